@@ -1,0 +1,243 @@
+"""A run folder's files: their shapes, and how they are written so that a kill at any moment loses nothing.
+
+Lives at the top of the package, torch-free, because three layers share it: `train` and `study` write records,
+`analysis` and `report` read them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from lowregret.errors import RecordsError
+from lowregret.spec import Spec, TrialSpec
+
+R = TypeVar("R", bound=Spec)
+Status = Literal["running", "finished", "diverged", "pruned", "failed"]
+
+
+class TrialRecord(Spec):
+    """`trials/<id>/trial.json`: one trial, from its start to its end."""
+
+    id: str
+    method: str
+    learning_rate: float
+    seed: int
+    status: Status
+    spec: TrialSpec
+    test_nll: float | None = None
+    """Held-out nats per supervised token at the last evaluation; None before one."""
+    test_tokens: int = 0
+    steps: int = 0
+    """Optimizer steps taken."""
+    tokens: int = 0
+    """Training tokens processed, prompts included."""
+    seconds: float = 0.0
+    """Wall time in the training loop, evaluation included, loading excluded."""
+    peak_memory_bytes: int = 0
+    trainable_parameters: int = 0
+    checkpoint_bytes: int = 0
+    """Size of what would be shipped: the adapter, or the whole model."""
+    error: str | None = None
+
+
+class Metric(Spec):
+    """A line of `metrics.jsonl`."""
+
+    step: int
+    """0 is the base before any update."""
+    tokens: int
+    train_nll: float | None = None
+    """Before the step's update, on the step's batch, nats per supervised token."""
+    test_nll: float | None = None
+    """After the step's update, on the whole held-out set."""
+    lr: float | None = None
+    grad_norm: float | None = None
+    seconds: float
+
+
+class ExampleLosses(Spec):
+    """`trials/<id>/examples.json`: the last evaluation, example by example, for paired statistics."""
+
+    nll_sums: tuple[float, ...]
+    """Summed over the example's supervised tokens, nats."""
+    tokens: tuple[int, ...]
+    """Supervised tokens of each example."""
+
+
+class MethodResult(Spec):
+    """What a study found about one method."""
+
+    name: str
+    best_learning_rate: float | None
+    bracketed: bool
+    """True only when worse losses lie on both sides of the best learning rate."""
+    test_nll: float | None
+    """Mean over seeds at the best learning rate, nats per supervised token."""
+    seeds: int
+    """Finished trials at the best learning rate."""
+    trials: int
+    """All trials of this method, failed and diverged ones included."""
+    tokens: int
+    """Training tokens of one trial at the best learning rate."""
+    seconds: float
+    """Wall time of one trial at the best learning rate, median over seeds."""
+    peak_memory_bytes: int
+    trainable_parameters: int
+    checkpoint_bytes: int = 0
+    regret_nats: float | None = None
+    """For a LoRA: against the best FullFT. None for FullFT."""
+    ci95: tuple[float, float] | None = None
+
+
+class Recommendation(Spec):
+    """What to train with."""
+
+    method: str
+    rank: int | None
+    learning_rate: float
+    batch_size: int
+    targets: tuple[str, ...] | None
+
+
+class Verdict(Spec):
+    """`verdict.json`: the answer and its evidence (DESIGN.md, The verdict)."""
+
+    verdict: Literal["low_regret", "regret", "inconclusive"]
+    regret_nats: float | None
+    regret_percent: float | None
+    ci95: tuple[float, float] | None
+    tolerance_nats: float | None
+    reasons: tuple[str, ...]
+    recommendation: Recommendation | None
+    methods: tuple[MethodResult, ...]
+    lora: MethodResult | None
+    full: MethodResult | None
+    base_nll: float | None = None
+    """Held-out loss before any training."""
+    search: dict[str, Any] = Field(default_factory=dict)
+    """Counts: trials run, pruned, diverged, and the stopping rule in words."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into a RecordsError that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "the disk is full. Free some space and run the same command again; what was written stays valid."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "no permission to write here. Choose another folder with --out, or change its permissions."
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            remedy = "a file stands where a folder is needed. Choose another folder with --out."
+        else:
+            remedy = f"{error.strerror or error}."
+        raise RecordsError(f"{error.filename or path}: {remedy}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; RecordsError when that is refused."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write atomically: aside, fsync, rename."""
+    with writing(path):
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a rename in this folder durable (a no-op where folders cannot be opened)."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: Spec | dict[str, Any]) -> None:
+    """Write a record atomically as indented JSON; non-finite numbers become null, floats keep every bit."""
+    plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
+    write_bytes(path, (json.dumps(_finite(plain), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Parse a record; RecordsError says which file is damaged and what to do."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise RecordsError(f"{path}: damaged ({error}). Delete it and run the same command again.") from error
+
+
+def read_record(kind: type[R], path: Path) -> R:
+    """Read one record of a known shape."""
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise RecordsError(f"{path}: field {field!r}: {first['msg']}. Delete the file and run the command again.") from error
+
+
+def append_metric(path: Path, metric: Metric) -> None:
+    """Append one line to metrics.jsonl in a single write."""
+    with writing(path), open(path, "ab") as file:
+        line = _finite(metric.model_dump(mode="json", exclude_none=True))
+        file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+
+
+def read_metrics(path: Path) -> list[Metric]:
+    """All complete lines of metrics.jsonl; a last line torn by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    found: list[Metric] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found.append(Metric.model_validate_json(line))
+        except ValidationError as error:
+            raise RecordsError(f"{path}:{number}: damaged ({error.errors()[0]['msg']}). Delete the trial's folder.") from error
+    return found
+
+
+def keep_metrics_until(path: Path, step: int) -> None:
+    """Drop the lines after `step`: a resumed trial writes them again."""
+    kept: Iterable[Metric] = (metric for metric in read_metrics(path) if metric.step <= step)
+    lines = (json.dumps(_finite(metric.model_dump(mode="json", exclude_none=True))) + "\n" for metric in kept)
+    write_bytes(path, "".join(lines).encode())

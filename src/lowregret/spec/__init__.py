@@ -1,0 +1,22 @@
+"""What the user asks for, as frozen pydantic models. Torch-free."""
+
+from lowregret.spec.base import Spec, build, read_toml
+from lowregret.spec.data import DataSpec
+from lowregret.spec.method import FullFT, LoRA, Method
+from lowregret.spec.study import CompareSpec
+from lowregret.spec.trial import OptimizerSpec, TrainingSpec, TrainSpec, TrialSpec
+
+__all__ = [
+    "CompareSpec",
+    "DataSpec",
+    "FullFT",
+    "LoRA",
+    "Method",
+    "OptimizerSpec",
+    "Spec",
+    "TrainSpec",
+    "TrainingSpec",
+    "TrialSpec",
+    "build",
+    "read_toml",
+]

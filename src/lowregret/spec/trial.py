@@ -1,0 +1,90 @@
+"""One training with every choice fixed, and what all trials of a study share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lowregret.spec.base import Spec
+from lowregret.spec.data import DataSpec
+from lowregret.spec.method import Method
+
+
+class OptimizerSpec(Spec):
+    """AdamW and the shape of the learning rate over the run."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled, per step: w ← w − lr · weight_decay · w."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Global gradient norm above which gradients are scaled down; off when not given."""
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last `decay_fraction`."""
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_fraction: float = Field(default=0.33, gt=0, le=1)
+    """Share of the run over which `wsd` decays to zero."""
+
+
+class TrainingSpec(Spec):
+    """Everything that the trials of one comparison have in common."""
+
+    model: str
+    """A Hugging Face folder, a hub id, a .gguf file, or a bundled base."""
+    data: DataSpec
+    batch_size: int = Field(default=8, ge=1)
+    """Examples per optimizer step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Examples per forward/backward; the whole batch when not given. Changes memory, not results."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training data; 1 when neither `epochs` nor `steps` is given."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; excludes `epochs`."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen base and the arithmetic; trained weights stay float32. auto: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = "auto"
+    """auto: the first GPU if there is one, else the CPU."""
+    evals: int = Field(default=2, ge=1)
+    """Held-out evaluations per trial, evenly spaced, the last after the last step."""
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    """Wall time between resumable checkpoints; 0 writes one after every step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") is None and values.get("steps") is None:
+            return {**values, "epochs": 1.0}
+        return values
+
+    @model_validator(mode="after")
+    def _not_both(self) -> TrainingSpec:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        return self
+
+
+class TrialSpec(Spec):
+    """What distinguishes one trial from the others of its study."""
+
+    method: Method
+    learning_rate: float = Field(gt=0, lt=1e3)
+    seed: int = Field(default=0, ge=0)
+    """Draws the initial A of a LoRA and the order of the examples."""
+
+    @property
+    def id(self) -> str:
+        """A folder name: unique within a study and readable."""
+        name = "".join(c if c.isalnum() or c in "-+." else "-" for c in self.method.name)
+        return f"{name}_lr{self.learning_rate:.6g}_seed{self.seed}"
+
+
+class TrainSpec(TrainingSpec):
+    """`lowregret train`: one trial on its own."""
+
+    method: Method
+    learning_rate: Annotated[float, Field(gt=0, lt=1e3)] | Literal["auto"] = "auto"
+    """auto: the prior of SCIENCE.md 3.11 for this base, method and number of steps."""
+    seed: int = Field(default=0, ge=0)
