@@ -1,13 +1,13 @@
 """Every error a user can meet. Each names the file, line or field at fault and says what to do about it.
 
-    LowregretError            exit code 2
-    ├── SpecError             a flag, a TOML key or a value of one
-    ├── DataError             a data file, its line and field
-    ├── ModelError            a base that cannot be found or loaded
-    ├── TargetError           a LoRA target that matches nothing in this base
-    ├── RecordsError          a run folder: not writable, disk full, another spec, a damaged file
-    ├── DivergedError         a loss that is not finite, or worse than guessing uniformly
-    └── LivenessError         a targeted matrix that gets no gradient or does not move
+LowregretError            exit code 2
+├── SpecError             a flag, a TOML key or a value of one
+├── DataError             a data file, its line and field
+├── ModelError            a base that cannot be found or loaded
+├── TargetError           a LoRA target that matches nothing in this base
+├── RecordsError          a run folder: not writable, disk full, another spec, a damaged file
+├── DivergedError         a loss that is not finite, or worse than guessing uniformly
+└── LivenessError         a targeted matrix that gets no gradient or does not move
 """
 
 from __future__ import annotations

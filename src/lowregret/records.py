@@ -212,7 +212,9 @@ def read_record(kind: type[R], path: Path) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise RecordsError(f"{path}: field {field!r}: {first['msg']}. Delete the file and run the command again.") from error
+        raise RecordsError(
+            f"{path}: field {field!r}: {first['msg']}. Delete the file and run the command again."
+        ) from error
 
 
 def append_metric(path: Path, metric: Metric) -> None:
@@ -232,7 +234,9 @@ def read_metrics(path: Path) -> list[Metric]:
         try:
             found.append(Metric.model_validate_json(line))
         except ValidationError as error:
-            raise RecordsError(f"{path}:{number}: damaged ({error.errors()[0]['msg']}). Delete the trial's folder.") from error
+            raise RecordsError(
+                f"{path}:{number}: damaged ({error.errors()[0]['msg']}). Delete the trial's folder."
+            ) from error
     return found
 
 

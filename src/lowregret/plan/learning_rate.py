@@ -22,7 +22,7 @@ def prior_learning_rate(method: FullFT | LoRA, hidden_size: int, model_type: str
     """
     powers = [power for family, power in _WIDTH_POWER.items() if family in model_type.lower()]
     power = powers[0] if powers else sum(_WIDTH_POWER.values()) / len(_WIDTH_POWER)
-    width = (_REFERENCE_WIDTH / hidden_size) ** power
+    width: float = (_REFERENCE_WIDTH / hidden_size) ** power
     return _BASE_RATE * width * (_lora_ratio(steps) if isinstance(method, LoRA) else 1.0)
 
 

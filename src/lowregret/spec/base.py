@@ -17,7 +17,6 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-
 S = TypeVar("S", bound=Spec)
 
 

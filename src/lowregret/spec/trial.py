@@ -22,7 +22,8 @@ class OptimizerSpec(Spec):
     clip_norm: float | None = Field(default=None, gt=0)
     """Global gradient norm above which gradients are scaled down; off when not given."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last `decay_fraction`."""
+    """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last
+    `decay_fraction`."""
     warmup_steps: int = Field(default=0, ge=0)
     decay_fraction: float = Field(default=0.33, gt=0, le=1)
     """Share of the run over which `wsd` decays to zero."""
@@ -44,7 +45,8 @@ class TrainingSpec(Spec):
     """Optimizer steps; excludes `epochs`."""
     optimizer: OptimizerSpec = OptimizerSpec()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen base and the arithmetic; trained weights stay float32. auto: float32 on a CPU, bfloat16 on a GPU."""
+    """Of the frozen base and the arithmetic; trained weights stay float32. auto: float32 on a CPU, bfloat16 on a
+    GPU."""
     device: str = "auto"
     """auto: the first GPU if there is one, else the CPU."""
     evals: int = Field(default=2, ge=1)
