@@ -1,0 +1,62 @@
+"""Which learning rate won a method's search, and whether worse losses lie on both sides of it. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lowregret.records import TrialRecord
+
+SEARCH_SEED = 0
+"""The search compares learning rates at this one seed; the other seeds run at the winner only."""
+
+
+@dataclass(frozen=True)
+class BestRate:
+    """The winner of one method's search."""
+
+    learning_rate: float | None
+    """None when no trial finished."""
+    bracketed: bool
+    """True only when a strictly worse loss lies on both sides."""
+    test_nll: float | None
+    """Held-out nats per supervised token at the winner, seed 0."""
+    lower: float | None
+    """The nearest worse rate below the winner; None when there is none."""
+    upper: float | None
+    """The nearest worse rate above the winner; None when there is none."""
+
+
+def search_loss(record: TrialRecord) -> float | None:
+    """The loss with which a trial takes part in the search, in nats per supervised token; None when it does not.
+
+    A diverged trial is worse than anything. So is a pruned one, whose last evaluation belongs to fewer steps than the
+    others' and must not be compared with theirs: it was stopped because it was clearly worse. A failed trial says
+    nothing about its learning rate, a running one nothing yet.
+    """
+    if record.status in ("failed", "running"):
+        return None
+    if record.status != "finished" or record.test_nll is None or not math.isfinite(record.test_nll):
+        return math.inf
+    return record.test_nll
+
+
+def best_rate(records: Sequence[TrialRecord]) -> BestRate:
+    """The rate with the lowest held-out loss among one method's trials at the search's seed; other seeds take no part.
+
+    Equal losses count as one plateau: the smallest of its rates wins, and the bracket's sides are the nearest rates
+    outside the whole plateau, so that a tie is never taken for a worse loss. The minimum over noisy losses is biased
+    downwards a little; `regret.judge` says what that does to the comparison.
+    """
+    searched = [record for record in records if record.seed == SEARCH_SEED]
+    if len({record.method for record in searched}) > 1:
+        raise ValueError("best_rate compares the trials of one method, not of several")
+    losses = {record.learning_rate: loss for record in searched if (loss := search_loss(record)) is not None}
+    lowest = min(losses.values(), default=math.inf)
+    if math.isinf(lowest):
+        return BestRate(None, False, None, None, None)
+    tied = [rate for rate, loss in losses.items() if loss == lowest]
+    lower = max((rate for rate in losses if rate < min(tied)), default=None)
+    upper = min((rate for rate in losses if rate > max(tied)), default=None)
+    return BestRate(min(tied), lower is not None and upper is not None, lowest, lower, upper)

@@ -1,0 +1,168 @@
+"""The search for each method's best learning rate: records in, next trials out. Pure and torch-free.
+
+Rates lie on the lattice prior · 2^k. The order in which trials are asked for depends on the records alone, so a study
+that was killed goes on with the trials that an uninterrupted one would have run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, search_loss
+from lowregret.errors import SpecError
+from lowregret.records import TrialRecord
+from lowregret.spec import CompareSpec, FullFT, LoRA, TrialSpec
+
+FIRST_EXPONENTS = (0, 2, -2)
+"""Where every search starts: at the prior, then a factor of 4 above and below."""
+WIDEN = 2
+"""Exponents by which a side without a worse loss is extended: a factor of 4."""
+LIMIT = 16
+"""No rate beyond prior · 2^±16 is tried: a search that gets there stays without a bracket."""
+_RATE_BOUND = 1e3  # the spec's own bound on a learning rate
+_TYPICAL_SEARCH = 5  # three to start with, and both neighbours of the best
+
+
+def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequence[TrialRecord]) -> list[TrialSpec]:
+    """The next independent trials of a study, to be run in any order; [] when it is complete.
+
+    Methods are searched one after the other, in the spec's order; then come the other seeds at the rates found.
+    Every trial that ended (finished, diverged, pruned or failed) is settled; a running one is asked for again.
+
+    Args:
+        spec: the study.
+        priors: method name → learning rate to start from; not used when the spec lists the rates.
+        records: the study's trials so far, in any order.
+
+    Raises:
+        SpecError: a method has no usable prior.
+    """
+    ended = [record for record in records if record.status != "running"]
+    settled = {record.id for record in ended}
+    for method in spec.methods:
+        wanted = [trial for trial in _search(spec, method, priors, ended) if trial.id not in settled]
+        if wanted:
+            return list({trial.id: trial for trial in wanted}.values())
+    return [trial for trial in _other_seeds(spec, ended) if trial.id not in settled]
+
+
+def lattice_rate(prior: float, exponent: int) -> float:
+    """prior · 2^exponent, with the prior rounded to 3 significant digits so that trial ids stay short.
+
+    Scaling by a power of two is exact: the same exponent gives the same float everywhere.
+    """
+    return math.ldexp(float(f"{prior:.3g}"), exponent)
+
+
+def describe(spec: CompareSpec) -> list[str]:
+    """The rules of the search and of stopping early, in sentences for the report."""
+    if spec.learning_rates == "auto":
+        rules = [
+            "The search for each method starts at its prior learning rate and at 4 times more and less, with seed 0.",
+            "While no worse loss lies on one side of the best learning rate, the next rate outwards on that side is "
+            f"tried, in factors of 4, up to a factor of 2^{LIMIT} from the prior; if every rate diverged, the search "
+            "goes down.",
+            "Once bracketed, rates a factor of 2 from the best are tried, on the side with the lower loss first, until "
+            "the best has been compared with a neighbour at a factor of 2 on both sides.",
+        ]
+    else:
+        listed = ", ".join(f"{rate:.6g}" for rate in spec.learning_rates)
+        rules = [f"Each method was tried at exactly the listed learning rates, with seed 0: {listed}."]
+    rules.append(
+        "A diverged trial counts as worse than every other; a failed trial counts for nothing and leaves its side open."
+    )
+    if spec.prune is None:
+        rules.append("No trial is stopped early unless it diverges.")
+    else:
+        rules.append(
+            "A search trial is stopped early (pruned) when its held-out loss at an evaluation before its last step "
+            f"exceeds that of the method's best trial at the same step by more than {100 * spec.prune:g} %; "
+            "it then counts as worse than every finished trial."
+        )
+    if spec.seeds > 1:
+        which = "each method with a bracketed best learning rate" if spec.learning_rates == "auto" else "each method"
+        rules.append(f"Then {which} is trained at that rate with seeds 1 to {spec.seeds - 1}.")
+    return rules
+
+
+def total_estimate(spec: CompareSpec, records: Sequence[TrialRecord]) -> int:
+    """A guess of how many trials the whole study takes, for a progress display; never below those recorded."""
+    total = 0
+    for method in spec.methods:
+        own = [record for record in records if record.method == method.name]
+        searched = sum(record.seed == SEARCH_SEED for record in own)
+        others = len(own) - searched
+        best = best_rate([record for record in own if record.status != "running"])
+        if spec.learning_rates != "auto":
+            expected = len(spec.learning_rates)
+        elif others or _refined({record.learning_rate for record in own}, best.learning_rate):
+            expected = searched
+        else:
+            expected = max(_TYPICAL_SEARCH, searched + (not best.bracketed))
+        total += max(expected, searched) + max(spec.seeds - 1, others)
+    return max(total, len(records))
+
+
+def _search(
+    spec: CompareSpec, method: FullFT | LoRA, priors: Mapping[str, float], ended: Sequence[TrialRecord]
+) -> list[TrialSpec]:
+    if spec.learning_rates != "auto":
+        return _trials(method, spec.learning_rates)
+    prior = priors.get(method.name, math.nan)
+    if not 0 < prior < _RATE_BOUND:
+        raise SpecError(
+            f"learning_rates: no usable prior learning rate for {method.name} (got {prior:g}). "
+            "Name the rates to try with --learning-rates."
+        )
+    by_id = {record.id: record for record in ended}
+    lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < _RATE_BOUND}
+    ids = {k: trial.id for k, trial in zip(lattice, _trials(method, lattice.values()), strict=True)}
+    tried = {k: by_id[name] for k, name in ids.items() if name in by_id}
+    first = [k for k in FIRST_EXPONENTS if k in lattice and k not in tried]
+    # One at a time after the start: whether the second neighbour is worth a trial depends on the first.
+    following = first or [k for k in _outwards(tried) if k in lattice][:1] or _inwards(tried, lattice)
+    return _trials(method, (lattice[k] for k in following))
+
+
+def _outwards(tried: Mapping[int, TrialRecord]) -> list[int]:
+    """The next exponents on the sides of the best that have no worse loss yet."""
+    best = best_rate(list(tried.values()))
+    above, below = max(tried) + WIDEN, min(tried) - WIDEN
+    if best.learning_rate is None:
+        diverged = any(search_loss(record) is not None for record in tried.values())
+        return [below] if diverged else []  # when all failed, another rate will not help
+    return [k for k, side in ((above, best.upper), (below, best.lower)) if side is None]
+
+
+def _inwards(tried: Mapping[int, TrialRecord], lattice: Mapping[int, float]) -> list[int]:
+    """The missing neighbour of a bracketed best at a factor of 2: the one that looks better, if there are two."""
+    best = best_rate(list(tried.values()))
+    if not best.bracketed:
+        return []
+    centre = next(k for k, record in tried.items() if record.learning_rate == best.learning_rate)
+    missing = [k for k in (centre - 1, centre + 1) if k in lattice and k not in tried]
+    losses = {k: loss for k, record in tried.items() if (loss := search_loss(record)) is not None}
+    below, above = max(k for k in losses if k < centre), min(k for k in losses if k > centre)
+    # The optimum leans towards the side that is less bad; a smaller rate is the safer guess when both are infinite.
+    return sorted(missing, reverse=losses[above] < losses[below])[:1]
+
+
+def _other_seeds(spec: CompareSpec, ended: Sequence[TrialRecord]) -> list[TrialSpec]:
+    """Seed by seed, so that a study that is interrupted has as many complete pairs as possible."""
+    rates: list[tuple[FullFT | LoRA, float]] = []
+    for method in spec.methods:
+        best = best_rate([record for record in ended if record.method == method.name])
+        # Without a bracket the verdict is inconclusive anyway: a search spends nothing more on it.
+        if best.learning_rate is not None and (best.bracketed or spec.learning_rates != "auto"):
+            rates.append((method, best.learning_rate))
+    seeds = (seed for seed in range(spec.seeds) if seed != SEARCH_SEED)
+    return [TrialSpec(method=method, learning_rate=rate, seed=seed) for seed in seeds for method, rate in rates]
+
+
+def _trials(method: FullFT | LoRA, rates: Iterable[float]) -> list[TrialSpec]:
+    return [TrialSpec(method=method, learning_rate=rate, seed=SEARCH_SEED) for rate in rates]
+
+
+def _refined(rates: set[float], best: float | None) -> bool:
+    return best is not None and {best / 2, best * 2} <= rates

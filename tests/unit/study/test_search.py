@@ -1,0 +1,249 @@
+"""Laws of the search for the learning rate, on loss curves whose optimum is known."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowregret.analysis.learning_rate import best_rate
+from lowregret.errors import SpecError
+from lowregret.records import Status, TrialRecord
+from lowregret.spec import CompareSpec, DataSpec, TrialSpec
+from lowregret.study.search import LIMIT, describe, lattice_rate, next_trials, total_estimate
+
+PRIORS = {"full": 5e-5, "lora:16": 5e-4}
+Outcome = Callable[[TrialSpec], tuple[Status, float | None]]
+
+
+def compare(**values: object) -> CompareSpec:
+    base: dict[str, object] = {
+        "model": "tiny",
+        "data": DataSpec(train="builtin:arithmetic"),
+        "methods": ("full", "lora:16"),
+    }
+    return CompareSpec.model_validate({**base, **values})
+
+
+def record(trial: TrialSpec, status: Status, loss: float | None) -> TrialRecord:
+    return TrialRecord(
+        id=trial.id,
+        method=trial.method.name,
+        learning_rate=trial.learning_rate,
+        seed=trial.seed,
+        status=status,
+        spec=trial,
+        test_nll=loss,
+    )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """1 + curvature · (log2(rate / prior) − optimum)²; infinite above `cliff`; pruned as a runner would."""
+
+    optimum: float
+    curvature: float = 0.1
+    cliff: float = math.inf
+    prune: float | None = None
+
+    def run(self, trial: TrialSpec, so_far: list[TrialRecord]) -> TrialRecord:
+        position = math.log2(trial.learning_rate / PRIORS[trial.method.name])
+        if position > self.cliff:
+            return record(trial, "diverged", None)
+        loss = 1 + self.curvature * (position - self.optimum) ** 2
+        finished = [r.test_nll for r in so_far if r.method == trial.method.name and r.status == "finished"]
+        best = min((seen for seen in finished if seen is not None), default=math.inf)
+        if self.prune is not None and trial.seed == 0 and loss > (1 + self.prune) * best:
+            return record(trial, "pruned", loss)
+        return record(trial, "finished", loss)
+
+
+def run_study(spec: CompareSpec, curve: Curve, one_at_a_time: bool = False) -> list[TrialRecord]:
+    records: list[TrialRecord] = []
+    while batch := next_trials(spec, PRIORS, records):
+        assert len(records) < 200, "the search does not terminate"
+        for trial in batch[:1] if one_at_a_time else batch:
+            records.append(curve.run(trial, records))
+    return records
+
+
+curves = st.builds(
+    lambda optimum, curvature, room, prune: Curve(optimum, curvature, optimum + room, prune),
+    st.floats(-12, 12),
+    st.floats(0.01, 1.0),
+    st.floats(0.01, 6) | st.just(math.inf),
+    st.none() | st.floats(0.05, 0.5),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(curves)
+def test_a_unimodal_curve_is_bracketed_within_a_factor_of_2_in_few_trials(curve: Curve) -> None:
+    spec = compare()
+    records = run_study(spec, curve)
+    assert len({r.id for r in records}) == len(records), "no trial is run twice"
+    for method in spec.methods:
+        own = [r for r in records if r.method == method.name]
+        best = best_rate(own)
+        assert best.bracketed
+        assert best.learning_rate is not None
+        chosen = math.log2(best.learning_rate / PRIORS[method.name])
+        assert abs(chosen - curve.optimum) <= 1
+        # Three to start, one for each factor of 4 up to one past the optimum's place, two to refine.
+        assert sum(r.seed == 0 for r in own) <= 5 + math.ceil((abs(curve.optimum) + 2) / 2)
+        assert sorted(r.seed for r in own if r.learning_rate == best.learning_rate) == [0, 1, 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(curves)
+def test_an_optimum_near_the_prior_takes_at_most_six_trials(curve: Curve) -> None:
+    near = Curve(curve.optimum / 12, curve.curvature, curve.optimum / 12 + 1, curve.prune)
+    records = run_study(compare(seeds=1), near)
+    assert len(records) <= 2 * 6
+
+
+@settings(max_examples=100, deadline=None)
+@given(curves, st.integers(0, 2**32))
+def test_killed_at_any_moment_the_study_asks_for_the_same_trials(curve: Curve, key: int) -> None:
+    spec = compare()
+    whole = run_study(spec, curve)
+    assert [r.id for r in run_study(spec, curve, one_at_a_time=True)] == [r.id for r in whole]
+    done = whole[: random.Random(key).randrange(len(whole))]
+    following = whole[len(done)]
+    killed = [*done, record(following.spec, "running", None)]
+    random.Random(key).shuffle(killed)
+    assert next_trials(spec, PRIORS, killed)[0].id == following.id
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_any_outcomes_end_the_search_without_asking_twice(draw: random.Random) -> None:
+    spec, records = compare(), []
+    outcomes: list[Status] = ["finished", "finished", "diverged", "pruned", "failed"]
+    while batch := next_trials(spec, PRIORS, records):
+        for trial in batch:
+            assert trial.id not in {r.id for r in records}
+            status = draw.choice(outcomes)
+            records.append(record(trial, status, draw.choice([1.0, 1.5, 2.0]) if status == "finished" else None))
+        assert len(records) <= 2 * (2 * LIMIT + 1) + 2 * spec.seeds
+
+
+def exponents(records: list[TrialRecord], name: str = "full") -> list[int]:
+    return [round(math.log2(r.learning_rate / PRIORS[name])) for r in records if r.method == name and r.seed == 0]
+
+
+def test_methods_are_searched_in_the_order_of_the_spec_and_the_seeds_come_last() -> None:
+    records = run_study(compare(), Curve(0.1))
+    assert [(r.method, r.seed) for r in records] == [
+        *[("full", 0)] * 5,
+        *[("lora:16", 0)] * 5,
+        *[(name, seed) for seed in (1, 2) for name in ("full", "lora:16")],
+    ]
+    assert exponents(records) == [0, 2, -2, 1, -1]
+
+
+def test_a_better_neighbour_spares_the_other_one() -> None:
+    assert exponents(run_study(compare(), Curve(0.9))) == [0, 2, -2, 1]
+    assert exponents(run_study(compare(), Curve(-0.9))) == [0, 2, -2, -1]
+
+
+def test_the_search_goes_on_outwards_by_factors_of_4() -> None:
+    assert exponents(run_study(compare(), Curve(5.2))) == [0, 2, -2, 4, 6, 8, 5]
+
+
+def test_when_the_first_three_diverge_the_search_goes_down() -> None:
+    assert exponents(run_study(compare(), Curve(-6, cliff=-3)))[:5] == [0, 2, -2, -4, -6]
+
+
+def test_a_search_that_reaches_the_limit_stays_unbracketed_and_runs_no_seeds() -> None:
+    records = run_study(compare(), Curve(40))
+    assert max(exponents(records)) == LIMIT
+    assert all(r.seed == 0 for r in records)
+    assert not best_rate([r for r in records if r.method == "full"]).bracketed
+
+
+def test_a_flat_curve_is_never_bracketed() -> None:
+    assert set(exponents(run_study(compare(), Curve(0, curvature=0)))) == set(range(-LIMIT, LIMIT + 1, 2))
+
+
+def run_with(spec: CompareSpec, outcome: Outcome) -> list[TrialRecord]:
+    records: list[TrialRecord] = []
+    while batch := next_trials(spec, PRIORS, records):
+        records += [record(trial, *outcome(trial)) for trial in batch]
+    return records
+
+
+def test_when_everything_fails_the_search_gives_up_at_once() -> None:
+    assert exponents(run_with(compare(), lambda trial: ("failed", None))) == [0, 2, -2]
+
+
+def test_a_failed_side_is_still_open() -> None:
+    def outcome(trial: TrialSpec) -> tuple[Status, float | None]:
+        k = round(math.log2(trial.learning_rate / PRIORS[trial.method.name]))
+        return ("failed", None) if k == 2 else ("finished", 1 + 0.1 * k * k)
+
+    assert exponents(run_with(compare(), outcome)) == [0, 2, -2, 4, -1, 1]
+
+
+def test_listed_rates_are_tried_exactly_and_the_seeds_run_without_a_bracket() -> None:
+    records = run_study(compare(learning_rates=(1e-4, 3e-4)), Curve(20))
+    for name in ("full", "lora:16"):
+        own = [(r.learning_rate, r.seed) for r in records if r.method == name]
+        assert own == [(1e-4, 0), (3e-4, 0), (3e-4, 1), (3e-4, 2)]
+
+
+def test_a_seed_that_diverges_is_not_run_again() -> None:
+    def outcome(trial: TrialSpec) -> tuple[Status, float | None]:
+        return ("diverged", None) if trial.seed else ("finished", 1 + abs(math.log2(trial.learning_rate / 3e-4)))
+
+    assert sum(r.seed > 0 for r in run_with(compare(), outcome)) == 4
+
+
+@given(st.floats(1e-7, 5e-3), st.integers(-LIMIT, LIMIT))
+def test_rates_are_exact_multiples_and_ids_are_short_and_distinct(prior: float, k: int) -> None:
+    rate, following = lattice_rate(prior, k), lattice_rate(prior, k + 1)
+    assert following == 2 * rate
+    assert math.ldexp(rate, -k) == float(f"{prior:.3g}") == pytest.approx(prior, rel=5.1e-3)
+    method = compare().methods[0]
+    assert TrialSpec(method=method, learning_rate=rate).id != TrialSpec(method=method, learning_rate=following).id
+
+
+@pytest.mark.parametrize("priors", [{"full": 5e-5}, {**PRIORS, "lora:16": 0.0}, {**PRIORS, "lora:16": math.nan}])
+def test_a_missing_prior_names_the_method_and_the_remedy(priors: Mapping[str, float]) -> None:
+    with pytest.raises(SpecError, match=r"lora:16.*--learning-rates"):
+        next_trials(compare(methods=("lora:16", "full")), priors, [])
+
+
+def test_no_rate_leaves_the_bounds_of_the_spec() -> None:
+    records: list[TrialRecord] = []
+    priors = {"full": 900.0, "lora:16": 900.0}
+    while batch := next_trials(compare(), priors, records):
+        records += [record(trial, "finished", 1 / trial.learning_rate) for trial in batch]
+    assert max(r.learning_rate for r in records) == 900.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(curves)
+def test_the_estimate_is_never_below_what_was_run_and_right_at_the_end(curve: Curve) -> None:
+    spec = compare()
+    whole = run_study(spec, curve)
+    for n in range(len(whole) + 1):
+        assert total_estimate(spec, whole[:n]) >= n
+    assert total_estimate(spec, whole) == len(whole)
+    assert total_estimate(spec, []) == 14
+
+
+def test_the_rules_are_told_as_they_are() -> None:
+    automatic = " ".join(describe(compare(prune="25%")))
+    assert "25 %" in automatic
+    assert "factors of 4" in automatic
+    assert "seeds 1 to 2" in automatic
+    listed = " ".join(describe(compare(learning_rates=(1e-4, 3e-4), prune=None, seeds=1)))
+    assert "0.0001, 0.0003" in listed
+    assert "No trial is stopped early" in listed
+    assert "seeds" not in listed
