@@ -1,0 +1,121 @@
+"""What the records say about each method on its own, and the paired comparison of two of them. Torch-free."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowregret.analysis.learning_rate import BestRate, best_rate
+from lowregret.analysis.stats import Interval, paired_difference
+from lowregret.errors import RecordsError
+from lowregret.records import ExampleLosses, MethodResult, TrialRecord
+from lowregret.spec import FullFT, LoRA
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method's trials, and those at its best learning rate."""
+
+    method: FullFT | LoRA
+    rate: BestRate
+    finished: Mapping[int, TrialRecord]
+    """Seed → the finished trial at the best learning rate."""
+    diverged_seeds: tuple[int, ...]
+    """Seeds that diverged at the best learning rate."""
+    statuses: Mapping[str, int]
+    """Status → how many of the method's trials have it."""
+    trainable_parameters: int
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def test_nll(self) -> float | None:
+        """Mean over the finished seeds at the best learning rate, nats per supervised token."""
+        losses = [record.test_nll for record in self.finished.values() if record.test_nll is not None]
+        return statistics.fmean(losses) if losses else None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one trial at the best learning rate."""
+        return max((record.steps for record in self.finished.values()), default=0)
+
+    @property
+    def test_tokens(self) -> int:
+        return max((record.test_tokens for record in self.finished.values()), default=0)
+
+    def result(self, interval: Interval | None = None) -> MethodResult:
+        """The record of this method; `interval` is its regret against FullFT, for a LoRA."""
+        trials = list(self.finished.values())
+        finite = interval is not None and np.isfinite([interval.low, interval.high]).all()
+        return MethodResult(
+            name=self.name,
+            best_learning_rate=self.rate.learning_rate,
+            bracketed=self.rate.bracketed,
+            test_nll=self.test_nll,
+            seeds=len(trials),
+            trials=sum(self.statuses.values()),
+            tokens=max((record.tokens for record in trials), default=0),
+            seconds=statistics.median(record.seconds for record in trials) if trials else 0.0,
+            peak_memory_bytes=max((record.peak_memory_bytes for record in trials), default=0),
+            trainable_parameters=self.trainable_parameters,
+            checkpoint_bytes=max((record.checkpoint_bytes for record in trials), default=0),
+            regret_nats=interval.value if interval is not None else None,
+            ci95=(interval.low, interval.high) if interval is not None and finite else None,
+        )
+
+
+def measure(method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Measured:
+    """Gather one method's trials out of all of a study's."""
+    own = [record for record in records if record.method == method.name]
+    rate = best_rate(own)
+    at_best = [record for record in own if record.learning_rate == rate.learning_rate]
+    return Measured(
+        method=method,
+        rate=rate,
+        finished={r.seed: r for r in at_best if r.status == "finished" and r.test_nll is not None},
+        diverged_seeds=tuple(sorted(r.seed for r in at_best if r.status == "diverged")),
+        statuses=Counter(record.status for record in own),
+        trainable_parameters=max((record.trainable_parameters for record in own), default=0),
+    )
+
+
+def regret_interval(lora: Measured, full: Measured, losses: Mapping[str, ExampleLosses]) -> Interval | None:
+    """The paired difference LoRA − FullFT over the seeds that both finished; None when there is none.
+
+    Args:
+        losses: trial id → its per-example losses on the held-out set. A trial without them takes no part.
+
+    Raises:
+        RecordsError: two trials were judged on different held-out examples.
+    """
+    seeds = [
+        seed
+        for seed in sorted(lora.finished.keys() & full.finished.keys())
+        if lora.finished[seed].id in losses and full.finished[seed].id in losses
+    ]
+    if not seeds:
+        return None
+    rows = [[losses[side.finished[seed].id] for seed in seeds] for side in (lora, full)]
+    _same_examples([side.finished[seed].id for side in (lora, full) for seed in seeds], [*rows[0], *rows[1]])
+    first, second = (np.array([row.nll_sums for row in side], dtype=np.float64) for side in rows)
+    return paired_difference(first, second, np.array(rows[0][0].tokens, dtype=np.int64))
+
+
+def _same_examples(names: Sequence[str], rows: Sequence[ExampleLosses]) -> None:
+    for name, row in zip(names, rows, strict=True):
+        if row.tokens != rows[0].tokens or len(row.nll_sums) != len(row.tokens):
+            raise RecordsError(
+                f"trials/{name}/examples.json: its held-out examples are not those of trials/{names[0]}/examples.json. "
+                "Delete the folder of the trial that is wrong and run the same command again."
+            )
+        if not np.isfinite(row.nll_sums).all():
+            raise RecordsError(
+                f"trials/{name}/examples.json: field 'nll_sums' holds a loss that is not finite. "
+                "Delete the trial's folder and run the same command again."
+            )

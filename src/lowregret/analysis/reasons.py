@@ -1,0 +1,313 @@
+"""The verdict's reasons: whole sentences with numbers and units, for a person. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lowregret.analysis.comparison import Measured
+from lowregret.analysis.learning_rate import BestRate
+from lowregret.analysis.stats import Interval
+from lowregret.records import MethodResult
+from lowregret.spec import CompareSpec, FullFT
+
+_POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE.md 3.2 and 3.3
+_SHORT_UNTIL_STEPS = 300
+"""Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
+_MOST_SEEDS = 32
+_MOST_EXAMPLES = 1000
+"""No advice to run with more seeds than this, or with so many times the held-out examples."""
+
+
+def explain(
+    spec: CompareSpec,
+    ruling: str,
+    lora: Measured | None,
+    full: Measured,
+    measured: Sequence[Measured],
+    intervals: Mapping[str, Interval | None],
+    chosen: Measured | None,
+    base_nll: float | None,
+) -> list[str]:
+    """All sentences, the answer first, then the evidence, then what to be careful about."""
+    interval = None if lora is None else intervals[lora.name]
+    said: list[str] = []
+    if lora is not None and full.test_nll is not None and interval is not None:
+        tolerance = spec.tolerance * full.test_nll
+        said.append(_answer(ruling, lora, full, interval, spec.tolerance, tolerance))
+        said += obstacles(spec, lora, full, interval)
+        if ruling == "inconclusive" and interval.low <= tolerance <= interval.high:
+            said.append(_straddles(interval, tolerance))
+        said.append(_evidence(lora, full, interval))
+    else:
+        said.append("Inconclusive: the two methods cannot be compared.")
+        for side in measured if lora is None else [lora, full]:
+            said += _not_searched(spec, side)
+        if lora is not None and full.test_nll is not None:
+            said += obstacles(spec, lora, full, None)
+    said += _choice(ruling, chosen, lora, intervals)
+    if lora is not None and full.test_nll is not None:
+        said += [*_rates(lora, full), *_costs(lora.result(), full.result())]
+    said += _against_base(base_nll, [side for side in (lora, full) if side is not None])
+    said += _cautions(measured, lora, full)
+    said.append(_counts(measured))
+    return said
+
+
+def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None) -> list[str]:
+    """Why no interval, however narrow, could decide between these two: a sentence each; [] when one could."""
+    found = [
+        sentence
+        for side in (full, lora)
+        if side.rate.learning_rate is not None and not side.rate.bracketed
+        for sentence in [_unbracketed(side)]
+    ]
+    if interval is None:
+        if lora.finished and full.finished:
+            found.append(
+                "No seed has per-example losses for both methods, so their losses cannot be paired: "
+                "run the same command again to complete the records."
+            )
+        return found
+    # An automatic search without a bracket runs no other seeds: there the bracket is what is missing.
+    if not interval.covers_seeds and not (found and spec.learning_rates == "auto"):
+        cause = (
+            "Only one seed was asked for"
+            if spec.seeds < 2
+            else f"Of {spec.seeds} seeds only one finished with both methods"
+        )
+        found.append(
+            f"{cause}, so the noise between seeds is unknown and the interval holds only that of the held-out "
+            f"examples: run with more seeds (--seeds {max(3, spec.seeds + 1)}) in a new folder."
+        )
+    if not interval.covers_examples:
+        found.append(
+            "There is only one held-out example, so the noise between examples is unknown: give more held-out data."
+        )
+    return found
+
+
+def settling(interval: Interval, tolerance: float) -> str:
+    """What would separate the interval from the tolerance if the regret stayed where it is: a sentence.
+
+    The example variance goes as 1/examples and the seed variance as 1/seeds, with their degrees of freedom.
+    """
+    gap = abs(tolerance - interval.value)
+    more_examples = _fewest_examples(interval, gap, interval.seeds)
+    more_seeds = next(
+        (n for n in range(interval.seeds + 1, _MOST_SEEDS + 1) if _narrow(interval, interval.examples, n, gap)), None
+    )
+    options = [
+        *([f"about {more_examples} held-out examples (now {interval.examples})"] if more_examples else []),
+        *([f"about {more_seeds} seeds (now {interval.seeds})"] if more_seeds else []),
+    ]
+    if not options:  # neither alone: both in proportion
+        for seeds in range(interval.seeds + 1, _MOST_SEEDS + 1):
+            examples = math.ceil(interval.examples * seeds / interval.seeds)
+            if _narrow(interval, examples, seeds, gap):
+                options = [
+                    f"about {examples} held-out examples (now {interval.examples}) together with {seeds} seeds "
+                    f"(now {interval.seeds})"
+                ]
+                break
+    if not options:
+        return (
+            "The regret lies so close to the tolerance that no affordable number of examples or seeds would separate "
+            "them: treat the methods as equal up to the tolerance, or set another --tolerance."
+        )
+    return f"If the regret stays where it is, {' or '.join(options)} would settle it."
+
+
+def _narrow(interval: Interval, examples: int, seeds: int, gap: float) -> bool:
+    return interval.resized(examples, seeds).half_width < gap
+
+
+def _fewest_examples(interval: Interval, gap: float, seeds: int) -> int | None:
+    low, high = interval.examples, _MOST_EXAMPLES * interval.examples
+    if not _narrow(interval, high, seeds, gap):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _narrow(interval, middle, seeds, gap) else (middle, high)
+    return high
+
+
+def _answer(ruling: str, lora: Measured, full: Measured, interval: Interval, share: float, tolerance: float) -> str:
+    assert full.test_nll is not None
+    percent = 100 * interval.value / full.test_nll
+    where = "above" if interval.value >= 0 else "below"
+    numbers = (
+        f"the held-out loss of {lora.name} is {abs(interval.value):.4f} nats per token ({abs(percent):.2f} %) {where} "
+        f"full fine-tuning's {full.test_nll:.4f} (95 % interval of the regret: {interval.low:+.4f} to "
+        f"{interval.high:+.4f} nats; tolerance: {tolerance:.4f} nats, {100 * share:g} % of full fine-tuning's loss)."
+    )
+    if ruling == "regret":
+        return f"Full fine-tuning is better, and the whole interval lies above the tolerance: {numbers}"
+    if ruling == "inconclusive":
+        return f"Inconclusive: {numbers}"
+    if interval.high < 0:
+        return f"LoRA is better than full fine-tuning here: {numbers}"
+    if interval.value < 0:
+        return (
+            "LoRA does as well as full fine-tuning within the tolerance; its loss is even the lower one, though not by "
+            f"more than the noise: {numbers}"
+        )
+    return f"LoRA does as well as full fine-tuning within the tolerance, over the whole interval: {numbers}"
+
+
+def _straddles(interval: Interval, tolerance: float) -> str:
+    if not (interval.covers_seeds and interval.covers_examples):
+        return "The interval reaches from one side of the tolerance to the other."
+    return (
+        "The interval reaches from one side of the tolerance to the other: the noise is too large to say whether the "
+        f"regret is low. {settling(interval, tolerance)}"
+    )
+
+
+def _evidence(lora: Measured, full: Measured, interval: Interval) -> str:
+    seeds = f"{interval.seeds} seed{'s' if interval.seeds > 1 else ''} with both methods"
+    shares = (
+        f"; {100 * interval.example_share:.0f} % of the interval's variance comes from the choice of examples, "
+        f"{100 * interval.seed_share:.0f} % from the seeds"
+        if interval.covers_seeds and interval.covers_examples
+        else ""
+        if interval.covers_seeds
+        else "; the interval leaves out the noise between seeds"
+    )
+    tokens = max(lora.test_tokens, full.test_tokens)
+    return (
+        f"The evidence is {seeds} on the same {interval.examples} held-out examples ({tokens:,} supervised tokens), "
+        f"compared pair by pair{shares}."
+    )
+
+
+def _not_searched(spec: CompareSpec, side: Measured) -> list[str]:
+    if side.test_nll is not None:
+        return []
+    ended = _statuses(side.statuses) or "none was run"
+    if side.statuses.get("diverged") or side.statuses.get("pruned"):
+        remedy = "try smaller learning rates with --learning-rates"
+    elif side.statuses.get("failed"):
+        remedy = "the field `error` of each trial's trial.json says why"
+    else:
+        remedy = "run the same command again to complete the study"
+    return [f"No trial of {side.name} finished ({ended}): {remedy}."]
+
+
+def _unbracketed(side: Measured) -> str:
+    rate = side.rate
+    assert rate.learning_rate is not None
+    missing = [word for word, edge in (("below", rate.lower), ("above", rate.upper)) if edge is None]
+    factors = {"below": (1 / 4, 1 / 16), "above": (4, 16)}
+    tries = ", ".join(f"{rate.learning_rate * factor:.3g}" for word in missing for factor in factors[word])
+    return (
+        f"The best learning rate of {side.name}, {rate.learning_rate:.3g}, is not bracketed: no worse loss lies "
+        f"{' or '.join(missing)} it, so a better rate may lie there. Try {tries} too, with --learning-rates in a new folder."
+    )
+
+
+def _choice(
+    ruling: str, chosen: Measured | None, lora: Measured | None, intervals: Mapping[str, Interval | None]
+) -> list[str]:
+    if chosen is None or chosen.test_nll is None:
+        return ["Nothing finished, so nothing is recommended."]
+    if ruling == "inconclusive":
+        return [
+            f"The recommendation of {chosen.name} is provisional: on the losses so far it is the better bet, "
+            "or the cheaper one within the tolerance; it is not a measured verdict."
+        ]
+    if lora is not None and chosen.method != lora.method and not isinstance(chosen.method, FullFT):
+        own = intervals[chosen.name]
+        assert own is not None
+        return [
+            f"{chosen.name} is recommended over {lora.name}, whose loss is the lowest of the LoRAs: its own interval, "
+            f"{own.low:+.4f} to {own.high:+.4f} nats, lies under the tolerance too, and it trains "
+            f"{chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
+        ]
+    return []
+
+
+def _rates(lora: Measured, full: Measured) -> list[str]:
+    ours, theirs = lora.rate.learning_rate, full.rate.learning_rate
+    if ours is None or theirs is None:
+        return []
+    short = lora.steps <= _SHORT_UNTIL_STEPS
+    post = (
+        f"about {_POST_SHORT_RATIO} times for short runs of some {_POST_SHORT_STEPS} steps"
+        if short
+        else f"about {_POST_RATIO} times"
+    )
+    known = " (not both are bracketed)"
+    if lora.rate.bracketed and full.rate.bracketed:
+        known = " (each known to a factor of 2)" if _within_2(lora.rate) and _within_2(full.rate) else ""
+    return [
+        f"The best learning rates are {ours:.3g} for {lora.name} and {theirs:.3g} for full fine-tuning, a ratio of "
+        f"{ours / theirs:.3g}{known}, after {lora.steps:,} steps; LoRA Without Regret reports {post}."
+    ]
+
+
+def _within_2(rate: BestRate) -> bool:
+    if rate.learning_rate is None or rate.lower is None or rate.upper is None:
+        return False
+    return rate.upper <= 2 * rate.learning_rate <= 4 * rate.lower
+
+
+def _costs(lora: MethodResult, full: MethodResult) -> list[str]:
+    pairs = [
+        ("peak memory", lora.peak_memory_bytes, full.peak_memory_bytes, _size),
+        ("time", lora.seconds, full.seconds, "{:.1f} s".format),
+        ("trained parameters", lora.trainable_parameters, full.trainable_parameters, "{:,}".format),
+        ("checkpoint", lora.checkpoint_bytes, full.checkpoint_bytes, _size),
+    ]
+    parts = [
+        f"{what} {ours / theirs:.2g} times ({show(ours)} against {show(theirs)})"
+        for what, ours, theirs, show in pairs
+        if ours and theirs
+    ]
+    return [f"One trial of {lora.name} against one of full fine-tuning: {'; '.join(parts)}."] if parts else []
+
+
+def _against_base(base_nll: float | None, sides: Sequence[Measured]) -> list[str]:
+    reached = [(side.name, side.test_nll) for side in sides if side.test_nll is not None]
+    if base_nll is None or not reached:
+        return []
+    losses = " and ".join(f"{loss:.4f} with {name}" for name, loss in reached)
+    helped = [name for name, loss in reached if loss < base_nll]
+    caution = "" if helped else ", so training did not help: equal losses say little about the methods here"
+    return [f"The base's held-out loss before training is {base_nll:.4f} nats per token; after it, {losses}{caution}."]
+
+
+def _cautions(measured: Sequence[Measured], lora: Measured | None, full: Measured) -> list[str]:
+    said = []
+    for side in measured:
+        if side.diverged_seeds:
+            said.append(
+                f"{side.name} diverged at its best learning rate with seed {', '.join(map(str, side.diverged_seeds))}: "
+                "its mean loss leaves that seed out, and a smaller rate is safer."
+            )
+        contender = side is full or side is lora
+        if not contender and side.rate.learning_rate is not None and not side.rate.bracketed:
+            said.append(f"{_unbracketed(side)} Its regret may thus be smaller than shown.")
+    return said
+
+
+def _counts(measured: Sequence[Measured]) -> str:
+    total: Counter[str] = Counter()
+    for side in measured:
+        total.update(side.statuses)
+    trials = sum(total.values())
+    return f"{trials} trial{'' if trials == 1 else 's'} were run" + (f": {_statuses(total)}." if trials else ".")
+
+
+def _statuses(statuses: Mapping[str, int]) -> str:
+    order = ("finished", "pruned", "diverged", "failed", "running")
+    words = {"running": "unfinished", "pruned": "pruned (stopped early)"}
+    return ", ".join(f"{statuses[s]} {words.get(s, s)}" for s in order if statuses.get(s))
+
+
+def _size(count: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,119 @@
+"""The verdict: is LoRA's loss within the tolerance of full fine-tuning's, outside it, or can this study not tell?"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lowregret.analysis import reasons
+from lowregret.analysis.comparison import Measured, measure, regret_interval
+from lowregret.analysis.stats import Interval
+from lowregret.records import ExampleLosses, Recommendation, TrialRecord, Verdict
+from lowregret.spec import CompareSpec, FullFT, LoRA
+
+Ruling = Literal["low_regret", "regret", "inconclusive"]
+
+
+def judge(
+    spec: CompareSpec,
+    records: Sequence[TrialRecord],
+    losses: Mapping[str, ExampleLosses],
+    base_nll: float | None,
+    environment: Mapping[str, Any],
+    rules: Sequence[str] = (),
+) -> Verdict:
+    """Build `verdict.json` from a study's records (DESIGN.md, The verdict).
+
+    Selection bias: the best learning rate is the minimum over rates on the held-out set itself, for both methods, and
+    `lora` is the minimum over LoRAs. A minimum over noisy losses lies a little below the truth. Both sides search in
+    the same way, so most of this cancels in the regret; a study with many LoRAs favours LoRA slightly. The seeds other
+    than the search's took no part in choosing the rate.
+
+    Args:
+        spec: the study.
+        records: all its trials, failed ones included, in any order.
+        losses: trial id → per-example held-out losses; needed for the finished trials at the best learning rates.
+        base_nll: held-out loss before training, nats per supervised token.
+        environment: copied into the verdict.
+        rules: sentences on how the search went about it (`study.search.describe`), copied into the verdict.
+
+    Raises:
+        RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
+    """
+    measured = [measure(method, records) for method in spec.methods]
+    full = next(side for side in measured if isinstance(side.method, FullFT))
+    loras = [side for side in measured if isinstance(side.method, LoRA)]
+    intervals = {side.name: regret_interval(side, full, losses) for side in loras}
+    tolerance = None if full.test_nll is None else spec.tolerance * full.test_nll
+    lora = min(
+        (side for side in loras if side.test_nll is not None),
+        key=lambda side: side.test_nll if side.test_nll is not None else math.inf,
+        default=None,
+    )
+    interval = None if lora is None else intervals[lora.name]
+    rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
+    ruling: Ruling = "inconclusive" if lora is None else rulings[lora.name]
+    chosen = _choose(ruling, lora, full, [side for side in loras if rulings[side.name] == "low_regret"], tolerance)
+    results = {side.name: side.result(intervals.get(side.name)) for side in measured}
+    result = None if lora is None else results[lora.name]
+    return Verdict(
+        verdict=ruling,
+        regret_nats=None if result is None else result.regret_nats,
+        regret_percent=None if interval is None or not full.test_nll else 100 * interval.value / full.test_nll,
+        ci95=None if result is None else result.ci95,
+        tolerance_nats=tolerance,
+        reasons=tuple(reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_nll)),
+        recommendation=None if chosen is None else _recommendation(spec, chosen),
+        methods=tuple(results.values()),
+        lora=result,
+        full=None if full.test_nll is None else results[full.name],
+        base_nll=base_nll,
+        search=_search_summary(records, rules),
+        environment=dict(environment),
+    )
+
+
+def rule(
+    spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None, tolerance: float | None
+) -> Ruling:
+    """The verdict on one LoRA: it takes brackets on both sides, two common seeds, and a whole interval on one side."""
+    if tolerance is None or interval is None or reasons.obstacles(spec, lora, full, interval):
+        return "inconclusive"
+    if interval.high < tolerance:
+        return "low_regret"
+    return "regret" if interval.low > tolerance else "inconclusive"
+
+
+def _choose(
+    ruling: Ruling, lora: Measured | None, full: Measured, low: Sequence[Measured], tolerance: float | None
+) -> Measured | None:
+    """The method to recommend; None when nothing finished."""
+    if ruling == "low_regret":
+        return min(low, key=lambda side: (side.trainable_parameters, side.test_nll))
+    if lora is None or lora.test_nll is None:
+        return None if full.test_nll is None else full
+    if full.test_nll is None or tolerance is None:
+        return lora
+    if ruling == "inconclusive" and lora.test_nll - full.test_nll <= tolerance:
+        return lora
+    return full
+
+
+def _recommendation(spec: CompareSpec, chosen: Measured) -> Recommendation:
+    method, rate = chosen.method, chosen.rate.learning_rate
+    assert rate is not None  # a method with a test loss has a best rate
+    return Recommendation(
+        method=method.name,
+        rank=method.rank if isinstance(method, LoRA) else None,
+        learning_rate=rate,
+        batch_size=spec.batch_size,
+        targets=method.targets if isinstance(method, LoRA) else None,
+    )
+
+
+def _search_summary(records: Sequence[TrialRecord], rules: Sequence[str]) -> dict[str, Any]:
+    statuses = Counter(record.status for record in records)
+    counts = {status: statuses[status] for status in ("finished", "diverged", "pruned", "failed", "running")}
+    return {"trials": len(records), **counts, "rules": list(rules)}

@@ -1,0 +1,349 @@
+"""Each branch of the verdict, on studies whose answer is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lowregret.analysis.reasons import settling
+from lowregret.analysis.regret import judge
+from lowregret.analysis.stats import Interval, paired_difference
+from lowregret.errors import RecordsError
+from lowregret.records import ExampleLosses, Status, TrialRecord, Verdict, read_record, write_json
+from lowregret.spec import CompareSpec, DataSpec, TrialSpec
+
+EXAMPLES = 40
+TOKENS = tuple(10 + example % 7 for example in range(EXAMPLES))
+FULL_LOSS = 2.0
+TOLERANCE = 0.01
+"""0.5 % of FULL_LOSS."""
+
+
+def compare(*methods: str, **values: Any) -> CompareSpec:
+    fields = {"model": "tiny", "data": DataSpec(train="builtin:arithmetic"), "methods": methods or ("full", "lora:16")}
+    return CompareSpec.model_validate({**fields, **values})
+
+
+class Study:
+    """A study with chosen mean losses and chosen noise, built trial by trial."""
+
+    def __init__(self, spec: CompareSpec) -> None:
+        self.spec = spec
+        self.records: list[TrialRecord] = []
+        self.losses: dict[str, ExampleLosses] = {}
+
+    def trial(
+        self, name: str, rate: float, seed: int, status: Status, mean: float | None = None, noise: float = 0.0
+    ) -> None:
+        method = next(method for method in self.spec.methods if method.name == name)
+        trial = TrialSpec(method=method, learning_rate=rate, seed=seed)
+        rank = getattr(method, "rank", 0)
+        nll = None
+        if mean is not None:
+            rng = np.random.default_rng([seed, rank])
+            per_token = rng.normal(size=EXAMPLES) * noise * math.sqrt(EXAMPLES)
+            tokens = np.array(TOKENS)
+            sums = (mean + per_token - (per_token * tokens).sum() / tokens.sum()) * tokens
+            self.losses[trial.id] = ExampleLosses(nll_sums=tuple(sums.tolist()), tokens=TOKENS)
+            nll = float(sums.sum() / tokens.sum())
+        self.records.append(
+            TrialRecord(
+                id=trial.id,
+                method=name,
+                learning_rate=rate,
+                seed=seed,
+                status=status,
+                spec=trial,
+                test_nll=nll,
+                test_tokens=sum(TOKENS),
+                steps=24,
+                tokens=9000,
+                seconds=10.0 + seed if rank else 20.0 + seed,
+                peak_memory_bytes=300_000_000 if rank else 600_000_000,
+                trainable_parameters=rank * 1000 if rank else 1_000_000,
+                checkpoint_bytes=rank * 4000 if rank else 4_000_000,
+            )
+        )
+
+    def method(
+        self,
+        name: str,
+        mean: float,
+        *,
+        rate: float | None = None,
+        noise: float = 0.0,
+        seed_effects: tuple[float, ...] = (0.0, 0.0, 0.0),
+        bracket: tuple[bool, bool] = (True, True),
+    ) -> Study:
+        best = rate if rate is not None else 5e-5 if name == "full" else 2e-4
+        for seed, effect in enumerate(seed_effects):
+            self.trial(name, best, seed, "finished", mean + effect, noise)
+        if bracket[0]:
+            self.trial(name, best / 2, 0, "finished", mean + 0.1)
+        if bracket[1]:
+            self.trial(name, best * 2, 0, "diverged")
+        return self
+
+    def judge(self, base_nll: float | None = 3.0) -> Verdict:
+        return judge(self.spec, self.records, self.losses, base_nll, {"python": "3.11"}, rules=("A rule.",))
+
+
+def both(lora_loss: float, noise: float = 0.001, **lora: Any) -> Study:
+    return Study(compare()).method("full", FULL_LOSS).method("lora:16", lora_loss, noise=noise, **lora)
+
+
+def text(verdict: Verdict) -> str:
+    return " ".join(verdict.reasons)
+
+
+def test_an_interval_under_the_tolerance_is_low_regret() -> None:
+    verdict = both(2.001).judge()
+    assert verdict.verdict == "low_regret"
+    assert verdict.regret_nats == pytest.approx(0.001)
+    assert verdict.regret_percent == pytest.approx(0.05)
+    assert verdict.tolerance_nats == pytest.approx(TOLERANCE)
+    assert verdict.ci95 is not None
+    assert verdict.ci95[0] < 0.001 < verdict.ci95[1] < TOLERANCE
+    assert verdict.recommendation is not None
+    assert verdict.recommendation.model_dump() == {
+        "method": "lora:16",
+        "rank": 16,
+        "learning_rate": 2e-4,
+        "batch_size": 8,
+        "targets": ("attention", "mlp"),
+    }
+    assert "LoRA does as well as full fine-tuning" in verdict.reasons[0]
+    assert "0.0010 nats per token (0.05 %) above" in verdict.reasons[0]
+
+
+def test_an_interval_above_the_tolerance_is_regret() -> None:
+    verdict = both(2.02).judge()
+    assert verdict.verdict == "regret"
+    assert verdict.recommendation is not None
+    assert (verdict.recommendation.method, verdict.recommendation.rank) == ("full", None)
+    assert verdict.recommendation.learning_rate == 5e-5
+    assert "Full fine-tuning is better" in verdict.reasons[0]
+
+
+def test_a_negative_regret_is_low_and_said_to_be_better() -> None:
+    verdict = both(1.98).judge()
+    assert verdict.verdict == "low_regret"
+    assert verdict.regret_nats == pytest.approx(-0.02)
+    assert "LoRA is better than full fine-tuning here" in verdict.reasons[0]
+    assert "0.0200 nats per token (1.00 %) below" in verdict.reasons[0]
+    assert "not by more than the noise" in both(1.9995).judge().reasons[0]
+
+
+@pytest.mark.parametrize(("loss", "chosen"), [(2.008, "lora:16"), (2.012, "full")])
+def test_an_interval_across_the_tolerance_is_inconclusive_with_a_provisional_choice(loss: float, chosen: str) -> None:
+    verdict = both(loss, noise=0.01).judge()
+    assert verdict.verdict == "inconclusive"
+    assert verdict.recommendation is not None
+    assert verdict.recommendation.method == chosen
+    assert "provisional" in text(verdict)
+    assert "would settle it" in text(verdict)
+
+
+@pytest.mark.parametrize(("bracket", "word"), [((False, True), "below"), ((True, False), "above")])
+@pytest.mark.parametrize("open_side", ["full", "lora:16"])
+def test_without_a_bracket_on_both_sides_there_is_no_verdict(
+    bracket: tuple[bool, bool], word: str, open_side: str
+) -> None:
+    study = Study(compare())
+    for name, loss in (("full", FULL_LOSS), ("lora:16", 1.9)):
+        study.method(name, loss, noise=0.001, bracket=bracket if name == open_side else (True, True))
+    verdict = study.judge()
+    assert verdict.verdict == "inconclusive"
+    assert f"The best learning rate of {open_side}" in text(verdict)
+    assert f"no worse loss lies {word} it" in text(verdict)
+    assert "--learning-rates" in text(verdict)
+    assert verdict.lora is not None
+    assert verdict.full is not None
+    assert (verdict.full if open_side == "full" else verdict.lora).bracketed is False
+
+
+def test_one_seed_leaves_the_seeds_noise_unknown() -> None:
+    study = Study(compare(seeds=1))
+    for name in ("full", "lora:16"):
+        study.method(name, FULL_LOSS, noise=0.001, seed_effects=(0.0,))
+    verdict = study.judge()
+    assert verdict.verdict == "inconclusive"
+    assert "noise between seeds is unknown" in text(verdict)
+    assert "--seeds 3" in text(verdict)
+
+
+def test_only_the_seeds_that_both_finished_are_paired() -> None:
+    study = Study(compare())
+    study.method("full", FULL_LOSS, seed_effects=(0.0, 0.2)).trial("full", 5e-5, 2, "diverged")
+    study.method("lora:16", FULL_LOSS, noise=0.001, seed_effects=(0.0, 0.2, 9.0))
+    verdict = study.judge()
+    assert verdict.regret_nats == pytest.approx(0.0, abs=1e-9)
+    assert verdict.full is not None
+    assert verdict.lora is not None
+    assert (verdict.full.seeds, verdict.lora.seeds) == (2, 3)
+    assert "2 seeds with both methods" in text(verdict)
+    assert "full diverged at its best learning rate with seed 2" in text(verdict)
+
+
+def test_when_one_side_never_finished_the_other_is_recommended_provisionally() -> None:
+    study = Study(compare()).method("lora:16", FULL_LOSS)
+    study.trial("full", 5e-5, 0, "diverged")
+    verdict = study.judge()
+    assert (verdict.verdict, verdict.full, verdict.regret_nats) == ("inconclusive", None, None)
+    assert verdict.tolerance_nats is verdict.ci95 is verdict.regret_percent is None
+    assert verdict.recommendation is not None
+    assert verdict.recommendation.method == "lora:16"
+    assert "No trial of full finished (1 diverged): try smaller learning rates" in text(verdict)
+    mirrored = Study(compare()).method("full", FULL_LOSS)
+    mirrored.trial("lora:16", 5e-5, 0, "failed")
+    verdict = mirrored.judge()
+    assert verdict.lora is None
+    assert verdict.recommendation is not None
+    assert verdict.recommendation.method == "full"
+    assert "No trial of lora:16 finished (1 failed)" in text(verdict)
+
+
+def test_when_nothing_finished_nothing_is_recommended() -> None:
+    study = Study(compare())
+    study.trial("full", 5e-5, 0, "running")
+    for verdict in (study.judge(), Study(compare()).judge()):
+        assert verdict.verdict == "inconclusive"
+        assert verdict.recommendation is verdict.lora is verdict.full is None
+        assert "nothing is recommended" in text(verdict)
+        assert [result.name for result in verdict.methods] == ["full", "lora:16"]
+
+
+def test_of_the_loras_within_the_tolerance_the_smallest_is_recommended() -> None:
+    study = Study(compare("lora:64", "lora:16", "lora:4", "full")).method("full", FULL_LOSS)
+    study.method("lora:64", 2.0, noise=0.001)
+    study.method("lora:16", 2.002, noise=0.001)
+    study.method("lora:4", 2.009, noise=0.002)
+    verdict = study.judge()
+    assert verdict.lora is not None
+    assert verdict.lora.name == "lora:64"
+    assert verdict.recommendation is not None
+    assert verdict.recommendation.method == "lora:16"
+    assert "lora:16 is recommended over lora:64" in text(verdict)
+    regrets = {result.name: result.regret_nats for result in verdict.methods}
+    assert regrets.pop("full") is None
+    assert regrets == pytest.approx({"lora:64": 0.0, "lora:16": 0.002, "lora:4": 0.009}, abs=1e-9)
+
+
+def test_the_methods_carry_what_was_measured() -> None:
+    verdict = both(2.001).judge()
+    full, lora = verdict.methods
+    assert (full, lora) == (verdict.full, verdict.lora)
+    assert (lora.trials, lora.seeds, lora.tokens, lora.seconds) == (5, 3, 9000, 11.0)
+    assert (lora.peak_memory_bytes, lora.trainable_parameters, lora.checkpoint_bytes) == (300_000_000, 16_000, 64_000)
+    assert full.regret_nats is full.ci95 is None
+    assert (lora.regret_nats, lora.ci95) == (verdict.regret_nats, verdict.ci95)
+    assert verdict.environment == {"python": "3.11"}
+    assert verdict.search == {
+        "trials": 10,
+        "finished": 8,
+        "diverged": 2,
+        "pruned": 0,
+        "failed": 0,
+        "running": 0,
+        "rules": ["A rule."],
+    }
+
+
+def test_the_reasons_give_the_evidence_in_numbers() -> None:
+    said = text(both(2.001).judge())
+    for fact in (
+        "3 seeds",
+        f"{EXAMPLES} held-out examples ({sum(TOKENS)} supervised tokens)",
+        "0.0002 for lora:16 and 5e-05 for full fine-tuning, a ratio of 4 (each known to a factor of 2)",
+        "about 15 times for short runs of some 100 steps",
+        "peak memory 0.5 times (300 MB against 600 MB)",
+        "time 0.52 times (11.0 s against 21.0 s)",
+        "(16,000 against 1,000,000)",
+        "before training is 3.0000",
+        "10 trials were run: 8 finished, 2 diverged.",
+    ):
+        assert fact in said
+    assert "training did not help" not in said
+
+
+def test_a_training_that_did_not_help_is_pointed_out() -> None:
+    assert "training did not help" in text(both(2.001).judge(base_nll=1.5))
+
+
+def test_trials_on_different_held_out_examples_cannot_be_paired() -> None:
+    study = both(2.001)
+    name = "lora-16_lr0.0002_seed1"
+    study.losses[name] = ExampleLosses(nll_sums=study.losses[name].nll_sums, tokens=(1, *TOKENS[1:]))
+    with pytest.raises(RecordsError, match=f"{name}/examples.json.*Delete"):
+        study.judge()
+    study.losses[name] = ExampleLosses(nll_sums=(math.nan,) * EXAMPLES, tokens=TOKENS)
+    with pytest.raises(RecordsError, match="nll_sums"):
+        study.judge()
+
+
+def test_missing_example_losses_make_it_inconclusive() -> None:
+    study = both(2.001)
+    study.losses.clear()
+    verdict = study.judge()
+    assert verdict.verdict == "inconclusive"
+    assert "cannot be paired" in text(verdict)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(-0.05, 0.05),
+    st.floats(0, 0.02),
+    st.tuples(*[st.floats(-0.02, 0.02)] * 3),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_verdict_never_claims_more_than_the_interval(
+    regret: float, noise: float, effects: tuple[float, ...], bracketed: bool, key: int
+) -> None:
+    study = both(FULL_LOSS + regret, noise, seed_effects=effects, bracket=(True, bracketed))
+    verdict = study.judge()
+    assert verdict.ci95 is not None
+    assert verdict.tolerance_nats is not None
+    low, high = verdict.ci95
+    expected = "low_regret" if high < verdict.tolerance_nats else "regret" if low > verdict.tolerance_nats else None
+    best_is_inside = verdict.lora is not None and verdict.lora.bracketed
+    assert verdict.verdict == (expected if expected and best_is_inside else "inconclusive")
+    np.random.default_rng(key).shuffle(study.records)
+    assert study.judge() == verdict, "the order of the records does not matter"
+    assert all(reason.endswith(".") and "nan" not in reason and "None" not in reason for reason in verdict.reasons)
+
+
+def test_a_verdict_survives_its_file(tmp_path: Any) -> None:
+    for verdict in (both(2.001).judge(), Study(compare()).judge()):
+        write_json(tmp_path / "verdict.json", verdict)
+        assert read_record(Verdict, tmp_path / "verdict.json") == verdict
+
+
+def _noisy() -> Interval:
+    rng = np.random.default_rng(0)
+    tokens = np.full(EXAMPLES, 5)
+    values = 5 * (rng.normal(size=(1, EXAMPLES)) * 0.05 + rng.normal(size=(3, 1)) * 0.004)
+    return paired_difference(values, np.zeros_like(values), tokens)
+
+
+def test_the_advice_on_more_data_would_suffice() -> None:
+    found = _noisy()
+    for gap in (0.9, 0.6, 0.4, 0.3):
+        said = settling(found, found.value + gap * found.half_width)
+        numbers = [int(word) for word in said.replace("(", "").replace(")", "").split() if word.isdigit()]
+        if "together" in said:
+            options = [(numbers[0], numbers[2])]
+        else:
+            pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+            options = [(n, 3) if now == EXAMPLES else (EXAMPLES, n) for n, now in pairs]
+        assert options
+        for examples, seeds in options:
+            assert found.resized(examples, seeds).half_width < gap * found.half_width
+            if seeds == 3:
+                assert found.resized(examples - 1, seeds).half_width >= gap * found.half_width
+    assert "no affordable number" in settling(found, found.value)
