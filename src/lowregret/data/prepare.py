@@ -1,0 +1,199 @@
+"""A DataSpec and a tokenizer → training and held-out examples that share none, and a report of every decision."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lowregret.data.chat import Encoded, Example, encode_rows
+from lowregret.data.readers import OpenSource, open_source
+from lowregret.data.rendering import chat_format
+from lowregret.data.report import Counts, DataReport, PartReport
+from lowregret.data.sources import Row, SourceReport, bad_row, read_open
+from lowregret.errors import DataError
+from lowregret.spec.data import DataSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Examples in file order; no training example has the tokens of a held-out one."""
+
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    report: DataReport
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How rows become examples; the fields are those of DataSpec."""
+
+    prompt_field: str | None
+    completion_field: str | None
+    max_length: int
+    overlong: Literal["cut", "drop"]
+    skip_bad_rows: bool
+
+
+def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+    """Read, encode and split what `spec` names.
+
+    Held out is `spec.eval`; else the test (or validation) split that a builtin or hub source comes with; else a split
+    of the training data made by `spec.split_seed`. Training examples equal, token for token, to a held-out one are
+    removed; then the first `max_train` and `max_eval` are kept. Raises DataError when a source is wrong or nothing is
+    left.
+    """
+    options = _Options(spec.prompt_field, spec.completion_field, spec.max_length, spec.overlong, spec.skip_bad_rows)
+    source = open_source(spec.train)
+    train, train_part = _read_part("train", source, "train", options, tokenizer)
+    if spec.eval is None and source.held_out is None:
+        return _split(spec, train, train_part)
+    judge = source if spec.eval is None else open_source(spec.eval)
+    test, test_part = _read_part("held out", judge, judge.held_out or "train", options, tokenizer)
+    kept = _without(train, test)
+    if not kept:
+        same = spec.eval == spec.train
+        raise DataError(
+            f"every training example is also a held-out example{' (both name the same data)' if same else ''}. "
+            "Leave --eval-data out to have a split made, or name other data.",
+            source=spec.eval or spec.train,
+        )
+    first = "the first {:,} of {:,}, in file order"
+    chosen_train, train_limit = kept[: spec.max_train], _limit(first, spec.max_train, len(kept))
+    chosen_test, test_limit = test[: spec.max_eval], _limit(first, spec.max_eval, len(test))
+    report = DataReport(
+        parts=(
+            replace(train_part, used=Counts.of(chosen_train), limit=train_limit),
+            replace(test_part, used=Counts.of(chosen_test), limit=test_limit),
+        ),
+        removed_across_split=len(train) - len(kept),
+    )
+    return PreparedData(tuple(chosen_train), tuple(chosen_test), report)
+
+
+def prepare_one(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prompt_field: str | None = None,
+    completion_field: str | None = None,
+    max_length: int = 512,
+    overlong: Literal["cut", "drop"] = "cut",
+    max_examples: int | None = None,
+    skip_bad_rows: bool = False,
+) -> tuple[tuple[Example, ...], DataReport]:
+    """The held-out examples of one source: those `prepare` gives as `test` when the source is its `eval`.
+
+    Of a builtin or hub source this is the test (or validation) split, if it has one; of a file, all rows.
+    """
+    options = _Options(prompt_field, completion_field, max_length, overlong, skip_bad_rows)
+    opened = open_source(source)
+    examples, part = _read_part("held out", opened, opened.held_out or "train", options, tokenizer)
+    chosen = examples[:max_examples]
+    limit = _limit("the first {:,} of {:,}, in file order", max_examples, len(examples))
+    return tuple(chosen), DataReport(parts=(replace(part, used=Counts.of(chosen), limit=limit),))
+
+
+def _read_part(
+    role: str, source: OpenSource, split: str, options: _Options, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Example], PartReport]:
+    rows, found = read_open(
+        source,
+        prompt_field=options.prompt_field,
+        completion_field=options.completion_field,
+        skip_bad_rows=options.skip_bad_rows,
+        split=split,
+    )
+    results = encode_rows(rows, tokenizer, options.max_length, options.overlong)
+    encoded, found = _set_aside_refused(rows, results, found, options.skip_bad_rows)
+    examples = [result.example for result in encoded if result.example is not None]
+    longest = max(result.length for result in encoded)
+    if not examples:
+        fate = "were dropped" if options.overlong == "drop" else "keep no supervised token once cut"
+        raise DataError(
+            f"no example is left: all {len(encoded)} are over {options.max_length} tokens and {fate} "
+            f"(the longest has {longest}). Raise --max-length to {longest}, or shorten the examples.",
+            source=source.name,
+        )
+    overlong = sum(result.overlong for result in encoded)
+    lost = len(encoded) - len(examples)
+    return examples, PartReport(
+        role=role,
+        source=found,
+        template=chat_format(tokenizer).description(texts=rows[0].messages is None),
+        max_length=options.max_length,
+        longest=longest,
+        overlong_cut=overlong - lost,
+        overlong_dropped=lost if options.overlong == "drop" else 0,
+        overlong_emptied=lost if options.overlong == "cut" else 0,
+        open_turns=sum(result.open_turns for result in encoded),
+        read=Counts.of(examples),
+        used=Counts.of(examples),
+    )
+
+
+def _set_aside_refused(
+    rows: Sequence[Row], results: Sequence[Encoded | DataError], found: SourceReport, skip: bool
+) -> tuple[list[Encoded], SourceReport]:
+    """Rows that the chat template refuses are bad rows like any other."""
+    encoded: list[Encoded] = []
+    refused: list[tuple[int, str]] = []
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, Encoded):
+            encoded.append(result)
+        elif skip:
+            refused.append((row.line, str(result)))
+        else:
+            raise bad_row(row.source, found.numbering, row.line, str(result))
+    if not encoded:
+        line, reason = refused[0]
+        raise DataError(f"no row can be encoded; the first, {found.numbering} {line}: {reason}", source=found.source)
+    bad = tuple(sorted((*found.bad_rows, *refused)))
+    return encoded, replace(found, rows=len(encoded), bad_rows=bad)
+
+
+def _split(spec: DataSpec, examples: list[Example], part: PartReport) -> PreparedData:
+    """Hold out a share of the examples: the seed's shuffle picks, the order stays that of the file."""
+    if len(examples) < 2:
+        raise DataError(
+            "one example cannot be split into training and held-out data. Give more rows, or --eval-data.",
+            source=spec.train,
+        )
+    order = list(range(len(examples)))
+    random.Random(spec.split_seed).shuffle(order)
+    held_out = min(max(round(len(examples) * spec.eval_fraction), 1), len(examples) - 1)
+    test_order, train_order = order[:held_out], order[held_out:]
+    test_tokens = {examples[index].token_ids for index in test_order}
+    kept = [index for index in train_order if examples[index].token_ids not in test_tokens]
+    if not kept:
+        raise DataError(
+            "the split leaves nothing to train on: every training example is also a held-out one. "
+            "Give data with more distinct rows, or --eval-data.",
+            source=spec.train,
+        )
+    test = [examples[index] for index in sorted(test_order[: spec.max_eval])]
+    train = [examples[index] for index in sorted(kept[: spec.max_train])]
+    picked = "{:,} of {:,}, picked by the split's shuffle"
+    report = DataReport(
+        parts=(replace(part, used=Counts.of(train), limit=_limit(picked, spec.max_train, len(kept))),),
+        split=f"{held_out:,} of {len(examples):,} examples held out by seed {spec.split_seed}, for want of --eval-data",
+        test=Counts.of(test),
+        test_limit=_limit(picked, spec.max_eval, held_out),
+        removed_across_split=len(train_order) - len(kept),
+    )
+    return PreparedData(tuple(train), tuple(test), report)
+
+
+def _without(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
+    """The training examples whose tokens are not those of a held-out one."""
+    judged = {example.token_ids for example in test}
+    return [example for example in train if example.token_ids not in judged]
+
+
+def _limit(words: str, limit: int | None, available: int) -> str | None:
+    """What a limit did, or None when it did nothing."""
+    return words.format(limit, available) if limit is not None and limit < available else None

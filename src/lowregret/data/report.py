@@ -1,0 +1,128 @@
+"""What preparing data detected, filled in, counted and left out, as fields and as lines to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowregret.data.sources import SourceReport
+
+if TYPE_CHECKING:
+    from lowregret.data.chat import Example
+
+_REASONS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The size of a set of examples."""
+
+    examples: int
+    supervised_tokens: int
+    tokens: int
+    """Prompts included."""
+
+    @staticmethod
+    def of(examples: Sequence[Example]) -> Counts:
+        """Count them."""
+        supervised = sum(example.supervised_tokens for example in examples)
+        return Counts(len(examples), supervised, sum(len(example.token_ids) for example in examples))
+
+    def __str__(self) -> str:
+        return f"{self.examples:,} examples, {self.supervised_tokens:,} supervised of {self.tokens:,} tokens"
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """One source, read and encoded."""
+
+    role: str
+    """train or held out."""
+    source: SourceReport
+    template: str
+    """How rows became text, and what of it is supervised."""
+    max_length: int
+    longest: int
+    """Tokens of the longest example, before any cut."""
+    overlong_cut: int
+    overlong_dropped: int
+    overlong_emptied: int
+    """Dropped because the cut left no supervised token."""
+    open_turns: int
+    """Supervised turns that no end-of-turn token closes."""
+    read: Counts
+    """Examples of the whole source."""
+    used: Counts
+    """Examples left after the split, the removal of duplicates and the limit."""
+    limit: str | None = None
+
+    def lines(self) -> Iterator[str]:
+        """The part in words."""
+        found = self.source
+        split = f", split {found.split}" if found.split else ""
+        yield f"{self.role}: {found.source} ({found.format}{split}), columns {found.columns}"
+        if found.unused_columns:
+            yield f"  columns not used: {', '.join(found.unused_columns)}"
+        yield f"  {self.template}"
+        yield from self._bad_rows()
+        yield f"  read: {self.read}; the longest has {self.longest:,} tokens"
+        yield from self._overlong()
+        if self.open_turns:
+            yield f"  no end-of-turn token closes {self.open_turns:,} assistant turns: nothing teaches it to stop"
+
+    def _bad_rows(self) -> Iterator[str]:
+        bad = self.source.bad_rows
+        if not bad:
+            return
+        yield f"  bad rows skipped: {len(bad):,}"
+        for line, reason in bad[:_REASONS_SHOWN]:
+            yield f"    {self.source.numbering} {line}: {reason}"
+        if len(bad) > _REASONS_SHOWN:
+            rest = ", ".join(str(line) for line, _ in bad[_REASONS_SHOWN:])
+            yield f"    and {self.source.numbering}s {rest}"
+
+    def _overlong(self) -> Iterator[str]:
+        over = f"over-long (more than {self.max_length:,} tokens)"
+        if self.overlong_cut:
+            yield f"  {over}: {self.overlong_cut:,} cut to their first {self.max_length:,} tokens"
+        if self.overlong_emptied:
+            yield f"  {over}: {self.overlong_emptied:,} dropped, for the cut leaves no supervised token"
+        if self.overlong_dropped:
+            yield f"  {over}: {self.overlong_dropped:,} dropped"
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Everything that was decided about the data."""
+
+    parts: tuple[PartReport, ...]
+    """The training source and the held-out source; one part when a split was made or only one source was read."""
+    split: str | None = None
+    """The split made, in words; None when held-out data came from a source of its own."""
+    test: Counts | None = None
+    """The held-out side of that split."""
+    test_limit: str | None = None
+    removed_across_split: int = 0
+    """Training examples with exactly the tokens of a held-out one, taken out of the training data."""
+
+    def lines(self) -> list[str]:
+        """All of it, to be printed."""
+        found: list[str] = []
+        for part in self.parts:
+            found.extend(part.lines())
+        if self.split:
+            found.append(f"split: {self.split}")
+        if self.removed_across_split:
+            found.append(
+                f"duplicates removed across the split: {self.removed_across_split:,} training examples "
+                "equal to held-out ones, token for token"
+            )
+        found.extend(_use(part.role, part.used, part.limit) for part in self.parts)
+        if self.test is not None:
+            found.append(_use("held out", self.test, self.test_limit))
+        return found
+
+
+def _use(role: str, counts: Counts, limit: str | None) -> str:
+    return f"{role} uses: {counts}" + (f" ({limit})" if limit else "")

@@ -1,0 +1,126 @@
+"""A source of data → rows of chat turns or text, with a report of what was detected and what was left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowregret.data.columns import Layout, convert, detect
+from lowregret.data.readers import Broken, OpenSource, Table, open_source
+from lowregret.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source: either chat turns or text."""
+
+    messages: tuple[dict[str, str], ...] | None
+    """Turns {"role", "content"}, roles system, user, assistant, tool."""
+    text: str | None
+    """Text that is supervised as a whole."""
+    source: str
+    line: int
+    """From 1: the physical line in JSONL and CSV, else the rank of the row."""
+    prompt_turns: int = 0
+    """So many turns at the start are a prompt: assistant turns among them are not supervised."""
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What reading a source found."""
+
+    source: str
+    format: str
+    columns: str
+    """The columns used, such as `question -> answer`."""
+    rows: int
+    """Good rows."""
+    bad_rows: tuple[tuple[int, str], ...] = ()
+    """(line, reason) of each row that was skipped."""
+    unused_columns: tuple[str, ...] = ()
+    split: str | None = None
+    """Which split was read; None for a file."""
+    numbering: str = "line"
+    """What the numbers of rows count: `line` or `row`."""
+
+
+def read_rows(
+    source: str,
+    *,
+    prompt_field: str | None = None,
+    completion_field: str | None = None,
+    skip_bad_rows: bool = False,
+    split: str = "train",
+) -> tuple[list[Row], SourceReport]:
+    """Read a .jsonl, .json, .csv or .parquet file, `builtin:NAME[:key=value,…]`, or a hub dataset `ORG/NAME[:CONFIG]`.
+
+    `split` selects among those of a builtin or hub source; a file has only one. The first good row decides the columns.
+    Raises DataError at the first bad row, or, with `skip_bad_rows`, only when no row is good.
+    """
+    return read_open(
+        open_source(source),
+        prompt_field=prompt_field,
+        completion_field=completion_field,
+        skip_bad_rows=skip_bad_rows,
+        split=split,
+    )
+
+
+def read_open(
+    opened: OpenSource,
+    *,
+    prompt_field: str | None = None,
+    completion_field: str | None = None,
+    skip_bad_rows: bool = False,
+    split: str = "train",
+) -> tuple[list[Row], SourceReport]:
+    """`read_rows` of a source that is already open."""
+    table = opened.load(split)
+    if not table.records:
+        raise DataError("is empty: no rows.", source=opened.name)
+    layout: Layout | None = None
+    rows: list[Row] = []
+    bad: list[tuple[int, str]] = []
+    unused: dict[str, None] = {}
+    for line, record in table.records:
+        try:
+            if isinstance(record, Broken):
+                raise DataError(f"{record.reason}.")
+            candidate = layout or detect(record, prompt_field, completion_field)
+            content = convert(candidate, record)
+        except DataError as error:
+            if not skip_bad_rows:
+                raise bad_row(opened.name, table.numbering, line, str(error)) from None
+            bad.append((line, str(error)))
+            continue
+        layout = candidate
+        rows.append(Row(content.messages, content.text, opened.name, line, content.prompt_turns))
+        unused.update(dict.fromkeys(str(key) for key in record if key not in (*layout.columns, *layout.optional)))
+        unused.update(dict.fromkeys(content.ignored))
+    if layout is None:
+        raise _all_bad(opened.name, table, bad)
+    report = SourceReport(
+        source=opened.name,
+        format=opened.format,
+        columns=layout.description,
+        rows=len(rows),
+        bad_rows=tuple(bad),
+        unused_columns=tuple(unused),
+        split=None if opened.splits is None else split,
+        numbering=table.numbering,
+    )
+    return rows, report
+
+
+def bad_row(source: str, numbering: str, line: int, reason: str) -> DataError:
+    """The error for one bad row; only where rows are lines does its place read `file:line:`."""
+    remedy = "Fix the row, or leave out all such rows by --skip-bad-rows."
+    if numbering == "line":
+        return DataError(f"{reason} {remedy}", source=source, line=line)
+    error = DataError(f"row {line}: {reason} {remedy}", source=source)
+    error.line = line
+    return error
+
+
+def _all_bad(source: str, table: Table, bad: list[tuple[int, str]]) -> DataError:
+    line, reason = bad[0]
+    return DataError(f"all {len(bad)} rows are bad; the first, {table.numbering} {line}: {reason}", source=source)
