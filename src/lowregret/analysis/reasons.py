@@ -203,7 +203,8 @@ def _unbracketed(side: Measured) -> str:
     tries = ", ".join(f"{rate.learning_rate * factor:.3g}" for word in missing for factor in factors[word])
     return (
         f"The best learning rate of {side.name}, {rate.learning_rate:.3g}, is not bracketed: no worse loss lies "
-        f"{' or '.join(missing)} it, so a better rate may lie there. Try {tries} too, with --learning-rates in a new folder."
+        f"{' or '.join(missing)} it, so a better rate may lie there. Try {tries} too, with --learning-rates "
+        "in a new folder."
     )
 
 
