@@ -1,0 +1,99 @@
+"""What the bundled bases are pretrained on: documents whose entropy is known.
+
+A document's `nats` is the entropy of its draw given its kind, and given the facts about the known people, which repeat so
+often that a trained base knows them. So a base's loss in nats per document cannot lie below the mean of `nats`, except by
+the part of the first tokens that tell the kind.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lowregret.data.bundled import chat
+from lowregret.data.bundled.arithmetic import PROMPTS, draw_problem, work
+from lowregret.data.bundled.instructions import TASKS, draw_instruction
+from lowregret.data.bundled.people import ATTRIBUTES, Person, draw_people
+
+KINDS = ("biography", "question", "arithmetic", "instruction")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A chat or a text, its kind, and the entropy of its draw in nats."""
+
+    kind: str
+    nats: float
+    text: str | None = None
+    messages: list[dict[str, Any]] | None = None
+
+
+def draw_documents(
+    count: int,
+    seed: int,
+    *,
+    mix: Mapping[str, float],
+    people: int,
+    wrong: float,
+    longest: int,
+    difficulty: int,
+) -> Iterator[Document]:
+    """`count` documents of the kinds in `mix` (shares, made to sum to one).
+
+    `people` known people, arithmetic of 1 to `difficulty` steps with each step wrong with probability `wrong`, and
+    instructions on up to `longest` items. Different seeds give different documents about the same people.
+    """
+    known = draw_people(people, 0, known=True)
+    generator = random.Random(f"corpus {seed}")
+    kinds = generator.choices(list(mix), weights=list(mix.values()), k=count)
+    for kind in kinds:
+        if kind == "biography":
+            yield _biography(generator, known)
+        elif kind == "question":
+            yield _question(generator, known)
+        elif kind == "arithmetic":
+            yield _arithmetic(generator, difficulty, wrong)
+        else:
+            yield _instruction(generator, longest)
+
+
+def _biography(generator: random.Random, people: list[Person]) -> Document:
+    """All facts of one person, in any order, each in one of its wordings."""
+    person = generator.choice(people)
+    order = generator.sample(range(len(ATTRIBUTES)), len(ATTRIBUTES))
+    nats = math.log(len(people)) + math.log(math.factorial(len(ATTRIBUTES)))
+    sentences = []
+    for index in order:
+        wordings = ATTRIBUTES[index].statements
+        sentences.append(generator.choice(wordings).format(name=person.name, value=person.facts[index]))
+        nats += math.log(len(wordings))
+    return Document("biography", nats, text=" ".join(sentences))
+
+
+def _question(generator: random.Random, people: list[Person]) -> Document:
+    person = generator.choice(people)
+    index = generator.randrange(len(ATTRIBUTES))
+    questions = ATTRIBUTES[index].questions
+    nats = math.log(len(people)) + math.log(len(ATTRIBUTES)) + math.log(len(questions))
+    row = chat(generator.choice(questions).format(name=person.name), f"{person.facts[index]}.")
+    return Document("question", nats, messages=row["messages"])
+
+
+def _arithmetic(generator: random.Random, difficulty: int, wrong: float) -> Document:
+    steps = generator.randint(1, difficulty)
+    problem, nats = draw_problem(generator, steps)
+    solution, noise = work(problem, generator, wrong)
+    prompt = generator.choice(PROMPTS).format(problem.expression)
+    nats += noise + math.log(difficulty) + math.log(len(PROMPTS))
+    return Document("arithmetic", nats, messages=chat(prompt, solution)["messages"])
+
+
+def _instruction(generator: random.Random, longest: int) -> Document:
+    """Answered directly: the openings of `builtin:instructions` are what a base does not know yet."""
+    instruction, nats = draw_instruction(generator, longest)
+    prompts = TASKS[instruction.task]
+    prompt = generator.choice(prompts).format(" ".join(instruction.items))
+    return Document("instruction", nats + math.log(len(prompts)), messages=chat(prompt, instruction.answer)["messages"])

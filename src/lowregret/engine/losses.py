@@ -1,0 +1,21 @@
+"""Losses as pure functions of a typed batch: sums over per-token weights that arrive ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(log-probabilities [positions], weights [positions]) → a scalar to be minimised."""
+
+
+def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p(target), in float32: logits [positions, vocabulary], targets [positions] → [positions], nats."""
+    return -F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def cross_entropy(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """−Σ weight · log p(target): the held-out metric of the study when the weights are 1 / tokens."""
+    return -(weights * logprobs).sum()

@@ -1,0 +1,65 @@
+"""A policy's weights and optimizer state as one safetensors file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lowregret.engine.policy import Policy
+from lowregret.errors import RecordsError
+from lowregret.records import sync_folder, writing
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file aside, fsync, rename; RecordsError when the disk refuses."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        try:
+            safetensors.torch.save_file(dict(tensors), partial, dict(metadata))
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except SafetensorError as error:  # it wraps the operating system's error in words
+            partial.unlink(missing_ok=True)
+            full = "No space left" in str(error) or "os error 28" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
+    """Weights as `weights/<name>`, optimizer state as `adam/<kind>/<name>`."""
+    tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
+    tensors |= {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
+    save_tensors(tensors, path, metadata)
+
+
+def load_state(policy: Policy, path: Path) -> dict[str, str]:
+    """Copy a saved state into the policy's own tensors; returns the metadata."""
+    damaged = f"{path}: the checkpoint is damaged ({{}}). Delete it and run the same command again: the trial restarts."
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            metadata = dict(file.metadata() or {})
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RecordsError(damaged.format(error)) from error
+    weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
+    if weights.keys() != policy.weights.keys():
+        raise RecordsError(damaged.format("it holds other weights than this policy has"))
+    with torch.no_grad():
+        for name, value in weights.items():
+            if value.shape != policy.weights[name].shape:
+                raise RecordsError(damaged.format(f"{name} has shape {tuple(value.shape)}"))
+            policy.weights[name].copy_(value)
+    policy.optimizer.load_state({k.removeprefix("adam/"): v for k, v in tensors.items() if k.startswith("adam/")})
+    return metadata

@@ -1,0 +1,64 @@
+"""A linear map that carries any number of LoRAs, each applied to its own rows of the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Routing:
+    """Which rows belong to which policy in the current pass; shared by all adapted matrices of an engine.
+
+    `rows` splits the batch dimension of [rows, length, d] inputs; `positions` splits [positions, d] inputs, which the
+    unembedding sees because only supervised positions reach it. Rows of no policy pass through the base alone.
+    """
+
+    rows: list[tuple[str, int, int]] = field(default_factory=list)
+    positions: list[tuple[str, int, int]] = field(default_factory=list)
+
+
+class LoRAWeights(nn.Module):
+    """A [rank, d_in] and B [d_out, rank] of one policy on one matrix, and the scale alpha / rank."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.a = nn.Parameter(a)
+        self.b = nn.Parameter(b)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """scale · x Aᵀ Bᵀ: [..., d_in] → [..., d_out]."""
+        return F.linear(F.linear(x, self.a), self.b * self.scale)
+
+    def delta(self) -> Tensor:
+        """scale · B A: [d_out, d_in], what is added to the weight when merging."""
+        return (self.b * self.scale) @ self.a
+
+
+class LoRALinear(nn.Module):
+    """y = base(x), plus each policy's update on that policy's rows."""
+
+    def __init__(self, base: nn.Module, routing: Routing) -> None:
+        super().__init__()
+        self.base = base
+        self.routing = routing
+        self.adapters: dict[str, LoRAWeights] = {}  # a plain dict: policies own their weights, the model does not
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: some models read a linear map's weight (its dtype, its device) directly."""
+        return self.base.weight  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, length, d_in] → [rows, length, d_out], or [positions, d_in] → [positions, d_out]."""
+        y: Tensor = self.base(x)
+        segments = self.routing.rows if x.ndim == 3 else self.routing.positions
+        if len(segments) == 1 and segments[0][0] in self.adapters and segments[0][2] - segments[0][1] == x.shape[0]:
+            return y + self.adapters[segments[0][0]](x).to(y.dtype)
+        for policy, start, stop in segments:
+            if policy in self.adapters:
+                y[start:stop] += self.adapters[policy](x[start:stop])
+        return y

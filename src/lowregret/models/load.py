@@ -1,0 +1,157 @@
+"""A base from a Hugging Face folder, a hub id, a .gguf file or a bundled name."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lowregret.errors import ModelError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base comes from, resolved once, so that it can be loaded again identically."""
+
+    asked: str
+    """What the user wrote."""
+    path: str
+    """A folder, or a hub id."""
+    gguf_file: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that every `from_pretrained` takes."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model, its tokenizer, and its source."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: Source
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill rows with; what it is does not matter, padding is never attended to nor supervised."""
+        pad = self.tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)
+
+
+def bundled_names() -> list[str]:
+    """The bases that come with the package."""
+    folder = resources.files("lowregret.models") / "bundled"
+    return sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file())
+
+
+def resolve(asked: str) -> Source:
+    """Find what a `--model` names; ModelError says what was looked for and where."""
+    path = Path(asked)
+    if asked in bundled_names() and not path.exists():
+        return Source(asked, str(resources.files("lowregret.models") / "bundled" / asked))
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{asked}: no such file. Give the path of an existing .gguf file.")
+        return Source(asked, str(path.parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{asked}: this folder holds no config.json, so it is no Hugging Face model.")
+        return Source(asked, str(path))
+    if path.exists():
+        raise ModelError(f"{asked}: is a file. Give a Hugging Face folder, a hub id, a .gguf file or a bundled base.")
+    if asked.count("/") > 1 or asked.startswith((".", "/", "~")):
+        raise ModelError(f"{asked}: no such folder.")
+    return Source(asked, asked)
+
+
+def load_config(source: Source) -> PretrainedConfig:
+    """The base's configuration, without its weights."""
+    with _explaining(source):
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, without its weights."""
+    with _explaining(source), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
+    """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
+    tokenizer = load_tokenizer(source)
+    with _explaining(source), _quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path, trust_remote_code=False, dtype=dtype, **source.arguments
+        )
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{source.asked}: is an encoder-decoder model; only decoder-only causal models work here.")
+    if source.gguf_file is not None:
+        _forget_gguf(model)
+    model.eval()
+    return Base(model, tokenizer, source)
+
+
+def _forget_gguf(model: PreTrainedModel) -> None:
+    """The weights are dequantised now; a saved copy must not claim to be quantised."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for attribute in ("is_quantized", "hf_quantizer", "quantization_method"):
+        if hasattr(model, attribute):
+            setattr(model, attribute, False if attribute == "is_quantized" else None)
+
+
+class _quiet:
+    """Silence transformers' progress bars and advice: a user of lowregret can act on neither."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        self._tqdm = os.environ.get("TQDM_DISABLE")
+        os.environ["TQDM_DISABLE"] = "1"
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self._verbosity)
+        if self._tqdm is None:
+            del os.environ["TQDM_DISABLE"]
+
+
+class _explaining:
+    """Turn what transformers raises into a ModelError that says what to do."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, ModelError | KeyboardInterrupt | MemoryError):
+            return
+        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | json.JSONDecodeError):
+            if type(error).__name__ != "SafetensorError":
+                return
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        asked = self.source.asked
+        if Path(self.source.path).is_dir():
+            raise ModelError(f"{asked}: cannot be loaded: {first}") from error
+        raise ModelError(
+            f"{asked}: is no folder, no .gguf file and no bundled base, and as a hub id it is not in the local cache and "
+            f"could not be fetched ({first[:200]}). Download it first, or give a folder. "
+            f"{did_you_mean(asked, bundled_names())}"
+        ) from error

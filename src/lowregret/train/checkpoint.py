@@ -1,0 +1,46 @@
+"""A trial's resumable state: one file, replaced atomically, with everything that the loop needs to go on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from lowregret.engine import Engine
+from lowregret.errors import RecordsError
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a trial stands."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    tokens: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+def save_checkpoint(engine: Engine, policy: str, folder: Path, progress: Progress) -> None:
+    """Weights, moments and progress, atomically."""
+    engine.save(policy, folder / NAME, {key: repr(value) for key, value in asdict(progress).items()})
+
+
+def load_checkpoint(engine: Engine, policy: str, folder: Path) -> Progress:
+    """Restore the policy and return its progress; a fresh Progress when there is no checkpoint."""
+    path = folder / NAME
+    if not path.exists():
+        return Progress()
+    metadata = engine.load(policy, path)
+    try:
+        return Progress(**{f.name: (float if f.name == "seconds" else int)(metadata[f.name]) for f in fields(Progress)})
+    except (KeyError, ValueError) as error:
+        raise RecordsError(
+            f"{path}: the checkpoint is damaged ({error}). Delete it and run the same command again: the trial restarts."
+        ) from error
+
+
+def delete_checkpoint(folder: Path) -> None:
+    """A finished trial needs no checkpoint."""
+    (folder / NAME).unlink(missing_ok=True)

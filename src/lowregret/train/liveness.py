@@ -1,0 +1,51 @@
+"""Proof that training touches what it was told to touch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowregret.engine.policy import LoRAPolicy, Policy
+from lowregret.errors import LivenessError
+
+
+class Liveness:
+    """Watches the first steps: every targeted matrix must receive gradient and move.
+
+    B starts at zero, so in step 1 the gradient of A is zero by construction and B must move; A must move in step 2.
+    FullFT: every weight matrix must move in step 1.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._before: dict[str, Tensor] = {}
+        self._silent: list[str] = []
+
+    def before_step(self, step: int) -> None:
+        """Call between backward and the optimizer, `step` from 1."""
+        watched = self._watched(step)
+        self._before = {name: self._policy.weights[name].detach().clone() for name in watched}
+        self._silent = [name for name in watched if not _has_gradient(self._policy.weights[name].grad)]
+
+    def after_step(self, step: int) -> None:
+        """Call after the optimizer; raises LivenessError with the names of what is dead."""
+        still = [name for name, before in self._before.items() if torch.equal(before, self._policy.weights[name])]
+        self._before = {}
+        for names, what in ((self._silent, "received no gradient"), (still, "did not move")):
+            if names:
+                shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+                raise LivenessError(
+                    f"in step {step}, {len(names)} of the targeted matrices {what}: {shown}. The base does not use them in "
+                    "its forward pass, or the learning rate is too small for their precision. Leave them out with a target re:REGEX."
+                )
+
+    def _watched(self, step: int) -> list[str]:
+        names = self._policy.weights
+        if isinstance(self._policy, LoRAPolicy):
+            suffix = {1: ".lora_B", 2: ".lora_A"}.get(step, "\0")
+            return [name for name in names if name.endswith(suffix)]
+        return [name for name, weight in names.items() if weight.ndim >= 2] if step == 1 else []
+
+
+def _has_gradient(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())
