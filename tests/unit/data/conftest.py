@@ -53,5 +53,6 @@ def make_tokenizer() -> MakeTokenizer:
 def chatml(make_tokenizer: MakeTokenizer) -> PreTrainedTokenizerFast:
     """ChatML, contents as they are."""
     return make_tokenizer(
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+        "{% for m in messages %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     )

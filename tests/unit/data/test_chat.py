@@ -39,7 +39,8 @@ QWEN3 = """
 {%- endfor %}"""
 MARKED = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
-    "{% generation %}BODY{% endgeneration %}AFTER{% else %}{{ m['content'] + '<|im_end|>' + '\n' }}{% endif %}{% endfor %}"
+    "{% generation %}BODY{% endgeneration %}AFTER"
+    "{% else %}{{ m['content'] + '<|im_end|>' + '\n' }}{% endif %}{% endfor %}"
 )
 CONTENT = st.text(min_size=1, max_size=12).filter(lambda text: "<|" not in text and text.strip())
 
@@ -169,7 +170,9 @@ def test_a_token_that_joins_the_space_before_a_content_is_the_contents(make_toke
 
 def test_a_header_that_swallows_the_spaces_after_it_stays_unsupervised(make_tokenizer: Any) -> None:
     specials = (AddedToken("<|a|>", rstrip=True, special=True), AddedToken("<|end|>", lstrip=True, special=True))
-    tokenizer = make_tokenizer("{% for m in messages %}{{ '<|a|>' + m.content + '<|end|>' }}{% endfor %}", specials, eos=None)
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ '<|a|>' + m.content + '<|end|>' }}{% endfor %}", specials, eos=None
+    )
     found = example(chat("q", "  b  "), tokenizer)
     chosen = [t for t, counted in zip(found.token_ids, found.supervised, strict=True) if counted]
     assert tokenizer.convert_ids_to_tokens(chosen) == ["b", "<|end|>"]
@@ -241,7 +244,9 @@ def test_many_rows_at_once_give_what_each_gives_alone(llama3: Any) -> None:
         ("{{ messages[0].content }}", r"messages\[1\]: cannot be found"),
     ],
 )
-def test_a_template_that_cannot_be_followed_is_an_error_at_its_row(make_tokenizer: Any, template: str, message: str) -> None:
+def test_a_template_that_cannot_be_followed_is_an_error_at_its_row(
+    make_tokenizer: Any, template: str, message: str
+) -> None:
     with pytest.raises(DataError, match=rf"^data\.jsonl:7: .*{message}"):
         encode(chat("q", "answer"), make_tokenizer(template), 100, "cut")
 
