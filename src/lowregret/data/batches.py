@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -47,7 +48,9 @@ class Batch:
             part = slice(start, start + rows)
             columns = self.supervised[part].any(dim=0).nonzero()
             used = int(columns[-1]) + 1 if len(columns) else 1
-            yield Batch(*(tensor[part, :used] for tensor in (self.input_ids, self.targets, self.supervised, self.weights)))
+            yield Batch(
+                *(tensor[part, :used] for tensor in (self.input_ids, self.targets, self.supervised, self.weights))
+            )
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
@@ -66,6 +69,7 @@ def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
     return Batch(*(torch.from_numpy(array) for array in (inputs, targets, supervised, weights)))
 
 
+@lru_cache(maxsize=2)
 def training_order(examples: int, seed: int, epoch: int) -> np.ndarray:
     """The order in which one pass visits the examples: int64 [examples]."""
     return np.random.default_rng([seed, epoch]).permutation(examples)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
@@ -27,6 +28,7 @@ from lowregret.engine.sampler import Completion, SamplingParams, generate
 from lowregret.errors import SpecError
 from lowregret.lora.linear import Routing
 from lowregret.models.load import Base
+from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
 
 
@@ -60,8 +62,8 @@ class Engine:
         self.policies: dict[str, Policy] = {}
         self._routing = Routing()
         self._supervised: Tensor | None = None
-        head = self.model.get_output_embeddings()
-        head.register_forward_pre_hook(self._keep_supervised)
+        self.matrices = matrices(self.model)
+        self._head_hook = self._watch_head()
 
     def add_policy(self, name: str, method: FullFT | LoRA, seed: int = 0) -> Policy:
         """Put a new policy on the base; `seed` draws the initial A of a LoRA."""
@@ -73,15 +75,18 @@ class Engine:
             raise SpecError("a FullFT policy changes the base under all others: it must be the engine's only policy.")
         policy: Policy
         if isinstance(method, LoRA):
-            policy = LoRAPolicy(name, method, seed, self.model, self._routing)
+            targeted = find_targets(self.model, self.matrices, method.targets)
+            policy = LoRAPolicy(name, method, targeted, seed, self.model, self._routing)
         else:
             policy = FullPolicy(name, method, self.model)
         self.policies[name] = policy
+        self._head_hook = self._watch_head()
         return policy
 
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
+        self._head_hook = self._watch_head()
 
     def forward_backward(self, batches: Mapping[str, Batch], loss: Loss = cross_entropy) -> dict[str, PassResult]:
         """One forward and backward pass for all the policies named; gradients add up until `optim_step`."""
@@ -110,11 +115,15 @@ class Engine:
             result = self.forward({policy: batch})[policy]
             per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
             per_row[batch.supervised] = -result.logprobs.double().cpu()
-            for index, total, count in zip(group, per_row.sum(1).tolist(), batch.supervised.sum(1).tolist(), strict=True):
+            for index, total, count in zip(
+                group, per_row.sum(1).tolist(), batch.supervised.sum(1).tolist(), strict=True
+            ):
                 nll[index], tokens[index] = total, int(count)
         return nll, tokens
 
-    def sample(self, prompts: Mapping[str, Sequence[Sequence[int]]], params: SamplingParams) -> dict[str, list[Completion]]:
+    def sample(
+        self, prompts: Mapping[str, Sequence[Sequence[int]]], params: SamplingParams
+    ) -> dict[str, list[Completion]]:
         """One completion for each prompt (token ids) of each policy, all in one batch."""
         rows = [prompt for group in prompts.values() for prompt in group]
         counts = {name: len(group) for name, group in prompts.items()}
@@ -166,7 +175,9 @@ class Engine:
         return logits.reshape(rows, -1)
 
     @contextmanager
-    def _passing(self, rows: Mapping[str, int], positions: Mapping[str, int], supervised: Tensor | None) -> Iterator[None]:
+    def _passing(
+        self, rows: Mapping[str, int], positions: Mapping[str, int], supervised: Tensor | None
+    ) -> Iterator[None]:
         """Route rows and positions to their policies for one pass, and only for it."""
         self._routing.rows, self._routing.positions = _segments(rows), _segments(positions)
         self._supervised = supervised
@@ -177,6 +188,12 @@ class Engine:
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+    def _watch_head(self) -> RemovableHandle:
+        """Hook the unembedding as it is now: adapters on it wrap it, and their rows are selected too."""
+        if hasattr(self, "_head_hook"):
+            self._head_hook.remove()
+        return self.model.get_output_embeddings().register_forward_pre_hook(self._keep_supervised)
 
     def _keep_supervised(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Before the unembedding: only supervised positions get logits, [rows, length, d] → [positions, d].
@@ -206,7 +223,9 @@ def _merge(batches: Sequence[Batch], pad_id: int) -> Batch:
         tensors = [getattr(batch, name) for batch in batches]
         return torch.cat([torch.nn.functional.pad(t, (0, length - t.shape[1]), value=fill) for t in tensors])
 
-    return Batch(stacked("input_ids", pad_id), stacked("targets", pad_id), stacked("supervised", 0), stacked("weights", 0))
+    return Batch(
+        stacked("input_ids", pad_id), stacked("targets", pad_id), stacked("supervised", 0), stacked("weights", 0)
+    )
 
 
 def choose_device(device: str) -> torch.device:
@@ -217,7 +236,9 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise SpecError(f"device {device!r} is not available: {str(error).splitlines()[0]}. Use auto, cpu or cuda:N.") from None
+        raise SpecError(
+            f"device {device!r} is not available: {str(error).splitlines()[0]}. Use auto, cpu or cuda:N."
+        ) from None
     return chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -10,10 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lowregret.engine.optimizer import PolicyOptimizer
-from lowregret.errors import TargetError
 from lowregret.lora.init import uniform
 from lowregret.lora.linear import LoRALinear, LoRAWeights, Routing
-from lowregret.models.targets import Matrix, find_targets
+from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 
 
@@ -38,26 +38,32 @@ class Policy(ABC):
 class LoRAPolicy(Policy):
     """A LoRA on a frozen base."""
 
-    def __init__(self, name: str, method: LoRA, seed: int, model: PreTrainedModel, routing: Routing) -> None:
+    def __init__(
+        self, name: str, method: LoRA, matrices: Sequence[Matrix], seed: int, model: PreTrainedModel, routing: Routing
+    ) -> None:
         self.method = method
-        self.matrices: list[Matrix] = find_targets(model, method.targets)
+        self.matrices = matrices
+        self._model = model
         generator = torch.Generator().manual_seed(seed)
         self.adapters: dict[str, LoRAWeights] = {}
-        self._linears: list[LoRALinear] = []
         weights: dict[str, nn.Parameter] = {}
         for matrix in self.matrices:
             linear = _adapted(model, matrix.name, routing)
             adapter = uniform(matrix, method.rank, method.alpha, generator).to(linear.weight.device)
             linear.adapters[name] = adapter
-            self._linears.append(linear)
             self.adapters[matrix.name] = adapter
             weights[f"{matrix.name}.lora_A"] = adapter.a
             weights[f"{matrix.name}.lora_B"] = adapter.b
         super().__init__(name, weights)
 
     def detach(self) -> None:
-        for linear in self._linears:
+        """A matrix that carries no adapter any more is put back as it was."""
+        for matrix in self.matrices:
+            linear = self._model.get_submodule(matrix.name)
+            assert isinstance(linear, LoRALinear)
             del linear.adapters[self.name]
+            if not linear.adapters:
+                _replace(self._model, matrix.name, linear.base)
 
 
 @final
@@ -85,9 +91,10 @@ def _adapted(model: PreTrainedModel, name: str, routing: Routing) -> LoRALinear:
     if isinstance(module, LoRALinear):
         return module
     linear = LoRALinear(module, routing)
-    parent, _, child = name.rpartition(".")
-    owner = model.get_submodule(parent) if parent else model
-    if getattr(owner, child) is not module:
-        raise TargetError(f"{name}: this matrix cannot be replaced in its model.")
-    setattr(owner, child, linear)
+    _replace(model, name, linear)
     return linear
+
+
+def _replace(model: PreTrainedModel, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -60,7 +60,9 @@ def generate(
     open_rows = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens, logprobs, alive = [], [], []
     for _ in range(params.max_tokens):
-        logits = logits_of(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        logits = logits_of(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
         chosen, logprob = _draw(logits.float(), params.temperature, generator)
         tokens.append(chosen)
         logprobs.append(logprob)

@@ -63,7 +63,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[Tensor, 
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(folder / WEIGHTS_NAME)
     except FileNotFoundError as error:
-        raise ModelError(f"{error.filename or folder}: not found; an adapter folder holds {CONFIG_NAME} and {WEIGHTS_NAME}.") from None
+        raise ModelError(
+            f"{error.filename or folder}: not found; an adapter folder holds {CONFIG_NAME} and {WEIGHTS_NAME}."
+        ) from None
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read: {error}") from error
     _refuse_variants(folder, config)

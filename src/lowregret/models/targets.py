@@ -52,25 +52,28 @@ def matrices(model: PreTrainedModel) -> list[Matrix]:
     return found
 
 
-def find_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[Matrix]:
-    """The matrices that `targets` name: groups, or one `re:REGEX` searched for in the module names.
+def find_targets(model: PreTrainedModel, known: Sequence[Matrix], targets: Sequence[str]) -> list[Matrix]:
+    """Those of the `known` matrices that `targets` name: groups, or one `re:REGEX` searched for in the module names.
 
     Raises TargetError when any of them matches nothing, or when the MLPs are experts fused into one tensor.
     """
-    known = matrices(model)
     if targets[0].startswith("re:"):
         pattern = re.compile(targets[0].removeprefix("re:"))
         found = [matrix for matrix in known if pattern.search(matrix.name)]
         if not found:
             names = sorted({re.sub(r"\.\d+\.", ".*.", matrix.name) for matrix in known})
-            raise TargetError(f"the target {targets[0]!r} matches no weight matrix of this base. It has: {', '.join(names)}.")
+            raise TargetError(
+                f"the target {targets[0]!r} matches no weight matrix of this base. It has: {', '.join(names)}."
+            )
         return found
     if "mlp" in targets:
         _refuse_fused_experts(model)
     for target in targets:
         if not any(matrix.group == target for matrix in known):
             groups = sorted({matrix.group for matrix in known})
-            raise TargetError(f"this base has no {target!r} matrix to adapt. It has: {', '.join(groups)}, or use re:REGEX.")
+            raise TargetError(
+                f"this base has no {target!r} matrix to adapt. It has: {', '.join(groups)}, or use re:REGEX."
+            )
     return [matrix for matrix in known if matrix.group in targets]
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
-from lowregret.spec.method import Method
+from lowregret.spec.method import LoRA, Method
 
 
 class OptimizerSpec(Spec):
@@ -86,7 +86,7 @@ class TrialSpec(Spec):
 class TrainSpec(TrainingSpec):
     """`lowregret train`: one trial on its own."""
 
-    method: Method
+    method: Method = LoRA(rank=16)
     learning_rate: Annotated[float, Field(gt=0, lt=1e3)] | Literal["auto"] = "auto"
     """auto: the prior of SCIENCE.md 3.11 for this base, method and number of steps."""
     seed: int = Field(default=0, ge=0)

@@ -8,7 +8,6 @@ DIR/base is the Hugging Face folder with its model card, DIR/trial the run behin
 from __future__ import annotations
 
 import argparse
-
 import math
 import sys
 from collections import defaultdict

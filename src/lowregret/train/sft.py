@@ -27,7 +27,7 @@ METRICS = "metrics.jsonl"
 EXAMPLES = "examples.json"
 
 
-class Interrupted(Exception):
+class Interrupted(InterruptedError):
     """The user asked to stop; a checkpoint has been written."""
 
 
@@ -108,7 +108,12 @@ def run_trial(
             test_nll = mean_nll(losses)
             if not math.isfinite(test_nll):
                 raise DivergedError(f"the held-out loss is {test_nll} after step {step}.")
-        progress = Progress(step, progress.tokens + tokens, time.perf_counter() - started, max(progress.peak_memory_bytes, memory.bytes()))
+        progress = Progress(
+            step,
+            progress.tokens + tokens,
+            time.perf_counter() - started,
+            max(progress.peak_memory_bytes, memory.bytes()),
+        )
         metric = Metric(
             step=step,
             tokens=progress.tokens,

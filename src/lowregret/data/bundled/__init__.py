@@ -59,14 +59,18 @@ def _biographies(size: int, seed: int, test_size: int, wordings: int) -> Builtin
     return Builtin(train, test[:test_size], {**facts, "train_floor_nats": 0.0, "test_floor_nats": 0.0})
 
 
-def _distinct(draw: Callable[[], tuple[Any, TrainRow, float]], count: int, seen: set[Any]) -> Iterator[tuple[TrainRow, float]]:
+def _distinct(
+    draw: Callable[[], tuple[Any, TrainRow, float]], count: int, seen: set[Any]
+) -> Iterator[tuple[TrainRow, float]]:
     misses = 0
     while count:
         key, row, nats = draw()
         if key in seen:
             misses += 1
             if misses > 10_000:
-                raise ValueError(f"the problems run out {count} short of the size asked for; raise difficulty or lower size")
+                raise ValueError(
+                    f"the problems run out {count} short of the size asked for; raise difficulty or lower size"
+                )
             continue
         misses = 0
         seen.add(key)

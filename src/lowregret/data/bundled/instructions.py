@@ -6,12 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-WORDS = (
-    "ant apple arm bag ball bear bed bell bird boat book box bread bus cake car cat clock coat cow cup desk dog door "
-    "drum duck egg eye farm fish flag fox frog gate goat hand hat hen hill horse house ice ink jar key king kite lamp "
-    "leaf lion map milk moon mouse nest nut owl pan pear pen pig rain ring road rock rope rose ship shoe snow sock "
-    "spoon star sun tent tree van wolf"
-).split()[:64]
+WORDS = ["ant", "apple", "arm", "bag", "ball", "bear", "bed", "bell", "bird", "boat", "book", "box", "bread", "bus", "cake", "car", "cat", "clock", "coat", "cow", "cup", "desk", "dog", "door", "drum", "duck", "egg", "eye", "farm", "fish", "flag", "fox", "frog", "gate", "goat", "hand", "hat", "hen", "hill", "horse", "house", "ice", "ink", "jar", "key", "king", "kite", "lamp", "leaf", "lion", "map", "milk", "moon", "mouse", "nest", "nut", "owl", "pan", "pear", "pen", "pig", "rain", "ring", "road", "rock", "rope", "rose", "ship", "shoe", "snow", "sock", "spoon", "star", "sun", "tent", "tree", "van", "wolf"][:64]
 
 TASKS: dict[str, tuple[str, ...]] = {
     "copy": ("Repeat these words: {}", "Copy this list: {}"),

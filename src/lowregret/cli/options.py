@@ -1,0 +1,231 @@
+"""Options that several verbs share, and how flags and a TOML file become one spec.
+
+Every flag defaults to None, "not given": the defaults live in the specs alone, and a flag that is given wins over the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from lowregret.errors import SpecError
+from lowregret.spec import Spec, build, read_toml
+from lowregret.spec.method import parse_method
+
+S = TypeVar("S", bound=Spec)
+
+_DATA, _TRAINING, _OPTIMIZER = "Data", "Training", "Optimizer"
+
+Config = Annotated[
+    Path | None, typer.Option(help="A TOML file of the same fields; flags win over it.", show_default=False)
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A Hugging Face folder, a hub id, a .gguf file, or a bundled base.", show_default=False),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Training rows: .jsonl, .json, .csv, .parquet, a hub dataset id, or builtin:NAME[:key=value,…].",
+        show_default=False,
+        rich_help_panel=_DATA,
+    ),
+]
+EvalData = Annotated[
+    str | None,
+    typer.Option(
+        help="Held-out rows of the same forms. [default: a split of the training data]",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
+PromptField = Annotated[
+    str | None,
+    typer.Option(help="Column of the prompt. [default: detected]", rich_help_panel=_DATA, show_default=False),
+]
+CompletionField = Annotated[
+    str | None,
+    typer.Option(help="Column of the completion. [default: detected]", rich_help_panel=_DATA, show_default=False),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(help="Longest example in tokens. [default: 512]", rich_help_panel=_DATA, show_default=False),
+]
+Overlong = Annotated[
+    str | None,
+    typer.Option(help="Over-long examples: cut or drop. [default: cut]", rich_help_panel=_DATA, show_default=False),
+]
+MaxTrain = Annotated[
+    int | None, typer.Option(help="Use the first N training examples.", rich_help_panel=_DATA, show_default=False)
+]
+MaxEval = Annotated[
+    int | None, typer.Option(help="Use the first N held-out examples.", rich_help_panel=_DATA, show_default=False)
+]
+EvalFraction = Annotated[
+    float | None,
+    typer.Option(
+        help="Share held out when no eval data are given. [default: 0.1]", rich_help_panel=_DATA, show_default=False
+    ),
+]
+SkipBadRows = Annotated[
+    bool | None,
+    typer.Option(
+        "--skip-bad-rows", help="Go on past broken rows and report them.", rich_help_panel=_DATA, show_default=False
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a LoRA goes when its method does not say: attention, mlp, unembedding joined with +, all, or re:REGEX. [default: all]",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        help="LoRA alpha; the update is scaled by alpha / rank. [default: 32]",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Examples per step. [default: 8]", rich_help_panel=_TRAINING, show_default=False)
+]
+MicroBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Examples per forward/backward: less memory, same result. [default: the batch]",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option(help="Passes over the training data. [default: 1]", rich_help_panel=_TRAINING, show_default=False),
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Optimizer steps, instead of epochs.", rich_help_panel=_TRAINING, show_default=False)
+]
+Evals = Annotated[
+    int | None,
+    typer.Option(help="Held-out evaluations per trial. [default: 2]", rich_help_panel=_TRAINING, show_default=False),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, float32 or bfloat16. [default: float32 on a CPU, else bfloat16]",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:1, … [default: auto]", rich_help_panel=_TRAINING, show_default=False),
+]
+CheckpointSeconds = Annotated[
+    float | None,
+    typer.Option(
+        help="Wall time between resumable checkpoints. [default: 60]", rich_help_panel=_TRAINING, show_default=False
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        help="constant, linear, cosine or wsd. [default: constant]", rich_help_panel=_OPTIMIZER, show_default=False
+    ),
+]
+WarmupSteps = Annotated[
+    int | None, typer.Option(help="Linear warm-up. [default: 0]", rich_help_panel=_OPTIMIZER, show_default=False)
+]
+ClipNorm = Annotated[
+    float | None,
+    typer.Option(help="Clip the global gradient norm. [default: off]", rich_help_panel=_OPTIMIZER, show_default=False),
+]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(help="Decoupled weight decay. [default: 0]", rich_help_panel=_OPTIMIZER, show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+
+_DATA_FIELDS = {
+    "data": "train",
+    "eval_data": "eval",
+    **{name: name for name in (
+        "prompt_field", "completion_field", "max_length", "overlong", "max_train", "max_eval", "eval_fraction", "skip_bad_rows",
+    )},
+}  # fmt: skip
+_OPTIMIZER_FIELDS = ("schedule", "warmup_steps", "clip_norm", "weight_decay")
+_METHOD_FIELDS = ("targets", "alpha")
+
+
+def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S:
+    """The TOML file's fields under the given flags, validated; SpecError names the flag or the file's key at fault."""
+    values: dict[str, Any] = read_toml(config) if config is not None else {}
+    if isinstance(values.get("data"), str):
+        values["data"] = {"train": values["data"]}
+    for name, value in flags.items():
+        if value is None or name in _METHOD_FIELDS:
+            continue
+        if name in _DATA_FIELDS:
+            values.setdefault("data", {})[_DATA_FIELDS[name]] = value
+        elif name in _OPTIMIZER_FIELDS:
+            values.setdefault("optimizer", {})[name] = value
+        else:
+            values[name] = value
+            if name in ("epochs", "steps"):  # the flag replaces the file's choice of the other
+                other = "steps" if name == "epochs" else "epochs"
+                if flags.get(other) is None:
+                    values.pop(other, None)
+    _require(values, config)
+    defaults = {name: flags[name] for name in _METHOD_FIELDS if flags.get(name) is not None}
+    if defaults:
+        _fill_methods(values, defaults)
+    return build(kind, values, source=str(config) if config is not None else "")
+
+
+def _require(values: Mapping[str, Any], config: Path | None) -> None:
+    missing = [] if values.get("model") else ["--model"]
+    if not values.get("data", {}).get("train"):
+        missing.append("--data")
+    if missing:
+        where = f", or `model` and `data.train` in {config}" if config else ", or a TOML file with --config"
+        raise SpecError(
+            f"missing {' and '.join(missing)}{where}. `lowregret compare --model tiny --data builtin:arithmetic` works as it is."
+        )
+
+
+def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """--targets and --alpha reach every LoRA that does not say otherwise."""
+
+    def filled(method: Any) -> Any:
+        try:
+            fields = parse_method(method)
+        except ValueError:
+            return method  # judged, with its field's name, by the spec
+        return {**defaults, **fields} if isinstance(fields, dict) and fields.get("kind") == "lora" else method
+
+    if "method" in values:
+        values["method"] = filled(values["method"])
+    else:
+        values["methods"] = [filled(method) for method in values.get("methods", ("lora:16", "full"))]
+
+
+def filled_in(spec: Spec) -> str:
+    """The defaults that the user did not give, as one line; nested tables included."""
+    shown = [
+        f"{name} {_plain(getattr(spec, name))}" for name in type(spec).model_fields if name not in spec.model_fields_set
+    ]
+    return "filled in: " + ", ".join(shown) if shown else ""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Spec):
+        inner = ", ".join(f"{name} {_plain(getattr(value, name))}" for name in type(value).model_fields)
+        return f"({inner})"
+    if isinstance(value, tuple):
+        return "+".join(getattr(item, "name", str(item)) for item in value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,37 @@
+"""How a command ends: exit codes and what is said on standard error."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from lowregret.errors import LowregretError
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def exit_codes(resumable: bool = False) -> Iterator[None]:
+    """0 when all went well, 2 for a LowregretError, 130 after Ctrl-C; each with one clear message."""
+    try:
+        yield
+    except LowregretError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except (KeyboardInterrupt, InterruptedError):
+        again = " Nothing is lost: run the same command again to go on." if resumable else ""
+        typer.echo(f"\nstopped.{again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+
+
+def command_line() -> str:
+    """The command as the user typed it."""
+    return shlex.join(["lowregret", *sys.argv[1:]])

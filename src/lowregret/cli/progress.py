@@ -1,0 +1,125 @@
+"""What a user sees while a study runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lowregret.records import Metric, TrialRecord
+from lowregret.spec import TrialSpec
+
+_ROWS = 18
+
+
+class Progress:
+    """An observer of studies and trials (study.runner.Observer) that writes to the console."""
+
+    def __init__(self, *, quiet: bool = False, to_stderr: bool = False) -> None:
+        self._console = Console(stderr=to_stderr, quiet=quiet, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._live = (
+            Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
+        )
+        self._ended: list[TrialRecord] = []
+        self._trial: TrialSpec | None = None
+        self._last: Metric | None = None
+        self._first_seconds = 0.0
+        self._first_tokens = 0
+        self._steps = 0
+        self._done = self._expected = 0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.update(Text(""))
+            self._live.stop()
+            if self._ended:
+                self._console.print(self._table())
+
+    def say(self, line: str) -> None:
+        if line:
+            self._console.print(Text(line))
+
+    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
+        self._trial, self._last, self._done, self._expected = trial, None, done, expected
+        if not self._live:
+            number = f"trial {done + 1} of about {max(expected, done + 1)}"
+            self.say(f"{number}: {trial.method.name}, learning rate {trial.learning_rate:.3g}, seed {trial.seed}")
+
+    def step(self, step: int, steps: int, metric: Metric) -> None:
+        if self._last is None:
+            self._first_seconds, self._first_tokens = metric.seconds, metric.tokens
+        self._last, self._steps = metric, steps
+        if self._live:
+            self._live.update(Group(self._table(), Text(self._current())))
+        elif metric.test_nll is not None or (steps >= 10 and step % max(steps // 10, 1) == 0):
+            self.say(f"  {self._current()}")
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self._ended.append(record)
+        self._trial = None
+        if self._live:
+            self._live.update(self._table())
+        else:
+            loss = "" if record.test_nll is None else f", held-out loss {record.test_nll:.4f}"
+            self.say(f"  {record.status}{loss}, {record.seconds:.1f} s" + (f": {record.error}" if record.error else ""))
+
+    def _current(self) -> str:
+        metric = self._last
+        if metric is None:
+            return ""
+        seconds, tokens = metric.seconds - self._first_seconds, metric.tokens - self._first_tokens
+        speed = f", {tokens / seconds:,.0f} tokens/s" if seconds > 0 and tokens else ""
+        held_out = "" if metric.test_nll is None else f", held-out loss {metric.test_nll:.4f}"
+        loss = "" if metric.train_nll is None else f", training loss {metric.train_nll:.4f}"
+        per_step = metric.seconds / metric.step
+        left = f", {_clock(per_step * (self._steps - metric.step))} left in this trial"
+        return f"step {metric.step}/{self._steps}{loss}{held_out}{speed}{left}{self._study_left(per_step)}"
+
+    def _study_left(self, per_step: float) -> str:
+        if self._trial is None or not self._ended:
+            return ""
+        mean = sum(record.seconds for record in self._ended) / len(self._ended)
+        remaining = mean * max(self._expected - self._done - 1, 0) + per_step * (
+            self._steps - (self._last.step if self._last else 0)
+        )
+        return f", about {_clock(remaining)} in the study"
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for column, justify in (("method", "left"), ("learning rate", "right"), ("seed", "right"), ("status", "left"),
+                                ("held-out loss", "right"), ("seconds", "right")):  # fmt: skip
+            table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        best: dict[str, float] = {}
+        for record in self._ended:
+            if record.status == "finished" and record.test_nll is not None:
+                best[record.method] = min(best.get(record.method, record.test_nll), record.test_nll)
+        for record in self._ended[-_ROWS:]:
+            loss = "" if record.test_nll is None else f"{record.test_nll:.4f}"
+            style = "bold" if record.status == "finished" and record.test_nll == best.get(record.method) else None
+            table.add_row(record.method, f"{record.learning_rate:.3g}", str(record.seed), record.status, loss,
+                          f"{record.seconds:.1f}", style=style)  # fmt: skip
+        if self._trial is not None:
+            loss = "" if self._last is None or self._last.train_nll is None else f"({self._last.train_nll:.4f})"
+            table.add_row(
+                self._trial.method.name, f"{self._trial.learning_rate:.3g}", str(self._trial.seed), "running", loss, ""
+            )
+        return table
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,74 @@
+"""`lowregret train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lowregret.cli import options as o
+from lowregret.cli.outcome import command_line, exit_codes
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="The run's folder.", show_default=False)],
+    config: o.Config = None,
+    model: o.Model = None,
+    data: o.Data = None,
+    eval_data: o.EvalData = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="full, lora:RANK or lora:RANK:TARGETS. [default: lora:16]", show_default=False),
+    ] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(help="A number, or auto: the prior. [default: auto]", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Draws the initial A and the order of examples. [default: 0]", show_default=False)
+    ] = None,
+    targets: o.Targets = None,
+    alpha: o.Alpha = None,
+    batch_size: o.BatchSize = None,
+    micro_batch_size: o.MicroBatchSize = None,
+    epochs: o.Epochs = None,
+    steps: o.Steps = None,
+    evals: o.Evals = None,
+    prompt_field: o.PromptField = None,
+    completion_field: o.CompletionField = None,
+    max_length: o.MaxLength = None,
+    overlong: o.Overlong = None,
+    max_train: o.MaxTrain = None,
+    max_eval: o.MaxEval = None,
+    eval_fraction: o.EvalFraction = None,
+    skip_bad_rows: o.SkipBadRows = None,
+    schedule: o.Schedule = None,
+    warmup_steps: o.WarmupSteps = None,
+    clip_norm: o.ClipNorm = None,
+    weight_decay: o.WeightDecay = None,
+    precision: o.Precision = None,
+    device: o.Device = None,
+    checkpoint_seconds: o.CheckpointSeconds = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train one adapter, or the whole base, and measure its held-out loss.
+
+    Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder. The same command goes on where
+    it was stopped.
+    """
+    flags: dict[str, Any] = dict(locals())
+    for name in ("config", "out", "quiet"):
+        flags.pop(name)
+    with exit_codes(resumable=True):
+        from lowregret.cli.progress import Progress
+        from lowregret.spec import TrainSpec
+
+        spec = o.make_spec(TrainSpec, config, flags)
+        with Progress(quiet=quiet) as progress:
+            progress.say(o.filled_in(spec))
+            from lowregret.train.job import train as run
+
+            record = run(spec, out, command=command_line(), say=progress.say, on_step=progress.step)
+        shipped = out / ("adapter" if record.method != "full" else "model")
+        nll = "none" if record.test_nll is None else f"{record.test_nll:.4f} nats per supervised token"
+        typer.echo(f"held-out loss {nll} after {record.steps} steps, {record.seconds:.1f} s; {shipped}")

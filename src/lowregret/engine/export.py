@@ -1,0 +1,106 @@
+"""What a trial ships: an adapter in PEFT's format, or a whole model in Hugging Face's; and an adapter back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from lowregret.engine.engine import Engine
+from lowregret.engine.policy import LoRAPolicy
+from lowregret.engine.state import save_tensors
+from lowregret.errors import ModelError
+from lowregret.lora.linear import LoRALinear
+from lowregret.lora.peft_format import CONFIG_NAME, WEIGHTS_NAME, adapter_config, read_adapter, to_peft_names
+from lowregret.records import make_folder, write_bytes, writing
+from lowregret.spec import LoRA
+
+
+def export_policy(engine: Engine, name: str, folder: Path) -> int:
+    """Write a policy to `folder`, replacing what is there only when the new one is whole; returns its bytes of weights."""
+    policy = engine.policies[name]
+    partial = folder.with_name(folder.name + ".partial")
+    with writing(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        make_folder(partial)
+        if isinstance(policy, LoRAPolicy):
+            _write_adapter(engine, policy, partial)
+        else:
+            _write_model(engine, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
+    """Put a saved adapter on the base as the policy `name`; ModelError when it does not fit this base."""
+    config, weights = read_adapter(folder)
+    if not weights:
+        raise ModelError(f"{folder / WEIGHTS_NAME}: holds no LoRA matrices.")
+    pattern = "re:^(" + "|".join(sorted(module.replace(".", r"\.") for module in weights)) + ")$"
+    method = LoRA(rank=config["r"], alpha=config["lora_alpha"], targets=(pattern,))
+    policy = engine.add_policy(name, method)
+    assert isinstance(policy, LoRAPolicy)
+    missing = weights.keys() - policy.adapters.keys()
+    if missing:
+        raise ModelError(f"{folder}: adapts {sorted(missing)[0]}, which this base does not have.")
+    with torch.no_grad():
+        for module, (a, b) in weights.items():
+            adapter = policy.adapters[module]
+            if adapter.a.shape != a.shape or adapter.b.shape != b.shape:
+                raise ModelError(
+                    f"{folder}: {module} has A {tuple(a.shape)} and B {tuple(b.shape)}; this base needs "
+                    f"{tuple(adapter.a.shape)} and {tuple(adapter.b.shape)}."
+                )
+            adapter.a.copy_(a)
+            adapter.b.copy_(b)
+    return policy
+
+
+@torch.no_grad()
+def merge(engine: Engine, name: str) -> None:
+    """Add a LoRA's update to the base's weights and take the policy off: W ← W + scale · B A.
+
+    A tied unembedding is untied first, because the embedding must stay as it is. Other policies then sit on the merged
+    base.
+    """
+    policy = engine.policies[name]
+    if not isinstance(policy, LoRAPolicy):
+        raise ModelError(f"{name!r} is not a LoRA: there is nothing to merge.")
+    for module, adapter in policy.adapters.items():
+        linear = engine.model.get_submodule(module)
+        assert isinstance(linear, LoRALinear)
+        weight = linear.base.weight
+        assert isinstance(weight, torch.nn.Parameter)
+        if weight is engine.model.get_input_embeddings().weight:
+            weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+            linear.base.weight = weight
+            engine.model.config.tie_word_embeddings = False
+        delta = adapter.delta()
+        weight += (delta.T if isinstance(linear.base, Conv1D) else delta).to(weight.dtype)
+    engine.remove_policy(name)
+
+
+def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path) -> None:
+    weights = {module: (adapter.a.detach(), adapter.b.detach()) for module, adapter in policy.adapters.items()}
+    first = engine.model.get_submodule(policy.matrices[0].name)
+    transposed = isinstance(first, LoRALinear) and isinstance(first.base, Conv1D)
+    config = adapter_config(
+        engine.base.source.asked,
+        policy.method.rank,
+        policy.method.alpha,
+        policy.matrices,
+        engine.matrices,
+        transposed,
+    )
+    save_tensors(to_peft_names(weights), folder / WEIGHTS_NAME, {"format": "pt"})
+    write_bytes(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _write_model(engine: Engine, folder: Path) -> None:
+    engine.model.save_pretrained(folder)
+    engine.base.tokenizer.save_pretrained(folder)

@@ -1,0 +1,218 @@
+"""The page of a study: one file that needs no network, with the verdict in words first.
+
+The page is a pure function of the records. Every text is escaped, and a content security policy that names the hashes
+of the page's own scripts keeps the browser from loading or running anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lowregret.records import write_bytes
+from lowregret.report import words
+from lowregret.report.reading import StudyRecords, load_study
+from lowregret.report.tables import definitions, methods_table, text, trials_table
+from lowregret.report.theme import config
+
+BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "inconclusive"}
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder/report.html` from the study's records, atomically, and return its path.
+
+    Raises RecordsError when the records are missing or damaged, or when the folder cannot be written.
+    """
+    path = folder / "report.html"
+    write_bytes(path, page(load_study(folder)).encode())
+    return path
+
+
+def page(study: StudyRecords) -> str:
+    """The whole page."""
+    # Altair takes half a second to import: only who draws waits for it.
+    from lowregret.report import curves, figures
+
+    window = max((curves.curve(study, name).window for name in study.methods), default=1)
+    charts = (
+        ("regret", "Regret", figures.regret_interval(study), words.regret_caption(study)),
+        ("rates", "Loss against learning rate", figures.loss_against_learning_rate(study), words.rate_caption(study)),
+        ("steps", "Loss against steps", figures.loss_against_steps(study), words.steps_caption(study, window)),
+        ("cost", "Cost", figures.cost(study), words.cost_caption(study)),
+    )
+    drawn = [(key, title, chart.to_dict(), caption) for key, title, chart, caption in charts]
+    body = "".join(
+        (
+            _head(study),
+            *(_figure(*parts) for parts in drawn),
+            _section("methods", "Methods compared", methods_table(study)),
+            _section("trials", f"Every trial ({len(study.trials)})", trials_table(study)),
+            _section("search", "Search and stopping rules", _rules(study)),
+            _section("environment", "Environment", definitions(study.verdict.environment, "Not recorded.")),
+            _section("reproduce", "Reproduce", _reproduce(study)),
+        )
+    )
+    specs = {key: spec for key, _, spec, _ in drawn}
+    return _document(study, body, specs)
+
+
+def _document(study: StudyRecords, body: str, specs: dict[str, Any]) -> str:
+    own = files("lowregret.report")
+    style = own.joinpath("page.css").read_text(encoding="utf-8")
+    scripts = (_vega(), own.joinpath("page.js").read_text(encoding="utf-8"))
+    data = {"charts": specs, "themes": {"light": config("light"), "dark": config("dark")}}
+    return "\n".join(
+        (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{escape(words.headline(study))}</title>",
+            f"<style>\n{style}</style>\n</head>\n<body>\n<main>",
+            body,
+            f"</main>\n<footer>Written by lowregret {escape(study.version)} from the records in this folder.</footer>",
+            f'<script type="application/json" id="data">{_json(data)}</script>',
+            *(f"<script>{script}</script>" for script in scripts),
+            "</body>\n</html>\n",
+        )
+    )
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, once a page and built once a process (it takes a second)."""
+    import vl_convert
+
+    # A closing tag inside a script would end it; the bundle has none today.
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+
+
+def _policy(scripts: tuple[str, ...]) -> str:
+    """No network; only these scripts. Vega compiles its expressions, hence `unsafe-eval`."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _section(key: str, title: str, body: str) -> str:
+    return f'<section aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n{body}\n</section>\n'
+
+
+def _head(study: StudyRecords) -> str:
+    verdict = study.verdict
+    headline = text(words.headline(study)).replace("(rank ", "(rank&nbsp;")
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in verdict.reasons)
+    return (
+        f'<header class="verdict {escape(verdict.verdict)}">\n'
+        f'<p class="topline"><span class="badge">{BADGES[verdict.verdict]}</span> '
+        f"{escape(study.spec.model)} on {escape(study.spec.data.train)}</p>\n"
+        f"<h1>{headline}</h1>\n"
+        f"{_facts(study)}\n</header>\n"
+        f'<div class="columns">\n<section aria-labelledby="why"><h2 id="why">Why</h2>\n<ul>{reasons}</ul></section>\n'
+        f"{_recommendation(study)}\n</div>\n"
+    )
+
+
+def _facts(study: StudyRecords) -> str:
+    verdict = study.verdict
+    facts: list[tuple[str, str, str]] = []
+    if verdict.regret_nats is not None:
+        percent = "" if verdict.regret_percent is None else f"{words.signed(verdict.regret_percent, 2)} %"
+        facts.append(("Regret", f"{words.signed(verdict.regret_nats)} nats", percent))
+    if verdict.ci95 is not None:
+        facts.append(("95 % interval", words.interval(verdict.ci95), "nats"))
+    if verdict.tolerance_nats is not None:
+        of = f"{words.share(study.spec.tolerance)} of the full fine-tuning loss"
+        facts.append(("Tolerance", f"{words.nats(verdict.tolerance_nats)} nats", of))
+    for result in (verdict.lora, verdict.full):
+        if result is not None and result.test_nll is not None:
+            seeds = "1 seed" if result.seeds == 1 else f"mean of {result.seeds} seeds"
+            facts.append((study.label(result.name), words.nats(result.test_nll), f"held-out loss, {seeds}"))
+    tiles = "".join(
+        f"<div><dt>{text(name)}</dt><dd><strong>{text(value)}</strong> <span>{text(note)}</span></dd></div>"
+        for name, value, note in facts
+    )
+    return f'<dl class="facts">{tiles}</dl>' if tiles else ""
+
+
+def _recommendation(study: StudyRecords) -> str:
+    advice = study.verdict.recommendation
+    if advice is None:
+        body = "<p>None: the study did not settle the question.</p>"
+    else:
+        rows = {"Method": study.label(advice.method)}
+        if advice.rank is not None:
+            rows["Rank"] = str(advice.rank)
+        rows |= {"Learning rate": words.rate(advice.learning_rate), "Batch size": str(advice.batch_size)}
+        if advice.targets is not None:
+            rows["Targets"] = ", ".join(advice.targets)
+        kind = "lora" if advice.rank is not None else "full"
+        if (study.folder / "best" / kind).is_dir():
+            rows["Trained weights"] = f"best/{kind}"
+        body = definitions(rows, "")
+    return f'<aside class="advice" aria-labelledby="advice"><h2 id="advice">Train with</h2>\n{body}</aside>'
+
+
+def _figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
+    """A figure: static until the script draws it, and static again in print."""
+    from lowregret.report.figures import svg
+
+    image = base64.b64encode(svg(spec).encode()).decode()
+    buttons = "".join(
+        f'<button type="button" data-save="{kind}" data-figure="{key}"'
+        f' aria-label="Save {escape(title)} as {kind.upper()}">{kind.upper()}</button>'
+        for kind in ("svg", "png")
+    )
+    return (
+        f'<section aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n'
+        f'<figure>\n<img class="still" alt="{escape(title)}" src="data:image/svg+xml;base64,{image}">\n'
+        f'<div class="live" id="figure-{key}"></div>\n'
+        f'<figcaption>{text(caption)} <span class="saves">{buttons}</span></figcaption>\n</figure>\n</section>\n'
+    )
+
+
+def _rules(study: StudyRecords) -> str:
+    spec = study.spec
+    if spec.learning_rates == "auto":
+        search = (
+            "The search starts at the prior for this base and method, widens until worse losses lie on both sides of "
+            "the best learning rate, then refines around it. It uses seed 0."
+        )
+    else:
+        search = f"These learning rates were asked for: {', '.join(words.rate(rate) for rate in spec.learning_rates)}."
+    stop = (
+        "No trial is stopped early."
+        if spec.prune is None
+        else "A search trial is stopped at a mid-run evaluation whose loss exceeds that of its method's best trial at "
+        f"the same step by more than {words.share(spec.prune)} (pruned)."
+    )
+    diverged = (
+        "A trial whose loss is not finite, or is worse than a uniform guess, ends there (diverged). Pruned and "
+        "diverged trials count as evidence that their learning rate is worse; failed ones do not."
+    )
+    seeds = (
+        f"Each method then trains with {spec.seeds} {'seed' if spec.seeds == 1 else 'seeds'} at its best learning "
+        f"rate. Regret is low when its whole 95 % interval lies under {words.share(spec.tolerance)} of the full "
+        "fine-tuning loss, and regret when it lies wholly above; otherwise the study is inconclusive."
+    )
+    rules = "".join(f"<li>{text(rule)}</li>" for rule in (search, stop, diverged, seeds))
+    return f"<ul>{rules}</ul>\n{definitions(study.verdict.search, '')}"
+
+
+def _reproduce(study: StudyRecords) -> str:
+    resolved = json.dumps(study.spec.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    return (
+        f'<pre class="command" tabindex="0"><code>{escape(study.command)}</code></pre>\n'
+        "<details><summary>The resolved spec, every default filled in</summary>\n"
+        f'<pre tabindex="0"><code>{escape(resolved)}</code></pre></details>'
+    )

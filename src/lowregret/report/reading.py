@@ -1,0 +1,149 @@
+"""A run folder read into one frozen object, and the few facts that figures and text both need from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from lowregret.errors import RecordsError, SpecError
+from lowregret.records import MethodResult, Metric, TrialRecord, Verdict, read_json, read_metrics, read_record
+from lowregret.spec import CompareSpec, FullFT, Method, build
+from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS
+
+SEARCH_SEED = 0
+"""The search for the learning rate runs with this seed (CompareSpec.seeds)."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The nearest learning rates on both sides of a method's best one that did worse; None where none did."""
+
+    best: float
+    below: float | None
+    above: float | None
+
+
+@dataclass(frozen=True)
+class StudyRecords:
+    """Everything a report may use: what was asked, what was run, what was found."""
+
+    folder: Path
+    command: str
+    """The command line that made the folder, as its spec.json gives it."""
+    version: str
+    """The lowregret that made the folder."""
+    spec: CompareSpec
+    trials: tuple[TrialRecord, ...]
+    """In the order of the spec's methods, then by learning rate and seed."""
+    metrics: Mapping[str, tuple[Metric, ...]]
+    """By trial id."""
+    verdict: Verdict
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of all methods: those asked for first, then any other that the records name."""
+        asked = [method.name for method in self.spec.methods]
+        found = [result.name for result in self.verdict.methods] + [trial.method for trial in self.trials]
+        return tuple(dict.fromkeys(asked + found))
+
+    def label(self, name: str) -> str:
+        """A method as a reader would say it: `LoRA (rank 16)` for `lora:16`; an unknown name as it stands."""
+        return next((label(method) for method in self.spec.methods if method.name == name), name)
+
+    def result(self, name: str) -> MethodResult | None:
+        """What the verdict says about a method."""
+        return next((result for result in self.verdict.methods if result.name == name), None)
+
+    def search_trials(self, name: str) -> tuple[TrialRecord, ...]:
+        """The trials of a method that the search for its learning rate ran, by learning rate."""
+        return tuple(trial for trial in self.trials if trial.method == name and trial.seed == SEARCH_SEED)
+
+    def trials_at_best(self, name: str) -> tuple[TrialRecord, ...]:
+        """The finished trials, one a seed, at a method's best learning rate; none when it has no best one."""
+        result = self.result(name)
+        if result is None or result.best_learning_rate is None:
+            return ()
+        best = result.best_learning_rate
+        return tuple(
+            trial
+            for trial in self.trials
+            if trial.method == name and finished(trial) and math.isclose(trial.learning_rate, best, rel_tol=1e-9)
+        )
+
+    def bracket(self, name: str) -> Bracket | None:
+        """How far the search surrounds a method's best learning rate; None when there is no best one.
+
+        A finished trial with a higher loss did worse, and so did a diverged or pruned one; a failed one says nothing.
+        """
+        result = self.result(name)
+        if result is None or result.best_learning_rate is None:
+            return None
+        best = result.best_learning_rate
+        same = [t.test_nll for t in self.search_trials(name) if finished(t) and math.isclose(t.learning_rate, best)]
+        floor = same[0] if same else result.test_nll
+        worse = [
+            trial.learning_rate
+            for trial in self.search_trials(name)
+            if trial.status in ("diverged", "pruned") or (finished(trial) and _exceeds(trial.test_nll, floor))
+        ]
+        return Bracket(
+            best=best,
+            below=max((rate for rate in worse if rate < best and not math.isclose(rate, best)), default=None),
+            above=min((rate for rate in worse if rate > best and not math.isclose(rate, best)), default=None),
+        )
+
+
+def load_study(folder: Path) -> StudyRecords:
+    """Read a finished study's folder.
+
+    Raises RecordsError, naming the file and the remedy, when a record is missing, damaged or of another kind of run.
+    """
+    head = read_json(folder / "spec.json")
+    if not isinstance(head, dict) or not isinstance(head.get("spec"), dict):
+        raise RecordsError(f"{folder / 'spec.json'}: no field 'spec'. Name the folder that `lowregret compare` wrote.")
+    try:
+        spec = build(CompareSpec, head["spec"], source=str(folder / "spec.json"))
+    except SpecError as error:
+        raise RecordsError(f"{error}\nName a folder that this version of `lowregret compare` wrote.") from error
+    if not (folder / "verdict.json").exists():
+        raise RecordsError(f"{folder}: no verdict.json yet. Run the same `lowregret compare` again to finish it.")
+    files = sorted((folder / "trials").glob("*/trial.json"))
+    order = {method.name: index for index, method in enumerate(spec.methods)}
+    trials = sorted(
+        (read_record(TrialRecord, file) for file in files),
+        key=lambda trial: (order.get(trial.method, len(order)), trial.method, trial.learning_rate, trial.seed),
+    )
+    metrics = {trial.id: tuple(read_metrics(folder / "trials" / trial.id / "metrics.jsonl")) for trial in trials}
+    return StudyRecords(
+        folder=folder,
+        command=str(head.get("command", "")),
+        version=str(head.get("lowregret", "")),
+        spec=spec,
+        trials=tuple(trials),
+        metrics=MappingProxyType(metrics),
+        verdict=read_record(Verdict, folder / "verdict.json"),
+    )
+
+
+def label(method: Method) -> str:
+    """A method as a reader would say it, defaults left out."""
+    if isinstance(method, FullFT):
+        return "Full fine-tuning"
+    parts = [f"rank {method.rank}"]
+    if method.targets != DEFAULT_TARGETS:
+        parts.append(" + ".join(method.targets))
+    if method.alpha != DEFAULT_ALPHA:
+        parts.append(f"alpha {method.alpha:g}")
+    return f"LoRA ({', '.join(parts)})"
+
+
+def finished(trial: TrialRecord) -> bool:
+    """Whether a trial ran to its end and has a held-out loss."""
+    return trial.status == "finished" and trial.test_nll is not None and math.isfinite(trial.test_nll)
+
+
+def _exceeds(loss: float | None, floor: float | None) -> bool:
+    return loss is not None and floor is not None and loss > floor

@@ -1,0 +1,192 @@
+"""Numbers and findings as a reader would say them. Plain text: whoever puts it on a page escapes it."""
+
+from __future__ import annotations
+
+import math
+
+from lowregret.records import MethodResult, Verdict
+from lowregret.report.reading import StudyRecords
+
+MINUS = "−"
+
+
+def rate(value: float) -> str:
+    """A learning rate: `2e-4`, `2.83e-4`."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def nats(value: float) -> str:
+    """A loss, four decimals."""
+    return f"{value:.4f}".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference, with its sign."""
+    return f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def interval(ci: tuple[float, float]) -> str:
+    """An interval of differences."""
+    return f"{signed(ci[0])} to {signed(ci[1])}"
+
+
+def share(fraction: float) -> str:
+    """A fraction as a percentage, three significant digits: `0.5 %`."""
+    return f"{fraction * 100:.3g} %"
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    if value < 120:
+        return f"{value:.3g} s"
+    return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units."""
+    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+
+
+def count(value: float) -> str:
+    """A number of things: `1.23 M`."""
+    return _scaled(value, ("", "k", "M", "G", "T")).strip()
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    power = 0
+    # 999.5 would be shown as 1e+03 in three digits, so it goes to the next unit already.
+    while value >= 999.5 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {units[power]}"
+
+
+def mid_sentence(label: str) -> str:
+    """A method's label inside a sentence."""
+    return "full fine-tuning" if label == "Full fine-tuning" else label
+
+
+def headline(study: StudyRecords) -> str:
+    """The verdict in one sentence: which to choose and why, or that it is not settled and why."""
+    verdict = study.verdict
+    lora = mid_sentence(study.label(verdict.lora.name)) if verdict.lora else "LoRA"
+    if verdict.verdict == "inconclusive":
+        return f"Not settled: {_unsettled(study, lora)}."
+    if verdict.verdict == "regret":
+        chosen, why = "full fine-tuning", f"{lora} ends {_apart(verdict)} above it, more than the tolerance allows"
+    elif verdict.ci95 and verdict.ci95[1] < 0:
+        chosen, why = lora, f"it ends {_apart(verdict)} below full fine-tuning"
+    else:
+        chosen, why = lora, "it matches full fine-tuning within the tolerance"
+    if verdict.recommendation:
+        chosen = mid_sentence(study.label(verdict.recommendation.method))
+    return f"Choose {chosen}: {why}."
+
+
+def _unsettled(study: StudyRecords, lora: str) -> str:
+    verdict = study.verdict
+    if verdict.regret_nats is None:
+        return "no regret could be measured"
+    loose = [study.label(r.name) for r in (verdict.lora, verdict.full) if r is not None and not r.bracketed]
+    if loose:
+        return f"the best learning rate of {_listed([mid_sentence(name) for name in loose])} is not bracketed"
+    if verdict.ci95 is None:
+        return f"the regret of {lora} has no interval"
+    return f"the regret of {lora} may lie on either side of the tolerance"
+
+
+def _apart(verdict: Verdict) -> str:
+    if verdict.regret_nats is None:
+        return "measurably"
+    percent = "" if verdict.regret_percent is None else f" ({abs(verdict.regret_percent):.2g} %)"
+    return f"{abs(verdict.regret_nats):.4f} nats{percent}"
+
+
+def rate_caption(study: StudyRecords) -> str:
+    """What to see in loss against learning rate."""
+    parts = []
+    for name in study.methods:
+        bracket = study.bracket(name)
+        if bracket is None:
+            parts.append(f"{study.label(name)} has no finished trial.")
+            continue
+        result = study.result(name)
+        if bracket.below is not None and bracket.above is not None and result is not None and result.bracketed:
+            around = f"worse at {rate(bracket.below)} and at {rate(bracket.above)}"
+        else:
+            around = f"not bracketed: {_open_side(bracket.below, bracket.above)}"
+        parts.append(f"{study.label(name)} does best at {rate(bracket.best)} ({around}).")
+    lora, full = study.verdict.lora, study.verdict.full
+    if lora and full and lora.best_learning_rate and full.best_learning_rate:
+        ratio = lora.best_learning_rate / full.best_learning_rate
+        parts.append(f"The best rate of {study.label(lora.name)} is {ratio:.3g}× that of full fine-tuning.")
+    if all(study.bracket(name) is None for name in study.methods):
+        return "No trial finished at any learning rate. The marks at the top edge say how each one ended."
+    marks = "Lines join the finished trials of the search; a ring is a best rate, the dots in it the seeds run there."
+    return " ".join([*parts, marks])
+
+
+def _open_side(below: float | None, above: float | None) -> str:
+    if below is None and above is None:
+        return "no other rate did worse"
+    if below is None:
+        return "no lower rate did worse"
+    return "no higher rate did worse" if above is None else "the search could not confirm it"
+
+
+def steps_caption(study: StudyRecords, window: int) -> str:
+    """What to see in loss against steps; `window` is the width of the moving average, in steps."""
+    ends = [
+        f"{mid_sentence(study.label(result.name))} at {nats(result.test_nll)}"
+        for result in study.verdict.methods
+        if result.test_nll is not None
+    ]
+    smoothing = f"training loss, a moving average over {window} steps" if window > 1 else "training loss"
+    how = f"Each method at its best learning rate, mean over its seeds. Lines: {smoothing}. Points: held-out loss."
+    return f"{how} Held-out loss ends with {_listed(ends)}." if ends else "No method has a finished trial to draw."
+
+
+def cost_caption(study: StudyRecords) -> str:
+    """What to see in the cost figure: the best LoRA as a share of full fine-tuning."""
+    lora, full = study.verdict.lora, study.verdict.full
+    basis = "One trial at each method's best learning rate; bars start at zero."
+    if not lora or not full:
+        return basis
+    said = [
+        text.format(f"{ratio * 100:.2g} %" if ratio < 0.995 else f"{ratio * 100:.0f} %")
+        for text, ratio in (
+            ("{} of the time", _ratio(lora.seconds, full.seconds)),
+            ("{} of the peak memory", _ratio(lora.peak_memory_bytes, full.peak_memory_bytes)),
+            ("{} of the trainable parameters", _ratio(lora.trainable_parameters, full.trainable_parameters)),
+            ("{} of the checkpoint size", _ratio(lora.checkpoint_bytes, full.checkpoint_bytes)),
+        )
+        if ratio is not None
+    ]
+    return f"{study.label(lora.name)} takes {_listed(said)} of full fine-tuning. {basis}" if said else basis
+
+
+def regret_caption(study: StudyRecords) -> str:
+    """What to see in the regret figure."""
+    verdict = study.verdict
+    if all(result.regret_nats is None for result in verdict.methods):
+        return "No regret could be measured; the reasons above say why."
+    limit = "" if verdict.tolerance_nats is None else f" (up to {nats(verdict.tolerance_nats)} nats)"
+    return (
+        "Held-out loss of each LoRA minus that of full fine-tuning, with the 95 % interval from paired examples and "
+        "seeds. "
+        f"An interval wholly inside the shaded region{limit} is low regret; one wholly outside is regret; "
+        "one across its edge is not settled. Left of zero, LoRA is the better one."
+    )
+
+
+def cost_values(result: MethodResult) -> tuple[float, float, float, float]:
+    """Seconds, peak bytes, trainable parameters and checkpoint bytes of one trial."""
+    return (result.seconds, result.peak_memory_bytes, result.trainable_parameters, result.checkpoint_bytes)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if part > 0 and whole > 0 and math.isfinite(part / whole) else None
+
+
+def _listed(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,238 @@
+"""`lowregret compare`: ask the search for trials, run them, judge, and keep the winners.
+
+The folder is the whole state: what was done is read from it, and what comes next is a pure function of what was done. So
+a study that was killed at any moment goes on where it was and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lowregret.analysis.regret import judge
+from lowregret.engine import Engine
+from lowregret.engine.export import export_policy
+from lowregret.environment import environment
+from lowregret.records import (
+    ExampleLosses,
+    Metric,
+    TrialRecord,
+    Verdict,
+    make_folder,
+    read_json,
+    read_metrics,
+    read_record,
+    write_json,
+    writing,
+)
+from lowregret.spec import CompareSpec, FullFT, TrialSpec
+from lowregret.study.search import describe, next_trials, total_estimate
+from lowregret.train.checkpoint import delete_checkpoint
+from lowregret.train.folder import claim, opened
+from lowregret.train.interrupt import stop_requests
+from lowregret.train.job import Opened, make_engine, open_inputs
+from lowregret.train.sft import EXAMPLES, METRICS, Hooks, Interrupted, evaluate, mean_nll
+from lowregret.train.trial import RECORD, Task, record_trial
+
+BASE = "base.json"
+VERDICT = "verdict.json"
+
+
+class Observer(Protocol):
+    """Who watches a study: the live table, plain lines, or nobody."""
+
+    def say(self, line: str) -> None:
+        """Something found or filled in before the first trial."""
+
+    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
+        """`done` trials have ended; `expected` is a guess at how many there will be in all."""
+
+    def step(self, step: int, steps: int, metric: Metric) -> None:
+        """A step of the current trial."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """The current trial has its final record."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def say(self, line: str) -> None: ...
+    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None: ...
+    def step(self, step: int, steps: int, metric: Metric) -> None: ...
+    def trial_ended(self, record: TrialRecord) -> None: ...
+
+
+def compare(
+    spec: CompareSpec,
+    out: str | Path,
+    *,
+    command: str = "lowregret.compare(...)",
+    observer: Observer | None = None,
+) -> Verdict:
+    """Answer "LoRA or full fine-tuning?" for a base and data, and leave the evidence in `out`.
+
+    Started again with the same spec it goes on, and repeats at most the steps since the last checkpoint. Raises
+    LowregretError, or Interrupted after a clean stop.
+    """
+    watching = observer or Silent()
+    with opened(Path(out)) as folder, stop_requests() as should_stop:
+        inputs = open_inputs(spec, watching.say)
+        priors = {method.name: inputs.prior(method) for method in spec.methods}
+        claim(folder, spec, {**inputs.resolved, "priors": priors}, command)
+        make_folder(folder / "trials")
+        bench = _Bench(spec, inputs)
+        base_nll = _base_nll(folder, bench)
+        records = read_trials(folder)
+        while wanted := next_trials(spec, priors, records):
+            for trial in wanted:
+                if should_stop():
+                    raise Interrupted
+                watching.trial_started(trial, _ended(records), total_estimate(spec, records))
+                record = _run(folder, bench, trial, records, Hooks(on_step=watching.step, should_stop=should_stop))
+                records = read_trials(folder)
+                _drop_superseded(folder, records)
+                watching.trial_ended(record)
+        verdict = judge(spec, records, _losses(folder, records), base_nll, _environment(inputs), describe(spec))
+        _keep_winners(folder, verdict, records)
+        write_json(folder / VERDICT, verdict)
+        return verdict
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Every trial of a study's folder, by id."""
+    return [read_record(TrialRecord, path) for path in sorted((folder / "trials").glob(f"*/{RECORD}"))]
+
+
+class _Bench:
+    """The engine, loaded when first needed and afresh after a FullFT trial has changed the base."""
+
+    def __init__(self, spec: CompareSpec, inputs: Opened) -> None:
+        self.spec, self.inputs = spec, inputs
+        self._engine: Engine | None = None
+
+    def engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = make_engine(self.spec, self.inputs.source)
+        return self._engine
+
+    def changed(self) -> None:
+        self._engine = None
+
+
+def _run(folder: Path, bench: _Bench, trial: TrialSpec, records: Sequence[TrialRecord], hooks: Hooks) -> TrialRecord:
+    home = folder / "trials" / trial.id
+    best = _best_of(trial.method.name, records)
+
+    def deliver(engine: Engine, policy: str, record: TrialRecord) -> None:
+        if best is None or _loss(record) < _loss(best):
+            export_policy(engine, policy, home / _shipped(record))
+
+    hooks = Hooks(
+        on_step=hooks.on_step, should_stop=hooks.should_stop, should_prune=_pruner(folder, bench.spec, trial, records)
+    )
+    task = Task(bench.engine(), bench.spec, bench.inputs.data.train, bench.inputs.data.test)
+    try:
+        return record_trial(task, trial, home, hooks, deliver)
+    finally:
+        if isinstance(trial.method, FullFT):
+            del task
+            bench.changed()
+
+
+def _pruner(folder: Path, spec: CompareSpec, trial: TrialSpec, records: Sequence[TrialRecord]):  # type: ignore[no-untyped-def]
+    """The stopping rule: only search trials, only against the best finished trial of the same method and seed."""
+    rivals = [r for r in records if r.method == trial.method.name and r.seed == trial.seed and r.status == "finished"]
+    if spec.prune is None or trial.seed != 0 or not rivals:
+        return Hooks().should_prune
+    rival = min(rivals, key=_loss)
+    curve = {m.step: m.test_nll for m in read_metrics(folder / "trials" / rival.id / METRICS) if m.test_nll is not None}
+    margin = spec.prune
+
+    def should_prune(step: int, nll: float) -> str | None:
+        if step in curve and nll > (1 + margin) * curve[step]:
+            return f"after step {step} its held-out loss {nll:.4f} exceeded {curve[step]:.4f}, that of learning rate {rival.learning_rate:.3g}, by more than {margin:.0%}"
+        return None
+
+    return should_prune
+
+
+def _loss(record: TrialRecord) -> float:
+    return float("inf") if record.test_nll is None else record.test_nll
+
+
+def _best_of(method: str, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The finished trial of a method with the lowest loss: the one whose weights are kept."""
+    finished = [record for record in records if record.method == method and record.status == "finished"]
+    return min(finished, key=_loss, default=None)
+
+
+def _ended(records: Sequence[TrialRecord]) -> int:
+    return sum(record.status != "running" for record in records)
+
+
+def _shipped(record: TrialRecord) -> str:
+    return "model" if isinstance(record.spec.method, FullFT) else "adapter"
+
+
+def _drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
+    """Of each method only the best trial keeps its weights: a study of a large base must fit on the disk."""
+    for record in records:
+        if record.status == "running":
+            continue
+        delete_checkpoint(folder / "trials" / record.id)  # left behind by a kill just after the record was written
+        best = _best_of(record.method, records)
+        if best is not None and record.id != best.id:
+            shutil.rmtree(folder / "trials" / record.id / _shipped(record), ignore_errors=True)
+
+
+def _base_nll(folder: Path, bench: _Bench) -> float:
+    path = folder / BASE
+    if not path.exists():
+        losses = evaluate(bench.engine(), "base", bench.inputs.data.test)
+        write_json(path, {"test_nll": mean_nll(losses), "test_tokens": sum(losses.tokens)})
+    return float(read_json(path)["test_nll"])
+
+
+def _losses(folder: Path, records: Sequence[TrialRecord]) -> dict[str, ExampleLosses]:
+    return {
+        record.id: read_record(ExampleLosses, folder / "trials" / record.id / EXAMPLES)
+        for record in records
+        if record.status == "finished"
+    }
+
+
+def _environment(inputs: Opened) -> dict[str, str | int]:
+    return {**environment(), "threads": torch.get_num_threads(), "model": inputs.source.asked}
+
+
+def _keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord]) -> None:
+    """best/lora and best/full: the weights of the winning methods' best trials, and which trials those are."""
+    for kind, result in (("lora", verdict.lora), ("full", verdict.full)):
+        winner = _best_of(result.name, records) if result is not None else None
+        if winner is None:
+            continue
+        source = folder / "trials" / winner.id / _shipped(winner)
+        target = folder / "best" / kind
+        if (target / "trial.json").exists() and read_record(TrialRecord, target / "trial.json").id == winner.id:
+            continue
+        partial = target.with_name(kind + ".partial")
+        with writing(target):
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source, partial, copy_function=_link)
+            write_json(partial / "trial.json", winner)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link where the file system has them, so that a large model is not stored twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

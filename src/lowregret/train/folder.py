@@ -1,0 +1,73 @@
+"""A run folder that belongs to one spec and, while it runs, to one process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lowregret import __version__
+from lowregret.data.chat import Example
+from lowregret.errors import RecordsError
+from lowregret.records import make_folder, read_json, write_json, writing
+from lowregret.spec import TrainingSpec
+
+SPEC = "spec.json"
+_FREE = ("checkpoint_seconds",)
+"""Fields of a spec that may change between runs because no result depends on them."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """The folder, made if need be, locked against a second process for as long as the context lasts."""
+    make_folder(path)
+    with writing(path), open(path / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RecordsError(
+                f"{path}: another lowregret process is writing here. Wait for it, or use another --out."
+            ) from None
+        yield path
+
+
+def claim(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command: str) -> None:
+    """Write spec.json, or check that the one there says the same; RecordsError tells what differs.
+
+    `resolved` holds what the spec leaves open and the run decided: it must be repeatable too.
+    """
+    asked = {"spec": spec.model_dump(mode="json"), "resolved": resolved}
+    file = path / SPEC
+    if not file.exists():
+        if any(path.glob("trials/*/trial.json")) or (path / "trial.json").exists():
+            raise RecordsError(f"{path}: holds trials but no {SPEC}, so whose they are is unknown. Use another --out.")
+        write_json(file, {"lowregret": __version__, "command": command, **asked})
+        return
+    differences = [
+        f"  {field}: {there} there, {here} now"
+        for field, there, here in _differences({k: v for k, v in read_json(file).items() if k in asked}, asked)
+        if field.removeprefix("spec.") not in _FREE
+    ]
+    if differences:
+        raise RecordsError(
+            f"{path}: belongs to another spec:\n" + "\n".join(differences) + "\nUse another --out, or repeat the spec."
+        )
+
+
+def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            yield from _differences(there.get(key), here.get(key), f"{field}.{key}" if field else key)
+    elif there != here:
+        yield field, there, here
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """A hash of the tokens and masks: another file, tokenizer or template gives another."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.token_ids, example.supervised)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,161 @@
+"""`lowregret train` and `lowregret eval`, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowregret.data.prepare import PreparedData, prepare, prepare_one
+from lowregret.engine import Engine
+from lowregret.engine.engine import choose_device, choose_dtype
+from lowregret.engine.export import export_policy, load_adapter
+from lowregret.errors import DivergedError, RecordsError
+from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
+from lowregret.plan.learning_rate import prior_learning_rate
+from lowregret.records import TrialRecord, read_record
+from lowregret.spec import DataSpec, FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
+from lowregret.train.folder import claim, fingerprint, opened
+from lowregret.train.interrupt import stop_requests
+from lowregret.train.schedule import total_steps
+from lowregret.train.sft import Hooks, evaluate, mean_nll
+from lowregret.train.trial import RECORD, Task, record_trial
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run knows before it loads any weights."""
+
+    source: Source
+    data: PreparedData
+    steps: int
+    config: Any
+    """The base's transformers configuration."""
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """For spec.json: what the spec leaves open."""
+        return {
+            "steps": self.steps,
+            "train_examples": len(self.data.train),
+            "test_examples": len(self.data.test),
+            "train_data": fingerprint(self.data.train),
+            "test_data": fingerprint(self.data.test),
+        }
+
+    def prior(self, method: FullFT | LoRA) -> float:
+        """Where a search for this method's learning rate starts."""
+        text = self.config.get_text_config()
+        return prior_learning_rate(method, text.hidden_size, text.model_type, self.steps)
+
+
+def open_inputs(spec: TrainingSpec, say: Say) -> Opened:
+    """Resolve the base, prepare the data, and say what was found and filled in."""
+    source = resolve(spec.model)
+    config = load_config(source)
+    data = prepare(spec.data, load_tokenizer(source))
+    for line in data.report.lines():
+        say(line)
+    return Opened(source, data, total_steps(spec, len(data.train)), config)
+
+
+def make_engine(spec: TrainingSpec, source: Source) -> Engine:
+    """A fresh engine on a freshly loaded base."""
+    device = choose_device(spec.device)
+    return Engine(load_base(source, choose_dtype(spec.precision, device)), device=spec.device, precision=spec.precision)
+
+
+def train(
+    spec: TrainSpec,
+    out: str | Path,
+    *,
+    command: str = "lowregret.train(...)",
+    say: Say = lambda line: None,
+    on_step: Callable[..., None] = lambda step, steps, metric: None,
+) -> TrialRecord:
+    """Train one policy and leave trial.json, metrics.jsonl and adapter/ or model/ in `out`.
+
+    Started again with the same spec it goes on from the last checkpoint, and returns at once when it has finished.
+    Raises LowregretError (DivergedError when the loss left the region of sense) or Interrupted after a clean stop.
+    """
+    with opened(Path(out)) as folder:
+        inputs = open_inputs(spec, say)
+        rate = inputs.prior(spec.method) if spec.learning_rate == "auto" else spec.learning_rate
+        if spec.learning_rate == "auto":
+            say(f"learning rate: {rate:.3g} (the prior for {spec.method.name}; `lowregret compare` finds the best)")
+        claim(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)
+        if (folder / RECORD).exists():
+            record = read_record(TrialRecord, folder / RECORD)
+            if record.status == "finished":
+                say("already finished: nothing to do")
+                return record
+        trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
+        task = Task(make_engine(spec, inputs.source), spec, inputs.data.train, inputs.data.test)
+        target = folder / ("adapter" if isinstance(spec.method, LoRA) else "model")
+        with stop_requests() as should_stop:
+            record = record_trial(
+                task,
+                trial,
+                folder,
+                Hooks(on_step=on_step, should_stop=should_stop),
+                lambda engine, policy, _: export_policy(engine, policy, target),
+            )
+    if record.status == "diverged":
+        raise DivergedError(
+            f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) and use another --out."
+        )
+    if record.status == "failed":
+        raise RecordsError(f"{folder}: the trial failed: {record.error}")
+    return record
+
+
+def evaluate_model(
+    model: str,
+    data: str,
+    *,
+    adapter: str | Path | None = None,
+    prompt_field: str | None = None,
+    completion_field: str | None = None,
+    max_length: int = 512,
+    overlong: str = "cut",
+    max_eval: int | None = None,
+    skip_bad_rows: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    say: Say = lambda line: None,
+) -> dict[str, float | int]:
+    """{"nll": mean nats per supervised token, "tokens": supervised tokens, "examples": examples} of a base or an adapter.
+
+    The same number that training reported for the same held-out data, to the bit.
+    """
+    options = DataSpec(
+        train=data,
+        prompt_field=prompt_field,
+        completion_field=completion_field,
+        max_length=max_length,
+        overlong=overlong,  # type: ignore[arg-type]
+        max_eval=max_eval,
+        skip_bad_rows=skip_bad_rows,
+    )
+    source = resolve(model)
+    examples, report = prepare_one(
+        data,
+        load_tokenizer(source),
+        prompt_field=options.prompt_field,
+        completion_field=options.completion_field,
+        max_length=options.max_length,
+        overlong=options.overlong,
+        max_examples=options.max_eval,
+        skip_bad_rows=options.skip_bad_rows,
+    )
+    for line in report.lines():
+        say(line)
+    spec = TrainingSpec(model=model, data=options, device=device, precision=precision)  # type: ignore[arg-type]
+    engine = make_engine(spec, source)
+    if adapter is not None:
+        load_adapter(engine, "adapter", Path(adapter))
+    losses = evaluate(engine, "base" if adapter is None else "adapter", examples)
+    return {"nll": mean_nll(losses), "tokens": sum(losses.tokens), "examples": len(examples)}
