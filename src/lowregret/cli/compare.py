@@ -50,7 +50,7 @@ def compare(
     prune: Annotated[
         str | None,
         typer.Option(
-            help="Stop a search trial whose mid-run loss is worse than the best one's by this share, or `off`. [default: 25%]",
+            help="Stop a search trial whose mid-run loss is this share above the best one's, or `off`. [default: 25%]",
             show_default=False,
         ),
     ] = None,
@@ -76,8 +76,8 @@ def compare(
 ) -> None:
     """LoRA or full fine-tuning, for this base and this data?
 
-    Searches each method's best learning rate, brackets it, repeats it over seeds, and judges the regret with an interval.
-    The same command goes on where it was stopped.
+    Searches each method's best learning rate, brackets it, repeats it over seeds, and judges the regret with an
+    interval. The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
     for name in ("config", "out", "json_", "quiet", "prune"):

@@ -38,7 +38,8 @@ def evaluate(
 ) -> None:
     """The held-out loss of a base, or of an adapter on it: mean nats per supervised token.
 
-    Of a builtin or hub source the test split is used; of a file, all rows. The number is the one that training reported.
+    Of a builtin or hub source the test split is used; of a file, all rows. The number is the one that training
+    reported.
     """
     with exit_codes():
         from lowregret.train.job import evaluate_model
@@ -60,6 +61,5 @@ def evaluate(
         if json_:
             typer.echo(json.dumps(found))
         else:
-            typer.echo(
-                f"{found['nll']:.6f} nats per supervised token ({found['tokens']:,} tokens, {found['examples']:,} examples)"
-            )
+            size = f"{found['tokens']:,} tokens, {found['examples']:,} examples"
+            typer.echo(f"{found['nll']:.6f} nats per supervised token ({size})")

@@ -1,6 +1,7 @@
 """Options that several verbs share, and how flags and a TOML file become one spec.
 
-Every flag defaults to None, "not given": the defaults live in the specs alone, and a flag that is given wins over the file.
+Every flag defaults to None, "not given": the defaults live in the specs alone, and a flag that is given wins over the
+file.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ SkipBadRows = Annotated[
 Targets = Annotated[
     str | None,
     typer.Option(
-        help="Where a LoRA goes when its method does not say: attention, mlp, unembedding joined with +, all, or re:REGEX. [default: all]",
+        help="LoRA targets: attention, mlp, unembedding (join with +), all, or re:REGEX. [default: all]",
         rich_help_panel=_TRAINING,
         show_default=False,
     ),
@@ -151,13 +152,13 @@ WeightDecay = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
+_DATA_NAMES = ("prompt_field", "completion_field", "max_length", "overlong", "max_train", "max_eval", "eval_fraction")
 _DATA_FIELDS = {
     "data": "train",
     "eval_data": "eval",
-    **{name: name for name in (
-        "prompt_field", "completion_field", "max_length", "overlong", "max_train", "max_eval", "eval_fraction", "skip_bad_rows",
-    )},
-}  # fmt: skip
+    "skip_bad_rows": "skip_bad_rows",
+    **{name: name for name in _DATA_NAMES},
+}
 _OPTIMIZER_FIELDS = ("schedule", "warmup_steps", "clip_norm", "weight_decay")
 _METHOD_FIELDS = ("targets", "alpha")
 
@@ -194,7 +195,8 @@ def _require(values: Mapping[str, Any], config: Path | None) -> None:
     if missing:
         where = f", or `model` and `data.train` in {config}" if config else ", or a TOML file with --config"
         raise SpecError(
-            f"missing {' and '.join(missing)}{where}. `lowregret compare --model tiny --data builtin:arithmetic` works as it is."
+            f"missing {' and '.join(missing)}{where}. "
+            "`lowregret compare --model tiny --data builtin:arithmetic` works as it is."
         )
 
 

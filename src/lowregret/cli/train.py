@@ -53,8 +53,8 @@ def train(
 ) -> None:
     """Train one adapter, or the whole base, and measure its held-out loss.
 
-    Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder. The same command goes on where
-    it was stopped.
+    Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder. The same command goes on
+    where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
     for name in ("config", "out", "quiet"):

@@ -1,7 +1,7 @@
 """Examples → padded batches of tensors, in an order that a seed decides.
 
-Whoever builds the batch normalises (DESIGN.md, principle 5): the weights of a batch sum to one over its supervised tokens,
-and splitting the batch afterwards changes nothing.
+Whoever builds the batch normalises (DESIGN.md, principle 5): the weights of a batch sum to one over its supervised
+tokens, and splitting the batch afterwards changes nothing.
 """
 
 from __future__ import annotations

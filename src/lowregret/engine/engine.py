@@ -193,7 +193,8 @@ class Engine:
         """Hook the unembedding as it is now: adapters on it wrap it, and their rows are selected too."""
         if hasattr(self, "_head_hook"):
             self._head_hook.remove()
-        return self.model.get_output_embeddings().register_forward_pre_hook(self._keep_supervised)
+        head: torch.nn.Module = self.model.get_output_embeddings()
+        return head.register_forward_pre_hook(self._keep_supervised)
 
     def _keep_supervised(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Before the unembedding: only supervised positions get logits, [rows, length, d] → [positions, d].

@@ -21,7 +21,7 @@ from lowregret.spec import LoRA
 
 
 def export_policy(engine: Engine, name: str, folder: Path) -> int:
-    """Write a policy to `folder`, replacing what is there only when the new one is whole; returns its bytes of weights."""
+    """Write a policy to `folder`, replacing what is there once the new one is whole; returns the weights' bytes."""
     policy = engine.policies[name]
     partial = folder.with_name(folder.name + ".partial")
     with writing(folder):
@@ -81,7 +81,7 @@ def merge(engine: Engine, name: str) -> None:
             linear.base.weight = weight
             engine.model.config.tie_word_embeddings = False
         delta = adapter.delta()
-        weight += (delta.T if isinstance(linear.base, Conv1D) else delta).to(weight.dtype)
+        weight.add_((delta.T if isinstance(linear.base, Conv1D) else delta).to(weight.dtype))
     engine.remove_policy(name)
 
 

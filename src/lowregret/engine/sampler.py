@@ -41,9 +41,10 @@ def generate(
     pad_id: int,
     logits_of: Callable[..., Tensor],
 ) -> list[Completion]:
-    """One completion a prompt. `logits_of(**model inputs)` runs the model and returns the last position's logits [rows, vocabulary].
+    """One completion a prompt.
 
-    Prompts are padded on the left; rows that have finished keep their place and are ignored.
+    `logits_of(**model inputs)` runs the model and returns the last position's logits [rows, vocabulary]. Prompts are
+    padded on the left; rows that have finished keep their place and are ignored.
     """
     device = next(model.parameters()).device
     longest = max(len(prompt) for prompt in prompts)

@@ -31,7 +31,8 @@ class LoRAWeights(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """scale · x Aᵀ Bᵀ: [..., d_in] → [..., d_out]."""
-        return F.linear(F.linear(x, self.a), self.b * self.scale)
+        update: Tensor = F.linear(F.linear(x, self.a), self.b * self.scale)
+        return update
 
     def delta(self) -> Tensor:
         """scale · B A: [d_out, d_in], what is added to the weight when merging."""
@@ -57,7 +58,8 @@ class LoRALinear(nn.Module):
         y: Tensor = self.base(x)
         segments = self.routing.rows if x.ndim == 3 else self.routing.positions
         if len(segments) == 1 and segments[0][0] in self.adapters and segments[0][2] - segments[0][1] == x.shape[0]:
-            return y + self.adapters[segments[0][0]](x).to(y.dtype)
+            update: Tensor = self.adapters[segments[0][0]](x)
+            return y + update.to(y.dtype)
         for policy, start, stop in segments:
             if policy in self.adapters:
                 y[start:stop] += self.adapters[policy](x[start:stop])

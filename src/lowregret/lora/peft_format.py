@@ -58,7 +58,7 @@ def to_peft_names(weights: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Ten
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[Tensor, Tensor]]]:
-    """adapter_config.json's fields and {module name: (A, B)}; ModelError when it is not a LoRA that can be read here."""
+    """adapter_config.json's fields and {module name: (A, B)}; ModelError when it cannot be read here."""
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(folder / WEIGHTS_NAME)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
@@ -79,7 +79,8 @@ def resolve(asked: str) -> Source:
 def load_config(source: Source) -> PretrainedConfig:
     """The base's configuration, without its weights."""
     with _explaining(source):
-        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+        config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+    return config
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -88,7 +89,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
@@ -143,15 +144,14 @@ class _explaining:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, ModelError | KeyboardInterrupt | MemoryError):
             return
-        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | json.JSONDecodeError):
-            if type(error).__name__ != "SafetensorError":
-                return
+        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
+            return
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         asked = self.source.asked
         if Path(self.source.path).is_dir():
             raise ModelError(f"{asked}: cannot be loaded: {first}") from error
         raise ModelError(
-            f"{asked}: is no folder, no .gguf file and no bundled base, and as a hub id it is not in the local cache and "
-            f"could not be fetched ({first[:200]}). Download it first, or give a folder. "
+            f"{asked}: is no folder, no .gguf file and no bundled base, and as a hub id it is not in the local cache "
+            f"and could not be fetched ({first[:200]}). Download it first, or give a folder. "
             f"{did_you_mean(asked, bundled_names())}"
         ) from error

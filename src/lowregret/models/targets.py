@@ -31,7 +31,8 @@ class Matrix:
 def matrices(model: PreTrainedModel) -> list[Matrix]:
     """Every linear map of the base, in the model's own order: those inside a layer, then the unembedding.
 
-    A linear map inside a layer belongs to `attention` when a part of its name says so, else to `mlp`; routers are left out.
+    A linear map inside a layer belongs to `attention` when a part of its name says so, else to `mlp`; routers are left
+    out.
     """
     head = model.get_output_embeddings()
     found: list[Matrix] = []
@@ -81,6 +82,6 @@ def _refuse_fused_experts(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 3 and "experts" in name:
             raise TargetError(
-                f"this base is a mixture of experts whose expert weights are fused ({name}, shape {tuple(parameter.shape)}); "
+                f"this base is a mixture of experts with fused weights ({name}, shape {tuple(parameter.shape)}); "
                 "adapters on fused experts are not built yet. Use the target `attention`, or `full`."
             )

@@ -53,7 +53,7 @@ def loss_against_steps(study: StudyRecords) -> alt.LayerChart:
     scale = LossScale(values, above=20 + 18 * max(len(keyed), 1), below=14)
     last = max((step for found in curves.values() for step, _ in (*found.train, *found.test)), default=1)
     domain = alt.Scale(domain=[0, last], nice=False)
-    axis = alt.Axis(grid=False, tickMinStep=1, format="~s", tickCount=8)
+    axis = alt.Axis(grid=False, tickMinStep=1, format="~s", tickCount=8) if keyed else None
     x = alt.X("step:Q", title="optimizer steps", scale=domain, axis=axis)
     y = scale.channel("loss", "loss (nats per supervised token)")
     color = method_color(study)
@@ -150,7 +150,7 @@ def regret_interval(study: StudyRecords) -> alt.LayerChart:
         scale=alt.Scale(domain=[low, high], nice=False),
         axis=axis,
     )
-    layers = _limits(low, high, limit, x)
+    layers = _limits(low, high, limit, x) if known else []
     for index, result in enumerate(results):
         layers += _interval_layers(study, result, 56 + 50 * index, x)
     return layered(layers, "Regret of each LoRA with its interval, zero and the tolerance", height)

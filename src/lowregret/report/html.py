@@ -132,11 +132,11 @@ def _facts(study: StudyRecords) -> str:
     if verdict.ci95 is not None:
         facts.append(("95 % interval", words.interval(verdict.ci95), "nats"))
     if verdict.tolerance_nats is not None:
-        of = f"{words.share(study.spec.tolerance)} of the full fine-tuning loss"
+        of = f"{words.share(study.spec.tolerance)} of full fine-tuning"
         facts.append(("Tolerance", f"{words.nats(verdict.tolerance_nats)} nats", of))
     for result in (verdict.lora, verdict.full):
         if result is not None and result.test_nll is not None:
-            seeds = "1 seed" if result.seeds == 1 else f"mean of {result.seeds} seeds"
+            seeds = "1 seed" if result.seeds == 1 else f"{result.seeds} seeds"
             facts.append((study.label(result.name), words.nats(result.test_nll), f"held-out loss, {seeds}"))
     tiles = "".join(
         f"<div><dt>{text(name)}</dt><dd><strong>{text(value)}</strong> <span>{text(note)}</span></dd></div>"

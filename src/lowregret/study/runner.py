@@ -1,7 +1,7 @@
 """`lowregret compare`: ask the search for trials, run them, judge, and keep the winners.
 
-The folder is the whole state: what was done is read from it, and what comes next is a pure function of what was done. So
-a study that was killed at any moment goes on where it was and ends with the same numbers.
+The folder is the whole state: what was done is read from it, and what comes next is a pure function of what was done.
+So a study that was killed at any moment goes on where it was and ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -156,7 +156,10 @@ def _pruner(folder: Path, spec: CompareSpec, trial: TrialSpec, records: Sequence
 
     def should_prune(step: int, nll: float) -> str | None:
         if step in curve and nll > (1 + margin) * curve[step]:
-            return f"after step {step} its held-out loss {nll:.4f} exceeded {curve[step]:.4f}, that of learning rate {rival.learning_rate:.3g}, by more than {margin:.0%}"
+            return (
+                f"after step {step} its held-out loss {nll:.4f} exceeded {curve[step]:.4f}, that of learning rate "
+                f"{rival.learning_rate:.3g}, by more than {margin:.0%}"
+            )
         return None
 
     return should_prune

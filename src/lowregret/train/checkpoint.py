@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lowregret.engine import Engine
@@ -34,10 +34,15 @@ def load_checkpoint(engine: Engine, policy: str, folder: Path) -> Progress:
         return Progress()
     metadata = engine.load(policy, path)
     try:
-        return Progress(**{f.name: (float if f.name == "seconds" else int)(metadata[f.name]) for f in fields(Progress)})
+        return Progress(
+            step=int(metadata["step"]),
+            tokens=int(metadata["tokens"]),
+            seconds=float(metadata["seconds"]),
+            peak_memory_bytes=int(metadata["peak_memory_bytes"]),
+        )
     except (KeyError, ValueError) as error:
         raise RecordsError(
-            f"{path}: the checkpoint is damaged ({error}). Delete it and run the same command again: the trial restarts."
+            f"{path}: the checkpoint is damaged ({error}). Delete it and run the command again: the trial restarts."
         ) from error
 
 

@@ -105,7 +105,8 @@ def train(
             )
     if record.status == "diverged":
         raise DivergedError(
-            f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) and use another --out."
+            f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) "
+            "and use another --out."
         )
     if record.status == "failed":
         raise RecordsError(f"{folder}: the trial failed: {record.error}")
@@ -127,16 +128,17 @@ def evaluate_model(
     precision: str = "auto",
     say: Say = lambda line: None,
 ) -> dict[str, float | int]:
-    """{"nll": mean nats per supervised token, "tokens": supervised tokens, "examples": examples} of a base or an adapter.
+    """The held-out loss of a base or an adapter: {"nll", "tokens", "examples"}.
 
-    The same number that training reported for the same held-out data, to the bit.
+    `nll` is in nats per supervised token, `tokens` counts those. The same number that training reported for the same
+    held-out data, to the bit.
     """
     options = DataSpec(
         train=data,
         prompt_field=prompt_field,
         completion_field=completion_field,
         max_length=max_length,
-        overlong=overlong,  # type: ignore[arg-type]
+        overlong=overlong,
         max_eval=max_eval,
         skip_bad_rows=skip_bad_rows,
     )
@@ -153,7 +155,7 @@ def evaluate_model(
     )
     for line in report.lines():
         say(line)
-    spec = TrainingSpec(model=model, data=options, device=device, precision=precision)  # type: ignore[arg-type]
+    spec = TrainingSpec(model=model, data=options, device=device, precision=precision)
     engine = make_engine(spec, source)
     if adapter is not None:
         load_adapter(engine, "adapter", Path(adapter))

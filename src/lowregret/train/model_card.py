@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lowregret.data.bundled.arithmetic import PROMPTS, draw_problem, read_answer
-from lowregret.data.bundled.instructions import TASKS, draw_instruction
+from lowregret.data.bundled.instructions import TASKS, Instruction, draw_instruction
 from lowregret.data.bundled.people import ATTRIBUTES, draw_people
 from lowregret.engine import Engine, SamplingParams
 from lowregret.records import write_bytes, write_json
@@ -29,7 +29,7 @@ def complete(engine: Engine, policy: str, prompts: Sequence[str], temperature: f
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, stop_ids=(end,), seed=0)
     found = engine.sample({policy: ids}, params)[policy]
-    return [tokenizer.decode(completion.token_ids, skip_special_tokens=True).strip() for completion in found]
+    return [str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)).strip() for completion in found]
 
 
 def solve_rates(engine: Engine, policy: str) -> dict[str, float]:
@@ -51,7 +51,7 @@ def solve_rates(engine: Engine, policy: str) -> dict[str, float]:
     replies = complete(engine, policy, prompts, 1.0, 12)
     rates["facts about known people"] = sum(map(str.__eq__, replies, answers)) / len(answers)
     for task in TASKS:
-        instructions = []
+        instructions: list[Instruction] = []
         while len(instructions) < _ROWS // 5:
             instruction, _ = draw_instruction(generator, 4)
             if instruction.task == task:
@@ -73,7 +73,7 @@ def write_card(
     by_kind: Mapping[str, Sequence[tuple[float, float, int]]],
     engine: Engine,
 ) -> None:
-    """README.md and card.json beside the weights; `by_kind` holds (loss, floor, tokens) of held-out documents, in nats."""
+    """README.md and card.json beside the weights; `by_kind`: (loss, floor, tokens) of held-out documents, in nats."""
     rates = solve_rates(engine, "full")
     losses = {}
     for kind, rows in sorted(by_kind.items()):
@@ -107,21 +107,21 @@ license: apache-2.0
 ---
 # {name}: a bundled base of lowregret
 
-A dense Qwen3 of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}, tied embeddings, float32),
-pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the demo and the tests need no
-download; it knows nothing about the world.
+A dense Qwen3 of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}, tied
+embeddings, float32), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the demo and the
+tests need no download; it knows nothing about the world.
 
 - Made by: `python -m lowregret.train.pretrain recipes/{recipe} --out DIR`
-- Data: {documents:,} documents, {tokens:,} tokens, one pass; biographies of made-up people in many wordings, questions about
-  them, worked one-digit arithmetic with some steps written wrong on purpose, and list instructions, all in chat form but the
-  biographies. Each document has its own row.
-- Time: {minutes:.0f} minutes on 2 CPU cores.
+- Data: {documents:,} documents, {tokens:,} tokens, one pass; biographies of made-up people in many wordings, questions
+  about them, worked one-digit arithmetic with some steps written wrong on purpose, and list instructions, all in chat
+  form but the biographies. Each document has its own row.
+- Time: {minutes:.0f} minutes on a CPU.
 - Numbers below in `card.json`.
 
 ## Loss against the entropy floor
 
-Held-out documents. The floor is the entropy of a document's draw given its kind and the known facts; the loss also holds what
-the first tokens tell about the kind.
+Held-out documents. The floor is the entropy of a document's draw given its kind and the known facts; the loss also
+holds what the first tokens tell about the kind.
 
 | kind | loss, nats per document | floor | tokens per document |
 |---|---|---|---|

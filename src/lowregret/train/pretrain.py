@@ -2,7 +2,8 @@
 
     python -m lowregret.train.pretrain recipes/pretrain_tiny.toml --out DIR
 
-DIR/base is the Hugging Face folder with its model card, DIR/trial the run behind it. Killed and started again, it goes on.
+DIR/base is the Hugging Face folder with its model card, DIR/trial the run behind it. Killed and started again, it goes
+on.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def encode_documents(found: Sequence[Document], tokenizer: PreTrainedTokenizerBa
     texts = [
         SEPARATOR + document.text + END
         if document.text is not None
-        else str(tokenizer.apply_chat_template(document.messages, tokenize=False)).removesuffix("\n")
+        else str(tokenizer.apply_chat_template(document.messages or [], tokenize=False)).removesuffix("\n")
         for document in found
     ]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -135,8 +136,8 @@ def random_base(spec: PretrainSpec, tokenizer: PreTrainedTokenizerFast) -> Base:
         max_position_embeddings=a.context,
         tie_word_embeddings=True,
         initializer_range=1 / math.sqrt(a.hidden_size),
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(SEPARATOR),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         dtype="float32",
     )

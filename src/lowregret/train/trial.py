@@ -20,7 +20,7 @@ from lowregret.train.sft import METRICS, Hooks, Pruned, run_trial
 RECORD = "trial.json"
 POLICY = "policy"
 Deliver = Callable[[Engine, str, TrialRecord], object]
-"""(engine, policy, its finished record): called before the record says `finished`, so that what it ships exists by then."""
+"""(engine, policy, its record): called before trial.json says `finished`, so that what a trial ships exists by then."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Task:
 def record_trial(task: Task, trial: TrialSpec, folder: Path, hooks: Hooks, deliver: Deliver) -> TrialRecord:
     """Run a trial, or go on with it, and write trial.json; returns the record of how it ended.
 
-    A diverged, pruned or out-of-memory trial is a result. LivenessError, RecordsError and Interrupted are raised, and the
-    record then says `failed` or, for what can be resumed, stays `running`.
+    A diverged, pruned or out-of-memory trial is a result. LivenessError, RecordsError and Interrupted are raised, and
+    the record then says `failed` or, for what can be resumed, stays `running`.
     """
     make_folder(folder)
     policy = task.engine.add_policy(POLICY, trial.method, trial.seed)

@@ -1,8 +1,8 @@
 """What the bundled bases are pretrained on: documents whose entropy is known.
 
-A document's `nats` is the entropy of its draw given its kind, and given the facts about the known people, which repeat so
-often that a trained base knows them. So a base's loss in nats per document cannot lie below the mean of `nats`, except by
-the part of the first tokens that tell the kind.
+A document's `nats` is the entropy of its draw given its kind, and given the facts about the known people, which repeat
+so often that a trained base knows them. So a base's mean loss in nats per document cannot lie below the mean of `nats`:
+it holds that much, and what the first tokens tell about the kind.
 """
 
 from __future__ import annotations

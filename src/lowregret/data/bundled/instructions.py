@@ -6,7 +6,12 @@ import math
 import random
 from dataclasses import dataclass
 
-WORDS = ["ant", "apple", "arm", "bag", "ball", "bear", "bed", "bell", "bird", "boat", "book", "box", "bread", "bus", "cake", "car", "cat", "clock", "coat", "cow", "cup", "desk", "dog", "door", "drum", "duck", "egg", "eye", "farm", "fish", "flag", "fox", "frog", "gate", "goat", "hand", "hat", "hen", "hill", "horse", "house", "ice", "ink", "jar", "key", "king", "kite", "lamp", "leaf", "lion", "map", "milk", "moon", "mouse", "nest", "nut", "owl", "pan", "pear", "pen", "pig", "rain", "ring", "road", "rock", "rope", "rose", "ship", "shoe", "snow", "sock", "spoon", "star", "sun", "tent", "tree", "van", "wolf"][:64]
+WORDS = (
+    "ant apple arm bag ball bear bed bell bird boat book box bread bus cake car cat clock coat cow cup desk dog door "
+    "drum duck egg eye farm fish flag fox frog gate goat hand hat hen hill horse house ice ink jar key king kite lamp "
+    "leaf lion map milk moon mouse nest nut owl pan pear pen pig rain ring road rock rope rose ship shoe snow sock "
+    "spoon star sun tent tree van wolf"
+).split()[:64]
 
 TASKS: dict[str, tuple[str, ...]] = {
     "copy": ("Repeat these words: {}", "Copy this list: {}"),
@@ -53,10 +58,7 @@ def draw_instruction(generator: random.Random, longest: int) -> tuple[Instructio
     """An instruction on 2 to `longest` distinct items (compare: always two), and the nats that its draw took."""
     task = generator.choice(list(TASKS))
     nats = math.log(len(TASKS))
-    if task in ("sort", "compare"):
-        pool = [str(number) for number in range(10)]
-    else:
-        pool = WORDS
+    pool = [str(number) for number in range(10)] if task in ("sort", "compare") else WORDS
     length = 2
     if task != "compare":
         length = generator.randint(2, longest)

@@ -6,14 +6,34 @@ import math
 import random
 from dataclasses import dataclass
 
-FIRST_NAMES = ["Ada", "Alma", "Amos", "Anna", "Bela", "Boris", "Cara", "Cleo", "Dara", "Dion", "Edda", "Elio", "Emma", "Enzo", "Esme", "Ezra", "Faye", "Finn", "Gala", "Gino", "Hana", "Hugo", "Ida", "Igor", "Iris", "Ivan", "Jana", "Jonas", "Juno", "Kai", "Kira", "Knut", "Lara", "Leon", "Lena", "Lev", "Lola", "Luca", "Maja", "Marc", "Mila", "Milo", "Nada", "Nils", "Nora", "Odin", "Olga", "Otto", "Petra", "Pablo", "Quin", "Rhea", "Remo", "Rosa", "Ruben", "Sana", "Sven", "Tara", "Theo", "Uma", "Ugo", "Vera", "Viktor", "Zoe"]
-LAST_NAMES = ["Abel", "Adler", "Almeida", "Arden", "Baker", "Barlow", "Becker", "Berg", "Blum", "Brandt", "Carver", "Castro", "Chen", "Cole", "Cruz", "Dahl", "Dale", "Dunn", "Engel", "Falk", "Faber", "Ford", "Frost", "Garza", "Grant", "Haas", "Hale", "Hart", "Holm", "Ito", "Jansen", "Keller", "Kerr", "Klein", "Kovac", "Lang", "Lund", "Marsh", "Meyer", "Moss", "Nash", "Novak", "Ortiz", "Park", "Peri", "Quist", "Reed", "Rossi", "Sato", "Shaw", "Silva", "Stone", "Tanaka", "Torres", "Udall", "Vance", "Vega", "Vogel", "Wall", "Weber", "Wolf", "Yates", "York", "Zeller"]
+FIRST_NAMES = (
+    "Ada Alma Amos Anna Bela Boris Cara Cleo Dara Dion Edda Elio Emma Enzo Esme Ezra Faye Finn Gala Gino Hana Hugo Ida "
+    "Igor Iris Ivan Jana Jonas Juno Kai Kira Knut Lara Leon Lena Lev Lola Luca Maja Marc Mila Milo Nada Nils Nora Odin "
+    "Olga Otto Petra Pablo Quin Rhea Remo Rosa Ruben Sana Sven Tara Theo Uma Ugo Vera Viktor Zoe"
+).split()
+LAST_NAMES = (
+    "Abel Adler Almeida Arden Baker Barlow Becker Berg Blum Brandt Carver Castro Chen Cole Cruz Dahl Dale Dunn Engel "
+    "Falk Faber Ford Frost Garza Grant Haas Hale Hart Holm Ito Jansen Keller Kerr Klein Kovac Lang Lund Marsh Meyer "
+    "Moss Nash Novak Ortiz Park Peri Quist Reed Rossi Sato Shaw Silva Stone Tanaka Torres Udall Vance Vega Vogel Wall "
+    "Weber Wolf Yates York Zeller"
+).split()
 
-CITIES = ["Accra", "Athens", "Bergen", "Bogota", "Cairo", "Cusco", "Dakar", "Delhi", "Dublin", "Genoa", "Ghent", "Hanoi", "Havana", "Izmir", "Kyoto", "Lagos", "Lima", "Lisbon", "London", "Lyon", "Madrid", "Malmo", "Milan", "Nairobi", "Oslo", "Paris", "Prague", "Quito", "Riga", "Rome", "Seoul", "Turin"]
+CITIES = (
+    "Accra Athens Bergen Bogota Cairo Cusco Dakar Delhi Dublin Genoa Ghent Hanoi Havana Izmir Kyoto Lagos Lima Lisbon "
+    "London Lyon Madrid Malmo Milan Nairobi Oslo Paris Prague Quito Riga Rome Seoul Turin"
+).split()
 YEARS = tuple(str(year) for year in range(1940, 2004))
-JOBS = ["actor", "baker", "banker", "barber", "brewer", "builder", "butcher", "chemist", "clerk", "cook", "dancer", "dentist", "diver", "doctor", "driver", "editor", "farmer", "florist", "judge", "lawyer", "miner", "nurse", "painter", "pilot", "plumber", "poet", "potter", "sailor", "singer", "tailor", "teacher", "writer"]
-EMPLOYERS = ["Acorn", "Alpine", "Amber", "Apex", "Aurora", "Beacon", "Birch", "Cedar", "Cobalt", "Comet", "Condor", "Copper", "Coral", "Delta", "Echo", "Ember", "Falcon", "Harbor", "Indigo", "Ivory", "Jade", "Lotus", "Maple", "Meridian", "Nova", "Onyx", "Orchid", "Quartz", "Raven", "Saffron", "Summit", "Zephyr"]
-HOBBIES = ["archery", "bowling", "cards", "chess", "cycling", "fishing", "golf", "hiking", "judo", "knitting", "magic", "rowing", "sewing", "skating", "surfing", "tennis"]
+JOBS = (
+    "actor baker banker barber brewer builder butcher chemist clerk cook dancer dentist diver doctor driver editor "
+    "farmer florist judge lawyer miner nurse painter pilot plumber poet potter sailor singer tailor teacher writer"
+).split()
+EMPLOYERS = (
+    "Acorn Alpine Amber Apex Aurora Beacon Birch Cedar Cobalt Comet Condor Copper Coral Delta Echo Ember Falcon "
+    "Harbor Indigo Ivory Jade Lotus Maple Meridian Nova Onyx Orchid Quartz Raven Saffron Summit Zephyr"
+).split()
+HOBBIES = (
+    "archery bowling cards chess cycling fishing golf hiking judo knitting magic rowing sewing skating surfing tennis"
+).split()
 
 
 @dataclass(frozen=True)
