@@ -148,7 +148,7 @@ def _facts(study: StudyRecords) -> str:
 def _recommendation(study: StudyRecords) -> str:
     advice = study.verdict.recommendation
     if advice is None:
-        body = "<p>None: the study did not settle the question.</p>"
+        body = "<p>Nothing finished that could be recommended.</p>"
     else:
         rows = {"Method": study.label(advice.method)}
         if advice.rank is not None:
@@ -160,6 +160,8 @@ def _recommendation(study: StudyRecords) -> str:
         if (study.folder / "best" / kind).is_dir():
             rows["Trained weights"] = f"best/{kind}"
         body = definitions(rows, "")
+        if study.verdict.verdict == "inconclusive":
+            body += '<p class="note">Provisional: the study did not settle the question.</p>'
     return f'<aside class="advice" aria-labelledby="advice"><h2 id="advice">Train with</h2>\n{body}</aside>'
 
 
@@ -182,31 +184,16 @@ def _figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
 
 
 def _rules(study: StudyRecords) -> str:
-    spec = study.spec
-    if spec.learning_rates == "auto":
-        search = (
-            "The search starts at the prior for this base and method, widens until worse losses lie on both sides of "
-            "the best learning rate, then refines around it. It uses seed 0."
-        )
-    else:
-        search = f"These learning rates were asked for: {', '.join(words.rate(rate) for rate in spec.learning_rates)}."
-    stop = (
-        "No trial is stopped early."
-        if spec.prune is None
-        else "A search trial is stopped at a mid-run evaluation whose loss exceeds that of its method's best trial at "
-        f"the same step by more than {words.share(spec.prune)} (pruned)."
+    search = dict(study.verdict.search)
+    told = search.pop("rules", None)
+    told = [str(rule) for rule in told] if isinstance(told, list | tuple) else []
+    judged = (
+        f"Regret is low when its whole 95 % interval lies under {words.share(study.spec.tolerance)} of the full "
+        "fine-tuning loss, and regret when it lies wholly above, both learning rates bracketed and two seeds at least; "
+        "otherwise the study is inconclusive."
     )
-    diverged = (
-        "A trial whose loss is not finite, or is worse than a uniform guess, ends there (diverged). Pruned and "
-        "diverged trials count as evidence that their learning rate is worse; failed ones do not."
-    )
-    seeds = (
-        f"Each method then trains with {spec.seeds} {'seed' if spec.seeds == 1 else 'seeds'} at its best learning "
-        f"rate. Regret is low when its whole 95 % interval lies under {words.share(spec.tolerance)} of the full "
-        "fine-tuning loss, and regret when it lies wholly above; otherwise the study is inconclusive."
-    )
-    rules = "".join(f"<li>{text(rule)}</li>" for rule in (search, stop, diverged, seeds))
-    return f"<ul>{rules}</ul>\n{definitions(study.verdict.search, '')}"
+    rules = "".join(f"<li>{text(rule)}</li>" for rule in (*told, judged))
+    return f"<ul>{rules}</ul>\n{definitions(search, '')}"
 
 
 def _reproduce(study: StudyRecords) -> str:

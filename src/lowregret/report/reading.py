@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.records import MethodResult, Metric, TrialRecord, Verdict, read_json, read_metrics, read_record
 from lowregret.spec import CompareSpec, FullFT, Method, build
 from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS
 
-SEARCH_SEED = 0
-"""The search for the learning rate runs with this seed (CompareSpec.seeds)."""
-
 
 @dataclass(frozen=True)
 class Bracket:
-    """The nearest learning rates on both sides of a method's best one that did worse; None where none did."""
+    """A method's best learning rate and the nearest ones on both sides that did worse; None where none did."""
 
     best: float
     below: float | None
@@ -74,26 +72,11 @@ class StudyRecords:
         )
 
     def bracket(self, name: str) -> Bracket | None:
-        """How far the search surrounds a method's best learning rate; None when there is no best one.
-
-        A finished trial with a higher loss did worse, and so did a diverged or pruned one; a failed one says nothing.
-        """
-        result = self.result(name)
-        if result is None or result.best_learning_rate is None:
+        """How far the search surrounds a method's best learning rate; None when no trial finished."""
+        found = best_rate(self.search_trials(name))
+        if found.learning_rate is None:
             return None
-        best = result.best_learning_rate
-        same = [t.test_nll for t in self.search_trials(name) if finished(t) and math.isclose(t.learning_rate, best)]
-        floor = same[0] if same else result.test_nll
-        worse = [
-            trial.learning_rate
-            for trial in self.search_trials(name)
-            if trial.status in ("diverged", "pruned") or (finished(trial) and _exceeds(trial.test_nll, floor))
-        ]
-        return Bracket(
-            best=best,
-            below=max((rate for rate in worse if rate < best and not math.isclose(rate, best)), default=None),
-            above=min((rate for rate in worse if rate > best and not math.isclose(rate, best)), default=None),
-        )
+        return Bracket(best=found.learning_rate, below=found.lower, above=found.upper)
 
 
 def load_study(folder: Path) -> StudyRecords:
@@ -143,7 +126,3 @@ def label(method: Method) -> str:
 def finished(trial: TrialRecord) -> bool:
     """Whether a trial ran to its end and has a held-out loss."""
     return trial.status == "finished" and trial.test_nll is not None and math.isfinite(trial.test_nll)
-
-
-def _exceeds(loss: float | None, floor: float | None) -> bool:
-    return loss is not None and floor is not None and loss > floor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lowregret.records import MethodResult, Verdict
+from lowregret.records import MethodResult
 from lowregret.report.reading import StudyRecords
 
 MINUS = "−"
@@ -69,37 +69,47 @@ def mid_sentence(label: str) -> str:
 def headline(study: StudyRecords) -> str:
     """The verdict in one sentence: which to choose and why, or that it is not settled and why."""
     verdict = study.verdict
-    lora = mid_sentence(study.label(verdict.lora.name)) if verdict.lora else "LoRA"
     if verdict.verdict == "inconclusive":
-        return f"Not settled: {_unsettled(study, lora)}."
+        return f"Not settled: {_unsettled(study)}."
     if verdict.verdict == "regret":
-        chosen, why = "full fine-tuning", f"{lora} ends {_apart(verdict)} above it, more than the tolerance allows"
-    elif verdict.ci95 and verdict.ci95[1] < 0:
-        chosen, why = lora, f"it ends {_apart(verdict)} below full fine-tuning"
+        return (
+            f"Choose full fine-tuning: {_name(study, verdict.lora)} ends {_apart(verdict.lora, verdict.full)} above it, "
+            "more than the tolerance allows."
+        )
+    advised = verdict.recommendation and study.result(verdict.recommendation.method)
+    chosen = advised or verdict.lora
+    if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
+        why = f"it ends {_apart(chosen, verdict.full)} below full fine-tuning"
     else:
-        chosen, why = lora, "it matches full fine-tuning within the tolerance"
-    if verdict.recommendation:
-        chosen = mid_sentence(study.label(verdict.recommendation.method))
-    return f"Choose {chosen}: {why}."
+        why = "it matches full fine-tuning within the tolerance"
+    return f"Choose {_name(study, chosen)}: {why}."
 
 
-def _unsettled(study: StudyRecords, lora: str) -> str:
+def _name(study: StudyRecords, result: MethodResult | None) -> str:
+    return mid_sentence(study.label(result.name)) if result is not None else "LoRA"
+
+
+def _unsettled(study: StudyRecords) -> str:
     verdict = study.verdict
     if verdict.regret_nats is None:
         return "no regret could be measured"
-    loose = [study.label(r.name) for r in (verdict.lora, verdict.full) if r is not None and not r.bracketed]
+    pair = [result for result in (verdict.lora, verdict.full) if result is not None]
+    loose = [_name(study, result) for result in pair if not result.bracketed]
     if loose:
-        return f"the best learning rate of {_listed([mid_sentence(name) for name in loose])} is not bracketed"
-    if verdict.ci95 is None:
-        return f"the regret of {lora} has no interval"
-    return f"the regret of {lora} may lie on either side of the tolerance"
+        return f"the best learning rate of {_listed(loose)} is not bracketed"
+    lora, limit = _name(study, verdict.lora), verdict.tolerance_nats
+    if verdict.ci95 is not None and limit is not None and verdict.ci95[0] <= limit <= verdict.ci95[1]:
+        return f"the regret of {lora} may lie on either side of the tolerance"
+    if any(result.seeds < 2 for result in pair):
+        return "one seed says nothing of the noise between seeds"
+    return f"the regret of {lora} has no interval that could decide"
 
 
-def _apart(verdict: Verdict) -> str:
-    if verdict.regret_nats is None:
+def _apart(lora: MethodResult | None, full: MethodResult | None) -> str:
+    if lora is None or lora.regret_nats is None:
         return "measurably"
-    percent = "" if verdict.regret_percent is None else f" ({abs(verdict.regret_percent):.2g} %)"
-    return f"{abs(verdict.regret_nats):.4f} nats{percent}"
+    percent = f" ({abs(lora.regret_nats) / full.test_nll * 100:.2g} %)" if full is not None and full.test_nll else ""
+    return f"{abs(lora.regret_nats):.4f} nats{percent}"
 
 
 def rate_caption(study: StudyRecords) -> str:

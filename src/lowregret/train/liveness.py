@@ -36,8 +36,8 @@ class Liveness:
                 shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
                 raise LivenessError(
                     f"in step {step}, {len(names)} of the targeted matrices {what}: {shown}. The base does not use "
-                    "them in its forward pass, or the learning rate is too small for their precision. Leave them out with a "
-                    "target re:REGEX, or raise the rate."
+                    "them in its forward pass, or the learning rate is too small for their precision. Leave them out "
+                    "with a target re:REGEX, or raise the rate."
                 )
 
     def _watched(self, step: int) -> list[str]:

@@ -108,8 +108,8 @@ license: apache-2.0
 # {name}: a bundled base of lowregret
 
 A dense Qwen3 of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}, tied
-embeddings, float32), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the demo and the
-tests need no download; it knows nothing about the world.
+embeddings, float32), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the
+demo and the tests need no download; it knows nothing about the world.
 
 - Made by: `python -m lowregret.train.pretrain recipes/{recipe} --out DIR`
 - Data: {documents:,} documents, {tokens:,} tokens, one pass; biographies of made-up people in many wordings, questions

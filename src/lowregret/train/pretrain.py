@@ -69,6 +69,7 @@ class PretrainSpec(Spec):
     seed: int = 0
     learning_rate: float
     batch_size: int
+    micro_batch_size: int
     architecture: Architecture = Architecture()
     corpus: Corpus
     optimizer: OptimizerSpec
@@ -160,6 +161,7 @@ def pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
         model=spec.name,
         data=DataSpec(train="builtin:corpus"),
         batch_size=spec.batch_size,
+        micro_batch_size=spec.micro_batch_size,
         epochs=1.0,
         optimizer=spec.optimizer,
         evals=10,

@@ -152,7 +152,10 @@ def train_step(
     step: int,
 ) -> tuple[float, int, float]:
     """One optimizer step; returns its loss before the update, its tokens (padding excluded) and the gradient norm."""
-    batch = collate(examples, engine.base.pad_id)
+    by_length = sorted(
+        examples, key=lambda example: len(example.token_ids)
+    )  # so that micro-batches need little padding
+    batch = collate(by_length, engine.base.pad_id)
     pieces = batch.split(spec.micro_batch_size or batch.rows)
     train_nll = math.fsum(float(engine.forward_backward({policy: piece})[policy].loss) for piece in pieces)
     vocabulary = engine.model.get_output_embeddings().weight.shape[0]
