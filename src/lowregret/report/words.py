@@ -72,10 +72,8 @@ def headline(study: StudyRecords) -> str:
     if verdict.verdict == "inconclusive":
         return f"Not settled: {_unsettled(study)}."
     if verdict.verdict == "regret":
-        return (
-            f"Choose full fine-tuning: {_name(study, verdict.lora)} ends {_apart(verdict.lora, verdict.full)} above it, "
-            "more than the tolerance allows."
-        )
+        lora, apart = _name(study, verdict.lora), _apart(verdict.lora, verdict.full)
+        return f"Choose full fine-tuning: {lora} ends {apart} above it, more than the tolerance allows."
     advised = verdict.recommendation and study.result(verdict.recommendation.method)
     chosen = advised or verdict.lora
     if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:

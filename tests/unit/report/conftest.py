@@ -1,0 +1,42 @@
+"""The ordinary study, written once, and the module that writes others."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lowregret.report import StudyRecords, load_study, write_report
+
+
+@pytest.fixture(scope="session")
+def studies() -> ModuleType:
+    """studies.py beside this file; loaded by path, because test folders are not packages."""
+    spec = importlib.util.spec_from_file_location("report_studies", Path(__file__).with_name("studies.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def folder(studies: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ordinary study's folder: low regret of LoRA 16, every kind of trial."""
+    found: Path = studies.write_study(tmp_path_factory.mktemp("study"))
+    return found
+
+
+@pytest.fixture(scope="session")
+def study(folder: Path) -> StudyRecords:
+    return load_study(folder)
+
+
+@pytest.fixture(scope="session")
+def page(folder: Path) -> str:
+    """The ordinary study's page."""
+    return write_report(folder).read_text(encoding="utf-8")
