@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -32,3 +35,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if tier not in TIERS:
                 raise pytest.UsageError(f"{item.path}: tests live in tests/{{{','.join(TIERS)}}}/")
             item.add_marker(tier)
+
+
+@pytest.fixture(scope="session")
+def bases() -> ModuleType:
+    """bases.py beside this file; loaded by path, because test folders are not packages, and late, because of torch."""
+    spec = importlib.util.spec_from_file_location("small_bases", Path(__file__).with_name("bases.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["llama", "qwen3", "gemma2", "gpt2", "phi3", "gpt_neox", "opt"])
+def architecture(request: pytest.FixtureRequest) -> str:
+    """One of the small bases; a test that takes this runs on all of them."""
+    name: str = request.param
+    return name

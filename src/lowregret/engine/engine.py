@@ -153,6 +153,7 @@ class Engine:
         ids = merged.input_ids.to(self.device)
         targets = merged.targets[merged.supervised].to(self.device)
         weights = merged.weights[merged.supervised].to(self.device)
+        self._routing.length = merged.input_ids.shape[1]
         # Right padding lies behind every supervised position, which causal attention never sees: no mask is needed.
         with self._passing({n: b.rows for n, b in batches.items()}, positions, supervised), self._arithmetic():
             logits = self.model(input_ids=ids, use_cache=False).logits
@@ -170,7 +171,7 @@ class Engine:
         rows, length = inputs["input_ids"].shape
         last = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
         last[:, -1] = True
-        self._supervised = last
+        self._supervised, self._routing.length = last, length
         logits: Tensor = self.model(**inputs).logits
         return logits.reshape(rows, -1)
 

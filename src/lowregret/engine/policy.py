@@ -48,7 +48,7 @@ class LoRAPolicy(Policy):
         self.adapters: dict[str, LoRAWeights] = {}
         weights: dict[str, nn.Parameter] = {}
         for matrix in self.matrices:
-            linear = _adapted(model, matrix.name, routing)
+            linear = _adapted(model, matrix, routing)
             adapter = uniform(matrix, method.rank, method.alpha, generator).to(linear.weight.device)
             linear.adapters[name] = adapter
             self.adapters[matrix.name] = adapter
@@ -85,13 +85,13 @@ class FullPolicy(Policy):
         self._model.requires_grad_(False)
 
 
-def _adapted(model: PreTrainedModel, name: str, routing: Routing) -> LoRALinear:
+def _adapted(model: PreTrainedModel, matrix: Matrix, routing: Routing) -> LoRALinear:
     """The LoRALinear at this place, put there when it is still the plain matrix."""
-    module = model.get_submodule(name)
+    module = model.get_submodule(matrix.name)
     if isinstance(module, LoRALinear):
         return module
-    linear = LoRALinear(module, routing)
-    _replace(model, name, linear)
+    linear = LoRALinear(module, routing, unembedding=matrix.group == "unembedding")
+    _replace(model, matrix.name, linear)
     return linear
 
 

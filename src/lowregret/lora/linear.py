@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowregret.errors import TargetError
+
 
 @dataclass
 class Routing:
@@ -18,6 +20,8 @@ class Routing:
 
     rows: list[tuple[str, int, int]] = field(default_factory=list)
     positions: list[tuple[str, int, int]] = field(default_factory=list)
+    length: int = 0
+    """Positions in a row of the current pass."""
 
 
 class LoRAWeights(nn.Module):
@@ -42,10 +46,11 @@ class LoRAWeights(nn.Module):
 class LoRALinear(nn.Module):
     """y = base(x), plus each policy's update on that policy's rows."""
 
-    def __init__(self, base: nn.Module, routing: Routing) -> None:
+    def __init__(self, base: nn.Module, routing: Routing, *, unembedding: bool = False) -> None:
         super().__init__()
         self.base = base
         self.routing = routing
+        self.unembedding = unembedding
         self.adapters: dict[str, LoRAWeights] = {}  # a plain dict: policies own their weights, the model does not
 
     @property
@@ -56,7 +61,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[rows, length, d_in] → [rows, length, d_out], or [positions, d_in] → [positions, d_out]."""
         y: Tensor = self.base(x)
-        segments = self.routing.rows if x.ndim == 3 else self.routing.positions
+        segments = self._segments(x)
         if len(segments) == 1 and segments[0][0] in self.adapters and segments[0][2] - segments[0][1] == x.shape[0]:
             update: Tensor = self.adapters[segments[0][0]](x)
             return y + update.to(y.dtype)
@@ -64,3 +69,18 @@ class LoRALinear(nn.Module):
             if policy in self.adapters:
                 y[start:stop] += self.adapters[policy](x[start:stop])
         return y
+
+    def _segments(self, x: Tensor) -> list[tuple[str, int, int]]:
+        """Whose are which slices of the first dimension of x."""
+        if x.ndim == 3:
+            return self.routing.rows
+        if self.unembedding:
+            return self.routing.positions
+        # Some bases flatten [rows, length, d] before a matrix: OPT's MLP, shared experts.
+        rows, length = self.routing.rows, self.routing.length
+        if rows and x.shape[0] != rows[-1][2] * length:
+            raise TargetError(
+                f"a targeted matrix gets {x.shape[0]} positions of a batch of {rows[-1][2]} rows of {length}: the base "
+                "sends it a selection of them, so which belong to which policy is not known. Leave it out with re:REGEX."
+            )
+        return [(policy, start * length, stop * length) for policy, start, stop in rows]

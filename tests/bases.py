@@ -1,0 +1,166 @@
+"""Small bases made in code, one for each way in which transformers lays out a decoder, and what tests do with them.
+
+Loaded by path through the `bases` fixture, because test folders are not packages.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from lowregret.data.chat import Example
+from lowregret.engine import Engine
+from lowregret.models.load import Base, Source
+from lowregret.spec import LoRA
+
+VOCABULARY = 64
+EVERYTHING = ("attention", "mlp", "unembedding")
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    # The usual 0.02 makes a base this small nearly linear, and its logits nearly equal.
+    "initializer_range": 0.25,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+_GROUPED = {**_SHAPE, "num_key_value_heads": 1}
+
+
+def small_config(architecture: str) -> PretrainedConfig:
+    """The configuration of one small base."""
+    if architecture == "llama":
+        return transformers.LlamaConfig(**_GROUPED, tie_word_embeddings=False)
+    if architecture == "qwen3":
+        return transformers.Qwen3Config(**_GROUPED, head_dim=8, tie_word_embeddings=True)
+    if architecture == "gemma2":
+        # Low caps and a short window, so that both bite.
+        capped = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0, "sliding_window": 6}
+        return transformers.Gemma2Config(**_GROUPED, **capped, head_dim=8, query_pre_attn_scalar=8)
+    if architecture == "gpt2":
+        return transformers.GPT2Config(**_SHAPE)
+    if architecture == "phi3":
+        return transformers.Phi3Config(**_GROUPED, tie_word_embeddings=False)
+    if architecture == "gpt_neox":
+        return transformers.GPTNeoXConfig(**_SHAPE, tie_word_embeddings=False)
+    if architecture == "opt":
+        narrow = {"ffn_dim": 32, "word_embed_proj_dim": 16, "init_std": 0.25}
+        return transformers.OPTConfig(**_SHAPE, **narrow)
+    if architecture == "qwen3_moe":
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        return transformers.Qwen3MoeConfig(**_GROUPED, **experts, head_dim=8)
+    if architecture == "mixtral":
+        return transformers.MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2)
+    raise ValueError(architecture)
+
+
+def small_model(architecture: str, seed: int = 0) -> PreTrainedModel:
+    """Random weights; biases and norms too, so that none of them is invisible."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(small_config(architecture), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """One word a token: enough for what a base does with its tokenizer."""
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{index}": index for index in range(2, VOCABULARY)}}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")), pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+def small_base(architecture: str, seed: int = 0) -> Base:
+    """A fresh base of this architecture; the same seed gives the same weights."""
+    return Base(small_model(architecture, seed), small_tokenizer(), Source(architecture, architecture))
+
+
+def double_base(architecture: str, seed: int = 0) -> Base:
+    """The same in float64, for laws that rounding would blur. Adapters follow under `torch.set_default_dtype`."""
+    base = small_base(architecture, seed)
+    base.model.double()
+    return base
+
+
+def examples(count: int, seed: int = 0, *, shortest: int = 3, longest: int = 12) -> list[Example]:
+    """Random tokens; a random part of them supervised, at least one."""
+    draw = random.Random(f"examples {seed}")
+    found = []
+    for _ in range(count):
+        length = draw.randint(shortest, longest)
+        mask = [False] + [draw.random() < 0.6 for _ in range(length - 1)]
+        mask[draw.randint(1, length - 1)] = True
+        found.append(Example(tuple(draw.randint(2, VOCABULARY - 1) for _ in range(length)), tuple(mask)))
+    return found
+
+
+def adapted(engine: Engine, name: str = "lora", *, rank: int = 3, targets: Any = EVERYTHING, seed: int = 0) -> Any:
+    """Put a LoRA on the base whose B is not zero, so that it does something."""
+    policy = engine.add_policy(name, LoRA(rank=rank, alpha=rank, targets=targets), seed)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    with torch.no_grad():
+        for adapter in policy.adapters.values():
+            adapter.b.copy_(0.3 * torch.randn(adapter.b.shape, generator=generator))
+    return policy
+
+
+def weights(policy: Any) -> dict[str, Tensor]:
+    """A copy of a policy's weights."""
+    return {name: weight.detach().clone() for name, weight in policy.weights.items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    """Equal to the bit, NaN included."""
+    return left.keys() == right.keys() and all(
+        torch.equal(value.flatten().view(torch.uint8), right[name].flatten().view(torch.uint8))
+        for name, value in left.items()
+    )
+
+
+def distance(left: Tensor, right: Tensor) -> float:
+    """‖left − right‖ / ‖right‖."""
+    return float((left - right).double().norm() / right.double().norm())
+
+
+def copied(base: Base) -> PreTrainedModel:
+    """The bare model as it is now: a reference that no engine touches."""
+    return copy.deepcopy(base.model)
+
+
+def padded(found: Sequence[Example], pad_id: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, attention mask and labels (−100 where not supervised), all [rows, length], as users of transformers
+    build them: nothing of ours in it."""
+    length = max(len(example.token_ids) for example in found)
+    ids = torch.full((len(found), length), pad_id)
+    mask = torch.zeros(len(found), length, dtype=torch.int64)
+    labels = torch.full((len(found), length), -100)
+    for row, example in enumerate(found):
+        n = len(example.token_ids)
+        ids[row, :n] = torch.tensor(example.token_ids)
+        mask[row, :n] = 1
+        labels[row, :n] = torch.where(torch.tensor(example.supervised), ids[row, :n], -100)
+    return ids, mask, labels
+
+
+def reference_nll(model: Any, found: Sequence[Example], pad_id: int = 0) -> Tensor:
+    """Σ cross-entropy over supervised tokens / their number, from full logits with an attention mask."""
+    ids, mask, labels = padded(found, pad_id)
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].flatten(0, 1)
+    total = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    return total / (labels != -100).sum()
