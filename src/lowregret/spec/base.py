@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +28,7 @@ def build(kind: type[S], values: dict[str, Any], *, source: str = "") -> S:
         return kind.model_validate(values)
     except ValidationError as error:
         place = f"{source}: " if source else ""
-        raise SpecError("\n".join(place + _explain(kind, problem) for problem in error.errors())) from None
+        raise SpecError("\n".join(place + line for line in _explain_all(kind, error.errors()))) from None
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -39,17 +41,37 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise SpecError(f"{path}: not valid TOML: {error}.") from None
 
 
-def _explain(kind: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    field = ".".join(location) or "(whole spec)"
+def _explain_all(kind: type[BaseModel], problems: Sequence[Any]) -> list[str]:
+    """One line a field: what each of the alternatives of a union says about the same value is joined."""
+    lines: dict[str, tuple[str, str]] = {}
+    for problem in problems:
+        # pydantic names the alternatives of a union too, such as `constrained-float` or `literal['auto']`.
+        location = [str(part) for part in problem["loc"] if not re.search(r"[\[-]", str(part))]
+        field = ".".join(location)
+        message, value = _explain(kind, problem, location)
+        before = lines.get(field)
+        lines[field] = (f"{before[0]}, or: {message}" if before else message, value)
+    return [f"{field}: {message}{value}." if field and value else message for field, (message, value) in lines.items()]
+
+
+def _explain(kind: type[BaseModel], problem: Any, location: list[str]) -> tuple[str, str]:
+    """What is wrong, and the value in question: "" when the message says it all."""
+    field = ".".join(location)
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(kind, location[:-1])
-        return f"unknown key {field!r}. {did_you_mean(location[-1], fields)}"
+        return f"unknown key {field!r}. {did_you_mean(location[-1], fields)}", ""
     if problem["type"] == "missing":
-        return f"{field!r} is missing; give it a value."
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = repr(problem["input"])
-    return f"{field}: {message} (got {shown[:80]})."
+        return f"{field!r} is missing; give it a value.", ""
+    message = (
+        problem["msg"]
+        .removeprefix("Value error, ")
+        .removeprefix("Input ")
+        .rstrip(".")
+        .replace("a valid tuple", "a list")
+    )
+    if problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        return (f"{field}: " if field else "") + f"{message}.", ""
+    return message, f" (got {problem['input']!r:.80})"
 
 
 def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:

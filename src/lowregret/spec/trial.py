@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -79,7 +80,10 @@ class TrialSpec(Spec):
     @property
     def id(self) -> str:
         """A folder name: unique within a study and readable."""
-        name = "".join(c if c.isalnum() or c in "-+." else "-" for c in self.method.name)
+        method = self.method.name
+        name = "".join(c if c.isalnum() or c in "-+." else "-" for c in method)
+        if ":re:" in method:  # regexes may differ in what a folder name cannot show, or be longer than one may be
+            name = f"{name[:40]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}"
         return f"{name}_lr{self.learning_rate:.6g}_seed{self.seed}"
 
 
