@@ -1,45 +1,16 @@
-"""The command line: `lowregret VERB`. One file a verb; nothing heavy is imported before a verb runs."""
+"""The console script. It imports nothing before it can answer Ctrl-C."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
 
-import typer
-
-from lowregret import __version__
-from lowregret.cli.compare import compare
-from lowregret.cli.eval import evaluate
-from lowregret.cli.report import report
-from lowregret.cli.train import train
-
-app = typer.Typer(
-    name="lowregret",
-    help="LoRA or full fine-tuning? Measure the regret, with an error bar.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("compare")(compare)
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("report")(report)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"lowregret {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _lowregret(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    pass
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line; Ctrl-C while it is still being imported ends it as Ctrl-C later does."""
+    try:
+        from lowregret.cli.app import app
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     app()

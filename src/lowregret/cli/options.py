@@ -6,17 +6,18 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from lowregret.errors import SpecError
-from lowregret.spec import Spec, build, read_toml
-from lowregret.spec.method import parse_method
 
-S = TypeVar("S", bound=Spec)
+if TYPE_CHECKING:  # pydantic takes longer to import than `--help` may take: the functions below import it when called
+    from lowregret.spec import Spec
+
+S = TypeVar("S", bound="Spec")
 
 _DATA, _TRAINING, _OPTIMIZER = "Data", "Training", "Optimizer"
 
@@ -165,9 +166,16 @@ _METHOD_FIELDS = ("targets", "alpha")
 
 def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S:
     """The TOML file's fields under the given flags, validated; SpecError names the flag or the file's key at fault."""
+    from lowregret.spec import build, read_toml
+
     values: dict[str, Any] = read_toml(config) if config is not None else {}
     if isinstance(values.get("data"), str):
         values["data"] = {"train": values["data"]}
+    for table in ("data", "optimizer"):
+        if not isinstance(values.get(table, {}), dict):
+            raise SpecError(
+                f"{config}: {table} is {values[table]!r}, and must be a table: write [{table}] above its keys."
+            )
     for name, value in flags.items():
         if value is None or name in _METHOD_FIELDS:
             continue
@@ -184,6 +192,8 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
     _require(values, config)
     defaults = {name: flags[name] for name in _METHOD_FIELDS if flags.get(name) is not None}
     if defaults:
+        if "method" in kind.model_fields:
+            values.setdefault("method", "lora:16")
         _fill_methods(values, defaults)
     return build(kind, values, source=str(config) if config is not None else "")
 
@@ -202,6 +212,7 @@ def _require(values: Mapping[str, Any], config: Path | None) -> None:
 
 def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
     """--targets and --alpha reach every LoRA that does not say otherwise."""
+    from lowregret.spec.method import parse_method
 
     def filled(method: Any) -> Any:
         try:
@@ -212,22 +223,28 @@ def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
 
     if "method" in values:
         values["method"] = filled(values["method"])
-    else:
-        values["methods"] = [filled(method) for method in values.get("methods", ("lora:16", "full"))]
+    elif isinstance(methods := values.get("methods", ("lora:16", "full")), list | tuple):
+        values["methods"] = [filled(method) for method in methods]
 
 
 def filled_in(spec: Spec) -> str:
-    """The defaults that the user did not give, as one line; nested tables included."""
-    shown = [
-        f"{name} {_plain(getattr(spec, name))}" for name in type(spec).model_fields if name not in spec.model_fields_set
-    ]
-    return "filled in: " + ", ".join(shown) if shown else ""
+    """The defaults that the user did not give, as one line; those of nested tables included."""
+    shown = ", ".join(_unset(spec))
+    return f"filled in: {shown}" if shown else ""
+
+
+def _unset(spec: Spec, prefix: str = "") -> Iterator[str]:
+    from lowregret.spec import Spec as Table
+
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        if isinstance(value, Table) and not hasattr(value, "kind"):
+            yield from _unset(value, f"{prefix}{name}.")
+        elif name not in spec.model_fields_set:
+            yield f"{prefix}{name} {_plain(value)}"
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, Spec):
-        inner = ", ".join(f"{name} {_plain(getattr(value, name))}" for name in type(value).model_fields)
-        return f"({inner})"
     if isinstance(value, tuple):
-        return "+".join(getattr(item, "name", str(item)) for item in value)
-    return "none" if value is None else str(value)
+        return ",".join(_plain(item) for item in value)
+    return "none" if value is None else str(getattr(value, "name", value))

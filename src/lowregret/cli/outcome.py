@@ -10,9 +10,8 @@ from contextlib import contextmanager
 
 import typer
 
+from lowregret.cli.main import INTERRUPTED
 from lowregret.errors import LowregretError
-
-INTERRUPTED = 130
 
 
 @contextmanager
@@ -30,6 +29,9 @@ def exit_codes(resumable: bool = False) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
+    except OSError as error:  # the machine's doing, and met where no layer below could name the remedy
+        typer.echo(f"error: {error.filename or 'the operating system'}: {error.strerror or error}.", err=True)
+        raise typer.Exit(LowregretError.exit_code) from None
 
 
 def command_line() -> str:

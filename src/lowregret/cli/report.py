@@ -17,6 +17,11 @@ def report(
 ) -> None:
     """Write report.html again from a study's records; nothing is trained."""
     with exit_codes():
+        from lowregret.errors import RecordsError
         from lowregret.report.html import write_report
 
+        if not (folder / "spec.json").is_file():
+            raise RecordsError(
+                f"{folder}: is no study: it holds no spec.json. Name a folder that `lowregret compare` wrote."
+            )
         typer.echo(str(write_report(folder)))

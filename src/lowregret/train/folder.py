@@ -24,7 +24,9 @@ _FREE = ("checkpoint_seconds",)
 def opened(path: Path) -> Iterator[Path]:
     """The folder, made if need be, locked against a second process for as long as the context lasts."""
     make_folder(path)
-    with writing(path), open(path / ".lock", "w") as lock:
+    with writing(path):  # around the lock alone: Interrupted is an OSError too, and no matter of this folder
+        lock = open(path / ".lock", "w")  # noqa: SIM115 - closed by the next line
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -46,9 +48,12 @@ def claim(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command: str
             raise RecordsError(f"{path}: holds trials but no {SPEC}, so whose they are is unknown. Use another --out.")
         write_json(file, {"lowregret": __version__, "command": command, **asked})
         return
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
     differences = [
         f"  {field}: {there} there, {here} now"
-        for field, there, here in _differences({k: v for k, v in read_json(file).items() if k in asked}, asked)
+        for field, there, here in _differences({k: v for k, v in found.items() if k in asked}, asked)
         if field.removeprefix("spec.") not in _FREE
     ]
     if differences:
