@@ -76,7 +76,7 @@ def read_open(
     """`read_rows` of a source that is already open."""
     table = opened.load(split)
     if not table.records:
-        raise DataError("is empty: no rows.", source=opened.name)
+        raise DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
     layout: Layout | None = None
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []

@@ -12,10 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
-from lowregret.engine.state import save_tensors
+from lowregret.engine.state import refusals, save_tensors
 from lowregret.errors import ModelError
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.peft_format import CONFIG_NAME, WEIGHTS_NAME, adapter_config, read_adapter, to_peft_names
+from lowregret.models.load import quiet
 from lowregret.records import make_folder, write_bytes, writing
 from lowregret.spec import LoRA
 
@@ -102,5 +103,6 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path) -> None:
 
 
 def _write_model(engine: Engine, folder: Path) -> None:
-    engine.model.save_pretrained(folder)
-    engine.base.tokenizer.save_pretrained(folder)
+    with quiet(), refusals(folder):
+        engine.model.save_pretrained(folder)
+        engine.base.tokenizer.save_pretrained(folder)

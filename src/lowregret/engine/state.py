@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
@@ -23,18 +25,25 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         try:
-            safetensors.torch.save_file(dict(tensors), partial, dict(metadata))
+            with refusals(path):
+                safetensors.torch.save_file(dict(tensors), partial, dict(metadata))
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)
-        except SafetensorError as error:  # it wraps the operating system's error in words
-            partial.unlink(missing_ok=True)
-            full = "No space left" in str(error) or "os error 28" in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """safetensors wraps the operating system's errors in words: turn them back into an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
 def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:

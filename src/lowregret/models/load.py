@@ -72,7 +72,7 @@ def resolve(asked: str) -> Source:
     if path.exists():
         raise ModelError(f"{asked}: is a file. Give a Hugging Face folder, a hub id, a .gguf file or a bundled base.")
     if asked.count("/") > 1 or asked.startswith((".", "/", "~")):
-        raise ModelError(f"{asked}: no such folder.")
+        raise ModelError(f"{asked}: no such folder. Give an existing one, a .gguf file, a hub id or a bundled base.")
     return Source(asked, asked)
 
 
@@ -85,7 +85,7 @@ def load_config(source: Source) -> PretrainedConfig:
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The base's tokenizer, without its weights."""
-    with _explaining(source), _quiet():
+    with _explaining(source), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
@@ -95,7 +95,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
-    with _explaining(source), _quiet():
+    with _explaining(source), quiet():
         model = AutoModelForCausalLM.from_pretrained(
             source.path, trust_remote_code=False, dtype=dtype, **source.arguments
         )
@@ -116,7 +116,7 @@ def _forget_gguf(model: PreTrainedModel) -> None:
             setattr(model, attribute, False if attribute == "is_quantized" else None)
 
 
-class _quiet:
+class quiet:
     """Silence transformers' progress bars and advice: a user of lowregret can act on neither."""
 
     def __enter__(self) -> None:

@@ -15,7 +15,7 @@ from lowregret.errors import DivergedError, RecordsError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.learning_rate import prior_learning_rate
 from lowregret.records import TrialRecord, read_record
-from lowregret.spec import DataSpec, FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
+from lowregret.spec import FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec, build
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.schedule import total_steps
@@ -133,15 +133,17 @@ def evaluate_model(
     `nll` is in nats per supervised token, `tokens` counts those. The same number that training reported for the same
     held-out data, to the bit.
     """
-    options = DataSpec(
-        train=data,
-        prompt_field=prompt_field,
-        completion_field=completion_field,
-        max_length=max_length,
-        overlong=overlong,
-        max_eval=max_eval,
-        skip_bad_rows=skip_bad_rows,
-    )
+    fields: dict[str, Any] = {
+        "train": data,
+        "prompt_field": prompt_field,
+        "completion_field": completion_field,
+        "max_length": max_length,
+        "overlong": overlong,
+        "max_eval": max_eval,
+        "skip_bad_rows": skip_bad_rows,
+    }
+    spec = build(TrainingSpec, {"model": model, "data": fields, "device": device, "precision": precision})
+    options = spec.data
     source = resolve(model)
     examples, report = prepare_one(
         data,
@@ -155,7 +157,6 @@ def evaluate_model(
     )
     for line in report.lines():
         say(line)
-    spec = TrainingSpec(model=model, data=options, device=device, precision=precision)
     engine = make_engine(spec, source)
     if adapter is not None:
         load_adapter(engine, "adapter", Path(adapter))
