@@ -26,11 +26,15 @@ class Curve:
 def curve(study: StudyRecords, name: str) -> Curve:
     """The mean curve of a method's finished trials at its best learning rate; empty when there are none.
 
-    The mean at a step is over the seeds that recorded it; evaluations and records are at the same steps in all seeds.
+    Held-out loss starts at step 0 with that of the base, which all methods share. The mean at a step is over the seeds
+    that recorded it; evaluations and records are at the same steps in all seeds.
     """
     runs = [study.metrics.get(trial.id, ()) for trial in study.trials_at_best(name)]
     train = _mean((m.step, m.train_nll) for run in runs for m in run)
     test = _mean((m.step, m.test_nll) for run in runs for m in run)
+    base = study.verdict.base_nll
+    if test and test[0][0] > 0 and base is not None:
+        test = ((0, base), *test)
     window = smoothing_window(len(train))
     return Curve(train=_thinned(smoothed(train, window)), test=test, window=window)
 

@@ -150,7 +150,8 @@ def steps_caption(study: StudyRecords, window: int) -> str:
         if result.test_nll is not None
     ]
     smoothing = f"training loss, a moving average over {window} steps" if window > 1 else "training loss"
-    how = f"Each method at its best learning rate, mean over its seeds. Lines: {smoothing}. Points: held-out loss."
+    how = f"Each method at its best learning rate, mean over its seeds. Lines: {smoothing}. "
+    how += "Points: held-out loss, at step 0 that of the base."
     return f"{how} Held-out loss ends with {_listed(ends)}." if ends else "No method has a finished trial to draw."
 
 

@@ -61,9 +61,9 @@ def trial(method: Method, rate: float, seed: int = 0, **changed: Any) -> TrialRe
 
 
 def metrics(record: TrialRecord) -> list[Metric]:
-    """A falling curve that ends at the trial's held-out loss, with three evaluations."""
+    """A falling curve that ends at the trial's held-out loss, with two evaluations."""
     end = record.test_nll or BASE
-    found = [Metric(step=0, tokens=0, test_nll=BASE, seconds=0.0)]
+    found: list[Metric] = []
     for step in range(1, record.steps + 1):
         fallen = math.log1p(step) / math.log1p(STEPS)
         mean = BASE + (end - BASE) * fallen

@@ -36,11 +36,12 @@ def test_window_is_odd_and_a_small_part_of_the_run(steps: int) -> None:
     assert window <= max(1, steps / 20 + 1)
 
 
-def test_held_out_points_are_the_mean_over_seeds(study: StudyRecords) -> None:
+def test_held_out_points_are_the_base_and_then_the_mean_over_seeds(study: StudyRecords) -> None:
     found = curve(study, "full")
     losses = [trial.test_nll for trial in study.trials_at_best("full") if trial.test_nll is not None]
     assert len(losses) == 3
     assert [step for step, _ in found.test] == [0, 60, 120]
+    assert found.test[0][1] == study.verdict.base_nll
     assert found.test[-1][1] == pytest.approx(sum(losses) / 3)
 
 

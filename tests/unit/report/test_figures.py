@@ -60,7 +60,7 @@ def test_steps_show_training_lines_and_held_out_points(study: StudyRecords) -> N
     assert {"optimizer steps", "loss (nats per supervised token)"} <= set(said)
     assert any(text.startswith("Full fine-tuning") and "1.3020" in text for text in said)
     assert described(svg, "line mark") == 3
-    assert described(svg, "point") == 3 * 3 + 3, "three evaluations of three methods, and the key"
+    assert described(svg, "point") == 3 * 3 + 3, "the base and two evaluations of three methods, and the key"
 
 
 def test_cost_shows_values_with_units_and_bars_from_zero(study: StudyRecords) -> None:
