@@ -135,7 +135,8 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def distance(left: Tensor, right: Tensor) -> float:
     """‖left − right‖ / ‖right‖."""
-    return float((left - right).double().norm() / right.double().norm())
+    left, right = left.detach().double(), right.detach().double()
+    return float((left - right).norm() / right.norm())
 
 
 def copied(base: Base) -> PreTrainedModel:

@@ -81,6 +81,6 @@ class LoRALinear(nn.Module):
         if rows and x.shape[0] != rows[-1][2] * length:
             raise TargetError(
                 f"a targeted matrix gets {x.shape[0]} positions of a batch of {rows[-1][2]} rows of {length}: the base "
-                "sends it a selection of them, so which belong to which policy is not known. Leave it out with re:REGEX."
+                "sends it a selection of them, so whose they are is not known. Leave it out with a target re:REGEX."
             )
         return [(policy, start * length, stop * length) for policy, start, stop in rows]
