@@ -195,7 +195,10 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
         if "method" in kind.model_fields:
             values.setdefault("method", "lora:16")
         _fill_methods(values, defaults)
-    return build(kind, values, source=str(config) if config is not None else "")
+    spec = build(kind, values, source=str(config) if config is not None else "")
+    if "epochs" not in values:  # the spec gives a length when there is none, and pydantic takes it for the user's
+        spec.model_fields_set.discard("epochs")
+    return spec
 
 
 def _require(values: Mapping[str, Any], config: Path | None) -> None:

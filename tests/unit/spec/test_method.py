@@ -1,4 +1,4 @@
-"""Laws of a method's spelling: what `name` prints, `parse_method` reads back; wrong spellings name the nearest choice."""
+"""Laws of a method's spelling: what `name` prints, `parse_method` reads back; a wrong one names the nearest choice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import SpecError
 from lowregret.spec import DataSpec, FullFT, LoRA, Method, TrainSpec, TrialSpec, build
@@ -49,14 +49,17 @@ def test_order_and_repetition_of_targets_do_not_matter(rank: int, targets: list[
     assert spelled == LoRA(rank=rank, targets=tuple(sorted(set(targets))))
 
 
-@given(text=st.text(max_size=12))
-def test_any_text_is_a_method_or_an_error_about_it(text: str) -> None:
+@given(
+    text=st.one_of(
+        st.text(max_size=12), st.text("lorafu:16=+", max_size=12), st.text(max_size=5).map("lora:4:".__add__)
+    )
+)
+def test_any_text_is_a_method_or_a_validation_error(text: str) -> None:
     try:
         found = METHOD.validate_python(text)
-    except ValueError as error:
-        assert "method" in str(error) or "target" in str(error) or "rank" in str(error) or "alpha" in str(error)
-    else:
-        assert METHOD.validate_python(found.name) == found
+    except ValidationError:
+        return
+    assert METHOD.validate_python(found.name) == found
 
 
 @pytest.mark.parametrize(
