@@ -1,0 +1,112 @@
+"""What is saved means to PEFT and transformers what it means here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import lowregret
+from lowregret.data.batches import collate
+from lowregret.data.prepare import prepare_one
+from lowregret.engine import AdamParams, Engine
+from lowregret.engine.export import export_policy, load_adapter
+from lowregret.models.load import load_base, load_tokenizer, resolve
+from lowregret.spec import FullFT
+from lowregret.train.job import evaluate_model
+
+TOLERANCE = 1e-5
+DATA = "builtin:arithmetic:size=32,test_size=24"
+TARGETS = ["attention", "mlp", "unembedding", "attention+mlp+unembedding", r"re:\.[02]\..*(up|q)_proj"]
+
+
+def plain(path: str | Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def their_nll(bases: ModuleType, model: Any) -> float:
+    tokenizer = load_tokenizer(resolve("tiny"))
+    examples, _ = prepare_one(DATA, tokenizer)
+    nll: float = bases.reference_nll(model, examples, tokenizer.pad_token_id or 0).item()
+    return nll
+
+
+def train(method: str, out: Path) -> dict[str, Any]:
+    lowregret.train("tiny", DATA, method=method, out=out, learning_rate=3e-3, steps=4, batch_size=4)
+    record: dict[str, Any] = json.loads((out / "trial.json").read_text())
+    return record
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_a_saved_adapter_is_the_same_to_peft(bases: ModuleType, targets: str, tmp_path: Path) -> None:
+    record = train(f"lora:8:{targets}", tmp_path)
+    ours = evaluate_model("tiny", DATA, adapter=tmp_path / "adapter")
+    assert ours["nll"] == record["test_nll"], "eval must repeat training's number exactly"
+    assert ours["tokens"] == record["test_tokens"]
+    base = resolve("tiny").path
+    theirs = their_nll(bases, peft.PeftModel.from_pretrained(plain(base), str(tmp_path / "adapter")))
+    assert theirs == pytest.approx(ours["nll"], abs=TOLERANCE)
+    assert abs(their_nll(bases, plain(base)) - theirs) > 100 * TOLERANCE, "the adapter does nothing"
+
+
+def test_a_saved_model_is_the_same_to_transformers(bases: ModuleType, tmp_path: Path) -> None:
+    record = train("full", tmp_path)
+    ours = evaluate_model(str(tmp_path / "model"), DATA)
+    assert ours["nll"] == record["test_nll"], "eval must repeat training's number exactly"
+    theirs = their_nll(bases, plain(tmp_path / "model"))
+    assert theirs == pytest.approx(ours["nll"], abs=TOLERANCE)
+    assert abs(their_nll(bases, plain(resolve("tiny").path)) - theirs) > 100 * TOLERANCE
+
+
+def test_the_base_is_the_same_to_transformers(bases: ModuleType) -> None:
+    assert their_nll(bases, plain(resolve("tiny").path)) == pytest.approx(
+        evaluate_model("tiny", DATA)["nll"], abs=TOLERANCE
+    )
+
+
+def test_an_adapter_that_peft_trained_is_the_same_here(bases: ModuleType, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    model = peft.get_peft_model(plain(resolve("tiny").path), config).eval()
+    model.save_pretrained(tmp_path)
+    ours = evaluate_model("tiny", DATA, adapter=tmp_path)["nll"]
+    assert ours == pytest.approx(their_nll(bases, model), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("targets", [("attention", "mlp"), ("unembedding",), ("attention", "mlp", "unembedding")])
+def test_adapters_of_every_architecture(
+    bases: ModuleType, architecture: str, targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    """GPT-2's are fan_in_fan_out; loaded into a fresh engine they give what was trained, to the bit."""
+    base, found = bases.small_base(architecture), bases.examples(8)
+    model = bases.copied(base)
+    engine = Engine(base)
+    bases.adapted(engine, targets=targets)
+    engine.forward_backward({"lora": collate(found)})
+    engine.optim_step({"lora": AdamParams(1e-2)})
+    export_policy(engine, "lora", tmp_path / "adapter")
+    ours = engine.forward({"lora": collate(found)})["lora"]
+    wrapped = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
+    assert bases.reference_nll(wrapped, found).item() == pytest.approx(float(ours.loss), abs=TOLERANCE)
+    fresh = Engine(bases.small_base(architecture))
+    load_adapter(fresh, "again", tmp_path / "adapter")
+    assert torch.equal(fresh.forward({"again": collate(found)})["again"].logprobs, ours.logprobs)
+
+
+def test_models_of_every_architecture(bases: ModuleType, architecture: str, tmp_path: Path) -> None:
+    engine, found = Engine(bases.small_base(architecture)), bases.examples(8)
+    engine.add_policy("full", FullFT())
+    engine.forward_backward({"full": collate(found)})
+    engine.optim_step({"full": AdamParams(1e-2)})
+    export_policy(engine, "full", tmp_path / "model")
+    ours = float(engine.forward({"full": collate(found)})["full"].loss)
+    assert bases.reference_nll(plain(tmp_path / "model"), found).item() == pytest.approx(ours, abs=TOLERANCE)
+    again = Engine(load_base(resolve(str(tmp_path / "model"))))
+    assert float(again.forward({"base": collate(found)})["base"].loss) == ours
