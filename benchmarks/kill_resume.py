@@ -1,0 +1,169 @@
+"""Kill small studies with SIGKILL at random moments, resume each, and compare its numbers with an uninterrupted run's.
+
+    python benchmarks/kill_resume.py --kills 20 --seed 0
+
+Each kill has a study of its own. The moments are spread over the whole life of the process, from the start of the
+interpreter to the last record, loading included; every second resumed process is killed once more, and sometimes again,
+before one is let through. Checkpoints are written after every step, so most resumes begin in the middle of a trial.
+Compared are the verdict, every record, curve and example loss, and the bytes of the winners' weights; left out are wall
+times, memory and the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STUDY = (
+    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --seeds 2 --steps 5 --batch-size 4 "
+    "--max-train 32 --max-eval 8 --evals 2 --checkpoint-seconds 0 --quiet"
+).split()
+_NOT_REPEATABLE = ("seconds", "peak_memory_bytes", "environment", "command")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A process that did not live to the end of its study."""
+
+    seconds: float
+    """After its start."""
+    trials: int
+    """Ended by then, those of earlier processes included."""
+    steps: int
+    """Recorded by then in all trials."""
+
+    def __str__(self) -> str:
+        if not (self.trials or self.steps):
+            return f"{self.seconds:.2f} s (before the first step)"
+        return f"{self.seconds:.2f} s ({self.trials} trials ended, {self.steps} steps)"
+
+
+def start(out: Path, study: Sequence[str] = STUDY) -> subprocess.Popen[bytes]:
+    """The study's command, as a user would type it."""
+    program = str(Path(sys.executable).with_name("lowregret"))
+    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(
+        [program, "compare", *study, "--out", str(out)],
+        env={**os.environ, **alone},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(out: Path, study: Sequence[str] = STUDY) -> float:
+    """Run the study to its end; returns its wall time in seconds."""
+    began = time.monotonic()
+    process = start(out, study)
+    _, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"the study in {out} ended with {process.returncode}:\n{errors.decode()}")
+    return time.monotonic() - began
+
+
+def kill_at(out: Path, seconds: float, study: Sequence[str] = STUDY) -> Kill | None:
+    """Run the study and kill it so many seconds after its start; None when it ended first, and well."""
+    process = start(out, study)
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return Kill(seconds, *standing(out))
+    if process.returncode:
+        raise SystemExit(f"the study in {out} ended with {process.returncode}:\n{errors.decode()}")
+    return None
+
+
+def standing(out: Path) -> tuple[int, int]:
+    """Trials ended and steps recorded."""
+    records = [json.loads(path.read_text()) for path in out.glob("trials/*/trial.json")]
+    curves = [path.read_bytes().count(b"\n") for path in out.glob("trials/*/metrics.jsonl")]
+    return sum(record["status"] != "running" for record in records), sum(curves)
+
+
+def numbers(out: Path) -> dict[str, Any]:
+    """Everything in a finished study's folder that must repeat: records, curves, example losses and weights."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.suffix == ".json" and path.name not in ("tokenizer.json", "tokenizer_config.json"):
+            found[name] = _repeatable(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            found[name] = [_repeatable(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".safetensors":
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _repeatable(value: Any) -> Any:
+    """Without wall times, memory and the environment; a reason in words that tells of them is left out too."""
+    if isinstance(value, dict):
+        return {key: _repeatable(item) for key, item in value.items() if key not in _NOT_REPEATABLE}
+    if isinstance(value, list):
+        return [_repeatable(item) for item in value if not (isinstance(item, str) and "peak memory" in item)]
+    return value
+
+
+def moments(count: int, life: float, generator: random.Random) -> list[float]:
+    """One in each of `count` equal parts of a life, in random order: together they are uniform over it."""
+    found = [life * (part + generator.random()) / count for part in range(count)]
+    generator.shuffle(found)
+    return found
+
+
+def killed_and_resumed(out: Path, moment: float, life: float, generator: random.Random) -> Iterator[Kill]:
+    """Kill a fresh study at a moment, go on with it, killing again now and then, and run it to its end."""
+    first = kill_at(out, moment)
+    while first is None:  # it was faster than the run that measured its life
+        shutil.rmtree(out)
+        moment *= 0.9
+        first = kill_at(out, moment)
+    yield first
+    while generator.random() < 0.5 and (again := kill_at(out, life * generator.random())):
+        yield again
+    finish(out)
+
+
+def main() -> int:
+    """Print one line a kill and how many studies ended with the uninterrupted run's numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="studies to kill (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the moments (default 0)")
+    asked = parser.parse_args()
+    generator = random.Random(asked.seed)
+    identical = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        life = finish(folder / "whole")
+        expected = numbers(folder / "whole")
+        trials, steps = standing(folder / "whole")
+        print(f"uninterrupted: {life:.2f} s, {trials} trials, {steps} steps", flush=True)
+        for number, moment in enumerate(moments(asked.kills, life, generator), start=1):
+            out = folder / f"killed-{number}"
+            kills = [str(kill) for kill in killed_and_resumed(out, moment, life, generator)]
+            same = numbers(out) == expected
+            identical += same
+            print(
+                f"{number:3}: killed at {', then at '.join(kills)}: {'identical' if same else 'DIFFERENT'}", flush=True
+            )
+            shutil.rmtree(out)
+    print(f"{identical} of {asked.kills} identical")
+    return 0 if identical == asked.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
