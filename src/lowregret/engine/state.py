@@ -63,12 +63,14 @@ def load_state(policy: Policy, path: Path) -> dict[str, str]:
     except (OSError, SafetensorError, ValueError) as error:
         raise RecordsError(damaged.format(error)) from error
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
-    if weights.keys() != policy.weights.keys():
+    adam = {key.removeprefix("adam/"): value for key, value in tensors.items() if key.startswith("adam/")}
+    if weights.keys() != policy.weights.keys() or any(key.partition("/")[2] not in weights for key in adam):
         raise RecordsError(damaged.format("it holds other weights than this policy has"))
+    for name, value in weights.items():  # all of them before the first is copied: nothing is restored by half
+        if value.shape != policy.weights[name].shape:
+            raise RecordsError(damaged.format(f"{name} has shape {tuple(value.shape)}"))
     with torch.no_grad():
         for name, value in weights.items():
-            if value.shape != policy.weights[name].shape:
-                raise RecordsError(damaged.format(f"{name} has shape {tuple(value.shape)}"))
             policy.weights[name].copy_(value)
-    policy.optimizer.load_state({k.removeprefix("adam/"): v for k, v in tensors.items() if k.startswith("adam/")})
+    policy.optimizer.load_state(adam)
     return metadata

@@ -96,8 +96,14 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
     with _explaining(source), quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            source.path, trust_remote_code=False, dtype=dtype, **source.arguments
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source.path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **source.arguments
+        )
+    if found["missing_keys"]:  # transformers would go on with random ones
+        missing = sorted(found["missing_keys"])
+        raise ModelError(
+            f"{source.asked}: the files hold no {missing[0]} ({len(missing)} of the model's weights are missing): it is "
+            "no causal language model, or a broken download. Fetch it again, or give another base."
         )
     if model.config.is_encoder_decoder:
         raise ModelError(f"{source.asked}: is an encoder-decoder model; only decoder-only causal models work here.")
