@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 # Set before anything imports a library that reads them, and inherited by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,6 +19,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # On models this small a second thread costs more than it gives, and sums in another order change the last bit.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+# Array shapes in annotations are checked at run time in these modules. They import torch only when a test does.
+install_import_hook(
+    ["lowregret.data.batches", "lowregret.engine.losses", "lowregret.engine.sampler", "lowregret.lora.linear"],
+    "beartype.beartype",
+)
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)

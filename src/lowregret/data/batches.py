@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from lowregret.data.chat import Example
@@ -22,16 +23,15 @@ EVAL_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows. All tensors are [rows, length]; position t predicts the token at t + 1."""
+    """Right-padded rows; position t predicts the token at t + 1."""
 
-    input_ids: Tensor
-    """int64."""
-    targets: Tensor
-    """int64: the next token."""
-    supervised: Tensor
-    """bool: whether the prediction of this position counts."""
-    weights: Tensor
-    """float32: its share in the loss; 0 where not supervised."""
+    input_ids: Int64[Tensor, "rows length"]
+    targets: Int64[Tensor, "rows length"]
+    """The next token."""
+    supervised: Bool[Tensor, "rows length"]
+    """Whether the prediction of this position counts."""
+    weights: Float32[Tensor, "rows length"]
+    """Its share in the loss; 0 where not supervised."""
 
     @property
     def rows(self) -> int:

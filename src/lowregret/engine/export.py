@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
-from lowregret.errors import ModelError
+from lowregret.errors import ModelError, SpecError
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.peft_format import CONFIG_NAME, WEIGHTS_NAME, adapter_config, read_adapter, to_peft_names
 from lowregret.models.load import quiet
 from lowregret.records import make_folder, write_bytes, writing
-from lowregret.spec import LoRA
+from lowregret.spec import LoRA, build
 
 
 def export_policy(engine: Engine, name: str, folder: Path) -> int:
@@ -43,7 +46,7 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
     if not weights:
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds no LoRA matrices.")
     pattern = "re:^(" + "|".join(sorted(module.replace(".", r"\.") for module in weights)) + ")$"
-    method = LoRA(rank=config["r"], alpha=config["lora_alpha"], targets=(pattern,))
+    method = _method(folder, config, weights, pattern)
     policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
     missing = weights.keys() - policy.adapters.keys()
@@ -60,6 +63,28 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
             adapter.a.copy_(a)
             adapter.b.copy_(b)
     return policy
+
+
+def _method(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, tuple[Tensor, Tensor]], pattern: str
+) -> LoRA:
+    """What adapter_config.json says the weights are; ModelError when it cannot be, or when they differ."""
+    file = folder / CONFIG_NAME
+    for field in ("r", "lora_alpha"):
+        if field not in config:
+            raise ModelError(f"{file}: {field} is missing.")
+    fields = {"rank": config["r"], "alpha": config["lora_alpha"], "targets": (pattern,)}
+    try:
+        method = build(LoRA, fields)
+    except SpecError:
+        raise ModelError(
+            f"{file}: r is {config['r']!r} and lora_alpha is {config['lora_alpha']!r}; "
+            "they must be a whole number and a number above 0."
+        ) from None
+    for module, (a, _) in weights.items():
+        if a.shape[0] != method.rank:
+            raise ModelError(f"{file}: r is {method.rank}, but the matrix A of {module} has rank {a.shape[0]}.")
+    return method
 
 
 @torch.no_grad()

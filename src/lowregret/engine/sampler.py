@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -76,8 +77,10 @@ def generate(
     return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), torch.stack(alive, 1), open_rows)
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Tokens and their log-probabilities, both [rows], from logits [rows, vocabulary]."""
+def _draw(
+    logits: Float[Tensor, "rows vocabulary"], temperature: float, generator: torch.Generator
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Tokens and their log-probabilities."""
     logprobs = torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
     if temperature > 0:
         chosen = torch.multinomial(logprobs.exp(), 1, generator=generator)
@@ -86,7 +89,12 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tup
     return chosen[:, 0], logprobs.gather(1, chosen)[:, 0]
 
 
-def _completions(tokens: Tensor, logprobs: Tensor, alive: Tensor, open_rows: Tensor) -> list[Completion]:
+def _completions(
+    tokens: Int[Tensor, "rows drawn"],
+    logprobs: Float[Tensor, "rows drawn"],
+    alive: Bool[Tensor, "rows drawn"],
+    open_rows: Bool[Tensor, " rows"],
+) -> list[Completion]:
     lengths = alive.sum(1).tolist()
     columns = zip(tokens.tolist(), logprobs.tolist(), lengths, open_rows.tolist(), strict=True)
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lowregret.errors import TargetError
@@ -27,19 +28,19 @@ class Routing:
 class LoRAWeights(nn.Module):
     """A [rank, d_in] and B [d_out, rank] of one policy on one matrix, and the scale alpha / rank."""
 
-    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+    def __init__(self, a: Float[Tensor, "rank d_in"], b: Float[Tensor, "d_out rank"], scale: float) -> None:
         super().__init__()
         self.a = nn.Parameter(a)
         self.b = nn.Parameter(b)
         self.scale = scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """scale · x Aᵀ Bᵀ: [..., d_in] → [..., d_out]."""
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        """scale · x Aᵀ Bᵀ."""
         update: Tensor = F.linear(F.linear(x, self.a), self.b * self.scale)
         return update
 
-    def delta(self) -> Tensor:
-        """scale · B A: [d_out, d_in], what is added to the weight when merging."""
+    def delta(self) -> Float[Tensor, "d_out d_in"]:
+        """scale · B A: what is added to the weight when merging."""
         return (self.b * self.scale) @ self.a
 
 
@@ -58,7 +59,7 @@ class LoRALinear(nn.Module):
         """The base's weight: some models read a linear map's weight (its dtype, its device) directly."""
         return self.base.weight  # type: ignore[return-value]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """[rows, length, d_in] → [rows, length, d_out], or [positions, d_in] → [positions, d_out]."""
         y: Tensor = self.base(x)
         segments = self._segments(x)

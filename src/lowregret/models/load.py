@@ -96,9 +96,10 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
     with _explaining(source), quiet():
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **source.arguments
         )
+    model, found = loaded
     if found["missing_keys"]:  # transformers would go on with random ones
         missing = sorted(found["missing_keys"])
         raise ModelError(
