@@ -31,10 +31,14 @@ def export_policy(engine: Engine, name: str, folder: Path) -> int:
     with writing(folder):
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
-        if isinstance(policy, LoRAPolicy):
-            _write_adapter(engine, policy, partial)
-        else:
-            _write_model(engine, partial)
+        try:
+            if isinstance(policy, LoRAPolicy):
+                _write_adapter(engine, policy, partial)
+            else:
+                _write_model(engine, partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -47,21 +51,22 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds no LoRA matrices.")
     pattern = "re:^(" + "|".join(sorted(module.replace(".", r"\.") for module in weights)) + ")$"
     method = _method(folder, config, weights, pattern)
+    known = {matrix.name: matrix for matrix in engine.matrices}
+    for module, (a, b) in weights.items():  # all of them before the policy is on: none is left behind half loaded
+        if module not in known:
+            raise ModelError(f"{folder}: adapts {module}, which this base does not have.")
+        needed = (method.rank, known[module].d_in), (known[module].d_out, method.rank)
+        if (tuple(a.shape), tuple(b.shape)) != needed:
+            raise ModelError(
+                f"{folder}: {module} has A {tuple(a.shape)} and B {tuple(b.shape)}; this base needs "
+                f"{needed[0]} and {needed[1]}."
+            )
     policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
-    missing = weights.keys() - policy.adapters.keys()
-    if missing:
-        raise ModelError(f"{folder}: adapts {sorted(missing)[0]}, which this base does not have.")
     with torch.no_grad():
         for module, (a, b) in weights.items():
-            adapter = policy.adapters[module]
-            if adapter.a.shape != a.shape or adapter.b.shape != b.shape:
-                raise ModelError(
-                    f"{folder}: {module} has A {tuple(a.shape)} and B {tuple(b.shape)}; this base needs "
-                    f"{tuple(adapter.a.shape)} and {tuple(adapter.b.shape)}."
-                )
-            adapter.a.copy_(a)
-            adapter.b.copy_(b)
+            policy.adapters[module].a.copy_(a)
+            policy.adapters[module].b.copy_(b)
     return policy
 
 

@@ -103,7 +103,7 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     if found["missing_keys"]:  # transformers would go on with random ones
         missing = sorted(found["missing_keys"])
         raise ModelError(
-            f"{source.asked}: the files hold no {missing[0]} ({len(missing)} of the model's weights are missing): it is "
+            f"{source.asked}: the files hold no {missing[0]} ({len(missing)} of its weights are missing): it is "
             "no causal language model, or a broken download. Fetch it again, or give another base."
         )
     if model.config.is_encoder_decoder:

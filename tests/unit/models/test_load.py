@@ -38,7 +38,7 @@ def test_bundled_bases_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Path(resolve("tiny").path).parts[-2:] == ("bundled", "tiny")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()  # a folder of the user's own wins over a bundled name
-    with pytest.raises(ModelError, match="no config.json"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         resolve("tiny")
 
 

@@ -74,7 +74,7 @@ def test_another_policys_checkpoint_is_refused(engine: Engine, bases: ModuleType
     save_checkpoint(engine, "policy", tmp_path, PROGRESS)
     for other in (fresh(bases, rank=2), fresh(bases, targets=("mlp",))):
         start = bases.weights(other.policies["policy"])
-        with pytest.raises(RecordsError, match="has shape|other weights"):
+        with pytest.raises(RecordsError, match=r"shape|other weights"):
             load_checkpoint(other, "policy", tmp_path)
         assert bases.same(bases.weights(other.policies["policy"]), start)
 
