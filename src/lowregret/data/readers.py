@@ -252,9 +252,11 @@ def _open_hub(source: str) -> OpenSource:
         splits = datasets.load_dataset(name, config or None)
     # The library lets errors of every layer under it through: HTTP, file system, Arrow, its own.
     except Exception as error:
+        near = f"{_nearest_files(source)} " if re.search(r"\.[A-Za-z]\w*$", source) else ""
         raise DataError(
             f"neither an existing file nor a dataset in the local cache, and the hub gave none ({_first_line(error)}). "
-            f"Give {_valid_sources()}; a hub dataset must be in the cache or within reach, and may need a config.",
+            f"{near}Give {_valid_sources()}; a hub dataset must be in the cache or within reach, and may need "
+            "a config.",
             source=source,
         ) from None
 

@@ -64,13 +64,28 @@ def load_state(policy: Policy, path: Path) -> dict[str, str]:
         raise RecordsError(damaged.format(error)) from error
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     adam = {key.removeprefix("adam/"): value for key, value in tensors.items() if key.startswith("adam/")}
-    if weights.keys() != policy.weights.keys() or any(key.partition("/")[2] not in weights for key in adam):
-        raise RecordsError(damaged.format("it holds other weights than this policy has"))
-    for name, value in weights.items():  # all of them before the first is copied: nothing is restored by half
-        if value.shape != policy.weights[name].shape:
-            raise RecordsError(damaged.format(f"{name} has shape {tuple(value.shape)}"))
+    # All of it before the first is copied: nothing is restored by half, and the fused optimizer trusts its shapes.
+    problem = _misfit(policy, weights, adam)
+    if problem:
+        raise RecordsError(damaged.format(problem))
     with torch.no_grad():
         for name, value in weights.items():
             policy.weights[name].copy_(value)
     policy.optimizer.load_state(adam)
     return metadata
+
+
+def _misfit(policy: Policy, weights: Mapping[str, Tensor], adam: Mapping[str, Tensor]) -> str | None:
+    """Why these weights and moments cannot be this policy's; None when they can."""
+    moments = {key.partition("/")[2] for key in adam}
+    if weights.keys() != policy.weights.keys() or not moments <= weights.keys():
+        return "it holds other weights than this policy has"
+    expected = {f"{kind}/{name}": weights[name].shape for name in moments for kind in ("exp_avg", "exp_avg_sq")}
+    expected |= {f"step/{name}": torch.Size() for name in moments}
+    if adam.keys() != expected.keys():
+        return "its moments are not complete"
+    expected |= {name: weight.shape for name, weight in policy.weights.items()}
+    for name, value in (*weights.items(), *adam.items()):
+        if value.shape != expected[name] or value.dtype is not torch.float32:
+            return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
+    return None

@@ -18,6 +18,7 @@ from lowregret.analysis.regret import judge
 from lowregret.engine import Engine
 from lowregret.engine.export import export_policy
 from lowregret.environment import environment
+from lowregret.errors import RecordsError
 from lowregret.records import (
     ExampleLosses,
     Metric,
@@ -130,7 +131,7 @@ def _run(folder: Path, bench: _Bench, trial: TrialSpec, records: Sequence[TrialR
     best = _best_of(trial.method.name, records)
 
     def deliver(engine: Engine, policy: str, record: TrialRecord) -> None:
-        if best is None or _loss(record) < _loss(best):
+        if best is None or _loss(record) <= _loss(best):  # of equals, the first by name is the best
             export_policy(engine, policy, home / _shipped(record))
 
     hooks = Hooks(
@@ -199,7 +200,11 @@ def _base_nll(folder: Path, bench: _Bench) -> float:
     if not path.exists():
         losses = evaluate(bench.engine(), "base", bench.inputs.data.test)
         write_json(path, {"test_nll": mean_nll(losses), "test_tokens": sum(losses.tokens)})
-    return float(read_json(path)["test_nll"])
+    found = read_json(path)
+    nll = found.get("test_nll") if isinstance(found, dict) else None
+    if not isinstance(nll, float):
+        raise RecordsError(f"{path}: holds no finite 'test_nll'. Delete the file and run the same command again.")
+    return nll
 
 
 def _losses(folder: Path, records: Sequence[TrialRecord]) -> dict[str, ExampleLosses]:
