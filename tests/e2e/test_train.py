@@ -1,0 +1,110 @@
+"""`lowregret train` and `lowregret eval`: what is left behind, and that both report the same number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = "--model tiny --batch-size 4 --max-length 64 --evals 2 --steps 4".split()
+FIELDS = {
+    "id", "method", "learning_rate", "seed", "status", "test_nll", "test_tokens", "steps", "tokens", "seconds",
+    "peak_memory_bytes", "trainable_parameters", "error",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["lora:4", "lora:2:mlp+unembedding", "full"])
+def test_eval_gives_the_very_number_that_training_reported(run: Any, rows: Path, tmp_path: Path, method: str) -> None:
+    out, held_out = tmp_path / "out", rows / "held_out.jsonl"
+    ended = run("train", *SMALL, "--method", method, "--learning-rate", "1e-3", "--data", rows / "rows.jsonl",
+                "--eval-data", held_out, "--out", out)  # fmt: skip
+    assert ended.exit_code == 0, ended.stderr
+    record = json.loads((out / "trial.json").read_text())
+    assert record.keys() >= FIELDS
+    assert (record["status"], record["method"], record["steps"], record["error"]) == ("finished", method, 4, None)
+    assert record["seconds"] > 0
+    assert record["peak_memory_bytes"] > 0
+    curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in curve] == [1, 2, 3, 4]
+    assert curve[-1]["test_nll"] == record["test_nll"]
+    assert all(line.keys() >= {"step", "tokens", "train_nll", "lr", "grad_norm", "seconds"} for line in curve)
+    assert not list(out.rglob("checkpoint*")) + list(out.rglob("*.partial"))
+
+    base = ("--model", out / "model") if method == "full" else ("--model", "tiny", "--adapter", out / "adapter")
+    ended = run("eval", *base, "--data", held_out, "--max-length", "64", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout) == {"nll": record["test_nll"], "tokens": record["test_tokens"], "examples": 8}
+    assert ended.stdout.count("\n") == 1
+
+
+def test_every_file_format_and_naming_the_columns_give_the_same_training(run: Any, rows: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, named in (("jsonl", False), ("jsonl", True), ("json", False), ("csv", True), ("parquet", False)):
+        out = tmp_path / f"{name}{named}"
+        columns = ("--prompt-field", "question", "--completion-field", "answer") if named else ()
+        ended = run("train", *SMALL, "--method", "lora:2", "--learning-rate", "1e-3", "--data", rows / f"rows.{name}",
+                    *columns, "--out", out)  # fmt: skip
+        assert ended.exit_code == 0, ended.stderr
+        assert "columns question -> answer" in ended.stdout
+        assert "columns not used: id" in ended.stdout
+        assert "held out by seed 0" in ended.stdout  # for want of --eval-data
+        found[out.name] = json.loads((out / "trial.json").read_text())["test_nll"]
+    assert len(set(found.values())) == 1, found
+
+
+def test_builtin_data_are_judged_on_their_own_test_split(run: Any, tmp_path: Path) -> None:
+    source = "builtin:arithmetic:size=64"
+    ended = run("train", *SMALL, "--method", "lora:2", "--data", source, "--max-train", 16, "--max-eval", 8,
+                "--out", tmp_path / "out")  # fmt: skip
+    assert ended.exit_code == 0, ended.stderr
+    record = json.loads((tmp_path / "out" / "trial.json").read_text())
+    ended = run("eval", "--model", "tiny", "--adapter", tmp_path / "out" / "adapter", "--data", source,
+                "--max-eval", 8, "--max-length", 64, "--json")  # fmt: skip
+    assert json.loads(ended.stdout)["nll"] == record["test_nll"]
+
+
+def test_a_finished_run_is_not_run_again(run: Any, rows: Path, tmp_path: Path, snapshot: Any) -> None:
+    command = ("train", *SMALL, "--method", "lora:2", "--data", rows / "rows.jsonl", "--out", tmp_path / "out")
+    first = run(*command)
+    assert first.exit_code == 0, first.stderr
+    before = snapshot(tmp_path / "out")
+    again = run(*command)
+    assert again.exit_code == 0
+    assert "already finished" in again.stdout
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_micro_batches_change_nothing_that_is_reported(run: Any, rows: Path, tmp_path: Path) -> None:
+    losses = []
+    for size in ("1", "4"):
+        out = tmp_path / size
+        run(
+            "train",
+            *SMALL,
+            "--method",
+            "lora:2",
+            "--data",
+            rows / "rows.jsonl",
+            "--micro-batch-size",
+            size,
+            "--out",
+            out,
+        )
+        losses.append(json.loads((out / "trial.json").read_text())["test_nll"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_diverged_training_is_recorded_and_ends_with_2(run: Any, rows: Path, tmp_path: Path) -> None:
+    ended = run("train", *SMALL, "--method", "full", "--learning-rate", "999", "--weight-decay", "1e9",
+                "--data", rows / "rows.jsonl", "--out", tmp_path / "out")  # fmt: skip
+    assert ended.exit_code == 2
+    assert "training diverged" in ended.stderr
+    assert "loss is nan" in ended.stderr
+    assert "Lower the learning rate" in ended.stderr
+    record = json.loads((tmp_path / "out" / "trial.json").read_text())
+    assert record["status"] == "diverged"
+    assert "nan" in record["error"]
+    assert (tmp_path / "out" / "metrics.jsonl").read_text().count("\n") == record["steps"] > 0
+    assert not (tmp_path / "out" / "model").exists()
