@@ -1,0 +1,130 @@
+"""Order, padding and weights: what a step trains on, and how much each token counts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowregret.data.batches import Batch, batch_indices, collate, eval_groups, training_order
+from lowregret.data.chat import Example
+
+
+@st.composite
+def examples(draw: st.DrawFn) -> Example:
+    """Any length from two tokens, any mask that supervises something; ids from 1, so that padding is recognised."""
+    mask = draw(st.lists(st.booleans(), min_size=1, max_size=9).filter(any))
+    ids = draw(st.lists(st.integers(1, 99), min_size=len(mask) + 1, max_size=len(mask) + 1))
+    return Example(tuple(ids), (False, *mask))
+
+
+BATCHES = st.lists(examples(), min_size=1, max_size=8)
+
+
+def predictions(batch: Batch) -> list[list[tuple[tuple[int, ...], int, float]]]:
+    """By row: (tokens seen, token to predict, weight) of every supervised position."""
+    return [
+        [
+            (tuple(batch.input_ids[row, : at + 1].tolist()), int(batch.targets[row, at]), float(batch.weights[row, at]))
+            for at in batch.supervised[row].nonzero()[:, 0].tolist()
+        ]
+        for row in range(batch.rows)
+    ]
+
+
+@given(BATCHES)
+def test_supervised_positions_predict_the_supervised_tokens_from_all_before_them(found: list[Example]) -> None:
+    batch = collate(found)
+    total = sum(example.supervised_tokens for example in found)
+    for example, row in zip(found, predictions(batch), strict=True):
+        ids = example.token_ids
+        expected = [(ids[:i], ids[i]) for i in range(1, len(ids)) if example.supervised[i]]
+        assert [(seen, target) for seen, target, _ in row] == expected
+        assert all(weight == pytest.approx(1 / total) for *_, weight in row)
+
+
+@given(BATCHES, st.integers(0, 200))
+def test_weights_sum_to_one_and_are_zero_elsewhere(found: list[Example], pad_id: int) -> None:
+    batch = collate(found, pad_id)
+    assert float(batch.weights.double().sum()) == pytest.approx(1, abs=1e-6)
+    assert torch.equal(batch.weights != 0, batch.supervised)
+    assert batch.tokens == batch.rows * (max(len(example.token_ids) for example in found) - 1)
+    for row, example in enumerate(found):
+        assert bool((batch.input_ids[row, len(example.token_ids) - 1 :] == pad_id).all())
+
+
+@given(BATCHES, st.integers(1, 9))
+def test_the_pieces_of_a_batch_are_the_batch(found: list[Example], rows: int) -> None:
+    """The same predictions with the same weights, row by row; nothing but common padding is gone."""
+    batch = collate(found)
+    pieces = list(batch.split(rows))
+    assert [piece.rows for piece in pieces[:-1]] == [rows] * (len(pieces) - 1)
+    assert sum(piece.rows for piece in pieces) == batch.rows
+    assert [row for piece in pieces for row in predictions(piece)] == predictions(batch)
+    assert sum(float(piece.weights.double().sum()) for piece in pieces) == pytest.approx(1, abs=1e-6)
+    assert all(bool(piece.supervised[:, -1].any()) for piece in pieces), "padding that all rows share is kept"
+
+
+def test_by_hand() -> None:
+    batch = collate([Example((5, 6, 7), (False, False, True)), Example((8, 9), (False, True))], pad_id=3)
+    assert batch.input_ids.tolist() == [[5, 6], [8, 3]]
+    assert batch.targets.tolist() == [[6, 7], [9, 3]]
+    assert batch.supervised.tolist() == [[False, True], [True, False]]
+    assert batch.weights.tolist() == [[0, 0.5], [0.5, 0]]
+    assert (batch.input_ids.dtype, batch.weights.dtype) == (torch.int64, torch.float32)
+
+
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 3), st.integers(1, 30))
+def test_steps_are_windows_on_a_chain_of_permutations(examples: int, batch_size: int, seed: int, steps: int) -> None:
+    chain = [i for step in range(steps) for i in batch_indices(examples, batch_size, seed, step)]
+    assert len(chain) == steps * batch_size, "a step without `last` is always full"
+    for epoch, start in enumerate(range(0, len(chain), examples)):
+        part = chain[start : start + examples]
+        order = training_order(examples, seed, epoch).tolist()
+        assert part == order[: len(part)]
+        if len(part) == examples:
+            assert sorted(part) == list(range(examples)), "every epoch visits each example once"
+
+
+@given(st.integers(1, 40), st.integers(1, 17), st.floats(0.1, 4))
+def test_last_ends_the_chain(examples: int, batch_size: int, epochs: float) -> None:
+    visits = max(1, round(examples * epochs))
+    steps = math.ceil(visits / batch_size)
+    parts = [batch_indices(examples, batch_size, 0, step, visits) for step in range(steps)]
+    assert [len(part) for part in parts[:-1]] == [batch_size] * (steps - 1)
+    assert sum(map(len, parts)) == visits
+    counts = Counter(i for part in parts for i in part)
+    assert max(counts.values()) - min(counts.get(i, 0) for i in range(examples)) <= 1
+    whole = [i for step in range(steps) for i in batch_indices(examples, batch_size, 0, step)]
+    assert [i for part in parts for i in part] == whole[:visits]
+    assert batch_indices(examples, batch_size, 0, steps, visits) == []
+
+
+def test_a_seed_and_an_epoch_decide_the_order() -> None:
+    orders = {(seed, epoch): tuple(training_order(50, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(set(orders.values())) == 9
+    training_order.cache_clear()
+    assert tuple(training_order(50, 1, 2).tolist()) == orders[1, 2]
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
+def test_groups_share_out_all_examples_within_the_budget(lengths: list[int], tokens: int) -> None:
+    groups = eval_groups(lengths, tokens)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[index] for index in group)
+        assert len(group) == 1 or len(group) * longest <= tokens
+    in_order = [lengths[index] for group in groups for index in group]
+    assert in_order == sorted(in_order), "neighbours of like length need little padding"
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 200))
+def test_no_group_could_take_the_first_of_the_next(lengths: list[int], tokens: int) -> None:
+    groups = eval_groups(lengths, tokens)
+    for group, following in itertools.pairwise(groups):
+        assert (len(group) + 1) * lengths[following[0]] > tokens
