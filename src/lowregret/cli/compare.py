@@ -103,13 +103,17 @@ def compare(
         if json_:
             typer.echo(json.dumps(verdict.model_dump(mode="json"), indent=2))
         else:
+            from rich.text import Text
+
+            from lowregret.cli.progress import make_console
             from lowregret.report.reading import load_study
             from lowregret.report.words import headline
 
-            typer.echo(headline(load_study(folder)))
+            console = make_console()
+            console.print(Text(headline(load_study(folder))))
             for reason in verdict.reasons:
-                typer.echo(f"- {reason}")
-            typer.echo(f"report: {page}")
+                console.print(Text(f"- {reason}"))
+            console.print(Text(f"report: {page}"), soft_wrap=True)
 
 
 def _rates(text: str | None) -> Any:

@@ -90,6 +90,8 @@ def compare(
         bench = _Bench(spec, inputs)
         base_nll = _base_nll(folder, bench)
         records = read_trials(folder)
+        if _ended(records):
+            watching.say(f"going on after {_ended(records)} trials that have ended")
         while wanted := next_trials(spec, priors, records):
             for trial in wanted:
                 if should_stop():

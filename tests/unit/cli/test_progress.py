@@ -1,0 +1,110 @@
+"""What is seen while a study runs: a table that fits the window on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from lowregret.cli import progress as module
+from lowregret.cli.progress import Progress
+from lowregret.records import Metric, TrialRecord
+from lowregret.spec import FullFT, LoRA, TrialSpec
+
+
+def trial(number: int) -> TrialSpec:
+    return TrialSpec(method=FullFT() if number % 2 else LoRA(rank=16), learning_rate=1e-4 * (number + 1), seed=number)
+
+
+def ended(number: int) -> TrialRecord:
+    spec = trial(number)
+    return TrialRecord(
+        id=spec.id,
+        method=spec.method.name,
+        learning_rate=spec.learning_rate,
+        seed=spec.seed,
+        status="finished",
+        spec=spec,
+        test_nll=1.5 + number,
+        seconds=2.0,
+    )
+
+
+def watch(progress: Progress, trials: int) -> None:
+    """So many trials that ended, and one in its third step."""
+    for number in range(trials):
+        progress.trial_started(trial(number), number, trials + 4)
+        progress.step(1, 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
+        progress.trial_ended(ended(number))
+    progress.trial_started(trial(trials), trials, trials + 4)
+    progress.step(1, 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
+    progress.step(3, 9, Metric(step=3, tokens=2400, train_nll=2.125, test_nll=2.5, seconds=1.5))
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> tuple[Progress, io.StringIO]:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=height, highlight=False)
+    monkeypatch.setattr(module, "make_console", lambda **_: console)
+    return Progress(), screen
+
+
+@given(trials=st.integers(0, 40), width=st.integers(64, 200), height=st.integers(12, 60))
+def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: int, height: int) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        progress, _ = on_terminal(monkeypatch, width, height)
+        watch(progress, trials)
+        console = module.make_console()
+        shown = console.render_lines(progress._now(), pad=False)
+    lines = ["".join(segment.text for segment in line) for line in shown]
+    assert len(lines) < height
+    running = next(line for line in lines if "running" in line)
+    assert trial(trials).method.name in running
+    assert "2.5000" in running
+    assert any(line.startswith("step 3/9, training loss 2.1250") for line in lines)
+    hidden = trials - sum("finished" in line for line in lines)
+    assert any(f"… {hidden} earlier" in line for line in lines) == (hidden > 0)
+
+
+def test_a_stop_leaves_every_trial_and_none_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, screen = on_terminal(monkeypatch, 80, 12)
+    with progress:
+        watch(progress, 30)
+    last = screen.getvalue().rpartition("method")[2]  # the table that stays
+    assert last.count("finished") == 30
+    assert last.count("stopped") == 1
+    assert "running" not in last
+
+
+def test_one_training_shows_its_step_and_no_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = on_terminal(monkeypatch, 80, 24)
+    progress.step(1, 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
+    lines = module.make_console().render_lines(progress._now(), pad=False)
+    assert ["".join(segment.text for segment in line) for line in lines] == [
+        "step 1/9, training loss 3.2500, 4 s left in this trial"
+    ]
+
+
+def test_elsewhere_it_says_plain_lines_of_any_length(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.say("word " * 60)
+        watch(progress, 1)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    lines = out.splitlines()
+    assert lines[0] == "word " * 60
+    assert lines[1] == "trial 1 of about 5: lora:16, learning rate 0.0001, seed 0"
+    assert lines[2].startswith("  finished, held-out loss 1.5000, 2.0 s")
+    assert "held-out loss 2.5000, 1,600 tokens/s, 3 s left in this trial" in lines[-1]
+
+
+@pytest.mark.parametrize(("quiet", "to_stderr"), [(True, False), (True, True), (False, True)])
+def test_quiet_and_standard_error(capsys: pytest.CaptureFixture[str], quiet: bool, to_stderr: bool) -> None:
+    with Progress(quiet=quiet, to_stderr=to_stderr) as progress:
+        watch(progress, 1)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert bool(err) == (not quiet)
