@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +57,8 @@ def test_a_merged_model_saved_and_read_by_transformers_is_the_adapted_one(
     nll = float(engine.forward({"lora": collate(found)})["lora"].loss)
     merge(engine, "lora")
     engine.model.save_pretrained(tmp_path)
+    # transformers notices two tensors; other readers of the file believe its configuration.
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert bases.reference_nll(model, found).item() == pytest.approx(nll, abs=1e-5)
 
