@@ -120,14 +120,12 @@ def test_a_folder_without_write_permission(start: Any, train: list[str], tmp_pat
     closed.mkdir()
     closed.chmod(0o555)
     try:
-        for out in (closed, closed / "below"):
-            process = start(*train, "--out", out, preexec_fn=_bind_permissions if os.geteuid() == 0 else None)
-            stdout, stderr = process.communicate(timeout=60)
-            assert process.returncode == 2, stderr
-            assert f"error: {out}" in stderr
-            assert "no permission to write here. Choose another folder with --out" in stderr
-            assert "Traceback" not in stderr
-            assert "held-out loss" not in stdout
+        process = start(*train, "--out", closed, preexec_fn=_bind_permissions if os.geteuid() == 0 else None)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 2, stderr
+        assert f"error: {closed}: no permission to write here. Choose another folder with --out" in stderr
+        assert "Traceback" not in stderr
+        assert "held-out loss" not in stdout
         assert list(closed.iterdir()) == []
     finally:
         closed.chmod(0o755)

@@ -114,7 +114,9 @@ class Progress:
         if self._trial is None and not self._ended:  # `train`: one trial needs no table
             return Group(Text(self._current()))
         rows = max(1, min(_ROWS, self._console.height - _OTHER_LINES))
-        return Group(self._table("running", rows), Text(self._current() if self._trial else ""))
+        hidden = len(self._ended) - rows
+        above = [Text(f"… {hidden} earlier trials")] if hidden > 0 else []
+        return Group(*above, self._table("running", rows), Text(self._current() if self._trial else ""))
 
     def _table(self, open_status: str, rows: int | None = None) -> Table:
         """The trials that ended, at most the last so many, and the open one under `open_status`."""
@@ -127,8 +129,6 @@ class Progress:
             if record.status == "finished" and record.test_nll is not None:
                 best[record.method] = min(best.get(record.method, record.test_nll), record.test_nll)
         shown = self._ended if rows is None else self._ended[-rows:]
-        if len(shown) < len(self._ended):
-            table.add_row(f"… {len(self._ended) - len(shown)} earlier")
         for record in shown:
             loss = "" if record.test_nll is None else f"{record.test_nll:.4f}"
             style = "bold" if record.status == "finished" and record.test_nll == best.get(record.method) else None

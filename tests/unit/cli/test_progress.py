@@ -65,7 +65,7 @@ def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: i
     assert "2.5000" in running
     assert any(line.startswith("step 3/9, training loss 2.1250") for line in lines)
     hidden = trials - sum("finished" in line for line in lines)
-    assert any(f"… {hidden} earlier" in line for line in lines) == (hidden > 0)
+    assert any(line == f"… {hidden} earlier trials" for line in lines) == (hidden > 0)
 
 
 def test_a_stop_leaves_every_trial_and_none_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
