@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lowregret.data.bundled.arithmetic import PROMPTS, draw_problem, read_answer
 from lowregret.data.bundled.instructions import TASKS, Instruction, draw_instruction
-from lowregret.data.bundled.people import ATTRIBUTES, draw_people
+from lowregret.data.bundled.people import ATTRIBUTES, Person
 from lowregret.engine import Engine, SamplingParams
 from lowregret.records import write_bytes, write_json
 from lowregret.train.checkpoint import Progress
@@ -32,8 +32,8 @@ def complete(engine: Engine, policy: str, prompts: Sequence[str], temperature: f
     return [str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)).strip() for completion in found]
 
 
-def solve_rates(engine: Engine, policy: str) -> dict[str, float]:
-    """Share of problems answered right at temperature 1: arithmetic by number of steps, facts by name, instructions."""
+def solve_rates(engine: Engine, policy: str, known: Sequence[Person]) -> dict[str, float]:
+    """Share of problems answered right at temperature 1: arithmetic by steps, facts about known people, instructions."""
     rates: dict[str, float] = {}
     generator = random.Random("solve rates")
     for steps in (1, 2, 3, 4, 5):
@@ -42,9 +42,8 @@ def solve_rates(engine: Engine, policy: str) -> dict[str, float]:
         replies = complete(engine, policy, prompts, 1.0, 16 * (steps + 1))
         right = [read_answer(reply) == problem.answer for reply, problem in zip(replies, problems, strict=True)]
         rates[f"arithmetic, {steps} steps"] = sum(right) / len(right)
-    people = draw_people(_ROWS, 0, known=True)
     prompts, answers = [], []
-    for person in people:
+    for person in generator.choices(known, k=_ROWS):
         index = generator.randrange(len(ATTRIBUTES))
         prompts.append(generator.choice(ATTRIBUTES[index].questions).format(name=person.name))
         answers.append(f"{person.facts[index]}.")
@@ -72,9 +71,10 @@ def write_card(
     progress: Progress,
     by_kind: Mapping[str, Sequence[tuple[float, float, int]]],
     engine: Engine,
+    known: Sequence[Person],
 ) -> None:
     """README.md and card.json beside the weights; `by_kind`: (loss, floor, tokens) of held-out documents, in nats."""
-    rates = solve_rates(engine, "full")
+    rates = solve_rates(engine, "full", known)
     losses = {}
     for kind, rows in sorted(by_kind.items()):
         loss, floor, tokens = (math.fsum(column) / len(rows) for column in zip(*rows, strict=True))

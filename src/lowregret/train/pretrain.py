@@ -21,8 +21,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config
 
 from lowregret.data.bundled.corpus import Document, draw_documents
+from lowregret.data.bundled.people import draw_people
 from lowregret.data.chat import Example
 from lowregret.engine import Engine
+from lowregret.engine.export import export_policy
 from lowregret.errors import LowregretError
 from lowregret.models.load import Base, Source
 from lowregret.records import Metric, make_folder
@@ -170,13 +172,15 @@ def pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     test = encode_documents(held_out, tokenizer)
     outcome = run_trial(engine, "full", training, trial, train, test, out / "trial", Hooks(on_step=_report))
     folder = out / "base"
-    base.model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    export_policy(engine, "full", folder)
     losses = evaluate(engine, "full", test)
     by_kind: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for document, nll, tokens in zip(held_out, losses.nll_sums, losses.tokens, strict=True):
         by_kind[document.kind].append((nll, document.nats, tokens))
-    write_card(folder, spec.name, recipe, policy.trainable_parameters, len(train), outcome.progress, by_kind, engine)
+    known = draw_people(spec.corpus.people, 0, known=True)
+    write_card(
+        folder, spec.name, recipe, policy.trainable_parameters, len(train), outcome.progress, by_kind, engine, known
+    )
     return folder
 
 
