@@ -21,17 +21,20 @@ from lowregret.train.job import evaluate_model, train
 
 CURVES = Path(__file__).with_name("curves.json")
 COMMAND = "LOWREGRET_RECORD=1 python -m pytest tests/golden"
-DATA = "builtin:arithmetic:size=64,test_size=32"
+DATA = {
+    "arithmetic": "builtin:arithmetic:size=64,test_size=32",  # what the base knows well
+    "instructions": "builtin:instructions:size=64,test_size=32",  # in a format that it does not know
+}
 STEPS = 12
 RATES = {"lora:8": 2e-3, "full": 5e-4}
 TOLERANCE = 1e-4
 
 
-def measure(method: str, out: Path) -> dict[str, Any]:
+def measure(data: str, method: str, out: Path) -> dict[str, Any]:
     """12 steps with three evaluations, through the function behind `lowregret train`."""
     spec = TrainSpec(
         model="tiny",
-        data=DataSpec(train=DATA),
+        data=DataSpec(train=DATA[data]),
         method=method,  # type: ignore[arg-type]
         learning_rate=RATES[method],
         steps=STEPS,
@@ -65,13 +68,15 @@ def judge(name: str, found: dict[str, Any]) -> None:
         assert found[key] == wanted, f"{name} {key} has moved; if it was meant to: {COMMAND}"
 
 
-def test_the_base() -> None:
-    judge("base", evaluate_model("tiny", DATA, precision="float32", device="cpu"))
+@pytest.mark.parametrize("data", list(DATA))
+def test_the_base(data: str) -> None:
+    judge(f"base, {data}", evaluate_model("tiny", DATA[data], precision="float32", device="cpu"))
 
 
 @pytest.mark.parametrize("method", list(RATES))
-def test_a_short_training(method: str, tmp_path: Path) -> None:
-    found = measure(method, tmp_path)
+@pytest.mark.parametrize("data", list(DATA))
+def test_a_short_training(data: str, method: str, tmp_path: Path) -> None:
+    found = measure(data, method, tmp_path)
     assert len(found["train_nll"]) == STEPS
     assert len(found["test_nll"]) == 3
-    judge(method, found)
+    judge(f"{method}, {data}", found)

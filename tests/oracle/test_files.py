@@ -22,7 +22,7 @@ from lowregret.spec import FullFT
 from lowregret.train.job import evaluate_model
 
 TOLERANCE = 1e-5
-DATA = "builtin:arithmetic:size=32,test_size=24"
+DATA = "builtin:instructions:size=32,test_size=24"  # in a format that the base does not know
 TARGETS = ["attention", "mlp", "unembedding", "attention+mlp+unembedding", r"re:\.[02]\..*(up|q)_proj"]
 
 

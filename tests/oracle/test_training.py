@@ -60,7 +60,7 @@ def compare(
 
 
 @pytest.mark.parametrize(("method", "rate"), [(LoRA(rank=16), 2e-3), (FullFT(), 5e-4)], ids=["lora", "full"])
-@pytest.mark.parametrize("data", ["builtin:arithmetic:size=96,test_size=8", "builtin:biographies:size=8"])
+@pytest.mark.parametrize("data", ["builtin:instructions:size=96,test_size=8", "builtin:biographies:size=8"])
 def test_the_bundled_base(
     data: str, method: Any, rate: float, train_ours: Any, train_by_hand: Any, to_peft: Any, record_property: Record
 ) -> None:
