@@ -40,7 +40,7 @@ def test_the_samplers_logprobs_are_the_learners(bases: ModuleType, architecture:
 def test_greedy_equals_transformers_generate(bases: ModuleType, architecture: str) -> None:
     base = bases.small_base(architecture)
     reference = bases.copied(base)
-    found = Engine(base).sample({"base": PROMPTS}, SamplingParams(max_tokens=12, temperature=0))["base"]
+    found = Engine(base).sample({"base": PROMPTS}, SamplingParams(max_tokens=12, temperature=0.0))["base"]
     for prompt, completion in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt])
         expected = reference.generate(
@@ -53,7 +53,7 @@ def test_the_company_of_a_prompt_does_not_change_greedy_output(bases: ModuleType
     engine = Engine(bases.small_base(architecture))
     for number, name in enumerate(("a", "b")):
         bases.adapted(engine, name, rank=number + 2, seed=number)
-    params = SamplingParams(max_tokens=10, temperature=0)
+    params = SamplingParams(max_tokens=10, temperature=0.0)
     together = engine.sample({"a": PROMPTS, "b": PROMPTS}, params)
     assert [c.token_ids for c in together["a"]] != [c.token_ids for c in together["b"]]
     for name in ("a", "b"):
@@ -74,9 +74,9 @@ def test_the_bundled_base_samples_what_it_learns(tiny: Engine, arithmetic: list)
 
 def test_a_stop_token_ends_a_completion_and_is_part_of_it(bases: ModuleType) -> None:
     engine = Engine(bases.small_base("qwen3"))
-    free = engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=8, temperature=0))["base"]
+    free = engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=8, temperature=0.0))["base"]
     stop = free[1].token_ids[3]
-    stopped = engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=8, temperature=0, stop_ids=(stop,)))["base"]
+    stopped = engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=8, temperature=0.0, stop_ids=(stop,)))["base"]
     for whole, cut in zip(free, stopped, strict=True):
         ends = whole.token_ids.index(stop) + 1 if stop in whole.token_ids else 8
         assert cut.token_ids == whole.token_ids[:ends]
