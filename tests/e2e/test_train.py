@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,15 @@ def test_a_diverged_training_is_recorded_and_ends_with_2(run: Any, rows: Path, t
     assert "nan" in record["error"]
     assert (tmp_path / "out" / "metrics.jsonl").read_text().count("\n") == record["steps"] > 0
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_base_that_is_worse_than_guessing_at_first_is_trained_not_called_diverged(run: Any, tmp_path: Path) -> None:
+    """What a base does with text it has never seen is no fault of the learning rate."""
+    pairs = [{"prompt": f"q{n}", "completion": "?!" * 3 + chr(65 + n) * 6} for n in range(16)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    out = tmp_path / "out"
+    ended = run("train", *SMALL, "--method", "lora:2", "--learning-rate", "1e-5", "--data", "rows.jsonl", "--out", out)
+    assert ended.exit_code == 0, ended.stderr
+    first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["train_nll"] > 2 * math.log(1024)  # else this tests nothing
+    assert json.loads((out / "trial.json").read_text())["status"] == "finished"

@@ -16,7 +16,15 @@ from lowregret.data.batches import batch_indices, collate
 from lowregret.data.chat import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.errors import DivergedError
-from lowregret.records import ExampleLosses, Metric, append_metric, keep_metrics_until, make_folder, write_json
+from lowregret.records import (
+    ExampleLosses,
+    Metric,
+    append_metric,
+    keep_metrics_until,
+    make_folder,
+    read_metrics,
+    write_json,
+)
 from lowregret.spec import OptimizerSpec, TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from lowregret.train.liveness import Liveness
@@ -95,13 +103,17 @@ def run_trial(
     steps, visits = total_steps(spec, len(train)), total_examples(spec, len(train))
     evaluations = eval_steps(spec.evals, steps)
     liveness = Liveness(engine.policies[policy])
+    curve = read_metrics(folder / METRICS)
+    first_nll = curve[0].train_nll if curve else None
     started, saved = time.perf_counter() - progress.seconds, time.perf_counter()
     losses: ExampleLosses | None = None
 
     for step in range(progress.step + 1, steps + 1):
         indices = batch_indices(len(train), spec.batch_size, trial.seed, step - 1, visits)
         params = adam_params(spec.optimizer, trial.learning_rate, step - 1, steps)
-        train_nll, tokens, norm = train_step(engine, policy, [train[i] for i in indices], params, spec, liveness, step)
+        examples = [train[i] for i in indices]
+        train_nll, tokens, norm = train_step(engine, policy, examples, params, spec, liveness, step, first_nll)
+        first_nll = train_nll if first_nll is None else first_nll
         test_nll = None
         if step in evaluations and test:
             losses = evaluate(engine, policy, test)
@@ -150,19 +162,27 @@ def train_step(
     spec: TrainingSpec,
     liveness: Liveness,
     step: int,
+    first_nll: float | None = None,
 ) -> tuple[float, int, float]:
-    """One optimizer step; returns its loss before the update, its tokens (padding excluded) and the gradient norm."""
+    """One optimizer step; returns its loss before the update, its tokens (padding excluded) and the gradient norm.
+
+    Raises DivergedError for a loss that is not finite, or above twice the larger of a uniform guess and `first_nll`, the
+    loss of the run's first step (None in that step itself). That one is the base's own: on data foreign to a confident
+    base it is worse than guessing, and no fault of the learning rate.
+    """
     by_length = sorted(
         examples, key=lambda example: len(example.token_ids)
     )  # so that micro-batches need little padding
     batch = collate(by_length, engine.base.pad_id)
     pieces = batch.split(spec.micro_batch_size or batch.rows)
     train_nll = math.fsum(float(engine.forward_backward({policy: piece})[policy].loss) for piece in pieces)
-    vocabulary = engine.model.get_output_embeddings().weight.shape[0]
-    if not math.isfinite(train_nll) or train_nll > 2 * math.log(vocabulary):
+    uniform = math.log(engine.model.get_output_embeddings().weight.shape[0])
+    limit = math.inf if first_nll is None else 2 * max(uniform, first_nll)
+    if not math.isfinite(train_nll) or train_nll > limit:
+        before = "" if first_nll is None else f", and the first step's was {first_nll:.2f}"
         raise DivergedError(
             f"the training loss is {train_nll:.4g} nats per token in step {step}, at learning rate "
-            f"{params.learning_rate:.3g}; guessing uniformly gives {math.log(vocabulary):.2f}."
+            f"{params.learning_rate:.3g}; guessing uniformly gives {uniform:.2f}{before}."
         )
     liveness.before_step(step)
     norm = engine.optim_step({policy: params})[policy]
