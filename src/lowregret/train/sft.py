@@ -170,9 +170,8 @@ def train_step(
     loss of the run's first step (None in that step itself). That one is the base's own: on data foreign to a confident
     base it is worse than guessing, and no fault of the learning rate.
     """
-    by_length = sorted(
-        examples, key=lambda example: len(example.token_ids)
-    )  # so that micro-batches need little padding
+    # Neighbours of like length: micro-batches then need little padding.
+    by_length = sorted(examples, key=lambda example: len(example.token_ids))
     batch = collate(by_length, engine.base.pad_id)
     pieces = batch.split(spec.micro_batch_size or batch.rows)
     train_nll = math.fsum(float(engine.forward_backward({policy: piece})[policy].loss) for piece in pieces)
