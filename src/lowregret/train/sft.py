@@ -166,8 +166,8 @@ def train_step(
 ) -> tuple[float, int, float]:
     """One optimizer step; returns its loss before the update, its tokens (padding excluded) and the gradient norm.
 
-    Raises DivergedError for a loss that is not finite, or above twice the larger of a uniform guess and `first_nll`, the
-    loss of the run's first step (None in that step itself). That one is the base's own: on data foreign to a confident
+    Raises DivergedError for a loss that is not finite, or above twice the larger of a uniform guess and `first_nll`,
+    the loss of the first step (None in that step itself). That one is the base's own: on data foreign to a confident
     base it is worse than guessing, and no fault of the learning rate.
     """
     # Neighbours of like length: micro-batches then need little padding.
