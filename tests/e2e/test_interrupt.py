@@ -67,7 +67,7 @@ def test_ctrl_c_while_loading(start: Any, tmp_path: Path, part: int) -> None:
 
 
 def press_ctrl_c_twice() -> None:
-    with stop_requests() as asked:
+    with stop_requests(lambda line: None) as asked:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         assert asked()

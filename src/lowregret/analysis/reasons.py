@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.comparison import Measured
 from lowregret.analysis.learning_rate import BestRate
+from lowregret.analysis.numbers import nats
 from lowregret.analysis.stats import Interval
 from lowregret.records import MethodResult
 from lowregret.spec import CompareSpec, FullFT
@@ -138,9 +139,10 @@ def _answer(ruling: str, lora: Measured, full: Measured, interval: Interval, sha
     percent = 100 * interval.value / full.test_nll
     where = "above" if interval.value >= 0 else "below"
     numbers = (
-        f"the held-out loss of {lora.name} is {abs(interval.value):.4f} nats per token ({abs(percent):.2f} %) {where} "
-        f"full fine-tuning's {full.test_nll:.4f} (95 % interval of the regret: {interval.low:+.4f} to "
-        f"{interval.high:+.4f} nats; tolerance: {tolerance:.4f} nats, {100 * share:g} % of full fine-tuning's loss)."
+        f"the held-out loss of {lora.name} is {nats(abs(interval.value))} nats per token ({abs(percent):.2f} %) "
+        f"{where} full fine-tuning's {nats(full.test_nll)} (95 % interval of the regret: "
+        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)} nats; tolerance: {nats(tolerance)} nats, "
+        f"{100 * share:g} % of full fine-tuning's loss)."
     )
     if ruling == "regret":
         return f"Full fine-tuning is better, and the whole interval lies above the tolerance: {numbers}"
@@ -223,8 +225,8 @@ def _choice(
         assert own is not None
         return [
             f"{chosen.name} is recommended over {lora.name}, whose loss is the lowest of the LoRAs: its own interval, "
-            f"{own.low:+.4f} to {own.high:+.4f} nats, lies under the tolerance too, and it trains "
-            f"{chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
+            f"{nats(own.low, sign=True)} to {nats(own.high, sign=True)} nats, lies under the tolerance too, and it "
+            f"trains {chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
         ]
     return []
 
@@ -273,10 +275,12 @@ def _against_base(base_nll: float | None, sides: Sequence[Measured]) -> list[str
     reached = [(side.name, side.test_nll) for side in sides if side.test_nll is not None]
     if base_nll is None or not reached:
         return []
-    losses = " and ".join(f"{loss:.4f} with {name}" for name, loss in reached)
+    losses = " and ".join(f"{nats(loss)} with {name}" for name, loss in reached)
     helped = [name for name, loss in reached if loss < base_nll]
     caution = "" if helped else ", so training did not help: equal losses say little about the methods here"
-    return [f"The base's held-out loss before training is {base_nll:.4f} nats per token; after it, {losses}{caution}."]
+    return [
+        f"The base's held-out loss before training is {nats(base_nll)} nats per token; after it, {losses}{caution}."
+    ]
 
 
 def _cautions(measured: Sequence[Measured], lora: Measured | None, full: Measured) -> list[str]:

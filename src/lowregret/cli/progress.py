@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lowregret.analysis.numbers import nats
 from lowregret.records import Metric, TrialRecord
 from lowregret.spec import TrialSpec
 
@@ -85,7 +86,7 @@ class Progress:
         if self._live:
             self._live.update(self._now())
         else:
-            loss = "" if record.test_nll is None else f", held-out loss {record.test_nll:.4f}"
+            loss = "" if record.test_nll is None else f", held-out loss {nats(record.test_nll)}"
             self.say(f"  {record.status}{loss}, {record.seconds:.1f} s" + (f": {record.error}" if record.error else ""))
 
     def _current(self) -> str:
@@ -94,8 +95,8 @@ class Progress:
             return ""
         seconds, tokens = metric.seconds - self._first_seconds, metric.tokens - self._first_tokens
         speed = f", {tokens / seconds:,.0f} tokens/s" if seconds > 0 and tokens else ""
-        held_out = "" if metric.test_nll is None else f", held-out loss {metric.test_nll:.4f}"
-        loss = "" if metric.train_nll is None else f", training loss {metric.train_nll:.4f}"
+        held_out = "" if metric.test_nll is None else f", held-out loss {nats(metric.test_nll)}"
+        loss = "" if metric.train_nll is None else f", training loss {nats(metric.train_nll)}"
         per_step = metric.seconds / metric.step
         left = f", {_clock(per_step * (self._steps - metric.step))} left in this trial"
         return f"step {metric.step}/{self._steps}{loss}{held_out}{speed}{left}{self._study_left(per_step)}"
@@ -130,13 +131,13 @@ class Progress:
                 best[record.method] = min(best.get(record.method, record.test_nll), record.test_nll)
         shown = self._ended if rows is None else self._ended[-rows:]
         for record in shown:
-            loss = "" if record.test_nll is None else f"{record.test_nll:.4f}"
+            loss = "" if record.test_nll is None else f"{nats(record.test_nll)}"
             style = "bold" if record.status == "finished" and record.test_nll == best.get(record.method) else None
             table.add_row(record.method, f"{record.learning_rate:.3g}", str(record.seed), record.status, loss,
                           f"{record.seconds:.1f}", style=style)  # fmt: skip
         if self._trial is not None:
             trial = self._trial
-            loss = "" if self._test_nll is None else f"{self._test_nll:.4f}"
+            loss = "" if self._test_nll is None else f"{nats(self._test_nll)}"
             table.add_row(trial.method.name, f"{trial.learning_rate:.3g}", str(trial.seed), open_status, loss, "")
         return table
 

@@ -70,5 +70,7 @@ def train(
 
             record = run(spec, out, command=command_line(), say=progress.say, on_step=progress.step)
         shipped = out / ("adapter" if record.method != "full" else "model")
-        nll = "none" if record.test_nll is None else f"{record.test_nll:.4f} nats per supervised token"
+        from lowregret.analysis.numbers import nats
+
+        nll = "none" if record.test_nll is None else f"{nats(record.test_nll)} nats per supervised token"
         typer.echo(f"held-out loss {nll} after {record.steps} steps, {record.seconds:.1f} s; {shipped}")

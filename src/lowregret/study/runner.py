@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from lowregret.analysis.numbers import nats
 from lowregret.analysis.regret import judge
 from lowregret.engine import Engine
 from lowregret.engine.export import export_policy
@@ -82,7 +83,7 @@ def compare(
     LowregretError, or Interrupted after a clean stop.
     """
     watching = observer or Silent()
-    with opened(Path(out)) as folder, stop_requests() as should_stop:
+    with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop:
         inputs = open_inputs(spec, watching.say)
         priors = {method.name: inputs.prior(method) for method in spec.methods}
         claim(folder, spec, {**inputs.resolved, "priors": priors}, command)
@@ -160,7 +161,7 @@ def _pruner(folder: Path, spec: CompareSpec, trial: TrialSpec, records: Sequence
     def should_prune(step: int, nll: float) -> str | None:
         if step in curve and nll > (1 + margin) * curve[step]:
             return (
-                f"after step {step} its held-out loss {nll:.4f} exceeded {curve[step]:.4f}, that of learning rate "
+                f"after step {step} its held-out loss {nats(nll)} exceeded {nats(curve[step])}, that of learning rate "
                 f"{rival.learning_rate:.3g}, by more than {margin:.0%}"
             )
         return None

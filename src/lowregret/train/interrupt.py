@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether SIGINT or SIGTERM has arrived; a second SIGINT interrupts at once.
 
     Outside the main thread, where signals cannot be caught, it is never true.
@@ -22,6 +22,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
+        say("stopping after this step (Ctrl-C again: at once) …")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

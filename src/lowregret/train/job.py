@@ -95,7 +95,7 @@ def train(
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
         task = Task(make_engine(spec, inputs.source), spec, inputs.data.train, inputs.data.test)
         target = folder / ("adapter" if isinstance(spec.method, LoRA) else "model")
-        with stop_requests() as should_stop:
+        with stop_requests(say) as should_stop:
             record = record_trial(
                 task,
                 trial,

@@ -33,7 +33,7 @@ def complete(engine: Engine, policy: str, prompts: Sequence[str], temperature: f
 
 
 def solve_rates(engine: Engine, policy: str, known: Sequence[Person]) -> dict[str, float]:
-    """Share of problems answered right at temperature 1: arithmetic by steps, facts about known people, instructions."""
+    """Share of problems solved at temperature 1: arithmetic by steps, facts about known people, instructions."""
     rates: dict[str, float] = {}
     generator = random.Random("solve rates")
     for steps in (1, 2, 3, 4, 5):

@@ -1,0 +1,47 @@
+"""The README's own commands and code run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The `lowregret …` lines without placeholders (words in capitals), continuation lines joined."""
+    lines = [line for kind, block in BLOCKS if not kind for line in block.replace("\\\n", " ").splitlines()]
+    found = [shlex.split(line)[1:] for line in lines if line.startswith("lowregret ")]
+    return [command for command in found if not any(re.fullmatch(r"[A-Z_.]*[A-Z]{3,}[A-Za-z_.]*", w) for w in command)]
+
+
+def test_the_commands_run_and_agree(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = commands()
+    assert {command[0] for command in ran} >= {"train", "eval"}
+    outputs = {command[0]: run(*command) for command in ran}
+    assert all(ended.exit_code == 0 for ended in outputs.values()), outputs
+    record = json.loads((tmp_path / "runs/one/trial.json").read_text())
+    assert json.loads(outputs["eval"].stdout)["nll"] == record["test_nll"]
+
+
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for kind, block in BLOCKS if kind == "python"]
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split()[0] in ("low_regret", "regret", "inconclusive")
+    assert (tmp_path / "runs/python/report.html").exists()
+    assert (tmp_path / "runs/python-one/adapter/adapter_model.safetensors").exists()
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
