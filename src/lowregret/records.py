@@ -53,7 +53,7 @@ class Metric(Spec):
     """A line of `metrics.jsonl`."""
 
     step: int
-    """0 is the base before any update."""
+    """Optimizer steps done, from 1."""
     tokens: int
     train_nll: float | None = None
     """Before the step's update, on the step's batch, nats per supervised token."""
@@ -167,6 +167,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with writing(path), open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:

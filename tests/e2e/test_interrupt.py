@@ -57,7 +57,7 @@ def test_stopped_twice_and_resumed_it_ends_with_the_same_numbers(
 def test_ctrl_c_while_loading(start: Any, tmp_path: Path, part: int) -> None:
     """Somewhere in the import of torch and transformers, in the data, or in the base."""
     seconds = (part + random.Random(part).random()) * 1.5 + 0.3
-    process = start("compare", *STUDY, "--out", tmp_path / "out")
+    process = start("compare", *STUDY, "--steps", "500", "--out", tmp_path / "out")  # never done by then
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -78,11 +78,6 @@ def test_every_recipe_is_a_valid_spec(path: Path) -> None:
     build(kind, values, source=path.name)
 
 
-def test_pretraining_recipes_are_toml() -> None:
-    for path in (ROOT / "recipes").glob("pretrain_*.toml"):
-        read_toml(path)
-
-
 # --- constraints.txt ------------------------------------------------------------------------------------------------
 
 

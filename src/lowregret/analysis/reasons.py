@@ -64,6 +64,12 @@ def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Inter
         if side.rate.learning_rate is not None and not side.rate.bracketed
         for sentence in [_unbracketed(side)]
     ]
+    found += [
+        f"{side.name} diverged at its best learning rate with seed {', '.join(map(str, side.diverged_seeds))}, and a "
+        "loss over the seeds that survived flatters it: try a lower rate with --learning-rates in a new folder."
+        for side in (full, lora)
+        if side.diverged_seeds
+    ]
     if interval is None:
         if lora.finished and full.finished:
             found.append(
@@ -286,7 +292,7 @@ def _against_base(base_nll: float | None, sides: Sequence[Measured]) -> list[str
 def _cautions(measured: Sequence[Measured], lora: Measured | None, full: Measured) -> list[str]:
     said = []
     for side in measured:
-        if side.diverged_seeds:
+        if side.diverged_seeds and side is not full and side is not lora:
             said.append(
                 f"{side.name} diverged at its best learning rate with seed {', '.join(map(str, side.diverged_seeds))}: "
                 "its mean loss leaves that seed out, and a smaller rate is safer."

@@ -47,9 +47,13 @@ def judge(
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     intervals = {side.name: regret_interval(side, full, losses) for side in loras}
     tolerance = None if full.test_nll is None else spec.tolerance * full.test_nll
+    # The lowest loss, but complete evidence first: a LoRA whose rate is not bracketed must not hide one whose rate is.
     lora = min(
         (side for side in loras if side.test_nll is not None),
-        key=lambda side: side.test_nll if side.test_nll is not None else math.inf,
+        key=lambda side: (
+            bool(reasons.obstacles(spec, side, full, intervals[side.name])),
+            side.test_nll if side.test_nll is not None else math.inf,
+        ),
         default=None,
     )
     interval = None if lora is None else intervals[lora.name]

@@ -80,7 +80,7 @@ def compare(
     interval. The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
-    for name in ("config", "out", "json_", "quiet", "prune"):
+    for name in ("config", "out", "json_", "quiet"):
         flags.pop(name)
     with exit_codes(resumable=True):
         from lowregret.cli.progress import Progress
@@ -88,9 +88,7 @@ def compare(
 
         flags["methods"] = methods.split(",") if methods else None
         flags["learning_rates"] = _rates(learning_rates)
-        spec = o.make_spec(CompareSpec, config, {**flags, **({"prune": prune} if prune not in (None, "off") else {})})
-        if prune == "off":
-            spec = spec.model_copy(update={"prune": None})
+        spec = o.make_spec(CompareSpec, config, flags)
         folder = out or Path("runs") / f"compare-{_name(spec)}"
         with Progress(quiet=quiet, to_stderr=json_) as progress:
             progress.say(f"study: {folder}")
@@ -131,5 +129,5 @@ def _rates(text: str | None) -> Any:
 
 def _name(spec: Any) -> str:
     """Readable and unique: the same spec always gets the same folder."""
-    digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    digest = hashlib.sha256(spec.model_dump_json(exclude=set(spec.FREE)).encode()).hexdigest()[:8]
     return f"{Path(spec.model).stem or 'model'}-{digest}"

@@ -214,20 +214,29 @@ def _require(values: Mapping[str, Any], config: Path | None) -> None:
 
 
 def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """--targets and --alpha reach every LoRA that does not say otherwise."""
+    """--targets and --alpha reach every LoRA that does not say otherwise; SpecError when there is none."""
     from lowregret.spec.method import parse_method
+
+    unused = set(defaults)
 
     def filled(method: Any) -> Any:
         try:
             fields = parse_method(method)
         except ValueError:
+            unused.clear()
             return method  # judged, with its field's name, by the spec
-        return {**defaults, **fields} if isinstance(fields, dict) and fields.get("kind") == "lora" else method
+        if not isinstance(fields, dict) or fields.get("kind") != "lora":
+            return method
+        unused.difference_update(defaults.keys() - fields.keys())
+        return {**defaults, **fields}
 
     if "method" in values:
         values["method"] = filled(values["method"])
     elif isinstance(methods := values.get("methods", ("lora:16", "full")), list | tuple):
         values["methods"] = [filled(method) for method in methods]
+    if unused:
+        name = sorted(unused)[0]
+        raise SpecError(f"--{name} is of no use here: no method is a LoRA that leaves its {name} open. Leave it out.")
 
 
 def filled_in(spec: Spec) -> str:

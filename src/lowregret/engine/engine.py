@@ -41,15 +41,16 @@ class PassResult:
     logprobs: Tensor
     """log p(target) of each supervised position, row by row, nats: [supervised positions]."""
     supervised: Tensor
-    """Which positions those are: bool [rows, length]."""
+    """Which positions those are: bool [rows, length], on the CPU like the batch."""
 
 
 class Engine:
     """One base in memory once, and the policies on it.
 
     LoRA policies share the frozen base and may be passed together; a FullFT policy trains the base itself and must be
-    alone. `device` and `precision` as in TrainingSpec: trained weights are float32 always, `bfloat16` is the arithmetic
-    (autocast) and, for LoRA, the frozen base.
+    alone. `device` and `precision` as in TrainingSpec. With bfloat16 the weight matrices of the base are bfloat16 and
+    products are (autocast); embeddings, norms and all that trains stay float32, so that LoRA and FullFT start from
+    the same function, to the bit.
     """
 
     def __init__(self, base: Base, *, device: str = "auto", precision: str = "auto") -> None:
@@ -58,10 +59,11 @@ class Engine:
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
         self.model.requires_grad_(False)
+        _cast(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
         self.policies: dict[str, Policy] = {}
         self._routing = Routing()
-        self._supervised: Tensor | None = None
+        self._selected: Tensor | None = None
         self.matrices = matrices(self.model)
         self._head_hook = self._watch_head()
 
@@ -114,7 +116,7 @@ class Engine:
             batch = collate([examples[index] for index in group], self.base.pad_id)
             result = self.forward({policy: batch})[policy]
             per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
-            per_row[batch.supervised] = -result.logprobs.double().cpu()
+            per_row[batch.supervised] = -result.logprobs.cpu().double()
             for index, total, count in zip(
                 group, per_row.sum(1).tolist(), batch.supervised.sum(1).tolist(), strict=True
             ):
@@ -149,43 +151,45 @@ class Engine:
     def _forward(self, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         merged = _merge(list(batches.values()), self.base.pad_id)
         positions = {name: int(batch.supervised.sum()) for name, batch in batches.items()}
-        supervised = merged.supervised.to(self.device)
+        # Indices are found on the CPU, where the batch was built: on a GPU finding them would wait for the device.
+        selected = merged.supervised.flatten().nonzero()[:, 0].to(self.device)
         ids = merged.input_ids.to(self.device)
         targets = merged.targets[merged.supervised].to(self.device)
         weights = merged.weights[merged.supervised].to(self.device)
         self._routing.length = merged.input_ids.shape[1]
         # Right padding lies behind every supervised position, which causal attention never sees: no mask is needed.
-        with self._passing({n: b.rows for n, b in batches.items()}, positions, supervised), self._arithmetic():
+        with self._passing({n: b.rows for n, b in batches.items()}, positions, selected), self._arithmetic():
             logits = self.model(input_ids=ids, use_cache=False).logits
-        logprobs = token_logprobs(logits.reshape(-1, logits.shape[-1]), targets)
+        logits = logits.reshape(-1, logits.shape[-1])
+        if logits.shape[0] != targets.shape[0]:  # a base that reads its unembedding's weight without calling it
+            logits = logits[selected]
+        logprobs = token_logprobs(logits, targets)
         results: dict[str, PassResult] = {}
-        row = position = 0
+        position = 0
         for name, batch in batches.items():
             part = slice(position, position + positions[name])
-            own = supervised[row : row + batch.rows, : batch.input_ids.shape[1]]
-            results[name] = PassResult(loss(logprobs[part], weights[part]), logprobs[part], own)
-            row, position = row + batch.rows, part.stop
+            results[name] = PassResult(loss(logprobs[part], weights[part]), logprobs[part], batch.supervised)
+            position = part.stop
         return results
 
     def _last_logits(self, **inputs: Any) -> Tensor:
         rows, length = inputs["input_ids"].shape
-        last = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
-        last[:, -1] = True
-        self._supervised, self._routing.length = last, length
+        self._selected = torch.arange(1, rows + 1, device=self.device) * length - 1
+        self._routing.length = length
         logits: Tensor = self.model(**inputs).logits
-        return logits.reshape(rows, -1)
+        return logits.reshape(rows, -1, logits.shape[-1])[:, -1]
 
     @contextmanager
     def _passing(
-        self, rows: Mapping[str, int], positions: Mapping[str, int], supervised: Tensor | None
+        self, rows: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None
     ) -> Iterator[None]:
         """Route rows and positions to their policies for one pass, and only for it."""
         self._routing.rows, self._routing.positions = _segments(rows), _segments(positions)
-        self._supervised = supervised
+        self._selected = selected
         try:
             yield
         finally:
-            self._routing.rows, self._routing.positions, self._supervised = [], [], None
+            self._routing.rows, self._routing.positions, self._selected = [], [], None
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
@@ -195,16 +199,25 @@ class Engine:
         if hasattr(self, "_head_hook"):
             self._head_hook.remove()
         head: torch.nn.Module = self.model.get_output_embeddings()
-        return head.register_forward_pre_hook(self._keep_supervised)
+        return head.register_forward_pre_hook(self._keep_selected)
 
-    def _keep_supervised(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Before the unembedding: only supervised positions get logits, [rows, length, d] → [positions, d].
+    def _keep_selected(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Before the unembedding: only selected positions get logits, [rows, length, d] → [positions, d].
 
         A hook rather than a call of our own, so that whatever the model does to its logits afterwards is still done.
         """
-        if self._supervised is None:
+        if self._selected is None:
             return None
-        return (inputs[0][self._supervised], *inputs[1:])
+        return (inputs[0].flatten(0, -2).index_select(0, self._selected), *inputs[1:])
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Weight matrices to `dtype`; vectors and embeddings (and a matrix shared with one) to float32."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+            parameter.data = parameter.data.to(dtype if matrix else torch.float32)
 
 
 def _segments(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:

@@ -20,7 +20,7 @@ from lowregret.errors import ModelError, SpecError
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.peft_format import CONFIG_NAME, WEIGHTS_NAME, adapter_config, read_adapter, to_peft_names
 from lowregret.models.load import quiet
-from lowregret.records import make_folder, write_bytes, writing
+from lowregret.records import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
 
 
@@ -36,11 +36,14 @@ def export_policy(engine: Engine, name: str, folder: Path) -> int:
                 _write_adapter(engine, policy, partial)
             else:
                 _write_model(engine, partial)
+            for file in partial.iterdir():
+                sync_file(file)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
+        sync_folder(folder.parent)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 

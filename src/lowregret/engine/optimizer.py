@@ -32,9 +32,9 @@ class PolicyOptimizer:
     def step(self, params: AdamParams) -> float:
         """Apply the accumulated gradients, clear them, and return their global norm before clipping."""
         with_gradient = [weight for weight in self._weights.values() if weight.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm([w.grad for w in with_gradient if w.grad is not None]))
+        norm = torch.nn.utils.get_total_norm([w.grad for w in with_gradient if w.grad is not None])
         if params.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(with_gradient, params.clip_norm, torch.tensor(norm))
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, params.clip_norm, norm)
         for group in self._adam.param_groups:
             group.update(
                 lr=params.learning_rate,
@@ -44,7 +44,7 @@ class PolicyOptimizer:
             )
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        return norm
+        return float(norm)
 
     def zero_grad(self) -> None:
         """Forget accumulated gradients."""

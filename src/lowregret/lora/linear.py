@@ -73,15 +73,13 @@ class LoRALinear(nn.Module):
 
     def _segments(self, x: Tensor) -> list[tuple[str, int, int]]:
         """Whose are which slices of the first dimension of x."""
-        if x.ndim == 3:
-            return self.routing.rows
-        if self.unembedding:
+        if x.ndim == 2 and self.unembedding:
             return self.routing.positions
         # Some bases flatten [rows, length, d] before a matrix: OPT's MLP, shared experts.
-        rows, length = self.routing.rows, self.routing.length
+        rows, length = self.routing.rows, self.routing.length if x.ndim == 2 else 1
         if rows and x.shape[0] != rows[-1][2] * length:
             raise TargetError(
-                f"a targeted matrix gets {x.shape[0]} positions of a batch of {rows[-1][2]} rows of {length}: the base "
-                "sends it a selection of them, so whose they are is not known. Leave it out with a target re:REGEX."
+                f"a targeted matrix gets an input of shape {tuple(x.shape)} for a batch of {rows[-1][2]} rows: the "
+                "base sends it a selection of them, so whose they are is not known. Leave it out with re:REGEX."
             )
         return [(policy, start * length, stop * length) for policy, start, stop in rows]

@@ -135,8 +135,11 @@ class quiet:
 
     def __exit__(self, *_: object) -> None:
         transformers.logging.set_verbosity(self._verbosity)
+        transformers.logging.enable_progress_bar()
         if self._tqdm is None:
             del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = self._tqdm
 
 
 class _explaining:
@@ -155,7 +158,7 @@ class _explaining:
             return
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         asked = self.source.asked
-        if Path(self.source.path).is_dir():
+        if Path(self.source.path).is_dir() or not isinstance(error, OSError):
             raise ModelError(f"{asked}: cannot be loaded: {first}") from error
         raise ModelError(
             f"{asked}: is no folder, no .gguf file and no bundled base, and as a hub id it is not in the local cache "

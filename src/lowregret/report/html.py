@@ -127,7 +127,7 @@ def _facts(study: StudyRecords) -> str:
     verdict = study.verdict
     facts: list[tuple[str, str, str]] = []
     if verdict.regret_nats is not None:
-        percent = "" if verdict.regret_percent is None else f"{words.signed(verdict.regret_percent, 2)} %"
+        percent = "" if verdict.regret_percent is None else f"{verdict.regret_percent:+.2f} %".replace("-", words.MINUS)
         facts.append(("Regret", f"{words.signed(verdict.regret_nats)} nats", percent))
     if verdict.ci95 is not None:
         facts.append(("95 % interval", words.interval(verdict.ci95), "nats"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from lowregret.analysis import numbers
 from lowregret.records import MethodResult
 from lowregret.report.reading import StudyRecords
 
@@ -17,13 +18,13 @@ def rate(value: float) -> str:
 
 
 def nats(value: float) -> str:
-    """A loss, four decimals."""
-    return f"{value:.4f}".replace("-", MINUS)
+    """A loss."""
+    return numbers.nats(value).replace("-", MINUS)
 
 
-def signed(value: float, digits: int = 4) -> str:
-    """A difference, with its sign."""
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+def signed(value: float) -> str:
+    """A difference of losses, with its sign."""
+    return numbers.nats(value, sign=True).replace("-", MINUS)
 
 
 def interval(ci: tuple[float, float]) -> str:
@@ -107,7 +108,7 @@ def _apart(lora: MethodResult | None, full: MethodResult | None) -> str:
     if lora is None or lora.regret_nats is None:
         return "measurably"
     percent = f" ({abs(lora.regret_nats) / full.test_nll * 100:.2g} %)" if full is not None and full.test_nll else ""
-    return f"{abs(lora.regret_nats):.4f} nats{percent}"
+    return f"{nats(abs(lora.regret_nats))} nats{percent}"
 
 
 def rate_caption(study: StudyRecords) -> str:

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from lowregret.spec.base import Spec
 
+DEFAULT_EVAL_FRACTION = 0.1
+
 
 class DataSpec(Spec):
     """Training data and held-out data, and how rows become examples."""
@@ -28,7 +30,7 @@ class DataSpec(Spec):
     """Use only the first so many training examples."""
     max_eval: int | None = Field(default=None, ge=1)
     """Use only the first so many held-out examples."""
-    eval_fraction: float = Field(default=0.1, gt=0, lt=1)
+    eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, gt=0, lt=1)
     """Share of `train` held out when `eval` is not given."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of that split; independent of the trial seeds, so that all trials share one held-out set."""
@@ -39,4 +41,6 @@ class DataSpec(Spec):
     def _both_or_neither(self) -> DataSpec:
         if (self.prompt_field is None) != (self.completion_field is None):
             raise ValueError("prompt_field and completion_field go together: name both or neither")
+        if self.eval is not None and self.eval_fraction != DEFAULT_EVAL_FRACTION:
+            raise ValueError("eval_fraction is of no use beside eval data: leave one of them out")
         return self

@@ -21,6 +21,10 @@ def _fraction(value: Any) -> Any:
     return value
 
 
+def _fraction_or_off(value: Any) -> Any:
+    return None if value == "off" else _fraction(value)
+
+
 PositiveRate = Annotated[float, Field(gt=0, lt=1e3)]
 
 
@@ -34,9 +38,9 @@ class CompareSpec(TrainingSpec):
     """Trials at each method's best learning rate; the search itself uses seed 0."""
     tolerance: Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)] = 0.005
     """Regret counts as low when the whole interval lies under this share of the FullFT loss."""
-    prune: Annotated[float, BeforeValidator(_fraction), Field(gt=0)] | None = 0.25
+    prune: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_fraction_or_off)] = 0.25
     """Stop a search trial at a mid-run evaluation whose loss exceeds that of the method's best trial at the same
-    step by more than this share; off when null."""
+    step by more than this share; `"off"` runs every trial to its end."""
 
     @model_validator(mode="after")
     def _comparable(self) -> CompareSpec:

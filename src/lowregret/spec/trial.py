@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import LoRA, Method
+
+DEFAULT_DECAY_FRACTION = 0.33
 
 
 class OptimizerSpec(Spec):
@@ -26,12 +28,21 @@ class OptimizerSpec(Spec):
     """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last
     `decay_fraction`."""
     warmup_steps: int = Field(default=0, ge=0)
-    decay_fraction: float = Field(default=0.33, gt=0, le=1)
+    decay_fraction: float = Field(default=DEFAULT_DECAY_FRACTION, gt=0, le=1)
     """Share of the run over which `wsd` decays to zero."""
+
+    @model_validator(mode="after")
+    def _used(self) -> OptimizerSpec:
+        if self.schedule != "wsd" and self.decay_fraction != DEFAULT_DECAY_FRACTION:
+            raise ValueError(f"decay_fraction is of use with the schedule wsd only, not with {self.schedule}")
+        return self
 
 
 class TrainingSpec(Spec):
     """Everything that the trials of one comparison have in common."""
+
+    FREE: ClassVar[tuple[str, ...]] = ("checkpoint_seconds", "micro_batch_size")
+    """Fields that a run in progress may change: results depend on them by rounding at most."""
 
     model: str
     """A Hugging Face folder, a hub id, a .gguf file, or a bundled base."""

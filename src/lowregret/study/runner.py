@@ -6,9 +6,12 @@ So a study that was killed at any moment goes on where it was and ends with the 
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +22,8 @@ from lowregret.analysis.regret import judge
 from lowregret.engine import Engine
 from lowregret.engine.export import export_policy
 from lowregret.environment import environment
-from lowregret.errors import RecordsError
+from lowregret.errors import ModelError, RecordsError
+from lowregret.models.targets import find_targets
 from lowregret.records import (
     ExampleLosses,
     Metric,
@@ -32,7 +36,7 @@ from lowregret.records import (
     write_json,
     writing,
 )
-from lowregret.spec import CompareSpec, FullFT, TrialSpec
+from lowregret.spec import CompareSpec, FullFT, LoRA, TrialSpec
 from lowregret.study.search import describe, next_trials, total_estimate
 from lowregret.train.checkpoint import delete_checkpoint
 from lowregret.train.folder import claim, opened
@@ -43,6 +47,7 @@ from lowregret.train.trial import RECORD, Task, record_trial
 
 BASE = "base.json"
 VERDICT = "verdict.json"
+ENVIRONMENT = "environment.json"
 
 
 class Observer(Protocol):
@@ -84,25 +89,28 @@ def compare(
     """
     watching = observer or Silent()
     with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop:
+        session = environment()
         inputs = open_inputs(spec, watching.say)
         priors = {method.name: inputs.prior(method) for method in spec.methods}
         claim(folder, spec, {**inputs.resolved, "priors": priors}, command)
         make_folder(folder / "trials")
         bench = _Bench(spec, inputs)
         base_nll = _base_nll(folder, bench)
-        records = read_trials(folder)
-        if _ended(records):
-            watching.say(f"going on after {_ended(records)} trials that have ended")
+        if should_stop():
+            raise Interrupted
+        records = _to_go_on_with(folder, watching.say)
+        _drop_superseded(folder, records)
         while wanted := next_trials(spec, priors, records):
             for trial in wanted:
                 if should_stop():
                     raise Interrupted
+                _note_environment(folder, {**session, "threads": torch.get_num_threads()})
                 watching.trial_started(trial, _ended(records), total_estimate(spec, records))
                 record = _run(folder, bench, trial, records, Hooks(on_step=watching.step, should_stop=should_stop))
                 records = read_trials(folder)
                 _drop_superseded(folder, records)
                 watching.trial_ended(record)
-        verdict = judge(spec, records, _losses(folder, records), base_nll, _environment(inputs), describe(spec))
+        verdict = judge(spec, records, _losses(folder, records), base_nll, _environment(folder), describe(spec))
         _keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)
         return verdict
@@ -111,6 +119,19 @@ def compare(
 def read_trials(folder: Path) -> list[TrialRecord]:
     """Every trial of a study's folder, by id."""
     return [read_record(TrialRecord, path) for path in sorted((folder / "trials").glob(f"*/{RECORD}"))]
+
+
+def _to_go_on_with(folder: Path, say: Callable[[str], None]) -> list[TrialRecord]:
+    """The trials of an earlier session; those that failed (out of memory) are forgotten, so that they run again."""
+    records = read_trials(folder)
+    for record in records:
+        if record.status == "failed":
+            say(f"{record.id} failed before ({record.error}); it runs again")
+            (folder / "trials" / record.id / RECORD).unlink()
+    kept = [record for record in records if record.status != "failed"]
+    if _ended(kept):
+        say(f"going on after {_ended(kept)} trials that have ended")
+    return kept
 
 
 class _Bench:
@@ -123,10 +144,14 @@ class _Bench:
     def engine(self) -> Engine:
         if self._engine is None:
             self._engine = make_engine(self.spec, self.inputs.source)
+            for method in self.spec.methods:  # a target that matches nothing is told before anything is trained
+                if isinstance(method, LoRA):
+                    find_targets(self._engine.model, self._engine.matrices, method.targets)
         return self._engine
 
     def changed(self) -> None:
         self._engine = None
+        gc.collect()  # engine and model know each other; the next base must not be loaded beside this one
 
 
 def _run(folder: Path, bench: _Bench, trial: TrialSpec, records: Sequence[TrialRecord], hooks: Hooks) -> TrialRecord:
@@ -137,9 +162,7 @@ def _run(folder: Path, bench: _Bench, trial: TrialSpec, records: Sequence[TrialR
         if best is None or _loss(record) <= _loss(best):  # of equals, the first by name is the best
             export_policy(engine, policy, home / _shipped(record))
 
-    hooks = Hooks(
-        on_step=hooks.on_step, should_stop=hooks.should_stop, should_prune=_pruner(folder, bench.spec, trial, records)
-    )
+    hooks = replace(hooks, should_prune=_pruner(folder, bench.spec, trial, records))
     task = Task(bench.engine(), bench.spec, bench.inputs.data.train, bench.inputs.data.test)
     try:
         return record_trial(task, trial, home, hooks, deliver)
@@ -149,7 +172,9 @@ def _run(folder: Path, bench: _Bench, trial: TrialSpec, records: Sequence[TrialR
             bench.changed()
 
 
-def _pruner(folder: Path, spec: CompareSpec, trial: TrialSpec, records: Sequence[TrialRecord]):  # type: ignore[no-untyped-def]
+def _pruner(
+    folder: Path, spec: CompareSpec, trial: TrialSpec, records: Sequence[TrialRecord]
+) -> Callable[[int, float], str | None]:
     """The stopping rule: only search trials, only against the best finished trial of the same method and seed."""
     rivals = [r for r in records if r.method == trial.method.name and r.seed == trial.seed and r.status == "finished"]
     if spec.prune is None or trial.seed != 0 or not rivals:
@@ -202,6 +227,11 @@ def _base_nll(folder: Path, bench: _Bench) -> float:
     path = folder / BASE
     if not path.exists():
         losses = evaluate(bench.engine(), "base", bench.inputs.data.test)
+        if not math.isfinite(mean_nll(losses)):
+            raise ModelError(
+                f"{bench.spec.model}: the base's own held-out loss is {mean_nll(losses)}, so nothing can be compared "
+                "with it. Try --precision float32, or other data."
+            )
         write_json(path, {"test_nll": mean_nll(losses), "test_tokens": sum(losses.tokens)})
     found = read_json(path)
     nll = found.get("test_nll") if isinstance(found, dict) else None
@@ -211,21 +241,50 @@ def _base_nll(folder: Path, bench: _Bench) -> float:
 
 
 def _losses(folder: Path, records: Sequence[TrialRecord]) -> dict[str, ExampleLosses]:
-    return {
-        record.id: read_record(ExampleLosses, folder / "trials" / record.id / EXAMPLES)
-        for record in records
-        if record.status == "finished"
+    found = {}
+    for record in (record for record in records if record.status == "finished"):
+        home = folder / "trials" / record.id
+        try:
+            found[record.id] = read_record(ExampleLosses, home / EXAMPLES)
+        except RecordsError as error:
+            problem = str(error).partition(" Delete")[0]
+            raise RecordsError(
+                f"{problem} Delete {home / RECORD} and run the same command again: the trial is repeated."
+            ) from None
+    return found
+
+
+def _note_environment(folder: Path, session: dict[str, str | int]) -> None:
+    """environment.json: every distinct environment that has run trials of this study, in order."""
+    path = folder / ENVIRONMENT
+    known = read_json(path)["sessions"] if path.exists() else []
+    if session not in known:
+        write_json(path, {"sessions": [*known, session]})
+
+
+def _environment(folder: Path) -> dict[str, str | int]:
+    """The first session's; what differed in a later one is added as `<key>, session 2`."""
+    first, *later = read_json(folder / ENVIRONMENT)["sessions"]
+    changes = {
+        f"{key}, session {number}": value
+        for number, session in enumerate(later, start=2)
+        for key, value in session.items()
+        if first.get(key) != value
     }
-
-
-def _environment(inputs: Opened) -> dict[str, str | int]:
-    return {**environment(), "threads": torch.get_num_threads(), "model": inputs.source.asked}
+    return {**first, **changes}
 
 
 def _keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord]) -> None:
-    """best/lora and best/full: the weights of the winning methods' best trials, and which trials those are."""
+    """best/lora and best/full: the weights of each kind's best trial, and which trial that is.
+
+    The LoRA is the recommended one when a LoRA is recommended, else the one with the lowest loss.
+    """
+    advice = verdict.recommendation
     for kind, result in (("lora", verdict.lora), ("full", verdict.full)):
-        winner = _best_of(result.name, records) if result is not None else None
+        if result is None:
+            continue
+        name = advice.method if kind == "lora" and advice is not None and advice.rank is not None else result.name
+        winner = _best_of(name, records)
         if winner is None:
             continue
         source = folder / "trials" / winner.id / _shipped(winner)

@@ -48,4 +48,5 @@ def load_checkpoint(engine: Engine, policy: str, folder: Path) -> Progress:
 
 def delete_checkpoint(folder: Path) -> None:
     """A finished trial needs no checkpoint."""
-    (folder / NAME).unlink(missing_ok=True)
+    for name in (NAME, f"{NAME}.partial"):  # the second is what a kill leaves of one being written
+        (folder / name).unlink(missing_ok=True)

@@ -13,11 +13,9 @@ from lowregret import __version__
 from lowregret.data.chat import Example
 from lowregret.errors import RecordsError
 from lowregret.records import make_folder, read_json, write_json, writing
-from lowregret.spec import TrainingSpec
+from lowregret.spec import Spec, TrainingSpec
 
 SPEC = "spec.json"
-_FREE = ("checkpoint_seconds",)
-"""Fields of a spec that may change between runs because no result depends on them."""
 
 
 @contextmanager
@@ -29,14 +27,18 @@ def opened(path: Path) -> Iterator[Path]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RecordsError(
                 f"{path}: another lowregret process is writing here. Wait for it, or use another --out."
+            ) from None
+        except OSError as error:
+            raise RecordsError(
+                f"{path}: this file system cannot lock files ({error.strerror}). Use an --out on another one."
             ) from None
         yield path
 
 
-def claim(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command: str) -> None:
+def claim(path: Path, spec: Spec, resolved: dict[str, Any], command: str) -> None:
     """Write spec.json, or check that the one there says the same; RecordsError tells what differs.
 
     `resolved` holds what the spec leaves open and the run decided: it must be repeatable too.
@@ -48,13 +50,18 @@ def claim(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command: str
             raise RecordsError(f"{path}: holds trials but no {SPEC}, so whose they are is unknown. Use another --out.")
         write_json(file, {"lowregret": __version__, "command": command, **asked})
         return
-    found = read_json(file)
+    try:
+        found = read_json(file)
+    except RecordsError as error:
+        raise RecordsError(
+            f"{str(error).partition(' Delete it')[0]} Whose trials these are is unknown: use another --out."
+        ) from None
     if not isinstance(found, dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
     differences = [
         f"  {field}: {there} there, {here} now"
         for field, there, here in _differences({k: v for k, v in found.items() if k in asked}, asked)
-        if field.removeprefix("spec.") not in _FREE
+        if field.removeprefix("spec.") not in TrainingSpec.FREE
     ]
     if differences:
         raise RecordsError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -22,7 +22,8 @@ def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
-        say("stopping after this step (Ctrl-C again: at once) …")
+        with suppress(RuntimeError):  # the console may be in the middle of a line: then the stop is silent
+            say("stopping at the next step (Ctrl-C again: at once) …")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

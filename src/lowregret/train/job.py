@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowregret.data.chat import Example
 from lowregret.data.prepare import PreparedData, prepare, prepare_one
 from lowregret.engine import Engine
 from lowregret.engine.engine import choose_device, choose_dtype
 from lowregret.engine.export import export_policy, load_adapter
-from lowregret.errors import DivergedError, RecordsError
+from lowregret.errors import DivergedError, RecordsError, SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.learning_rate import prior_learning_rate
 from lowregret.records import TrialRecord, read_record
 from lowregret.spec import FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec, build
+from lowregret.train.checkpoint import delete_checkpoint
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.schedule import total_steps
@@ -34,6 +36,8 @@ class Opened:
     steps: int
     config: Any
     """The base's transformers configuration."""
+    device: str
+    dtype: str
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -44,6 +48,8 @@ class Opened:
             "test_examples": len(self.data.test),
             "train_data": fingerprint(self.data.train),
             "test_data": fingerprint(self.data.test),
+            "device": self.device,
+            "dtype": self.dtype,
         }
 
     def prior(self, method: FullFT | LoRA) -> float:
@@ -56,10 +62,24 @@ def open_inputs(spec: TrainingSpec, say: Say) -> Opened:
     """Resolve the base, prepare the data, and say what was found and filled in."""
     source = resolve(spec.model)
     config = load_config(source)
+    device = choose_device(spec.device)
     data = prepare(spec.data, load_tokenizer(source))
     for line in data.report.lines():
         say(line)
-    return Opened(source, data, total_steps(spec, len(data.train)), config)
+    _fits_context((*data.train, *data.test), config, spec.data.max_length)
+    dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
+    return Opened(source, data, total_steps(spec, len(data.train)), config, str(device), dtype)
+
+
+def _fits_context(examples: Sequence[Example], config: Any, max_length: int) -> None:
+    """SpecError when an example is longer than the base has positions for."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(example.token_ids) for example in examples)
+    if isinstance(context, int) and 0 < context < longest:
+        raise SpecError(
+            f"--max-length {max_length}: an example has {longest} tokens, and the base has {context} positions. "
+            f"Use --max-length {context}."
+        )
 
 
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
@@ -90,6 +110,7 @@ def train(
         if (folder / RECORD).exists():
             record = read_record(TrialRecord, folder / RECORD)
             if record.status == "finished":
+                delete_checkpoint(folder)  # left behind by a kill just after the record was written
                 say("already finished: nothing to do")
                 return record
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
@@ -131,7 +152,7 @@ def evaluate_model(
     """The held-out loss of a base or an adapter: {"nll", "tokens", "examples"}.
 
     `nll` is in nats per supervised token, `tokens` counts those. The same number that training reported for the same
-    held-out data, to the bit.
+    held-out data, to the bit in float32.
     """
     fields: dict[str, Any] = {
         "train": data,

@@ -18,20 +18,22 @@ class Liveness:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._before: dict[str, Tensor] = {}
-        self._silent: list[str] = []
+        self._probes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     def before_step(self, step: int) -> None:
         """Call between backward and the optimizer, `step` from 1."""
-        watched = self._watched(step)
-        self._before = {name: self._policy.weights[name].detach().clone() for name in watched}
-        self._silent = [name for name in watched if not _has_gradient(self._policy.weights[name].grad)]
+        self._probes = {name: _probe(self._policy.weights[name]) for name in self._watched(step)}
 
     def after_step(self, step: int) -> None:
         """Call after the optimizer; raises LivenessError with the names of what is dead."""
-        still = [name for name, before in self._before.items() if torch.equal(before, self._policy.weights[name])]
-        self._before = {}
-        for names, what in ((self._silent, "received no gradient"), (still, "did not move")):
+        silent = [name for name, (_, _, gradient) in self._probes.items() if not gradient]
+        still = [
+            name
+            for name, (place, before, _) in self._probes.items()
+            if torch.equal(before, self._policy.weights[name].detach().flatten()[place])
+        ]
+        self._probes = {}
+        for names, what in ((silent, "received no gradient"), (still, "did not move")):
             if names:
                 shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
                 raise LivenessError(
@@ -48,5 +50,11 @@ class Liveness:
         return [name for name, weight in names.items() if weight.ndim >= 2] if step == 1 else []
 
 
-def _has_gradient(gradient: Tensor | None) -> bool:
-    return gradient is not None and bool(gradient.any())
+def _probe(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(place, value, gradient) of the element with the largest gradient: it tells, and a copy would cost memory."""
+    if weight.grad is None:
+        place, gradient = torch.zeros(1, dtype=torch.int64, device=weight.device), weight.new_zeros(1)
+    else:
+        place = weight.grad.abs().argmax()[None]
+        gradient = weight.grad.flatten()[place]
+    return place, weight.detach().flatten()[place].clone(), gradient

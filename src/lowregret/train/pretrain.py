@@ -27,8 +27,9 @@ from lowregret.engine import Engine
 from lowregret.engine.export import export_policy
 from lowregret.errors import LowregretError
 from lowregret.models.load import Base, Source
-from lowregret.records import Metric, make_folder
+from lowregret.records import Metric
 from lowregret.spec import DataSpec, FullFT, OptimizerSpec, Spec, TrainingSpec, TrialSpec, build, read_toml
+from lowregret.train.folder import claim, opened
 from lowregret.train.model_card import write_card
 from lowregret.train.sft import Hooks, evaluate, run_trial
 
@@ -152,7 +153,12 @@ def random_base(spec: PretrainSpec, tokenizer: PreTrainedTokenizerFast) -> Base:
 
 def pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     """Train the base of a recipe, measure it, and write it with its card; returns its folder."""
-    make_folder(out)
+    with opened(out):
+        claim(out, spec, {}, f"python -m lowregret.train.pretrain recipes/{recipe}")
+        return _pretrain(spec, recipe, out)
+
+
+def _pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     tokenizer = train_tokenizer(spec)
     base = random_base(spec, tokenizer)
     train = encode_documents(list(documents(spec, spec.seed + 2, spec.corpus.documents)), tokenizer)

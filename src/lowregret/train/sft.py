@@ -6,7 +6,6 @@ Config → engine → loop → records is visible in `run_trial`; `examples/sft_
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from lowregret.records import (
     keep_metrics_until,
     make_folder,
     read_metrics,
+    sync_file,
     write_json,
 )
 from lowregret.spec import OptimizerSpec, TrainingSpec, TrialSpec
@@ -146,8 +146,7 @@ def run_trial(
             _checkpoint(engine, policy, folder, progress)
             saved = time.perf_counter()
 
-    if test and losses is None:  # resumed from a checkpoint of the last step
-        losses = evaluate(engine, policy, test)
+    sync_file(folder / METRICS)
     if losses is None:
         return Outcome(progress, None, 0)
     write_json(folder / EXAMPLES, losses)
@@ -174,7 +173,8 @@ def train_step(
     by_length = sorted(examples, key=lambda example: len(example.token_ids))
     batch = collate(by_length, engine.base.pad_id)
     pieces = batch.split(spec.micro_batch_size or batch.rows)
-    train_nll = math.fsum(float(engine.forward_backward({policy: piece})[policy].loss) for piece in pieces)
+    losses = [engine.forward_backward({policy: piece})[policy].loss for piece in pieces]
+    train_nll = math.fsum(float(loss) for loss in losses)  # read once all are under way: each read waits for a GPU
     uniform = math.log(engine.model.get_output_embeddings().weight.shape[0])
     limit = math.inf if first_nll is None else 2 * max(uniform, first_nll)
     if not math.isfinite(train_nll) or train_nll > limit:
@@ -203,6 +203,5 @@ def adam_params(optimizer: OptimizerSpec, learning_rate: float, step: int, steps
 
 def _checkpoint(engine: Engine, policy: str, folder: Path, progress: Progress) -> None:
     """Metrics first: a checkpoint must never be ahead of its curve, even after a power cut."""
-    with open(folder / METRICS, "rb+") as file:
-        os.fsync(file.fileno())
+    sync_file(folder / METRICS)
     save_checkpoint(engine, policy, folder, progress)

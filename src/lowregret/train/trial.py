@@ -11,7 +11,7 @@ import torch
 
 from lowregret.data.chat import Example
 from lowregret.engine import Engine
-from lowregret.errors import DivergedError, LivenessError
+from lowregret.errors import DivergedError
 from lowregret.records import Metric, TrialRecord, make_folder, read_metrics, write_json
 from lowregret.spec import TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import delete_checkpoint
@@ -37,18 +37,15 @@ def record_trial(task: Task, trial: TrialSpec, folder: Path, hooks: Hooks, deliv
     """Run a trial, or go on with it, and write trial.json; returns the record of how it ended.
 
     A diverged, pruned or out-of-memory trial is a result. LivenessError, RecordsError and Interrupted are raised, and
-    the record then says `failed` or, for what can be resumed, stays `running`.
+    the record stays `running`: the same command meets it again.
     """
     make_folder(folder)
-    policy = task.engine.add_policy(POLICY, trial.method, trial.seed)
     facts: dict[str, Any] = {
         "id": trial.id,
         "method": trial.method.name,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
         "spec": trial,
-        "trainable_parameters": policy.trainable_parameters,
-        "checkpoint_bytes": 4 * policy.trainable_parameters,
     }
 
     def settle(**ending: Any) -> TrialRecord:
@@ -60,6 +57,11 @@ def record_trial(task: Task, trial: TrialSpec, folder: Path, hooks: Hooks, deliv
         return record
 
     try:
+        policy = task.engine.add_policy(POLICY, trial.method, trial.seed)
+        facts |= {
+            "trainable_parameters": policy.trainable_parameters,
+            "checkpoint_bytes": 4 * policy.trainable_parameters,
+        }
         write_json(folder / RECORD, TrialRecord(**facts, status="running"))
         outcome = run_trial(task.engine, POLICY, task.spec, trial, task.train, task.test, folder, hooks)
         return settle(
@@ -85,14 +87,18 @@ def record_trial(task: Task, trial: TrialSpec, folder: Path, hooks: Hooks, deliv
         )
     except DivergedError as error:
         return settle(status="diverged", error=str(error), **_so_far(folder))
-    except LivenessError as error:
-        settle(status="failed", error=str(error), **_so_far(folder))
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        words = f"out of memory: {error}. Lower --micro-batch-size or --max-length."
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        words = f"out of memory: {error} Run the same command with a lower --micro-batch-size: the trial starts again."
         return settle(status="failed", error=words, **_so_far(folder))
     finally:
         task.engine.remove_policy(POLICY)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on GPUs; its CPU allocator only has words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _so_far(folder: Path) -> dict[str, Any]:

@@ -97,7 +97,6 @@ def test_targets_and_alpha_reach_the_default_methods_too() -> None:
     assert compared.methods == (LoRA(rank=16, alpha=8), FullFT())
     trained = make_spec(TrainSpec, None, {**GIVEN, "alpha": 8.0, "targets": "mlp"})
     assert trained.method == LoRA(rank=16, alpha=8, targets=("mlp",))
-    assert make_spec(TrainSpec, None, {**GIVEN, "method": "full", "alpha": 8.0}).method == FullFT()
 
 
 @pytest.mark.parametrize(
@@ -109,6 +108,9 @@ def test_targets_and_alpha_reach_the_default_methods_too() -> None:
         ({**GIVEN, "targets": "atention"}, "Did you mean 'attention'?"),
         ({**GIVEN, "methods": ["lroa:4", "full"], "alpha": 8.0}, "unknown method 'lroa:4'"),
         ({**GIVEN, "overlong": "cutt"}, "data.overlong"),
+        ({**GIVEN, "methods": ["lora:4:mlp", "full"], "targets": "attention"}, "--targets is of no use here"),
+        ({**GIVEN, "methods": ["lora:4:alpha=8", "full"], "alpha": 16.0}, "--alpha is of no use here"),
+        ({**GIVEN, "eval_data": "e.jsonl", "eval_fraction": 0.2}, "eval_fraction is of no use"),
         ({**GIVEN, "clip_norm": -1.0}, "optimizer.clip_norm"),
     ],
 )
