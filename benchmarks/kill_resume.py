@@ -1,6 +1,6 @@
 """Kill small studies with SIGKILL at random moments, resume each, and compare its numbers with an uninterrupted run's.
 
-    python benchmarks/kill_resume.py --kills 20 --seed 0
+    OMP_NUM_THREADS=2 python benchmarks/kill_resume.py --kills 20 --seed 0
 
 Each kill has a study of its own. The moments are spread over the whole life of the process, from the start of the
 interpreter to the last record, loading included; every second resumed process is killed once more, and sometimes again,
@@ -31,7 +31,7 @@ STUDY = (
     "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --seeds 2 --steps 5 --batch-size 4 "
     "--max-train 32 --max-eval 8 --evals 2 --checkpoint-seconds 0 --quiet"
 ).split()
-_NOT_REPEATABLE = ("seconds", "peak_memory_bytes", "environment", "command")
+_NOT_REPEATABLE = ("seconds", "peak_memory_bytes", "environment", "sessions", "command")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Kill:
 def start(out: Path, study: Sequence[str] = STUDY) -> subprocess.Popen[bytes]:
     """The study's command, as a user would type it."""
     program = str(Path(sys.executable).with_name("lowregret"))
-    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
         [program, "compare", *study, "--out", str(out)],
-        env={**os.environ, **alone},
+        env={**defaults, **os.environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
