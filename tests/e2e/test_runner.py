@@ -106,6 +106,4 @@ def test_every_environment_that_ran_trials_is_on_record(tmp_path: Path, monkeypa
     assert verdict.environment["python"] != "4.0"
     assert verdict.environment["python, session 2"] == "4.0"
     monkeypatch.setattr(runner, "environment", lambda: {"python": "5.0"})
-    assert "5.0" not in json.dumps(runner.compare(spec(), out).environment), (
-        "judging alone is no session"
-    )
+    assert "5.0" not in json.dumps(runner.compare(spec(), out).environment), "judging alone is no session"

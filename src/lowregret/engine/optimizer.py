@@ -46,10 +46,6 @@ class PolicyOptimizer:
         self._adam.zero_grad(set_to_none=True)
         return float(norm)
 
-    def zero_grad(self) -> None:
-        """Forget accumulated gradients."""
-        self._adam.zero_grad(set_to_none=True)
-
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts: {"exp_avg/<weight>": …, "exp_avg_sq/<weight>": …, "step/<weight>": …}."""
         found: dict[str, Tensor] = {}
