@@ -234,6 +234,8 @@ def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
         values["method"] = filled(values["method"])
     elif isinstance(methods := values.get("methods", ("lora:16", "full")), list | tuple):
         values["methods"] = [filled(method) for method in methods]
+    else:
+        return  # no list: judged by the spec as well
     if unused:
         name = sorted(unused)[0]
         raise SpecError(f"--{name} is of no use here: no method is a LoRA that leaves its {name} open. Leave it out.")

@@ -88,8 +88,8 @@ def test_targets_and_alpha_reach_every_lora_that_does_not_say_otherwise(config: 
     spec = make_spec(CompareSpec, config, {"targets": "attention", "alpha": 8.0})
     attention = ("attention",)
     assert spec.methods == (LoRA(rank=4, alpha=8, targets=attention), LoRA(rank=8, alpha=8, targets=("mlp",)), FullFT())
-    by_name = make_spec(CompareSpec, None, {**GIVEN, "methods": ["lora:4:alpha=16", "full"], "alpha": 8.0})
-    assert by_name.methods[0] == LoRA(rank=4, alpha=16)
+    by_name = make_spec(CompareSpec, None, {**GIVEN, "methods": ["lora:4:alpha=16", "lora:2", "full"], "alpha": 8.0})
+    assert by_name.methods[:2] == (LoRA(rank=4, alpha=16), LoRA(rank=2, alpha=8))
 
 
 def test_targets_and_alpha_reach_the_default_methods_too() -> None:
