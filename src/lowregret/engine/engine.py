@@ -212,10 +212,13 @@ class Engine:
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Weight matrices to `dtype`; vectors and embeddings (and a matrix shared with one) to float32."""
+    """Weight matrices to `dtype`; vectors and embeddings (and a matrix shared with one) to float32.
+
+    A float64 base, which only a caller can have made, stays as it is.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and parameter.dtype is not torch.float64:
             matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
             parameter.data = parameter.data.to(dtype if matrix else torch.float32)
 

@@ -93,7 +93,8 @@ def record_trial(task: Task, trial: TrialSpec, folder: Path, hooks: Hooks, deliv
         words = f"out of memory: {error} Run the same command with a lower --micro-batch-size: the trial starts again."
         return settle(status="failed", error=words, **_so_far(folder))
     finally:
-        task.engine.remove_policy(POLICY)
+        if POLICY in task.engine.policies:
+            task.engine.remove_policy(POLICY)
 
 
 def _out_of_memory(error: BaseException) -> bool:
