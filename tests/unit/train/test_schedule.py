@@ -37,7 +37,8 @@ def test_the_length_of_a_run(fields: dict[str, object], examples: int, visits: i
 
 @given(st.sampled_from(SCHEDULES), st.integers(0, 20), st.integers(1, 60), st.floats(0.05, 1))
 def test_every_factor_lies_in_0_1_and_only_warm_up_rises(schedule: str, warmup: int, steps: int, decay: float) -> None:
-    optimizer = OptimizerSpec(schedule=schedule, warmup_steps=warmup, decay_fraction=decay)
+    wsd = {"decay_fraction": decay} if schedule == "wsd" else {}
+    optimizer = OptimizerSpec(schedule=schedule, warmup_steps=warmup, **wsd)
     factors = [rate_factor(optimizer, step, steps) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors), "a step at rate zero would be wasted"
     for step, (before, after) in enumerate(itertools.pairwise(factors), start=1):
