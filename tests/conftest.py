@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -44,16 +45,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(tier)
 
 
-@pytest.fixture(scope="session")
-def bases() -> ModuleType:
-    """bases.py beside this file; loaded by path, because test folders are not packages, and late, because of torch."""
-    spec = importlib.util.spec_from_file_location("small_bases", Path(__file__).with_name("bases.py"))
+def load(path: Path) -> ModuleType:
+    """A module by its path: test folders and benchmarks/ are not packages."""
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def load_module() -> Callable[[Path], ModuleType]:
+    """`load` for the conftest files below this one."""
+    return load
+
+
+@pytest.fixture(scope="session")
+def bases() -> ModuleType:
+    """bases.py beside this file; loaded late, because of torch."""
+    return load(Path(__file__).with_name("bases.py"))
 
 
 @pytest.fixture(params=["llama", "qwen3", "gemma2", "gpt2", "phi3", "gpt_neox", "opt"])

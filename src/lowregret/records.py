@@ -154,14 +154,19 @@ def make_folder(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write atomically: aside, fsync, rename."""
+    """Write a file atomically."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write aside; it becomes `path`, durably, when the context ends well, and goes when it does not."""
+    partial = path.with_name(path.name + ".partial")
     with writing(path):
-        partial = path.with_name(path.name + ".partial")
         try:
-            with open(partial, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield partial
+            sync_file(partial)
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -94,16 +93,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kill_resume() -> ModuleType:
+def kill_resume(load_module: Callable[[Path], ModuleType]) -> ModuleType:
     """benchmarks/kill_resume.py: the test kills a few times what the benchmark kills twenty times."""
-    path = Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
-    spec = importlib.util.spec_from_file_location("kill_resume", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_module(Path(__file__).parents[2] / "benchmarks" / "kill_resume.py")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lowregret.records import read_json, read_metrics
-from lowregret.spec import DataSpec, TrainSpec
+from lowregret.spec import DataSpec, TrainingSpec, TrainSpec
 from lowregret.train.job import evaluate_model, train
 
 CURVES = Path(__file__).with_name("curves.json")
@@ -70,7 +70,10 @@ def judge(name: str, found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("data", list(DATA))
 def test_the_base(data: str) -> None:
-    judge(f"base, {data}", evaluate_model("tiny", DATA[data], precision="float32", device="cpu"))
+    judge(
+        f"base, {data}",
+        evaluate_model(TrainingSpec(model="tiny", data=DataSpec(train=DATA[data]), precision="float32", device="cpu")),
+    )
 
 
 @pytest.mark.parametrize("method", list(RATES))

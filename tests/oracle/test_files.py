@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 import lowregret
 from lowregret.data.batches import collate
-from lowregret.data.prepare import prepare_one
+from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import AdamParams, Engine
 from lowregret.engine.export import export_policy, load_adapter
 from lowregret.models.load import load_base, load_tokenizer, resolve
-from lowregret.spec import FullFT
+from lowregret.spec import DataSpec, FullFT, TrainingSpec
 from lowregret.train.job import evaluate_model
 
 TOLERANCE = 1e-5
@@ -31,9 +31,13 @@ def plain(path: str | Path) -> Any:
 
 
 @torch.no_grad()
+def spec(model: str) -> TrainingSpec:
+    return TrainingSpec(model=model, data=DataSpec(train=DATA))
+
+
 def their_nll(bases: ModuleType, model: Any) -> float:
     tokenizer = load_tokenizer(resolve("tiny"))
-    examples, _ = prepare_one(DATA, tokenizer)
+    examples, _ = prepare_held_out(DataSpec(train=DATA), tokenizer)
     nll: float = bases.reference_nll(model, examples, tokenizer.pad_token_id or 0).item()
     return nll
 
@@ -47,7 +51,7 @@ def train(method: str, out: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("targets", TARGETS)
 def test_a_saved_adapter_is_the_same_to_peft(bases: ModuleType, targets: str, tmp_path: Path) -> None:
     record = train(f"lora:8:{targets}", tmp_path)
-    ours = evaluate_model("tiny", DATA, adapter=tmp_path / "adapter")
+    ours = evaluate_model(spec("tiny"), tmp_path / "adapter")
     assert ours["nll"] == record["test_nll"], "eval must repeat training's number exactly"
     assert ours["tokens"] == record["test_tokens"]
     base = resolve("tiny").path
@@ -58,7 +62,7 @@ def test_a_saved_adapter_is_the_same_to_peft(bases: ModuleType, targets: str, tm
 
 def test_a_saved_model_is_the_same_to_transformers(bases: ModuleType, tmp_path: Path) -> None:
     record = train("full", tmp_path)
-    ours = evaluate_model(str(tmp_path / "model"), DATA)
+    ours = evaluate_model(spec(str(tmp_path / "model")))
     assert ours["nll"] == record["test_nll"], "eval must repeat training's number exactly"
     theirs = their_nll(bases, plain(tmp_path / "model"))
     assert theirs == pytest.approx(ours["nll"], abs=TOLERANCE)
@@ -67,7 +71,7 @@ def test_a_saved_model_is_the_same_to_transformers(bases: ModuleType, tmp_path: 
 
 def test_the_base_is_the_same_to_transformers(bases: ModuleType) -> None:
     assert their_nll(bases, plain(resolve("tiny").path)) == pytest.approx(
-        evaluate_model("tiny", DATA)["nll"], abs=TOLERANCE
+        evaluate_model(spec("tiny"))["nll"], abs=TOLERANCE
     )
 
 
@@ -76,7 +80,7 @@ def test_an_adapter_that_peft_trained_is_the_same_here(bases: ModuleType, tmp_pa
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
     model = peft.get_peft_model(plain(resolve("tiny").path), config).eval()
     model.save_pretrained(tmp_path)
-    ours = evaluate_model("tiny", DATA, adapter=tmp_path)["nll"]
+    ours = evaluate_model(spec("tiny"), tmp_path)["nll"]
     assert ours == pytest.approx(their_nll(bases, model), abs=TOLERANCE)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,25 +13,21 @@ from lowregret.cli.outcome import exit_codes
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Option(help="A Hugging Face folder, a hub id, a .gguf file, or a bundled base.", show_default=False)
-    ],
+    model: o.Model = None,
     data: Annotated[
-        str, typer.Option(help="Held-out rows: a file, a hub dataset id, or builtin:NAME.", show_default=False)
-    ],
+        str | None, typer.Option(help="Held-out rows: a file, a hub dataset id, or builtin:NAME.", show_default=False)
+    ] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="A folder with a LoRA in PEFT's format.", show_default=False)
     ] = None,
     prompt_field: o.PromptField = None,
     completion_field: o.CompletionField = None,
-    max_length: Annotated[int, typer.Option(help="Longest example in tokens.")] = 512,
-    overlong: Annotated[str, typer.Option(help="Over-long examples: cut or drop.")] = "cut",
+    max_length: o.MaxLength = None,
+    overlong: o.Overlong = None,
     max_eval: o.MaxEval = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Go on past broken rows and report them.")
-    ] = False,
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    skip_bad_rows: o.SkipBadRows = None,
+    precision: o.Precision = None,
+    device: o.Device = None,
     json_: Annotated[
         bool, typer.Option("--json", help='Print {"nll", "tokens", "examples"} and nothing else on standard output.')
     ] = False,
@@ -41,22 +37,15 @@ def evaluate(
     Of a builtin or hub source the test split is used; of a file, all rows. The number is the one that training
     reported.
     """
+    flags: dict[str, Any] = dict(locals())
+    for name in ("adapter", "json_"):
+        flags.pop(name)
     with exit_codes():
+        from lowregret.spec import TrainingSpec
         from lowregret.train.job import evaluate_model
 
         found = evaluate_model(
-            model,
-            data,
-            adapter=adapter,
-            prompt_field=prompt_field,
-            completion_field=completion_field,
-            max_length=max_length,
-            overlong=overlong,
-            max_eval=max_eval,
-            skip_bad_rows=skip_bad_rows,
-            precision=precision,
-            device=device,
-            say=lambda line: typer.echo(line, err=True),
+            o.make_spec(TrainingSpec, None, flags), adapter, say=lambda line: typer.echo(line, err=True)
         )
         if json_:
             typer.echo(json.dumps(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lowregret.data.chat import Encoded, Example, encode_rows
 from lowregret.data.readers import OpenSource, open_source
@@ -28,17 +28,6 @@ class PreparedData:
     report: DataReport
 
 
-@dataclass(frozen=True)
-class _Options:
-    """How rows become examples; the fields are those of DataSpec."""
-
-    prompt_field: str | None
-    completion_field: str | None
-    max_length: int
-    overlong: Literal["cut", "drop"]
-    skip_bad_rows: bool
-
-
 def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     """Read, encode and split what `spec` names.
 
@@ -47,13 +36,12 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     removed; then the first `max_train` and `max_eval` are kept. Raises DataError when a source is wrong or nothing is
     left.
     """
-    options = _Options(spec.prompt_field, spec.completion_field, spec.max_length, spec.overlong, spec.skip_bad_rows)
     source = open_source(spec.train)
-    train, train_part = _read_part("train", source, "train", options, tokenizer)
+    train, train_part = _read_part("train", source, "train", spec, tokenizer)
     if spec.eval is None and source.held_out is None:
         return _split(spec, train, train_part)
     judge = source if spec.eval is None else open_source(spec.eval)
-    test, test_part = _read_part("held out", judge, judge.held_out or "train", options, tokenizer)
+    test, test_part = _read_part("held out", judge, judge.held_out or "train", spec, tokenizer)
     kept = _without(train, test)
     if not kept:
         same = spec.eval == spec.train
@@ -75,47 +63,36 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     return PreparedData(tuple(chosen_train), tuple(chosen_test), report)
 
 
-def prepare_one(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    prompt_field: str | None = None,
-    completion_field: str | None = None,
-    max_length: int = 512,
-    overlong: Literal["cut", "drop"] = "cut",
-    max_examples: int | None = None,
-    skip_bad_rows: bool = False,
-) -> tuple[tuple[Example, ...], DataReport]:
-    """The held-out examples of one source: those `prepare` gives as `test` when the source is its `eval`.
+def prepare_held_out(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[Example, ...], DataReport]:
+    """The held-out examples of `spec.train`: those `prepare` gives as `test` when this source is its `eval`.
 
     Of a builtin or hub source this is the test (or validation) split, if it has one; of a file, all rows.
     """
-    options = _Options(prompt_field, completion_field, max_length, overlong, skip_bad_rows)
-    opened = open_source(source)
-    examples, part = _read_part("held out", opened, opened.held_out or "train", options, tokenizer)
-    chosen = examples[:max_examples]
-    limit = _limit("the first {:,} of {:,}, in file order", max_examples, len(examples))
+    source = open_source(spec.train)
+    examples, part = _read_part("held out", source, source.held_out or "train", spec, tokenizer)
+    chosen = examples[: spec.max_eval]
+    limit = _limit("the first {:,} of {:,}, in file order", spec.max_eval, len(examples))
     return tuple(chosen), DataReport(parts=(replace(part, used=Counts.of(chosen), limit=limit),))
 
 
 def _read_part(
-    role: str, source: OpenSource, split: str, options: _Options, tokenizer: PreTrainedTokenizerBase
+    role: str, source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Example], PartReport]:
     rows, found = read_open(
         source,
-        prompt_field=options.prompt_field,
-        completion_field=options.completion_field,
-        skip_bad_rows=options.skip_bad_rows,
+        prompt_field=spec.prompt_field,
+        completion_field=spec.completion_field,
+        skip_bad_rows=spec.skip_bad_rows,
         split=split,
     )
-    results = encode_rows(rows, tokenizer, options.max_length, options.overlong)
-    encoded, found = _set_aside_refused(rows, results, found, options.skip_bad_rows)
+    results = encode_rows(rows, tokenizer, spec.max_length, spec.overlong)
+    encoded, found = _set_aside_refused(rows, results, found, spec.skip_bad_rows)
     examples = [result.example for result in encoded if result.example is not None]
     longest = max(result.length for result in encoded)
     if not examples:
-        fate = "were dropped" if options.overlong == "drop" else "keep no supervised token once cut"
+        fate = "were dropped" if spec.overlong == "drop" else "keep no supervised token once cut"
         raise DataError(
-            f"no example is left: all {len(encoded)} are over {options.max_length} tokens and {fate} "
+            f"no example is left: all {len(encoded)} are over {spec.max_length} tokens and {fate} "
             f"(the longest has {longest}). Raise --max-length to {longest}, or shorten the examples.",
             source=source.name,
         )
@@ -125,11 +102,11 @@ def _read_part(
         role=role,
         source=found,
         template=chat_format(tokenizer).description(texts=rows[0].messages is None),
-        max_length=options.max_length,
+        max_length=spec.max_length,
         longest=longest,
         overlong_cut=overlong - lost,
-        overlong_dropped=lost if options.overlong == "drop" else 0,
-        overlong_emptied=lost if options.overlong == "cut" else 0,
+        overlong_dropped=lost if spec.overlong == "drop" else 0,
+        overlong_emptied=lost if spec.overlong == "cut" else 0,
         open_turns=sum(result.open_turns for result in encoded),
         read=Counts.of(examples),
         used=Counts.of(examples),

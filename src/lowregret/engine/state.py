@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,23 +16,13 @@ from torch import Tensor
 
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
-from lowregret.records import sync_folder, writing
+from lowregret.records import replacing
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file aside, fsync, rename; RecordsError when the disk refuses."""
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        try:
-            with refusals(path):
-                safetensors.torch.save_file(dict(tensors), partial, dict(metadata))
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    """Write a safetensors file atomically; RecordsError when the disk refuses."""
+    with replacing(path) as partial, refusals(path):
+        safetensors.torch.save_file(dict(tensors), partial, dict(metadata))
 
 
 @contextmanager

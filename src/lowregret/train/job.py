@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.data.chat import Example
-from lowregret.data.prepare import PreparedData, prepare, prepare_one
+from lowregret.data.prepare import PreparedData, prepare, prepare_held_out
 from lowregret.engine import Engine
 from lowregret.engine.engine import choose_device, choose_dtype
 from lowregret.engine.export import export_policy, load_adapter
@@ -16,7 +16,7 @@ from lowregret.errors import DivergedError, RecordsError, SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.learning_rate import prior_learning_rate
 from lowregret.records import TrialRecord, read_record
-from lowregret.spec import FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec, build
+from lowregret.spec import FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
 from lowregret.train.checkpoint import delete_checkpoint
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
@@ -135,51 +135,20 @@ def train(
 
 
 def evaluate_model(
-    model: str,
-    data: str,
-    *,
-    adapter: str | Path | None = None,
-    prompt_field: str | None = None,
-    completion_field: str | None = None,
-    max_length: int = 512,
-    overlong: str = "cut",
-    max_eval: int | None = None,
-    skip_bad_rows: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    say: Say = lambda line: None,
+    spec: TrainingSpec, adapter: Path | None = None, say: Say = lambda line: None
 ) -> dict[str, float | int]:
-    """The held-out loss of a base or an adapter: {"nll", "tokens", "examples"}.
+    """The held-out loss of the base `spec.model`, or of an adapter on it, on `spec.data.train`.
 
-    `nll` is in nats per supervised token, `tokens` counts those. The same number that training reported for the same
-    held-out data, to the bit in float32.
+    Returns {"nll": nats per supervised token, "tokens": supervised tokens, "examples": examples}: the same number that
+    training reported for the same held-out data, to the bit in float32.
     """
-    fields: dict[str, Any] = {
-        "train": data,
-        "prompt_field": prompt_field,
-        "completion_field": completion_field,
-        "max_length": max_length,
-        "overlong": overlong,
-        "max_eval": max_eval,
-        "skip_bad_rows": skip_bad_rows,
-    }
-    spec = build(TrainingSpec, {"model": model, "data": fields, "device": device, "precision": precision})
-    options = spec.data
-    source = resolve(model)
-    examples, report = prepare_one(
-        data,
-        load_tokenizer(source),
-        prompt_field=options.prompt_field,
-        completion_field=options.completion_field,
-        max_length=options.max_length,
-        overlong=options.overlong,
-        max_examples=options.max_eval,
-        skip_bad_rows=options.skip_bad_rows,
-    )
+    source = resolve(spec.model)
+    examples, report = prepare_held_out(spec.data, load_tokenizer(source))
     for line in report.lines():
         say(line)
+    _fits_context(examples, load_config(source), spec.data.max_length)
     engine = make_engine(spec, source)
     if adapter is not None:
-        load_adapter(engine, "adapter", Path(adapter))
+        load_adapter(engine, "adapter", adapter)
     losses = evaluate(engine, "base" if adapter is None else "adapter", examples)
     return {"nll": mean_nll(losses), "tokens": sum(losses.tokens), "examples": len(examples)}

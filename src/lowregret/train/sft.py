@@ -116,10 +116,7 @@ def run_trial(
         first_nll = train_nll if first_nll is None else first_nll
         test_nll = None
         if step in evaluations and test:
-            losses = evaluate(engine, policy, test)
-            test_nll = mean_nll(losses)
-            if not math.isfinite(test_nll):
-                raise DivergedError(f"the held-out loss is {test_nll} after step {step}.")
+            losses, test_nll = _held_out(engine, policy, test, step)
         progress = Progress(
             step,
             progress.tokens + tokens,
@@ -151,6 +148,14 @@ def run_trial(
         return Outcome(progress, None, 0)
     write_json(folder / EXAMPLES, losses)
     return Outcome(replace(progress, seconds=time.perf_counter() - started), mean_nll(losses), sum(losses.tokens))
+
+
+def _held_out(engine: Engine, policy: str, test: Sequence[Example], step: int) -> tuple[ExampleLosses, float]:
+    losses = evaluate(engine, policy, test)
+    nll = mean_nll(losses)
+    if not math.isfinite(nll):
+        raise DivergedError(f"the held-out loss is {nll} after step {step}.")
+    return losses, nll
 
 
 def train_step(

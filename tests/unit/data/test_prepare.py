@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lowregret.data.chat import Example
-from lowregret.data.prepare import PreparedData, prepare, prepare_one
+from lowregret.data.prepare import PreparedData, prepare, prepare_held_out
 from lowregret.errors import DataError
 from lowregret.spec import DataSpec
 
@@ -80,7 +80,7 @@ def test_given_held_out_data_is_never_touched(
     assert names(data.train, chatml) == kept[:max_train]
     assert names(data.test, chatml) == test[:max_eval]
     assert data.report.removed_across_split == len(train) - len(kept)
-    alone, _ = prepare_one(sources["eval"], chatml, max_examples=max_eval)
+    alone, _ = prepare_held_out(DataSpec(train=sources["eval"], max_eval=max_eval), chatml)
     assert alone == data.test
 
 
@@ -114,7 +114,7 @@ def test_builtin_data_is_judged_on_its_own_test_split(chatml: Any, named: str | 
     source = "builtin:instructions:size=9,test_size=4"
     data = prepare(DataSpec(train=source, eval=named), chatml)
     assert (len(data.train), len(data.test), data.report.split) == (9, 4, None)
-    assert prepare_one(source, chatml)[0] == data.test
+    assert prepare_held_out(DataSpec(train=source), chatml)[0] == data.test
 
 
 def test_hub_data_is_judged_on_its_own_test_split_or_on_one_made(chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_hub_data_is_judged_on_its_own_test_split_or_on_one_made(chatml: Any, mo
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config: splits)
     data = prepare(DataSpec(train="org/name"), chatml)
     assert (names(data.train, chatml), names(data.test, chatml)) == ([0, 1, 2, 3], [4, 5])
-    assert prepare_one("org/name", chatml)[0] == data.test
+    assert prepare_held_out(DataSpec(train="org/name"), chatml)[0] == data.test
     del splits["test"]
     data = prepare(DataSpec(train="org/name"), chatml)
     assert (len(data.train), len(data.test)) == (3, 1)
@@ -138,7 +138,7 @@ def uneven(path: Path, lengths: list[tuple[int, int]]) -> str:
 @pytest.mark.parametrize("overlong", ["cut", "drop"])
 def test_overlong_examples_are_counted_by_what_became_of_them(tmp_path: Path, chatml: Any, overlong: Any) -> None:
     source = uneven(tmp_path / "a.jsonl", [(1, 1), (1, 100), (100, 1), (2, 1)])
-    _, report = prepare_one(source, chatml, max_length=50, overlong=overlong)
+    _, report = prepare_held_out(DataSpec(train=source, max_length=50, overlong=overlong), chatml)
     (part,) = report.parts
     counts = (part.overlong_cut, part.overlong_emptied, part.overlong_dropped)
     assert counts == ((1, 1, 0) if overlong == "cut" else (0, 0, 2))
@@ -149,10 +149,10 @@ def test_overlong_examples_are_counted_by_what_became_of_them(tmp_path: Path, ch
 @pytest.mark.parametrize("overlong", ["cut", "drop"])
 def test_when_nothing_is_left_the_error_gives_the_numbers(tmp_path: Path, chatml: Any, overlong: Any) -> None:
     source = uneven(tmp_path / "a.jsonl", [(100, 1), (120, 1)])
-    longest = prepare_one(source, chatml)[1].parts[0].longest
+    longest = prepare_held_out(DataSpec(train=source), chatml)[1].parts[0].longest
     with pytest.raises(DataError, match=rf"all 2 are over 50 tokens.*Raise --max-length to {longest}"):
-        prepare_one(source, chatml, max_length=50, overlong=overlong)
-    assert len(prepare_one(source, chatml, max_length=longest, overlong="drop")[0]) == 2
+        prepare_held_out(DataSpec(train=source, max_length=50, overlong=overlong), chatml)
+    assert len(prepare_held_out(DataSpec(train=source, max_length=longest, overlong="drop"), chatml)[0]) == 2
 
 
 def test_one_example_cannot_be_split(tmp_path: Path, chatml: Any) -> None:
@@ -167,12 +167,12 @@ def test_a_row_that_the_template_refuses_is_a_bad_row(tmp_path: Path, make_token
     )
     source = file_of(tmp_path / "a.jsonl", range(4))
     with pytest.raises(DataError, match=r"a\.jsonl:3: the chat template refuses this row: not this.*--skip-bad-rows"):
-        prepare_one(source, picky)
-    examples, report = prepare_one(source, picky, skip_bad_rows=True)
+        prepare_held_out(DataSpec(train=source), picky)
+    examples, report = prepare_held_out(DataSpec(train=source, skip_bad_rows=True), picky)
     assert len(examples) == report.parts[0].source.rows == 3
     assert report.parts[0].source.bad_rows[0][0] == 3
     with pytest.raises(DataError, match="no row can be encoded"):
-        prepare_one(file_of(tmp_path / "b.jsonl", [2, 2]), picky, skip_bad_rows=True)
+        prepare_held_out(DataSpec(train=file_of(tmp_path / "b.jsonl", [2, 2]), skip_bad_rows=True), picky)
 
 
 def test_the_report_says_everything_that_was_decided(tmp_path: Path, chatml: Any) -> None:

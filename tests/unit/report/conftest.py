@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,15 +12,9 @@ from lowregret.report import StudyRecords, load_study, write_report
 
 
 @pytest.fixture(scope="session")
-def studies() -> ModuleType:
-    """studies.py beside this file; loaded by path, because test folders are not packages."""
-    spec = importlib.util.spec_from_file_location("report_studies", Path(__file__).with_name("studies.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def studies(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    """studies.py beside this file."""
+    return load_module(Path(__file__).with_name("studies.py"))
 
 
 @pytest.fixture(scope="session")
