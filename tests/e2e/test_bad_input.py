@@ -46,6 +46,13 @@ def test_broken_data(run: Any, tmp_path: Path, content: str, words: list[str]) -
     assert (tmp_path / "rows.jsonl").read_text() == content
 
 
+def test_an_example_longer_than_the_base_has_positions(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(lines(*GOOD, {"question": "What?", "answer": "7 " * 600}))
+    long = ["--max-length", "1024", "--data", "rows.jsonl"]
+    for command in ([*TRAIN, *long, "--out", "out"], ["eval", "--model", "tiny", *long]):
+        refused(run(*command), "--max-length 1024", "the base has 512 positions", "Use --max-length 512")
+
+
 def test_broken_rows_may_be_skipped_and_are_counted_and_named(run: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(lines(*GOOD[:6], '{"question": "What', *GOOD[6:], {"question": "What?"}))
     ended = run(*TRAIN, "--data", "rows.jsonl", "--skip-bad-rows", "--out", "out")

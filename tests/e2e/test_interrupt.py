@@ -67,10 +67,12 @@ def test_ctrl_c_while_loading(start: Any, tmp_path: Path, part: int) -> None:
 
 
 def press_ctrl_c_twice() -> None:
-    with stop_requests(lambda line: None) as asked:
+    said: list[str] = []
+    with stop_requests(said.append) as asked:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         assert asked()
+        assert said == ["stopping at the next step (Ctrl-C again: at once) …"]
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)  # a step that takes long
 

@@ -347,3 +347,22 @@ def test_the_advice_on_more_data_would_suffice() -> None:
             if seeds == 3:
                 assert found.resized(examples - 1, seeds).half_width >= gap * found.half_width
     assert "no affordable number" in settling(found, found.value)
+
+
+def test_a_lora_with_complete_evidence_is_judged_before_one_without_a_bracket() -> None:
+    """The lower loss has no worse rate above it: it must not hide an answer that is there."""
+    study = Study(compare("full", "lora:16", "lora:64")).method("full", FULL_LOSS)
+    study.method("lora:16", 2.001, noise=0.001).method("lora:64", 1.999, noise=0.001, bracket=(True, False))
+    verdict = study.judge()
+    assert verdict.verdict == "low_regret"
+    assert verdict.lora is not None
+    assert verdict.lora.name == "lora:16"
+    assert "The best learning rate of lora:64, 0.0002, is not bracketed" in text(verdict)
+
+
+def test_a_seed_that_diverged_settles_nothing() -> None:
+    study = Study(compare()).method("full", FULL_LOSS)
+    study.method("lora:16", 2.001, noise=0.001, seed_effects=(0.0, 0.0)).trial("lora:16", 2e-4, 2, "diverged")
+    verdict = study.judge()
+    assert verdict.verdict == "inconclusive"
+    assert "lora:16 diverged at its best learning rate with seed 2" in text(verdict)
