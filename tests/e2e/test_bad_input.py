@@ -49,8 +49,11 @@ def test_broken_data(run: Any, tmp_path: Path, content: str, words: list[str]) -
 def test_an_example_longer_than_the_base_has_positions(run: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(lines(*GOOD, {"question": "What?", "answer": "7 " * 600}))
     long = ["--max-length", "1024", "--data", "rows.jsonl"]
-    for command in ([*TRAIN, *long, "--out", "out"], ["eval", "--model", "tiny", *long]):
-        refused(run(*command), "--max-length 1024", "the base has 512 positions", "Use --max-length 512")
+    words = ["--max-length 1024", "the base has 512 positions", "Use --max-length 512"]
+    refused(run(*TRAIN, *long, "--out", "out"), *words)
+    scored = run("eval", "--model", "tiny", *long)
+    assert scored.exit_code == 2
+    assert all(word in scored.stderr for word in words)
 
 
 def test_broken_rows_may_be_skipped_and_are_counted_and_named(run: Any, tmp_path: Path) -> None:
