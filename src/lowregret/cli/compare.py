@@ -21,24 +21,24 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods, separated by commas: full, lora:RANK, lora:RANK:TARGETS. [default: lora:16,full]",
+            help="Methods, separated by commas: full, lora:RANK, lora:RANK:TARGETS. (default: lora:16,full)",
             show_default=False,
         ),
     ] = None,
     learning_rates: Annotated[
         str | None,
-        typer.Option(help="auto, or exactly these, separated by commas. [default: auto]", show_default=False),
+        typer.Option(help="auto, or exactly these, separated by commas. (default: auto)", show_default=False),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Trials at each best learning rate. [default: 3]", show_default=False)
+        int | None, typer.Option(help="Trials at each best learning rate. (default: 3)", show_default=False)
     ] = None,
     tolerance: Annotated[
         str | None,
-        typer.Option(help="Regret below this share of the FullFT loss is low. [default: 0.5%]", show_default=False),
+        typer.Option(help="Regret below this share of the FullFT loss is low. (default: 0.5%)", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The study's folder. [default: runs/compare-…, named by the spec]", show_default=False),
+        typer.Option(help="The study's folder. (default: runs/compare-…, named by the spec)", show_default=False),
     ] = None,
     targets: o.Targets = None,
     alpha: o.Alpha = None,
@@ -50,7 +50,7 @@ def compare(
     prune: Annotated[
         str | None,
         typer.Option(
-            help="Stop a search trial whose mid-run loss is this share above the best one's, or `off`. [default: 25%]",
+            help="Stop a search trial whose mid-run loss is this share above the best one's, or `off`. (default: 25%)",
             show_default=False,
         ),
     ] = None,
@@ -76,8 +76,9 @@ def compare(
 ) -> None:
     """LoRA or full fine-tuning, for this base and this data?
 
-    Searches each method's best learning rate, brackets it, repeats it over seeds, and judges the regret with an
-    interval. The same command goes on where it was stopped.
+    Brackets each method's best learning rate, repeats it over seeds, and judges the regret with an interval.
+
+    The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
     for name in ("config", "out", "json_", "quiet"):

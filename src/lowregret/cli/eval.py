@@ -34,8 +34,9 @@ def evaluate(
 ) -> None:
     """The held-out loss of a base, or of an adapter on it: mean nats per supervised token.
 
-    Of a builtin or hub source the test split is used; of a file, all rows. The number is the one that training
-    reported.
+    Of a builtin or hub source the test split is used; of a file, all rows.
+
+    The number is the one that training reported for the same held-out data.
     """
     flags: dict[str, Any] = dict(locals())
     for name in ("adapter", "json_"):

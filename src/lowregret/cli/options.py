@@ -39,26 +39,26 @@ Data = Annotated[
 EvalData = Annotated[
     str | None,
     typer.Option(
-        help="Held-out rows of the same forms. [default: a split of the training data]",
+        help="Held-out rows of the same forms. (default: a split of the training data)",
         rich_help_panel=_DATA,
         show_default=False,
     ),
 ]
 PromptField = Annotated[
     str | None,
-    typer.Option(help="Column of the prompt. [default: detected]", rich_help_panel=_DATA, show_default=False),
+    typer.Option(help="Column of the prompt. (default: detected)", rich_help_panel=_DATA, show_default=False),
 ]
 CompletionField = Annotated[
     str | None,
-    typer.Option(help="Column of the completion. [default: detected]", rich_help_panel=_DATA, show_default=False),
+    typer.Option(help="Column of the completion. (default: detected)", rich_help_panel=_DATA, show_default=False),
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Longest example in tokens. [default: 512]", rich_help_panel=_DATA, show_default=False),
+    typer.Option(help="Longest example in tokens. (default: 512)", rich_help_panel=_DATA, show_default=False),
 ]
 Overlong = Annotated[
     str | None,
-    typer.Option(help="Over-long examples: cut or drop. [default: cut]", rich_help_panel=_DATA, show_default=False),
+    typer.Option(help="Over-long examples: cut or drop. (default: cut)", rich_help_panel=_DATA, show_default=False),
 ]
 MaxTrain = Annotated[
     int | None, typer.Option(help="Use the first N training examples.", rich_help_panel=_DATA, show_default=False)
@@ -69,7 +69,7 @@ MaxEval = Annotated[
 EvalFraction = Annotated[
     float | None,
     typer.Option(
-        help="Share held out when no eval data are given. [default: 0.1]", rich_help_panel=_DATA, show_default=False
+        help="Share held out when no eval data are given. (default: 0.1)", rich_help_panel=_DATA, show_default=False
     ),
 ]
 SkipBadRows = Annotated[
@@ -81,7 +81,7 @@ SkipBadRows = Annotated[
 Targets = Annotated[
     str | None,
     typer.Option(
-        help="LoRA targets: attention, mlp, unembedding (join with +), all, or re:REGEX. [default: all]",
+        help="LoRA targets: attention, mlp, unembedding (join with +), all, or re:REGEX. (default: all)",
         rich_help_panel=_TRAINING,
         show_default=False,
     ),
@@ -89,67 +89,67 @@ Targets = Annotated[
 Alpha = Annotated[
     float | None,
     typer.Option(
-        help="LoRA alpha; the update is scaled by alpha / rank. [default: 32]",
+        help="LoRA alpha; the update is scaled by alpha / rank. (default: 32)",
         rich_help_panel=_TRAINING,
         show_default=False,
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(help="Examples per step. [default: 8]", rich_help_panel=_TRAINING, show_default=False)
+    int | None, typer.Option(help="Examples per step. (default: 8)", rich_help_panel=_TRAINING, show_default=False)
 ]
 MicroBatchSize = Annotated[
     int | None,
     typer.Option(
-        help="Examples per forward/backward: less memory, same result. [default: the batch]",
+        help="Examples per forward/backward: less memory, same result. (default: the batch)",
         rich_help_panel=_TRAINING,
         show_default=False,
     ),
 ]
 Epochs = Annotated[
     float | None,
-    typer.Option(help="Passes over the training data. [default: 1]", rich_help_panel=_TRAINING, show_default=False),
+    typer.Option(help="Passes over the training data. (default: 1)", rich_help_panel=_TRAINING, show_default=False),
 ]
 Steps = Annotated[
     int | None, typer.Option(help="Optimizer steps, instead of epochs.", rich_help_panel=_TRAINING, show_default=False)
 ]
 Evals = Annotated[
     int | None,
-    typer.Option(help="Held-out evaluations per trial. [default: 2]", rich_help_panel=_TRAINING, show_default=False),
+    typer.Option(help="Held-out evaluations per trial. (default: 2)", rich_help_panel=_TRAINING, show_default=False),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="auto, float32 or bfloat16. [default: float32 on a CPU, else bfloat16]",
+        help="auto, float32 or bfloat16. (default: float32 on a CPU, else bfloat16)",
         rich_help_panel=_TRAINING,
         show_default=False,
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="auto, cpu, cuda, cuda:1, … [default: auto]", rich_help_panel=_TRAINING, show_default=False),
+    typer.Option(help="auto, cpu, cuda, cuda:1, … (default: auto)", rich_help_panel=_TRAINING, show_default=False),
 ]
 CheckpointSeconds = Annotated[
     float | None,
     typer.Option(
-        help="Wall time between resumable checkpoints. [default: 60]", rich_help_panel=_TRAINING, show_default=False
+        help="Wall time between resumable checkpoints. (default: 60)", rich_help_panel=_TRAINING, show_default=False
     ),
 ]
 Schedule = Annotated[
     str | None,
     typer.Option(
-        help="constant, linear, cosine or wsd. [default: constant]", rich_help_panel=_OPTIMIZER, show_default=False
+        help="constant, linear, cosine or wsd. (default: constant)", rich_help_panel=_OPTIMIZER, show_default=False
     ),
 ]
 WarmupSteps = Annotated[
-    int | None, typer.Option(help="Linear warm-up. [default: 0]", rich_help_panel=_OPTIMIZER, show_default=False)
+    int | None, typer.Option(help="Linear warm-up. (default: 0)", rich_help_panel=_OPTIMIZER, show_default=False)
 ]
 ClipNorm = Annotated[
     float | None,
-    typer.Option(help="Clip the global gradient norm. [default: off]", rich_help_panel=_OPTIMIZER, show_default=False),
+    typer.Option(help="Clip the global gradient norm. (default: off)", rich_help_panel=_OPTIMIZER, show_default=False),
 ]
 WeightDecay = Annotated[
     float | None,
-    typer.Option(help="Decoupled weight decay. [default: 0]", rich_help_panel=_OPTIMIZER, show_default=False),
+    typer.Option(help="Decoupled weight decay. (default: 0)", rich_help_panel=_OPTIMIZER, show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 

@@ -19,13 +19,13 @@ def train(
     eval_data: o.EvalData = None,
     method: Annotated[
         str | None,
-        typer.Option(help="full, lora:RANK or lora:RANK:TARGETS. [default: lora:16]", show_default=False),
+        typer.Option(help="full, lora:RANK or lora:RANK:TARGETS. (default: lora:16)", show_default=False),
     ] = None,
     learning_rate: Annotated[
-        str | None, typer.Option(help="A number, or auto: the prior. [default: auto]", show_default=False)
+        str | None, typer.Option(help="A number, or auto: the prior. (default: auto)", show_default=False)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Draws the initial A and the order of examples. [default: 0]", show_default=False)
+        int | None, typer.Option(help="Draws the initial A and the order of examples. (default: 0)", show_default=False)
     ] = None,
     targets: o.Targets = None,
     alpha: o.Alpha = None,
@@ -53,8 +53,9 @@ def train(
 ) -> None:
     """Train one adapter, or the whole base, and measure its held-out loss.
 
-    Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder. The same command goes on
-    where it was stopped.
+    Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder.
+
+    The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
     for name in ("config", "out", "quiet"):

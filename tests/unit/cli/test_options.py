@@ -152,3 +152,14 @@ def test_every_default_that_was_filled_in_is_said_and_nothing_else() -> None:
         assert said in line
     for chosen in ("batch_size", "data.max_length", "optimizer.clip_norm", "model", "data.train"):
         assert f"{chosen} " not in line.replace("micro_batch_size ", "")
+
+
+def test_help_shows_the_defaults() -> None:
+    """In square brackets the console would take them for markup and leave them out."""
+    from typer.testing import CliRunner
+
+    from lowregret.cli.app import app
+
+    shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "(default: 512)" in shown
+    assert "(default: lora:16,full)" in shown
