@@ -6,7 +6,8 @@ tokens, and splitting the batch afterwards changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,9 +39,23 @@ class Batch:
         return self.input_ids.shape[0]
 
     @property
+    def used(self) -> Int64[Tensor, " rows"]:
+        """Positions to compute per row: up to its last supervised one, and at least one."""
+        positions = torch.arange(1, self.supervised.shape[1] + 1)
+        return (self.supervised * positions).amax(dim=1).clamp(min=1)
+
+    @property
     def tokens(self) -> int:
-        """Positions computed, padding included."""
-        return self.input_ids.numel()
+        """Positions to compute in all: what a pass costs. Padding, and what follows the last answer, is free."""
+        return int(self.used.sum())
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """These rows in this order, weights unchanged, without the padding that all of them share."""
+        index = torch.tensor(rows)
+        length = int(self.used[index].max())
+        return Batch(
+            *(tensor[index, :length] for tensor in (self.input_ids, self.targets, self.supervised, self.weights))
+        )
 
     def split(self, rows: int) -> Iterator[Batch]:
         """The same batch in pieces of at most `rows` rows, weights unchanged, common padding trimmed."""
@@ -67,6 +82,68 @@ def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
         supervised[row, :n] = example.supervised[1:]
     weights = supervised.astype(np.float32) / max(int(supervised.sum()), 1)
     return Batch(*(torch.from_numpy(array) for array in (inputs, targets, supervised, weights)))
+
+
+def passes(
+    batches: Mapping[str, Batch], max_tokens: int | None = None, max_rows: int | None = None
+) -> list[dict[str, Batch]]:
+    """The batches of one optimizer step cut into passes whose gradients add up to that of the whole.
+
+    A pass computes at most `max_tokens` positions, or one row if that row alone is longer, and holds at most
+    `max_rows` rows of a policy. Weights stay what they are, so nothing has to be normalised again. Rows go policy by
+    policy, the longest first: a policy is in as few passes as can be, and a pass that needs too much memory comes
+    early. There are as few passes as this order allows, and their largest is as small as it can be with so many.
+    """
+    if max_rows is None and (max_tokens is None or sum(batch.tokens for batch in batches.values()) <= max_tokens):
+        return [dict(batches)]
+    found: list[dict[str, Batch]] = []
+    for group in _row_groups(batches, max_rows):
+        rows = [(name, row, length) for name, members in group.items() for row, length in members]
+        start = 0
+        for stop in _cuts([length for *_, length in rows], max_tokens):
+            chosen: dict[str, list[int]] = {}
+            for name, row, _ in rows[start:stop]:
+                chosen.setdefault(name, []).append(row)
+            found.append({name: batches[name].select(members) for name, members in chosen.items()})
+            start = stop
+    return found
+
+
+def _row_groups(batches: Mapping[str, Batch], max_rows: int | None) -> list[dict[str, list[tuple[int, int]]]]:
+    """(row, used length) of every policy, the longest first, dealt out by at most `max_rows` of each policy."""
+    groups: list[dict[str, list[tuple[int, int]]]] = []
+    for name, batch in batches.items():
+        rows = sorted(enumerate(batch.used.tolist()), key=lambda row: -row[1])
+        parts = math.ceil(len(rows) / (max_rows or len(rows)))
+        size = math.ceil(len(rows) / parts)
+        for part in range(parts):
+            if part == len(groups):
+                groups.append({})
+            groups[part][name] = rows[part * size : (part + 1) * size]
+    return groups
+
+
+def _cuts(lengths: Sequence[int], max_tokens: int | None) -> list[int]:
+    """Where each pass over rows of these lengths ends, in their order."""
+    if max_tokens is None:
+        return [len(lengths)]
+
+    def filled(limit: int) -> list[int]:
+        stops, tokens = [], 0
+        for row, length in enumerate(lengths):
+            if tokens and tokens + length > limit:
+                stops.append(row)
+                tokens = 0
+            tokens += length
+        return [*stops, len(lengths)]
+
+    # The number of passes never grows with the limit, so the smallest limit with as few passes is found by halving.
+    low, high = 1, min(max_tokens, sum(lengths))
+    fewest = len(filled(high))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(filled(middle)) <= fewest else (middle + 1, high)
+    return filled(high)
 
 
 @lru_cache(maxsize=2)

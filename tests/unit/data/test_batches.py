@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowregret.data.batches import Batch, batch_indices, collate, eval_groups, training_order
+from lowregret.data.batches import Batch, batch_indices, collate, eval_groups, passes, training_order
 from lowregret.data.chat import Example
 
 
@@ -53,7 +53,6 @@ def test_weights_sum_to_one_and_are_zero_elsewhere(found: list[Example], pad_id:
     batch = collate(found, pad_id)
     assert float(batch.weights.double().sum()) == pytest.approx(1, abs=1e-6)
     assert torch.equal(batch.weights != 0, batch.supervised)
-    assert batch.tokens == batch.rows * (max(len(example.token_ids) for example in found) - 1)
     for row, example in enumerate(found):
         assert bool((batch.input_ids[row, len(example.token_ids) - 1 :] == pad_id).all())
 
@@ -68,6 +67,103 @@ def test_the_pieces_of_a_batch_are_the_batch(found: list[Example], rows: int) ->
     assert [row for piece in pieces for row in predictions(piece)] == predictions(batch)
     assert sum(float(piece.weights.double().sum()) for piece in pieces) == pytest.approx(1, abs=1e-6)
     assert all(bool(piece.supervised[:, -1].any()) for piece in pieces), "padding that all rows share is kept"
+
+
+PACKS = st.lists(BATCHES, min_size=1, max_size=4)
+BUDGETS = st.none() | st.integers(1, 60)
+
+
+def collated(found: list[list[Example]]) -> dict[str, Batch]:
+    return {f"policy {index}": collate(part) for index, part in enumerate(found)}
+
+
+@given(BATCHES)
+def test_what_follows_the_last_supervised_position_costs_nothing(found: list[Example]) -> None:
+    batch = collate(found)
+    expected = [max(i for i, counts in enumerate(example.supervised) if counts) for example in found]
+    assert batch.used.tolist() == expected
+    assert batch.used.dtype == torch.int64
+    assert batch.tokens == sum(expected)
+
+
+def test_a_row_without_supervision_still_has_a_position() -> None:
+    batch = collate([Example((5, 6), (False, False)), Example((8, 9, 4), (False, False, True))])
+    assert batch.used.tolist() == [1, 2]
+    assert passes({"a": batch}, 1)[1]["a"].used.tolist() == [1]
+
+
+@given(PACKS, BUDGETS, st.none() | st.integers(1, 9))
+def test_every_row_is_in_one_pass_with_its_weights(
+    found: list[list[Example]], max_tokens: int | None, max_rows: int | None
+) -> None:
+    pack = collated(found)
+    cut = passes(pack, max_tokens, max_rows)
+    for name, batch in pack.items():
+        dealt = [row for group in cut if name in group for row in predictions(group[name])]
+        assert sorted(dealt) == sorted(predictions(batch))
+    assert all(part.input_ids.shape[1] == part.used.max() for group in cut for part in group.values()) or cut == [pack]
+    total = sum(float(part.weights.double().sum()) for group in cut for part in group.values())
+    assert total == pytest.approx(len(pack), abs=1e-5)
+    assert all(group for group in cut), "an empty pass"
+
+
+@given(PACKS, st.integers(1, 60), st.none() | st.integers(1, 9))
+def test_a_pass_keeps_to_its_limits(found: list[list[Example]], max_tokens: int, max_rows: int | None) -> None:
+    for group in passes(collated(found), max_tokens, max_rows):
+        rows = sum(part.rows for part in group.values())
+        assert rows == 1 or sum(part.tokens for part in group.values()) <= max_tokens
+        assert max_rows is None or all(part.rows <= max_rows for part in group.values())
+
+
+@given(PACKS, st.integers(1, 60))
+def test_passes_are_few_and_about_equal(found: list[list[Example]], max_tokens: int) -> None:
+    """No two neighbours would fit into one; and all but the last are within one row of the largest."""
+    pack = collated(found)
+    sizes = [sum(part.tokens for part in group.values()) for group in passes(pack, max_tokens)]
+    assert all(one + other > max_tokens for one, other in itertools.pairwise(sizes))
+    longest = max(int(batch.used.max()) for batch in pack.values())
+    assert max(sizes[:-1], default=0) - min(sizes[:-1], default=0) < 2 * longest
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 100))
+def test_rows_of_one_length_are_dealt_out_evenly(rows: int, length: int, max_tokens: int) -> None:
+    batch = collate([Example((2,) * (length + 1), (False,) + (True,) * length)] * rows)
+    found = [group["a"].rows for group in passes({"a": batch}, max_tokens)]
+    assert len(found) == math.ceil(rows / max(max_tokens // length, 1))
+    assert max(found) == math.ceil(rows / len(found))
+
+
+@given(PACKS, BUDGETS)
+def test_passes_go_policy_by_policy_the_longest_row_first_and_repeat(
+    found: list[list[Example]], max_tokens: int | None
+) -> None:
+    pack = collated(found)
+    cut = passes(pack, max_tokens)
+    names = [name for group in cut for name in group]
+    assert [name for name, _ in itertools.groupby(names)] == list(pack)
+    if len(cut) > 1:
+        for name in pack:
+            used = [length for group in cut if name in group for length in group[name].used.tolist()]
+            assert used == sorted(used, reverse=True)
+    again = passes(pack, max_tokens)
+    assert [list(group) for group in again] == [list(group) for group in cut]
+    for group, same in zip(cut, again, strict=True):
+        assert all(torch.equal(group[name].input_ids, same[name].input_ids) for name in group)
+
+
+def test_a_step_that_fits_is_passed_as_it_is() -> None:
+    pack = {name: collate([Example((5, 6, 7), (False, False, True))]) for name in "ab"}
+    for limit in (None, 4):
+        assert passes(pack, limit) == [pack]
+    assert [list(group) for group in passes(pack, 3)] == [["a"], ["b"]]
+
+
+def test_a_limit_on_rows_holds_for_each_policy() -> None:
+    """Nine rows of which at most four: three times three, beside two of the other policy."""
+    example = Example((5, 6, 7), (False, False, True))
+    pack = {"a": collate([example] * 9), "b": collate([example] * 2)}
+    rows = [{name: part.rows for name, part in group.items()} for group in passes(pack, max_rows=4)]
+    assert rows == [{"a": 3, "b": 2}, {"a": 3}, {"a": 3}]
 
 
 def test_by_hand() -> None:
