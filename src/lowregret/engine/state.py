@@ -35,33 +35,52 @@ def refusals(path: Path) -> Iterator[None]:
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
-def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
-    """Weights as `weights/<name>`, optimizer state as `adam/<kind>/<name>`."""
+def state_tensors(policy: Policy) -> dict[str, Tensor]:
+    """All that a policy needs to go on: weights as `weights/<name>`, optimizer state as `adam/<kind>/<name>`."""
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
-    tensors |= {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
-    save_tensors(tensors, path, metadata)
+    return tensors | {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
+
+
+def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a policy's state to a file of its own."""
+    save_tensors(state_tensors(policy), path, metadata)
 
 
 def load_state(policy: Policy, path: Path) -> dict[str, str]:
     """Copy a saved state into the policy's own tensors; returns the metadata."""
-    damaged = f"{path}: the checkpoint is damaged ({{}}). Delete it and run the same command again: the trial restarts."
+    tensors, metadata = read_tensors(path)
+    restore_state(policy, tensors, path)
+    return metadata
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_tensors` wrote; RecordsError when the file is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            metadata = dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise RecordsError(damaged.format(error)) from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, problem: object) -> RecordsError:
+    """The error of a checkpoint that cannot be used."""
+    return RecordsError(
+        f"{path}: the checkpoint is damaged ({problem}). Delete it and run the same command again: the trial restarts."
+    )
+
+
+def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the state that `state_tensors` gave into the policy's own tensors; `path` is where it was read from."""
     weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
     adam = {key.removeprefix("adam/"): value for key, value in tensors.items() if key.startswith("adam/")}
     # All of it before the first is copied: nothing is restored by half, and the fused optimizer trusts its shapes.
     problem = _misfit(policy, weights, adam)
     if problem:
-        raise RecordsError(damaged.format(problem))
+        raise damaged(path, problem)
     with torch.no_grad():
         for name, value in weights.items():
             policy.weights[name].copy_(value)
     policy.optimizer.load_state(adam)
-    return metadata
 
 
 def _misfit(policy: Policy, weights: Mapping[str, Tensor], adam: Mapping[str, Tensor]) -> str | None:
