@@ -42,8 +42,8 @@ def compare(
     ] = None,
     targets: o.Targets = None,
     alpha: o.Alpha = None,
+    dropout: o.Dropout = None,
     batch_size: o.BatchSize = None,
-    micro_batch_size: o.MicroBatchSize = None,
     epochs: o.Epochs = None,
     steps: o.Steps = None,
     evals: o.Evals = None,
@@ -68,6 +68,10 @@ def compare(
     weight_decay: o.WeightDecay = None,
     precision: o.Precision = None,
     device: o.Device = None,
+    micro_batch_size: o.MicroBatchSize = None,
+    memory_gb: o.MemoryGb = None,
+    checkpoint_activations: o.CheckpointActivations = None,
+    compile: o.Compile = None,
     checkpoint_seconds: o.CheckpointSeconds = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print verdict.json on standard output, all else on standard error.")

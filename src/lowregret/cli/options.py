@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # pydantic takes longer to import than `--help` may take: the
 
 S = TypeVar("S", bound="Spec")
 
-_DATA, _TRAINING, _OPTIMIZER = "Data", "Training", "Optimizer"
+_DATA, _TRAINING, _OPTIMIZER, _MACHINE = "Data", "Training", "Optimizer", "Machine"
 
 Config = Annotated[
     Path | None, typer.Option(help="A TOML file of the same fields; flags win over it.", show_default=False)
@@ -94,14 +94,49 @@ Alpha = Annotated[
         show_default=False,
     ),
 ]
+Dropout = Annotated[
+    float | None,
+    typer.Option(
+        help="LoRA dropout: share of A's inputs zeroed while training. (default: 0)",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[
     int | None, typer.Option(help="Examples per step. (default: 8)", rich_help_panel=_TRAINING, show_default=False)
 ]
 MicroBatchSize = Annotated[
     int | None,
     typer.Option(
-        help="Examples per forward/backward: less memory, same result. (default: the batch)",
-        rich_help_panel=_TRAINING,
+        help="Examples of a trial per forward/backward: less memory, same result. (default: what memory allows)",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
+]
+MemoryGb = Annotated[
+    float | None,
+    typer.Option(
+        help="For the activations of one forward/backward, in GB; same result. (default: half the device's memory; "
+        "on a CPU what is fastest)",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
+]
+CheckpointActivations = Annotated[
+    bool | None,
+    typer.Option(
+        "--checkpoint-activations",
+        help="Compute layers again in the backward pass: far less memory, a third to half more time, same result.",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile",
+        help="Compile the layers with torch.compile: a wait at the start; measure whether it pays.",
+        rich_help_panel=_MACHINE,
         show_default=False,
     ),
 ]
@@ -120,18 +155,18 @@ Precision = Annotated[
     str | None,
     typer.Option(
         help="auto, float32 or bfloat16. (default: float32 on a CPU, else bfloat16)",
-        rich_help_panel=_TRAINING,
+        rich_help_panel=_MACHINE,
         show_default=False,
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="auto, cpu, cuda, cuda:1, … (default: auto)", rich_help_panel=_TRAINING, show_default=False),
+    typer.Option(help="auto, cpu, cuda, cuda:1, … (default: auto)", rich_help_panel=_MACHINE, show_default=False),
 ]
 CheckpointSeconds = Annotated[
     float | None,
     typer.Option(
-        help="Wall time between resumable checkpoints. (default: 60)", rich_help_panel=_TRAINING, show_default=False
+        help="Wall time between resumable checkpoints. (default: 60)", rich_help_panel=_MACHINE, show_default=False
     ),
 ]
 Schedule = Annotated[
@@ -161,7 +196,7 @@ _DATA_FIELDS = {
     **{name: name for name in _DATA_NAMES},
 }
 _OPTIMIZER_FIELDS = ("schedule", "warmup_steps", "clip_norm", "weight_decay")
-_METHOD_FIELDS = ("targets", "alpha")
+_METHOD_FIELDS = ("targets", "alpha", "dropout")
 
 
 def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S:
@@ -214,7 +249,7 @@ def _require(values: Mapping[str, Any], config: Path | None) -> None:
 
 
 def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """--targets and --alpha reach every LoRA that does not say otherwise; SpecError when there is none."""
+    """--targets, --alpha and --dropout reach every LoRA that does not say otherwise; SpecError when there is none."""
     from lowregret.spec.method import parse_method
 
     unused = set(defaults)

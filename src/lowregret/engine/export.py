@@ -81,13 +81,14 @@ def _method(
     for field in ("r", "lora_alpha"):
         if field not in config:
             raise ModelError(f"{file}: {field} is missing.")
-    fields = {"rank": config["r"], "alpha": config["lora_alpha"], "targets": (pattern,)}
+    dropout = config.get("lora_dropout", 0.0)
+    fields = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": dropout, "targets": (pattern,)}
     try:
         method = build(LoRA, fields)
     except SpecError:
         raise ModelError(
-            f"{file}: r is {config['r']!r} and lora_alpha is {config['lora_alpha']!r}; "
-            "they must be a whole number and a number above 0."
+            f"{file}: r is {config['r']!r}, lora_alpha is {config['lora_alpha']!r} and lora_dropout is {dropout!r}; "
+            "they must be a whole number, a number above 0 and one from 0 to below 1."
         ) from None
     for module, (a, _) in weights.items():
         if a.shape[0] != method.rank:
@@ -125,8 +126,7 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path) -> None:
     transposed = isinstance(first, LoRALinear) and isinstance(first.base, Conv1D)
     config = adapter_config(
         engine.base.source.asked,
-        policy.method.rank,
-        policy.method.alpha,
+        policy.method,
         policy.matrices,
         engine.matrices,
         transposed,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lowregret.errors import ModelError
 from lowregret.models.targets import Matrix
+from lowregret.spec import LoRA
 
 _PREFIX = "base_model.model."
 CONFIG_NAME = "adapter_config.json"
@@ -22,7 +23,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 
 
 def adapter_config(
-    base: str, rank: int, alpha: float, targeted: Sequence[Matrix], known: Sequence[Matrix], transposed: bool
+    base: str, method: LoRA, targeted: Sequence[Matrix], known: Sequence[Matrix], transposed: bool
 ) -> dict[str, Any]:
     """The fields of adapter_config.json.
 
@@ -36,9 +37,9 @@ def adapter_config(
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha if alpha != int(alpha) else int(alpha),
-        "lora_dropout": 0.0,
+        "r": method.rank,
+        "lora_alpha": int(method.alpha) if method.alpha.is_integer() else method.alpha,
+        "lora_dropout": method.dropout,
         "bias": "none",
         "fan_in_fan_out": transposed,
         "inference_mode": True,

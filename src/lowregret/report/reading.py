@@ -120,6 +120,8 @@ def label(method: Method) -> str:
         parts.append(" + ".join(method.targets))
     if method.alpha != DEFAULT_ALPHA:
         parts.append(f"alpha {method.alpha:g}")
+    if method.dropout:
+        parts.append(f"dropout {method.dropout:g}")
     return f"LoRA ({', '.join(parts)})"
 
 

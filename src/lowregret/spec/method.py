@@ -13,6 +13,8 @@ from lowregret.spec.base import Spec
 TARGET_GROUPS = ("attention", "mlp", "unembedding")
 DEFAULT_TARGETS = ("attention", "mlp")
 DEFAULT_ALPHA = 32.0
+_OPTIONS = ("alpha", "dropout")
+"""What may be spelled `name=value` after the rank."""
 
 
 class FullFT(Spec):
@@ -34,6 +36,9 @@ class LoRA(Spec):
     """Columns of B and rows of A."""
     alpha: float = Field(default=DEFAULT_ALPHA, gt=0)
     """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs of A that is zeroed while training, drawn anew for every pass; the rest is scaled up by
+    1 / (1 − dropout). The base's own path sees all of them."""
     targets: tuple[str, ...] = DEFAULT_TARGETS
     """Groups (`attention`, `mlp`, `unembedding`; `all` is attention and mlp), or one regex `re:…` over module names."""
 
@@ -62,9 +67,17 @@ class LoRA(Spec):
     @property
     def name(self) -> str:
         """The method as the command line spells it: defaults are left out."""
-        targets = "" if self.targets == DEFAULT_TARGETS else ":" + "+".join(self.targets)
-        alpha = "" if self.alpha == DEFAULT_ALPHA else f":alpha={self.alpha:g}"
-        return f"lora:{self.rank}{alpha}{targets}"
+        parts = ["lora", str(self.rank)]
+        parts += [f"alpha={_short(self.alpha)}"] if self.alpha != DEFAULT_ALPHA else []
+        parts += [f"dropout={_short(self.dropout)}"] if self.dropout else []
+        parts += ["+".join(self.targets)] if self.targets != DEFAULT_TARGETS else []
+        return ":".join(parts)
+
+
+def _short(number: float) -> str:
+    """The fewest digits that read back as the same number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _compile(target: str) -> None:
@@ -75,7 +88,7 @@ def _compile(target: str) -> None:
 
 
 def parse_method(value: Any) -> Any:
-    """`full`, `lora:RANK`, `lora:RANK:TARGETS`, `lora:RANK:alpha=A:TARGETS` into the fields of a method.
+    """`full`, `lora:RANK`, `lora:RANK:TARGETS`, `lora:RANK:alpha=A:dropout=P:TARGETS` into the fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """
@@ -88,9 +101,16 @@ def parse_method(value: Any) -> Any:
     if head != "lora" or not rank.isdecimal():
         raise ValueError(f"unknown method {value!r}: use full, lora:RANK or lora:RANK:TARGETS, such as lora:16:mlp")
     fields: dict[str, Any] = {"kind": "lora", "rank": int(rank)}
-    if rest.startswith("alpha="):
-        alpha, _, rest = rest.removeprefix("alpha=").partition(":")
-        fields["alpha"] = alpha
+    while rest and not rest.startswith("re:"):
+        option, _, following = rest.partition(":")
+        key, equals, number = option.partition("=")
+        if not equals:
+            break
+        if key not in _OPTIONS:
+            raise ValueError(f"unknown option {key!r} of a LoRA. {did_you_mean(key, _OPTIONS)}")
+        if key in fields:
+            raise ValueError(f"{value!r} gives {key} twice")
+        fields[key], rest = number, following
     if rest:
         fields["targets"] = rest
     return fields

@@ -41,7 +41,13 @@ class OptimizerSpec(Spec):
 class TrainingSpec(Spec):
     """Everything that the trials of one comparison have in common."""
 
-    FREE: ClassVar[tuple[str, ...]] = ("checkpoint_seconds", "micro_batch_size")
+    FREE: ClassVar[tuple[str, ...]] = (
+        "checkpoint_seconds",
+        "micro_batch_size",
+        "memory_gb",
+        "checkpoint_activations",
+        "compile",
+    )
     """Fields that a run in progress may change: results depend on them by rounding at most."""
 
     model: str
@@ -50,7 +56,19 @@ class TrainingSpec(Spec):
     batch_size: int = Field(default=8, ge=1)
     """Examples per optimizer step."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Examples per forward/backward; the whole batch when not given. Changes memory, not results."""
+    """At most so many examples of a trial per forward/backward; as many as `memory_gb` allows when not given. Changes
+    memory, not results."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """For the activations of one forward/backward, in units of 10⁹ bytes: a step that needs more is done in several
+    passes, and a pack takes so many trials. When not given: half the device's memory, and on a CPU passes no larger
+    than makes them faster. Weights, gradients and moments come on top. Changes memory and time, not results."""
+    checkpoint_activations: bool = False
+    """Keep only the inputs of each layer and compute the rest again in the backward pass: a fraction of the memory for
+    one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no bit of the
+    results."""
+    compile: bool = False
+    """Compile the base's layers with torch.compile: a wait at the start, and less overhead in each pass where it
+    pays, which is on a GPU. Changes results by rounding."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training data; 1 when neither `epochs` nor `steps` is given."""
     steps: int | None = Field(default=None, ge=1)

@@ -95,8 +95,8 @@ def test_targets_and_alpha_reach_every_lora_that_does_not_say_otherwise(config: 
 def test_targets_and_alpha_reach_the_default_methods_too() -> None:
     compared = make_spec(CompareSpec, None, {**GIVEN, "alpha": 8.0})
     assert compared.methods == (LoRA(rank=16, alpha=8), FullFT())
-    trained = make_spec(TrainSpec, None, {**GIVEN, "alpha": 8.0, "targets": "mlp"})
-    assert trained.method == LoRA(rank=16, alpha=8, targets=("mlp",))
+    trained = make_spec(TrainSpec, None, {**GIVEN, "alpha": 8.0, "dropout": 0.1, "targets": "mlp"})
+    assert trained.method == LoRA(rank=16, alpha=8, dropout=0.1, targets=("mlp",))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,8 @@ def test_targets_and_alpha_reach_the_default_methods_too() -> None:
         ({**GIVEN, "overlong": "cutt"}, "data.overlong"),
         ({**GIVEN, "methods": ["lora:4:mlp", "full"], "targets": "attention"}, "--targets is of no use here"),
         ({**GIVEN, "methods": ["lora:4:alpha=8", "full"], "alpha": 16.0}, "--alpha is of no use here"),
+        ({**GIVEN, "methods": ["lora:4:dropout=0.2", "full"], "dropout": 0.1}, "--dropout is of no use here"),
+        ({**GIVEN, "memory_gb": 0.0}, "memory_gb"),
         ({**GIVEN, "eval_data": "e.jsonl", "eval_fraction": 0.2}, "eval_fraction is of no use"),
         ({**GIVEN, "clip_norm": -1.0}, "optimizer.clip_norm"),
     ],
@@ -148,6 +150,7 @@ def test_a_source_of_data_may_stand_alone_in_a_file(tmp_path: Path) -> None:
 def test_every_default_that_was_filled_in_is_said_and_nothing_else() -> None:
     spec = make_spec(CompareSpec, None, {**GIVEN, "batch_size": 4, "max_length": 99, "clip_norm": 0.5})
     line = filled_in(spec)
+    assert "memory_gb none" in line
     for said in ("methods lora:16,full", "epochs 1.0", "data.overlong cut", "optimizer.schedule constant", "seeds 3"):
         assert said in line
     for chosen in ("batch_size", "data.max_length", "optimizer.clip_norm", "model", "data.train"):
@@ -163,3 +166,14 @@ def test_help_shows_the_defaults() -> None:
     shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
     assert "(default: 512)" in shown
     assert "(default: lora:16,full)" in shown
+
+
+@pytest.mark.parametrize("verb", ["train", "compare"])
+def test_every_field_of_a_training_has_a_flag_or_a_table(verb: str) -> None:
+    import inspect
+
+    from lowregret.cli import compare, train
+
+    command = {"train": train.train, "compare": compare.compare}[verb]
+    kind = {"train": TrainSpec, "compare": CompareSpec}[verb]
+    assert set(kind.model_fields) - {"optimizer"} <= set(inspect.signature(command).parameters)

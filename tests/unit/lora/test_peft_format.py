@@ -90,6 +90,25 @@ def test_an_alpha_that_is_no_whole_number_survives(bases: ModuleType, tmp_path: 
     assert load_adapter(fresh, "again", tmp_path / "adapter").method.alpha == 2.5
 
 
+def test_dropout_survives_and_a_file_without_it_has_none(bases: ModuleType, tmp_path: Path) -> None:
+    engine = Engine(bases.small_base("llama"))
+    engine.add_policy("lora", LoRA(rank=4, dropout=0.25))
+    export_policy(engine, "lora", tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / CONFIG_NAME).read_text())
+    assert config["lora_dropout"] == 0.25
+    assert load_adapter(engine, "again", tmp_path / "adapter").method.dropout == 0.25
+    del config["lora_dropout"]
+    (tmp_path / "adapter" / CONFIG_NAME).write_text(json.dumps(config))
+    assert load_adapter(engine, "without", tmp_path / "adapter").method.dropout == 0
+
+
+@pytest.mark.parametrize("fields", [{"r": 0}, {"lora_alpha": "big"}, {"lora_dropout": 1.0}, {"lora_dropout": None}])
+def test_numbers_out_of_their_bounds_are_refused(adapter: Path, bases: ModuleType, fields: dict[str, Any]) -> None:
+    change(adapter, **fields)
+    with pytest.raises(ModelError, match=f"{next(iter(fields))} is {next(iter(fields.values()))!r}"):
+        load_adapter(Engine(bases.small_base("llama")), "again", adapter)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

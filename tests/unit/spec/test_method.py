@@ -18,6 +18,7 @@ METHOD: TypeAdapter[FullFT | LoRA] = TypeAdapter(Method)
 
 ranks = st.integers(1, 65536)
 alphas = st.one_of(st.just(32.0), st.integers(1, 4096).map(float), st.sampled_from([0.5, 1.5, 12.25]))
+dropouts = st.one_of(st.just(0.0), st.sampled_from([0.05, 0.1, 1 / 3, 1e-7]))
 groups = st.lists(st.sampled_from(TARGET_GROUPS), min_size=1, max_size=5)
 
 
@@ -33,9 +34,14 @@ def compiles(text: str) -> bool:
 regexes = st.text("abq_.*|()[]+:=\\d$^ ", min_size=1, max_size=20).filter(compiles).map(lambda text: [f"re:{text}"])
 
 
-@given(rank=ranks, alpha=alphas, targets=st.one_of(groups, regexes))
-def test_a_lora_reads_its_own_name_back(rank: int, alpha: float, targets: list[str]) -> None:
-    method = LoRA(rank=rank, alpha=alpha, targets=tuple(targets))
+@given(
+    rank=ranks,
+    alpha=st.one_of(alphas, st.floats(1e-6, 1e6)),
+    dropout=st.one_of(dropouts, st.floats(0, 1, exclude_max=True)),
+    targets=st.one_of(groups, regexes),
+)
+def test_a_lora_reads_its_own_name_back(rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
+    method = LoRA(rank=rank, alpha=alpha, dropout=dropout, targets=tuple(targets))
     assert METHOD.validate_python(method.name) == method
 
 
@@ -51,7 +57,12 @@ def test_order_and_repetition_of_targets_do_not_matter(rank: int, targets: list[
 
 @given(
     text=st.one_of(
-        st.text(max_size=12), st.text("lorafu:16=+", max_size=12), st.text(max_size=5).map("lora:4:".__add__)
+        st.text(max_size=12),
+        st.text("lorafu:16=+", max_size=12),
+        st.text(max_size=5).map("lora:4:".__add__),
+        st.lists(st.sampled_from(["alpha=2", "dropout=.5", "mlp", "alpha=", "re:a=b"])).map(
+            lambda parts: ":".join(["lora:4", *parts])
+        ),
     )
 )
 def test_any_text_is_a_method_or_a_validation_error(text: str) -> None:
@@ -69,6 +80,10 @@ def test_any_text_is_a_method_or_a_validation_error(text: str) -> None:
         ("lora:1:all", LoRA(rank=1)),
         ("lora:8:alpha=16", LoRA(rank=8, alpha=16)),
         ("lora:8:alpha=16:mlp", LoRA(rank=8, alpha=16, targets=("mlp",))),
+        ("lora:16:dropout=0.1", LoRA(rank=16, dropout=0.1)),
+        ("lora:16:alpha=8:dropout=0.1:mlp", LoRA(rank=16, alpha=8, dropout=0.1, targets=("mlp",))),
+        ("lora:16:dropout=0.1:alpha=8", LoRA(rank=16, alpha=8, dropout=0.1)),
+        ("lora:4:dropout=0.1:re:a=b:c", LoRA(rank=4, dropout=0.1, targets=("re:a=b:c",))),
         ("lora:4:mlp+unembedding", LoRA(rank=4, targets=("mlp", "unembedding"))),
         ("lora:4:re:q_proj|v_proj", LoRA(rank=4, targets=("re:q_proj|v_proj",))),
     ],
@@ -90,6 +105,11 @@ def train_spec(method: str) -> TrainSpec:
         ("lora:0", ["rank", "greater than or equal to 1", "got 0"]),
         ("lora:4:alpha=big", ["alpha", "number", "'big'"]),
         ("lora:4:alpha=-1", ["alpha", "greater than 0"]),
+        ("lora:4:dropout=1", ["dropout", "less than 1"]),
+        ("lora:4:dropout=-0.1", ["dropout", "greater than or equal to 0"]),
+        ("lora:4:droput=0.1", ["unknown option 'droput'", "Did you mean 'dropout'?", "alpha"]),
+        ("lora:4:alpha=8:alpha=9", ["gives alpha twice"]),
+        ("lora:4:mlp:alpha=8", ["targets", "'mlp:alpha=8'"]),
         ("lora:4:atention", ["targets", "Did you mean 'attention'?", "unembedding"]),
         ("lora:4:re:(", ["targets", "does not compile"]),
     ],
@@ -104,7 +124,10 @@ def test_a_wrong_method_names_the_field_and_the_choices(method: str, words: list
 rates = st.floats(1e-7, 1e2).map(lambda rate: float(f"{rate:.6g}"))
 trials = st.builds(
     TrialSpec,
-    method=st.one_of(st.just(FullFT()), st.builds(LoRA, rank=ranks, alpha=alphas, targets=st.one_of(groups, regexes))),
+    method=st.one_of(
+        st.just(FullFT()),
+        st.builds(LoRA, rank=ranks, alpha=alphas, dropout=dropouts, targets=st.one_of(groups, regexes)),
+    ),
     learning_rate=rates,
     seed=st.integers(0, 99),
 )

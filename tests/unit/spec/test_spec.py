@@ -98,6 +98,18 @@ def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
         read_toml(tmp_path / "nowhere.toml")
 
 
+@pytest.mark.parametrize("wrong", [0, -1.5, "much"])
+def test_a_memory_budget_is_a_number_above_zero(wrong: object) -> None:
+    with pytest.raises(SpecError, match="memory_gb"):
+        compare_spec(memory_gb=wrong)
+
+
+def test_what_only_moves_memory_and_time_may_change_in_the_middle_of_a_run() -> None:
+    chosen = compare_spec(memory_gb=1.5, checkpoint_activations=True, compile=True, micro_batch_size=2)
+    assert chosen.model_dump(exclude=set(chosen.FREE)) == compare_spec().model_dump(exclude=set(chosen.FREE))
+    assert set(chosen.FREE) <= set(CompareSpec.model_fields)
+
+
 def test_specs_are_frozen() -> None:
     with pytest.raises(ValidationError):
         compare_spec().seeds = 4  # type: ignore[misc]
