@@ -28,7 +28,7 @@ def sft(model: str, data: str, rank: int, learning_rate: float, steps: int, batc
         engine.optim_step({"student": AdamParams(learning_rate)})
         losses.append(float(result.loss))
 
-    nats, tokens = engine.evaluate("student", examples.test)
+    nats, tokens = engine.evaluate(["student"], examples.test)["student"]
     return [*losses, sum(nats) / sum(tokens)]
 
 

@@ -128,9 +128,12 @@ def weights(policy: Any) -> dict[str, Tensor]:
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     """Equal to the bit, NaN included."""
     return left.keys() == right.keys() and all(
-        torch.equal(value.flatten().view(torch.uint8), right[name].flatten().view(torch.uint8))
-        for name, value in left.items()
+        torch.equal(_bytes(value), _bytes(right[name])) for name, value in left.items()
     )
+
+
+def _bytes(value: Tensor) -> Tensor:
+    return value.detach().contiguous().flatten().view(torch.uint8)
 
 
 def distance(left: Tensor, right: Tensor) -> float:

@@ -74,7 +74,7 @@ def test_evaluation_equals_a_float64_reference(bases: ModuleType, architecture: 
     reference = bases.copied(base).double()
     # One by one: in float64 transformers' masks make NaN of padding that a sliding window leaves without any key.
     expected = [-float(reference_logprobs(bases, reference, [example])[0].sum()) for example in found]
-    nll, tokens = Engine(base).evaluate("base", found)
+    nll, tokens = Engine(base).evaluate(["base"], found)["base"]
     assert tokens == [example.supervised_tokens for example in found]
     assert nll == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -84,7 +84,7 @@ def test_evaluation_of_the_bundled_base_equals_a_float64_reference(
 ) -> None:
     reference = bases.copied(tiny.base).double()
     expected = [-float(row.sum()) for row in reference_logprobs(bases, reference, arithmetic)]
-    nll, tokens = tiny.evaluate("base", arithmetic)
+    nll, tokens = tiny.evaluate(["base"], arithmetic)["base"]
     assert [a / n for a, n in zip(nll, tokens, strict=True)] == pytest.approx(
         [e / n for e, n in zip(expected, tokens, strict=True)], abs=1e-5
     )
@@ -95,16 +95,18 @@ def test_an_example_is_judged_the_same_in_any_company(bases: ModuleType, archite
     engine, found = Engine(bases.small_base(architecture)), bases.examples(30, longest=24)
     bases.adapted(engine)
     for policy in ("base", "lora"):
-        together, _ = engine.evaluate(policy, found)
-        alone = list(itertools.chain.from_iterable(engine.evaluate(policy, [example])[0] for example in found))
+        together, _ = engine.evaluate([policy], found)[policy]
+        alone = list(
+            itertools.chain.from_iterable(engine.evaluate([policy], [example])[policy][0] for example in found)
+        )
         assert together == pytest.approx(alone, rel=1e-5, abs=1e-5)
 
 
 def test_evaluation_is_in_the_order_of_the_examples_and_repeats_to_the_bit(bases: ModuleType) -> None:
     engine, found = Engine(bases.small_base("qwen3")), bases.examples(30, longest=24)
-    first = engine.evaluate("base", found)
-    assert engine.evaluate("base", found) == first
-    backwards = engine.evaluate("base", found[::-1])
+    first = engine.evaluate(["base"], found)["base"]
+    assert engine.evaluate(["base"], found)["base"] == first
+    backwards = engine.evaluate(["base"], found[::-1])["base"]
     assert backwards[1] == first[1][::-1]
     assert backwards[0] == pytest.approx(first[0][::-1], rel=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowregret.engine.optimizer import AdamParams, PolicyOptimizer
+from lowregret.engine.optimizer import AdamParams, PolicyOptimizer, by_name
 
 SHAPES = {"a": (5, 3), "b": (4,)}
 
@@ -53,12 +53,12 @@ def test_ten_steps_equal_the_formula(clip_norm: float | None, weight_decay: floa
         assert min(norms) < clip_norm < max(norms)
 
     weights = {name: nn.Parameter(torch.from_numpy(value.copy())) for name, value in start.items()}
-    optimizer = PolicyOptimizer(weights)
+    optimizer = PolicyOptimizer(by_name(weights), gradients_stay=False)
     reported = []
     for gradient, params in zip(gradients, steps, strict=True):
         for name, weight in weights.items():
             weight.grad = torch.from_numpy(gradient[name].copy())
-        reported.append(optimizer.step(params))
+        reported.append(float(optimizer.step(params)))
         assert all(weight.grad is None for weight in weights.values()), "a step must clear the gradients"
     assert reported == pytest.approx(norms, rel=1e-6)
     for name, weight in weights.items():
@@ -67,9 +67,9 @@ def test_ten_steps_equal_the_formula(clip_norm: float | None, weight_decay: floa
 
 def test_a_weight_without_gradient_is_left_alone() -> None:
     weights = {name: nn.Parameter(torch.ones(shape)) for name, shape in SHAPES.items()}
-    optimizer = PolicyOptimizer(weights)
+    optimizer = PolicyOptimizer(by_name(weights), gradients_stay=False)
     weights["a"].grad = torch.ones(SHAPES["a"])
-    assert optimizer.step(AdamParams(0.1, weight_decay=0.5)) == pytest.approx(15**0.5)
+    assert float(optimizer.step(AdamParams(0.1, weight_decay=0.5))) == pytest.approx(15**0.5)
     assert torch.equal(weights["b"], torch.ones(SHAPES["b"]))
     assert not torch.equal(weights["a"], torch.ones(SHAPES["a"]))
 
@@ -78,12 +78,12 @@ def test_a_restored_optimizer_goes_on_to_the_bit() -> None:
     def run(split: bool) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         weights = {name: nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
-        optimizer = PolicyOptimizer(weights)
+        optimizer = PolicyOptimizer(by_name(weights), gradients_stay=False)
         for step in range(6):
             if split and step == 3:
                 state = {key: value.clone() for key, value in optimizer.state().items()}
                 weights = {name: nn.Parameter(weight.detach().clone()) for name, weight in weights.items()}
-                optimizer = PolicyOptimizer(weights)
+                optimizer = PolicyOptimizer(by_name(weights), gradients_stay=False)
                 optimizer.load_state(state)
             for weight in weights.values():
                 weight.grad = torch.randn(weight.shape)

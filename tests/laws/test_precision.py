@@ -20,7 +20,7 @@ def test_lora_and_full_start_as_the_base_to_the_bit(bases: ModuleType, name: str
         engine = Engine(bases.small_base(name), precision="bfloat16")
         if method is not None:
             engine.add_policy("policy", method)
-        losses.append(engine.evaluate("policy", examples)[0])
+        losses.append(engine.evaluate(["policy"], examples)["policy"][0])
     assert losses[0] == losses[1] == losses[2]
 
 

@@ -60,7 +60,7 @@ def test_one_step_of_sft_trainer(
     ours = train_ours(engine, "policy", examples, 1e-3, batch=8, steps=1)
     record_property("difference", abs(ours[0] - theirs[0]))
     assert theirs == pytest.approx(ours, abs=1e-5)
-    after, _ = engine.evaluate("policy", examples)
+    after, _ = engine.evaluate(["policy"], examples)["policy"]
     tokens = sum(example.supervised_tokens for example in examples)
     reference = bases.reference_nll(trainer.model.eval(), examples).item()
     assert sum(after) / tokens == pytest.approx(reference, abs=1e-5)

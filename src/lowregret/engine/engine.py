@@ -8,28 +8,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.chat import Example
+from lowregret.engine.attention import attending, configurations
+from lowregret.engine.decode import decoder
+from lowregret.engine.layout import Layout, lay_out
 from lowregret.engine.losses import Loss, cross_entropy, token_logprobs
 from lowregret.engine.optimizer import AdamParams
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.sampler import Completion, SamplingParams, generate
+from lowregret.engine.unembedding import Unembedding
 from lowregret.errors import SpecError
-from lowregret.lora.linear import Routing
+from lowregret.lora.bank import Bank, padded_rank
+from lowregret.lora.linear import Part, Routing
 from lowregret.models.load import Base
-from lowregret.models.targets import find_targets, matrices
+from lowregret.models.targets import Matrix, find_targets, matrices
 from lowregret.spec import FullFT, LoRA
+
+EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
+"""Tokens of all policies in a held-out pass."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,9 @@ class Engine:
     the same function, to the bit.
     """
 
-    def __init__(self, base: Base, *, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, base: Base, *, device: str = "auto", precision: str = "auto", checkpoint_activations: bool = False
+    ) -> None:
         self.base = base
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
@@ -62,13 +72,17 @@ class Engine:
         _cast(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
         self.policies: dict[str, Policy] = {}
-        self._routing = Routing()
-        self._selected: Tensor | None = None
         self.matrices = matrices(self.model)
-        self._head_hook = self._watch_head()
+        self._banks: list[Bank] = []
+        self._routing = Routing(anchor=torch.zeros((), device=self.device, requires_grad=True))
+        self._configs = configurations(self.model)
+        self._unembedding = Unembedding(self.model)
+        self.padding_free = True
+        """Whether rows are laid end to end; else they are padded to the longest of a pass."""
+        self._find_way()
 
     def add_policy(self, name: str, method: FullFT | LoRA, seed: int = 0) -> Policy:
-        """Put a new policy on the base; `seed` draws the initial A of a LoRA."""
+        """Put a new policy on the base; `seed` draws the initial A of a LoRA and its dropout."""
         if name in self.policies:
             raise SpecError(f"there is a policy named {name!r} already.")
         if any(isinstance(policy, FullPolicy) for policy in self.policies.values()) or (
@@ -78,23 +92,30 @@ class Engine:
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
-            policy = LoRAPolicy(name, method, targeted, seed, self.model, self._routing)
+            bank = self._bank(targeted, method.rank)
+            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing)
         else:
             policy = FullPolicy(name, method, self.model)
         self.policies[name] = policy
-        self._head_hook = self._watch_head()
+        self._look()
         return policy
 
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
-        self._head_hook = self._watch_head()
+        self._banks = [bank for bank in self._banks if bank.members]
+        self._look()
 
     def forward_backward(self, batches: Mapping[str, Batch], loss: Loss = cross_entropy) -> dict[str, PassResult]:
         """One forward and backward pass for all the policies named; gradients add up until `optim_step`."""
-        with torch.enable_grad():
-            results = self._forward(batches, loss)
-            torch.stack([result.loss for result in results.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        for name in batches:
+            self.policies[name].before_backward()
+        layout = self._lay_out(batches)
+        with torch.enable_grad(), self._passing(layout):
+            results = self._forward(layout, batches, loss)
+            torch.stack([result.loss for result in results.values()]).sum().backward()
+        for name in batches:
+            self.policies[name].passes += 1
         return {
             name: PassResult(result.loss.detach(), result.logprobs.detach(), result.supervised)
             for name, result in results.items()
@@ -103,38 +124,45 @@ class Engine:
     @torch.no_grad()
     def forward(self, batches: Mapping[str, Batch]) -> dict[str, PassResult]:
         """The same pass without gradients. A name that is no policy, such as `base`, is answered by the bare base."""
-        return self._forward(batches, cross_entropy)
+        layout = self._lay_out(batches)
+        with self._passing(layout):
+            return self._forward(layout, batches, cross_entropy)
 
     def optim_step(self, params: Mapping[str, AdamParams]) -> dict[str, float]:
         """One AdamW step for each policy named; returns gradient norms before clipping. Others are not touched."""
-        return {name: self.policies[name].optimizer.step(step) for name, step in params.items()}
+        norms = [self.policies[name].optimizer.step(step) for name, step in params.items()]
+        return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
-    def evaluate(self, policy: str, examples: Sequence[Example]) -> tuple[list[float], list[int]]:
-        """Summed nats and supervised tokens of every example, in order. Batches are fixed by the lengths alone."""
-        nll, tokens = [0.0] * len(examples), [0] * len(examples)
+    def evaluate(
+        self, policies: Sequence[str], examples: Sequence[Example]
+    ) -> dict[str, tuple[list[float], list[int]]]:
+        """Of each policy: summed nats and supervised tokens of every example, in order.
+
+        Batches are fixed by the lengths alone; as many policies as fit share a pass.
+        """
+        found = {name: ([0.0] * len(examples), [0] * len(examples)) for name in policies}
         for group in eval_groups([len(example.token_ids) for example in examples], EVAL_TOKENS):
             batch = collate([examples[index] for index in group], self.base.pad_id)
-            result = self.forward({policy: batch})[policy]
-            per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
-            per_row[batch.supervised] = -result.logprobs.cpu().double()
-            for index, total, count in zip(
-                group, per_row.sum(1).tolist(), batch.supervised.sum(1).tolist(), strict=True
-            ):
-                nll[index], tokens[index] = total, int(count)
-        return nll, tokens
+            counts = batch.supervised.sum(1).tolist()
+            together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
+            for start in range(0, len(policies), together):
+                results = self.forward(dict.fromkeys(policies[start : start + together], batch))
+                for name, result in results.items():
+                    per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
+                    per_row[batch.supervised] = -result.logprobs.cpu().double()
+                    for index, total, count in zip(group, per_row.sum(1).tolist(), counts, strict=True):
+                        found[name][0][index], found[name][1][index] = total, int(count)
+        return found
 
     def sample(
         self, prompts: Mapping[str, Sequence[Sequence[int]]], params: SamplingParams
     ) -> dict[str, list[Completion]]:
         """One completion for each prompt (token ids) of each policy, all in one batch."""
-        rows = [prompt for group in prompts.values() for prompt in group]
-        counts = {name: len(group) for name, group in prompts.items()}
-        with self._passing(counts, counts, None), self._arithmetic():
-            completions = generate(self.model, rows, params, self.base.pad_id, self._last_logits)
-        found: dict[str, list[Completion]] = {}
-        for name, count in counts.items():
-            found[name], completions = completions[:count], completions[count:]
-        return found
+        ordered = {name: prompts[name] for name in self._order(prompts)}
+        reader = decoder(self.model, ordered, self.base.pad_id, self._logits, end_to_end=self.padding_free)
+        with self._arithmetic():
+            found = generate(reader, ordered, params)
+        return {name: found[name] for name in prompts}
 
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Weights and optimizer state of a policy, atomically, as one safetensors file."""
@@ -148,67 +176,149 @@ class Engine:
 
         return load_state(self.policies[policy], path)
 
-    def _forward(self, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
-        merged = _merge(list(batches.values()), self.base.pad_id)
-        positions = {name: int(batch.supervised.sum()) for name, batch in batches.items()}
-        # Indices are found on the CPU, where the batch was built: on a GPU finding them would wait for the device.
-        selected = merged.supervised.flatten().nonzero()[:, 0].to(self.device)
-        ids = merged.input_ids.to(self.device)
-        targets = merged.targets[merged.supervised].to(self.device)
-        weights = merged.weights[merged.supervised].to(self.device)
-        self._routing.length = merged.input_ids.shape[1]
-        # Right padding lies behind every supervised position, which causal attention never sees: no mask is needed.
-        with self._passing({n: b.rows for n, b in batches.items()}, positions, selected), self._arithmetic():
-            logits = self.model(input_ids=ids, use_cache=False).logits
-        logits = logits.reshape(-1, logits.shape[-1])
-        if logits.shape[0] != targets.shape[0]:  # a base that reads its unembedding's weight without calling it
-            logits = logits[selected]
-        logprobs = token_logprobs(logits, targets)
-        results: dict[str, PassResult] = {}
-        position = 0
-        for name, batch in batches.items():
-            part = slice(position, position + positions[name])
-            results[name] = PassResult(loss(logprobs[part], weights[part]), logprobs[part], batch.supervised)
-            position = part.stop
-        return results
+    def _lay_out(self, batches: Mapping[str, Batch]) -> Layout:
+        return lay_out(batches, self._order(batches), self.device, padded=not self.padding_free)
 
-    def _last_logits(self, **inputs: Any) -> Tensor:
-        rows, length = inputs["input_ids"].shape
-        self._selected = torch.arange(1, rows + 1, device=self.device) * length - 1
-        self._routing.length = length
-        logits: Tensor = self.model(**inputs).logits
-        return logits.reshape(rows, -1, logits.shape[-1])[:, -1]
+    def _forward(self, layout: Layout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
+        with self._arithmetic():
+            logits = self.model(**layout.inputs).logits
+            logprobs = self._unembedding.logprobs(logits, layout, self._parts(layout.names, layout.positions))
+        found: dict[str, PassResult] = {}
+        for name, part in zip(layout.names, layout.parts, strict=True):
+            value = loss(logprobs[part], layout.weights[part])
+            found[name] = PassResult(value, logprobs[part], batches[name].supervised)
+        return {name: found[name] for name in batches}
+
+    def _logits(
+        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, **inputs: Any
+    ) -> Tensor:
+        """Logits [positions, vocabulary] for the sampler: see `decode.Forward`."""
+        wanted = list(positions.values())
+        with self._routed(list(tokens), list(tokens.values()), wanted, selected, chunked=False):
+            logits: Tensor = self.model(**inputs).logits
+        logits = logits.flatten(0, -2)
+        return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
 
     @contextmanager
-    def _passing(
-        self, rows: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None
+    def _passing(self, layout: Layout) -> Iterator[None]:
+        """Everything that is different during one pass, its backward included, and only then."""
+        attention = attending(self._configs) if self.padding_free else nullcontext()
+        chunked = self._unembedding.chunked
+        routed = self._routed(layout.names, layout.tokens, layout.positions, layout.selected, chunked=chunked)
+        with attention, routed:
+            yield
+
+    @contextmanager
+    def _routed(
+        self,
+        names: Sequence[str],
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        selected: Tensor | None,
+        *,
+        chunked: bool,
     ) -> Iterator[None]:
-        """Route rows and positions to their policies for one pass, and only for it."""
-        self._routing.rows, self._routing.positions = _segments(rows), _segments(positions)
-        self._selected = selected
+        """Route tokens and selected positions to their policies."""
+        head, routing, own = self._unembedding, self._routing, self._unembedding.chunked
+        routing.tokens, routing.total = self._parts(names, tokens), sum(tokens)
+        routing.positions = [] if chunked else self._parts(names, positions)
+        head.selected, head.chunked = selected, chunked
         try:
             yield
         finally:
-            self._routing.rows, self._routing.positions, self._selected = [], [], None
+            routing.tokens, routing.positions, routing.total = (), None, 0
+            head.selected, head.chunked = None, own
+
+    def _order(self, names: Iterable[str]) -> list[str]:
+        """Neighbours in a bank next to each other; the base's own rows last."""
+
+        def place(name: str) -> tuple[int, int]:
+            policy = self.policies.get(name)
+            return (
+                (self._banks.index(policy.bank), policy.slot)
+                if isinstance(policy, LoRAPolicy)
+                else (len(self._banks), 0)
+            )
+
+        return sorted(names, key=place)
+
+    def _parts(self, names: Sequence[str], counts: Sequence[int]) -> list[Part]:
+        """Runs of neighbours in a bank, with their tokens."""
+        found: list[list[tuple[LoRAPolicy, int, int]]] = []
+        start = 0
+        for name, count in zip(names, counts, strict=True):
+            policy = self.policies.get(name)
+            if isinstance(policy, LoRAPolicy) and count:
+                last = found[-1][-1][0] if found else None
+                if last is not None and last.bank is policy.bank and last.slot + 1 == policy.slot:
+                    found[-1].append((policy, start, count))
+                else:
+                    found.append([(policy, start, count)])
+            start += count
+        training = torch.is_grad_enabled()
+        return [
+            Part(
+                bank=run[0][0].bank,
+                slots=slice(run[0][0].slot, run[-1][0].slot + 1),
+                start=run[0][1],
+                sizes=tuple(count for _, _, count in run),
+                scales=tuple(policy.scale for policy, _, _ in run),
+                dropouts=tuple(policy.dropout() if training else None for policy, _, _ in run),
+            )
+            for run in found
+        ]
+
+    def _bank(self, targeted: Sequence[Matrix], rank: int) -> Bank:
+        """The bank for these matrices and this rank: one that is there, or a new one."""
+        for bank in self._banks:
+            if bank.rank == padded_rank(rank) and list(bank.matrices.values()) == list(targeted):
+                return bank
+        self._banks.append(Bank(targeted, rank))
+        return self._banks[-1]
+
+    def _look(self) -> None:
+        """After policies have come or gone: views of banks, and the module at the end, are others now."""
+        for policy in self.policies.values():
+            if isinstance(policy, LoRAPolicy):
+                policy.look()
+        self._unembedding.watch()
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
-    def _watch_head(self) -> RemovableHandle:
-        """Hook the unembedding as it is now: adapters on it wrap it, and their rows are selected too."""
-        if hasattr(self, "_head_hook"):
-            self._head_hook.remove()
-        head: torch.nn.Module = self.model.get_output_embeddings()
-        return head.register_forward_pre_hook(self._keep_selected)
+    def _find_way(self) -> None:
+        """How this base can be run: rows end to end, logits in chunks, both, or neither.
 
-    def _keep_selected(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Before the unembedding: only selected positions get logits, [rows, length, d] → [positions, d].
-
-        A hook rather than a call of our own, so that whatever the model does to its logits afterwards is still done.
+        Its modeling code decides, and is asked: two short rows must get the log-probabilities that the base itself
+        gives to each alone. The plainest way, padded rows and the base's own logits, needs no proof.
         """
-        if self._selected is None:
-            return None
-        return (inputs[0].flatten(0, -2).index_select(0, self._selected), *inputs[1:])
+        some = [token for token in range(8) if token != self.base.pad_id]
+        rows = [Example(tuple(some[:length]), (False,) + (True,) * (length - 1)) for length in (4, 6)]
+        with torch.no_grad(), self._arithmetic():
+            expected = torch.cat([_own_logprobs(self.model, row, self.device) for row in rows])
+        batch = {"base": collate(rows, self.base.pad_id)}
+        for self.padding_free, self._unembedding.chunked in product((True, False), repeat=2):
+            if not self.padding_free and not self._unembedding.chunked:
+                return
+            try:
+                found = self.forward(batch)["base"].logprobs
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception:  # modeling code may refuse in any way it likes: then this is not the way
+                continue
+            if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=_PROBE_TOLERANCE[self.dtype]):
+                return
+
+
+_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Largest difference of a log-probability, nats, that is still rounding."""
+
+
+def _own_logprobs(model: PreTrainedModel, row: Example, device: torch.device) -> Tensor:
+    """log p of each next token of a row, as the base computes it without any of ours."""
+    ids = torch.tensor([row.token_ids], device=device)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
+    return token_logprobs(logits, ids[0, 1:])
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -221,29 +331,6 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if parameter.is_floating_point() and parameter.dtype is not torch.float64:
             matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
             parameter.data = parameter.data.to(dtype if matrix else torch.float32)
-
-
-def _segments(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    found, start = [], 0
-    for name, count in counts.items():
-        found.append((name, start, start + count))
-        start += count
-    return found
-
-
-def _merge(batches: Sequence[Batch], pad_id: int) -> Batch:
-    """The rows of all batches under each other, padded to the longest."""
-    if len(batches) == 1:
-        return batches[0]
-    length = max(batch.input_ids.shape[1] for batch in batches)
-
-    def stacked(name: str, fill: int) -> Tensor:
-        tensors = [getattr(batch, name) for batch in batches]
-        return torch.cat([torch.nn.functional.pad(t, (0, length - t.shape[1]), value=fill) for t in tensors])
-
-    return Batch(
-        stacked("input_ids", pad_id), stacked("targets", pad_id), stacked("supervised", 0), stacked("weights", 0)
-    )
 
 
 def choose_device(device: str) -> torch.device:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -22,17 +24,34 @@ class AdamParams:
     """Gradients are scaled down to this global norm when they exceed it."""
 
 
+Names = Callable[[Tensor], Mapping[str, Tensor]]
+"""The named weights in a tensor of a parameter's shape: its values, its gradient or a moment, as views."""
+
+
+def by_name(weights: Mapping[str, nn.Parameter]) -> list[tuple[nn.Parameter, Names]]:
+    """Parameters that hold one weight each, for a PolicyOptimizer."""
+    return [(weight, partial(_only, name)) for name, weight in weights.items()]
+
+
+def _only(name: str, weight: Tensor) -> dict[str, Tensor]:
+    return {name: weight}
+
+
 class PolicyOptimizer:
-    """torch's AdamW over the named weights of one policy, with its state as a flat dict of tensors."""
+    """torch's AdamW over the parameters of one policy, with its state as a flat dict of tensors, by weight.
 
-    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
-        self._weights = dict(weights)
-        self._adam = torch.optim.AdamW(self._weights.values(), fused=True)
+    `parameters` come each with its names. With `gradients_stay` gradients are zeroed where they are; else dropped.
+    """
 
-    def step(self, params: AdamParams) -> float:
+    def __init__(self, parameters: Sequence[tuple[nn.Parameter, Names]], *, gradients_stay: bool) -> None:
+        self._parameters = parameters
+        self._gradients_stay = gradients_stay
+        self._adam = torch.optim.AdamW([parameter for parameter, _ in parameters], fused=True)
+
+    def step(self, params: AdamParams) -> Float[Tensor, ""]:
         """Apply the accumulated gradients, clear them, and return their global norm before clipping."""
-        with_gradient = [weight for weight in self._weights.values() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm([w.grad for w in with_gradient if w.grad is not None])
+        with_gradient = [parameter for parameter, _ in self._parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
         if params.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, params.clip_norm, norm)
         for group in self._adam.param_groups:
@@ -43,22 +62,30 @@ class PolicyOptimizer:
                 weight_decay=params.weight_decay,
             )
         self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
-        return float(norm)
+        self._adam.zero_grad(set_to_none=not self._gradients_stay)
+        return norm
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts: {"exp_avg/<weight>": …, "exp_avg_sq/<weight>": …, "step/<weight>": …}."""
         found: dict[str, Tensor] = {}
-        for name, weight in self._weights.items():
-            for key, value in self._adam.state.get(weight, {}).items():
-                found[f"{key}/{name}"] = value
+        for parameter, names in self._parameters:
+            for kind, value in self._adam.state.get(parameter, {}).items():
+                if kind == "step":
+                    found |= {f"step/{name}": value for name in names(parameter.detach())}
+                else:
+                    found |= {f"{kind}/{name}": view for name, view in names(value).items()}
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned; weights that it does not name start afresh."""
         self._adam.state.clear()
-        for key, value in state.items():
-            kind, _, name = key.partition("/")
-            weight = self._weights[name]
-            # The step count stays where the optimizer keeps it: with the weight, in float32.
-            self._adam.state[weight][kind] = value.to(weight.device, copy=True)
+        for parameter, names in self._parameters:
+            for kind in ("exp_avg", "exp_avg_sq"):
+                moment = torch.zeros_like(parameter)
+                for name, view in names(moment).items():
+                    if f"{kind}/{name}" in state:
+                        view.copy_(state[f"{kind}/{name}"])
+                        self._adam.state[parameter][kind] = moment
+                        # The step count stays where the optimizer keeps it: with the weight, in float32.
+                        step = state[f"step/{name}"]
+                        self._adam.state[parameter]["step"] = step.to(parameter.device, copy=True)

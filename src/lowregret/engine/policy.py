@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lowregret.engine.optimizer import PolicyOptimizer
+from lowregret.engine.optimizer import PolicyOptimizer, by_name
+from lowregret.lora.bank import Bank
+from lowregret.lora.dropout import Dropout
 from lowregret.lora.init import uniform
 from lowregret.lora.linear import LoRALinear, LoRAWeights, Routing
 from lowregret.models.targets import Matrix
@@ -20,14 +22,21 @@ from lowregret.spec import FullFT, LoRA
 class Policy(ABC):
     """Named trainable weights and their optimizer."""
 
-    def __init__(self, name: str, weights: dict[str, nn.Parameter]) -> None:
+    weights: dict[str, nn.Parameter]
+    optimizer: PolicyOptimizer
+
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.weights = weights
-        self.optimizer = PolicyOptimizer(weights)
+        self.passes = 0
+        """Backward passes so far: with the seed, what dropout masks are drawn from."""
 
     @property
     def trainable_parameters(self) -> int:
         return sum(weight.numel() for weight in self.weights.values())
+
+    @abstractmethod
+    def before_backward(self) -> None:
+        """Called before every pass that will add to this policy's gradients."""
 
     @abstractmethod
     def detach(self) -> None:
@@ -36,34 +45,86 @@ class Policy(ABC):
 
 @final
 class LoRAPolicy(Policy):
-    """A LoRA on a frozen base."""
+    """A LoRA on a frozen base: one row of a bank, with its matrices as views of it."""
 
     def __init__(
-        self, name: str, method: LoRA, matrices: Sequence[Matrix], seed: int, model: PreTrainedModel, routing: Routing
+        self,
+        name: str,
+        method: LoRA,
+        matrices: Sequence[Matrix],
+        seed: int,
+        model: PreTrainedModel,
+        bank: Bank,
+        routing: Routing,
     ) -> None:
+        super().__init__(name)
         self.method = method
         self.matrices = matrices
+        self.seed = seed
+        self.bank = bank
         self._model = model
+        self._routing = routing
         generator = torch.Generator().manual_seed(seed)
-        self.adapters: dict[str, LoRAWeights] = {}
-        weights: dict[str, nn.Parameter] = {}
-        for matrix in self.matrices:
-            linear = _adapted(model, matrix, routing)
-            adapter = uniform(matrix, method.rank, method.alpha, generator).to(linear.weight.device)
-            linear.adapters[name] = adapter
-            self.adapters[matrix.name] = adapter
-            weights[f"{matrix.name}.lora_A"] = adapter.a
-            weights[f"{matrix.name}.lora_B"] = adapter.b
-        super().__init__(name, weights)
+        device = next(model.parameters()).device
+        linears = [_adapted(model, matrix, routing) for matrix in matrices]
+        bank.add(name, {m.name: uniform(m, method.rank, generator) for m in matrices}, device)
+        for linear in linears:
+            if bank not in linear.banks:
+                linear.banks.append(bank)
+        # Parameters once and for all: what they view changes with the bank, what an optimizer knows them by does not.
+        self._flat = nn.Parameter(bank.weights[-1])
+        self.weights = {key: nn.Parameter(view) for key, view in bank.views(self._flat.detach(), method.rank).items()}
+        self.adapters = {
+            m.name: LoRAWeights(self.weights[f"{m.name}.lora_A"], self.weights[f"{m.name}.lora_B"], self.scale)
+            for m in matrices
+        }
+        self.optimizer = PolicyOptimizer([(self._flat, self._named)], gradients_stay=True)
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.method.alpha / self.method.rank
+
+    @property
+    def slot(self) -> int:
+        """Its row in the bank."""
+        return self.bank.members.index(self.name)
+
+    def dropout(self) -> Dropout | None:
+        """That of the pass to come, or None."""
+        return Dropout(self.method.dropout, self.seed, self.passes) if self.method.dropout else None
+
+    def before_backward(self) -> None:
+        if self.bank.need_gradients() or self._flat.grad is None:
+            self.look()
+
+    def look(self) -> None:
+        """View the bank as it is now: after it has got or lost a member, or its gradients."""
+        gradients = self.bank.gradients
+        pairs = [(self._flat, self.bank.weights[self.slot])]
+        pairs += [(self.weights[key], view) for key, view in self._named(pairs[0][1]).items()]
+        for parameter, view in pairs:
+            parameter.data = view
+        if gradients is None:
+            return
+        own = self._flat.grad = gradients[self.slot]
+        for key, view in self._named(own).items():
+            self.weights[key].grad = view
 
     def detach(self) -> None:
         """A matrix that carries no adapter any more is put back as it was."""
+        self.bank.remove(self.name)
+        if self.bank.members:
+            return
         for matrix in self.matrices:
             linear = self._model.get_submodule(matrix.name)
             assert isinstance(linear, LoRALinear)
-            del linear.adapters[self.name]
-            if not linear.adapters:
+            linear.banks.remove(self.bank)
+            if not linear.banks:
                 _replace(self._model, matrix.name, linear.base)
+
+    def _named(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.bank.views(flat, self.method.rank)
 
 
 @final
@@ -71,15 +132,19 @@ class FullPolicy(Policy):
     """The base's own weights, all of them; it must be the only policy of its engine."""
 
     def __init__(self, name: str, method: FullFT, model: PreTrainedModel) -> None:
+        super().__init__(name)
         self.method = method
-        weights: dict[str, nn.Parameter] = {}
+        self.weights = {}
         for key, parameter in model.named_parameters():
             if parameter.dtype is not torch.float32:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-            weights[key] = parameter
+            self.weights[key] = parameter
         self._model = model
-        super().__init__(name, weights)
+        self.optimizer = PolicyOptimizer(by_name(self.weights), gradients_stay=False)
+
+    def before_backward(self) -> None:
+        """Nothing to do: autograd makes the gradients."""
 
     def detach(self) -> None:
         self._model.requires_grad_(False)
@@ -90,7 +155,7 @@ def _adapted(model: PreTrainedModel, matrix: Matrix, routing: Routing) -> LoRALi
     module = model.get_submodule(matrix.name)
     if isinstance(module, LoRALinear):
         return module
-    linear = LoRALinear(module, routing, unembedding=matrix.group == "unembedding")
+    linear = LoRALinear(matrix.name, module, routing, unembedding=matrix.group == "unembedding")
     _replace(model, matrix.name, linear)
     return linear
 

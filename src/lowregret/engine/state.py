@@ -22,7 +22,7 @@ from lowregret.records import replacing
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically; RecordsError when the disk refuses."""
     with replacing(path) as partial, refusals(path):
-        safetensors.torch.save_file(dict(tensors), partial, dict(metadata))
+        safetensors.torch.save_file({key: _own(value) for key, value in tensors.items()}, partial, dict(metadata))
 
 
 @contextmanager
@@ -38,7 +38,15 @@ def refusals(path: Path) -> Iterator[None]:
 def state_tensors(policy: Policy) -> dict[str, Tensor]:
     """All that a policy needs to go on: weights as `weights/<name>`, optimizer state as `adam/<kind>/<name>`."""
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
-    return tensors | {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
+    tensors |= {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
+    tensors["passes"] = torch.tensor(policy.passes)
+    return tensors
+
+
+def _own(value: Tensor) -> Tensor:
+    """A tensor that a file can hold: views of a bank, and a step count of many weights, share their memory."""
+    shared = value.untyped_storage().nbytes() > value.nbytes or value.ndim == 0
+    return value.clone(memory_format=torch.contiguous_format) if shared else value
 
 
 def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
@@ -81,6 +89,7 @@ def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> 
         for name, value in weights.items():
             policy.weights[name].copy_(value)
     policy.optimizer.load_state(adam)
+    policy.passes = int(tensors["passes"]) if "passes" in tensors else 0
 
 
 def _misfit(policy: Policy, weights: Mapping[str, Tensor], adam: Mapping[str, Tensor]) -> str | None:

@@ -1,85 +1,268 @@
-"""A linear map that carries any number of LoRAs, each applied to its own rows of the batch."""
+"""A linear map that carries any number of LoRAs, each applied to its own tokens of the pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch.nn.functional as F
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
+from lowregret.lora.bank import Bank
+from lowregret.lora.dropout import Dropout
 
 
-@dataclass
-class Routing:
-    """Which rows belong to which policy in the current pass; shared by all adapted matrices of an engine.
-
-    `rows` splits the batch dimension of [rows, length, d] inputs; `positions` splits [positions, d] inputs, which the
-    unembedding sees because only supervised positions reach it. Rows of no policy pass through the base alone.
-    """
-
-    rows: list[tuple[str, int, int]] = field(default_factory=list)
-    positions: list[tuple[str, int, int]] = field(default_factory=list)
-    length: int = 0
-    """Positions in a row of the current pass."""
-
-
-class LoRAWeights(nn.Module):
+@dataclass(frozen=True)
+class LoRAWeights:
     """A [rank, d_in] and B [d_out, rank] of one policy on one matrix, and the scale alpha / rank."""
 
-    def __init__(self, a: Float[Tensor, "rank d_in"], b: Float[Tensor, "d_out rank"], scale: float) -> None:
-        super().__init__()
-        self.a = nn.Parameter(a)
-        self.b = nn.Parameter(b)
-        self.scale = scale
-
-    def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        """scale · x Aᵀ Bᵀ."""
-        update: Tensor = F.linear(F.linear(x, self.a), self.b * self.scale)
-        return update
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
 
     def delta(self) -> Float[Tensor, "d_out d_in"]:
         """scale · B A: what is added to the weight when merging."""
         return (self.b * self.scale) @ self.a
 
 
-class LoRALinear(nn.Module):
-    """y = base(x), plus each policy's update on that policy's rows."""
+@dataclass(frozen=True)
+class Part:
+    """Neighbours in one bank, and which tokens of the pass are theirs.
 
-    def __init__(self, base: nn.Module, routing: Routing, *, unembedding: bool = False) -> None:
+    When all have the same number of tokens, their products are one `bmm`; else one `mm` each. Gathering tokens into a
+    padded tensor for `bmm` costs more than it saves on a CPU, and `grouped_mm` wants widths that are multiples of 16
+    bytes (FINDINGS.md has the times).
+    """
+
+    bank: Bank
+    slots: slice
+    start: int
+    """First token, in the flattened inputs."""
+    sizes: tuple[int, ...]
+    """Tokens of each policy, in the bank's order."""
+    scales: tuple[float, ...]
+    """alpha / rank of each policy."""
+    dropouts: tuple[Dropout | None, ...]
+
+    @property
+    def tokens(self) -> slice:
+        """All tokens of this part."""
+        return slice(self.start, self.start + sum(self.sizes))
+
+    def times(self, x: Float[Tensor, "tokens k"], factor: Float[Tensor, "policies k m"]) -> Float[Tensor, "tokens m"]:
+        """Each policy's tokens times its own matrix."""
+        if len(set(self.sizes)) == 1:
+            return torch.bmm(x.unflatten(0, (len(self.sizes), self.sizes[0])), factor).flatten(0, 1)
+        out = x.new_empty(x.shape[0], factor.shape[2])
+        for left, right, into in zip(x.split(self.sizes), factor, out.split(self.sizes), strict=True):
+            torch.mm(left, right, out=into)
+        return out
+
+    def add_times(
+        self,
+        total: Float[Tensor, "tokens m"],
+        x: Float[Tensor, "tokens k"],
+        factor: Float[Tensor, "policies k m"],
+    ) -> None:
+        """total += `times`, in place."""
+        if len(set(self.sizes)) == 1:
+            shape = (len(self.sizes), self.sizes[0])
+            total.unflatten(0, shape).baddbmm_(x.unflatten(0, shape), factor)
+            return
+        for into, left, right in zip(total.split(self.sizes), x.split(self.sizes), factor, strict=True):
+            into.addmm_(left, right)
+
+    def add_outer(
+        self,
+        total: Float[Tensor, "policies k m"],
+        left: Float[Tensor, "tokens k"],
+        right: Float[Tensor, "tokens m"],
+    ) -> None:
+        """total += leftᵀ right of each policy, in place and in the type of `total`."""
+        if len(set(self.sizes)) == 1:
+            shape = (len(self.sizes), self.sizes[0])
+            products = left.unflatten(0, shape).transpose(1, 2), right.unflatten(0, shape)
+            if total.dtype is left.dtype:
+                total.baddbmm_(*products)
+            else:
+                total += torch.bmm(*products)
+            return
+        for into, one, other in zip(total, left.split(self.sizes), right.split(self.sizes), strict=True):
+            if into.dtype is one.dtype:
+                into.addmm_(one.T, other)
+            else:
+                into += one.T @ other
+
+    def scale_(self, u: Float[Tensor, "tokens rank"]) -> Float[Tensor, "tokens rank"]:
+        """Each policy's tokens times its alpha / rank, in place."""
+        if len(set(self.scales)) == 1:
+            return u.mul_(self.scales[0])
+        for own, scale in zip(u.split(self.sizes), self.scales, strict=True):
+            own.mul_(scale)
+        return u
+
+    def dropped(self, x: Float[Tensor, "tokens d"], matrix: str) -> Float[Tensor, "tokens d"]:
+        """x with each policy's dropout; the same mask at every call within a pass, so it is its own derivative."""
+        if not any(self.dropouts):
+            return x
+        pieces = x.split(self.sizes)
+        return torch.cat(
+            [
+                piece if dropout is None else dropout(piece, matrix)
+                for piece, dropout in zip(pieces, self.dropouts, strict=True)
+            ]
+        )
+
+
+@dataclass
+class Routing:
+    """Which tokens belong to which policies in the current pass; shared by all adapted matrices of an engine.
+
+    `tokens` is for inputs of all positions, `positions` for the unembedding when only supervised ones reach it. Tokens
+    of no policy pass through the base alone.
+    """
+
+    tokens: Sequence[Part] = ()
+    positions: Sequence[Part] | None = None
+    """None when the unembedding sees every token."""
+    total: int = 0
+    """Tokens in the pass."""
+    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    """Ties outputs to the graph though no input may need a gradient: adapters get theirs as a side effect."""
+
+
+class LoRALinear(nn.Module):
+    """y = base(x), plus each policy's update on that policy's tokens."""
+
+    def __init__(self, name: str, base: nn.Module, routing: Routing, *, unembedding: bool = False) -> None:
         super().__init__()
+        if not isinstance(base, nn.Linear | Conv1D) or type(base).forward not in (nn.Linear.forward, Conv1D.forward):
+            raise TargetError(f"{name} is a {type(base).__name__}, no plain matrix. Leave it out with re:REGEX.")
+        self.name = name
         self.base = base
         self.routing = routing
         self.unembedding = unembedding
-        self.adapters: dict[str, LoRAWeights] = {}  # a plain dict: policies own their weights, the model does not
+        self.banks: list[Bank] = []
 
     @property
     def weight(self) -> Tensor:
         """The base's weight: some models read a linear map's weight (its dtype, its device) directly."""
-        return self.base.weight  # type: ignore[return-value]
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias."""
+        return self.base.bias
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        """[rows, length, d_in] → [rows, length, d_out], or [positions, d_in] → [positions, d_out]."""
-        y: Tensor = self.base(x)
-        segments = self._segments(x)
-        if len(segments) == 1 and segments[0][0] in self.adapters and segments[0][2] - segments[0][1] == x.shape[0]:
-            update: Tensor = self.adapters[segments[0][0]](x)
-            return y + update.to(y.dtype)
-        for policy, start, stop in segments:
-            if policy in self.adapters:
-                y[start:stop] += self.adapters[policy](x[start:stop])
+        """[..., d_in] → [..., d_out] for the tokens of the current pass, in its order."""
+        parts = [part for part in self._parts(x.numel() // x.shape[-1]) if part.bank in self.banks]
+        if not parts:
+            y: Tensor = self.base(x)
+            return y
+        weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        y = _Product.apply(flat, self.routing.anchor, weight, self.base.bias, self.name, parts)  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], -1)
+
+    def _parts(self, tokens: int) -> Sequence[Part]:
+        if self.unembedding and self.routing.positions is not None:
+            return self.routing.positions
+        if self.routing.tokens and tokens != self.routing.total:
+            raise TargetError(
+                f"{self.name} gets {tokens} tokens in a pass of {self.routing.total}: the base sends it a selection of "
+                "them, so whose they are is not known. Leave it out with re:REGEX."
+            )
+        return self.routing.tokens
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + bias + scale · x Aᵀ Bᵀ, keeping x and scale · x Aᵀ for the backward pass and nothing else.
+
+    The gradients of A and B are added straight to their bank, in float32; W is frozen and gets none. Shapes: x [tokens,
+    d_in], W [d_out, d_in].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        anchor: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        matrix: str,
+        parts: Sequence[Part],
+    ) -> Tensor:
+        frozen = weight.to(x.dtype)
+        y = x @ frozen.T if bias is None else torch.addmm(bias.to(x.dtype), x, frozen.T)
+        low_rank = []
+        for part in parts:
+            a, b = part.bank.a(matrix, part.slots).to(x.dtype), part.bank.b(matrix, part.slots).to(x.dtype)
+            u = part.scale_(part.times(part.dropped(x[part.tokens], matrix), a.transpose(1, 2)))
+            part.add_times(y[part.tokens], u, b.transpose(1, 2))
+            low_rank.append(u)
+        ctx.save_for_backward(x, weight, *low_rank)
+        ctx.matrix, ctx.parts = matrix, parts
         return y
 
-    def _segments(self, x: Tensor) -> list[tuple[str, int, int]]:
-        """Whose are which slices of the first dimension of x."""
-        if x.ndim == 2 and self.unembedding:
-            return self.routing.positions
-        # Some bases flatten [rows, length, d] before a matrix: OPT's MLP, shared experts.
-        rows, length = self.routing.rows, self.routing.length if x.ndim == 2 else 1
-        if rows and x.shape[0] != rows[-1][2] * length:
-            raise TargetError(
-                f"a targeted matrix gets an input of shape {tuple(x.shape)} for a batch of {rows[-1][2]} rows: the "
-                "base sends it a selection of them, so whose they are is not known. Leave it out with re:REGEX."
-            )
-        return [(policy, start * length, stop * length) for policy, start, stop in rows]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *low_rank = ctx.saved_tensors
+        matrix: str = ctx.matrix
+        dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
+        for part, u in zip(ctx.parts, low_rank, strict=True):
+            a, b = part.bank.a(matrix, part.slots).to(dy.dtype), part.bank.b(matrix, part.slots).to(dy.dtype)
+            own = dy[part.tokens]
+            du = part.scale_(part.times(own, b))
+            part.add_outer(part.bank.b_gradient(matrix, part.slots), own, u)
+            part.add_outer(part.bank.a_gradient(matrix, part.slots), du, part.dropped(x[part.tokens], matrix))
+            if dx is None:
+                continue
+            if any(part.dropouts):
+                dx[part.tokens] += part.dropped(part.times(du, a), matrix)
+            else:
+                part.add_times(dx[part.tokens], du, a)
+        return dx, None, None, None, None, None
+
+
+def trained(
+    linear: LoRALinear, part: Part, member: int, x: Float[Tensor, "tokens d_in"]
+) -> tuple[Float[Tensor, "tokens rank"], Float[Tensor, "d_out rank"]]:
+    """(scale · x Aᵀ, B) of one member of a part on one matrix, for whoever takes the last product elsewhere.
+
+    Gradients of A and B go to the bank, as everywhere.
+    """
+    slots = slice(part.slots.start + member, part.slots.start + member + 1)
+    bank, anchor = part.bank, linear.routing.anchor
+    training = torch.is_grad_enabled()
+    factors = []
+    for value, gradient in ((bank.a, bank.a_gradient), (bank.b, bank.b_gradient)):
+        own = value(linear.name, slots)[0]
+        if training:
+            own = _Trained.apply(own, anchor, gradient(linear.name, slots)[0])  # type: ignore[no-untyped-call]
+        factors.append(own)
+    dropout = part.dropouts[member]
+    dropped = x if dropout is None else dropout(x, linear.name)
+    return nn.functional.linear(dropped, factors[0]) * part.scales[member], factors[1]
+
+
+class _Trained(torch.autograd.Function):
+    """A bank's values as they are, with their gradient added to the bank's."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, anchor: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.view_as(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Tensor) -> tuple[None, None, None]:
+        ctx.gradient.add_(d)
+        return None, None, None

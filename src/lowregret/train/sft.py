@@ -76,7 +76,7 @@ def mean_nll(losses: ExampleLosses) -> float:
 
 def evaluate(engine: Engine, policy: str, examples: Sequence[Example]) -> ExampleLosses:
     """The held-out loss of a policy (or of `base`), example by example."""
-    nll, tokens = engine.evaluate(policy, examples)
+    nll, tokens = engine.evaluate([policy], examples)[policy]
     return ExampleLosses(nll_sums=tuple(nll), tokens=tuple(tokens))
 
 

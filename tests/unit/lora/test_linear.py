@@ -1,85 +1,192 @@
-"""How a LoRA starts, and whose rows it is applied to."""
+"""How a LoRA starts, and whose tokens it is applied to."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
+from lowregret.lora.bank import Bank
+from lowregret.lora.dropout import Dropout
 from lowregret.lora.init import uniform
-from lowregret.lora.linear import LoRALinear, LoRAWeights, Routing
+from lowregret.lora.linear import LoRALinear, Part, Routing
 from lowregret.models.targets import Matrix
 
-MATRIX = Matrix("m", "mlp", d_in=64, d_out=8)
+MATRIX = Matrix("m", "mlp", d_in=5, d_out=4)
+CPU = torch.device("cpu")
 
 
-def adapter(seed: int, d_in: int = 5, d_out: int = 4) -> LoRAWeights:
-    torch.manual_seed(seed)
-    return LoRAWeights(torch.randn(2, d_in), torch.randn(d_out, 2), 0.5)
+def bank(ranks: Sequence[int]) -> Bank:
+    """One with random members of these ranks, all padded alike."""
+    torch.manual_seed(0)
+    found = Bank([MATRIX], max(ranks))
+    for member, rank in enumerate(ranks):
+        found.add(str(member), {"m": (torch.randn(rank, 5), torch.randn(4, rank))}, CPU)
+    found.need_gradients()
+    return found
+
+
+def part(of: Bank, start: int, sizes: tuple[int, ...], dropouts: tuple[Dropout | None, ...] | None = None) -> Part:
+    scales = tuple(0.5 + slot for slot in range(len(sizes)))
+    return Part(of, slice(0, len(sizes)), start, sizes, scales, dropouts or (None,) * len(sizes))
+
+
+def adapted(base: nn.Module, banks: list[Bank], parts: list[Part], total: int, **options: bool) -> LoRALinear:
+    linear = LoRALinear("m", base, Routing(tokens=parts, total=total), **options)
+    linear.banks = banks
+    return linear
+
+
+def reference(base: nn.Module, x: Tensor, found: Part, a: Tensor, b: Tensor) -> Tensor:
+    """Token by token, by the formula."""
+    pieces = list(base(x).split([found.start, *found.sizes, x.shape[0] - found.tokens.stop]))
+    inputs = x[found.tokens].split(found.sizes)
+    for member, own in enumerate(inputs):
+        pieces[member + 1] = pieces[member + 1] + found.scales[member] * own @ a[member].T @ b[member].T
+    return torch.cat(pieces)
 
 
 def test_a_is_uniform_to_one_over_sqrt_d_in_and_b_is_zero() -> None:
     """SCIENCE.md 2; the spread of U(−1/√d, 1/√d) is 1/√(3d)."""
-    weights = uniform(MATRIX, rank=256, alpha=32, generator=torch.Generator().manual_seed(0))
-    assert weights.a.shape == (256, 64)
-    assert weights.b.shape == (8, 256)
-    assert weights.scale == 32 / 256
-    assert weights.b.count_nonzero() == 0
+    a, b = uniform(Matrix("m", "mlp", 64, 8), 256, torch.Generator().manual_seed(0))
+    assert a.shape == (256, 64)
+    assert b.shape == (8, 256)
+    assert b.count_nonzero() == 0
     bound = 1 / math.sqrt(64)
-    assert 0.99 * bound < float(weights.a.detach().abs().max()) <= bound
-    assert float(weights.a.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
-    assert abs(float(weights.a.detach().mean())) < 0.02 * bound
+    assert 0.99 * bound < float(a.abs().max()) <= bound
+    assert float(a.std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert abs(float(a.mean())) < 0.02 * bound
 
 
 def test_a_generator_decides_the_start() -> None:
-    drawn = [uniform(MATRIX, 4, 32, torch.Generator().manual_seed(seed)).a for seed in (0, 0, 1)]
+    drawn = [uniform(MATRIX, 4, torch.Generator().manual_seed(seed))[0] for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_forward_and_delta_are_the_formula() -> None:
-    weights, x = adapter(0), torch.randn(3, 7, 5)
-    torch.testing.assert_close(weights(x), 0.5 * x @ weights.a.T @ weights.b.T)
-    torch.testing.assert_close(weights.delta(), 0.5 * weights.b @ weights.a)
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 5), (4,)])
+@pytest.mark.parametrize("kind", ["linear", "bias", "conv1d"])
+def test_values_and_gradients_are_the_formulas(sizes: tuple[int, ...], kind: str) -> None:
+    """Equal segments are one batched product, unequal ones a product each: the same numbers; the rest is the base."""
+    own = bank([2, 3][: len(sizes)])
+    base = Conv1D(4, 5) if kind == "conv1d" else nn.Linear(5, 4, bias=kind == "bias")
+    base.requires_grad_(False)
+    found = part(own, 2, sizes)
+    total = found.tokens.stop + 1
+    x, target = torch.randn(total, 5, requires_grad=True), torch.randn(total, 4)
+    y = adapted(base, [own], [found], total)(x)
+    (y * target).sum().backward()
+
+    a, b = (value.clone().requires_grad_() for value in (own.a("m"), own.b("m")))
+    again = x.detach().clone().requires_grad_()
+    expected = reference(base, again, found, a, b)
+    (expected * target).sum().backward()
+    torch.testing.assert_close(y, expected)
+    for gradient, wanted in ((x.grad, again.grad), (own.a_gradient("m"), a.grad), (own.b_gradient("m"), b.grad)):
+        torch.testing.assert_close(gradient, wanted)
 
 
-@pytest.mark.parametrize("layout", ["rows", "flattened", "positions"])
-def test_each_policy_gets_its_own_part_and_the_rest_is_the_base(layout: str) -> None:
-    routing = Routing()
-    linear = LoRALinear(nn.Linear(5, 4), routing, unembedding=layout == "positions")
-    linear.adapters = {"a": adapter(1), "b": adapter(2)}
-    if layout == "positions":
-        x = torch.randn(6, 5)
-        routing.positions = [("a", 0, 2), ("base", 2, 3), ("b", 3, 6)]
-        parts = {"a": slice(0, 2), "base": slice(2, 3), "b": slice(3, 6)}
-    else:
-        x = torch.randn(6, 3, 5)
-        routing.rows, routing.length = [("a", 0, 2), ("base", 2, 3), ("b", 3, 6)], 3
-        parts = {"a": slice(0, 2), "base": slice(2, 3), "b": slice(3, 6)}
-        if layout == "flattened":
-            x = x.flatten(0, 1)
-            parts = {name: slice(3 * part.start, 3 * part.stop) for name, part in parts.items()}
+def test_gradients_add_up_and_need_no_input_that_trains() -> None:
+    own = bank([4])
+    linear = adapted(nn.Linear(5, 4).requires_grad_(False), [own], [part(own, 0, (3,))], 3)
+    x = torch.randn(3, 5)
+    linear(x).sum().backward()
+    once = own.b_gradient("m").clone()
+    linear(x).sum().backward()
+    torch.testing.assert_close(own.b_gradient("m"), 2 * once)
+    assert once.abs().sum() > 0
+
+
+def test_padding_gets_no_gradient() -> None:
+    own = bank([1, 3])
+    adapted(nn.Linear(5, 4).requires_grad_(False), [own], [part(own, 0, (3, 3))], 6)(torch.randn(6, 5)).sum().backward()
+    for member, rank in enumerate((1, 3)):
+        for values, gradients in ((own.a("m"), own.a_gradient("m")), (own.b("m").mT, own.b_gradient("m").mT)):
+            assert not values[member, rank:].any()
+            assert not gradients[member, rank:].any()
+            assert gradients[member, :rank].any()
+
+
+def test_dropout_has_its_rate_its_scale_and_one_mask_a_pass() -> None:
+    drop = Dropout(0.25, seed=3, count=7)
+    x = torch.ones(400, 50)
+    dropped = drop(x, "m")
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
+    assert torch.equal(drop(x, "m"), dropped)
+    for other in (drop(x, "n"), Dropout(0.25, 3, 8)(x, "m"), Dropout(0.25, 4, 7)(x, "m")):
+        assert not torch.equal(other, dropped)
+
+
+def test_gradients_under_dropout_are_the_formulas() -> None:
+    """Only one of the two neighbours has it."""
+    own, base = bank([2, 2]), nn.Linear(5, 4).requires_grad_(False)
+    drop = Dropout(0.5, seed=0, count=0)
+    found = part(own, 0, (6, 6), (None, drop))
+    x, target = torch.randn(12, 5, requires_grad=True), torch.randn(12, 4)
+    y = adapted(base, [own], [found], 12)(x)
+    (y * target).sum().backward()
+
+    a, b = (value.clone().requires_grad_() for value in (own.a("m"), own.b("m")))
+    again = x.detach().clone().requires_grad_()
+    masked = torch.cat([again[:6], again[6:] * drop(torch.ones(6, 5), "m")])
+    expected = base(again) + (reference(base, masked, found, a, b) - base(masked))
+    (expected * target).sum().backward()
+    torch.testing.assert_close(y, expected)
+    for gradient, wanted in ((x.grad, again.grad), (own.a_gradient("m"), a.grad), (own.b_gradient("m"), b.grad)):
+        torch.testing.assert_close(gradient, wanted)
+
+
+def test_the_unembedding_has_its_own_routing() -> None:
+    own, base = bank([2]), nn.Linear(5, 4)
+    linear = adapted(base, [own], [part(own, 0, (6,))], 6, unembedding=True)
+    linear.routing.positions = [part(own, 1, (2,))]
+    x = torch.randn(4, 5)
     y = linear(x)
-    for name, part in parts.items():
-        expected = linear.base(x[part])
-        if name != "base":
-            expected = expected + linear.adapters[name](x[part])
-        torch.testing.assert_close(y[part], expected)
+    assert torch.equal(y[[0, 3]], base(x)[[0, 3]])
+    assert not torch.equal(y[1:3], base(x)[1:3])
 
 
 def test_outside_a_pass_it_is_the_base() -> None:
-    linear = LoRALinear(nn.Linear(5, 4), Routing())
-    linear.adapters = {"a": adapter(1)}
+    linear = adapted(nn.Linear(5, 4), [bank([2])], [], 0)
     for x in (torch.randn(2, 3, 5), torch.randn(6, 5)):
         assert torch.equal(linear(x), linear.base(x))
 
 
-def test_a_selection_of_positions_is_refused() -> None:
+def test_a_selection_of_tokens_is_refused() -> None:
     """A router's choice: whose they are is not known."""
-    linear = LoRALinear(nn.Linear(5, 4), Routing(rows=[("a", 0, 2)], length=3))
-    linear.adapters = {"a": adapter(1)}
-    with pytest.raises(TargetError, match=r"shape \(5, 5\) for a batch of 2 rows"):
+    own = bank([2])
+    linear = adapted(nn.Linear(5, 4), [own], [part(own, 0, (6,))], 6)
+    with pytest.raises(TargetError, match="m gets 5 tokens in a pass of 6"):
         linear(torch.randn(5, 5))
+
+
+def test_a_matrix_with_a_forward_of_its_own_is_refused() -> None:
+    class Odd(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    with pytest.raises(TargetError, match=r"m is a Odd.*re:REGEX"):
+        LoRALinear("m", Odd(5, 4), Routing())
+
+
+def test_a_bank_keeps_its_members_apart_when_one_leaves() -> None:
+    own = bank([1, 2, 4])
+    gradients = own.gradients
+    assert gradients is not None
+    gradients += torch.arange(3.0)[:, None]
+    kept = own.weights[[0, 2]].clone()
+    own.remove("1")
+    assert own.members == ["0", "2"]
+    assert torch.equal(own.weights, kept)
+    assert own.gradients is not None
+    assert own.gradients[:, 0].tolist() == [0.0, 2.0]
+    own.add("3", {"m": (torch.ones(3, 5), torch.ones(4, 3))}, CPU)
+    assert own.gradients[:, 0].tolist() == [0.0, 2.0, 0.0]
+    assert own.a("m", slice(2, 3))[0, :3].eq(1).all()
+    assert not own.a("m", slice(2, 3))[0, 3:].any()
