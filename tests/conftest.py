@@ -23,7 +23,13 @@ for _library in ("OMP", "MKL", "OPENBLAS"):
 
 # Array shapes in annotations are checked at run time in these modules. They import torch only when a test does.
 install_import_hook(
-    ["lowregret.data.batches", "lowregret.engine.losses", "lowregret.engine.sampler", "lowregret.lora.linear"],
+    [
+        "lowregret.data.batches",
+        "lowregret.engine.head",
+        "lowregret.engine.losses",
+        "lowregret.engine.sampler",
+        "lowregret.lora.linear",
+    ],
     "beartype.beartype",
 )
 
