@@ -116,8 +116,7 @@ MicroBatchSize = Annotated[
 MemoryGb = Annotated[
     float | None,
     typer.Option(
-        help="For the activations of one forward/backward, in GB; same result. (default: half the device's memory; "
-        "on a CPU what is fastest)",
+        help="For the activations of one forward/backward, in GB; same result. (default: half of what is left)",
         rich_help_panel=_MACHINE,
         show_default=False,
     ),

@@ -59,9 +59,9 @@ class TrainingSpec(Spec):
     """At most so many examples of a trial per forward/backward; as many as `memory_gb` allows when not given. Changes
     memory, not results."""
     memory_gb: float | None = Field(default=None, gt=0)
-    """For the activations of one forward/backward, in units of 10⁹ bytes: a step that needs more is done in several
-    passes, and a pack takes so many trials. When not given: half the device's memory, and on a CPU passes no larger
-    than makes them faster. Weights, gradients and moments come on top. Changes memory and time, not results."""
+    """For the activations that one forward/backward keeps, in units of 10⁹ bytes: a step that needs more is done in
+    several passes. When not given: half of what weights, gradients and moments leave of the device's memory. On a CPU
+    passes are no larger than pays in any case. Changes memory and time, not results."""
     checkpoint_activations: bool = False
     """Keep only the inputs of each layer and compute the rest again in the backward pass: a fraction of the memory for
     one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no bit of the

@@ -1,0 +1,118 @@
+"""What a pass keeps in memory until its backward pass, measured; and from it, how many tokens a pass may have."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from lowregret.data.batches import Batch, collate
+from lowregret.data.chat import Example
+from lowregret.engine.checkpointing import last_layer_plain
+from lowregret.engine.engine import Engine
+from lowregret.engine.losses import cross_entropy
+from lowregret.engine.policy import FullPolicy, LoRAPolicy
+from lowregret.spec import FullFT, LoRA
+
+ACTIVATION_SHARE = 0.5
+"""Of the memory that weights, gradients and moments leave. The rest is for what a pass needs beside the activations it
+keeps: the temporaries of a layer and of its backward pass, a chunk of logits, the allocator's gaps, other programs."""
+CPU_PASS_TOKENS = 1024
+"""Tokens of a pass on a CPU, at most: larger ones are no faster there and need more memory (FINDINGS.md has times)."""
+PROBE_LENGTH = 64
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def max_tokens(
+    engine: Engine, policies: Sequence[str], budget: int | None = None, *, longest: int = PROBE_LENGTH
+) -> int:
+    """Tokens of a pass of these policies whose activations stay within `budget` bytes; `default_budget` when None.
+
+    `longest` is the length of the longest row to come, in tokens: it matters for a base whose attention keeps all
+    scores. At least 1, on a CPU at most CPU_PASS_TOKENS. The same on every call with the same engine and policies.
+    """
+    allowed = (default_budget(engine) if budget is None else budget) // bytes_per_token(engine, policies, longest)
+    return max(min(allowed, CPU_PASS_TOKENS) if engine.device.type == "cpu" else allowed, 1)
+
+
+def bytes_per_token(engine: Engine, policies: Sequence[str], length: int = PROBE_LENGTH) -> int:
+    """Bytes that each token of a row of `length` tokens keeps until the backward pass; of several policies the most.
+
+    Measured: what a forward pass of two such rows keeps beyond one of a single row. So what does not grow with the
+    tokens is left out, such as weights and copies of them in another type. Weights, gradients, moments and the dropout
+    masks to come stay as they are. With activation checkpointing the need is greatest when the backward pass has
+    computed its first layer again: the last layer is counted in full.
+    """
+    alike: dict[FullFT | LoRA, str] = {}  # policies of one method keep the same
+    for name in policies:
+        policy = engine.policies[name]
+        assert isinstance(policy, LoRAPolicy | FullPolicy)
+        alike[policy.method] = name
+    most = 0
+    for name in alike.values():
+        one, two = (_kept_bytes(engine, name, _rows(engine, count, length)) for count in (1, 2))
+        most = max(most, math.ceil((two - one) / length))
+    return max(most, 1)
+
+
+def default_budget(engine: Engine) -> int:
+    """Bytes for activations: a share of what the device has beside the weights, gradients and moments of all policies.
+
+    From the device's size, not from what happens to be free, so that a run can be repeated.
+    """
+    left = device_memory(engine.device) - _resident_bytes(engine)
+    return int(ACTIVATION_SHARE * max(left, 0))
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes that the device has in all; on a CPU no more than the process's control group may use."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in map(Path, _CGROUP_LIMITS):
+        if file.exists() and (limit := file.read_text().strip()).isdecimal():
+            found = min(found, int(limit))
+    return found
+
+
+def _resident_bytes(engine: Engine) -> int:
+    """The base, and each policy's weights, gradients and two moments (float32)."""
+    found = sum(parameter.numel() * parameter.element_size() for parameter in engine.model.parameters())
+    for policy in engine.policies.values():
+        copies = 3 if isinstance(policy, FullPolicy) else 4  # a FullFT policy's weights are the base's
+        found += copies * 4 * policy.trainable_parameters
+    return found
+
+
+def _rows(engine: Engine, count: int, length: int) -> Batch:
+    """`count` rows of `length` positions. The last one is supervised; all are where logits are kept for each."""
+    embedding: Any = engine.model.get_input_embeddings()
+    vocabulary: int = embedding.weight.shape[0]
+    ids = tuple(index % vocabulary for index in range(length + 1))
+    mask = (False, *[not engine._unembedding.chunked] * (length - 1), True)
+    return collate([Example(ids, mask)] * count, engine.base.pad_id)
+
+
+def _kept_bytes(engine: Engine, name: str, batch: Batch) -> int:
+    """Bytes of all storages that a forward pass saves for the backward pass, those of weights included."""
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage  # held, so that no later one can have the same address
+
+    def never(_: None) -> Tensor:
+        raise AssertionError("a probe has no backward pass")
+
+    # The inside of Engine.forward_backward, up to its backward pass.
+    engine.policies[name].before_backward()
+    layout = engine._lay_out({name: batch})
+    with torch.enable_grad(), engine._passing(layout), last_layer_plain(engine.model), saved_tensors_hooks(note, never):
+        engine._forward(layout, {name: batch}, cross_entropy)
+    return sum(storage.nbytes() for storage in saved.values())
