@@ -6,6 +6,7 @@ VENV ?= .venv
 # Its own step and pinned: a range would fetch newer builds, with several GB of GPU libraries, only to replace them.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.stamp
@@ -15,14 +16,17 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo setup test test-unit lint types imports check clean distclean
+.PHONY: help demo bench setup test test-unit lint types imports check clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS."
+	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS."
 
 demo: $(RUNTIME) ## compare LoRA with full fine-tuning on the bundled base; ends with a report page
 	$(BIN)/lowregret compare --config recipes/demo.toml --out runs/demo
+
+bench: $(DEV) ## the same work by PEFT, TRL and transformers beside ours; BENCH_ARGS="--model FOLDER --data FOLDER"
+	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 setup: $(DEV) ## make the virtual environment with everything that development needs
 
