@@ -7,10 +7,15 @@ from types import ModuleType
 
 import pytest
 import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lowregret.data.batches import collate
 from lowregret.data.chat import Example
-from lowregret.engine import Engine, SamplingParams
+from lowregret.engine import Engine, SamplingParams, decode, sampler
+from lowregret.errors import SpecError
+from lowregret.models.load import Base, Source
 
 PROMPTS = [[random.Random(n).randrange(2, 64) for _ in range(n)] for n in (1, 9, 4, 6)]
 
@@ -102,3 +107,200 @@ def test_samples_follow_the_distribution_and_the_temperature(bases: ModuleType) 
         for completion in found[:20]:
             (token,), (logprob,) = completion.token_ids, completion.logprobs
             assert logprob == pytest.approx(float(right[token].log()), abs=1e-4)
+
+
+def test_seeds_are_reproducible_in_any_company(bases: ModuleType, architecture: str) -> None:
+    """A policy draws the same alone and beside others, and a prompt the same whatever prompts follow it."""
+    engine = Engine(bases.small_base(architecture))
+    for number, name in enumerate(("a", "b")):
+        bases.adapted(engine, name, rank=number + 2, seed=number)
+    params = SamplingParams(max_tokens=10, seed=5)
+    together = engine.sample({"b": PROMPTS, "base": PROMPTS[:2], "a": PROMPTS}, params)
+    for name in ("a", "b"):
+        assert [c.token_ids for c in engine.sample({name: PROMPTS[:3]}, params)[name]] == [
+            c.token_ids for c in together[name][:3]
+        ]
+    other = engine.sample({"a": PROMPTS}, SamplingParams(max_tokens=10, seed=6))
+    assert [c.token_ids for c in other["a"]] != [c.token_ids for c in together["a"]]
+
+
+def test_a_prompt_given_several_times_is_drawn_several_times(bases: ModuleType) -> None:
+    """It is read once; the draws are different, and each is what the policy says."""
+    engine = Engine(bases.small_base("llama"))
+    bases.adapted(engine, "a")
+    prompts = [PROMPTS[1], PROMPTS[2], PROMPTS[1], PROMPTS[1]]
+    found = engine.sample({"base": [PROMPTS[1]], "a": prompts}, SamplingParams(max_tokens=8, seed=2))["a"]
+    assert len({found[row].token_ids for row in (0, 2, 3)}) == 3
+    for prompt, completion in zip(prompts, found, strict=True):
+        learner = learner_logprobs(engine, "a", prompt, completion.token_ids)
+        assert list(completion.logprobs) == pytest.approx(learner, abs=1e-4)
+
+
+def test_dropping_finished_rows_changes_nothing(
+    bases: ModuleType, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of two policies and the base end at different tokens; what is left is what was drawn without stops."""
+    engine = Engine(bases.small_base(architecture))
+    for number, name in enumerate(("a", "b")):
+        bases.adapted(engine, name, rank=number + 2, seed=number)
+    prompts = {name: [PROMPTS[row % 4] for row in range(6)] for name in ("a", "b", "base")}
+    stops = tuple(range(2, 12))
+    free = engine.sample(prompts, SamplingParams(max_tokens=16, seed=4))
+    sizes = []
+    draw = sampler._draw
+
+    def watched(logits: torch.Tensor, *others: object) -> object:
+        sizes.append(len(logits))
+        return draw(logits, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sampler, "_draw", watched)
+    stopped = engine.sample(prompts, SamplingParams(max_tokens=16, seed=4, stop_ids=stops))
+    for name in prompts:
+        for whole, cut in zip(free[name], stopped[name], strict=True):
+            ends = [step for step, token in enumerate(whole.token_ids) if token in stops]
+            length = ends[0] + 1 if ends else 16
+            assert cut.token_ids == whole.token_ids[:length]
+            assert cut.logprobs == pytest.approx(whole.logprobs[:length], abs=1e-4)
+            assert cut.finished == bool(ends)
+    if engine.padding_free:
+        assert sizes[0] == 18
+        assert sizes[-1] <= 9
+
+
+def test_policies_that_were_equally_many_stay_so() -> None:
+    """Two of a's three rows and one of b's are open, none of c's: a and b go on with two rows each."""
+    kept, counts = sampler._worth_keeping(
+        [True, False, True, False, True, False, False, False, False], {"a": 3, "b": 3, "c": 3}
+    )
+    assert kept == [0, 2, 3, 4]
+    assert counts == {"a": 2, "b": 2}
+
+
+def test_the_cache_is_used_where_the_base_allows_it(bases: ModuleType, architecture: str) -> None:
+    """Soft-capped attention keeps the base's own."""
+    engine = Engine(bases.small_base(architecture))
+    chosen = decode.decoder(engine.model, {"base": PROMPTS}, 0, engine._logits, end_to_end=engine.padding_free)
+    expected = decode.PaddedDecoder if architecture == "gemma2" else decode.CachedDecoder
+    assert type(chosen) is expected
+
+
+@pytest.mark.parametrize("bound", ["ROOM", "PREFILL_TOKENS"])
+def test_small_steps_of_memory_change_nothing(bases: ModuleType, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """A cache that grows, and prompts that are read in several passes."""
+    engine = Engine(bases.small_base("qwen3"))
+    for number, name in enumerate(("a", "b")):
+        bases.adapted(engine, name, rank=number + 2, seed=number)
+    params = SamplingParams(max_tokens=12, stop_ids=(2, 3, 4))
+    prompts = {"a": PROMPTS, "b": PROMPTS[1:]}
+    expected = engine.sample(prompts, params)
+    monkeypatch.setattr(decode, bound, 3)
+    found = engine.sample(prompts, params)
+    for name in prompts:
+        for one, other in zip(found[name], expected[name], strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_a_sliding_window_that_rows_outgrow(bases: ModuleType) -> None:
+    """Prompts shorter and longer than the window, and completions that leave it behind, as transformers has them."""
+    config = bases.small_config("phi3")
+    config.sliding_window = 5
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    base = Base(model, bases.small_tokenizer(), Source("phi3", "phi3"))
+    reference = bases.copied(base)
+    engine = Engine(base)
+    assert engine.padding_free
+    found = engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=12, temperature=0.0))["base"]
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            expected = reference.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None)
+        assert list(completion.token_ids) == expected[0, len(prompt) :].tolist()
+        learner = learner_logprobs(engine, "base", prompt, completion.token_ids)
+        assert list(completion.logprobs) == pytest.approx(learner, abs=1e-4)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_over_the_cache_is_attention(softcap: float | None, window: int | None) -> None:
+    """Against the definition, head by head, in float64."""
+    torch.manual_seed(0)
+    rows, heads, kv_heads, columns, width = 3, 6, 2, 7, 4
+    store = torch.randn(2, rows, kv_heads, columns + 5, width, dtype=torch.float64)
+    key, value = store[0, :, :, :columns], store[1, :, :, :columns]
+    query = torch.randn(rows, heads, 1, width, dtype=torch.float64)
+    before = [0, 2, 5]
+    hidden = torch.zeros(rows, columns + 5)
+    for row, count in enumerate(before):
+        hidden[row, :count] = -torch.inf
+    found, _ = decode.decode_attention(
+        torch.nn.Identity(), query, key, value, None, hidden=hidden, scaling=0.7, sliding_window=window, softcap=softcap
+    )
+    for row in range(rows):
+        first = max(before[row], 0 if window is None else columns - window)
+        for head in range(heads):
+            shared = head // (heads // kv_heads)
+            scores = 0.7 * key[row, shared, first:] @ query[row, head, 0]
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            expected = scores.softmax(0) @ value[row, shared, first:]
+            torch.testing.assert_close(found[row, 0, head], expected)
+
+
+@given(st.integers(0, 10_000), st.integers(2, 700), st.sampled_from([0.5, 1.0, 2.0]))
+def test_tokens_are_drawn_as_often_as_their_probability_says(seed: int, vocabulary: int, temperature: float) -> None:
+    """For evenly spaced uniforms every count is within one of its expectation, and impossible tokens have none."""
+    draws = 500
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(vocabulary, generator=generator)
+    logits[torch.rand(vocabulary, generator=generator) < 0.3] = -torch.inf
+    logits[vocabulary // 2] = 1.0
+    uniforms = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
+    chosen, logprobs = sampler._draw(logits.expand(draws, -1), temperature, uniforms)
+    probabilities = (logits.double() / temperature).softmax(0)
+    counts = torch.bincount(chosen, minlength=vocabulary)
+    assert float((counts - draws * probabilities).abs().max()) <= 1 + 1e-3
+    assert torch.equal(counts[logits == -torch.inf], torch.zeros(int((logits == -torch.inf).sum()), dtype=torch.int64))
+    torch.testing.assert_close(logprobs.double(), probabilities[chosen].log(), atol=1e-5, rtol=1e-5)
+
+
+def test_extreme_uniforms_draw_possible_tokens() -> None:
+    """The largest number below one, and zero, when the first and the last tokens are impossible."""
+    logits = torch.full((2, 600), -torch.inf)
+    logits[:, 300:400] = torch.randn(100)
+    uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    chosen, logprobs = sampler._draw(logits, 1.0, uniforms)
+    assert chosen.tolist() == [300, 399]
+    assert bool(torch.isfinite(logprobs).all())
+
+
+def test_a_nan_in_one_policy_leaves_its_neighbours(bases: ModuleType) -> None:
+    engine = Engine(bases.small_base("llama"))
+    for number, name in enumerate(("a", "b")):
+        bases.adapted(engine, name, rank=2, seed=number)
+    params = SamplingParams(max_tokens=8, seed=1)
+    expected = engine.sample({"a": PROMPTS, "b": PROMPTS}, params)["a"]
+    with torch.no_grad():
+        for weight in engine.policies["b"].weights.values():
+            weight.fill_(torch.nan)
+    found = engine.sample({"a": PROMPTS, "b": PROMPTS}, params)
+    assert [c.token_ids for c in found["a"]] == [c.token_ids for c in expected]
+    assert [c.logprobs for c in found["a"]] == [c.logprobs for c in expected]
+    assert all(torch.tensor(c.logprobs).isnan().all() for c in found["b"])
+
+
+def test_bfloat16_draws_what_it_trains(bases: ModuleType) -> None:
+    engine = Engine(bases.small_base("llama"), precision="bfloat16")
+    bases.adapted(engine, "a")
+    found = engine.sample({"a": PROMPTS}, SamplingParams(max_tokens=8, seed=1))["a"]
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        learner = learner_logprobs(engine, "a", prompt, completion.token_ids)
+        assert list(completion.logprobs) == pytest.approx(learner, abs=0.25)
+
+
+def test_nothing_to_sample(bases: ModuleType) -> None:
+    engine = Engine(bases.small_base("llama"))
+    assert engine.sample({"base": []}, SamplingParams()) == {"base": []}
+    with pytest.raises(SpecError, match="no token"):
+        engine.sample({"base": [[]]}, SamplingParams())

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 
 from lowregret.engine.attention import NAME as END_TO_END
 from lowregret.engine.attention import Rows, configurations
+from lowregret.errors import SpecError
 
 NAME = "lowregret_decode"
 PREFILL_TOKENS = 16384
@@ -63,7 +64,12 @@ class Decoder(ABC):
 
 
 def decoder(model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: Forward, *, end_to_end: bool) -> Decoder:
-    """The fast one, unless the base takes no rows that lie end to end or keeps other states than keys and values."""
+    """The fast one, unless the base takes no rows that lie end to end or keeps other states than keys and values.
+
+    Raises SpecError for a prompt without tokens.
+    """
+    if not all(prompt for group in prompts.values() for prompt in group):
+        raise SpecError("a prompt has no token: give it at least the one that begins a text.")
     fast = end_to_end and _keeps_keys_and_values(model)
     return CachedDecoder(model, prompts, forward) if fast else PaddedDecoder(model, prompts, pad_id, forward)
 
@@ -160,7 +166,7 @@ class RowCache(Cache):
     def __init__(self, config: Any, lengths: Sequence[int], device: torch.device) -> None:
         """For prompts of these lengths, one a row."""
         self.lengths = list(lengths)
-        self.columns = max(lengths)
+        self.columns = max(lengths, default=0)
         """Columns in use."""
         self.reading = True
         self.tokens = self.rows = self.places = torch.empty(0, dtype=torch.int64, device=device)
@@ -229,8 +235,9 @@ class RowLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write new states. Prompts [1, kv_heads, tokens, d] come back as they are; a token a row [rows, kv_heads, 1, d]
-        is answered by all that is in use."""
+        """Write new states. Prompts [1, kv_heads, tokens, d] come back as they are; for one token of each row [rows,
+        kv_heads, 1, d], all that is in use comes back.
+        """
         cache = self.cache
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -309,7 +316,7 @@ class PaddedDecoder(Decoder):
         self._forward = forward
         device = next(model.parameters()).device
         rows = [prompt for group in prompts.values() for prompt in group]
-        longest = max(len(prompt) for prompt in rows)
+        longest = max((len(prompt) for prompt in rows), default=0)
         self._ids = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in rows], device=device)
         self._mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in rows], device=device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)

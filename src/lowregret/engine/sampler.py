@@ -46,6 +46,8 @@ class Completion:
 @torch.no_grad()
 def generate(decoder: Decoder, prompts: Prompts, params: SamplingParams) -> dict[str, list[Completion]]:
     """One completion for each prompt of each policy. Rows that have finished are dropped when enough have."""
+    if not any(prompts.values()):
+        return {name: [] for name in prompts}
     logits = decoder.start()
     device, rows = logits.device, logits.shape[0]
     uniforms = _uniforms([len(group) for group in prompts.values()], params).to(device)
