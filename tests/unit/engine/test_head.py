@@ -84,16 +84,18 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
 
 
 class Allocations(TorchDispatchMode):
-    """The bytes of every new storage, while it is active."""
+    """The bytes of every new storage, and the number of matrix products, while it is active."""
 
     def __init__(self, *known: Tensor) -> None:
         super().__init__()
         self.known = {x.untyped_storage().data_ptr() for x in known}
         self.alive: list[Tensor] = []  # storages seen are kept, so that no address is given twice
         self.sizes: list[int] = []
+        self.products = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.products += func.__name__.split(".")[0] in ("mm", "addmm", "addmm_")
         for x in result if isinstance(result, tuple | list) else [result]:
             if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in self.known:
                 self.known.add(x.untyped_storage().data_ptr())
@@ -241,6 +243,13 @@ def test_bfloat16_autocast(trains: str, scale: float, softcap: float | None, chu
         assert_same(found_gradient, gradient, 0.02)
 
 
+def test_float64_stays_under_autocast() -> None:
+    x = operands(torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(x)
+    torch.testing.assert_close(found, reference(x))
+
+
 def test_a_bfloat16_weight_that_trains_sums_its_chunks_in_float32() -> None:
     """2000 chunks of one position whose contributions bfloat16 would lose against the sum."""
     hidden = torch.ones(2000, 4, dtype=torch.bfloat16)
@@ -301,6 +310,30 @@ def test_no_temporary_of_the_weights_size_per_chunk() -> None:
             linear_logprobs(hidden, wide, x["targets"], chunk_bytes=CHUNK).sum().backward()
         of_weights_size = [size for size in seen.sizes if size >= LARGE[1] * 512 * 4]
         assert len(of_weights_size) == 1, dtype
+
+
+@pytest.mark.parametrize(
+    ("function", "trains", "products"),
+    [
+        (head, "", 1),
+        (head, "hidden", 2),
+        (head, "hidden weight", 4),
+        (lambda x, **o: head_loss(x, torch.ones(LARGE[0]), **o)[0], "hidden weight", 3),
+    ],
+)
+def test_products_by_the_vocabulary(function: Callable[..., Tensor], trains: str, products: int) -> None:
+    """Per chunk, forward and backward; one without gradients, whatever requires one."""
+    x = large(trains)
+    for name in ("u", "b"):
+        del x[name]
+    with Allocations() as seen:
+        loss = function(x, chunk_bytes=CHUNK).sum()
+        if trains:
+            loss.backward()
+    assert seen.products == products * LARGE[0] // 32
+    with torch.no_grad(), Allocations() as seen:
+        function(x, chunk_bytes=CHUNK)
+    assert seen.products == LARGE[0] // 32
 
 
 def test_nothing_is_kept_without_gradients() -> None:
