@@ -266,13 +266,15 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(seed: int, vocabula
 
 
 def test_extreme_uniforms_draw_possible_tokens() -> None:
-    """The largest number below one, and zero, when the first and the last tokens are impossible."""
-    logits = torch.full((2, 600), -torch.inf)
-    logits[:, 300:400] = torch.randn(100)
-    uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    chosen, logprobs = sampler._draw(logits, 1.0, uniforms)
-    assert chosen.tolist() == [300, 399]
-    assert bool(torch.isfinite(logprobs).all())
+    """The largest number below one, and zero, when the first and the last tokens are impossible: sums that differ in
+    their last digits must not lead past the possible ones."""
+    rows = 200
+    logits = torch.full((rows, 600), -torch.inf)
+    logits[:, 300:400] = torch.randn(rows, 100, generator=torch.Generator().manual_seed(0))
+    for extreme, possible in ((0.0, 300), (1 - 2**-53, 399)):
+        chosen, logprobs = sampler._draw(logits, 1.0, torch.full((rows,), extreme, dtype=torch.float64))
+        assert chosen.tolist() == [possible] * rows
+        assert bool(torch.isfinite(logprobs).all())
 
 
 def test_a_nan_in_one_policy_leaves_its_neighbours(bases: ModuleType) -> None:
