@@ -25,9 +25,15 @@ for _library in ("OMP", "MKL", "OPENBLAS"):
 install_import_hook(
     [
         "lowregret.data.batches",
+        "lowregret.engine.attention",
         "lowregret.engine.head",
+        "lowregret.engine.layout",
         "lowregret.engine.losses",
         "lowregret.engine.sampler",
+        "lowregret.engine.unembedding",
+        "lowregret.lora.bank",
+        "lowregret.lora.dropout",
+        "lowregret.lora.init",
         "lowregret.lora.linear",
     ],
     "beartype.beartype",

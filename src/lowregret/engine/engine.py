@@ -31,7 +31,7 @@ from lowregret.engine.sampler import Completion, SamplingParams, generate
 from lowregret.engine.unembedding import Unembedding
 from lowregret.errors import SpecError
 from lowregret.lora.bank import Bank, padded_rank
-from lowregret.lora.linear import Part, Routing
+from lowregret.lora.linear import Member, Part, Routing, parts
 from lowregret.models.load import Base
 from lowregret.models.targets import Matrix, find_targets, matrices
 from lowregret.spec import FullFT, LoRA
@@ -182,6 +182,10 @@ class Engine:
     def _forward(self, layout: Layout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
+            if loss is cross_entropy and len(layout.names) == 1:
+                (name,) = layout.names
+                if (both := self._unembedding.trained_cross_entropy(layout)) is not None:
+                    return {name: PassResult(*both, batches[name].supervised)}
             logprobs = self._unembedding.logprobs(logits, layout, self._parts(layout.names, layout.positions))
         found: dict[str, PassResult] = {}
         for name, part in zip(layout.names, layout.parts, strict=True):
@@ -193,8 +197,8 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, **inputs: Any
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.Forward`."""
-        wanted = list(positions.values())
-        with self._routed(list(tokens), list(tokens.values()), wanted, selected, chunked=False):
+        all_of, wanted = (self._parts(list(of), list(of.values())) for of in (tokens, positions))
+        with self._routed(all_of, wanted, selected, chunked=False):
             logits: Tensor = self.model(**inputs).logits
         logits = logits.flatten(0, -2)
         return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
@@ -203,30 +207,23 @@ class Engine:
     def _passing(self, layout: Layout) -> Iterator[None]:
         """Everything that is different during one pass, its backward included, and only then."""
         attention = attending(self._configs) if self.padding_free else nullcontext()
-        chunked = self._unembedding.chunked
-        routed = self._routed(layout.names, layout.tokens, layout.positions, layout.selected, chunked=chunked)
-        with attention, routed:
+        tokens = self._parts(layout.names, layout.tokens, layout.rows)
+        positions = [] if self._unembedding.chunked else self._parts(layout.names, layout.positions)
+        with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             yield
 
     @contextmanager
     def _routed(
-        self,
-        names: Sequence[str],
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        selected: Tensor | None,
-        *,
-        chunked: bool,
+        self, tokens: Sequence[Part], positions: Sequence[Part], selected: Tensor | None, *, chunked: bool
     ) -> Iterator[None]:
-        """Route tokens and selected positions to their policies."""
+        """Route tokens, and the positions that the unembedding sees, to their policies."""
         head, routing, own = self._unembedding, self._routing, self._unembedding.chunked
-        routing.tokens, routing.total = self._parts(names, tokens), sum(tokens)
-        routing.positions = [] if chunked else self._parts(names, positions)
+        routing.tokens, routing.positions = tokens, positions
         head.selected, head.chunked = selected, chunked
         try:
             yield
         finally:
-            routing.tokens, routing.positions, routing.total = (), None, 0
+            routing.tokens, routing.positions = (), None
             head.selected, head.chunked = None, own
 
     def _order(self, names: Iterable[str]) -> list[str]:
@@ -242,31 +239,17 @@ class Engine:
 
         return sorted(names, key=place)
 
-    def _parts(self, names: Sequence[str], counts: Sequence[int]) -> list[Part]:
-        """Runs of neighbours in a bank, with their tokens."""
-        found: list[list[tuple[LoRAPolicy, int, int]]] = []
+    def _parts(self, names: Sequence[str], counts: Sequence[int], rows: Sequence[int] | None = None) -> list[Part]:
+        """Runs of neighbours in a bank, with their tokens; `rows` is how many padded rows each one's tokens are."""
+        members: list[Member] = []
         start = 0
-        for name, count in zip(names, counts, strict=True):
+        for name, count, own in zip(names, counts, rows or [1] * len(names), strict=True):
             policy = self.policies.get(name)
             if isinstance(policy, LoRAPolicy) and count:
-                last = found[-1][-1][0] if found else None
-                if last is not None and last.bank is policy.bank and last.slot + 1 == policy.slot:
-                    found[-1].append((policy, start, count))
-                else:
-                    found.append([(policy, start, count)])
+                dropout = policy.dropout(own) if torch.is_grad_enabled() else None
+                members.append(Member(policy.bank, policy.slot, start, count, policy.scale, dropout))
             start += count
-        training = torch.is_grad_enabled()
-        return [
-            Part(
-                bank=run[0][0].bank,
-                slots=slice(run[0][0].slot, run[-1][0].slot + 1),
-                start=run[0][1],
-                sizes=tuple(count for _, _, count in run),
-                scales=tuple(policy.scale for policy, _, _ in run),
-                dropouts=tuple(policy.dropout() if training else None for policy, _, _ in run),
-            )
-            for run in found
-        ]
+        return parts(members, start)
 
     def _bank(self, targeted: Sequence[Matrix], rank: int) -> Bank:
         """The bank for these matrices and this rank: one that is there, or a new one."""

@@ -30,6 +30,8 @@ class Layout:
     """The policies, in the order of their tokens."""
     tokens: tuple[int, ...]
     """How many tokens each has."""
+    rows: tuple[int, ...]
+    """How many padded rows these are; 1 when they lie end to end."""
     positions: tuple[int, ...]
     """How many supervised positions each has."""
     selected: Int64[Tensor, " positions"]
@@ -71,6 +73,7 @@ def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.de
         inputs=inputs,
         names=tuple(order),
         tokens=tuple(len(own) for own in ids),
+        rows=tuple(batch.rows if padded else 1 for batch in chosen),
         positions=tuple(int(own.sum()) for own in supervised),
         selected=torch.cat(supervised).nonzero()[:, 0].to(device),
         targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]).to(device),

@@ -90,9 +90,9 @@ class LoRAPolicy(Policy):
         """Its row in the bank."""
         return self.bank.members.index(self.name)
 
-    def dropout(self) -> Dropout | None:
-        """That of the pass to come, or None."""
-        return Dropout(self.method.dropout, self.seed, self.passes) if self.method.dropout else None
+    def dropout(self, rows: int) -> Dropout | None:
+        """That of the pass to come, for tokens in so many padded rows; or None."""
+        return Dropout(self.method.dropout, self.seed, self.passes, rows) if self.method.dropout else None
 
     def before_backward(self) -> None:
         if self.bank.need_gradients() or self._flat.grad is None:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lowregret.engine.head import head_transform, linear_logprobs
+from lowregret.engine.head import head_transform, linear_cross_entropy, linear_logprobs
 from lowregret.engine.layout import Layout
 from lowregret.engine.losses import token_logprobs
 from lowregret.lora.linear import LoRALinear, Part, trained
@@ -73,24 +73,38 @@ class Unembedding:
         found.append(self._logprobs(hidden, layout, slice(start, hidden.shape[0])))
         return torch.cat([piece for piece in found if piece is not None])
 
+    def trained_cross_entropy(self, layout: Layout) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]] | None:
+        """−Σ weight · log p and the log-probabilities, when the unembedding itself trains and products are taken here.
+
+        That the loss is this one spares the gradient of the unembedding a product (`linear_cross_entropy`).
+        """
+        if not self.chunked or self._hidden is None or not (torch.is_grad_enabled() and self._weight.requires_grad):
+            return None
+        hidden, self._hidden = self._hidden, None
+        return linear_cross_entropy(hidden, self._weight, layout.targets, layout.weights, **self._transform)
+
     def _logprobs(
         self, hidden: Tensor, layout: Layout, own: slice, update: tuple[Tensor, Tensor] | None = None
     ) -> Tensor | None:
         if own.stop == own.start:
             return None
-        module: Any = self.module
-        if isinstance(module, LoRALinear):
-            module = module.base
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-        return linear_logprobs(
-            hidden[own],
-            weight,
-            layout.targets[own],
-            bias=module.bias,
-            update=update,
-            softcap=self.softcap,
-            scale=self.scale,
-        )
+        return linear_logprobs(hidden[own], self._weight, layout.targets[own], update=update, **self._transform)
+
+    @property
+    def _plain(self) -> Any:
+        """The unembedding without adapters."""
+        module = self.module
+        return module.base if isinstance(module, LoRALinear) else module
+
+    @property
+    def _weight(self) -> Float[Tensor, "vocabulary d"]:
+        plain = self._plain
+        weight: Tensor = plain.weight.T if isinstance(plain, Conv1D) else plain.weight
+        return weight
+
+    @property
+    def _transform(self) -> dict[str, Any]:
+        return {"bias": self._plain.bias, "softcap": self.softcap, "scale": self.scale}
 
     def _select(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """[rows, length, d] → [positions, d], or nothing at all when the product is taken here."""

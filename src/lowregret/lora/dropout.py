@@ -22,10 +22,14 @@ class Dropout:
     seed: int
     count: int
     """Passes of this policy before this one."""
+    rows: int = 1
+    """Padded rows of equal length that x consists of; 1 when tokens lie end to end."""
 
     def __call__(self, x: Float[Tensor, "tokens d"], matrix: str) -> Float[Tensor, "tokens d"]:
         """x · mask / (1 − p), a new tensor."""
         generator = torch.Generator(device=x.device)
         generator.manual_seed(zlib.crc32(f"{self.seed}/{self.count}/{matrix}".encode()))
-        kept = torch.empty_like(x, dtype=torch.float32).uniform_(generator=generator) >= self.probability
+        # Drawn column by column: padding at the end of the rows changes nothing before it.
+        drawn = torch.rand(x.shape[0] // self.rows, self.rows, x.shape[1], generator=generator, device=x.device)
+        kept = (drawn >= self.probability).transpose(0, 1).reshape(x.shape)
         return x * kept / (1 - self.probability)

@@ -48,6 +48,8 @@ class Part:
     scales: tuple[float, ...]
     """alpha / rank of each policy."""
     dropouts: tuple[Dropout | None, ...]
+    total: int
+    """Tokens of all policies in the pass."""
 
     @property
     def tokens(self) -> slice:
@@ -119,6 +121,42 @@ class Part:
         )
 
 
+@dataclass(frozen=True)
+class Member:
+    """One policy's share of a pass: its place in a bank, and its tokens."""
+
+    bank: Bank
+    slot: int
+    start: int
+    tokens: int
+    scale: float
+    dropout: Dropout | None
+
+
+def parts(members: Sequence[Member], total: int) -> list[Part]:
+    """Members in the order of their tokens, `total` tokens in the pass → runs of neighbours in a bank."""
+    runs: list[list[Member]] = []
+    for member in members:
+        last = runs[-1][-1] if runs else None
+        follows = last is not None and last.bank is member.bank and last.slot + 1 == member.slot
+        if follows and last is not None and last.start + last.tokens == member.start:
+            runs[-1].append(member)
+        else:
+            runs.append([member])
+    return [
+        Part(
+            bank=run[0].bank,
+            slots=slice(run[0].slot, run[-1].slot + 1),
+            start=run[0].start,
+            sizes=tuple(member.tokens for member in run),
+            scales=tuple(member.scale for member in run),
+            dropouts=tuple(member.dropout for member in run),
+            total=total,
+        )
+        for run in runs
+    ]
+
+
 @dataclass
 class Routing:
     """Which tokens belong to which policies in the current pass; shared by all adapted matrices of an engine.
@@ -130,8 +168,6 @@ class Routing:
     tokens: Sequence[Part] = ()
     positions: Sequence[Part] | None = None
     """None when the unembedding sees every token."""
-    total: int = 0
-    """Tokens in the pass."""
     anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
     """Ties outputs to the graph though no input may need a gradient: adapters get theirs as a side effect."""
 
@@ -174,12 +210,13 @@ class LoRALinear(nn.Module):
     def _parts(self, tokens: int) -> Sequence[Part]:
         if self.unembedding and self.routing.positions is not None:
             return self.routing.positions
-        if self.routing.tokens and tokens != self.routing.total:
+        parts = self.routing.tokens
+        if parts and tokens != parts[0].total:
             raise TargetError(
-                f"{self.name} gets {tokens} tokens in a pass of {self.routing.total}: the base sends it a selection of "
+                f"{self.name} gets {tokens} tokens in a pass of {parts[0].total}: the base sends it a selection of "
                 "them, so whose they are is not known. Leave it out with re:REGEX."
             )
-        return self.routing.tokens
+        return parts
 
 
 class _Product(torch.autograd.Function):

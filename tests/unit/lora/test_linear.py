@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,11 +34,13 @@ def bank(ranks: Sequence[int]) -> Bank:
 
 def part(of: Bank, start: int, sizes: tuple[int, ...], dropouts: tuple[Dropout | None, ...] | None = None) -> Part:
     scales = tuple(0.5 + slot for slot in range(len(sizes)))
-    return Part(of, slice(0, len(sizes)), start, sizes, scales, dropouts or (None,) * len(sizes))
+    dropouts = dropouts or (None,) * len(sizes)
+    return Part(of, slice(0, len(sizes)), start, sizes, scales, dropouts, total=0)
 
 
 def adapted(base: nn.Module, banks: list[Bank], parts: list[Part], total: int, **options: bool) -> LoRALinear:
-    linear = LoRALinear("m", base, Routing(tokens=parts, total=total), **options)
+    """A linear map in the middle of a pass of so many tokens."""
+    linear = LoRALinear("m", base, Routing(tokens=[replace(part, total=total) for part in parts]), **options)
     linear.banks = banks
     return linear
 
