@@ -214,7 +214,10 @@ class RowCache(Cache):
 
 
 class RowLayer(CacheLayerMixin):
-    """One layer of a RowCache: keys and values [rows, kv_heads, room, d], zero where nothing was written."""
+    """One layer of a RowCache: keys and values [rows, kv_heads, room, d].
+
+    Columns in use are zero where a row has no token: hidden, but no number may be there that is none.
+    """
 
     keys: Tensor
     values: Tensor
@@ -227,9 +230,9 @@ class RowLayer(CacheLayerMixin):
         """Allocate, in the type in which products are computed."""
         kind = key_states.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        rows, room = len(self.cache.lengths), self.cache.columns + ROOM
+        rows, columns = len(self.cache.lengths), self.cache.columns
         self.keys, self.values = (
-            states.new_zeros(rows, states.shape[1], room, states.shape[3], dtype=dtype)
+            _with_room(states.new_zeros((), dtype=dtype).expand(rows, states.shape[1], columns, states.shape[3]))
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -247,7 +250,7 @@ class RowLayer(CacheLayerMixin):
                 store.transpose(1, 2)[cache.rows, cache.places] = written
             return key_states, value_states
         if cache.columns > self.keys.shape[2]:
-            self.keys, self.values = (torch.nn.functional.pad(s, (0, 0, 0, ROOM)) for s in (self.keys, self.values))
+            self.keys, self.values = _with_room(self.keys), _with_room(self.values)
         self.keys[:, :, cache.columns - 1] = key_states[:, :, 0]
         self.values[:, :, cache.columns - 1] = value_states[:, :, 0]
         return self.keys[:, :, : cache.columns], self.values[:, :, : cache.columns]
@@ -255,10 +258,8 @@ class RowLayer(CacheLayerMixin):
     def move(self, rows: Int[Tensor, " kept"], unused: int) -> None:
         """Keep these rows, without their first `unused` columns."""
         used = slice(unused, self.cache.columns)
-        self.keys, self.values = (
-            torch.nn.functional.pad(states[:, :, used].index_select(0, rows), (0, 0, 0, ROOM))
-            for states in (self.keys, self.values)
-        )
+        self.keys = _with_room(self.keys[:, :, used].index_select(0, rows))
+        self.values = _with_room(self.values[:, :, used].index_select(0, rows))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """What transformers would need to build a mask."""
@@ -271,6 +272,14 @@ class RowLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """There is no bound."""
         return -1
+
+
+def _with_room(states: Float[Tensor, "rows kv_heads columns d"]) -> Float[Tensor, "rows kv_heads more d"]:
+    """A copy that has ROOM more columns. Those are not written: memory that is never used is never touched."""
+    rows, heads, columns, width = states.shape
+    wider = states.new_empty(rows, heads, columns + ROOM, width)
+    wider[:, :, :columns] = states
+    return wider
 
 
 def decode_attention(
