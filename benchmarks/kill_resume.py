@@ -4,9 +4,10 @@
 
 Each kill has a study of its own. The moments are spread over the whole life of the process, from the start of the
 interpreter to the last record, loading included; every second resumed process is killed once more, and sometimes again,
-before one is let through. Checkpoints are written after every step, so most resumes begin in the middle of a trial.
-Compared are the verdict, every record, curve and example loss, and the bytes of the winners' weights; left out are wall
-times, memory and the environment.
+before one is let through. LoRA trials train together, and others take the places of those that end. Each process draws
+how often it writes a checkpoint: after every round, now and then, or not at all, so that resumes begin at the start of a
+pack, in the middle of one, and behind trials that have ended since. Compared are the verdict, every record, curve and
+example loss, and the bytes of the winners' weights; left out are wall times, memory and the environment.
 """
 
 from __future__ import annotations
@@ -28,10 +29,24 @@ from pathlib import Path
 from typing import Any
 
 STUDY = (
-    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --seeds 2 --steps 5 --batch-size 4 "
-    "--max-train 32 --max-eval 8 --evals 2 --checkpoint-seconds 0 --quiet"
+    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 2 --steps 5 --batch-size 4 "
+    "--max-train 32 --max-eval 8 --evals 2 --quiet"
 ).split()
-_NOT_REPEATABLE = ("seconds", "peak_memory_bytes", "environment", "sessions", "command")
+CHECKPOINT_SECONDS = ("0", "0.3", "60")
+_NOT_REPEATABLE = (
+    "seconds",
+    "alone_seconds",
+    "peak_memory_bytes",
+    "shared_seconds",
+    "shared_seconds_alone",
+    "packing_gain",
+    "seconds_left_out",
+    "environment",
+    "sessions",
+    "command",
+    "checkpoint_seconds",
+)
+_OF_TIME = ("peak memory", "Packing: ", "Stopping early: ")
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,8 @@ def _repeatable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _repeatable(item) for key, item in value.items() if key not in _NOT_REPEATABLE}
     if isinstance(value, list):
-        return [_repeatable(item) for item in value if not (isinstance(item, str) and "peak memory" in item)]
+        kept = [item for item in value if not (isinstance(item, str) and any(words in item for words in _OF_TIME))]
+        return [_repeatable(item) for item in kept]
     return value
 
 
@@ -127,15 +143,19 @@ def moments(count: int, life: float, generator: random.Random) -> list[float]:
 
 def killed_and_resumed(out: Path, moment: float, life: float, generator: random.Random) -> Iterator[Kill]:
     """Kill a fresh study at a moment, go on with it, killing again now and then, and run it to its end."""
-    first = kill_at(out, moment)
+
+    def study() -> list[str]:
+        return [*STUDY, "--checkpoint-seconds", generator.choice(CHECKPOINT_SECONDS)]
+
+    first = kill_at(out, moment, study())
     while first is None:  # it was faster than the run that measured its life
         shutil.rmtree(out)
         moment *= 0.9
-        first = kill_at(out, moment)
+        first = kill_at(out, moment, study())
     yield first
-    while generator.random() < 0.5 and (again := kill_at(out, life * generator.random())):
+    while generator.random() < 0.5 and (again := kill_at(out, life * generator.random(), study())):
         yield again
-    finish(out)
+    finish(out, study())
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from lowregret.records import TrialRecord, Verdict
 from lowregret.report.html import write_report
 from lowregret.spec import CompareSpec, TrainSpec, build
 from lowregret.study import runner
+from lowregret.study.crew import Observer
 from lowregret.train import job
 
 __all__ = ["Engine", "compare", "load_base", "train"]
@@ -28,7 +29,7 @@ def compare(
     data: str | Mapping[str, Any],
     *,
     out: str | Path,
-    observer: runner.Observer | None = None,
+    observer: Observer | None = None,
     **options: Any,
 ) -> Verdict:
     """LoRA or full fine-tuning, for this base and this data? Leaves the evidence and report.html in `out`.

@@ -41,12 +41,22 @@ class TrialRecord(Spec):
     tokens: int = 0
     """Training tokens processed, prompts included."""
     seconds: float = 0.0
-    """Wall time in the training loop, evaluation included, loading excluded."""
+    """Wall time in the training loop, evaluation included, loading excluded. Of a pack's time, the trial's share:
+    of each pass by its tokens, of the rest in equal parts."""
     peak_memory_bytes: int = 0
+    """While the trial was in training; that of the whole pack, when it was one of several."""
+    pack_size: int = 1
+    """The most trials in training at once with this one, itself included."""
+    shared_seconds: float = 0.0
+    """Its share of the time of its training steps in passes with other trials."""
+    shared_seconds_alone: float = 0.0
+    """What those steps would have taken alone: an estimate from its second step, which has passes of its own."""
     trainable_parameters: int = 0
     checkpoint_bytes: int = 0
     """Size of what would be shipped: the adapter, or the whole model."""
     error: str | None = None
+    pruned_by: str | None = None
+    """The id of the trial that a pruned one was compared with."""
 
 
 class Metric(Spec):
@@ -89,10 +99,15 @@ class MethodResult(Spec):
     tokens: int
     """Training tokens of one trial at the best learning rate."""
     seconds: float
-    """Wall time of one trial at the best learning rate, median over seeds."""
+    """Wall time of one trial at the best learning rate, median over seeds; of packed trials, the share of it."""
+    alone_seconds: float | None = None
+    """The same as if each had been trained alone: an estimate where trials were packed. Methods are compared by it."""
     peak_memory_bytes: int
     trainable_parameters: int
     checkpoint_bytes: int = 0
+    pack_size: int = 1
+    """The most trials in training at once with one of those at the best learning rate: more than 1 makes `seconds` a
+    share, `alone_seconds` an estimate and `peak_memory_bytes` the whole pack's."""
     regret_nats: float | None = None
     """For a LoRA: against the best FullFT. None for FullFT."""
     ci95: tuple[float, float] | None = None
@@ -106,6 +121,26 @@ class Recommendation(Spec):
     learning_rate: float
     batch_size: int
     targets: tuple[str, ...] | None
+
+
+class Gains(Spec):
+    """What training together and stopping early have saved, each by itself."""
+
+    packed_trials: int
+    """Trials that were trained in passes with others."""
+    largest_pack: int
+    shared_seconds: float
+    """Time of the training steps in passes that several trials shared."""
+    shared_seconds_alone: float
+    """What the same steps would have taken one trial after the other, by each one's second step, which ran alone."""
+    packing_gain: float | None
+    """shared_seconds_alone / shared_seconds; None when nothing was shared."""
+    steps: int
+    """Optimizer steps taken by all trials."""
+    steps_left_out: int
+    """Steps that pruned and diverged trials did not take any more."""
+    seconds_left_out: float
+    """Their time, at the pace of the steps that the same trials did take."""
 
 
 class Verdict(Spec):
@@ -125,6 +160,7 @@ class Verdict(Spec):
     """Held-out loss before any training."""
     search: dict[str, Any] = Field(default_factory=dict)
     """Counts: trials run, pruned, diverged, and the stopping rule in words."""
+    gains: Gains | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
 
 

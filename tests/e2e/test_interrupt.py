@@ -17,7 +17,7 @@ from lowregret.train.interrupt import stop_requests
 
 STUDY = (
     "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --learning-rates 1e-4,1e-3 --seeds 1 "
-    "--steps 6 --batch-size 4 --max-train 24 --max-eval 8"
+    "--steps 40 --batch-size 4 --max-train 24 --max-eval 8"
 ).split()
 GO_ON = "run the same command again to go on"
 
@@ -39,7 +39,7 @@ def test_stopped_twice_and_resumed_it_ends_with_the_same_numbers(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run("compare", *STUDY, "--out", whole).exit_code == 0
-    for words in ("trial 2 of", "trial 3 of"):  # a LoRA trial, then a FullFT trial
+    for words in ("trial 2 of", "trial 3 of"):  # two LoRA trials together, then a FullFT trial
         process = start("compare", *STUDY, "--out", stopped, env={**os.environ, "PYTHONUNBUFFERED": "1"})
         wait_for(process, words)
         process.send_signal(signal.SIGINT)
@@ -48,7 +48,7 @@ def test_stopped_twice_and_resumed_it_ends_with_the_same_numbers(
         assert GO_ON in stderr
         assert "Traceback" not in stderr
         assert not (stopped / "verdict.json").exists()
-    assert list(stopped.glob("trials/*/checkpoint.safetensors"))
+        assert (stopped / "checkpoint.safetensors").exists()
     assert run("compare", *STUDY, "--out", stopped).exit_code == 0
     assert kill_resume.numbers(stopped) == kill_resume.numbers(whole)
 

@@ -15,6 +15,8 @@ from lowregret.errors import LivenessError, TargetError
 from lowregret.records import TrialRecord, Verdict, read_record
 from lowregret.spec import CompareSpec, build
 from lowregret.study import runner
+from lowregret.study.crew import read_trials
+from lowregret.study.winners import keep_winners
 
 FIELDS: dict[str, Any] = {
     "model": "tiny",
@@ -32,7 +34,7 @@ def spec(**changes: Any) -> CompareSpec:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    return {record.id: record.status for record in runner.read_trials(folder)}
+    return {record.id: record.status for record in read_trials(folder)}
 
 
 def test_a_target_that_matches_nothing_stops_the_study_before_anything_is_trained(tmp_path: Path) -> None:
@@ -72,13 +74,11 @@ def test_what_a_kill_left_behind_is_cleared_away(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = runner.compare(spec(learning_rates=[1e-3, 1e-5]), out)
     files = {path.relative_to(out) for path in out.rglob("*")}
-    superseded = next(record for record in runner.read_trials(out) if record.learning_rate == 1e-5)
+    superseded = next(record for record in read_trials(out) if record.learning_rate == 1e-5)
     home = out / "trials" / superseded.id
     assert not (home / "adapter").exists()
     assert not (home / "model").exists()
     shutil.copytree(out / "best" / "lora", home / ("model" if superseded.method == "full" else "adapter"))
-    (home / "checkpoint.safetensors").write_bytes(b"old")
-    (home / "checkpoint.safetensors.partial").write_bytes(b"torn")
     (out / "verdict.json").unlink()
     again = runner.compare(spec(learning_rates=[1e-3, 1e-5]), out)
     assert again == first
@@ -88,17 +88,17 @@ def test_what_a_kill_left_behind_is_cleared_away(tmp_path: Path) -> None:
 def test_the_recommended_lora_is_the_one_that_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     verdict = runner.compare(spec(methods=["lora:1", "lora:2", "full"]), out)
-    records = runner.read_trials(out)
+    records = read_trials(out)
     for name in ("lora:1", "lora:2"):
         advice = {"method": name, "rank": int(name[-1]), "learning_rate": 1e-3, "batch_size": 2, "targets": ["mlp"]}
-        runner._keep_winners(out, Verdict(**{**verdict.model_dump(), "recommendation": advice}), records)
+        keep_winners(out, Verdict(**{**verdict.model_dump(), "recommendation": advice}), records)
         assert read_record(TrialRecord, out / "best" / "lora" / "trial.json").method == name
 
 
 def test_every_environment_that_ran_trials_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     runner.compare(spec(), out)
-    record = runner.read_trials(out)[0]
+    record = read_trials(out)[0]
     (out / "trials" / record.id / "trial.json").unlink()
     with monkeypatch.context() as patched:
         patched.setattr(runner, "environment", lambda: {"python": "4.0"})

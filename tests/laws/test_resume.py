@@ -15,7 +15,9 @@ from lowregret.data.batches import batch_indices
 from lowregret.engine import Engine
 from lowregret.records import Metric, read_metrics
 from lowregret.spec import DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
-from lowregret.train.sft import EXAMPLES, METRICS, Hooks, Interrupted, run_trial
+from lowregret.train.pack import Hooks, Interrupted
+from lowregret.train.sft import run_trial
+from lowregret.train.step import EXAMPLES, METRICS
 
 STEPS = 6
 METHODS = [LoRA(rank=4, targets=("attention", "mlp", "unembedding")), FullFT()]
@@ -69,8 +71,8 @@ class Crash(Exception):
 
 
 def crash_after(step: int) -> Hooks:
-    def on_step(done: int, steps: int, metric: Metric) -> None:
-        if done == step:
+    def on_step(trial: TrialSpec, steps: int, metric: Metric) -> None:
+        if metric.step == step:
             raise Crash
 
     return Hooks(on_step=on_step)
@@ -103,7 +105,8 @@ def test_resumed_equals_uninterrupted(
         start(bases, method, tmp_path / "parts", hooks(step), checkpoint_seconds)
     assert len(read_metrics(tmp_path / "parts" / METRICS)) == step
     taken: list[int] = []
-    resumed = start(bases, method, tmp_path / "parts", Hooks(on_step=lambda done, steps, metric: taken.append(done)))
+    hooked = Hooks(on_step=lambda trial, steps, metric: taken.append(metric.step))
+    resumed = start(bases, method, tmp_path / "parts", hooked)
     # A crash in step n comes after its line and before its checkpoint: that step is repeated. A stop repeats none.
     assert taken == list(range(step if error is Crash else step + 1, STEPS + 1))
     assert bases.same(bases.weights(resumed), bases.weights(expected))

@@ -55,7 +55,8 @@ def train_ours(tmp_path: Path) -> Any:
     """The real loop, `run_trial`; returns the loss of every step from its own record."""
     from lowregret.records import read_metrics
     from lowregret.spec import DataSpec, TrainingSpec, TrialSpec
-    from lowregret.train.sft import METRICS, run_trial
+    from lowregret.train.sft import run_trial
+    from lowregret.train.step import METRICS
 
     def train(
         engine: Engine, policy: str, examples: Sequence[Example], learning_rate: float, *, batch: int, steps: int

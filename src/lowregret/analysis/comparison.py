@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowregret.analysis.gains import seconds_alone
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
@@ -62,9 +63,11 @@ class Measured:
             trials=sum(self.statuses.values()),
             tokens=max((record.tokens for record in trials), default=0),
             seconds=statistics.median(record.seconds for record in trials) if trials else 0.0,
+            alone_seconds=statistics.median(seconds_alone(record) for record in trials) if trials else None,
             peak_memory_bytes=max((record.peak_memory_bytes for record in trials), default=0),
             trainable_parameters=self.trainable_parameters,
             checkpoint_bytes=max((record.checkpoint_bytes for record in trials), default=0),
+            pack_size=max((record.pack_size for record in trials), default=1),
             regret_nats=interval.value if interval is not None else None,
             ci95=(interval.low, interval.high) if interval is not None and finite else None,
         )

@@ -265,7 +265,7 @@ def _within_2(rate: BestRate) -> bool:
 def _costs(lora: MethodResult, full: MethodResult) -> list[str]:
     pairs = [
         ("peak memory", lora.peak_memory_bytes, full.peak_memory_bytes, _size),
-        ("time", lora.seconds, full.seconds, "{:.1f} s".format),
+        ("time", lora.alone_seconds, full.alone_seconds, "{:.1f} s".format),
         ("trained parameters", lora.trainable_parameters, full.trainable_parameters, "{:,}".format),
         ("checkpoint", lora.checkpoint_bytes, full.checkpoint_bytes, _size),
     ]
@@ -274,7 +274,15 @@ def _costs(lora: MethodResult, full: MethodResult) -> list[str]:
         for what, ours, theirs, show in pairs
         if ours and theirs
     ]
-    return [f"One trial of {lora.name} against one of full fine-tuning: {'; '.join(parts)}."] if parts else []
+    if not parts:
+        return []
+    packed = (
+        f" Up to {lora.pack_size} trials of LoRA were trained together, so the memory is that of all, and the time is "
+        f"an estimate of one alone; its share was {lora.seconds:.1f} s."
+        if lora.pack_size > 1
+        else ""
+    )
+    return [f"One trial of {lora.name} against one of full fine-tuning: {'; '.join(parts)}.{packed}"]
 
 
 def _against_base(base_nll: float | None, sides: Sequence[Measured]) -> list[str]:

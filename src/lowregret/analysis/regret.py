@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Measured, measure, regret_interval
+from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.stats import Interval
 from lowregret.records import ExampleLosses, Recommendation, TrialRecord, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
@@ -62,19 +63,22 @@ def judge(
     chosen = _choose(ruling, lora, full, [side for side in loras if rulings[side.name] == "low_regret"], tolerance)
     results = {side.name: side.result(intervals.get(side.name)) for side in measured}
     result = None if lora is None else results[lora.name]
+    gains = measure_gains(records)
+    said = reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_nll)
     return Verdict(
         verdict=ruling,
         regret_nats=None if result is None else result.regret_nats,
         regret_percent=None if interval is None or not full.test_nll else 100 * interval.value / full.test_nll,
         ci95=None if result is None else result.ci95,
         tolerance_nats=tolerance,
-        reasons=tuple(reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_nll)),
+        reasons=(*said, *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen),
         methods=tuple(results.values()),
         lora=result,
         full=None if full.test_nll is None else results[full.name],
         base_nll=base_nll,
         search=_search_summary(records, rules),
+        gains=gains,
         environment=dict(environment),
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -16,7 +18,7 @@ from lowregret.spec import TrialSpec
 
 _ROWS = 18
 _OTHER_LINES = 6
-"""Header, earlier trials, the current trial, and its step on up to three lines."""
+"""Header, earlier trials, trials in training that have no line, and what they do now on up to three lines."""
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -26,8 +28,37 @@ def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return console
 
 
+@dataclass
+class _Running:
+    """A trial in training."""
+
+    trial: TrialSpec
+    steps: int = 0
+    first: Metric | None = None
+    last: Metric | None = None
+    test_nll: float | None = None
+    """At its last evaluation."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.trial.method.name}, learning rate {self.trial.learning_rate:.3g}, seed {self.trial.seed}"
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Since its first step, which has much to do once; of a pack, the pace of all together."""
+        if self.first is None or self.last is None:
+            return None
+        seconds, tokens = self.last.seconds - self.first.seconds, self.last.tokens - self.first.tokens
+        return tokens / seconds if seconds > 0 and tokens else None
+
+    @property
+    def seconds_left(self) -> float:
+        """Of its own time, which in a pack is its share."""
+        return 0.0 if self.last is None else self.last.seconds / self.last.step * (self.steps - self.last.step)
+
+
 class Progress:
-    """An observer of studies and trials (study.runner.Observer) that writes to the console."""
+    """An observer of studies and trials (study.crew.Observer) that writes to the console."""
 
     def __init__(self, *, quiet: bool = False, to_stderr: bool = False) -> None:
         self._console = make_console(stderr=to_stderr, quiet=quiet)
@@ -35,15 +66,11 @@ class Progress:
             Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
         )
         self._ended: list[TrialRecord] = []
-        self._trial: TrialSpec | None = None
-        self._last: Metric | None = None
-        self._test_nll: float | None = None
-        """Of the current trial, at its last evaluation."""
-        self._first_seconds = 0.0
-        self._first_tokens = 0
-        self._steps = 0
+        self._running: dict[str, _Running] = {}
+        """By trial id, in the order in which they started."""
+        self._in_study = False
         self._done = self._expected = 0
-        self._started = time.monotonic()
+        self._drawn = 0.0
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -57,70 +84,97 @@ class Progress:
             self._live.update(Text(""))
             self._live.stop()
             if self._ended:
-                self._console.print(self._table("stopped"))
+                self._console.print(self._table("stopped", self._ended, list(self._running.values())))
 
     def say(self, line: str) -> None:
         if line:
             self._console.print(Text(line))
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
-        self._trial, self._last, self._done, self._expected = trial, None, done, expected
-        self._test_nll = None
+        self._in_study = True
+        running = self._running[trial.id] = _Running(trial)
+        self._done, self._expected = done, expected
         if not self._live:
-            number = f"trial {done + 1} of about {max(expected, done + 1)}"
-            self.say(f"{number}: {trial.method.name}, learning rate {trial.learning_rate:.3g}, seed {trial.seed}")
+            number = done + len(self._running)
+            self.say(f"trial {number} of about {max(expected, number)}: {running.name}")
 
-    def step(self, step: int, steps: int, metric: Metric) -> None:
-        if self._last is None:
-            self._first_seconds, self._first_tokens = metric.seconds, metric.tokens
-        self._last, self._steps = metric, steps
-        self._test_nll = self._test_nll if metric.test_nll is None else metric.test_nll
+    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
+        running = self._running.setdefault(trial.id, _Running(trial))
+        running.steps, running.last = steps, metric
+        running.first = running.first or metric
+        running.test_nll = running.test_nll if metric.test_nll is None else metric.test_nll
         if self._live:
-            self._live.update(self._now())
-        elif metric.test_nll is not None or (steps >= 10 and step % max(steps // 10, 1) == 0):
-            self.say(f"  {self._current()}")
+            self._draw()
+        elif metric.test_nll is not None or self._tells(running, metric):
+            self.say(f"  {self._current(running)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
         self._ended.append(record)
-        self._trial = None
+        self._running.pop(record.id, None)
+        self._done += 1
         if self._live:
-            self._live.update(self._now())
+            self._draw(at_once=True)
         else:
             loss = "" if record.test_nll is None else f", held-out loss {nats(record.test_nll)}"
-            self.say(f"  {record.status}{loss}, {record.seconds:.1f} s" + (f": {record.error}" if record.error else ""))
+            whose = f" {record.method} at {record.learning_rate:.3g}, seed {record.seed}" if self._running else ""
+            problem = f": {record.error}" if record.error else ""
+            self.say(f"  {record.status}{whose}{loss}, {record.seconds:.1f} s{problem}")
 
-    def _current(self) -> str:
-        metric = self._last
+    def _tells(self, running: _Running, metric: Metric) -> bool:
+        """Whether a step without an evaluation is worth a line: ten times a trial, of one trial for all in training."""
+        first = next(iter(self._running.values()))
+        return running is first and running.steps >= 10 and metric.step % max(running.steps // 10, 1) == 0
+
+    def _current(self, running: _Running) -> str:
+        """The last step of a trial, for all in training where that makes sense."""
+        metric = running.last
         if metric is None:
             return ""
-        seconds, tokens = metric.seconds - self._first_seconds, metric.tokens - self._first_tokens
-        speed = f", {tokens / seconds:,.0f} tokens/s" if seconds > 0 and tokens else ""
+        several = len(self._running) > 1
+        whose = f"{running.trial.method.name} at {running.trial.learning_rate:.3g}, seed {running.trial.seed}, "
         held_out = "" if metric.test_nll is None else f", held-out loss {nats(metric.test_nll)}"
         loss = "" if metric.train_nll is None else f", training loss {nats(metric.train_nll)}"
-        per_step = metric.seconds / metric.step
-        left = f", {_clock(per_step * (self._steps - metric.step))} left in this trial"
-        return f"step {metric.step}/{self._steps}{loss}{held_out}{speed}{left}{self._study_left(per_step)}"
+        pace = running.tokens_per_second
+        together = f" in {len(self._running)} trials" if several else ""
+        speed = f", {pace:,.0f} tokens/s{together}" if pace else ""
+        left = "" if several else f", {_clock(running.seconds_left)} left in this trial"
+        return (
+            f"{whose if several else ''}step {metric.step}/{running.steps}{loss}{held_out}{speed}{left}{self._left()}"
+        )
 
-    def _study_left(self, per_step: float) -> str:
-        if self._trial is None or not self._ended:
+    def _left(self) -> str:
+        """Of the study, once a trial has ended: those to come take as long as those that were."""
+        if not self._in_study or not self._ended:
             return ""
         mean = sum(record.seconds for record in self._ended) / len(self._ended)
-        remaining = mean * max(self._expected - self._done - 1, 0) + per_step * (
-            self._steps - (self._last.step if self._last else 0)
-        )
-        return f", about {_clock(remaining)} in the study"
+        waiting = max(self._expected - self._done - len(self._running), 0)
+        return f", about {_clock(mean * waiting + sum(r.seconds_left for r in self._running.values()))} in the study"
+
+    def _draw(self, at_once: bool = False) -> None:
+        """Four times a second is enough for a reader, and less than many small trials have steps."""
+        now = time.monotonic()
+        if self._live and (at_once or now - self._drawn >= 0.25):
+            self._drawn = now
+            self._live.update(self._now())
 
     def _now(self) -> Group:
-        """As many of the last trials as the window has room for, and the step of the current one."""
-        if self._trial is None and not self._ended:  # `train`: one trial needs no table
-            return Group(Text(self._current()))
-        rows = max(1, min(_ROWS, self._console.height - _OTHER_LINES))
-        hidden = len(self._ended) - rows
-        above = [Text(f"… {hidden} earlier trials")] if hidden > 0 else []
-        return Group(*above, self._table("running", rows), Text(self._current() if self._trial else ""))
+        """Those in training and as many of the last that ended as the window has room for, and what happens now."""
+        running = list(self._running.values())
+        first = next((trial for trial in running if trial.last is not None), None)
+        current = Text("" if first is None else self._current(first))
+        if not self._in_study:  # `train`: one trial needs no table
+            return Group(current)
+        rows = max(1, min(_ROWS, self._console.height - _OTHER_LINES - 1))
+        shown_running = running[: max(rows - 1, 1)]
+        room = max(rows - len(shown_running), 0)
+        shown = self._ended[-room:] if room else []
+        hidden, others = len(self._ended) - len(shown), len(running) - len(shown_running)
+        above = [Text(f"… {hidden} earlier trials")] if hidden else []
+        below = [Text(f"… {others} more in training")] if others else []
+        return Group(*above, self._table("running", shown, shown_running), *below, current)
 
-    def _table(self, open_status: str, rows: int | None = None) -> Table:
-        """The trials that ended, at most the last so many, and the open one under `open_status`."""
+    def _table(self, open_status: str, ended: Sequence[TrialRecord], running: Sequence[_Running]) -> Table:
+        """Trials that ended, then those in training under `open_status`."""
         table = Table(box=None, pad_edge=False)
         for column, justify in (("method", "left"), ("learning rate", "right"), ("seed", "right"), ("status", "left"),
                                 ("held-out loss", "right"), ("seconds", "right")):  # fmt: skip
@@ -129,16 +183,17 @@ class Progress:
         for record in self._ended:
             if record.status == "finished" and record.test_nll is not None:
                 best[record.method] = min(best.get(record.method, record.test_nll), record.test_nll)
-        shown = self._ended if rows is None else self._ended[-rows:]
-        for record in shown:
+        for record in ended:
             loss = "" if record.test_nll is None else f"{nats(record.test_nll)}"
             style = "bold" if record.status == "finished" and record.test_nll == best.get(record.method) else None
             table.add_row(record.method, f"{record.learning_rate:.3g}", str(record.seed), record.status, loss,
                           f"{record.seconds:.1f}", style=style)  # fmt: skip
-        if self._trial is not None:
-            trial = self._trial
-            loss = "" if self._test_nll is None else f"{nats(self._test_nll)}"
-            table.add_row(trial.method.name, f"{trial.learning_rate:.3g}", str(trial.seed), open_status, loss, "")
+        for open_one in running:
+            trial, last = open_one.trial, open_one.last
+            loss = "" if open_one.test_nll is None else f"{nats(open_one.test_nll)}"
+            status = open_status if last is None else f"{open_status} {last.step}/{open_one.steps}"
+            seconds = "" if last is None else f"{last.seconds:.1f}"
+            table.add_row(trial.method.name, f"{trial.learning_rate:.3g}", str(trial.seed), status, loss, seconds)
         return table
 
 

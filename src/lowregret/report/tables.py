@@ -44,10 +44,15 @@ def trials_table(study: StudyRecords) -> str:
         Column("Tokens", lambda t: f"{t.tokens:,}", lambda t: t.tokens),
         Column("Seconds", lambda t: f"{t.seconds:,.1f}", lambda t: t.seconds),
         Column("Peak memory", lambda t: _or_none(_peak(t), words.size), _peak),
+        Column("Together", lambda t: str(t.pack_size), lambda t: t.pack_size),
         Column("Trainable", lambda t: f"{t.trainable_parameters:,}", lambda t: t.trainable_parameters),
         Column("Error", lambda t: t.error or "", lambda t: t.error, numeric=False),
     )
-    note = "Test NLL: held-out nats per supervised token. Trainable: parameters. Click a heading to sort."
+    note = (
+        "Test NLL: held-out nats per supervised token. Together: the most trials in training at once with this one, "
+        "itself included; its seconds are its share of their time, its peak memory is that of all. Trainable: "
+        "parameters. Click a heading to sort."
+    )
     return f'<p class="note">{note}</p>' + _table(
         "All trials", columns, study.trials, sortable=True, mark=lambda t: f"status-{t.status}"
     )

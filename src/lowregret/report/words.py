@@ -165,14 +165,36 @@ def cost_caption(study: StudyRecords) -> str:
     said = [
         text.format(f"{ratio * 100:.2g} %" if ratio < 0.995 else f"{ratio * 100:.0f} %")
         for text, ratio in (
-            ("{} of the time", _ratio(lora.seconds, full.seconds)),
+            ("{} of the time", _ratio(_alone(lora), _alone(full))),
             ("{} of the peak memory", _ratio(lora.peak_memory_bytes, full.peak_memory_bytes)),
             ("{} of the trainable parameters", _ratio(lora.trainable_parameters, full.trainable_parameters)),
             ("{} of the checkpoint size", _ratio(lora.checkpoint_bytes, full.checkpoint_bytes)),
         )
         if ratio is not None
     ]
-    return f"{study.label(lora.name)} takes {_listed(said)} of full fine-tuning. {basis}" if said else basis
+    return (
+        f"{study.label(lora.name)} takes {_listed(said)} of full fine-tuning. {basis}{_packed(study)}"
+        if said
+        else basis
+    )
+
+
+def _packed(study: StudyRecords) -> str:
+    """What time and memory mean for trials that were trained together."""
+    packed = [result for result in study.verdict.methods if result.pack_size > 1]
+    if not packed:
+        return ""
+    names = _listed([study.label(result.name) for result in packed])
+    most = max(result.pack_size for result in packed)
+    return (
+        f" {names} shared passes with other trials, up to {most} in training at once. So peak memory is that of all, "
+        "and the time, that of one trial alone, is an estimate from a step of each that ran alone; the table below has "
+        "its share."
+    )
+
+
+def _alone(result: MethodResult) -> float:
+    return result.seconds if result.alone_seconds is None else result.alone_seconds
 
 
 def regret_caption(study: StudyRecords) -> str:
@@ -190,8 +212,8 @@ def regret_caption(study: StudyRecords) -> str:
 
 
 def cost_values(result: MethodResult) -> tuple[float, float, float, float]:
-    """Seconds, peak bytes, trainable parameters and checkpoint bytes of one trial."""
-    return (result.seconds, result.peak_memory_bytes, result.trainable_parameters, result.checkpoint_bytes)
+    """Seconds alone, peak bytes, trainable parameters and checkpoint bytes of one trial."""
+    return (_alone(result), result.peak_memory_bytes, result.trainable_parameters, result.checkpoint_bytes)
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -25,10 +25,12 @@ _TYPICAL_SEARCH = 5  # three to start with, and both neighbours of the best
 
 
 def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequence[TrialRecord]) -> list[TrialSpec]:
-    """The next independent trials of a study, to be run in any order; [] when it is complete.
+    """The next trials of a study, to be run in any order or together; [] when it is complete.
 
-    Methods are searched one after the other, in the spec's order; then come the other seeds at the rates found.
-    Every trial that ended (finished, diverged, pruned or failed) is settled; a running one is asked for again.
+    Every method goes its own way, in the spec's order here: its search, then the other seeds at the rate found. What
+    comes next for it depends on its own trials that have ended, so whatever runs beside them changes nothing.
+    Every trial that ended (finished, diverged, pruned or failed) is settled, but for one that was pruned by comparison
+    with a trial that came to nothing; a running one is asked for again.
 
     Args:
         spec: the study.
@@ -38,13 +40,23 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
     Raises:
         SpecError: a method has no usable prior.
     """
-    ended = [record for record in records if record.status != "running"]
-    settled = {record.id for record in ended}
+    found: dict[str, TrialSpec] = {}
     for method in spec.methods:
+        own = {record.id: record for record in records if record.method == method.name}
+        ended = [record for record in own.values() if _settled(record, own)]
+        settled = {record.id for record in ended}
         wanted = [trial for trial in _search(spec, method, priors, ended) if trial.id not in settled]
-        if wanted:
-            return list({trial.id: trial for trial in wanted}.values())
-    return [trial for trial in _other_seeds(spec, ended) if trial.id not in settled]
+        if not wanted:
+            wanted = [trial for trial in _other_seeds(spec, method, ended) if trial.id not in settled]
+        found |= {trial.id: trial for trial in wanted}
+    return list(found.values())
+
+
+def _settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
+    """Whether a trial has ended for good: not if the better loss that stopped it belongs to one that then diverged."""
+    rival = own.get(record.pruned_by or "")
+    hollow = record.status == "pruned" and rival is not None and rival.status in ("diverged", "failed")
+    return record.status != "running" and not hollow
 
 
 def lattice_rate(prior: float, exponent: int) -> float:
@@ -70,6 +82,10 @@ def describe(spec: CompareSpec) -> list[str]:
         listed = ", ".join(f"{rate:.6g}" for rate in spec.learning_rates)
         rules = [f"Each method was tried at exactly the listed learning rates, with seed 0: {listed}."]
     rules.append(
+        "LoRA trials are trained together as far as memory allows and before those of full fine-tuning, each of which "
+        "is trained alone; no method's search looks at another's."
+    )
+    rules.append(
         "A diverged trial counts as worse than every other; a failed trial counts for nothing and leaves its side open."
     )
     if spec.prune is None:
@@ -77,8 +93,9 @@ def describe(spec: CompareSpec) -> list[str]:
     else:
         rules.append(
             "A search trial is stopped early (pruned) when its held-out loss at an evaluation before its last step "
-            f"exceeds that of the method's best trial at the same step by more than {100 * spec.prune:g} %; "
-            "it then counts as worse than every finished trial."
+            "exceeds the lowest that another search trial of the method, finished or still in training, had at the "
+            f"same step by more than {100 * spec.prune:g} %; it then counts as worse than every finished trial. If "
+            "that other trial diverges later, the pruned one is run again."
         )
     if spec.seeds > 1:
         which = "each method with a bracketed best learning rate" if spec.learning_rates == "auto" else "each method"
@@ -148,16 +165,13 @@ def _inwards(tried: Mapping[int, TrialRecord], lattice: Mapping[int, float]) -> 
     return sorted(missing, reverse=losses[above] < losses[below])[:1]
 
 
-def _other_seeds(spec: CompareSpec, ended: Sequence[TrialRecord]) -> list[TrialSpec]:
-    """Seed by seed, so that a study that is interrupted has as many complete pairs as possible."""
-    rates: list[tuple[FullFT | LoRA, float]] = []
-    for method in spec.methods:
-        best = best_rate([record for record in ended if record.method == method.name])
-        # Without a bracket the verdict is inconclusive anyway: a search spends nothing more on it.
-        if best.learning_rate is not None and (best.bracketed or spec.learning_rates != "auto"):
-            rates.append((method, best.learning_rate))
+def _other_seeds(spec: CompareSpec, method: FullFT | LoRA, ended: Sequence[TrialRecord]) -> list[TrialSpec]:
+    best = best_rate(ended)
+    # Without a bracket the verdict is inconclusive anyway: a search spends nothing more on it.
+    if best.learning_rate is None or not (best.bracketed or spec.learning_rates != "auto"):
+        return []
     seeds = (seed for seed in range(spec.seeds) if seed != SEARCH_SEED)
-    return [TrialSpec(method=method, learning_rate=rate, seed=seed) for seed in seeds for method, rate in rates]
+    return [TrialSpec(method=method, learning_rate=best.learning_rate, seed=seed) for seed in seeds]
 
 
 def _trials(method: FullFT | LoRA, rates: Iterable[float]) -> list[TrialSpec]:

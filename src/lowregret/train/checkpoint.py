@@ -1,18 +1,28 @@
-"""A trial's resumable state: one file, replaced atomically, with everything that the loop needs to go on."""
+"""The resumable state of trials in training: one file, replaced atomically, with everything that the loop needs.
+
+All members of a pack are in it at the same round, so what a pass is made of repeats after a resume, and with it every
+bit of the result. Whatever else the folder says meanwhile is younger than the checkpoint and happens again.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+from torch import Tensor
+
 from lowregret.engine import Engine
-from lowregret.errors import RecordsError
+from lowregret.engine.state import damaged, read_tensors, restore_state, save_tensors, state_tensors
+from lowregret.records import TrialRecord
+from lowregret.spec import Spec, TrialSpec
 
 NAME = "checkpoint.safetensors"
+_CONTENTS = "pack"
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Spec):
     """Where a trial stands."""
 
     step: int = 0
@@ -20,33 +30,77 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    pack_size: int = 1
+    """The most trials in training at once with it, itself included."""
+    shared_seconds: float = 0.0
+    """Its share of the time of its training steps in passes with others."""
+    shared_seconds_alone: float = 0.0
+    """An estimate of what those steps would have taken alone."""
+    alone_seconds_per_token: float | None = None
+    """What that estimate goes by: the time of its second step, which has passes of its own."""
 
 
-def save_checkpoint(engine: Engine, policy: str, folder: Path, progress: Progress) -> None:
-    """Weights, moments and progress, atomically."""
-    engine.save(policy, folder / NAME, {key: repr(value) for key, value in asdict(progress).items()})
+class Standing(Spec):
+    """A trial in training."""
+
+    name: str
+    """Its policy on the engine."""
+    trial: TrialSpec
+    progress: Progress
 
 
-def load_checkpoint(engine: Engine, policy: str, folder: Path) -> Progress:
-    """Restore the policy and return its progress; a fresh Progress when there is no checkpoint."""
+class _Contents(Spec):
+    members: tuple[Standing, ...]
+    records: tuple[TrialRecord, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved."""
+
+    path: Path
+    members: tuple[Standing, ...]
+    """The trials in training, in the order in which they joined."""
+    records: tuple[TrialRecord, ...]
+    """The trials of the study that had ended by then."""
+    tensors: Mapping[str, Tensor]
+
+    def restore(self, engine: Engine, name: str) -> None:
+        """Copy the saved state into the policy of this name; RecordsError when it does not fit."""
+        prefix = f"{name}/"
+        own = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        restore_state(engine.policies[name], own, self.path)
+
+
+def save_checkpoint(
+    engine: Engine, folder: Path, members: Sequence[Standing], records: Iterable[TrialRecord] = ()
+) -> None:
+    """Weights, moments and progress of the members, and what had ended, atomically."""
+    tensors = {
+        f"{member.name}/{key}": value
+        for member in members
+        for key, value in state_tensors(engine.policies[member.name]).items()
+    }
+    contents = _Contents(members=tuple(members), records=tuple(records))
+    save_tensors(tensors, folder / NAME, {_CONTENTS: contents.model_dump_json()})
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """What `save_checkpoint` wrote; None when there is no checkpoint, RecordsError when it is damaged."""
     path = folder / NAME
     if not path.exists():
-        return Progress()
-    metadata = engine.load(policy, path)
+        return None
+    tensors, metadata = read_tensors(path)
     try:
-        return Progress(
-            step=int(metadata["step"]),
-            tokens=int(metadata["tokens"]),
-            seconds=float(metadata["seconds"]),
-            peak_memory_bytes=int(metadata["peak_memory_bytes"]),
-        )
-    except (KeyError, ValueError) as error:
-        raise RecordsError(
-            f"{path}: the checkpoint is damaged ({error}). Delete it and run the command again: the trial restarts."
-        ) from error
+        contents = _Contents.model_validate_json(metadata[_CONTENTS])
+    except KeyError:
+        raise damaged(path, "it does not say whose it is") from None
+    except ValidationError as error:
+        raise damaged(path, error.errors()[0]["msg"]) from None
+    return Checkpoint(path, contents.members, contents.records, tensors)
 
 
 def delete_checkpoint(folder: Path) -> None:
-    """A finished trial needs no checkpoint."""
+    """Trials that have ended need no checkpoint."""
     for name in (NAME, f"{NAME}.partial"):  # the second is what a kill leaves of one being written
         (folder / name).unlink(missing_ok=True)

@@ -15,14 +15,15 @@ from lowregret.engine.export import export_policy, load_adapter
 from lowregret.errors import DivergedError, RecordsError, SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.learning_rate import prior_learning_rate
-from lowregret.records import TrialRecord, read_record
+from lowregret.records import Metric, TrialRecord, read_record
 from lowregret.spec import FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
-from lowregret.train.checkpoint import delete_checkpoint
+from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
+from lowregret.train.pack import Hooks, Pack, run_pack
 from lowregret.train.schedule import total_steps
-from lowregret.train.sft import Hooks, evaluate, mean_nll
-from lowregret.train.trial import RECORD, Task, record_trial
+from lowregret.train.step import Ending, Member, Task, evaluate, mean_nll
+from lowregret.train.trial import RECORD, begin, settle
 
 Say = Callable[[str], None]
 
@@ -85,7 +86,12 @@ def _fits_context(examples: Sequence[Example], config: Any, max_length: int) -> 
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     """A fresh engine on a freshly loaded base."""
     device = choose_device(spec.device)
-    return Engine(load_base(source, choose_dtype(spec.precision, device)), device=spec.device, precision=spec.precision)
+    return Engine(
+        load_base(source, choose_dtype(spec.precision, device)),
+        device=spec.device,
+        precision=spec.precision,
+        checkpoint_activations=spec.checkpoint_activations,
+    )
 
 
 def train(
@@ -94,7 +100,7 @@ def train(
     *,
     command: str = "lowregret.train(...)",
     say: Say = lambda line: None,
-    on_step: Callable[..., None] = lambda step, steps, metric: None,
+    on_step: Callable[[TrialSpec, int, Metric], None] = lambda trial, steps, metric: None,
 ) -> TrialRecord:
     """Train one policy and leave trial.json, metrics.jsonl and adapter/ or model/ in `out`.
 
@@ -114,16 +120,10 @@ def train(
                 say("already finished: nothing to do")
                 return record
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
-        task = Task(make_engine(spec, inputs.source), spec, inputs.data.train, inputs.data.test)
-        target = folder / ("adapter" if isinstance(spec.method, LoRA) else "model")
         with stop_requests(say) as should_stop:
-            record = record_trial(
-                task,
-                trial,
-                folder,
-                Hooks(on_step=on_step, should_stop=should_stop),
-                lambda engine, policy, _: export_policy(engine, policy, target),
-            )
+            task = Task(make_engine(spec, inputs.source), spec, inputs.data.train, inputs.data.test)
+            pack = Pack(task, Hooks(on_step=on_step, should_stop=should_stop))
+            record = _run_alone(pack, trial, folder)
     if record.status == "diverged":
         raise DivergedError(
             f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) "
@@ -132,6 +132,22 @@ def train(
     if record.status == "failed":
         raise RecordsError(f"{folder}: the trial failed: {record.error}")
     return record
+
+
+def _run_alone(pack: Pack, trial: TrialSpec, folder: Path) -> TrialRecord:
+    """Train one trial with its record, from its checkpoint if there is one, and leave adapter/ or model/."""
+    target = folder / ("adapter" if isinstance(trial.method, LoRA) else "model")
+    checkpoint = read_checkpoint(folder)
+    found = [begin(pack, trial, folder, checkpoint)]
+
+    def deliver(engine: Engine, policy: str, _: TrialRecord) -> None:
+        export_policy(engine, policy, target)
+
+    def ended(member: Member, ending: Ending) -> None:
+        found.append(settle(pack, member, ending, deliver))
+
+    run_pack(pack, folder, refill=lambda: None, settle=ended)
+    return found[-1]
 
 
 def evaluate_model(
@@ -150,5 +166,6 @@ def evaluate_model(
     engine = make_engine(spec, source)
     if adapter is not None:
         load_adapter(engine, "adapter", adapter)
-    losses = evaluate(engine, "base" if adapter is None else "adapter", examples)
+    policy = "base" if adapter is None else "adapter"
+    losses = evaluate(engine, [policy], examples)[policy]
     return {"nll": mean_nll(losses), "tokens": sum(losses.tokens), "examples": len(examples)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import resource
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        gc.collect()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:

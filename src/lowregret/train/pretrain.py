@@ -31,7 +31,9 @@ from lowregret.records import Metric
 from lowregret.spec import DataSpec, FullFT, OptimizerSpec, Spec, TrainingSpec, TrialSpec, build, read_toml
 from lowregret.train.folder import claim, opened
 from lowregret.train.model_card import write_card
-from lowregret.train.sft import Hooks, evaluate, run_trial
+from lowregret.train.pack import Hooks
+from lowregret.train.sft import run_trial
+from lowregret.train.step import evaluate
 
 SEPARATOR, TURN, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
@@ -179,7 +181,7 @@ def _pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     outcome = run_trial(engine, "full", training, trial, train, test, out / "trial", Hooks(on_step=_report))
     folder = out / "base"
     export_policy(engine, "full", folder)
-    losses = evaluate(engine, "full", test)
+    losses = evaluate(engine, ["full"], test)["full"]
     by_kind: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for document, nll, tokens in zip(held_out, losses.nll_sums, losses.tokens, strict=True):
         by_kind[document.kind].append((nll, document.nats, tokens))
@@ -190,10 +192,10 @@ def _pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     return folder
 
 
-def _report(step: int, steps: int, metric: Metric) -> None:
-    if metric.test_nll is not None or step % 100 == 0:
+def _report(trial: TrialSpec, steps: int, metric: Metric) -> None:
+    if metric.test_nll is not None or metric.step % 100 == 0:
         held_out = "" if metric.test_nll is None else f"  held-out {metric.test_nll:.4f}"
-        print(f"step {step}/{steps}  {metric.seconds:.0f} s  train {metric.train_nll:.4f}{held_out}", flush=True)
+        print(f"step {metric.step}/{steps}  {metric.seconds:.0f} s  train {metric.train_nll:.4f}{held_out}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

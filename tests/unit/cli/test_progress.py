@@ -37,11 +37,11 @@ def watch(progress: Progress, trials: int) -> None:
     """So many trials that ended, and one in its third step."""
     for number in range(trials):
         progress.trial_started(trial(number), number, trials + 4)
-        progress.step(1, 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
+        progress.step(trial(number), 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
         progress.trial_ended(ended(number))
     progress.trial_started(trial(trials), trials, trials + 4)
-    progress.step(1, 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
-    progress.step(3, 9, Metric(step=3, tokens=2400, train_nll=2.125, test_nll=2.5, seconds=1.5))
+    progress.step(trial(trials), 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
+    progress.step(trial(trials), 9, Metric(step=3, tokens=2400, train_nll=2.125, test_nll=2.5, seconds=1.5))
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> tuple[Progress, io.StringIO]:
@@ -60,12 +60,58 @@ def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: i
         shown = console.render_lines(progress._now(), pad=False)
     lines = ["".join(segment.text for segment in line) for line in shown]
     assert len(lines) < height
-    running = next(line for line in lines if "running" in line)
+    running = next(line for line in lines if "running 3/9" in line)
     assert trial(trials).method.name in running
     assert "2.5000" in running
     assert any(line.startswith("step 3/9, training loss 2.1250") for line in lines)
     hidden = trials - sum("finished" in line for line in lines)
     assert any(line == f"… {hidden} earlier trials" for line in lines) == (hidden > 0)
+
+
+@given(running=st.integers(2, 30), ended_before=st.integers(0, 30), height=st.integers(12, 60))
+def test_trials_in_training_come_first_and_fit_the_window(running: int, ended_before: int, height: int) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        progress, _ = on_terminal(monkeypatch, 100, height)
+        watch(progress, ended_before)
+        for number in range(ended_before + 1, ended_before + running):
+            progress.trial_started(trial(number), ended_before, ended_before + running)
+            progress.step(trial(number), 9, Metric(step=2, tokens=1600, train_nll=3.0, seconds=1.0))
+        console = module.make_console()
+        lines = ["".join(part.text for part in line) for line in console.render_lines(progress._now(), pad=False)]
+    assert len(lines) < height
+    shown = sum("running" in line for line in lines)
+    others = running - shown
+    assert any(line == f"… {others} more in training" for line in lines) == (others > 0)
+    assert shown >= min(running, 2)
+    now = " ".join(line.strip() for line in lines)
+    assert f"tokens/s in {running} trials" in now
+    assert "left in this trial" not in now
+
+
+def test_elsewhere_trials_in_training_together_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Evaluations of each, and ten other lines in all: of the first, for all."""
+    with Progress() as progress:
+        for number in (0, 2):
+            progress.trial_started(trial(number), 0, 5)
+        for step in range(1, 21):
+            for number in (0, 2):
+                test_nll = 2.0 if step == 10 else None
+                metric = Metric(step=step, tokens=100 * step, train_nll=3.0, test_nll=test_nll, seconds=0.1 * step)
+                progress.step(trial(number), 20, metric)
+        progress.trial_ended(ended(0))
+        progress.trial_ended(ended(2))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "trial 1 of about 5: lora:16, learning rate 0.0001, seed 0",
+        "trial 2 of about 5: lora:16, learning rate 0.0003, seed 2",
+    ]
+    assert sum("step " in line for line in lines) == 11
+    assert "  lora:16 at 0.0003, seed 2, step 10/20, training loss 3.0000, held-out loss 2.0000" in lines[7]
+    assert lines[7].endswith("1,000 tokens/s in 2 trials")
+    assert lines[-2:] == [
+        "  finished lora:16 at 0.0001, seed 0, held-out loss 1.5000, 2.0 s",
+        "  finished, held-out loss 3.5000, 2.0 s",
+    ]
 
 
 def test_a_stop_leaves_every_trial_and_none_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +126,7 @@ def test_a_stop_leaves_every_trial_and_none_that_runs(monkeypatch: pytest.Monkey
 
 def test_one_training_shows_its_step_and_no_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
     progress, _ = on_terminal(monkeypatch, 80, 24)
-    progress.step(1, 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
+    progress.step(trial(0), 9, Metric(step=1, tokens=800, train_nll=3.25, seconds=0.5))
     lines = module.make_console().render_lines(progress._now(), pad=False)
     assert ["".join(segment.text for segment in line) for line in lines] == [
         "step 1/9, training loss 3.2500, 4 s left in this trial"

@@ -108,7 +108,7 @@ def test_every_trial_is_a_row_of_a_table_that_the_keyboard_sorts(page: str, pars
     assert len(rows) == len(studies.ordinary_trials())
     assert sum('class="status-diverged"' in row for row in rows) == 3
     heads = re.findall(r'<th scope="col"[^>]* aria-sort="none"><button type="button">([^<]+)</button>', page)
-    assert len(heads) == 11
+    assert len(heads) == 12
     missing = [row for row in rows if 'data-key=""><span>–' in row]
     assert len(missing) == 4, "a trial without a loss sorts last, by an empty key"
     assert "loss is nan at step 17" in parsed.text

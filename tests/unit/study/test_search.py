@@ -107,17 +107,46 @@ def test_an_optimum_near_the_prior_takes_at_most_six_trials(curve: Curve) -> Non
     assert len(records) <= 2 * 6
 
 
-@settings(max_examples=100, deadline=None)
+def by_method(records: list[TrialRecord]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in records:
+        found.setdefault(one.method, []).append(one.id)
+    return found
+
+
+@settings(max_examples=50, deadline=None)
 @given(curves, st.integers(0, 2**32))
 def test_killed_at_any_moment_the_study_asks_for_the_same_trials(curve: Curve, key: int) -> None:
     spec = compare()
     whole = run_study(spec, curve)
-    assert [r.id for r in run_study(spec, curve, one_at_a_time=True)] == [r.id for r in whole]
-    done = whole[: random.Random(key).randrange(len(whole))]
-    following = whole[len(done)]
+    one_by_one = run_study(spec, curve, one_at_a_time=True)
+    assert by_method(one_by_one) == by_method(whole)
+    done = one_by_one[: random.Random(key).randrange(len(one_by_one))]
+    following = one_by_one[len(done)]
     killed = [*done, record(following.spec, "running", None)]
     random.Random(key).shuffle(killed)
     assert next_trials(spec, PRIORS, killed)[0].id == following.id
+
+
+@settings(max_examples=50, deadline=None)
+@given(curves, st.randoms(use_true_random=False))
+def test_whatever_ends_first_every_method_gets_the_trials_that_it_would_get_alone(
+    curve: Curve, draw: random.Random
+) -> None:
+    """As in packs: several in training at once, of any methods, ending in any order; the search sees what has ended."""
+    spec = compare(methods=("full", "lora:16", "lora:1"))
+    priors = {**PRIORS, "lora:1": 3e-4}
+    unpruned = Curve(curve.optimum, curve.curvature, curve.cliff)  # who is pruned depends on who is beside it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRIORS, "lora:1", 3e-4)
+        records: list[TrialRecord] = []
+        while wanted := next_trials(spec, priors, records):
+            running = [record(trial, "running", None) for trial in wanted]
+            assert [t.id for t in next_trials(spec, priors, [*records, *running])] == [t.id for t in wanted]
+            records.append(unpruned.run(draw.choice(wanted), records))
+        for pair in (("full", "lora:16"), ("lora:1", "full")):
+            expected = run_study(compare(methods=pair), unpruned)
+            assert {r.id for r in records if r.method in pair} == {r.id for r in expected}
 
 
 @settings(max_examples=100, deadline=None)
@@ -137,14 +166,35 @@ def exponents(records: list[TrialRecord], name: str = "full") -> list[int]:
     return [round(math.log2(r.learning_rate / PRIORS[name])) for r in records if r.method == name and r.seed == 0]
 
 
-def test_methods_are_searched_in_the_order_of_the_spec_and_the_seeds_come_last() -> None:
-    records = run_study(compare(), Curve(0.1))
-    assert [(r.method, r.seed) for r in records] == [
-        *[("full", 0)] * 5,
-        *[("lora:16", 0)] * 5,
-        *[(name, seed) for seed in (1, 2) for name in ("full", "lora:16")],
+def test_methods_are_searched_side_by_side_in_the_order_of_the_spec_and_seeds_follow_a_search() -> None:
+    rounds: list[list[TrialSpec]] = []
+    records: list[TrialRecord] = []
+    while batch := next_trials(compare(), PRIORS, records):
+        rounds.append(batch)
+        records += [Curve(0.1).run(trial, records) for trial in batch]
+    assert [[(trial.method.name, trial.seed) for trial in batch] for batch in rounds] == [
+        [("full", 0)] * 3 + [("lora:16", 0)] * 3,
+        [("full", 0), ("lora:16", 0)],
+        [("full", 0), ("lora:16", 0)],
+        [("full", 1), ("full", 2), ("lora:16", 1), ("lora:16", 2)],
     ]
-    assert exponents(records) == [0, 2, -2, 1, -1]
+    assert exponents(records) == exponents(records, "lora:16") == [0, 2, -2, 1, -1]
+
+
+def test_a_method_does_not_wait_for_another() -> None:
+    """With all of LoRA's search done and none of FullFT's begun, LoRA's other seeds are asked for."""
+    lora = [r for r in run_study(compare(), Curve(0.1)) if r.method == "lora:16" and r.seed == 0]
+    wanted = next_trials(compare(), PRIORS, lora)
+    assert [(trial.method.name, trial.seed) for trial in wanted] == [("full", 0)] * 3 + [("lora:16", 1), ("lora:16", 2)]
+
+
+@pytest.mark.parametrize("ending", ["diverged", "failed", "pruned", "finished", "running"])
+def test_a_trial_that_lost_to_one_that_came_to_nothing_runs_again(ending: Status) -> None:
+    low, middle, high = next_trials(compare(), PRIORS, [])[:3]
+    lost = record(low, "pruned", 2.0).model_copy(update={"pruned_by": high.id})
+    rival = record(high, ending, 1.0 if ending == "finished" else None)
+    wanted = {trial.id for trial in next_trials(compare(), PRIORS, [lost, record(middle, "finished", 1.5), rival])}
+    assert (low.id in wanted) == (ending in ("diverged", "failed"))
 
 
 def test_a_better_neighbour_spares_the_other_one() -> None:

@@ -12,10 +12,13 @@ import torch
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
 from lowregret.errors import RecordsError
-from lowregret.spec import LoRA
-from lowregret.train.checkpoint import NAME, Progress, delete_checkpoint, load_checkpoint, save_checkpoint
+from lowregret.records import TrialRecord
+from lowregret.spec import LoRA, TrialSpec
+from lowregret.train.checkpoint import NAME, Progress, Standing, delete_checkpoint, read_checkpoint, save_checkpoint
 
-PROGRESS = Progress(step=7, tokens=1234, seconds=0.1 + 0.2, peak_memory_bytes=2**40)
+PROGRESS = Progress(step=7, tokens=1234, seconds=0.1 + 0.2, peak_memory_bytes=2**40, alone_seconds_per_token=1 / 3)
+TRIAL = TrialSpec(method=LoRA(rank=3, alpha=3), learning_rate=1e-3 / 3, seed=1)
+STANDING = Standing(name="policy", trial=TRIAL, progress=PROGRESS)
 
 
 @pytest.fixture
@@ -33,65 +36,92 @@ def fresh(bases: ModuleType, rank: int = 3, targets: tuple[str, ...] = ("attenti
     return engine
 
 
+def load(engine: Engine, folder: Path, name: str = "policy") -> Standing:
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint is not None
+    checkpoint.restore(engine, name)
+    return next(member for member in checkpoint.members if member.name == name)
+
+
 def test_weights_moments_and_progress_come_back_to_the_bit(engine: Engine, bases: ModuleType, tmp_path: Path) -> None:
-    save_checkpoint(engine, "policy", tmp_path, PROGRESS)
+    save_checkpoint(engine, tmp_path, [STANDING])
     other = fresh(bases)
-    assert load_checkpoint(other, "policy", tmp_path) == PROGRESS
+    assert load(other, tmp_path) == STANDING
     before, after = engine.policies["policy"], other.policies["policy"]
     assert bases.same(bases.weights(after), bases.weights(before))
     assert bases.same(after.optimizer.state(), before.optimizer.state())
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_pack_is_one_file_with_the_trials_that_had_ended(engine: Engine, bases: ModuleType, tmp_path: Path) -> None:
+    """Two members whose names and sizes differ, in the order in which they joined."""
+    engine.add_policy("p", LoRA(rank=1, targets=("mlp",)), seed=5)
+    ended = TrialRecord(
+        id="a", method="full", learning_rate=0.1, seed=0, status="pruned", spec=TRIAL, test_nll=1 / 7, pruned_by="b"
+    )
+    second = Standing(name="p", trial=TRIAL.model_copy(update={"seed": 2}), progress=Progress())
+    save_checkpoint(engine, tmp_path, [STANDING, second], [ended])
+    other = Engine(bases.small_base("qwen3"))
+    other.add_policy("p", LoRA(rank=1, targets=("mlp",)), seed=6)
+    assert load(other, tmp_path, "p") == second
+    assert bases.same(bases.weights(other.policies["p"]), bases.weights(engine.policies["p"]))
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found.members == (STANDING, second)
+    assert found.records == (ended,)
+
+
 def test_none_means_the_start(engine: Engine, tmp_path: Path) -> None:
-    assert load_checkpoint(engine, "policy", tmp_path) == Progress()
-    save_checkpoint(engine, "policy", tmp_path, PROGRESS)
+    assert read_checkpoint(tmp_path) is None
+    save_checkpoint(engine, tmp_path, [STANDING])
     delete_checkpoint(tmp_path)
     delete_checkpoint(tmp_path)
-    assert load_checkpoint(engine, "policy", tmp_path) == Progress()
+    assert read_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "header", "text"])
 def test_a_damaged_file_is_refused_by_name(engine: Engine, bases: ModuleType, tmp_path: Path, damage: str) -> None:
-    save_checkpoint(engine, "policy", tmp_path, PROGRESS)
+    save_checkpoint(engine, tmp_path, [STANDING])
     whole = (tmp_path / NAME).read_bytes()
     broken = {"empty": b"", "cut": whole[:-100], "header": b"\xff" * 8 + whole[8:], "text": b"not a checkpoint\n"}
     (tmp_path / NAME).write_bytes(broken[damage])
-    other = fresh(bases)
-    start = bases.weights(other.policies["policy"])
     with pytest.raises(RecordsError, match=rf"{NAME}: the checkpoint is damaged \(.*Delete it"):
-        load_checkpoint(other, "policy", tmp_path)
-    assert bases.same(bases.weights(other.policies["policy"]), start)
+        read_checkpoint(tmp_path)
 
 
-def test_missing_progress_is_damage(engine: Engine, tmp_path: Path) -> None:
-    engine.save("policy", tmp_path / NAME, {"step": "3"})
+@pytest.mark.parametrize(
+    "metadata", [{}, {"pack": "{"}, {"pack": '{"members": [{"name": "policy"}], "records": []}'}], ids=str
+)
+def test_missing_progress_is_damage(engine: Engine, tmp_path: Path, metadata: dict[str, str]) -> None:
+    engine.save("policy", tmp_path / NAME, metadata)
     with pytest.raises(RecordsError, match="damaged"):
-        load_checkpoint(engine, "policy", tmp_path)
+        read_checkpoint(tmp_path)
 
 
 def test_another_policys_checkpoint_is_refused(engine: Engine, bases: ModuleType, tmp_path: Path) -> None:
-    save_checkpoint(engine, "policy", tmp_path, PROGRESS)
+    save_checkpoint(engine, tmp_path, [STANDING])
     for other in (fresh(bases, rank=2), fresh(bases, targets=("mlp",))):
         start = bases.weights(other.policies["policy"])
         with pytest.raises(RecordsError, match=r"shape|other weights"):
-            load_checkpoint(other, "policy", tmp_path)
+            load(other, tmp_path)
         assert bases.same(bases.weights(other.policies["policy"]), start)
 
 
 def test_a_foreign_optimizer_state_is_refused(engine: Engine, bases: ModuleType, tmp_path: Path) -> None:
-    save_checkpoint(engine, "policy", tmp_path, PROGRESS)
-    tensors = safetensors.torch.load_file(tmp_path / NAME)
-    metadata = {key: repr(getattr(PROGRESS, key)) for key in ("step", "tokens", "seconds", "peak_memory_bytes")}
-    safetensors.torch.save_file({**tensors, "adam/exp_avg/elsewhere": torch.zeros(3)}, tmp_path / NAME, metadata)
+    save_checkpoint(engine, tmp_path, [STANDING])
+    path = tmp_path / NAME
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({**tensors, "policy/adam/exp_avg/elsewhere": torch.zeros(3)}, path, metadata)
     with pytest.raises(RecordsError, match="damaged"):
-        load_checkpoint(fresh(bases), "policy", tmp_path)
+        load(fresh(bases), tmp_path)
 
 
 def test_a_failed_write_leaves_the_last_checkpoint(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_checkpoint(engine, "policy", tmp_path, PROGRESS)
+    save_checkpoint(engine, tmp_path, [STANDING])
     before = (tmp_path / NAME).read_bytes()
 
     def full(*_: object) -> None:
@@ -99,6 +129,5 @@ def test_a_failed_write_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(RecordsError, match="the disk is full"):
-        save_checkpoint(engine, "policy", tmp_path, Progress(step=8))
+        save_checkpoint(engine, tmp_path, [])
     assert (tmp_path / NAME).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]

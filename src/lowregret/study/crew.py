@@ -1,0 +1,168 @@
+"""Who trains when, beside whom, and until when: between the search, which knows records alone, and the pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from lowregret.analysis.numbers import nats
+from lowregret.records import Metric, TrialRecord, read_metrics, read_record, write_json
+from lowregret.spec import CompareSpec, LoRA, TrialSpec
+from lowregret.study.packs import has_room
+from lowregret.study.search import next_trials, total_estimate
+from lowregret.study.winners import drop_superseded, keep_if_best
+from lowregret.train.checkpoint import Checkpoint
+from lowregret.train.pack import Hooks, Pack, Pruning, run_pack
+from lowregret.train.step import METRICS, Ending, Member, Task
+from lowregret.train.trial import RECORD, begin, settle
+
+
+class Observer(Protocol):
+    """Who watches a study: the live table, plain lines, or nobody."""
+
+    def say(self, line: str) -> None:
+        """Something found or filled in before the first trial."""
+
+    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
+        """`done` trials have ended; `expected` is a guess at how many there will be in all."""
+
+    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
+        """A step, of so many, of one of the trials in training."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """One of the trials in training has its final record."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def say(self, line: str) -> None: ...
+    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None: ...
+    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
+    def trial_ended(self, record: TrialRecord) -> None: ...
+
+
+class Crew:
+    """The trials of one study."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: CompareSpec,
+        priors: Mapping[str, float],
+        watching: Observer,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
+        self.records = to_go_on_with(folder, checkpoint, watching.say)
+        """As the folder has them."""
+        drop_superseded(folder, self.records)
+
+    def wanted(self) -> list[TrialSpec]:
+        """The trials that the search asks for, those in training among them."""
+        return next_trials(self.spec, self.priors, self.records)
+
+    def ended(self) -> list[TrialRecord]:
+        """The trials that need no more training, as far as is known."""
+        return [record for record in self.records if record.status != "running"]
+
+    def train(self, task: Task, hooks: Hooks, checkpoint: Checkpoint | None) -> bool:
+        """One pack, from its checkpoint or from nothing, for as long as trials join it; True when the base is spent.
+
+        All LoRA trials that the search asks for come first. A FullFT trial is alone, and spends the base.
+        """
+        pack = Pack(task, hooks)
+        if checkpoint is None:  # what ends before the first checkpoint would happen again, beside the same trials
+            pack.save(self.folder, self.ended())
+        for member in () if checkpoint is None else checkpoint.members:
+            self._begin(pack, member.trial, checkpoint)
+        run_pack(
+            pack,
+            self.folder,
+            refill=partial(self._refill, pack),
+            settle=partial(self._settle, pack),
+            records=self.ended,
+            saved=lambda: drop_superseded(self.folder, self.records),
+        )
+        return pack.spent
+
+    def should_prune(self, trial: TrialSpec, step: int, nll: float) -> Pruning | None:
+        """The stopping rule: a search trial against the lowest loss at the same step of the method's others.
+
+        Those are the finished ones and those in training, so that trials in lockstep are compared with each other.
+        """
+        if self.spec.prune is None or trial.seed != 0:
+            return None
+        known: list[tuple[float, TrialRecord]] = []
+        for record in self.records:
+            if record.method != trial.method.name or record.seed != trial.seed or record.id == trial.id:
+                continue
+            if record.status in ("finished", "running"):
+                curve = read_metrics(self.folder / "trials" / record.id / METRICS)
+                known += [(m.test_nll, record) for m in curve if m.step == step and m.test_nll is not None]
+        if not known:
+            return None
+        lowest, rival = min(known, key=lambda found: found[0])
+        if nll <= (1 + self.spec.prune) * lowest:
+            return None
+        reason = (
+            f"after step {step} its held-out loss {nats(nll)} exceeded {nats(lowest)}, that of learning rate "
+            f"{rival.learning_rate:.3g}, by more than {self.spec.prune:.0%}"
+        )
+        return Pruning(reason, rival.id)
+
+    def _refill(self, pack: Pack) -> None:
+        while (trial := self._next(pack)) is not None:
+            self._begin(pack, trial, None)
+
+    def _next(self, pack: Pack) -> TrialSpec | None:
+        """Who joins now, if anybody does."""
+        if pack.spent:
+            return None
+        waiting = [trial for trial in self.wanted() if trial.id not in pack.members]
+        loras = [trial for trial in waiting if isinstance(trial.method, LoRA)]
+        if loras:
+            return loras[0] if has_room(pack, loras[0]) else None
+        return waiting[0] if waiting and not pack.members else None
+
+    def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
+        self.watching.trial_started(trial, len(self.ended()), total_estimate(self.spec, self.records))
+        record = begin(pack, trial, self.folder / "trials" / trial.id, checkpoint)
+        self.records = read_trials(self.folder)
+        if record.status != "running":
+            self.watching.trial_ended(record)
+
+    def _settle(self, pack: Pack, member: Member, ending: Ending) -> None:
+        record = settle(pack, member, ending, partial(keep_if_best, records=self.records, folder=self.folder))
+        self.records = read_trials(self.folder)
+        self.watching.trial_ended(record)
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Every trial of a study's folder, by id."""
+    return [read_record(TrialRecord, path) for path in sorted((folder / "trials").glob(f"*/{RECORD}"))]
+
+
+def to_go_on_with(folder: Path, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> list[TrialRecord]:
+    """The trials of an earlier session, as they were at the checkpoint: what came after it happens again.
+
+    Those that failed (out of memory) are forgotten, so that they run again.
+    """
+    then = None if checkpoint is None else {record.id: record for record in checkpoint.records}
+    kept: list[TrialRecord] = []
+    for found in read_trials(folder):
+        record = found if then is None else then.get(found.id)
+        home = folder / "trials" / found.id
+        if record is None or record.status in ("running", "failed"):
+            if record is not None and record.status == "failed":
+                say(f"{record.id} failed before ({record.error}); it runs again")
+            (home / RECORD).unlink()
+            continue
+        if record != found:
+            write_json(home / RECORD, record)
+        kept.append(record)
+    if kept:
+        say(f"going on after {len(kept)} trials that have ended")
+    return kept

@@ -1,0 +1,39 @@
+"""How many trials train together: as many as share a pass and whose weights have room."""
+
+from __future__ import annotations
+
+import statistics
+
+from lowregret.engine.footprint import device_memory
+from lowregret.lora.bank import padded_rank
+from lowregret.models.targets import find_targets
+from lowregret.spec import LoRA, TrialSpec
+from lowregret.train.pack import Pack
+from lowregret.train.step import Task, pass_tokens
+
+POLICY_SHARE = 0.25
+"""Of the device's memory: what the weights, gradients and moments of a pack's LoRAs may take."""
+_BYTES = 16
+"""Of a trainable parameter: weight, gradient and two moments in float32."""
+
+
+def has_room(pack: Pack, trial: TrialSpec) -> bool:
+    """Whether another LoRA trial may join: its weights have room, and so have its rows, in one pass with the others'.
+
+    More than what one pass holds would gain nothing: the step would only be cut into more passes.
+    """
+    if not pack.members:
+        return True
+    task, members = pack.task, len(pack.members) + 1
+    methods = [member.trial.method for member in pack.members.values()] + [trial.method]
+    need = _BYTES * sum(_parameters(task, method) for method in methods if isinstance(method, LoRA))
+    if need > POLICY_SHARE * device_memory(task.engine.device):
+        return False
+    rows = min(task.spec.micro_batch_size or task.spec.batch_size, task.spec.batch_size)
+    length = statistics.fmean(len(example.token_ids) for example in task.train)
+    return members * rows * length <= pass_tokens(task, list(pack.members))
+
+
+def _parameters(task: Task, method: LoRA) -> int:
+    matrices = find_targets(task.engine.model, task.engine.matrices, method.targets)
+    return padded_rank(method.rank) * sum(matrix.d_in + matrix.d_out for matrix in matrices)

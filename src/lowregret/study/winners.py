@@ -1,0 +1,78 @@
+"""Whose weights a study keeps: of each method the best trial's while it goes on, of each kind the winner's after."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lowregret.engine import Engine
+from lowregret.engine.export import export_policy
+from lowregret.records import TrialRecord, Verdict, read_record, write_json, writing
+from lowregret.spec import FullFT
+
+
+def best_of(method: str, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The finished trial of a method with the lowest loss: the one whose weights are kept."""
+    finished = [record for record in records if record.method == method and record.status == "finished"]
+    return min(finished, key=_loss, default=None)
+
+
+def keep_if_best(
+    engine: Engine, policy: str, record: TrialRecord, records: Sequence[TrialRecord], folder: Path
+) -> None:
+    """Ship a finished trial's weights to its folder, unless one of the others is better."""
+    best = best_of(record.method, [other for other in records if other.id != record.id])
+    if best is None or _loss(record) <= _loss(best):  # of equals, the first by name is the best
+        export_policy(engine, policy, folder / "trials" / record.id / _shipped(record))
+
+
+def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
+    """Of each method only the best trial keeps its weights: a study of a large base must fit on the disk."""
+    for record in records:
+        best = best_of(record.method, records)
+        if record.status != "running" and best is not None and record.id != best.id:
+            shutil.rmtree(folder / "trials" / record.id / _shipped(record), ignore_errors=True)
+
+
+def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord]) -> None:
+    """best/lora and best/full: the weights of each kind's best trial, and which trial that is.
+
+    The LoRA is the recommended one when a LoRA is recommended, else the one with the lowest loss.
+    """
+    advice = verdict.recommendation
+    for kind, result in (("lora", verdict.lora), ("full", verdict.full)):
+        if result is None:
+            continue
+        name = advice.method if kind == "lora" and advice is not None and advice.rank is not None else result.name
+        winner = best_of(name, records)
+        if winner is None:
+            continue
+        source = folder / "trials" / winner.id / _shipped(winner)
+        target = folder / "best" / kind
+        if (target / "trial.json").exists() and read_record(TrialRecord, target / "trial.json").id == winner.id:
+            continue
+        partial = target.with_name(kind + ".partial")
+        with writing(target):
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source, partial, copy_function=_link)
+            write_json(partial / "trial.json", winner)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+
+
+def _loss(record: TrialRecord) -> float:
+    return float("inf") if record.test_nll is None else record.test_nll
+
+
+def _shipped(record: TrialRecord) -> str:
+    return "model" if isinstance(record.spec.method, FullFT) else "adapter"
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link where the file system has them, so that a large model is not stored twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

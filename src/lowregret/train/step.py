@@ -1,0 +1,262 @@
+"""One optimizer step of any number of trials at once, LoRA or FullFT alike, and their evaluation."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowregret.data.batches import Batch, batch_indices, collate, passes
+from lowregret.data.chat import Example
+from lowregret.engine import AdamParams, Engine
+from lowregret.engine.footprint import max_tokens
+from lowregret.records import ExampleLosses, keep_metrics_until, make_folder, read_metrics
+from lowregret.spec import OptimizerSpec, TrainingSpec, TrialSpec
+from lowregret.train.checkpoint import Progress, Standing
+from lowregret.train.liveness import Liveness
+from lowregret.train.schedule import eval_steps, rate_factor, total_examples, total_steps
+
+METRICS = "metrics.jsonl"
+EXAMPLES = "examples.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a run share."""
+
+    engine: Engine
+    spec: TrainingSpec
+    train: Sequence[Example]
+    test: Sequence[Example]
+
+
+@dataclass
+class Member:
+    """A trial in training: all that the loop knows of it, its weights aside."""
+
+    name: str
+    """Its policy on the engine."""
+    trial: TrialSpec
+    folder: Path
+    progress: Progress
+    steps: int
+    """Of the whole trial."""
+    visits: int
+    """Examples that the whole trial visits, counting repeats."""
+    evaluations: frozenset[int]
+    """Steps after which the held-out loss is measured."""
+    liveness: Liveness
+    first_nll: float | None
+    """The training loss of its first step; None before it."""
+    losses: ExampleLosses | None = None
+    """Its last evaluation."""
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(name=self.name, trial=self.trial, progress=self.progress)
+
+    def examples(self, task: Task) -> list[Example]:
+        """Those of the step to come, by length."""
+        step, batch_size = self.progress.step, task.spec.batch_size
+        rows = batch_indices(len(task.train), batch_size, self.trial.seed, step, self.visits)
+        return sorted((task.train[i] for i in rows), key=lambda example: len(example.token_ids))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One step that was taken."""
+
+    train_nll: float
+    """Before the update, nats per supervised token."""
+    tokens: int
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended; its last whole step is in its progress."""
+
+    status: Literal["finished", "pruned", "diverged", "failed"]
+    test_nll: float | None = None
+    error: str | None = None
+    pruned_by: str | None = None
+
+
+def enter(task: Task, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:
+    """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps."""
+    make_folder(folder)
+    keep_metrics_until(folder / METRICS, progress.step)
+    curve = read_metrics(folder / METRICS)
+    steps = total_steps(task.spec, len(task.train))
+    return Member(
+        name=name,
+        trial=trial,
+        folder=folder,
+        progress=progress,
+        steps=steps,
+        visits=total_examples(task.spec, len(task.train)),
+        evaluations=frozenset(eval_steps(task.spec.evals, steps)),
+        liveness=Liveness(task.engine.policies[name]),
+        first_nll=curve[0].train_nll if curve else None,
+    )
+
+
+def mean_nll(losses: ExampleLosses) -> float:
+    """Nats per supervised token over a whole held-out set."""
+    return math.fsum(losses.nll_sums) / max(sum(losses.tokens), 1)
+
+
+def evaluate(engine: Engine, policies: Sequence[str], examples: Sequence[Example]) -> dict[str, ExampleLosses]:
+    """The held-out losses of policies (or of `base`), example by example, in one pass for all of them."""
+    return {
+        name: ExampleLosses(nll_sums=tuple(nll), tokens=tuple(tokens))
+        for name, (nll, tokens) in engine.evaluate(policies, examples).items()
+    }
+
+
+def pass_tokens(task: Task, policies: Sequence[str]) -> int:
+    """Tokens of a pass of these policies: what the spec's memory, or else a share of the device's, allows."""
+    budget = None if task.spec.memory_gb is None else int(task.spec.memory_gb * 1e9)
+    longest = max(len(example.token_ids) for example in task.train)
+    return max_tokens(task.engine, policies, budget, longest=longest)
+
+
+class StepTaker:
+    """Takes one optimizer step of each of several members, in as few passes as memory allows."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._most = sys.maxsize
+        """Tokens of a pass; smaller after one that did not fit in memory."""
+        self._max_tokens: dict[tuple[str, ...], int] = {}
+        """By the policies of a step, measured when they first take one."""
+        self._uniform = math.log(task.engine.model.get_output_embeddings().weight.shape[0])
+
+    def __call__(self, members: Sequence[Member]) -> tuple[dict[str, Taken | Ending], float]:
+        """What became of each, and the seconds of passes and updates (checks excluded).
+
+        A member ends here when its loss is not finite, or above twice the larger of a uniform guess and the loss of
+        its first step. That one is the base's own: on data foreign to a confident base it is worse than guessing, and
+        no fault of the learning rate. LivenessError when a matrix of any member is dead.
+        """
+        engine, spec = self.task.engine, self.task.spec
+        began = time.perf_counter()
+        examples = {member.name: member.examples(self.task) for member in members}
+        pad_id = engine.base.pad_id
+        losses, found = self._gradients({name: collate(rows, pad_id) for name, rows in examples.items()})
+        going = [member for member in members if member.name in losses]
+        params = {m.name: adam_params(spec.optimizer, m.trial.learning_rate, m.progress.step, m.steps) for m in going}
+        for member in going:
+            error = self._divergence(member, losses[member.name], params[member.name])
+            if error is not None:
+                found[member.name] = Ending("diverged", error=error)
+                del params[member.name]
+        going = [member for member in going if member.name in params]
+        seconds = time.perf_counter() - began
+        for member in going:
+            member.liveness.before_step(member.progress.step + 1)
+        began = time.perf_counter()
+        norms = engine.optim_step(params)
+        seconds += time.perf_counter() - began
+        for member in going:
+            member.liveness.after_step(member.progress.step + 1)
+            train_nll = losses[member.name]
+            member.first_nll = train_nll if member.first_nll is None else member.first_nll
+            tokens = sum(len(example.token_ids) for example in examples[member.name])
+            rate, norm = params[member.name].learning_rate, norms[member.name]
+            found[member.name] = Taken(train_nll, tokens, rate, norm)
+        return found, seconds
+
+    def _gradients(self, batches: dict[str, Batch]) -> tuple[dict[str, float], dict[str, Taken | Ending]]:
+        """(the loss of each policy whose gradients are complete, those that do not fit in memory)."""
+        failed: dict[str, Taken | Ending] = {}
+        while batches:
+            parts = passes(batches, self._limit(tuple(batches)), self.task.spec.micro_batch_size)
+            losses: dict[str, list[Tensor]] = {name: [] for name in batches}
+            for part in parts:
+                try:
+                    for name, result in self.task.engine.forward_backward(part).items():
+                        losses[name].append(result.loss)
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    problem = str(error)
+                    break
+            else:
+                return _read(losses), failed
+            # A pass that broke off may have left half of its gradients: all of the step is taken again.
+            for name in batches:
+                _forget_gradients(self.task.engine, name)
+            if not self._halve(part):
+                for name in part:
+                    del batches[name]
+                    failed[name] = Ending("failed", error=memory_advice(problem))
+        return {}, failed
+
+    def _halve(self, part: Mapping[str, Batch]) -> bool:
+        """Make passes smaller than this one; False when the spec decides their size, or one row is all there is."""
+        if self.task.spec.micro_batch_size is not None or sum(batch.rows for batch in part.values()) == 1:
+            return False
+        self._most = max(1, sum(batch.tokens for batch in part.values()) // 2)
+        return True
+
+    def _limit(self, policies: tuple[str, ...]) -> int | None:
+        """Tokens of a pass; None when the spec says how many rows it has."""
+        if self.task.spec.micro_batch_size is not None:
+            return None
+        if policies not in self._max_tokens:
+            self._max_tokens[policies] = pass_tokens(self.task, policies)
+        return min(self._max_tokens[policies], self._most)
+
+    def _divergence(self, member: Member, train_nll: float, params: AdamParams) -> str | None:
+        first = member.first_nll
+        limit = math.inf if first is None else 2 * max(self._uniform, first)
+        if math.isfinite(train_nll) and train_nll <= limit:
+            return None
+        before = "" if first is None else f", and the first step's was {first:.2f}"
+        return (
+            f"the training loss is {train_nll:.4g} nats per token in step {member.progress.step + 1}, at learning rate "
+            f"{params.learning_rate:.3g}; guessing uniformly gives {self._uniform:.2f}{before}."
+        )
+
+
+def _read(losses: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """The sum of each policy's losses, fetched from the device all at once."""
+    values = iter(torch.stack([loss for parts in losses.values() for loss in parts]).tolist())
+    return {name: math.fsum(next(values) for _ in parts) for name, parts in losses.items()}
+
+
+def _forget_gradients(engine: Engine, policy: str) -> None:
+    for weight in engine.policies[policy].weights.values():
+        if weight.grad is not None:
+            weight.grad.zero_()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on GPUs; its CPU allocator only has words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def memory_advice(problem: str) -> str:
+    """What a trial's record says when it did not fit."""
+    return f"out of memory: {problem} Run the same command with a lower --micro-batch-size: the trial starts again."
+
+
+def adam_params(optimizer: OptimizerSpec, learning_rate: float, step: int, steps: int) -> AdamParams:
+    """The hyper-parameters of one step (from 0)."""
+    return AdamParams(
+        learning_rate=learning_rate * rate_factor(optimizer, step, steps),
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        clip_norm=optimizer.clip_norm,
+    )

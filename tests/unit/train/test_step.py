@@ -1,0 +1,129 @@
+"""One step of several trials: who diverges, and what happens to a pass that does not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from lowregret.data.batches import Batch
+from lowregret.engine import Engine
+from lowregret.spec import DataSpec, LoRA, TrainingSpec, TrialSpec
+from lowregret.train.checkpoint import Progress
+from lowregret.train.step import Ending, Member, StepTaker, Taken, Task, enter
+
+NAMES = ("a", "b", "c")
+
+
+def start(bases: ModuleType, folder: Path, **changed: Any) -> tuple[Task, list[Member]]:
+    engine = Engine(bases.small_base("qwen3"))
+    spec = TrainingSpec(model="small", data=DataSpec(train="small"), batch_size=4, steps=3, **changed)
+    task = Task(engine, spec, bases.examples(18), [])
+    members = []
+    for seed, name in enumerate(NAMES):
+        trial = TrialSpec(method=LoRA(rank=2 + seed), learning_rate=1e-2, seed=seed)
+        engine.add_policy(name, trial.method, seed)
+        members.append(enter(task, name, trial, folder / name, Progress()))
+    return task, members
+
+
+def small_memory(engine: Engine, tokens: int, never: str = "") -> list[int]:
+    """The engine's passes break off beyond so many tokens, or with a row of `never`, gradients left half done."""
+    whole, sizes = engine.forward_backward, []
+
+    def forward_backward(batches: Mapping[str, Batch]) -> Any:
+        size = sum(batch.tokens for batch in batches.values())
+        sizes.append(size)
+        found = whole(batches)
+        if never in batches or size > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return found
+
+    engine.forward_backward = forward_backward  # type: ignore[method-assign,assignment]
+    return sizes
+
+
+def test_a_pass_that_does_not_fit_is_halved_and_nothing_counts_twice(bases: ModuleType, tmp_path: Path) -> None:
+    task, members = start(bases, tmp_path / "whole")
+    expected, _ = StepTaker(task)(members)
+    other, same = start(bases, tmp_path / "parts")
+    sizes = small_memory(other.engine, 30)
+    take = StepTaker(other)
+    found, _ = take(same)
+    assert max(sizes) > 30
+    for name in NAMES:
+        ours, theirs = found[name], expected[name]
+        assert isinstance(ours, Taken)
+        assert isinstance(theirs, Taken)
+        assert ours.train_nll == pytest.approx(theirs.train_nll, rel=1e-6)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
+        for key, weight in other.engine.policies[name].weights.items():
+            torch.testing.assert_close(weight, task.engine.policies[name].weights[key], rtol=1e-4, atol=1e-6)
+    tried = len(sizes)
+    for member in same:
+        member.progress = Progress(step=1)
+    take(same)
+    assert max(sizes[tried:]) <= 30, "what was learnt is kept"
+
+
+def test_one_whose_row_never_fits_fails_alone(bases: ModuleType, tmp_path: Path) -> None:
+    task, members = start(bases, tmp_path)
+    small_memory(task.engine, 10**9, never="b")
+    before = bases.weights(task.engine.policies["b"])
+    found, _ = StepTaker(task)(members)
+    failed = found["b"]
+    assert isinstance(failed, Ending)
+    assert failed.status == "failed"
+    assert "lower --micro-batch-size" in str(failed.error)
+    assert isinstance(found["a"], Taken)
+    assert isinstance(found["c"], Taken)
+    assert bases.same(bases.weights(task.engine.policies["b"]), before)
+
+
+def test_an_explicit_micro_batch_size_is_not_second_guessed(bases: ModuleType, tmp_path: Path) -> None:
+    task, members = start(bases, tmp_path, micro_batch_size=2)
+    sizes = small_memory(task.engine, 1)
+    found, _ = StepTaker(task)(members)
+    assert {name: getattr(what, "status", "taken") for name, what in found.items()} == dict.fromkeys(NAMES, "failed")
+    assert len(sizes) == 1
+
+
+def test_another_error_is_no_lack_of_memory(bases: ModuleType, tmp_path: Path) -> None:
+    task, members = start(bases, tmp_path)
+
+    def broken(batches: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    task.engine.forward_backward = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        StepTaker(task)(members)
+
+
+@pytest.mark.parametrize("times", [1.9, 2.1])
+def test_a_loss_beyond_twice_the_first_ends_a_trial_and_no_other(
+    bases: ModuleType, tmp_path: Path, times: float
+) -> None:
+    """Guessing uniformly over 64 tokens gives ln 64 = 4.16 nats; the first loss counts where it is larger."""
+    task, members = start(bases, tmp_path)
+    whole = task.engine.forward_backward
+
+    def scaled(batches: Any) -> Any:
+        found = whole(batches)
+        object.__setattr__(found["a"], "loss", torch.tensor(5.0 * times))
+        return found
+
+    task.engine.forward_backward = scaled  # type: ignore[method-assign]
+    members[0].first_nll = 5.0
+    before = bases.weights(task.engine.policies["a"])
+    found, _ = StepTaker(task)(members)
+    first = found["a"]
+    assert isinstance(first, Ending) == (times > 2)
+    if isinstance(first, Ending):
+        assert first.status == "diverged"
+        assert "and the first step's was 5.00" in str(first.error)
+        assert bases.same(bases.weights(task.engine.policies["a"]), before)
+    assert isinstance(found["b"], Taken)
