@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.chat import Example
 from lowregret.engine.attention import attending, configurations
+from lowregret.engine.checkpointing import checkpoint_layers
 from lowregret.engine.decode import decoder
 from lowregret.engine.layout import Layout, lay_out
 from lowregret.engine.losses import Loss, cross_entropy, token_logprobs
@@ -58,7 +59,8 @@ class Engine:
     LoRA policies share the frozen base and may be passed together; a FullFT policy trains the base itself and must be
     alone. `device` and `precision` as in TrainingSpec. With bfloat16 the weight matrices of the base are bfloat16 and
     products are (autocast); embeddings, norms and all that trains stay float32, so that LoRA and FullFT start from
-    the same function, to the bit.
+    the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
+    instead of keeping what they computed in the first; ModelError for a base without known layers.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class Engine:
         self.padding_free = True
         """Whether rows are laid end to end; else they are padded to the longest of a pass."""
         self._find_way()
+        if checkpoint_activations:
+            checkpoint_layers(self.model)
 
     def add_policy(self, name: str, method: FullFT | LoRA, seed: int = 0) -> Policy:
         """Put a new policy on the base; `seed` draws the initial A of a LoRA and its dropout."""
