@@ -47,7 +47,11 @@ class Child:
                 stderr=errors,
                 text=True,
             )
-        self.facts = self._read()
+        try:
+            self.facts = self._read()
+        except BaseException:
+            self.end()
+            raise
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Let it do one repeat; its measurements."""
@@ -60,7 +64,7 @@ class Child:
         return self._read()
 
     def end(self) -> None:
-        """Close its line and wait for it; one that does not leave is killed."""
+        """Close its line and wait for it; one in the middle of a repeat is killed."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

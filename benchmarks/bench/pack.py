@@ -99,7 +99,7 @@ def process_lines(raw: Raw) -> list[Line]:
             f"{ours:.1f} ({min(spread):.1f}–{max(spread):.1f}; training {training:.1f})",
             peak=gigabytes(max(pack["peak_bytes"] for pack in packs)),
             loss=f"mean {own_mean:.4f}",
-            verdict=f"{goal(theirs / ours, 4)} faster, start-up included; {same}",
+            verdict=f"{goal(theirs / ours, 4)} the speed, start-up included; {same}",
         ),
     ]
 
@@ -141,8 +141,9 @@ def _against_alone(bench: Bench, settings: Mapping[str, Any], steps: int) -> Raw
 def _alone_lines(raw: Raw, setting: str, wanted: float) -> list[Line]:
     alone, pack = raw["contenders"][ALONE], raw["contenders"][PACK]
     memory = f"{peak(pack) / peak(alone):.2f} of the memory"
-    verdict = f"{goal(median(alone) / median(pack), wanted)} faster, {same_work(alone, pack)}; {memory}"
-    names = f"lowregret, 16 trials {ALONE}, {setting}", f"lowregret, 16 trials in {PACK}, {setting}"
+    verdict = f"{goal(median(alone) / median(pack), wanted)} the speed of {ALONE}, {same_work(alone, pack)}; {memory}"
+    count = len(pack["answers"][0]["losses"])
+    names = f"lowregret, {count} trials {ALONE}, {setting}", f"lowregret, {count} trials in {PACK}, {setting}"
     return [line("5", names[0], alone), line("5", names[1], pack, verdict)]
 
 
