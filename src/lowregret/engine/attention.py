@@ -104,14 +104,24 @@ def configurations(model: PreTrainedModel) -> list[PretrainedConfig]:
     return list({id(config): config for config in found if isinstance(config, PretrainedConfig)}.values())
 
 
+def tells_all(configs: Sequence[PretrainedConfig]) -> bool:
+    """Whether a registered attention is told all it must know.
+
+    That a layer cuts its rows into chunks (Llama 4) is said by its mask alone, and no short row shows it.
+    """
+    return not any("chunked_attention" in (getattr(config, "layer_types", None) or ()) for config in configs)
+
+
 @contextmanager
-def attending(configs: Sequence[PretrainedConfig]) -> Iterator[None]:
-    """`attend` instead of the model's own attention, for as long as the context lasts: backward passes included, which
-    run the forward again under activation checkpointing."""
+def attending(configs: Sequence[PretrainedConfig], name: str = NAME) -> Iterator[None]:
+    """A registered attention, `attend` unless another is named, instead of the model's own.
+
+    Backward passes belong into the context too: under activation checkpointing they run the forward again.
+    """
     before = [config._attn_implementation_internal for config in configs]
     try:
         for config in configs:
-            config._attn_implementation_internal = NAME
+            config._attn_implementation_internal = name
         yield
     finally:
         for config, own in zip(configs, before, strict=True):

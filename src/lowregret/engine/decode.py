@@ -8,8 +8,7 @@ before a shorter prompt is hidden by a mask that is made once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, final
 
 import torch
@@ -18,8 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from lowregret.engine.attention import NAME as END_TO_END
-from lowregret.engine.attention import Rows, configurations
+from lowregret.engine.attention import Rows, attending, configurations
 from lowregret.errors import SpecError
 
 NAME = "lowregret_decode"
@@ -108,7 +106,7 @@ class CachedDecoder(Decoder):
     def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         """Append a token to each row; logits of the next."""
         self._cache.advance()
-        with _attention(self._configs, NAME):
+        with attending(self._configs, NAME):
             logits = self._forward(
                 self.counts,
                 self.counts,
@@ -147,7 +145,7 @@ class CachedDecoder(Decoder):
         for name, prompt in part:
             tokens[name] = tokens.get(name, 0) + len(prompt)
             positions[name] = positions.get(name, 0) + 1
-        with _attention(self._configs, END_TO_END):
+        with attending(self._configs):
             return self._forward(
                 tokens,
                 positions,
@@ -364,18 +362,4 @@ def _keeps_keys_and_values(model: PreTrainedModel) -> bool:
     """Whether keys and values of every layer, seen in full or through a window, are all that the base remembers."""
     config = model.config.get_text_config(decoder=True)
     layers = {type(layer) for layer in DynamicCache(config=config).layers}
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return bool(layers) and layers <= {DynamicLayer, DynamicSlidingWindowLayer} and "chunked_attention" not in kinds
-
-
-@contextmanager
-def _attention(configs: Sequence[Any], name: str) -> Iterator[None]:
-    """A registered attention instead of the base's own, for as long as the context lasts."""
-    before = [config._attn_implementation_internal for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation_internal = name
-        yield
-    finally:
-        for config, own in zip(configs, before, strict=True):
-            config._attn_implementation_internal = own
+    return bool(layers) and layers <= {DynamicLayer, DynamicSlidingWindowLayer}

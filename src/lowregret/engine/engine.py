@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.chat import Example
-from lowregret.engine.attention import attending, configurations
+from lowregret.engine.attention import attending, configurations, tells_all
 from lowregret.engine.checkpointing import checkpoint_layers
 from lowregret.engine.decode import decoder
 from lowregret.engine.layout import Layout, lay_out
@@ -284,7 +284,8 @@ class Engine:
         with torch.no_grad(), self._arithmetic():
             expected = torch.cat([_own_logprobs(self.model, row, self.device) for row in rows])
         batch = {"base": collate(rows, self.base.pad_id)}
-        for self.padding_free, self._unembedding.chunked in product((True, False), repeat=2):
+        end_to_end = (True, False) if tells_all(self._configs) else (False,)
+        for self.padding_free, self._unembedding.chunked in product(end_to_end, (True, False)):
             if not self.padding_free and not self._unembedding.chunked:
                 return
             try:

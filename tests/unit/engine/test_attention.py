@@ -158,3 +158,9 @@ def test_a_base_that_scales_its_logits_in_its_own_way_keeps_its_head(bases: Modu
     engine = Engine(base)
     assert not engine._unembedding.chunked
     assert engine.padding_free
+
+
+def test_a_base_whose_layers_chunk_their_rows_is_left_its_attention(bases: ModuleType) -> None:
+    base = bases.small_base("llama")
+    base.model.config.layer_types = ["chunked_attention", "full_attention"]
+    assert not Engine(base).padding_free
