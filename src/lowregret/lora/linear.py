@@ -56,10 +56,16 @@ class Part:
         """All tokens of this part."""
         return slice(self.start, self.start + sum(self.sizes))
 
+    def factors(
+        self, matrix: str, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "policies rank d_in"], Float[Tensor, "policies d_out rank"]]:
+        """A and B of each policy on one matrix, in the type of products."""
+        return _as(self.bank.a(matrix, self.slots), dtype), _as(self.bank.b(matrix, self.slots), dtype)
+
     def times(self, x: Float[Tensor, "tokens k"], factor: Float[Tensor, "policies k m"]) -> Float[Tensor, "tokens m"]:
         """Each policy's tokens times its own matrix."""
-        if len(set(self.sizes)) == 1:
-            return torch.bmm(x.unflatten(0, (len(self.sizes), self.sizes[0])), factor).flatten(0, 1)
+        if self._even:
+            return torch.bmm(self._stacked(x), factor).view(x.shape[0], -1)
         out = x.new_empty(x.shape[0], factor.shape[2])
         for left, right, into in zip(x.split(self.sizes), factor, out.split(self.sizes), strict=True):
             torch.mm(left, right, out=into)
@@ -72,9 +78,8 @@ class Part:
         factor: Float[Tensor, "policies k m"],
     ) -> None:
         """total += `times`, in place."""
-        if len(set(self.sizes)) == 1:
-            shape = (len(self.sizes), self.sizes[0])
-            total.unflatten(0, shape).baddbmm_(x.unflatten(0, shape), factor)
+        if self._even:
+            self._stacked(total).baddbmm_(self._stacked(x), factor)
             return
         for into, left, right in zip(total.split(self.sizes), x.split(self.sizes), factor, strict=True):
             into.addmm_(left, right)
@@ -86,19 +91,27 @@ class Part:
         right: Float[Tensor, "tokens m"],
     ) -> None:
         """total += leftᵀ right of each policy, in place and in the type of `total`."""
-        if len(set(self.sizes)) == 1:
-            shape = (len(self.sizes), self.sizes[0])
-            products = left.unflatten(0, shape).transpose(1, 2), right.unflatten(0, shape)
-            if total.dtype is left.dtype:
+        same = total.dtype is left.dtype
+        if self._even:
+            products = self._stacked(left).transpose(1, 2), self._stacked(right)
+            if same:
                 total.baddbmm_(*products)
             else:
                 total += torch.bmm(*products)
             return
         for into, one, other in zip(total, left.split(self.sizes), right.split(self.sizes), strict=True):
-            if into.dtype is one.dtype:
+            if same:
                 into.addmm_(one.T, other)
             else:
                 into += one.T @ other
+
+    @property
+    def _even(self) -> bool:
+        return len(set(self.sizes)) == 1
+
+    def _stacked(self, x: Float[Tensor, "tokens k"]) -> Float[Tensor, "policies own k"]:
+        """A view, for policies with equally many tokens."""
+        return x.view(len(self.sizes), self.sizes[0], x.shape[1])
 
     def scale_(self, u: Float[Tensor, "tokens rank"]) -> Float[Tensor, "tokens rank"]:
         """Each policy's tokens times its alpha / rank, in place."""
@@ -203,7 +216,7 @@ class LoRALinear(nn.Module):
             return y
         weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
-        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        flat = _as(x.reshape(-1, x.shape[-1]), dtype)
         y = _Product.apply(flat, self.routing.anchor, weight, self.base.bias, self.name, parts)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
@@ -236,11 +249,11 @@ class _Product(torch.autograd.Function):
         matrix: str,
         parts: Sequence[Part],
     ) -> Tensor:
-        frozen = weight.to(x.dtype)
-        y = x @ frozen.T if bias is None else torch.addmm(bias.to(x.dtype), x, frozen.T)
+        frozen = _as(weight, x.dtype).T
+        y = x @ frozen if bias is None else torch.addmm(_as(bias, x.dtype), x, frozen)
         low_rank = []
         for part in parts:
-            a, b = part.bank.a(matrix, part.slots).to(x.dtype), part.bank.b(matrix, part.slots).to(x.dtype)
+            a, b = part.factors(matrix, x.dtype)
             u = part.scale_(part.times(part.dropped(x[part.tokens], matrix), a.transpose(1, 2)))
             part.add_times(y[part.tokens], u, b.transpose(1, 2))
             low_rank.append(u)
@@ -253,9 +266,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *low_rank = ctx.saved_tensors
         matrix: str = ctx.matrix
-        dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
+        dy = dy.contiguous()  # what follows views it by policy
+        dx = dy @ _as(weight, dy.dtype) if ctx.needs_input_grad[0] else None
         for part, u in zip(ctx.parts, low_rank, strict=True):
-            a, b = part.bank.a(matrix, part.slots).to(dy.dtype), part.bank.b(matrix, part.slots).to(dy.dtype)
+            a, b = part.factors(matrix, dy.dtype)
             own = dy[part.tokens]
             du = part.scale_(part.times(own, b))
             part.add_outer(part.bank.b_gradient(matrix, part.slots), own, u)
@@ -267,6 +281,11 @@ class _Product(torch.autograd.Function):
             else:
                 part.add_times(dx[part.tokens], du, a)
         return dx, None, None, None, None, None
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x.to(dtype)`, without the microseconds that a call costs when there is nothing to do."""
+    return x if x.dtype is dtype else x.to(dtype)
 
 
 def trained(
