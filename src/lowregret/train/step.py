@@ -136,8 +136,8 @@ class StepTaker:
         self.task = task
         self._most = sys.maxsize
         """Tokens of a pass; smaller after one that did not fit in memory."""
-        self._max_tokens: dict[tuple[str, ...], int] = {}
-        """By the policies of a step, measured when they first take one."""
+        self._measured: tuple[tuple[str, ...], int] = ((), 0)
+        """The policies on the engine, and the tokens of a pass that these allow."""
         self._uniform = math.log(task.engine.model.get_output_embeddings().weight.shape[0])
 
     def __call__(self, members: Sequence[Member]) -> tuple[dict[str, Taken | Ending], float]:
@@ -148,6 +148,7 @@ class StepTaker:
         no fault of the learning rate. LivenessError when a matrix of any member is dead.
         """
         engine, spec = self.task.engine, self.task.spec
+        self._measure()
         began = time.perf_counter()
         examples = {member.name: member.examples(self.task) for member in members}
         pad_id = engine.base.pad_id
@@ -179,7 +180,7 @@ class StepTaker:
         """(the loss of each policy whose gradients are complete, those that do not fit in memory)."""
         failed: dict[str, Taken | Ending] = {}
         while batches:
-            parts = passes(batches, self._limit(tuple(batches)), self.task.spec.micro_batch_size)
+            parts = passes(batches, self._limit(), self.task.spec.micro_batch_size)
             losses: dict[str, list[Tensor]] = {name: [] for name in batches}
             for part in parts:
                 try:
@@ -208,13 +209,15 @@ class StepTaker:
         self._most = max(1, sum(batch.tokens for batch in part.values()) // 2)
         return True
 
-    def _limit(self, policies: tuple[str, ...]) -> int | None:
+    def _measure(self) -> None:
+        """How large a pass may be, when the policies on the engine are others than at the last step."""
+        policies = tuple(self.task.engine.policies)
+        if self.task.spec.micro_batch_size is None and policies != self._measured[0]:
+            self._measured = (policies, pass_tokens(self.task, policies))
+
+    def _limit(self) -> int | None:
         """Tokens of a pass; None when the spec says how many rows it has."""
-        if self.task.spec.micro_batch_size is not None:
-            return None
-        if policies not in self._max_tokens:
-            self._max_tokens[policies] = pass_tokens(self.task, policies)
-        return min(self._max_tokens[policies], self._most)
+        return None if self.task.spec.micro_batch_size is not None else min(self._measured[1], self._most)
 
     def _divergence(self, member: Member, train_nll: float, params: AdamParams) -> str | None:
         first = member.first_nll
