@@ -5,7 +5,7 @@
 Each kill has a study of its own. The moments are spread over the whole life of the process, from the start of the
 interpreter to the last record, loading included; every second resumed process is killed once more, and sometimes again,
 before one is let through. LoRA trials train together, and others take the places of those that end. Each process draws
-how often it writes a checkpoint: after every round, now and then, or not at all, so that resumes begin at the start of a
+how often it writes a checkpoint: after every round, now and then, or not at all. So resumes begin at the start of a
 pack, in the middle of one, and behind trials that have ended since. Compared are the verdict, every record, curve and
 example loss, and the bytes of the winners' weights; left out are wall times, memory and the environment.
 """
@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 STUDY = (
-    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 2 --steps 5 --batch-size 4 "
-    "--max-train 32 --max-eval 8 --evals 2 --quiet"
+    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 2 --steps 5 "
+    "--batch-size 4 --max-train 32 --max-eval 8 --evals 2 --quiet"
 ).split()
 CHECKPOINT_SECONDS = ("0", "0.3", "60")
 _NOT_REPEATABLE = (

@@ -16,7 +16,18 @@ from lowregret.records import Metric, TrialRecord, append_metric, sync_file, wri
 from lowregret.spec import FullFT, TrialSpec
 from lowregret.train.checkpoint import Progress, delete_checkpoint, save_checkpoint
 from lowregret.train.memory import PeakMemory
-from lowregret.train.step import EXAMPLES, METRICS, Ending, Member, StepTaker, Taken, Task, enter, evaluate, mean_nll
+from lowregret.train.step import (
+    EXAMPLES,
+    METRICS,
+    Ending,
+    Member,
+    StepTaker,
+    Taken,
+    Task,
+    enter,
+    evaluate_within_memory,
+    mean_nll,
+)
 
 _ALONE = 1
 """Steps done before the one that every trial takes in passes of its own. In the first, much happens for the first
@@ -132,12 +143,15 @@ class Pack:
         if not due or not self.task.test:
             return {}
         began = time.perf_counter()
-        losses = evaluate(self.task.engine, [member.name for member in due], self.task.test)
+        losses = evaluate_within_memory(self.task.engine, [member.name for member in due], self.task.test)
         _share(spent, time.perf_counter() - began, {member.name: 1 for member in due})
         found: dict[str, float] = {}
         for member in due:
-            member.losses = losses[member.name]
-            nll = mean_nll(member.losses)
+            measured = losses[member.name]
+            if isinstance(measured, Ending):
+                endings[member.name] = measured
+                continue
+            member.losses, nll = measured, mean_nll(measured)
             if math.isfinite(nll):
                 found[member.name] = nll
             else:

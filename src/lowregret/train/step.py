@@ -122,6 +122,24 @@ def evaluate(engine: Engine, policies: Sequence[str], examples: Sequence[Example
     }
 
 
+def evaluate_within_memory(
+    engine: Engine, policies: Sequence[str], examples: Sequence[Example]
+) -> dict[str, ExampleLosses | Ending]:
+    """The same, one policy after the other where all together do not fit; `failed` for one that does not fit alone."""
+    try:
+        return dict(evaluate(engine, policies, examples))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        problem = str(error)
+    if len(policies) == 1:
+        return {policies[0]: Ending("failed", error=memory_advice(problem))}
+    found: dict[str, ExampleLosses | Ending] = {}
+    for name in policies:
+        found |= evaluate_within_memory(engine, [name], examples)
+    return found
+
+
 def pass_tokens(task: Task, policies: Sequence[str]) -> int:
     """Tokens of a pass of these policies: what the spec's memory, or else a share of the device's, allows."""
     budget = None if task.spec.memory_gb is None else int(task.spec.memory_gb * 1e9)
@@ -165,7 +183,13 @@ class StepTaker:
         for member in going:
             member.liveness.before_step(member.progress.step + 1)
         began = time.perf_counter()
-        norms = engine.optim_step(params)
+        try:
+            norms = engine.optim_step(params)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            # The moments of some found no room, and which updates were done is unknown: none of them can go on.
+            return found | {m.name: Ending("failed", error=memory_advice(str(error))) for m in going}, seconds
         seconds += time.perf_counter() - began
         for member in going:
             member.liveness.after_step(member.progress.step + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_place_is_taken_again_as_soon_as_it_is_free(tmp_path: Path, monkeypatc
     crew.train(None, Hooks(), None)  # type: ignore[arg-type]
     assert packs.packs == 1
     loras = [{trial.id for trial in trials} for trials in packs.beside if isinstance(trials[0].method, LoRA)]
-    for before, after in zip(loras, loras[1:], strict=False):
+    for before, after in pairwise(loras):
         assert len(after) == 2 or after < before, "a place stayed free"
     assert [len(trials) for trials in loras[:3]] == [2, 2, 2]
 

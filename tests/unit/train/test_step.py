@@ -14,7 +14,7 @@ from lowregret.data.batches import Batch
 from lowregret.engine import Engine
 from lowregret.spec import DataSpec, LoRA, TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress
-from lowregret.train.step import Ending, Member, StepTaker, Taken, Task, enter
+from lowregret.train.step import Ending, Member, StepTaker, Taken, Task, enter, evaluate, evaluate_within_memory
 
 NAMES = ("a", "b", "c")
 
@@ -127,3 +127,40 @@ def test_a_loss_beyond_twice_the_first_ends_a_trial_and_no_other(
         assert "and the first step's was 5.00" in str(first.error)
         assert bases.same(bases.weights(task.engine.policies["a"]), before)
     assert isinstance(found["b"], Taken)
+
+
+@pytest.mark.parametrize("most", [1, 0])
+def test_an_evaluation_that_does_not_fit_together_is_done_one_by_one(
+    bases: ModuleType, tmp_path: Path, most: int
+) -> None:
+    task, _ = start(bases, tmp_path)
+    test = bases.examples(9, seed=1)
+    expected = evaluate(task.engine, NAMES, test)
+    whole = task.engine.evaluate
+
+    def limited(policies: Any, examples: Any) -> Any:
+        if len(policies) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(policies, examples)
+
+    task.engine.evaluate = limited  # type: ignore[method-assign]
+    found = evaluate_within_memory(task.engine, NAMES, test)
+    for name in NAMES:
+        one = found[name]
+        if most:
+            assert not isinstance(one, Ending)
+            assert one.nll_sums == pytest.approx(expected[name].nll_sums, rel=1e-5)
+        else:
+            assert isinstance(one, Ending)
+            assert one.status == "failed"
+
+
+def test_an_update_without_room_for_its_moments_fails(bases: ModuleType, tmp_path: Path) -> None:
+    task, members = start(bases, tmp_path)
+
+    def refuse(params: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    task.engine.optim_step = refuse  # type: ignore[method-assign]
+    found, _ = StepTaker(task)(members)
+    assert {getattr(what, "status", "taken") for what in found.values()} == {"failed"}
