@@ -71,7 +71,6 @@ def compare(
     micro_batch_size: o.MicroBatchSize = None,
     memory_gb: o.MemoryGb = None,
     checkpoint_activations: o.CheckpointActivations = None,
-    compile: o.Compile = None,
     checkpoint_seconds: o.CheckpointSeconds = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print verdict.json on standard output, all else on standard error.")

@@ -130,15 +130,6 @@ CheckpointActivations = Annotated[
         show_default=False,
     ),
 ]
-Compile = Annotated[
-    bool | None,
-    typer.Option(
-        "--compile",
-        help="Compile the layers with torch.compile: a wait at the start; measure whether it pays.",
-        rich_help_panel=_MACHINE,
-        show_default=False,
-    ),
-]
 Epochs = Annotated[
     float | None,
     typer.Option(help="Passes over the training data. (default: 1)", rich_help_panel=_TRAINING, show_default=False),

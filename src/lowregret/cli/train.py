@@ -51,7 +51,6 @@ def train(
     micro_batch_size: o.MicroBatchSize = None,
     memory_gb: o.MemoryGb = None,
     checkpoint_activations: o.CheckpointActivations = None,
-    compile: o.Compile = None,
     checkpoint_seconds: o.CheckpointSeconds = None,
     quiet: o.Quiet = False,
 ) -> None:

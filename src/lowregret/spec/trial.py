@@ -46,7 +46,6 @@ class TrainingSpec(Spec):
         "micro_batch_size",
         "memory_gb",
         "checkpoint_activations",
-        "compile",
     )
     """Fields that a run in progress may change: results depend on them by rounding at most."""
 
@@ -66,9 +65,6 @@ class TrainingSpec(Spec):
     """Keep only the inputs of each layer and compute the rest again in the backward pass: a fraction of the memory for
     one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no bit of the
     results."""
-    compile: bool = False
-    """Compile the base's layers with torch.compile: a wait at the start, and less overhead in each pass where it
-    pays, which is on a GPU. Changes results by rounding."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training data; 1 when neither `epochs` nor `steps` is given."""
     steps: int | None = Field(default=None, ge=1)

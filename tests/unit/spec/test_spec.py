@@ -105,7 +105,7 @@ def test_a_memory_budget_is_a_number_above_zero(wrong: object) -> None:
 
 
 def test_what_only_moves_memory_and_time_may_change_in_the_middle_of_a_run() -> None:
-    chosen = compare_spec(memory_gb=1.5, checkpoint_activations=True, compile=True, micro_batch_size=2)
+    chosen = compare_spec(memory_gb=1.5, checkpoint_activations=True, micro_batch_size=2)
     assert chosen.model_dump(exclude=set(chosen.FREE)) == compare_spec().model_dump(exclude=set(chosen.FREE))
     assert set(chosen.FREE) <= set(CompareSpec.model_fields)
 
