@@ -7,7 +7,7 @@ tokens, and splitting the batch afterwards changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,16 +56,6 @@ class Batch:
         return Batch(
             *(tensor[index, :length] for tensor in (self.input_ids, self.targets, self.supervised, self.weights))
         )
-
-    def split(self, rows: int) -> Iterator[Batch]:
-        """The same batch in pieces of at most `rows` rows, weights unchanged, common padding trimmed."""
-        for start in range(0, self.rows, rows):
-            part = slice(start, start + rows)
-            columns = self.supervised[part].any(dim=0).nonzero()
-            used = int(columns[-1]) + 1 if len(columns) else 1
-            yield Batch(
-                *(tensor[part, :used] for tensor in (self.input_ids, self.targets, self.supervised, self.weights))
-            )
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:

@@ -57,18 +57,6 @@ def test_weights_sum_to_one_and_are_zero_elsewhere(found: list[Example], pad_id:
         assert bool((batch.input_ids[row, len(example.token_ids) - 1 :] == pad_id).all())
 
 
-@given(BATCHES, st.integers(1, 9))
-def test_the_pieces_of_a_batch_are_the_batch(found: list[Example], rows: int) -> None:
-    """The same predictions with the same weights, row by row; nothing but common padding is gone."""
-    batch = collate(found)
-    pieces = list(batch.split(rows))
-    assert [piece.rows for piece in pieces[:-1]] == [rows] * (len(pieces) - 1)
-    assert sum(piece.rows for piece in pieces) == batch.rows
-    assert [row for piece in pieces for row in predictions(piece)] == predictions(batch)
-    assert sum(float(piece.weights.double().sum()) for piece in pieces) == pytest.approx(1, abs=1e-6)
-    assert all(bool(piece.supervised[:, -1].any()) for piece in pieces), "padding that all rows share is kept"
-
-
 PACKS = st.lists(BATCHES, min_size=1, max_size=4)
 BUDGETS = st.none() | st.integers(1, 60)
 
