@@ -112,7 +112,11 @@ def examples(count: int, seed: int = 0, *, shortest: int = 3, longest: int = 12)
 
 def adapted(engine: Engine, name: str = "lora", *, rank: int = 3, targets: Any = EVERYTHING, seed: int = 0) -> Any:
     """Put a LoRA on the base whose B is not zero, so that it does something."""
-    policy = engine.add_policy(name, LoRA(rank=rank, alpha=rank, targets=targets), seed)
+    return stir(engine.add_policy(name, LoRA(rank=rank, alpha=rank, targets=targets), seed), seed)
+
+
+def stir(policy: Any, seed: int = 0) -> Any:
+    """Give a LoRA a B that is not zero."""
     generator = torch.Generator().manual_seed(1000 + seed)
     with torch.no_grad():
         for adapter in policy.adapters.values():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lowregret.data.batches import collate
+from lowregret.data.batches import collate, passes
 from lowregret.engine import AdamParams, Engine
 from lowregret.spec import LoRA
 
@@ -167,6 +167,28 @@ def test_ten_mixed_steps_in_float32_equal_those_alone(bases: ModuleType, archite
         )
         assert bases.distance(torch.cat([value.flatten() for value in start[name].values()]), its) > 1e-3
         assert bases.distance(mine, its) < 1e-6, f"{architecture} {name}"
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_cutting_a_step_into_passes_changes_nothing_under_dropout(bases: ModuleType, padding_free: bool) -> None:
+    """Masks belong to rows: not to passes, nor to company."""
+    names = ["dropped", "everywhere"]
+    batches = {name: collate(bases.examples(7, seed=len(name), longest=20)) for name in names}
+    found = []
+    for limit in (None, 30):
+        engine = Engine(bases.double_base("llama"))
+        engine.padding_free = padding_free
+        for name in names:
+            bases.stir(engine.add_policy(name, MIXED[name][0], seed=1))
+        parts = passes(batches, limit)
+        for part in parts:
+            engine.forward_backward(part)
+        found.append({name: [w.grad.clone() for w in engine.policies[name].weights.values()] for name in names})
+    assert len(parts) > 3
+    for name in names:
+        whole, cut = (torch.cat([gradient.flatten() for gradient in way[name]]) for way in found)
+        assert bases.distance(cut, whole) < 1e-9
 
 
 def test_members_come_and_go_and_the_others_do_not_notice(bases: ModuleType) -> None:

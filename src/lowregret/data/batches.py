@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,6 +33,8 @@ class Batch:
     """Whether the prediction of this position counts."""
     weights: Float32[Tensor, "rows length"]
     """Its share in the loss; 0 where not supervised."""
+    numbers: Int64[Tensor, " rows"]
+    """Each row's number in the batch of its optimizer step, however that is cut into passes."""
 
     @property
     def rows(self) -> int:
@@ -53,9 +55,8 @@ class Batch:
         """These rows in this order, weights unchanged, without the padding that all of them share."""
         index = torch.tensor(rows)
         length = int(self.used[index].max())
-        return Batch(
-            *(tensor[index, :length] for tensor in (self.input_ids, self.targets, self.supervised, self.weights))
-        )
+        columns = ("input_ids", "targets", "supervised", "weights")
+        return replace(self, numbers=self.numbers[index], **{c: getattr(self, c)[index, :length] for c in columns})
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
@@ -71,7 +72,8 @@ def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
         targets[row, :n] = example.token_ids[1:]
         supervised[row, :n] = example.supervised[1:]
     weights = supervised.astype(np.float32) / max(int(supervised.sum()), 1)
-    return Batch(*(torch.from_numpy(array) for array in (inputs, targets, supervised, weights)))
+    columns = map(torch.from_numpy, (inputs, targets, supervised, weights, np.arange(len(examples), dtype=np.int64)))
+    return Batch(*columns)
 
 
 def passes(

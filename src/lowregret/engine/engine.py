@@ -118,8 +118,6 @@ class Engine:
         with torch.enable_grad(), self._passing(layout):
             results = self._forward(layout, batches, loss)
             torch.stack([result.loss for result in results.values()]).sum().backward()
-        for name in batches:
-            self.policies[name].passes += 1
         return {
             name: PassResult(result.loss.detach(), result.logprobs.detach(), result.supervised)
             for name, result in results.items()
@@ -135,6 +133,8 @@ class Engine:
     def optim_step(self, params: Mapping[str, AdamParams]) -> dict[str, float]:
         """One AdamW step for each policy named; returns gradient norms before clipping. Others are not touched."""
         norms = [self.policies[name].optimizer.step(step) for name, step in params.items()]
+        for name in params:
+            self.policies[name].steps += 1
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
     def evaluate(
@@ -190,7 +190,7 @@ class Engine:
                 (name,) = layout.names
                 if (both := self._unembedding.trained_cross_entropy(layout)) is not None:
                     return {name: PassResult(*both, batches[name].supervised)}
-            logprobs = self._unembedding.logprobs(logits, layout, self._parts(layout.names, layout.positions))
+            logprobs = self._unembedding.logprobs(logits, layout, self._position_parts(layout))
         found: dict[str, PassResult] = {}
         for name, part in zip(layout.names, layout.parts, strict=True):
             value = loss(logprobs[part], layout.weights[part])
@@ -211,8 +211,8 @@ class Engine:
     def _passing(self, layout: Layout) -> Iterator[None]:
         """Everything that is different during one pass, its backward included, and only then."""
         attention = attending(self._configs) if self.padding_free else nullcontext()
-        tokens = self._parts(layout.names, layout.tokens, layout.rows)
-        positions = [] if self._unembedding.chunked else self._parts(layout.names, layout.positions)
+        tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
+        positions = [] if self._unembedding.chunked else self._position_parts(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             yield
 
@@ -243,11 +243,16 @@ class Engine:
 
         return sorted(names, key=place)
 
-    def _parts(self, names: Sequence[str], counts: Sequence[int], rows: Sequence[int] | None = None) -> list[Part]:
-        """Runs of neighbours in a bank, with their tokens; `rows` is how many padded rows each one's tokens are."""
+    def _position_parts(self, layout: Layout) -> list[Part]:
+        return self._parts(layout.names, layout.positions, layout.position_rows)
+
+    def _parts(
+        self, names: Sequence[str], counts: Sequence[int], rows: Sequence[Sequence[tuple[int, int]]] | None = None
+    ) -> list[Part]:
+        """Runs of neighbours in a bank, with their tokens; `rows`, (number, tokens) each, is what dropout goes by."""
         members: list[Member] = []
         start = 0
-        for name, count, own in zip(names, counts, rows or [1] * len(names), strict=True):
+        for name, count, own in zip(names, counts, rows or [()] * len(names), strict=True):
             policy = self.policies.get(name)
             if isinstance(policy, LoRAPolicy) and count:
                 dropout = policy.dropout(own) if torch.is_grad_enabled() else None

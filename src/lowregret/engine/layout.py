@@ -30,10 +30,12 @@ class Layout:
     """The policies, in the order of their tokens."""
     tokens: tuple[int, ...]
     """How many tokens each has."""
-    rows: tuple[int, ...]
-    """How many padded rows these are; 1 when they lie end to end."""
     positions: tuple[int, ...]
     """How many supervised positions each has."""
+    token_rows: tuple[tuple[tuple[int, int], ...], ...]
+    """(number in its batch, tokens) of each row of each policy."""
+    position_rows: tuple[tuple[tuple[int, int], ...], ...]
+    """(number in its batch, supervised positions) of the same rows."""
     selected: Int64[Tensor, " positions"]
     """The supervised positions among the flattened tokens."""
     targets: Int64[Tensor, " positions"]
@@ -73,12 +75,20 @@ def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.de
         inputs=inputs,
         names=tuple(order),
         tokens=tuple(len(own) for own in ids),
-        rows=tuple(batch.rows if padded else 1 for batch in chosen),
         positions=tuple(int(own.sum()) for own in supervised),
+        token_rows=tuple(
+            _numbered(batch, torch.full_like(own, longest) if padded else own)
+            for batch, own in zip(chosen, used, strict=True)
+        ),
+        position_rows=tuple(_numbered(batch, batch.supervised.sum(1)) for batch in chosen),
         selected=torch.cat(supervised).nonzero()[:, 0].to(device),
         targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]).to(device),
         weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]).to(device),
     )
+
+
+def _numbered(batch: Batch, counts: Int64[Tensor, " rows"]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(batch.numbers.tolist(), counts.tolist(), strict=True))
 
 
 def _wide(x: Tensor, length: int) -> Tensor:

@@ -27,8 +27,8 @@ class Policy(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.passes = 0
-        """Backward passes so far: with the seed, what dropout masks are drawn from."""
+        self.steps = 0
+        """Optimizer steps so far."""
 
     @property
     def trainable_parameters(self) -> int:
@@ -90,9 +90,9 @@ class LoRAPolicy(Policy):
         """Its row in the bank."""
         return self.bank.members.index(self.name)
 
-    def dropout(self, rows: int) -> Dropout | None:
-        """That of the pass to come, for tokens in so many padded rows; or None."""
-        return Dropout(self.method.dropout, self.seed, self.passes, rows) if self.method.dropout else None
+    def dropout(self, rows: Sequence[tuple[int, int]]) -> Dropout | None:
+        """That of the pass to come, for rows of these (numbers, tokens); or None."""
+        return Dropout(self.method.dropout, self.seed, self.steps, rows) if self.method.dropout else None
 
     def before_backward(self) -> None:
         if self.bank.need_gradients() or self._flat.grad is None:

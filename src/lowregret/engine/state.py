@@ -39,7 +39,7 @@ def state_tensors(policy: Policy) -> dict[str, Tensor]:
     """All that a policy needs to go on: weights as `weights/<name>`, optimizer state as `adam/<kind>/<name>`."""
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
     tensors |= {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
-    tensors["passes"] = torch.tensor(policy.passes)
+    tensors["steps"] = torch.tensor(policy.steps)
     return tensors
 
 
@@ -89,7 +89,7 @@ def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> 
         for name, value in weights.items():
             policy.weights[name].copy_(value)
     policy.optimizer.load_state(adam)
-    policy.passes = int(tensors["passes"]) if "passes" in tensors else 0
+    policy.steps = int(tensors["steps"])
 
 
 def _misfit(policy: Policy, weights: Mapping[str, Tensor], adam: Mapping[str, Tensor]) -> str | None:

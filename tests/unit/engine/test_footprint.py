@@ -75,13 +75,13 @@ def test_a_probe_leaves_no_trace_and_repeats(bases: ModuleType, engine: Engine) 
     policy = engine.policies["policy"]
     engine.forward_backward({"policy": batch})
     before = {name: (weight.clone(), weight.grad.clone()) for name, weight in policy.weights.items()}
-    state, passed = {name: value.clone() for name, value in policy.optimizer.state().items()}, policy.passes
+    state, passed = {name: value.clone() for name, value in policy.optimizer.state().items()}, policy.steps
     assert bytes_per_token(engine, ["policy"]) == fresh
     for name, weight in policy.weights.items():
         assert torch.equal(weight, before[name][0])
         assert torch.equal(weight.grad, before[name][1])
     assert bases.same(policy.optimizer.state(), state)
-    assert policy.passes == passed
+    assert policy.steps == passed
 
 
 def test_of_several_policies_the_hungriest_counts(bases: ModuleType) -> None:

@@ -116,20 +116,23 @@ def test_padding_gets_no_gradient() -> None:
 
 
 def test_dropout_has_its_rate_its_scale_and_one_mask_a_pass() -> None:
-    drop = Dropout(0.25, seed=3, count=7)
+    rows = ((0, 150), (1, 250))
+    drop = Dropout(0.25, seed=3, step=7, rows=rows)
     x = torch.ones(400, 50)
     dropped = drop(x, "m")
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
     assert torch.equal(drop(x, "m"), dropped)
-    for other in (drop(x, "n"), Dropout(0.25, 3, 8)(x, "m"), Dropout(0.25, 4, 7)(x, "m")):
+    for other in (drop(x, "n"), Dropout(0.25, 3, 8, rows)(x, "m"), Dropout(0.25, 4, 7, rows)(x, "m")):
         assert not torch.equal(other, dropped)
+    alone = Dropout(0.25, seed=3, step=7, rows=((1, 200),))(x[:200], "m")
+    assert torch.equal(alone, dropped[150:350]), "a row's mask depends on its company or its padding"
 
 
 def test_gradients_under_dropout_are_the_formulas() -> None:
     """Only one of the two neighbours has it."""
     own, base = bank([2, 2]), nn.Linear(5, 4).requires_grad_(False)
-    drop = Dropout(0.5, seed=0, count=0)
+    drop = Dropout(0.5, seed=0, step=0, rows=((0, 6),))
     found = part(own, 0, (6, 6), (None, drop))
     x, target = torch.randn(12, 5, requires_grad=True), torch.randn(12, 4)
     y = adapted(base, [own], [found], 12)(x)
