@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Trains `policies`: {name: (adapter's folder inside `folder`, or "full"; learning rate)}.
 
-    A request names the policies to step (all of them by default), whether they go `together` in one pass or one after
+    A request names the policies to step (all of them by default), whether they go `together` or one after
     the other, and how many `steps`. Each policy sees the same rows in the same order.
     """
     from lowregret.data.batches import collate
@@ -65,13 +65,19 @@ def _step(
     together: bool,
     total: dict[str, Any],
 ) -> None:
-    """One optimizer step of each policy, timed into `total`."""
+    """One optimizer step of each policy, timed into `total`; in the passes that `lowregret train` would take."""
+    from lowregret.data.batches import passes
+    from lowregret.engine.footprint import max_tokens
+
     for group in [list(policies)] if together else [[name] for name in policies]:
+        limit = max_tokens(engine, group)  # the trainer measures it when policies come, not in a step
         began = clock()
-        results = engine.forward_backward(dict.fromkeys(group, batch))
+        found = dict.fromkeys(group, 0.0)
+        for part in passes(dict.fromkeys(group, batch), limit):
+            for name, result in engine.forward_backward(part).items():
+                found[name] += float(result.loss)
         passed = clock()
         engine.optim_step({name: params[name] for name in group})
-        found = {name: float(result.loss) for name, result in results.items()}
         ended = clock()
         total["seconds"] += ended - began
         total["update_seconds"] += ended - passed
