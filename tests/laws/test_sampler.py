@@ -184,7 +184,7 @@ def test_the_cache_is_used_where_the_base_allows_it(bases: ModuleType, architect
     assert type(chosen) is expected
 
 
-@pytest.mark.parametrize("bound", ["ROOM", "PREFILL_TOKENS"])
+@pytest.mark.parametrize("bound", ["ROOM", "CPU_PREFILL_TOKENS"])
 def test_small_steps_of_memory_change_nothing(bases: ModuleType, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """A cache that grows, and prompts that are read in several passes."""
     engine = Engine(bases.small_base("qwen3"))

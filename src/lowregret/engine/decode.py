@@ -21,8 +21,10 @@ from lowregret.engine.attention import Rows, attending, configurations
 from lowregret.errors import SpecError
 
 NAME = "lowregret_decode"
+CPU_PREFILL_TOKENS = 1024
+"""Prompt tokens read in one pass on a CPU. Larger passes are slower there: activations leave the cache."""
 PREFILL_TOKENS = 16384
-"""Prompt tokens read in one pass: bounds the memory for activations, and is far past where larger passes are faster."""
+"""The same on other devices: bounds the memory for activations; where larger passes stop paying is not measured."""
 ROOM = 256
 """Columns for new tokens that are allocated at a time: `max_tokens` is often far more than is drawn."""
 
@@ -92,10 +94,11 @@ class CachedDecoder(Decoder):
 
     def start(self) -> Float[Tensor, "rows vocabulary"]:
         """Read the prompts; logits of each one's next token."""
+        most = CPU_PREFILL_TOKENS if self._device.type == "cpu" else PREFILL_TOKENS
         found, first = [], 0
         while first < len(self._read):
             last, tokens = first + 1, len(self._read[first][1])
-            while last < len(self._read) and tokens + len(self._read[last][1]) <= PREFILL_TOKENS:
+            while last < len(self._read) and tokens + len(self._read[last][1]) <= most:
                 tokens += len(self._read[last][1])
                 last += 1
             found.append(self._prefill(first, last))

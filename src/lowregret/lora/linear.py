@@ -16,6 +16,9 @@ from lowregret.errors import TargetError
 from lowregret.lora.bank import Bank
 from lowregret.lora.dropout import Dropout
 
+FEW_ROWS = 64
+"""Rows up to which a step of decoding takes the product with a base's weight from the other side on a CPU."""
+
 
 @dataclass(frozen=True)
 class LoRAWeights:
@@ -93,11 +96,8 @@ class Part:
         """total += leftᵀ right of each policy, in place and in the type of `total`."""
         same = total.dtype is left.dtype
         if self._even:
-            products = self._stacked(left).transpose(1, 2), self._stacked(right)
-            if same:
-                total.baddbmm_(*products)
-            else:
-                total += torch.bmm(*products)
+            # Not `baddbmm_`: neighbours in a bank do not lie end to end, and then it is a loop of products on a CPU.
+            total += torch.bmm(self._stacked(left).transpose(1, 2), self._stacked(right))
             return
         for into, one, other in zip(total, left.split(self.sizes), right.split(self.sizes), strict=True):
             if same:
@@ -217,7 +217,9 @@ class LoRALinear(nn.Module):
         weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
         flat = _as(x.reshape(-1, x.shape[-1]), dtype)
-        y = _Product.apply(flat, self.routing.anchor, weight, self.base.bias, self.name, parts)  # type: ignore[no-untyped-call]
+        # A step of decoding is [rows, 1, d_in]; passes that train or evaluate are as the bare base computes, to the bit.
+        decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= FEW_ROWS
+        y = _Product.apply(flat, self.routing.anchor, weight, self.base.bias, self.name, parts, decoding)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
 
     def _parts(self, tokens: int) -> Sequence[Part]:
@@ -248,9 +250,10 @@ class _Product(torch.autograd.Function):
         bias: Tensor | None,
         matrix: str,
         parts: Sequence[Part],
+        decoding: bool,
     ) -> Tensor:
         frozen = _as(weight, x.dtype).T
-        y = x @ frozen if bias is None else torch.addmm(_as(bias, x.dtype), x, frozen)
+        y = _transposed_product(x, frozen, bias) if decoding else _product(x, frozen, bias)
         low_rank = []
         for part in parts:
             a, b = part.factors(matrix, x.dtype)
@@ -280,7 +283,21 @@ class _Product(torch.autograd.Function):
                 dx[part.tokens] += part.dropped(part.times(du, a), matrix)
             else:
                 part.add_times(dx[part.tokens], du, a)
-        return dx, None, None, None, None, None
+        return dx, None, None, None, None, None, None
+
+
+def _product(
+    x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"] | None
+) -> Float[Tensor, "tokens d_out"]:
+    return x @ weight if bias is None else torch.addmm(_as(bias, x.dtype), x, weight)
+
+
+def _transposed_product(
+    x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"] | None
+) -> Float[Tensor, "tokens d_out"]:
+    """The same, as (Wᵀ xᵀ)ᵀ: with few rows a CPU reads the weights faster that way round (FINDINGS.md has times)."""
+    y = torch.mm(weight.T, x.T).T.contiguous()
+    return y if bias is None else y.add_(_as(bias, x.dtype))
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:

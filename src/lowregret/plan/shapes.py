@@ -1,0 +1,81 @@
+"""Every weight of a model, from its configuration alone: what the rest of the plan counts with. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["attention", "mlp", "experts", "router", "embedding", "unembedding", "other"]
+"""`mlp` holds shared experts too; `other` is norms, biases, convolutions, sinks: what no adapter goes on."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Weights of one shape that play one part in a model."""
+
+    name: str
+    """As in the checkpoint, with `*` for layer and expert numbers."""
+    kind: Kind
+    shape: tuple[int, ...]
+    """(d_out, d_in) of a matrix that multiplies hidden states; (n,) and others have no adapter."""
+    copies: int
+    """How many there are: layers × experts."""
+    active: int
+    """How many of them a token passes through: layers × experts chosen."""
+    tied: bool = False
+    """Another name of a weight that is counted already (the unembedding of a tied model): 0 parameters, but arithmetic
+    and an adapter of its own."""
+
+
+@dataclass(frozen=True)
+class AttentionLayers:
+    """Layers whose attention looks alike."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    key_width: int
+    """Of a head's queries and keys."""
+    value_width: int
+    window: int | None = None
+    """Tokens that a position sees at most; None for all."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a model is made of."""
+
+    name: str
+    family: str
+    """transformers' `model_type` of the text model: llama, qwen3, qwen3_moe …"""
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    context: int | None
+    """Positions."""
+    intermediate_size: int | None
+    experts: int
+    """Routed experts a layer; 0 in a dense model."""
+    active_experts: int
+    weights: tuple[Weight, ...]
+    attention: tuple[AttentionLayers, ...]
+    dtype: str = "bfloat16"
+    """Of the checkpoint."""
+
+    @property
+    def total(self) -> int:
+        """Parameters."""
+        return sum(_size(w.shape) * w.copies for w in self.weights if not w.tied)
+
+    @property
+    def active(self) -> int:
+        """Parameters that a token uses."""
+        return sum(_size(w.shape) * w.active for w in self.weights if not w.tied)
+
+
+def _size(shape: Iterable[int]) -> int:
+    size = 1
+    for width in shape:
+        size *= width
+    return size
