@@ -217,7 +217,7 @@ class LoRALinear(nn.Module):
         weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
         flat = _as(x.reshape(-1, x.shape[-1]), dtype)
-        # A step of decoding is [rows, 1, d_in]; passes that train or evaluate are as the bare base computes, to the bit.
+        # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
         decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= FEW_ROWS
         y = _Product.apply(flat, self.routing.anchor, weight, self.base.bias, self.name, parts, decoding)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], -1)
