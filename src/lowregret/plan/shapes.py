@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["attention", "mlp", "experts", "router", "embedding", "unembedding", "other"]
-"""`mlp` holds shared experts too; `other` is norms, biases, convolutions, sinks: what no adapter goes on."""
+"""`attention` holds the projections of every mixer over positions: softmax, latent, linear attention, Mamba. `mlp` holds
+shared experts too; `other` is norms, biases, convolutions, sinks: what no adapter goes on."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Weight:
     tied: bool = False
     """Another name of a weight that is counted already (the unembedding of a tied model): 0 parameters, but arithmetic
     and an adapter of its own."""
+    layers: tuple[int, ...] = ()
+    """The layers that have it, from 0; empty for what lies outside of them."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in one copy."""
+        return _size(self.shape)
 
 
 @dataclass(frozen=True)
@@ -55,23 +63,35 @@ class Shapes:
     context: int | None
     """Positions."""
     intermediate_size: int | None
+    """Width of a dense layer's MLP, or of an expert where there are only experts."""
     experts: int
     """Routed experts a layer; 0 in a dense model."""
     active_experts: int
+    """Routed experts that a token passes through in a layer; 0 in a dense model."""
     weights: tuple[Weight, ...]
     attention: tuple[AttentionLayers, ...]
+    """The layers with softmax attention; linear attention and Mamba keep a state of fixed size instead."""
     dtype: str = "bfloat16"
     """Of the checkpoint."""
+    notes: tuple[str, ...] = ()
+    """Where this comes from, and what it leaves out; sentences for the user."""
 
     @property
     def total(self) -> int:
         """Parameters."""
-        return sum(_size(w.shape) * w.copies for w in self.weights if not w.tied)
+        return sum(w.size * w.copies for w in self.weights if not w.tied)
 
     @property
     def active(self) -> int:
         """Parameters that a token uses."""
-        return sum(_size(w.shape) * w.active for w in self.weights if not w.tied)
+        return sum(w.size * w.active for w in self.weights if not w.tied)
+
+    def by_kind(self) -> dict[Kind, int]:
+        """Parameters of each kind; together they are `total`."""
+        counts: dict[Kind, int] = {}
+        for weight in self.weights:
+            counts[weight.kind] = counts.get(weight.kind, 0) + weight.size * weight.copies * (not weight.tied)
+        return counts
 
 
 def _size(shape: Iterable[int]) -> int:

@@ -1,0 +1,111 @@
+"""How many parameters a LoRA has, by target, rank and mixture-of-experts convention. Torch-free.
+
+A matrix of shape (d_out, d_in) costs rank × (d_in + d_out); a fused one (Phi-3's qkv_proj) counts as the one matrix that
+it is. Router and embedding carry no adapter (SCIENCE.md 4).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal, get_args
+
+from lowregret.errors import SpecError, TargetError, did_you_mean
+from lowregret.plan.shapes import Shapes, Weight
+
+Convention = Literal["per-active", "per-total", "shared-outer", "full-rank-each"]
+"""What a rank means for the experts of a layer (SCIENCE.md 4):
+per-active      every expert at rank / active experts (the post);
+per-total       every expert at rank / total experts (PEFT's documentation);
+shared-outer    every expert at the rank, the factor on the hidden side (A of gate and up, B of down) one for all experts;
+full-rank-each  every expert at the rank, nothing shared."""
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+GROUPS = ("attention", "mlp", "experts", "unembedding")
+_OUTWARD = re.compile(r"\b(down_proj|w2|ffn_down_exps)\b")
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def ranks_of(shapes: Shapes, rank: int, convention: Convention = "per-active") -> int:
+    """The rank that one expert's matrices get: the division rounds down, and the result is at least 1."""
+    if convention not in CONVENTIONS:
+        raise SpecError(f"unknown convention {convention!r}. {did_you_mean(convention, CONVENTIONS)}")
+    if convention == "per-active":
+        return max(1, rank // max(shapes.active_experts, 1))
+    if convention == "per-total":
+        return max(1, rank // max(shapes.experts, 1))
+    return rank
+
+
+def lora_parameters(
+    shapes: Shapes,
+    rank: int,
+    targets: Iterable[str] | Literal["all"] = "all",
+    convention: Convention = "per-active",
+) -> dict[str, int]:
+    """Trainable parameters under `attention`, `mlp`, `experts` and `unembedding`; 0 where nothing is adapted.
+
+    `targets` are those of `LoRA.targets`: groups, or one `re:REGEX` searched for in the module names. `mlp` takes the
+    experts along, which are the MLP of their layers; `experts` alone leaves shared experts and dense layers out. `all`
+    is attention and mlp. TargetError: a target that matches nothing in this model.
+    """
+    expert_rank = ranks_of(shapes, rank, convention)
+    counts = dict.fromkeys(GROUPS, 0)
+    for weight, share in _chosen(shapes, (targets,) if isinstance(targets, str) else tuple(targets)):
+        if weight.kind == "experts":
+            counts["experts"] += round(share * _expert_parameters(shapes, weight, expert_rank, convention))
+        else:
+            counts[weight.kind] += round(share * rank * weight.copies * sum(weight.shape))
+    return counts
+
+
+def adapter_bytes(parameters: int, dtype: str = "float32") -> int:
+    """Size on disk of an adapter of so many parameters, without the header of its safetensors file (some kB)."""
+    if dtype not in _BYTES:
+        raise SpecError(f"unknown dtype {dtype!r}. {did_you_mean(dtype, _BYTES)}")
+    return parameters * _BYTES[dtype]
+
+
+def adaptable(shapes: Shapes) -> Iterator[Weight]:
+    """The matrices that can carry a LoRA."""
+    return (weight for weight in shapes.weights if weight.kind in GROUPS and len(weight.shape) == 2)
+
+
+def _expert_parameters(shapes: Shapes, weight: Weight, rank: int, convention: Convention) -> int:
+    d_out, d_in = weight.shape
+    if convention != "shared-outer":
+        return rank * weight.copies * (d_in + d_out)
+    outer, inner = (d_out, d_in) if _OUTWARD.search(weight.name) else (d_in, d_out)
+    layers = weight.copies // shapes.experts
+    return rank * (layers * outer + weight.copies * inner)
+
+
+def _chosen(shapes: Shapes, targets: tuple[str, ...]) -> Iterator[tuple[Weight, float]]:
+    """The weights that `targets` name, and which share of each one's copies."""
+    if len(targets) == 1 and targets[0].startswith("re:"):
+        yield from _matching(shapes, targets[0])
+        return
+    groups: list[str] = []
+    for target in targets:
+        if target not in (*GROUPS, "all"):
+            raise SpecError(f"unknown target {target!r}. {did_you_mean(target, (*GROUPS, 'all'))}")
+        wanted = {"all": ["attention", "mlp", "experts"], "mlp": ["mlp", "experts"]}.get(target, [target])
+        groups += wanted
+        if not any(weight.kind in wanted for weight in adaptable(shapes)):
+            held = sorted({weight.kind for weight in adaptable(shapes)})
+            raise TargetError(f"{shapes.name}: has no {target!r} matrix to adapt. It has: {', '.join(held)}.")
+    yield from ((weight, 1.0) for weight in adaptable(shapes) if weight.kind in groups)
+
+
+def _matching(shapes: Shapes, target: str) -> Iterator[tuple[Weight, float]]:
+    pattern = re.compile(target.removeprefix("re:"))
+    found = False
+    for weight in adaptable(shapes):
+        module = weight.name.removesuffix(".weight")
+        names = [module.replace("*", str(layer), 1) for layer in weight.layers] or [module]
+        hits = sum(bool(pattern.search(name.replace("*", "0"))) for name in names)
+        if hits:
+            found = True
+            yield weight, hits / len(names)
+    if not found:
+        names = sorted({weight.name.removesuffix(".weight") for weight in adaptable(shapes)})
+        raise TargetError(f"{shapes.name}: the target {target!r} matches no weight matrix. It has: {', '.join(names)}.")

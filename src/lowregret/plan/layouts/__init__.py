@@ -1,0 +1,115 @@
+"""From a config.json to every weight's shape, for the architectures of transformers. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lowregret.errors import ModelError
+from lowregret.plan.layouts.families import FAMILIES, Family
+from lowregret.plan.layouts.feed_forward import expert_counts, feed_forward
+from lowregret.plan.layouts.mixers import gated_delta, latent, softmax
+from lowregret.plan.layouts.parts import Config, Parts
+from lowregret.plan.shapes import Shapes
+
+__all__ = ["shapes_of"]
+
+_MIXERS: Mapping[str, Callable[[Parts, Family], None]] = {
+    "softmax": softmax,
+    "latent": latent,
+    "gated_delta": gated_delta,
+}
+_TEXT_KEYS = ("text_config", "llm_config", "language_config")
+
+
+def shapes_of(values: Mapping[str, Any], name: str, notes: tuple[str, ...] = ()) -> Shapes:
+    """The shapes of the model that config.json `values` describes; `name` is what messages call it.
+
+    Of a multimodal model the text model is counted. An unknown `model_type` is laid out like Llama and says so in
+    `Shapes.notes`. ModelError: a key that the shapes need is missing (named), or the model is no decoder.
+    """
+    values, extra = _text_model(values)
+    model_type = values.get("model_type")
+    if values.get("is_encoder_decoder"):
+        raise ModelError(f"{name}: is an encoder-decoder model; only decoder-only causal models work here.")
+    family = FAMILIES.get(str(model_type))
+    if family is None:
+        family, guess = _guess(values, name)
+        extra = (*extra, guess)
+    return _build(Config(values, name, family.defaults), family, (*notes, *extra))
+
+
+def _text_model(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    for key in _TEXT_KEYS:
+        inner = values.get(key)
+        if not isinstance(inner, Mapping):
+            continue
+        text = dict(inner)
+        for shared in ("tie_word_embeddings", "dtype", "torch_dtype"):
+            if values.get(shared) is not None:
+                text[shared] = values[shared]
+        return text, (
+            f"The text model of a multimodal {values.get('model_type', 'model')}; its other parts are frozen.",
+        )
+    return values, ()
+
+
+def _guess(values: Mapping[str, Any], name: str) -> tuple[Family, str]:
+    """Like Llama, or like its relative with experts."""
+    config = Config(values, name)
+    for needed in ("hidden", "layers", "heads"):
+        getattr(config, needed)
+    config.need("vocab_size")
+    sparse = any(values.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    family = replace(FAMILIES["llama"], experts=sparse)
+    if values.get("kv_lora_rank"):
+        family = replace(family, mixer="latent")
+    return family, (
+        f"model_type {values.get('model_type')!r} is not known here: counted as if it were laid out like Llama, so "
+        "the parameter counts are an estimate."
+    )
+
+
+def _build(config: Config, family: Family, notes: tuple[str, ...]) -> Shapes:
+    parts = Parts(config)
+    mixer = _MIXERS[family.mixer]
+    for parts.layer in range(config.layers):
+        if family.norm_weights:
+            for norm in family.norms:
+                parts.norm(norm, bias=family.norm_biases)
+        mixer(parts, family)
+        feed_forward(parts, family)
+    return finish(parts, family, notes, "model.norm" if family.norm_weights else None)
+
+
+def finish(parts: Parts, family: Family, notes: tuple[str, ...], norm: str | None) -> Shapes:
+    """Add what lies outside of the layers, and sum up."""
+    config = parts.config
+    hidden, vocabulary = config.hidden, config.need("vocab_size")
+    tied = bool(config.get("tie_word_embeddings", False))
+    if norm is not None:
+        parts.outside(f"{norm}.weight", "other", hidden)
+        if family.norm_biases:
+            parts.outside(f"{norm}.bias", "other", hidden)
+    parts.outside("model.embed_tokens.weight", "embedding", vocabulary, hidden)
+    parts.outside("lm_head.weight", "unembedding", vocabulary, hidden, tied=tied)
+    if family.head_bias:
+        parts.outside("lm_head.bias", "other", vocabulary)
+    weights = parts.weights
+    counts = expert_counts(config) if any(weight.kind == "experts" for weight in weights) else (0, 0)
+    return Shapes(
+        name=config.name,
+        family=str(config.values.get("model_type", "unknown")),
+        hidden_size=hidden,
+        layers=config.layers,
+        vocabulary=vocabulary,
+        context=config.get("max_position_embeddings") or config.get("n_positions"),
+        intermediate_size=config.get("intermediate_size") or config.get("moe_intermediate_size"),
+        experts=counts[0],
+        active_experts=counts[1],
+        weights=weights,
+        attention=parts.attention,
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch."),
+        notes=notes,
+    )

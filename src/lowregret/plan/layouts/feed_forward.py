@@ -1,0 +1,78 @@
+"""The half of a layer that looks at one position: an MLP, or experts of which a router chooses a few."""
+
+from __future__ import annotations
+
+from lowregret.plan.layouts.families import Family
+from lowregret.plan.layouts.parts import Config, Parts
+
+
+def feed_forward(parts: Parts, family: Family) -> None:
+    """Experts where this layer has them, else the dense MLP."""
+    if family.experts and has_experts(parts.config, parts.layer):
+        experts(parts, family)
+    else:
+        mlp(parts, family, family.mlp_name, parts.config.need("intermediate_size", "n_inner"))
+
+
+def has_experts(config: Config, layer: int) -> bool:
+    """Whether this layer is a mixture of experts."""
+    kinds = config.get("mlp_layer_types")
+    if isinstance(kinds, list) and layer < len(kinds):
+        return bool(kinds[layer] == "sparse")
+    if layer < config.count("first_k_dense_replace") or layer in config.get("mlp_only_layers", ()):
+        return False
+    return (layer + 1) % (config.count("decoder_sparse_step", 1) or 1) == 0
+
+
+def mlp(parts: Parts, family: Family, name: str, width: int) -> None:
+    """Up and down, with a gate beside up in most families; also a shared expert of that name."""
+    hidden = parts.config.hidden
+    bias = bool(parts.config.get("mlp_bias", False)) if family.mlp_bias is None else family.mlp_bias
+    gate, up, down = family.matrices
+    if family.fused_gate_up:
+        parts.linear(f"{name}.gate_up_proj", "mlp", hidden, 2 * width, bias)
+    else:
+        if family.gated:
+            parts.linear(f"{name}.{gate}", "mlp", hidden, width, bias)
+        parts.linear(f"{name}.{up}", "mlp", hidden, width, bias)
+    parts.linear(f"{name}.{down}", "mlp", width, hidden, bias)
+
+
+def expert_counts(config: Config) -> tuple[int, int]:
+    """Routed experts of a layer, and how many of them a token passes through."""
+    every = config.need("num_experts", "num_local_experts", "n_routed_experts")
+    return every, config.need("num_experts_per_tok", "experts_per_token", "moe_topk")
+
+
+def experts(parts: Parts, family: Family) -> None:
+    """The router, every expert, and the shared ones."""
+    config = parts.config
+    hidden, counts = config.hidden, expert_counts(config)
+    width = config.need("moe_intermediate_size", "intermediate_size")
+    parts.add(f"{family.router_name}.weight", "router", counts[0], hidden)
+    if family.router_bias:
+        parts.add(f"{family.router_name}.bias", "router", counts[0])
+    gate, up, down = family.expert_matrices
+    inward = [("gate_up_proj", 2 * width)] if family.fused_experts else [(gate, width), (up, width)]
+    for matrix, d_out in inward:
+        _expert(parts, family, matrix, hidden, d_out, counts)
+    _expert(parts, family, down, width, hidden, counts)
+    shared(parts, family, width)
+
+
+def _expert(parts: Parts, family: Family, matrix: str, d_in: int, d_out: int, counts: tuple[int, int]) -> None:
+    name = f"{family.experts_name}.{matrix}"
+    parts.add(name + family.expert_suffix, "experts", d_out, d_in, experts=counts)
+    if family.expert_bias:
+        parts.add(f"{name}_bias", "other", d_out, experts=counts)
+
+
+def shared(parts: Parts, family: Family, width: int) -> None:
+    """Experts that every token passes through: the configuration gives one width (Qwen) or a number (DeepSeek)."""
+    config = parts.config
+    if one := config.count("shared_expert_intermediate_size"):
+        mlp(parts, family, "mlp.shared_expert", one)
+        if family.shared_gate:
+            parts.add("mlp.shared_expert_gate.weight", "router", 1, config.hidden)
+    elif number := config.count("n_shared_experts"):
+        mlp(parts, family, "mlp.shared_experts", number * width)
