@@ -40,12 +40,12 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """All of them."""
     read = [item for file in sorted(Path(__file__).parent.glob("*.json")) for item in json.loads(file.read_bytes())]
-    configs: dict[str, dict[str, Any]] = {}
-    for item in read:
-        configs[item["names"][0]] = configs.get(item.get("like"), {}) | item.get("config", {})
-    return tuple(
-        Entry(tuple(item["names"]), item["source"], configs[item["names"][0]], item.get("parameters")) for item in read
-    )
+    own = {item["names"][0]: item for item in read}
+
+    def config(item: Mapping[str, Any]) -> dict[str, Any]:
+        return (config(own[item["like"]]) if "like" in item else {}) | item.get("config", {})
+
+    return tuple(Entry(tuple(item["names"]), item["source"], config(item), item.get("parameters")) for item in read)
 
 
 def find_entry(name: str) -> Entry | None:

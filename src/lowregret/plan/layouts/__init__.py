@@ -10,6 +10,7 @@ from lowregret.errors import ModelError
 from lowregret.plan.layouts.families import FAMILIES, Family
 from lowregret.plan.layouts.feed_forward import expert_counts, feed_forward
 from lowregret.plan.layouts.mixers import gated_delta, latent, softmax
+from lowregret.plan.layouts.nemotron_h import layer_kinds, nemotron_h
 from lowregret.plan.layouts.parts import Config, Parts
 from lowregret.plan.shapes import Shapes
 
@@ -73,6 +74,9 @@ def _guess(values: Mapping[str, Any], name: str) -> tuple[Family, str]:
 
 def _build(config: Config, family: Family, notes: tuple[str, ...]) -> Shapes:
     parts = Parts(config)
+    if family.mixer == "nemotron_h":
+        nemotron_h(parts, family)
+        return finish(parts, family, notes, "model.norm_f")
     mixer = _MIXERS[family.mixer]
     for parts.layer in range(config.layers):
         if family.norm_weights:
@@ -94,7 +98,7 @@ def finish(parts: Parts, family: Family, notes: tuple[str, ...], norm: str | Non
             parts.outside(f"{norm}.bias", "other", hidden)
     parts.outside("model.embed_tokens.weight", "embedding", vocabulary, hidden)
     parts.outside("lm_head.weight", "unembedding", vocabulary, hidden, tied=tied)
-    if family.head_bias:
+    if config.get("lm_head_bias", False):
         parts.outside("lm_head.bias", "other", vocabulary)
     weights = parts.weights
     counts = expert_counts(config) if any(weight.kind == "experts" for weight in weights) else (0, 0)
@@ -102,7 +106,7 @@ def finish(parts: Parts, family: Family, notes: tuple[str, ...], norm: str | Non
         name=config.name,
         family=str(config.values.get("model_type", "unknown")),
         hidden_size=hidden,
-        layers=config.layers,
+        layers=len(layer_kinds(config)) if family.mixer == "nemotron_h" else config.layers,
         vocabulary=vocabulary,
         context=config.get("max_position_embeddings") or config.get("n_positions"),
         intermediate_size=config.get("intermediate_size") or config.get("moe_intermediate_size"),

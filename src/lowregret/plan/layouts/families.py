@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -52,14 +52,15 @@ class Family:
     expert_matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     expert_suffix: str = ".weight"
     fused_experts: bool = False
-    """Gate and up are one matrix in the checkpoint."""
+    """Gate and up are one matrix, their columns interleaved; where they are merely stored side by side they are two."""
     expert_bias: bool = False
     router_name: str = "mlp.gate"
     router_bias: bool = False
+    shared_name: str | None = "mlp.shared_expert"
+    """None: the layout adds shared experts itself."""
     shared_gate: bool = False
     """The shared expert's output is scaled by a gate of its own."""
 
-    head_bias: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """transformers' values for keys that public configurations of this family leave out."""
 
@@ -67,16 +68,98 @@ class Family:
 _LLAMA = Family()
 _QWEN2 = Family(qkv_bias=True, output_bias=False)
 _QWEN3 = Family(qk_norm="head")
-_QWEN3_MOE = Family(qk_norm="head", experts=True)
 _MISTRAL = Family(qkv_bias=False, output_bias=False)
+_GEMMA = Family(defaults={"tie_word_embeddings": True})
+_GEMMA3 = Family(
+    norms=FOUR_NORMS,
+    qk_norm="head",
+    full_attention_every=6,
+    defaults={
+        "tie_word_embeddings": True,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "sliding_window": 4096,
+        "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
+    },
+)
+_QWEN3_MOE = Family(qk_norm="head", experts=True, defaults={"num_experts": 128, "num_experts_per_tok": 8})
+_QWEN3_NEXT = Family(
+    mixer="gated_delta", qk_norm="head", gated_output=True, experts=True, fused_qkv_z=True, shared_gate=True
+)
+_QWEN3_5 = Family(mixer="gated_delta", qk_norm="head", gated_output=True)
 _DEEPSEEK = Family(mixer="latent", experts=True)
+_W123 = ("w1", "w3", "w2")
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
+    "smollm3": _LLAMA,
+    "granite": _LLAMA,
     "mistral": _MISTRAL,
+    "ministral": _MISTRAL,
+    "ministral3": _MISTRAL,
+    "mixtral": replace(
+        _MISTRAL,
+        experts=True,
+        experts_name="block_sparse_moe.experts.*",
+        expert_matrices=_W123,
+        router_name="block_sparse_moe.gate",
+    ),
     "qwen2": _QWEN2,
+    "qwen2_moe": replace(_QWEN2, experts=True, shared_gate=True),
     "qwen3": _QWEN3,
     "qwen3_vl_text": _QWEN3,
     "qwen3_moe": _QWEN3_MOE,
     "qwen3_vl_moe_text": _QWEN3_MOE,
+    "qwen3_next": _QWEN3_NEXT,
+    "qwen3_5_text": _QWEN3_5,
+    "qwen3_5_moe_text": replace(_QWEN3_5, experts=True, shared_gate=True),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA, norms=FOUR_NORMS, full_attention_every=2),
+    "gemma3_text": _GEMMA3,
+    "phi3": Family(qkv_bias=False, output_bias=False, fused_qkv=True, fused_gate_up=True),
+    "phimoe": Family(
+        experts=True,
+        norm_biases=True,
+        experts_name="block_sparse_moe.experts.*",
+        expert_matrices=_W123,
+        router_name="block_sparse_moe.gate",
+    ),
+    "olmo": Family(norm_weights=False, mlp_bias=False),
+    "olmo2": Family(norms=POST_NORMS, qk_norm="all"),
+    "olmo3": Family(norms=POST_NORMS, qk_norm="all", full_attention_every=4),
+    "olmoe": Family(qk_norm="all", experts=True),
+    "gpt_oss": Family(
+        qkv_bias=True,
+        output_bias=True,
+        sinks=True,
+        full_attention_every=2,
+        experts=True,
+        fused_experts=True,
+        experts_name="mlp.experts",
+        expert_suffix="",
+        expert_bias=True,
+        router_name="mlp.router",
+        router_bias=True,
+    ),
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "kimi_k2": _DEEPSEEK,
+    "glm4": Family(
+        norms=(*TWO_NORMS, "post_self_attn_layernorm", "post_mlp_layernorm"), output_bias=False, fused_gate_up=True
+    ),
+    "glm4_moe": Family(qk_norm="asked", output_bias=False, experts=True),
+    "cohere2": Family(norms=("input_layernorm",), full_attention_every=4, defaults={"tie_word_embeddings": True}),
+    "nemotron_h": Family(
+        mixer="nemotron_h",
+        norms=("norm",),
+        attention_name="mixer",
+        gated=False,
+        mlp_name="mixer",
+        experts=True,
+        experts_name="mixer.experts.*",
+        router_name="mixer.gate",
+    ),
 }
+"""By transformers' `model_type` of the text model."""

@@ -47,16 +47,19 @@ def expert_counts(config: Config) -> tuple[int, int]:
 def experts(parts: Parts, family: Family) -> None:
     """The router, every expert, and the shared ones."""
     config = parts.config
-    hidden, counts = config.hidden, expert_counts(config)
+    counts = expert_counts(config)
     width = config.need("moe_intermediate_size", "intermediate_size")
-    parts.add(f"{family.router_name}.weight", "router", counts[0], hidden)
+    outer = config.count("moe_latent_size") or config.hidden
+    parts.add(f"{family.router_name}.weight", "router", counts[0], config.hidden)
     if family.router_bias:
         parts.add(f"{family.router_name}.bias", "router", counts[0])
     gate, up, down = family.expert_matrices
-    inward = [("gate_up_proj", 2 * width)] if family.fused_experts else [(gate, width), (up, width)]
+    inward = [(gate, width), (up, width)] if family.gated else [(up, width)]
+    if family.fused_experts:
+        inward = [("gate_up_proj", 2 * width)]
     for matrix, d_out in inward:
-        _expert(parts, family, matrix, hidden, d_out, counts)
-    _expert(parts, family, down, width, hidden, counts)
+        _expert(parts, family, matrix, outer, d_out, counts)
+    _expert(parts, family, down, width, outer, counts)
     shared(parts, family, width)
 
 
@@ -69,10 +72,12 @@ def _expert(parts: Parts, family: Family, matrix: str, d_in: int, d_out: int, co
 
 def shared(parts: Parts, family: Family, width: int) -> None:
     """Experts that every token passes through: the configuration gives one width (Qwen) or a number (DeepSeek)."""
-    config = parts.config
+    config, name = parts.config, family.shared_name
+    if name is None:
+        return
     if one := config.count("shared_expert_intermediate_size"):
-        mlp(parts, family, "mlp.shared_expert", one)
+        mlp(parts, family, name, one)
         if family.shared_gate:
-            parts.add("mlp.shared_expert_gate.weight", "router", 1, config.hidden)
+            parts.add(f"{name}_gate.weight", "router", 1, config.hidden)
     elif number := config.count("n_shared_experts"):
-        mlp(parts, family, "mlp.shared_experts", number * width)
+        mlp(parts, family, f"{name}s", number * width)
