@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +35,8 @@ class Batch:
     """Its share in the loss; 0 where not supervised."""
     numbers: Int64[Tensor, " rows"]
     """Each row's number in the batch of its optimizer step, however that is cut into passes."""
+    columns: Mapping[str, Float32[Tensor, "rows length"]] = field(default_factory=dict)
+    """What else the loss takes, by the names of its arguments: a number a position."""
 
     @property
     def rows(self) -> int:
@@ -55,8 +57,13 @@ class Batch:
         """These rows in this order, weights unchanged, without the padding that all of them share."""
         index = torch.tensor(rows)
         length = int(self.used[index].max())
-        columns = ("input_ids", "targets", "supervised", "weights")
-        return replace(self, numbers=self.numbers[index], **{c: getattr(self, c)[index, :length] for c in columns})
+        always = ("input_ids", "targets", "supervised", "weights")
+        return replace(
+            self,
+            numbers=self.numbers[index],
+            columns={name: column[index, :length] for name, column in self.columns.items()},
+            **{name: getattr(self, name)[index, :length] for name in always},
+        )
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,17 @@ class Engine:
         self._banks = [bank for bank in self._banks if bank.members]
         self._look()
 
-    def forward_backward(self, batches: Mapping[str, Batch], loss: Loss = cross_entropy) -> dict[str, PassResult]:
-        """One forward and backward pass for all the policies named; gradients add up until `optim_step`."""
+    def forward_backward(
+        self, batches: Mapping[str, Batch], loss: Loss = cross_entropy, *, temperature: float = 1.0
+    ) -> dict[str, PassResult]:
+        """One forward and backward pass for all the policies named; gradients add up until `optim_step`.
+
+        `loss` gets each batch's `columns` as further arguments; `temperature` divides the logits, as in sampling.
+        """
         for name in batches:
             self.policies[name].before_backward()
         layout = self._lay_out(batches)
-        with torch.enable_grad(), self._passing(layout):
+        with torch.enable_grad(), self._passing(layout, temperature):
             results = self._forward(layout, batches, loss)
             torch.stack([result.loss for result in results.values()]).sum().backward()
         return {
@@ -124,10 +129,13 @@ class Engine:
         }
 
     @torch.no_grad()
-    def forward(self, batches: Mapping[str, Batch]) -> dict[str, PassResult]:
-        """The same pass without gradients. A name that is no policy, such as `base`, is answered by the bare base."""
-        layout = self._lay_out(batches)
-        with self._passing(layout):
+    def forward(self, batches: Mapping[str, Batch], *, temperature: float = 1.0) -> dict[str, PassResult]:
+        """The same pass without gradients. A name that is no policy, such as `base`, is answered by the bare base.
+
+        The loss is the cross-entropy: other columns of the batches do not matter.
+        """
+        layout = replace(self._lay_out(batches), columns=({},) * len(batches))
+        with self._passing(layout, temperature):
             return self._forward(layout, batches, cross_entropy)
 
     def optim_step(self, params: Mapping[str, AdamParams]) -> dict[str, float]:
@@ -159,14 +167,23 @@ class Engine:
         return found
 
     def sample(
-        self, prompts: Mapping[str, Sequence[Sequence[int]]], params: SamplingParams
+        self,
+        prompts: Mapping[str, Sequence[Sequence[int]]],
+        params: SamplingParams,
+        seeds: Mapping[str, int] | None = None,
     ) -> dict[str, list[Completion]]:
-        """One completion for each prompt (token ids) of each policy, all in one batch."""
+        """One completion for each prompt (token ids) of each policy, all in one batch.
+
+        `seeds` are those of policies that do not draw by that of `params`.
+        """
         ordered = {name: prompts[name] for name in self._order(prompts)}
         reader = decoder(self.model, ordered, self.base.pad_id, self._logits, end_to_end=self.padding_free)
         with self._arithmetic():
-            found = generate(reader, ordered, params)
+            found = generate(reader, ordered, params, self._text, seeds)
         return {name: found[name] for name in prompts}
+
+    def _text(self, token_ids: list[int]) -> str:
+        return str(self.base.tokenizer.decode(token_ids))
 
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Weights and optimizer state of a policy, atomically, as one safetensors file."""
@@ -192,8 +209,8 @@ class Engine:
                     return {name: PassResult(*both, batches[name].supervised)}
             logprobs = self._unembedding.logprobs(logits, layout, self._position_parts(layout))
         found: dict[str, PassResult] = {}
-        for name, part in zip(layout.names, layout.parts, strict=True):
-            value = loss(logprobs[part], layout.weights[part])
+        for name, part, columns in zip(layout.names, layout.parts, layout.columns, strict=True):
+            value = loss(logprobs[part], layout.weights[part], **columns)
             found[name] = PassResult(value, logprobs[part], batches[name].supervised)
         return {name: found[name] for name in batches}
 
@@ -208,9 +225,10 @@ class Engine:
         return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
 
     @contextmanager
-    def _passing(self, layout: Layout) -> Iterator[None]:
+    def _passing(self, layout: Layout, temperature: float = 1.0) -> Iterator[None]:
         """Everything that is different during one pass, its backward included, and only then."""
         attention = attending(self._configs) if self.padding_free else nullcontext()
+        self._unembedding.temperature = temperature
         tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
         positions = [] if self._unembedding.chunked else self._position_parts(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):

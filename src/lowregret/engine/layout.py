@@ -40,6 +40,8 @@ class Layout:
     """The supervised positions among the flattened tokens."""
     targets: Int64[Tensor, " positions"]
     weights: Float32[Tensor, " positions"]
+    columns: tuple[dict[str, Float32[Tensor, " own_positions"]], ...]
+    """What else each policy's loss takes, of its own positions."""
 
     @property
     def parts(self) -> list[slice]:
@@ -84,6 +86,9 @@ def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.de
         selected=torch.cat(supervised).nonzero()[:, 0].to(device),
         targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]).to(device),
         weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]).to(device),
+        columns=tuple(
+            {name: column[batch.supervised].to(device) for name, column in batch.columns.items()} for batch in chosen
+        ),
     )
 
 

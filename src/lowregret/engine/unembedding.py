@@ -33,6 +33,8 @@ class Unembedding:
         """Whether products are taken here, in chunks; else by the base."""
         self.selected: Tensor | None = None
         """Which flattened positions reach it in the current pass; None lets all pass."""
+        self.temperature = 1.0
+        """What the base's logits are divided by before the softmax of the current pass."""
         self._hidden: Tensor | None = None
         self._hook: RemovableHandle | None = None
         self.watch()
@@ -55,7 +57,7 @@ class Unembedding:
             logits = logits.reshape(-1, logits.shape[-1])
             if logits.shape[0] != layout.targets.shape[0]:  # a base that reads its unembedding's weight uncalled
                 logits = logits[layout.selected]
-            return token_logprobs(logits, layout.targets)
+            return token_logprobs(logits / self.temperature, layout.targets)
         hidden, self._hidden = self._hidden, None
         if hidden is None:
             raise NotImplementedError("the base does not call its unembedding")
@@ -104,7 +106,9 @@ class Unembedding:
 
     @property
     def _transform(self) -> dict[str, Any]:
-        return {"bias": self._plain.bias, "softcap": self.softcap, "scale": self.scale}
+        # cap(scale · x) / temperature: a cap that is as much lower saturates at the same x.
+        softcap = None if self.softcap is None else self.softcap / self.temperature
+        return {"bias": self._plain.bias, "softcap": softcap, "scale": self.scale / self.temperature}
 
     def _select(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """[rows, length, d] → [positions, d], or nothing at all when the product is taken here."""
