@@ -31,10 +31,11 @@ from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.sampler import Completion, SamplingParams, generate
 from lowregret.engine.unembedding import Unembedding
 from lowregret.errors import SpecError
-from lowregret.lora.bank import Bank, padded_rank
-from lowregret.lora.linear import Member, Part, Routing, parts
+from lowregret.lora.bank import Bank, Form
+from lowregret.lora.linear import Routing
+from lowregret.lora.parts import Member, Part, parts
 from lowregret.models.load import Base
-from lowregret.models.targets import Matrix, find_targets, matrices
+from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
 
 EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
@@ -96,7 +97,7 @@ class Engine:
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
-            bank = self._bank(targeted, method.rank)
+            bank = self._bank(Form.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing)
         else:
             policy = FullPolicy(name, method, self.model)
@@ -178,7 +179,7 @@ class Engine:
         """
         ordered = {name: prompts[name] for name in self._order(prompts)}
         reader = decoder(self.model, ordered, self.base.pad_id, self._logits, end_to_end=self.padding_free)
-        with self._arithmetic():
+        with self._arithmetic(), self._routing.unchanging():
             found = generate(reader, ordered, params, self._text, seeds)
         return {name: found[name] for name in prompts}
 
@@ -278,12 +279,12 @@ class Engine:
             start += count
         return parts(members, start)
 
-    def _bank(self, targeted: Sequence[Matrix], rank: int) -> Bank:
-        """The bank for these matrices and this rank: one that is there, or a new one."""
+    def _bank(self, form: Form) -> Bank:
+        """The bank for this form: one that is there, or a new one."""
         for bank in self._banks:
-            if bank.rank == padded_rank(rank) and list(bank.matrices.values()) == list(targeted):
+            if bank.form == form:
                 return bank
-        self._banks.append(Bank(targeted, rank))
+        self._banks.append(Bank(form))
         return self._banks[-1]
 
     def _look(self) -> None:

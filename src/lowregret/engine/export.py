@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.engine import Engine
@@ -18,7 +17,15 @@ from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.linear import LoRALinear
-from lowregret.lora.peft_format import CONFIG_NAME, WEIGHTS_NAME, adapter_config, read_adapter, to_peft_names
+from lowregret.lora.peft_format import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    Saved,
+    adapter_config,
+    method_fields,
+    read_adapter,
+    to_peft_names,
+)
 from lowregret.models.load import quiet
 from lowregret.records import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
@@ -55,50 +62,56 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
     pattern = "re:^(" + "|".join(sorted(module.replace(".", r"\.") for module in weights)) + ")$"
     method = _method(folder, config, weights, pattern)
     known = {matrix.name: matrix for matrix in engine.matrices}
-    for module, (a, b) in weights.items():  # all of them before the policy is on: none is left behind half loaded
+    for module, saved in weights.items():  # all of them before the policy is on: none is left behind half loaded
         if module not in known:
             raise ModelError(f"{folder}: adapts {module}, which this base does not have.")
         needed = (method.rank, known[module].d_in), (known[module].d_out, method.rank)
-        if (tuple(a.shape), tuple(b.shape)) != needed:
+        if (tuple(saved.a.shape), tuple(saved.b.shape)) != needed:
             raise ModelError(
-                f"{folder}: {module} has A {tuple(a.shape)} and B {tuple(b.shape)}; this base needs "
+                f"{folder}: {module} has A {tuple(saved.a.shape)} and B {tuple(saved.b.shape)}; this base needs "
                 f"{needed[0]} and {needed[1]}."
+            )
+        if saved.magnitude is not None and saved.magnitude.shape != (known[module].d_out,):
+            raise ModelError(
+                f"{folder}: {module} has {saved.magnitude.numel()} magnitudes; this base needs {known[module].d_out}."
             )
     policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
     with torch.no_grad():
-        for module, (a, b) in weights.items():
-            policy.adapters[module].a.copy_(a)
-            policy.adapters[module].b.copy_(b)
+        for module, saved in weights.items():
+            adapter = policy.adapters[module]
+            adapter.a.copy_(saved.a)
+            adapter.b.copy_(saved.b)
+            if adapter.magnitude is not None and saved.magnitude is not None:
+                adapter.magnitude.copy_(saved.magnitude)
     return policy
 
 
-def _method(
-    folder: Path, config: Mapping[str, Any], weights: Mapping[str, tuple[Tensor, Tensor]], pattern: str
-) -> LoRA:
+def _method(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Saved], pattern: str) -> LoRA:
     """What adapter_config.json says the weights are; ModelError when it cannot be, or when they differ."""
     file = folder / CONFIG_NAME
     for field in ("r", "lora_alpha"):
         if field not in config:
             raise ModelError(f"{file}: {field} is missing.")
-    dropout = config.get("lora_dropout", 0.0)
-    fields = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": dropout, "targets": (pattern,)}
+    fields = method_fields(config)
     try:
-        method = build(LoRA, fields)
+        method = build(LoRA, {**fields, "targets": (pattern,)})
     except SpecError:
+        rank, alpha, dropout = (fields[key] for key in ("rank", "alpha", "dropout"))
         raise ModelError(
-            f"{file}: r is {config['r']!r}, lora_alpha is {config['lora_alpha']!r} and lora_dropout is {dropout!r}; "
+            f"{file}: r is {rank!r}, lora_alpha is {alpha!r} and lora_dropout is {dropout!r}; "
             "they must be a whole number, a number above 0 and one from 0 to below 1."
         ) from None
-    for module, (a, _) in weights.items():
-        if a.shape[0] != method.rank:
-            raise ModelError(f"{file}: r is {method.rank}, but the matrix A of {module} has rank {a.shape[0]}.")
+    for module, saved in weights.items():
+        rank = saved.a.shape[0]
+        if rank != method.rank:
+            raise ModelError(f"{file}: r is {method.rank}, but the matrix A of {module} has rank {rank}.")
     return method
 
 
 @torch.no_grad()
 def merge(engine: Engine, name: str) -> None:
-    """Add a LoRA's update to the base's weights and take the policy off: W ← W + scale · B A.
+    """Make a LoRA's update one of the base's weights and take the policy off: W ← W + scale · B A, or DoRA's of it.
 
     A tied unembedding is untied first, because the embedding must stay as it is. Other policies then sit on the merged
     base.
@@ -115,13 +128,14 @@ def merge(engine: Engine, name: str) -> None:
             weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
             linear.base.weight = weight
             engine.model.config.tie_word_embeddings = False
-        delta = adapter.delta()
-        weight.add_((delta.T if isinstance(linear.base, Conv1D) else delta).to(weight.dtype))
+        merged = adapter.merged(linear.matrix)
+        weight.copy_(merged.T if isinstance(linear.base, Conv1D) else merged)
     engine.remove_policy(name)
 
 
+@torch.no_grad()
 def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path) -> None:
-    weights = {module: (adapter.a.detach(), adapter.b.detach()) for module, adapter in policy.adapters.items()}
+    weights = {module: Saved(*adapter.factors(), adapter.magnitude) for module, adapter in policy.adapters.items()}
     first = engine.model.get_submodule(policy.matrices[0].name)
     transposed = isinstance(first, LoRALinear) and isinstance(first.base, Conv1D)
     config = adapter_config(

@@ -41,12 +41,23 @@ class PolicyOptimizer:
     """torch's AdamW over the parameters of one policy, with its state as a flat dict of tensors, by weight.
 
     `parameters` come each with its names. With `gradients_stay` gradients are zeroed where they are; else dropped.
+    `rates`, one for each parameter, multiply a step's learning rate (and with it the decay).
     """
 
-    def __init__(self, parameters: Sequence[tuple[nn.Parameter, Names]], *, gradients_stay: bool) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[tuple[nn.Parameter, Names]],
+        *,
+        gradients_stay: bool,
+        rates: Sequence[float] | None = None,
+    ) -> None:
         self._parameters = parameters
         self._gradients_stay = gradients_stay
-        self._adam = torch.optim.AdamW([parameter for parameter, _ in parameters], fused=True)
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for (parameter, _), rate in zip(parameters, rates or [1.0] * len(parameters), strict=True):
+            by_rate.setdefault(rate, []).append(parameter)
+        self._rates = list(by_rate)
+        self._adam = torch.optim.AdamW([{"params": own} for own in by_rate.values()], fused=True)
 
     def step(self, params: AdamParams) -> Float[Tensor, ""]:
         """Apply the accumulated gradients, clear them, and return their global norm before clipping."""
@@ -54,9 +65,9 @@ class PolicyOptimizer:
         norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
         if params.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, params.clip_norm, norm)
-        for group in self._adam.param_groups:
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group.update(
-                lr=params.learning_rate,
+                lr=params.learning_rate * rate,
                 betas=(params.beta1, params.beta2),
                 eps=params.eps,
                 weight_decay=params.weight_decay,

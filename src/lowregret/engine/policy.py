@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import final
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lowregret.engine.optimizer import PolicyOptimizer, by_name
-from lowregret.lora.bank import Bank
+from lowregret.engine.optimizer import Names, PolicyOptimizer, by_name
+from lowregret.lora.bank import Bank, Block
 from lowregret.lora.dropout import Dropout
-from lowregret.lora.init import uniform
-from lowregret.lora.linear import LoRALinear, LoRAWeights, Routing
+from lowregret.lora.init import initial
+from lowregret.lora.linear import LoRALinear, Routing
+from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 
@@ -23,6 +25,8 @@ class Policy(ABC):
     """Named trainable weights and their optimizer."""
 
     weights: dict[str, nn.Parameter]
+    initial: dict[str, nn.Parameter]
+    """The start of those weights whose first product is taken off, by the same names; frozen."""
     optimizer: PolicyOptimizer
 
     def __init__(self, name: str) -> None:
@@ -64,26 +68,30 @@ class LoRAPolicy(Policy):
         self.bank = bank
         self._model = model
         self._routing = routing
+        self._pieces: list[tuple[Block, nn.Parameter]] = []
+        """What the optimizer steps when A and B have rates of their own: neighbouring numbers of `_flat`."""
         generator = torch.Generator().manual_seed(seed)
         device = next(model.parameters()).device
-        linears = [_adapted(model, matrix, routing) for matrix in matrices]
-        bank.add(name, {m.name: uniform(m, method.rank, generator) for m in matrices}, device)
-        for linear in linears:
+        linears = {matrix.name: _adapted(model, matrix, routing) for matrix in matrices}
+        bank.add(name, {m.name: initial(method, m, linears[m.name].matrix, generator) for m in matrices}, device)
+        for linear in linears.values():
             if bank not in linear.banks:
                 linear.banks.append(bank)
         # Parameters once and for all: what they view changes with the bank, what an optimizer knows them by does not.
         self._flat = nn.Parameter(bank.weights[-1])
         self.weights = {key: nn.Parameter(view) for key, view in bank.views(self._flat.detach(), method.rank).items()}
-        self.adapters = {
-            m.name: LoRAWeights(self.weights[f"{m.name}.lora_A"], self.weights[f"{m.name}.lora_B"], self.scale)
-            for m in matrices
-        }
-        self.optimizer = PolicyOptimizer([(self._flat, self._named)], gradients_stay=True)
+        self.initial = {key: nn.Parameter(view, requires_grad=False) for key, view in self._initial_views().items()}
+        self.adapters = {m.name: self._adapter(m.name) for m in matrices}
+        if method.dora:
+            for key, adapter in self.adapters.items():
+                assert adapter.magnitude is not None
+                adapter.magnitude.data.copy_(row_norms(linears[key].matrix, *adapter.factors(), adapter.scale))
+        self.optimizer = self._optimizer()
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
-        return self.method.alpha / self.method.rank
+        """What multiplies B A."""
+        return self.method.scale
 
     @property
     def slot(self) -> int:
@@ -100,14 +108,17 @@ class LoRAPolicy(Policy):
 
     def look(self) -> None:
         """View the bank as it is now: after it has got or lost a member, or its gradients."""
-        gradients = self.bank.gradients
-        pairs = [(self._flat, self.bank.weights[self.slot])]
-        pairs += [(self.weights[key], view) for key, view in self._named(pairs[0][1]).items()]
+        gradients, row = self.bank.gradients, self.bank.weights[self.slot]
+        pairs = [(self._flat, row), *((piece, row[block.place]) for block, piece in self._pieces)]
+        pairs += [(self.weights[key], view) for key, view in self._named(row).items()]
+        pairs += [(self.initial[key], view) for key, view in self._initial_views().items()]
         for parameter, view in pairs:
             parameter.data = view
         if gradients is None:
             return
         own = self._flat.grad = gradients[self.slot]
+        for block, piece in self._pieces:
+            piece.grad = own[block.place]
         for key, view in self._named(own).items():
             self.weights[key].grad = view
 
@@ -123,6 +134,32 @@ class LoRAPolicy(Policy):
             if not linear.banks:
                 _replace(self._model, matrix.name, linear.base)
 
+    def _optimizer(self) -> PolicyOptimizer:
+        """One vector for all that learns at one rate; else a vector for each block, with its own."""
+        method = self.method
+        if method.a_rate == method.b_rate == 1:
+            return PolicyOptimizer([(self._flat, self._named)], gradients_stay=True)
+        flat = self._flat.detach()
+        self._pieces = [(block, nn.Parameter(flat[block.place])) for block in self.bank.blocks]
+        named: list[tuple[nn.Parameter, Names]] = [
+            (piece, partial(_view, block, method.rank)) for block, piece in self._pieces
+        ]
+        rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block, _ in self._pieces]
+        return PolicyOptimizer(named, gradients_stay=True, rates=rates)
+
+    def _adapter(self, matrix: str) -> LoRAWeights:
+        a, b = f"{matrix}.lora_A", f"{matrix}.lora_B"
+        start = (self.initial[a], self.initial[b]) if self.initial else None
+        return LoRAWeights(
+            self.weights[a], self.weights[b], self.scale, start, self.weights.get(f"{matrix}.lora_magnitude")
+        )
+
+    def _initial_views(self) -> dict[str, torch.Tensor]:
+        if self.bank.initial is None:
+            return {}
+        views = self._named(self.bank.initial[self.slot])
+        return {key: view for key, view in views.items() if not key.endswith(".lora_magnitude")}
+
     def _named(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.bank.views(flat, self.method.rank)
 
@@ -134,7 +171,7 @@ class FullPolicy(Policy):
     def __init__(self, name: str, method: FullFT, model: PreTrainedModel) -> None:
         super().__init__(name)
         self.method = method
-        self.weights = {}
+        self.weights, self.initial = {}, {}
         for key, parameter in model.named_parameters():
             if parameter.dtype is not torch.float32:
                 parameter.data = parameter.data.float()
@@ -148,6 +185,11 @@ class FullPolicy(Policy):
 
     def detach(self) -> None:
         self._model.requires_grad_(False)
+
+
+def _view(block: Block, rank: int, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """One weight by its name."""
+    return {block.name: block.view(numbers, rank)}
 
 
 def _adapted(model: PreTrainedModel, matrix: Matrix, routing: Routing) -> LoRALinear:

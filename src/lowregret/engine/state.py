@@ -36,8 +36,12 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def state_tensors(policy: Policy) -> dict[str, Tensor]:
-    """All that a policy needs to go on: `weights/<name>`, optimizer state as `adam/<kind>/<name>`, and `steps`."""
+    """All that a policy needs to go on: `weights/<name>`, optimizer state as `adam/<kind>/<name>`, and `steps`.
+
+    And `initial/<name>` where the first product is taken off: another machine would find it with other rounding.
+    """
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
+    tensors |= {f"initial/{name}": weight.detach() for name, weight in policy.initial.items()}
     tensors |= {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
     tensors["steps"] = torch.tensor(policy.steps)
     return tensors
@@ -79,30 +83,40 @@ def damaged(path: Path, problem: object) -> RecordsError:
 
 def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy the state that `state_tensors` gave into the policy's own tensors; `path` is where it was read from."""
-    weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
-    adam = {key.removeprefix("adam/"): value for key, value in tensors.items() if key.startswith("adam/")}
+    weights, initial, adam = (
+        {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        for prefix in ("weights/", "initial/", "adam/")
+    )
     # All of it before the first is copied: nothing is restored by half, and the fused optimizer trusts its shapes.
-    problem = _misfit(policy, weights, adam) if "steps" in tensors else "it does not count its steps"
+    problem = _misfit(policy, weights, initial, adam) if "steps" in tensors else "it does not count its steps"
     if problem:
         raise damaged(path, problem)
     with torch.no_grad():
         for name, value in weights.items():
             policy.weights[name].copy_(value)
+        for name, value in initial.items():
+            policy.initial[name].copy_(value)
     policy.optimizer.load_state(adam)
     policy.steps = int(tensors["steps"])
 
 
-def _misfit(policy: Policy, weights: Mapping[str, Tensor], adam: Mapping[str, Tensor]) -> str | None:
+def _misfit(
+    policy: Policy, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor], adam: Mapping[str, Tensor]
+) -> str | None:
     """Why these weights and moments cannot be this policy's; None when they can."""
     moments = {key.partition("/")[2] for key in adam}
-    if weights.keys() != policy.weights.keys() or not moments <= weights.keys():
+    if (
+        weights.keys() != policy.weights.keys()
+        or initial.keys() != policy.initial.keys()
+        or not moments <= weights.keys()
+    ):
         return "it holds other weights than this policy has"
     expected = {f"{kind}/{name}": weights[name].shape for name in moments for kind in ("exp_avg", "exp_avg_sq")}
     expected |= {f"step/{name}": torch.Size() for name in moments}
     if adam.keys() != expected.keys():
         return "its moments are not complete"
     expected |= {name: weight.shape for name, weight in policy.weights.items()}
-    for name, value in (*weights.items(), *adam.items()):
+    for name, value in (*weights.items(), *initial.items(), *adam.items()):
         if value.shape != expected[name] or value.dtype is not torch.float32:
             return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
     return None

@@ -20,7 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from lowregret.engine.head import head_transform, linear_cross_entropy, linear_logprobs
 from lowregret.engine.layout import Layout
 from lowregret.engine.losses import token_logprobs
-from lowregret.lora.linear import LoRALinear, Part, trained
+from lowregret.lora.linear import LoRALinear, adapted_product
+from lowregret.lora.parts import Part
 
 
 class Unembedding:
@@ -66,13 +67,14 @@ class Unembedding:
         for part in parts:
             if not isinstance(module, LoRALinear) or part.bank not in module.banks:
                 continue
-            found.append(self._logprobs(hidden, layout, slice(start, part.start)))
+            found.append(self._base_logprobs(hidden, layout, slice(start, part.start)))
             start = part.start
             for slot, size in enumerate(part.sizes):
                 own = slice(start, start + size)
-                found.append(self._logprobs(hidden, layout, own, trained(module, part, slot, hidden[own])))
+                inputs, weight, update = adapted_product(module, part, slot, hidden[own], self._weight)
+                found.append(linear_logprobs(inputs, weight, layout.targets[own], update=update, **self._transform))
                 start += size
-        found.append(self._logprobs(hidden, layout, slice(start, hidden.shape[0])))
+        found.append(self._base_logprobs(hidden, layout, slice(start, hidden.shape[0])))
         return torch.cat([piece for piece in found if piece is not None])
 
     def trained_cross_entropy(self, layout: Layout) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]] | None:
@@ -85,12 +87,10 @@ class Unembedding:
         hidden, self._hidden = self._hidden, None
         return linear_cross_entropy(hidden, self._weight, layout.targets, layout.weights, **self._transform)
 
-    def _logprobs(
-        self, hidden: Tensor, layout: Layout, own: slice, update: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor | None:
+    def _base_logprobs(self, hidden: Tensor, layout: Layout, own: slice) -> Tensor | None:
         if own.stop == own.start:
             return None
-        return linear_logprobs(hidden[own], self._weight, layout.targets[own], update=update, **self._transform)
+        return linear_logprobs(hidden[own], self._weight, layout.targets[own], **self._transform)
 
     @property
     def _plain(self) -> Any:

@@ -7,17 +7,25 @@ it, flattened, one after the other. So the A of all policies on one matrix is a 
 Ranks are padded to a multiple of 4 with zeros, which no gradient reaches: a padded row of A meets a padded column of B
 that is zero, and the other way round. A rank of 1 would be a matrix-vector product, slower and, with some libraries,
 rounded differently from the same rows in a larger batch.
+
+The policies of a residual bank start as a part of W (PiSSA, OLoRA), and what they add is s · (B A − B₀ A₀): W stays as
+it is, for all. As B A − B₀ A₀ = B (A − A₀) + (B − B₀) A₀, that is a product of factors of twice the rank: zero to the
+bit at the start, and no difference of large products later. Those of a bank with `dora` have a magnitude for each row
+of W beside A and B.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lowregret.models.targets import Matrix
+from lowregret.spec import LoRA
 
 RANK_MULTIPLE = 4
 
@@ -27,25 +35,77 @@ def padded_rank(rank: int) -> int:
     return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
 
 
-class Bank:
-    """Policies with the same matrices and the same padded rank."""
+@dataclass(frozen=True)
+class Form:
+    """What one bank holds: policies of one form can be neighbours."""
 
-    def __init__(self, matrices: Sequence[Matrix], rank: int) -> None:
-        self.matrices = {matrix.name: matrix for matrix in matrices}
-        self.rank = padded_rank(rank)
+    matrices: tuple[Matrix, ...]
+    rank: int
+    """Padded."""
+    residual: bool = False
+    """Whether their first product is taken off again."""
+    dora: bool = False
+    """Whether they have magnitudes."""
+
+    @classmethod
+    def of(cls, method: LoRA, matrices: Sequence[Matrix]) -> Form:
+        """The form of a method's policies on these matrices."""
+        return cls(tuple(matrices), padded_rank(method.rank), method.residual, method.dora)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where one weight lies in the numbers of one policy."""
+
+    name: str
+    """`<matrix>.lora_A`, `<matrix>.lora_B` or `<matrix>.lora_magnitude`."""
+    place: slice
+    shape: tuple[int, ...]
+    """[rank, d_in], [d_out, rank] or [d_out], padding included."""
+
+    def view(self, numbers: Float[Tensor, " block"], rank: int) -> Tensor:
+        """The weight in the numbers of this block, without padding."""
+        whole = numbers.view(self.shape)
+        if self.name.endswith(".lora_A"):
+            return whole[:rank]
+        return whole[:, :rank] if self.name.endswith(".lora_B") else whole
+
+
+class Bank:
+    """Policies of one form."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.matrices = {matrix.name: matrix for matrix in form.matrices}
+        self.rank = form.rank
         self.members: list[str] = []
         self.weights = torch.empty(0, 0)
         """[members, numbers of one policy]."""
         self.gradients: Tensor | None = None
         """The same shape; None until a first backward pass needs it."""
+        self.initial: Tensor | None = None
+        """The weights at the start, the same shape; None unless the form is residual."""
+        self.blocks: list[Block] = []
+        """In the order in which they lie."""
         self._place: dict[str, int] = {}
         self._size = 0
-        for matrix in matrices:
+        for matrix in form.matrices:
             self._place[matrix.name] = self._size
-            self._size += self.rank * (matrix.d_in + matrix.d_out)
+            self._put(f"{matrix.name}.lora_A", (self.rank, matrix.d_in))
+            self._put(f"{matrix.name}.lora_B", (matrix.d_out, self.rank))
+            if form.dora:
+                self._put(f"{matrix.name}.lora_magnitude", (matrix.d_out,))
+
+    def _put(self, name: str, shape: tuple[int, ...]) -> None:
+        start = self._size
+        self._size += math.prod(shape)
+        self.blocks.append(Block(name, slice(start, self._size), shape))
 
     def add(self, name: str, values: Mapping[str, tuple[Tensor, Tensor]], device: torch.device) -> None:
-        """A new member, from its A [rank, d_in] and B [d_out, rank] by matrix. Views taken before are stale then."""
+        """A new member, from its A [rank, d_in] and B [d_out, rank] by matrix. Views taken before are stale then.
+
+        Magnitudes start as zeros: they need the weights to be in place.
+        """
         row = torch.zeros(1, self._size, dtype=next(iter(values.values()))[0].dtype)
         for matrix, (a, b) in values.items():
             rank = a.shape[0]
@@ -54,6 +114,8 @@ class Bank:
         row = row.to(device)
         if self.gradients is not None:
             self.gradients = torch.cat([self.gradients, torch.zeros_like(row)])
+        if self.form.residual:
+            self.initial = row.clone() if self.initial is None else torch.cat([self.initial, row])
         self.weights = torch.cat([self.weights, row]) if self.members else row
         self.members.append(name)
 
@@ -62,6 +124,7 @@ class Bank:
         kept = [slot for slot, member in enumerate(self.members) if member != name]
         self.weights = self.weights[kept]
         self.gradients = None if self.gradients is None else self.gradients[kept]
+        self.initial = None if self.initial is None else self.initial[kept]
         self.members = [self.members[slot] for slot in kept]
 
     def need_gradients(self) -> bool:
@@ -89,13 +152,33 @@ class Bank:
         assert self.gradients is not None
         return self._b(self.gradients, matrix)[slots]
 
+    def factors(
+        self, matrix: str, slots: slice, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "policies factors d_in"], Float[Tensor, "policies d_out factors"]]:
+        """A and B of what the members add to one matrix, in a type: the trained ones, or of twice the rank."""
+        a, b = self.a(matrix, slots), self.b(matrix, slots)
+        if (start := self.start(matrix, slots)) is not None:
+            a, b = updates(a, b, *start)
+        return (a if a.dtype is dtype else a.to(dtype)), (b if b.dtype is dtype else b.to(dtype))
+
+    def start(self, matrix: str, slots: slice) -> tuple[Tensor, Tensor] | None:
+        """A and B of members at the start, where their product is taken off."""
+        if self.initial is None:
+            return None
+        return self._a(self.initial, matrix)[slots], self._b(self.initial, matrix)[slots]
+
+    def magnitudes(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies d_out"]:
+        """DoRA's magnitudes of every member on one matrix."""
+        return self._magnitudes(self.weights, matrix)[slots]
+
+    def magnitudes_gradient(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies d_out"]:
+        """Where the gradients of magnitudes add up; `need_gradients` comes first."""
+        assert self.gradients is not None
+        return self._magnitudes(self.gradients, matrix)[slots]
+
     def views(self, flat: Float[Tensor, " numbers"], rank: int) -> dict[str, Tensor]:
-        """`<matrix>.lora_A` [rank, d_in] and `<matrix>.lora_B` [d_out, rank] in one policy's vector, unpadded."""
-        found = {}
-        for matrix in self.matrices:
-            found[f"{matrix}.lora_A"] = self._a(flat[None], matrix)[0, :rank]
-            found[f"{matrix}.lora_B"] = self._b(flat[None], matrix)[0, :, :rank]
-        return found
+        """The weights by name in one policy's vector, unpadded."""
+        return {block.name: block.view(flat[block.place], rank) for block in self.blocks}
 
     def _a(self, rows: Tensor, matrix: str) -> Tensor:
         shape = self.matrices[matrix]
@@ -106,3 +189,13 @@ class Bank:
         shape = self.matrices[matrix]
         start = self._place[matrix] + self.rank * shape.d_in
         return rows[:, start : start + self.rank * shape.d_out].view(-1, shape.d_out, self.rank)
+
+    def _magnitudes(self, rows: Tensor, matrix: str) -> Tensor:
+        shape = self.matrices[matrix]
+        start = self._place[matrix] + self.rank * (shape.d_in + shape.d_out)
+        return rows[:, start : start + shape.d_out]
+
+
+def updates(a: Tensor, b: Tensor, a0: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors [..., 2 rank, d_in] and [..., d_out, 2 rank] whose product is B A − B₀ A₀."""
+    return torch.cat([a - a0, a0], dim=-2), torch.cat([b, b - b0], dim=-1)

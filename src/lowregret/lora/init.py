@@ -9,6 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lowregret.models.targets import Matrix
+from lowregret.spec import LoRA
+
+Start = tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]
+"""A and B."""
+
+
+def initial(method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], generator: torch.Generator) -> Start:
+    """A and B of a method on one matrix, whose weight is read by the residual inits only."""
+    if method.init == "pissa":
+        return pissa(weight, method.rank, method.scale)
+    if method.init == "olora":
+        return olora(weight, method.rank)
+    if method.init == "orthogonal":
+        return orthogonal(matrix, method.rank, generator)
+    a, b = uniform(matrix, method.rank, generator)
+    return (a if method.init_scale == 1 else a * method.init_scale), b
 
 
 def uniform(
@@ -21,3 +37,59 @@ def uniform(
     bound = 1.0 / math.sqrt(matrix.d_in)
     a = torch.empty(rank, matrix.d_in).uniform_(-bound, bound, generator=generator)
     return a, torch.zeros(matrix.d_out, rank)
+
+
+def orthogonal(
+    matrix: Matrix, rank: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
+    """A and B whose rows and columns are mixtures of two halves of an orthogonal matrix: B A = 0 but for rounding.
+
+    As PEFT's `init_lora_weights="orthogonal"`: with Q of a normal [rank, rank] matrix, A = (N Q_even)ᵀ / 10 and
+    B = N' Q_odd / 10, N and N' normal. Drawn on the CPU, in PEFT's order. The rank is even.
+    """
+    q, _ = torch.linalg.qr(torch.randn(rank, rank, generator=generator))
+    a = (torch.randn(matrix.d_in, rank // 2, generator=generator) @ q[0::2]).T / 10
+    b = torch.randn(rank // 2, matrix.d_out, generator=generator).T @ q[1::2] / 10
+    return a.contiguous(), b.contiguous()
+
+
+@torch.no_grad()
+def pissa(
+    weight: Float[Tensor, "d_out d_in"], rank: int, scale: float
+) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
+    """The `rank` largest singular values of W = U S Vᵀ: A = √(S / scale) Vᵀ, B = U √(S / scale) (arXiv 2404.02948).
+
+    A singular pair's sign is free: the largest number of each column of B is positive.
+    """
+    u, s, vh = torch.linalg.svd(_precise(weight), full_matrices=False)
+    root = (s[:rank] / scale).sqrt()
+    sign = u[:, :rank].gather(0, u[:, :rank].abs().argmax(0, keepdim=True)).sign()
+    return _filled(root[:, None] * vh[:rank] * sign.T, u[:, :rank] * root * sign, rank)
+
+
+@torch.no_grad()
+def olora(
+    weight: Float[Tensor, "d_out d_in"], rank: int
+) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
+    """The first `rank` columns of Q, as B, and rows of R, as A, of W = Q R (arXiv 2406.01775).
+
+    A pair's sign is free: the diagonal of R is positive.
+    """
+    q, r = torch.linalg.qr(_precise(weight))
+    sign = torch.where(r.diagonal() < 0, -1.0, 1.0)[:rank].to(r.dtype)
+    return _filled(r[:rank] * sign[:, None], q[:, :rank] * sign, rank)
+
+
+def _precise(weight: Tensor) -> Tensor:
+    """float32 at least, where the weight is; under autocast these factorizations stay so."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.get_default_dtype()))
+
+
+def _filled(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Ranks beyond those of W are zero, and stay so: W has no more to give. In the type of all adapters."""
+    missing = rank - a.shape[0]
+    if missing:
+        a = torch.cat([a, a.new_zeros(missing, a.shape[1])])
+        b = torch.cat([b, b.new_zeros(b.shape[0], missing)], dim=1)
+    dtype = torch.get_default_dtype()
+    return a.to(dtype), b.to(dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,161 +14,12 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
-from lowregret.lora.bank import Bank
-from lowregret.lora.dropout import Dropout
+from lowregret.lora.bank import Bank, updates
+from lowregret.lora.dora import magnified, part_norms
+from lowregret.lora.parts import Norms, Part
 
 FEW_ROWS = 64
 """Rows up to which a step of decoding takes the product with a base's weight from the other side on a CPU."""
-
-
-@dataclass(frozen=True)
-class LoRAWeights:
-    """A [rank, d_in] and B [d_out, rank] of one policy on one matrix, and the scale alpha / rank."""
-
-    a: nn.Parameter
-    b: nn.Parameter
-    scale: float
-
-    def delta(self) -> Float[Tensor, "d_out d_in"]:
-        """scale · B A: what is added to the weight when merging."""
-        return (self.b * self.scale) @ self.a
-
-
-@dataclass(frozen=True)
-class Part:
-    """Neighbours in one bank, and which tokens of the pass are theirs.
-
-    When all have the same number of tokens, their products are one `bmm`; else one `mm` each. Gathering tokens into a
-    padded tensor for `bmm` costs more than it saves on a CPU, and `grouped_mm` wants widths that are multiples of 16
-    bytes (FINDINGS.md has the times).
-    """
-
-    bank: Bank
-    slots: slice
-    start: int
-    """First token, in the flattened inputs."""
-    sizes: tuple[int, ...]
-    """Tokens of each policy, in the bank's order."""
-    scales: tuple[float, ...]
-    """alpha / rank of each policy."""
-    dropouts: tuple[Dropout | None, ...]
-    total: int
-    """Tokens of all policies in the pass."""
-
-    @property
-    def tokens(self) -> slice:
-        """All tokens of this part."""
-        return slice(self.start, self.start + sum(self.sizes))
-
-    def factors(
-        self, matrix: str, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "policies rank d_in"], Float[Tensor, "policies d_out rank"]]:
-        """A and B of each policy on one matrix, in the type of products."""
-        return _as(self.bank.a(matrix, self.slots), dtype), _as(self.bank.b(matrix, self.slots), dtype)
-
-    def times(self, x: Float[Tensor, "tokens k"], factor: Float[Tensor, "policies k m"]) -> Float[Tensor, "tokens m"]:
-        """Each policy's tokens times its own matrix."""
-        if self._even:
-            return torch.bmm(self._stacked(x), factor).view(x.shape[0], -1)
-        out = x.new_empty(x.shape[0], factor.shape[2])
-        for left, right, into in zip(x.split(self.sizes), factor, out.split(self.sizes), strict=True):
-            torch.mm(left, right, out=into)
-        return out
-
-    def add_times(
-        self,
-        total: Float[Tensor, "tokens m"],
-        x: Float[Tensor, "tokens k"],
-        factor: Float[Tensor, "policies k m"],
-    ) -> None:
-        """total += `times`, in place."""
-        if self._even:
-            self._stacked(total).baddbmm_(self._stacked(x), factor)
-            return
-        for into, left, right in zip(total.split(self.sizes), x.split(self.sizes), factor, strict=True):
-            into.addmm_(left, right)
-
-    def add_outer(
-        self,
-        total: Float[Tensor, "policies k m"],
-        left: Float[Tensor, "tokens k"],
-        right: Float[Tensor, "tokens m"],
-    ) -> None:
-        """total += leftᵀ right of each policy, in place and in the type of `total`."""
-        same = total.dtype is left.dtype
-        if self._even:
-            # Not `baddbmm_`: neighbours in a bank do not lie end to end, and then it is a loop of products on a CPU.
-            total += torch.bmm(self._stacked(left).transpose(1, 2), self._stacked(right))
-            return
-        for into, one, other in zip(total, left.split(self.sizes), right.split(self.sizes), strict=True):
-            if same:
-                into.addmm_(one.T, other)
-            else:
-                into += one.T @ other
-
-    @property
-    def _even(self) -> bool:
-        return len(set(self.sizes)) == 1
-
-    def _stacked(self, x: Float[Tensor, "tokens k"]) -> Float[Tensor, "policies own k"]:
-        """A view, for policies with equally many tokens."""
-        return x.view(len(self.sizes), self.sizes[0], x.shape[1])
-
-    def scale_(self, u: Float[Tensor, "tokens rank"]) -> Float[Tensor, "tokens rank"]:
-        """Each policy's tokens times its alpha / rank, in place."""
-        if len(set(self.scales)) == 1:
-            return u.mul_(self.scales[0])
-        for own, scale in zip(u.split(self.sizes), self.scales, strict=True):
-            own.mul_(scale)
-        return u
-
-    def dropped(self, x: Float[Tensor, "tokens d"], matrix: str) -> Float[Tensor, "tokens d"]:
-        """x with each policy's dropout; the same mask at every call within a pass, so it is its own derivative."""
-        if not any(self.dropouts):
-            return x
-        pieces = x.split(self.sizes)
-        return torch.cat(
-            [
-                piece if dropout is None else dropout(piece, matrix)
-                for piece, dropout in zip(pieces, self.dropouts, strict=True)
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Member:
-    """One policy's share of a pass: its place in a bank, and its tokens."""
-
-    bank: Bank
-    slot: int
-    start: int
-    tokens: int
-    scale: float
-    dropout: Dropout | None
-
-
-def parts(members: Sequence[Member], total: int) -> list[Part]:
-    """Members in the order of their tokens, `total` tokens in the pass → runs of neighbours in a bank."""
-    runs: list[list[Member]] = []
-    for member in members:
-        last = runs[-1][-1] if runs else None
-        follows = last is not None and last.bank is member.bank and last.slot + 1 == member.slot
-        if follows and last is not None and last.start + last.tokens == member.start:
-            runs[-1].append(member)
-        else:
-            runs.append([member])
-    return [
-        Part(
-            bank=run[0].bank,
-            slots=slice(run[0].slot, run[-1].slot + 1),
-            start=run[0].start,
-            sizes=tuple(member.tokens for member in run),
-            scales=tuple(member.scale for member in run),
-            dropouts=tuple(member.dropout for member in run),
-            total=total,
-        )
-        for run in runs
-    ]
 
 
 @dataclass
@@ -183,6 +35,17 @@ class Routing:
     """None when the unembedding sees every token."""
     anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
     """Ties outputs to the graph though no input may need a gradient: adapters get theirs as a side effect."""
+    norms: Norms | None = None
+    """DoRA's, kept while no weight changes; None while they may."""
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """No weight changes inside: what is known of them is not computed again."""
+        self.norms = {}
+        try:
+            yield
+        finally:
+            self.norms = None
 
 
 class LoRALinear(nn.Module):
@@ -204,6 +67,12 @@ class LoRALinear(nn.Module):
         return self.base.weight
 
     @property
+    def matrix(self) -> Float[Tensor, "d_out d_in"]:
+        """The base's weight the way round it multiplies, for Conv1D too."""
+        weight: Tensor = self.base.weight.detach()
+        return weight.T if isinstance(self.base, Conv1D) else weight
+
+    @property
     def bias(self) -> Tensor | None:
         """The base's bias."""
         return self.base.bias
@@ -219,7 +88,12 @@ class LoRALinear(nn.Module):
         flat = _as(x.reshape(-1, x.shape[-1]), dtype)
         # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
         decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= FEW_ROWS
-        y = _Product.apply(flat, self.routing.anchor, weight, self.base.bias, self.name, parts, decoding)  # type: ignore[no-untyped-call]
+        anchor, bias = self.routing.anchor, self.base.bias
+        dora = [part for part in parts if part.bank.form.dora]
+        plain = [part for part in parts if not part.bank.form.dora] if dora else parts
+        y = _Product.apply(flat, anchor, weight, bias, self.name, plain, decoding)  # type: ignore[no-untyped-call]
+        if dora:
+            y = magnified(flat, y, anchor, weight, bias, self.name, dora, self.routing.norms)
         return y.view(*x.shape[:-1], -1)
 
     def _parts(self, tokens: int) -> Sequence[Part]:
@@ -259,7 +133,7 @@ class _Product(torch.autograd.Function):
             a, b = part.factors(matrix, x.dtype)
             u = part.scale_(part.times(part.dropped(x[part.tokens], matrix), a.transpose(1, 2)))
             part.add_times(y[part.tokens], u, b.transpose(1, 2))
-            low_rank.append(u)
+            low_rank.append(part.trained(u))
         ctx.save_for_backward(x, weight, *low_rank)
         ctx.matrix, ctx.parts = matrix, parts
         return y
@@ -276,7 +150,8 @@ class _Product(torch.autograd.Function):
             own = dy[part.tokens]
             du = part.scale_(part.times(own, b))
             part.add_outer(part.bank.b_gradient(matrix, part.slots), own, u)
-            part.add_outer(part.bank.a_gradient(matrix, part.slots), du, part.dropped(x[part.tokens], matrix))
+            of_a = part.bank.a_gradient(matrix, part.slots)
+            part.add_outer(of_a, part.trained_gradient(du), part.dropped(x[part.tokens], matrix))
             if dx is None:
                 continue
             if any(part.dropouts):
@@ -305,25 +180,38 @@ def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype is dtype else x.to(dtype)
 
 
-def trained(
-    linear: LoRALinear, part: Part, member: int, x: Float[Tensor, "tokens d_in"]
-) -> tuple[Float[Tensor, "tokens rank"], Float[Tensor, "d_out rank"]]:
-    """(scale · x Aᵀ, B) of one member of a part on one matrix, for whoever takes the last product elsewhere.
+def adapted_product(
+    linear: LoRALinear, part: Part, member: int, x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_out d_in"]
+) -> tuple[
+    Float[Tensor, "tokens k"], Float[Tensor, "d_out k"], tuple[Float[Tensor, "tokens n"], Float[Tensor, "d_out n"]]
+]:
+    """(x′, W′, (u, B′)) of one member of a part on one matrix, for whoever takes the products elsewhere.
 
-    Gradients of A and B go to the bank, as everywhere.
+    The adapted output is x′ W′ᵀ + u B′ᵀ + bias. x′ and W′ are x and W, but for DoRA. Gradients of what trains go to the
+    bank, as everywhere.
     """
     slots = slice(part.slots.start + member, part.slots.start + member + 1)
-    bank, anchor = part.bank, linear.routing.anchor
-    training = torch.is_grad_enabled()
-    factors = []
-    for value, gradient in ((bank.a, bank.a_gradient), (bank.b, bank.b_gradient)):
-        own = value(linear.name, slots)[0]
-        if training:
-            own = _Trained.apply(own, anchor, gradient(linear.name, slots)[0])  # type: ignore[no-untyped-call]
-        factors.append(own)
+    bank, anchor, name = part.bank, linear.routing.anchor, linear.name
+
+    def value(values: Any, gradients: Any) -> Tensor:
+        own: Tensor = values(name, slots)[0]
+        if torch.is_grad_enabled():
+            own = _Trained.apply(own, anchor, gradients(name, slots)[0])  # type: ignore[no-untyped-call]
+        return own
+
+    a, b = value(bank.a, bank.a_gradient), value(bank.b, bank.b_gradient)
+    if (start := bank.start(name, slots)) is not None:
+        a, b = updates(a, b, start[0][0], start[1][0])
     dropout = part.dropouts[member]
-    dropped = x if dropout is None else dropout(x, linear.name)
-    return nn.functional.linear(dropped, factors[0]) * part.scales[member], factors[1]
+    dropped = x if dropout is None else dropout(x, name)
+    u = nn.functional.linear(dropped, a) * part.scales[member]
+    if not bank.form.dora:
+        return x, weight, (u, b)
+    norm = part_norms(part, name, weight, linear.routing.norms)[member]
+    gain = (value(bank.magnitudes, bank.magnitudes_gradient) / norm)[:, None]
+    if dropout is None:
+        return x, gain * weight, (u, gain * b)
+    return torch.cat([x, dropped], 1), torch.cat([weight.to(gain.dtype), (gain - 1) * weight], 1), (u, gain * b)
 
 
 class _Trained(torch.autograd.Function):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lowregret.errors import did_you_mean
 from lowregret.spec.base import Spec
@@ -13,8 +14,31 @@ from lowregret.spec.base import Spec
 TARGET_GROUPS = ("attention", "mlp", "unembedding")
 DEFAULT_TARGETS = ("attention", "mlp")
 DEFAULT_ALPHA = 32.0
-_OPTIONS = ("alpha", "dropout")
-"""What may be spelled `name=value` after the rank."""
+Init = Literal["uniform", "pissa", "olora", "orthogonal"]
+Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
+
+_OPTIONS = {
+    "alpha": "alpha",
+    "dropout": "dropout",
+    "init_scale": "init_scale",
+    "a_rate": "a_rate",
+    "lora+": "b_rate",
+}
+"""What may be spelled `name=value` after the rank, and the field that it sets."""
+_WORDS: dict[str, tuple[str, Any]] = {
+    **{init: ("init", init) for init in get_args(Init) if init != "uniform"},
+    "rslora": ("scaling", "alpha/sqrt(r)"),
+    "dora": ("dora", True),
+}
+"""What may be spelled as a word after the rank, and the field and value that it means."""
+
+
+def _is_one(value: float) -> bool:
+    return value == 1
+
+
+def _is_default(value: str | bool) -> bool:
+    return value in ("uniform", "alpha/r", False)
 
 
 class FullFT(Spec):
@@ -29,18 +53,36 @@ class FullFT(Spec):
 
 
 class LoRA(Spec):
-    """W' = W + (alpha / rank) · B·A on each targeted weight matrix (SCIENCE.md 2)."""
+    """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE.md 2).
+
+    B₀·A₀ is the product at the start, which is zero unless `init` takes it from W. The fields after `targets` are the
+    published variants (docs/methods.md); at their defaults they appear neither in a name nor in a record.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(ge=1, le=65536)
     """Columns of B and rows of A."""
     alpha: float = Field(default=DEFAULT_ALPHA, gt=0)
-    """The update is scaled by alpha / rank."""
+    """The update is scaled by alpha / rank, or as `scaling` says."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inputs of A that is zeroed while training, drawn anew for every pass; the rest is scaled up by
     1 / (1 − dropout). The base's own path sees all of them."""
     targets: tuple[str, ...] = DEFAULT_TARGETS
     """Groups (`attention`, `mlp`, `unembedding`; `all` is attention and mlp), or one regex `re:…` over module names."""
+    init: Init = Field(default="uniform", exclude_if=_is_default)
+    """How A and B start. `uniform`: A uniform on ±1/√d_in, B zero. `pissa`: the largest `rank` singular values of W and
+    their vectors, their root in A and in B (arXiv 2404.02948). `olora`: the first `rank` columns of Q and rows of R of
+    W = QR (2406.01775). `orthogonal`: normal numbers whose product B·A is zero; an even rank is needed."""
+    scaling: Scaling = Field(default="alpha/r", exclude_if=_is_default)
+    """What multiplies B·A; `alpha/sqrt(r)` is rsLoRA (arXiv 2312.03732)."""
+    init_scale: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
+    """Multiplies the initial A of the init `uniform`: p of SCIENCE.md 3.10."""
+    a_rate: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
+    """Learning rate of A over that of the trial."""
+    b_rate: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
+    """Learning rate of B, and of DoRA's magnitudes, over that of the trial: LoRA+ (arXiv 2402.12354, there 16)."""
+    dora: bool = Field(default=False, exclude_if=_is_default)
+    """Train the norm of each row of the adapted W apart from its direction (arXiv 2402.09353)."""
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -53,10 +95,13 @@ class LoRA(Spec):
         for part in (piece for item in asked for piece in item.split("+")):
             expanded = DEFAULT_TARGETS if part == "all" else (part,)
             for group in expanded:
+                if group in _WORDS:
+                    raise ValueError(f"{group!r} is a variant, no target: it comes before them, as in lora:16:{group}")
                 if group not in TARGET_GROUPS:
                     raise ValueError(
                         f"unknown target {group!r}. {did_you_mean(group, (*TARGET_GROUPS, 'all'))} "
-                        "Or give a regex over module names as re:REGEX"
+                        "Or give a regex over module names as re:REGEX, "
+                        f"or a variant before the targets: {', '.join(sorted(_WORDS))}"
                     )
                 if group not in groups:
                     groups.append(group)
@@ -64,12 +109,33 @@ class LoRA(Spec):
             raise ValueError("no target named")
         return tuple(sorted(groups, key=TARGET_GROUPS.index))
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> LoRA:
+        if self.init == "orthogonal" and self.rank % 2:
+            raise ValueError(f"the init orthogonal needs an even rank, not {self.rank}")
+        if self.init != "uniform" and self.init_scale != 1:
+            raise ValueError(f"init_scale is of use with the init uniform only, not with {self.init}")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B·A."""
+        return self.alpha / (self.rank if self.scaling == "alpha/r" else math.sqrt(self.rank))
+
+    @property
+    def residual(self) -> bool:
+        """Whether A and B start as a part of W, so that their first product is taken off again."""
+        return self.init in ("pissa", "olora")
+
     @property
     def name(self) -> str:
         """The method as the command line spells it: defaults are left out."""
         parts = ["lora", str(self.rank)]
         parts += [f"alpha={_short(self.alpha)}"] if self.alpha != DEFAULT_ALPHA else []
         parts += [f"dropout={_short(self.dropout)}"] if self.dropout else []
+        rates = {"init_scale": self.init_scale, "a_rate": self.a_rate, "lora+": self.b_rate}
+        parts += [f"{key}={_short(value)}" for key, value in rates.items() if value != 1]
+        parts += [word for word, (field, value) in _WORDS.items() if getattr(self, field) == value]
         parts += ["+".join(self.targets)] if self.targets != DEFAULT_TARGETS else []
         return ":".join(parts)
 
@@ -88,7 +154,8 @@ def _compile(target: str) -> None:
 
 
 def parse_method(value: Any) -> Any:
-    """`full`, `lora:RANK`, `lora:RANK:TARGETS`, `lora:RANK:alpha=A:dropout=P:TARGETS` into the fields of a method.
+    """`full`, or `lora:RANK`, then any of `alpha=A`, `dropout=P`, `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`,
+    `olora`, `orthogonal`, `rslora` and `dora`, then the targets, all after a colon, into the fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """
@@ -103,17 +170,27 @@ def parse_method(value: Any) -> Any:
     fields: dict[str, Any] = {"kind": "lora", "rank": int(rank)}
     while rest and not rest.startswith("re:"):
         option, _, following = rest.partition(":")
-        key, equals, number = option.partition("=")
-        if not equals:
+        found = _option(option)
+        if found is None:
             break
-        if key not in _OPTIONS:
-            raise ValueError(f"unknown option {key!r} of a LoRA. {did_you_mean(key, _OPTIONS)}")
-        if key in fields:
-            raise ValueError(f"{value!r} gives {key} twice")
-        fields[key], rest = number, following
+        if found[0] in fields:
+            raise ValueError(f"{value!r} gives {found[0]} twice")
+        fields[found[0]], rest = found[1], following
     if rest:
         fields["targets"] = rest
     return fields
+
+
+def _option(option: str) -> tuple[str, Any] | None:
+    """The field and value that a part of a method's spelling sets; None when it is no option."""
+    if option in _WORDS:
+        return _WORDS[option]
+    key, equals, number = option.partition("=")
+    if not equals:
+        return None
+    if key not in _OPTIONS:
+        raise ValueError(f"unknown option {key!r} of a LoRA. {did_you_mean(key, _OPTIONS)}")
+    return _OPTIONS[key], number
 
 
 Method = Annotated[FullFT | LoRA, Field(discriminator="kind"), BeforeValidator(parse_method)]

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
-from lowregret.lora.bank import Bank
+from lowregret.lora.bank import Bank, Form, padded_rank
 from lowregret.lora.dropout import Dropout
 from lowregret.lora.init import uniform
-from lowregret.lora.linear import LoRALinear, Part, Routing
+from lowregret.lora.linear import LoRALinear, Routing
+from lowregret.lora.parts import Part
 from lowregret.models.targets import Matrix
 
 MATRIX = Matrix("m", "mlp", d_in=5, d_out=4)
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 def bank(ranks: Sequence[int]) -> Bank:
     """One with random members of these ranks, all padded alike."""
     torch.manual_seed(0)
-    found = Bank([MATRIX], max(ranks))
+    found = Bank(Form((MATRIX,), padded_rank(max(ranks))))
     for member, rank in enumerate(ranks):
         found.add(str(member), {"m": (torch.randn(rank, 5), torch.randn(4, rank))}, CPU)
     found.need_gradients()

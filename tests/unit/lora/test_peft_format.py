@@ -113,8 +113,8 @@ def test_numbers_out_of_their_bounds_are_refused(adapter: Path, bases: ModuleTyp
     ("fields", "words"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"use_dora": True}, "use_dora is set"),
-        ({"use_rslora": True}, "use_rslora is set"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'.*changed base"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'.*changed base"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is set"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
         ({"bias": "all"}, "bias is 'all'"),

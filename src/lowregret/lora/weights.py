@@ -1,0 +1,58 @@
+"""One policy's weights on one matrix, and what they make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lowregret.lora.bank import updates
+
+
+@dataclass(frozen=True)
+class LoRAWeights:
+    """A [rank, d_in] and B [d_out, rank] of one policy on one matrix, and the scale of their product."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+    initial: tuple[Tensor, Tensor] | None = None
+    """A and B at the start, whose product is taken off; None when it is zero."""
+    magnitude: nn.Parameter | None = None
+    """DoRA's, [d_out]; None without."""
+
+    def factors(self) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
+        """(A′, B′) with B′ A′ = B A − B₀ A₀: a plain LoRA of the same scale, of twice the rank if it has a start."""
+        return (self.a, self.b) if self.initial is None else updates(self.a, self.b, *self.initial)
+
+    def delta(self) -> Float[Tensor, "d_out d_in"]:
+        """scale · B′ A′: what is added to the weight when merging."""
+        a, b = self.factors()
+        return (b * self.scale) @ a
+
+    def merged(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+        """The adapted weight, in its own type."""
+        if self.magnitude is None:
+            return weight + self.delta().to(weight.dtype)
+        adapted = weight.to(self.a.dtype) + self.delta()
+        gain: Tensor = self.magnitude / row_norms(weight, *self.factors(), self.scale)
+        return (adapted * gain[:, None]).to(weight.dtype)
+
+
+@torch.no_grad()
+def row_norms(
+    weight: Float[Tensor, "d_out d_in"],
+    a: Float[Tensor, "factors d_in"],
+    b: Float[Tensor, "d_out factors"],
+    scale: float,
+) -> Float[Tensor, " d_out"]:
+    """‖W + scale · B A‖ of each row, in the type of A and B: what DoRA's magnitudes take the place of.
+
+    Without gradient, as section 4.3 of arXiv 2402.09353 has it. Autocast is off: a norm in bfloat16 would be off by
+    more than a step of training changes it.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        norms: Tensor = torch.linalg.vector_norm(torch.addmm(weight.to(a.dtype), b * scale, a), dim=1)
+    return norms
