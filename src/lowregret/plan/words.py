@@ -1,0 +1,28 @@
+"""Numbers and methods as people read them. Torch-free."""
+
+from __future__ import annotations
+
+from lowregret.spec import FullFT, LoRA
+
+
+def count(value: float) -> str:
+    """Three digits and a unit: 43.6 M."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def bits(value: float) -> str:
+    """1.2 Mbit."""
+    for size, unit in ((1e12, "Tbit"), (1e9, "Gbit"), (1e6, "Mbit"), (1e3, "kbit")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} bit"
+
+
+def describe(method: FullFT | LoRA) -> str:
+    """A method in a sentence."""
+    if isinstance(method, FullFT):
+        return "full fine-tuning"
+    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}"
