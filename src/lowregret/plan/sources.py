@@ -50,6 +50,16 @@ def from_catalogue(entry: Entry) -> Shapes:
     return shapes_of(entry.config, entry.name, (f"Shapes from the catalogue: {entry.source}.",))
 
 
+def folder_of(name: str) -> Path | None:
+    """The folder on this machine that `name` means, where its tokenizer lies too; None when there is none."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name in bundled_names():
+        return _BUNDLED / name
+    return _cached(name)
+
+
 def bundled_names() -> list[str]:
     """The bases that come with the package."""
     return sorted(config.parent.name for config in _BUNDLED.glob("*/config.json"))
