@@ -125,7 +125,7 @@ def choose(situation: Situation) -> Choice:
     needed = None if information is None else rank_for(shapes, information.to_hold, information.bits_per_parameter)
     limit = _largest_rank(shapes)
     beyond = information is not None and (needed is None or needed > limit)
-    usual = _RANK_RL if situation.objective == "rl" else _usual_rank(shapes)
+    usual = _RANK_RL if situation.objective == "rl" else usual_rank(shapes)
     rank = limit if beyond else max(usual, needed or 1)
     lora = LoRA(rank=_that_fits(rank, needed or _RANK_LEAST, situation.fits))
     method: FullFT | LoRA = FullFT() if beyond and situation.fits(FullFT()) is not False else lora
@@ -140,7 +140,7 @@ def choose(situation: Situation) -> Choice:
     )
 
 
-def _usual_rank(shapes: Shapes) -> int:
+def usual_rank(shapes: Shapes) -> int:
     """64, or less in a narrow base: at rank hidden/32 an adapter adds 3/32 to the multiply-adds (SCIENCE.md 3.9)."""
     return max(_RANK_LEAST, min(_RANK_SFT, _power_of_two(shapes.hidden_size / 32)))
 
