@@ -1,6 +1,6 @@
 """How many parameters a LoRA has, by target, rank and mixture-of-experts convention. Torch-free.
 
-A matrix of shape (d_out, d_in) costs rank × (d_in + d_out); a fused one (Phi-3's qkv_proj) counts as the one matrix that
+A matrix of shape (d_out, d_in) costs rank × (d_in + d_out); a fused one (Phi-3's qkv_proj) counts as the one that
 it is. Router and embedding carry no adapter (SCIENCE.md 4).
 """
 
@@ -17,7 +17,7 @@ Convention = Literal["per-active", "per-total", "shared-outer", "full-rank-each"
 """What a rank means for the experts of a layer (SCIENCE.md 4):
 per-active      every expert at rank / active experts (the post);
 per-total       every expert at rank / total experts (PEFT's documentation);
-shared-outer    every expert at the rank, the factor on the hidden side (A of gate and up, B of down) one for all experts;
+shared-outer    every expert at the rank, the factor on the hidden side (A of gate and up, B of down) the same for all;
 full-rank-each  every expert at the rank, nothing shared."""
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 GROUPS = ("attention", "mlp", "experts", "unembedding")

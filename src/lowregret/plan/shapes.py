@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["attention", "mlp", "experts", "router", "embedding", "unembedding", "other"]
-"""`attention` holds the projections of every mixer over positions: softmax, latent, linear attention, Mamba. `mlp` holds
+"""`attention` holds the projections of every mixer over positions: softmax, latent, linear attention, Mamba. `mlp` has
 shared experts too; `other` is norms, biases, convolutions, sinks: what no adapter goes on."""
 
 

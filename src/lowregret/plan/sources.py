@@ -1,4 +1,4 @@
-"""Which model a name means, and its shapes: a folder, a .gguf file, a bundled base, the hub's cache or the catalogue."""
+"""Which model a name means, and its shapes: a folder, a .gguf file, a bundled base, the hub cache or the catalogue."""
 
 from __future__ import annotations
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.plan.layouts.classic import CLASSIC
 from lowregret.plan.layouts.families import FAMILIES, Family
 from lowregret.plan.layouts.feed_forward import expert_counts, feed_forward
 from lowregret.plan.layouts.mixers import gated_delta, latent, softmax
-from lowregret.plan.layouts.nemotron_h import layer_kinds, nemotron_h
+from lowregret.plan.layouts.nemotron_h import nemotron_h
 from lowregret.plan.layouts.parts import Config, Parts
 from lowregret.plan.shapes import Shapes
 
@@ -34,11 +35,18 @@ def shapes_of(values: Mapping[str, Any], name: str, notes: tuple[str, ...] = ())
     model_type = values.get("model_type")
     if values.get("is_encoder_decoder"):
         raise ModelError(f"{name}: is an encoder-decoder model; only decoder-only causal models work here.")
+    if values.get("num_nextn_predict_layers") or values.get("mtp_num_hidden_layers"):
+        extra = (*extra, "Layers that only predict further tokens (MTP) are left out: transformers does not load them.")
+    notes = (*notes, *extra)
+    if model_type in CLASSIC:
+        parts = Parts(Config(values, name))
+        CLASSIC[str(model_type)](parts)
+        return _shapes(parts, parts.config.layers, notes)
     family = FAMILIES.get(str(model_type))
     if family is None:
         family, guess = _guess(values, name)
-        extra = (*extra, guess)
-    return _build(Config(values, name, family.defaults), family, (*notes, *extra))
+        notes = (*notes, guess)
+    return _build(Config(values, name, family.defaults), family, notes)
 
 
 def _text_model(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -75,8 +83,10 @@ def _guess(values: Mapping[str, Any], name: str) -> tuple[Family, str]:
 def _build(config: Config, family: Family, notes: tuple[str, ...]) -> Shapes:
     parts = Parts(config)
     if family.mixer == "nemotron_h":
-        nemotron_h(parts, family)
-        return finish(parts, family, notes, "model.norm_f")
+        layers = nemotron_h(parts, family)
+        parts.outside_norm("model.norm_f")
+        parts.vocabulary("model.embeddings", "lm_head", tied=False)
+        return _shapes(parts, layers, notes)
     mixer = _MIXERS[family.mixer]
     for parts.layer in range(config.layers):
         if family.norm_weights:
@@ -84,32 +94,24 @@ def _build(config: Config, family: Family, notes: tuple[str, ...]) -> Shapes:
                 parts.norm(norm, bias=family.norm_biases)
         mixer(parts, family)
         feed_forward(parts, family)
-    return finish(parts, family, notes, "model.norm" if family.norm_weights else None)
+    if family.norm_weights:
+        parts.outside_norm("model.norm", family.norm_biases)
+    parts.vocabulary("model.embed_tokens", "lm_head", tied=False)
+    return _shapes(parts, config.layers, notes)
 
 
-def finish(parts: Parts, family: Family, notes: tuple[str, ...], norm: str | None) -> Shapes:
-    """Add what lies outside of the layers, and sum up."""
-    config = parts.config
-    hidden, vocabulary = config.hidden, config.need("vocab_size")
-    tied = bool(config.get("tie_word_embeddings", False))
-    if norm is not None:
-        parts.outside(f"{norm}.weight", "other", hidden)
-        if family.norm_biases:
-            parts.outside(f"{norm}.bias", "other", hidden)
-    parts.outside("model.embed_tokens.weight", "embedding", vocabulary, hidden)
-    parts.outside("lm_head.weight", "unembedding", vocabulary, hidden, tied=tied)
-    if config.get("lm_head_bias", False):
-        parts.outside("lm_head.bias", "other", vocabulary)
-    weights = parts.weights
+def _shapes(parts: Parts, layers: int, notes: tuple[str, ...]) -> Shapes:
+    config, weights = parts.config, parts.weights
     counts = expert_counts(config) if any(weight.kind == "experts" for weight in weights) else (0, 0)
+    inner = ("intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner")
     return Shapes(
         name=config.name,
         family=str(config.values.get("model_type", "unknown")),
-        hidden_size=hidden,
-        layers=len(layer_kinds(config)) if family.mixer == "nemotron_h" else config.layers,
-        vocabulary=vocabulary,
+        hidden_size=config.hidden,
+        layers=layers,
+        vocabulary=config.need("vocab_size"),
         context=config.get("max_position_embeddings") or config.get("n_positions"),
-        intermediate_size=config.get("intermediate_size") or config.get("moe_intermediate_size"),
+        intermediate_size=next((config.get(key) for key in inner if config.get(key)), None),
         experts=counts[0],
         active_experts=counts[1],
         weights=weights,

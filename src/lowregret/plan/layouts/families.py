@@ -66,10 +66,11 @@ class Family:
 
 
 _LLAMA = Family()
-_QWEN2 = Family(qkv_bias=True, output_bias=False)
-_QWEN3 = Family(qk_norm="head")
+_NO_WINDOW = {"use_sliding_window": False}
+_QWEN2 = Family(qkv_bias=True, output_bias=False, defaults=_NO_WINDOW)
+_QWEN3 = Family(qk_norm="head", defaults=_NO_WINDOW)
 _MISTRAL = Family(qkv_bias=False, output_bias=False)
-_GEMMA = Family(defaults={"tie_word_embeddings": True})
+_GEMMA = Family(defaults={"tie_word_embeddings": True, "head_dim": 256})
 _GEMMA3 = Family(
     norms=FOUR_NORMS,
     qk_norm="head",
@@ -84,7 +85,7 @@ _GEMMA3 = Family(
         "max_position_embeddings": 131_072,
     },
 )
-_QWEN3_MOE = Family(qk_norm="head", experts=True, defaults={"num_experts": 128, "num_experts_per_tok": 8})
+_QWEN3_MOE = replace(_QWEN3, experts=True)
 _QWEN3_NEXT = Family(
     mixer="gated_delta", qk_norm="head", gated_output=True, experts=True, fused_qkv_z=True, shared_gate=True
 )
@@ -94,10 +95,10 @@ _W123 = ("w1", "w3", "w2")
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
-    "smollm3": _LLAMA,
+    "smollm3": replace(_LLAMA, defaults=_NO_WINDOW),
     "granite": _LLAMA,
-    "mistral": _MISTRAL,
-    "ministral": _MISTRAL,
+    "mistral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
+    "ministral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
     "ministral3": _MISTRAL,
     "mixtral": replace(
         _MISTRAL,
@@ -116,7 +117,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_text": _QWEN3_5,
     "qwen3_5_moe_text": replace(_QWEN3_5, experts=True, shared_gate=True),
     "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA, norms=FOUR_NORMS, full_attention_every=2),
+    "gemma2": replace(
+        _GEMMA, norms=FOUR_NORMS, full_attention_every=2, defaults={**_GEMMA.defaults, "sliding_window": 4096}
+    ),
     "gemma3_text": _GEMMA3,
     "phi3": Family(qkv_bias=False, output_bias=False, fused_qkv=True, fused_gate_up=True),
     "phimoe": Family(
@@ -128,7 +131,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "olmo": Family(norm_weights=False, mlp_bias=False),
     "olmo2": Family(norms=POST_NORMS, qk_norm="all"),
-    "olmo3": Family(norms=POST_NORMS, qk_norm="all", full_attention_every=4),
+    "olmo3": Family(norms=POST_NORMS, qk_norm="all", full_attention_every=4, defaults={"sliding_window": 4096}),
     "olmoe": Family(qk_norm="all", experts=True),
     "gpt_oss": Family(
         qkv_bias=True,
@@ -142,6 +145,7 @@ FAMILIES: Mapping[str, Family] = {
         expert_bias=True,
         router_name="mlp.router",
         router_bias=True,
+        defaults={"sliding_window": 128, "head_dim": 64},
     ),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
@@ -150,7 +154,11 @@ FAMILIES: Mapping[str, Family] = {
         norms=(*TWO_NORMS, "post_self_attn_layernorm", "post_mlp_layernorm"), output_bias=False, fused_gate_up=True
     ),
     "glm4_moe": Family(qk_norm="asked", output_bias=False, experts=True),
-    "cohere2": Family(norms=("input_layernorm",), full_attention_every=4, defaults={"tie_word_embeddings": True}),
+    "cohere2": Family(
+        norms=("input_layernorm",),
+        full_attention_every=4,
+        defaults={"tie_word_embeddings": True, "sliding_window": 4096},
+    ),
     "nemotron_h": Family(
         mixer="nemotron_h",
         norms=("norm",),

@@ -14,7 +14,7 @@ _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _RENAMED = {"linear_attention": "mamba", "full_attention": "attention"}
 
 
-def layer_kinds(config: Config) -> list[str]:
+def _layer_kinds(config: Config) -> list[str]:
     """`mamba`, `attention`, `mlp` or `moe` for each layer: a list of names, or a string of one letter a layer."""
     names = config.get("layers_block_type") or config.get("layer_types")
     pattern = config.get("hybrid_override_pattern")
@@ -24,8 +24,8 @@ def layer_kinds(config: Config) -> list[str]:
         kinds = [_LETTERS.get(letter, letter) for letter in pattern]
     else:
         raise ModelError(
-            f"{config.name}: its configuration has no layers_block_type and no hybrid_override_pattern, so the kinds of "
-            "its layers cannot be told."
+            f"{config.name}: its configuration has no layers_block_type and no hybrid_override_pattern, so the kinds "
+            "of its layers cannot be told."
         )
     for kind in kinds:
         if kind not in _LETTERS.values():
@@ -33,10 +33,11 @@ def layer_kinds(config: Config) -> list[str]:
     return kinds
 
 
-def nemotron_h(parts: Parts, family: Family) -> None:
-    """Every layer."""
+def nemotron_h(parts: Parts, family: Family) -> int:
+    """Every layer; returns how many there are, which `num_hidden_layers` need not say."""
     config = parts.config
-    for parts.layer, kind in enumerate(layer_kinds(config)):
+    kinds = _layer_kinds(config)
+    for parts.layer, kind in enumerate(kinds):
         parts.norm("norm")
         if kind == "mamba":
             mamba(parts, "mixer")
@@ -46,6 +47,7 @@ def nemotron_h(parts: Parts, family: Family) -> None:
             mlp(parts, family, "mixer", config.need("intermediate_size"))
         else:
             _experts(parts, family)
+    return len(kinds)
 
 
 def _experts(parts: Parts, family: Family) -> None:

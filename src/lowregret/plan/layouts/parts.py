@@ -21,10 +21,8 @@ class Config:
         self.defaults = defaults or {}
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The key's value; null counts as absent."""
-        value = self.values.get(key)
-        if value is None:
-            value = self.defaults.get(key)
+        """The key's value, or transformers' for this family where the key is absent; `default` instead of null."""
+        value = self.values[key] if key in self.values else self.defaults.get(key)
         return default if value is None else value
 
     def need(self, *keys: str) -> int:
@@ -84,6 +82,8 @@ class Parts:
     config: Config
     layer: int = 0
     """The one that is being written."""
+    prefix: str = LAYER
+    """What the names inside of a layer start with."""
     _weights: dict[tuple[str, Kind, tuple[int, ...]], list[int]] = field(default_factory=dict)
     _outside: list[Weight] = field(default_factory=list)
     _experts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -111,6 +111,22 @@ class Parts:
         """A weight that belongs to no layer."""
         self._outside.append(Weight(name, kind, shape, 1, active, tied))
 
+    def outside_norm(self, name: str, bias: bool = False) -> None:
+        """The norm after the last layer."""
+        self.outside(f"{name}.weight", "other", self.config.hidden)
+        if bias:
+            self.outside(f"{name}.bias", "other", self.config.hidden)
+
+    def vocabulary(self, embedding: str, unembedding: str, *, tied: bool, width: int | None = None) -> None:
+        """Embedding and unembedding; `tied` is what a config means that does not say, `width` is that of a token."""
+        config = self.config
+        shape = (config.need("vocab_size"), config.hidden if width is None else width)
+        self.outside(f"{embedding}.weight", "embedding", *shape)
+        tied = bool(config.get("tie_word_embeddings", tied))
+        self.outside(f"{unembedding}.weight", "unembedding", *shape, tied=tied)
+        if config.get("lm_head_bias", False):
+            self.outside(f"{unembedding}.bias", "other", shape[0])
+
     def softmax(self, heads: int, kv_heads: int, key_width: int, value_width: int, window: int | None = None) -> None:
         """Say that this layer's attention is softmax attention of such heads."""
         key = (heads, kv_heads, key_width, value_width, window)
@@ -123,7 +139,7 @@ class Parts:
         for (name, kind, shape), layers in self._weights.items():
             every, chosen = self._experts[name]
             copies, active = len(layers) * every, len(layers) * chosen
-            inside.append(Weight(LAYER + name, kind, shape, copies, active, layers=tuple(layers)))
+            inside.append(Weight(self.prefix + name, kind, shape, copies, active, layers=tuple(layers)))
         return (*inside, *self._outside)
 
     @property
