@@ -80,7 +80,8 @@ def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
         supervised[row, :n] = example.supervised[1:]
     weights = supervised.astype(np.float32) / max(int(supervised.sum()), 1)
     columns = map(torch.from_numpy, (inputs, targets, supervised, weights, np.arange(len(examples), dtype=np.int64)))
-    return Batch(*columns)
+    input_ids, target_ids, mask, shares, numbers = columns
+    return Batch(input_ids, target_ids, mask, shares, numbers)
 
 
 def passes(

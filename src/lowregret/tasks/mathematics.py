@@ -1,0 +1,96 @@
+"""`math`: rows with a question and an answer after `####` (GSM8K) or in `\\boxed{}` (MATH), graded by math-verify."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from typing import Any, final
+
+from lowregret.errors import DataError, SpecError
+from lowregret.tasks.base import Problem, after_last
+
+QUESTIONS = ("question", "problem", "prompt")
+ANSWERS = ("answer", "solution", "completion")
+_MARK, _BOX = "####", "\\boxed{"
+
+
+@final
+class Mathematics:
+    """Rows of the user's data (extra `[rl]`)."""
+
+    def problems(self) -> None:
+        """It grades the user's data."""
+
+    def problem(self, row: Mapping[str, Any], prompt_field: str | None, answer_field: str | None) -> Problem:
+        """From the columns named, or from the first of the usual ones that is there."""
+        question = column(row, prompt_field, QUESTIONS)
+        answer = column(row, answer_field, ANSWERS)
+        final_answer(answer)
+        return Problem(question, dict(row), answer)
+
+    def grade(self, completion: str, problem: Problem) -> float:
+        """1 when the last answer in the completion is mathematically equal to the row's, else 0."""
+        from math_verify import parse, verify
+
+        # The time limit is the grader's: theirs are signals, which only a main thread may set.
+        gold = parse(_delimited(final_answer(problem.gold or "")), parsing_timeout=None)
+        try:
+            answer = final_answer(completion)
+        except DataError:
+            return 0.0
+        found = parse(_delimited(answer) if answer != completion.strip() else completion, parsing_timeout=None)
+        return float(verify(gold, found, timeout_seconds=None))
+
+    def load(self) -> None:
+        """Import math-verify."""
+        try:
+            importlib.import_module("math_verify")
+        except ImportError as error:
+            raise SpecError(f"the task math needs math-verify: pip install 'lowregret[rl]' ({error}).") from None
+        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is no time limit of its own
+
+
+def column(row: Mapping[str, Any], asked: str | None, usual: tuple[str, ...]) -> str:
+    """The text in the column asked for, or in the first of the usual ones; DataError (without a place) if none."""
+    name = asked if asked is not None else next((name for name in usual if row.get(name) is not None), None)
+    if name is None:
+        have = ", ".join(map(str, row)) or "none"
+        raise DataError(
+            f"no column {' or '.join(usual)} (columns: {have}). Name it with --prompt-field and --completion-field."
+        )
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"field {name!r} holds no text.")
+    return value
+
+
+def final_answer(text: str) -> str:
+    """What follows the last `####`, else the inside of the last `\\boxed{}`, else all of a text; DataError if empty."""
+    marked = after_last(text, _MARK)
+    if marked is not None:
+        answer = marked.strip().partition("\n")[0].replace(",", "").strip()
+    else:
+        boxed = _last_box(text)
+        answer = text.strip() if boxed is None else boxed.strip()
+    if not answer:
+        raise DataError("the answer is empty: nothing follows #### or stands in \\boxed{}.")
+    return answer
+
+
+def _last_box(text: str) -> str | None:
+    """The inside of the last `\\boxed{…}` whose braces close."""
+    place = text.rfind(_BOX)
+    while place >= 0:
+        start, depth = place + len(_BOX), 1
+        for index in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[index], 0)
+            if depth == 0:
+                return text[start:index]
+        place = text.rfind(_BOX, 0, place)
+    return None
+
+
+def _delimited(answer: str) -> str:
+    """As LaTeX, which math-verify reads numbers, sets and expressions from alike."""
+    return answer if "$" in answer else f"${answer}$"

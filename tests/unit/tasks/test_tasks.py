@@ -1,0 +1,143 @@
+"""Each task grades its own gold answers as 1, and what is not the answer as 0."""
+
+from __future__ import annotations
+
+import pytest
+
+from lowregret.errors import DataError, SpecError
+from lowregret.tasks import Problem, open_task
+from lowregret.tasks.gym import read_answer
+from lowregret.tasks.mathematics import final_answer
+
+
+@pytest.mark.parametrize("options", ["", ":difficulty=2", ":difficulty=7,wrong=0.3", ":difficulty=12,seed=5"])
+def test_arithmetic_grades_its_gold_answers_as_1(options: str) -> None:
+    task = open_task(f"builtin:arithmetic{options}".replace("arithmetic:", "arithmetic:size=80,test_size=40,"))
+    problems = task.problems()
+    assert problems is not None
+    train, test = problems
+    assert not {problem.prompt for problem in train} & {problem.prompt for problem in test}
+    for problem in (*train[:40], *test):
+        assert problem.gold is not None
+        assert task.grade(problem.gold, problem) == 1
+        answer = problem.row["answer"]
+        assert eval("".join(c for c in problem.prompt if c in "0123456789+-")) == answer
+        for wrong in (
+            "",
+            "Answer:",
+            "Answer: x",
+            f"Answer: {answer + 1}",
+            f"{answer}",
+            f"Answer: {answer}\nAnswer: 99",
+        ):
+            assert task.grade(wrong, problem) == 0
+
+
+NAMES = ["leg_counting", "basic_arithmetic", "chain_sum", "sudoku", "word_sorting", "countdown", "base_conversion"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tasks_of_reasoning_gym_grade_their_gold_answers_as_1(name: str) -> None:
+    pytest.importorskip("reasoning_gym")
+    task = open_task(f"gym:{name}:size=4,test_size=4,seed=3")
+    problems = task.problems()
+    assert problems is not None
+    assert task.problems() == problems, "the same on every call"
+    train, test = problems
+    assert (len(train), len(test)) == (4, 4)
+    assert {problem.prompt for problem in train} != {problem.prompt for problem in test}
+    for problem in (*train, *test):
+        assert problem.gold is not None
+        assert task.grade(problem.gold, problem) == 1
+        assert task.grade(problem.gold[8:-9], problem) == 1, "without its tags"
+        assert task.grade("I cannot tell", problem) < 0.5
+
+
+def test_options_of_reasoning_gym_reach_the_task() -> None:
+    pytest.importorskip("reasoning_gym")
+    (problem, *_), _ = open_task("gym:chain_sum:size=2,test_size=1,min_terms=6,max_terms=6").problems() or ([], [])
+    assert sum(problem.prompt.count(sign) for sign in "+-") >= 5
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("gym:leg_countin", "Did you mean 'leg_counting'"),
+        ("gym:chain_sum:min_terms", "no key=value"),
+        ("gym:chain_sum:min_term=3", "min_term"),
+        ("gym:chain_sum:size=0", "at least 1"),
+    ],
+)
+def test_mistakes_in_a_spelling_are_named(spelling: str, message: str) -> None:
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(SpecError, match=message):
+        open_task(spelling).problems()
+
+
+@pytest.mark.parametrize("spelling", ["arithmetic", "builtin:biographies", "gym:", "maths", "a:b:c", ":f", "m:"])
+def test_what_is_no_task_is_an_error_that_lists_the_choices(spelling: str) -> None:
+    with pytest.raises(SpecError, match="arithmetic"):
+        open_task(spelling)
+
+
+GOLD = [
+    {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4 eggs.\n#### 4"},
+    {"question": "How much?", "answer": "It is #### 1,234"},
+    {"problem": "Find $x$.", "solution": "Then $x = \\boxed{\\frac{\\sqrt{3}}{2}}$."},
+    {"problem": "Which?", "solution": "All in $\\boxed{(-\\infty, 2] \\cup \\{5\\}}$."},
+    {"prompt": "What?", "completion": "-7.5"},
+]
+
+
+@pytest.mark.parametrize("row", GOLD, ids=range(len(GOLD)))
+def test_mathematics_grades_its_gold_answers_as_1(row: dict[str, str]) -> None:
+    pytest.importorskip("math_verify")
+    task = open_task("math")
+    problem = task.problem(row, None, None)
+    assert problem.gold is not None
+    assert task.grade(problem.gold, problem) == 1
+    for wrong in ("", "I do not know.", "#### ", "\\boxed{}", "The answer is 99.", "#### 98"):
+        assert task.grade(wrong, problem) == 0
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("The answer is 1234.", 1),
+        ("It costs $1,234.", 1),
+        ("\\boxed{1234.0}", 1),
+        ("First 5, then #### 1234", 1),
+        ("\\boxed{3} or rather \\boxed{2468/2}", 1),
+        ("1234, no: 5", 0),
+        ("#### 1234\n#### 5", 0),
+    ],
+)
+def test_the_last_answer_counts_however_it_is_written(completion: str, reward: int) -> None:
+    pytest.importorskip("math_verify")
+    task = open_task("math")
+    assert task.grade(completion, task.problem(GOLD[1], None, None)) == reward
+
+
+def test_final_answers_and_tags_are_found() -> None:
+    assert final_answer("a \\boxed{1} b \\boxed{\\text{x {y}}} c \\boxed{open") == "\\text{x {y}}"
+    assert final_answer("#### 1,000 \nmore") == "1000"
+    assert final_answer(" plain ") == "plain"
+    assert read_answer("<answer>1</answer> so\n<answer>\n2 3\n</answer>") == "2 3"
+    assert read_answer("think\nAnswer: 5 ") == "5"
+    assert read_answer(" 7 ") == "7"
+
+
+def test_columns_are_detected_or_named() -> None:
+    task = open_task("math")
+    named = task.problem({"q": "Q?", "a": "3", "question": "no"}, "q", "a")
+    assert (named.prompt, named.gold) == ("Q?", "3")
+    for row in (
+        {"text": "a"},
+        {"question": "Q?", "answer": " "},
+        {"question": "Q?", "answer": "#### "},
+        {"question": 3},
+    ):
+        with pytest.raises(DataError):
+            task.problem(row, None, None)
+    own = open_task("module:function").problem({"question": "Q?", "difficulty": 3}, None, None)
+    assert own == Problem("Q?", {"question": "Q?", "difficulty": 3})
