@@ -51,6 +51,18 @@ class AttentionLayers:
 
 
 @dataclass(frozen=True)
+class StateLayers:
+    """Layers of linear attention or Mamba that look alike: each head keeps a matrix instead of keys and values."""
+
+    layers: int
+    heads: int
+    key_width: int
+    """Rows of a head's state: the width of its keys, or Mamba's state size."""
+    value_width: int
+    """Columns of a head's state."""
+
+
+@dataclass(frozen=True)
 class Shapes:
     """What a model is made of."""
 
@@ -70,9 +82,11 @@ class Shapes:
     """Routed experts that a token passes through in a layer; 0 in a dense model."""
     weights: tuple[Weight, ...]
     attention: tuple[AttentionLayers, ...]
-    """The layers with softmax attention; linear attention and Mamba keep a state of fixed size instead."""
+    """The layers with softmax attention."""
     dtype: str = "bfloat16"
     """Of the checkpoint."""
+    states: tuple[StateLayers, ...] = ()
+    """The layers with linear attention or Mamba; their projections are weights, of kind `attention`."""
     notes: tuple[str, ...] = ()
     """Where this comes from, and what it leaves out; sentences for the user."""
 

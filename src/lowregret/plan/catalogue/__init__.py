@@ -43,7 +43,7 @@ def entries() -> tuple[Entry, ...]:
     own = {item["names"][0]: item for item in read}
 
     def config(item: Mapping[str, Any]) -> dict[str, Any]:
-        return (config(own[item["like"]]) if "like" in item else {}) | item.get("config", {})
+        return {**(config(own[item["like"]]) if "like" in item else {}), **item.get("config", {})}
 
     return tuple(Entry(tuple(item["names"]), item["source"], config(item), item.get("parameters")) for item in read)
 

@@ -54,12 +54,12 @@ def _text_model(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str
         inner = values.get(key)
         if not isinstance(inner, Mapping):
             continue
-        text = dict(inner)
+        text = {"model_type": f"{values.get('model_type')}_text", **inner}
         for shared in ("tie_word_embeddings", "dtype", "torch_dtype"):
             if values.get(shared) is not None:
                 text[shared] = values[shared]
         return text, (
-            f"The text model of a multimodal {values.get('model_type', 'model')}; its other parts are frozen.",
+            f"The text model of a multimodal {values.get('model_type', 'model')}; its other parts are not counted.",
         )
     return values, ()
 
@@ -116,6 +116,7 @@ def _shapes(parts: Parts, layers: int, notes: tuple[str, ...]) -> Shapes:
         active_experts=counts[1],
         weights=weights,
         attention=parts.attention,
+        states=parts.states,
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch."),
         notes=notes,
     )

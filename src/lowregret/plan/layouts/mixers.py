@@ -89,8 +89,9 @@ def gated_delta(parts: Parts, family: Family) -> None:
     parts.add(f"{name}.conv1d.weight", "other", 2 * keys + values, 1, config.need("linear_conv_kernel_dim"))
     parts.add(f"{name}.dt_bias", "other", value_heads)
     parts.add(f"{name}.A_log", "other", value_heads)
-    parts.norm(f"{name}.norm", config.need("linear_value_head_dim"))
+    parts.norm(f"{name}.norm", values // value_heads)
     parts.linear(f"{name}.out_proj", "attention", values, hidden)
+    parts.state(value_heads, keys // key_heads, values // value_heads)
 
 
 def _kind(config: Config, layer: int) -> str:
@@ -115,4 +116,5 @@ def mamba(parts: Parts, name: str) -> None:
     for scalar in ("dt_bias", "A_log", "D"):
         parts.add(f"{name}.{scalar}", "other", heads)
     parts.norm(f"{name}.norm", inner)
+    parts.state(heads, state, inner // heads)
     parts.linear(f"{name}.out_proj", "attention", inner, hidden, bias)

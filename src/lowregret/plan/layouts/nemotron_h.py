@@ -19,7 +19,7 @@ def _layer_kinds(config: Config) -> list[str]:
     names = config.get("layers_block_type") or config.get("layer_types")
     pattern = config.get("hybrid_override_pattern")
     if isinstance(names, list):
-        kinds = [_RENAMED.get(name, name) for name in names]
+        kinds = [_RENAMED.get(str(name), str(name)) for name in names]
     elif isinstance(pattern, str):
         kinds = [_LETTERS.get(letter, letter) for letter in pattern]
     else:

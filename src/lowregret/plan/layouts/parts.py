@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lowregret.errors import ModelError
-from lowregret.plan.shapes import AttentionLayers, Kind, Weight
+from lowregret.plan.shapes import AttentionLayers, Kind, StateLayers, Weight
 
 LAYER = "model.layers.*."
 
@@ -66,13 +66,12 @@ class Config:
     @property
     def kv_heads(self) -> int:
         """Key and value heads."""
-        return self.get("num_key_value_heads") or self.heads
+        return self.count("num_key_value_heads") or self.heads
 
     @property
     def head_width(self) -> int:
         """Of a query, key or value."""
-        width: int = self.get("head_dim") or self.hidden // self.heads
-        return width
+        return self.count("head_dim") or self.hidden // self.heads
 
 
 @dataclass
@@ -88,6 +87,7 @@ class Parts:
     _outside: list[Weight] = field(default_factory=list)
     _experts: dict[str, tuple[int, int]] = field(default_factory=dict)
     _attention: dict[tuple[int, int, int, int, int | None], int] = field(default_factory=dict)
+    _states: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
     def add(self, name: str, kind: Kind, *shape: int, experts: tuple[int, int] = (1, 1)) -> None:
         """A weight of this layer; `experts` are how many there are, and how many a token passes through."""
@@ -132,6 +132,11 @@ class Parts:
         key = (heads, kv_heads, key_width, value_width, window)
         self._attention[key] = self._attention.get(key, 0) + 1
 
+    def state(self, heads: int, key_width: int, value_width: int) -> None:
+        """Say that this layer keeps such a state instead of keys and values."""
+        key = (heads, key_width, value_width)
+        self._states[key] = self._states.get(key, 0) + 1
+
     @property
     def weights(self) -> tuple[Weight, ...]:
         """All of them, layers first."""
@@ -146,3 +151,8 @@ class Parts:
     def attention(self) -> tuple[AttentionLayers, ...]:
         """The groups of equal softmax attention."""
         return tuple(AttentionLayers(layers, *key) for key, layers in self._attention.items())
+
+    @property
+    def states(self) -> tuple[StateLayers, ...]:
+        """The groups of layers with equal states."""
+        return tuple(StateLayers(layers, *key) for key, layers in self._states.items())
