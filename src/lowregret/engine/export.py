@@ -135,7 +135,11 @@ def merge(engine: Engine, name: str) -> None:
 
 @torch.no_grad()
 def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path) -> None:
-    weights = {module: Saved(*adapter.factors(), adapter.magnitude) for module, adapter in policy.adapters.items()}
+    weights = {}
+    for module, adapter in policy.adapters.items():
+        linear = engine.model.get_submodule(module)
+        assert isinstance(linear, LoRALinear)
+        weights[module] = Saved(*adapter.shipped(linear.matrix), adapter.magnitude)
     first = engine.model.get_submodule(policy.matrices[0].name)
     transposed = isinstance(first, LoRALinear) and isinstance(first.base, Conv1D)
     config = adapter_config(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lowregret.lora.parts import Norms, Part
-from lowregret.lora.weights import row_norms
+from lowregret.lora.weights import divisors, row_norms
 
 
 def magnified(
@@ -49,7 +49,7 @@ def magnified(
 def part_norms(
     part: Part, matrix: str, weight: Float[Tensor, "d_out d_in"], norms: Norms | None
 ) -> Float[Tensor, "policies d_out"]:
-    """‖W + s B A‖ of each row for each policy, from `norms` where they are known."""
+    """‖W + s B A‖ of each row for each policy, to divide by, from `norms` where they are known."""
     found = []
     names = part.bank.members[part.slots]
     for member, (name, scale) in enumerate(zip(names, part.scales, strict=True)):
@@ -57,7 +57,7 @@ def part_norms(
         if known is None:
             slot = part.slots.start + member
             a, b = part.bank.factors(matrix, slice(slot, slot + 1), part.bank.weights.dtype)
-            known = row_norms(weight, a[0], b[0], scale)
+            known = divisors(row_norms(weight, a[0], b[0], scale))
             if norms is not None:
                 norms[matrix, name] = known
         found.append(known)

@@ -32,12 +32,25 @@ class LoRAWeights:
         a, b = self.factors()
         return (b * self.scale) @ a
 
+    @torch.no_grad()
+    def shipped(
+        self, weight: Float[Tensor, "d_out d_in"]
+    ) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
+        """`factors` as PEFT can use them: it divides by the norm of an adapted row of zeros, whose magnitude is zero.
+
+        Such a row gets an update too small to matter, so that its norm is none.
+        """
+        a, b = self.factors()
+        if self.magnitude is not None:
+            b = torch.where(row_norms(weight, a, b, self.scale)[:, None] == 0, 1e-12, b)
+        return a, b
+
     def merged(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
         """The adapted weight, in its own type."""
         if self.magnitude is None:
             return weight + self.delta().to(weight.dtype)
         adapted = weight.to(self.a.dtype) + self.delta()
-        gain: Tensor = self.magnitude / row_norms(weight, *self.factors(), self.scale)
+        gain: Tensor = self.magnitude / divisors(row_norms(weight, *self.factors(), self.scale))
         return (adapted * gain[:, None]).to(weight.dtype)
 
 
@@ -56,3 +69,11 @@ def row_norms(
     with torch.autocast(weight.device.type, enabled=False):
         norms: Tensor = torch.linalg.vector_norm(torch.addmm(weight.to(a.dtype), b * scale, a), dim=1)
     return norms
+
+
+def divisors(norms: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
+    """Norms to divide by: 1 for a row of zeros (a tied unembedding has one for the padding token).
+
+    It has no direction to keep; its magnitude starts as 0, gets no gradient, and so it stays.
+    """
+    return norms.masked_fill(norms == 0, 1.0)
