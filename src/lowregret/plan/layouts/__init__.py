@@ -10,6 +10,7 @@ from lowregret.errors import ModelError
 from lowregret.plan.layouts.classic import CLASSIC
 from lowregret.plan.layouts.families import FAMILIES, Family
 from lowregret.plan.layouts.feed_forward import expert_counts, feed_forward
+from lowregret.plan.layouts.gemma4 import gemma4
 from lowregret.plan.layouts.mixers import gated_delta, latent, softmax
 from lowregret.plan.layouts.nemotron_h import nemotron_h
 from lowregret.plan.layouts.parts import Config, Parts
@@ -87,6 +88,11 @@ def _build(config: Config, family: Family, notes: tuple[str, ...]) -> Shapes:
         parts.outside_norm("model.norm_f")
         parts.vocabulary("model.embeddings", "lm_head", tied=False)
         return _shapes(parts, layers, notes)
+    if family.mixer == "gemma4":
+        gemma4(parts, family)
+        parts.outside_norm("model.norm")
+        parts.vocabulary("model.embed_tokens", "lm_head", tied=True)
+        return _shapes(parts, config.layers, notes)
     mixer = _MIXERS[family.mixer]
     for parts.layer in range(config.layers):
         if family.norm_weights:

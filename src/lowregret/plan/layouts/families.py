@@ -15,7 +15,7 @@ FOUR_NORMS = (*TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layerno
 class Family:
     """How the layers of an architecture differ from Llama's, which all defaults describe."""
 
-    mixer: Literal["softmax", "latent", "gated_delta", "nemotron_h"] = "softmax"
+    mixer: Literal["softmax", "latent", "gated_delta", "nemotron_h", "gemma4"] = "softmax"
     experts: bool = False
     """Layers have experts where the configuration does not say that they are dense."""
 
@@ -36,6 +36,8 @@ class Family:
     qk_norm: Literal["none", "head", "all", "asked"] = "none"
     """Over one head, over all heads together, or over one head where `use_qk_norm` says so."""
     sinks: bool = False
+    indexer: bool = False
+    """Latent attention looks only at the positions that a small attention of its own chooses."""
     full_attention_every: int = 0
     """Every so many layers one sees all positions, the others a window, unless `layer_types` says otherwise."""
 
@@ -85,6 +87,21 @@ _GEMMA3 = Family(
         "max_position_embeddings": 131_072,
     },
 )
+_GEMMA4 = Family(
+    mixer="gemma4",
+    full_attention_every=6,
+    experts_name="experts.*",
+    router_name="router.proj",
+    shared_name=None,
+    defaults={
+        "tie_word_embeddings": True,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "sliding_window": 512,
+        "hidden_size_per_layer_input": 256,
+        "vocab_size_per_layer_input": 262_144,
+    },
+)
 _QWEN3_MOE = replace(_QWEN3, experts=True)
 _QWEN3_NEXT = Family(
     mixer="gated_delta", qk_norm="head", gated_output=True, experts=True, fused_qkv_z=True, shared_gate=True
@@ -121,6 +138,7 @@ FAMILIES: Mapping[str, Family] = {
         _GEMMA, norms=FOUR_NORMS, full_attention_every=2, defaults={**_GEMMA.defaults, "sliding_window": 4096}
     ),
     "gemma3_text": _GEMMA3,
+    "gemma4_text": _GEMMA4,
     "phi3": Family(qkv_bias=False, output_bias=False, fused_qkv=True, fused_gate_up=True),
     "phimoe": Family(
         experts=True,
@@ -149,11 +167,17 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
+    "deepseek_v32": replace(_DEEPSEEK, indexer=True, defaults={"index_n_heads": 64, "index_head_dim": 128}),
     "kimi_k2": _DEEPSEEK,
     "glm4": Family(
         norms=(*TWO_NORMS, "post_self_attn_layernorm", "post_mlp_layernorm"), output_bias=False, fused_gate_up=True
     ),
     "glm4_moe": Family(qk_norm="asked", output_bias=False, experts=True),
+    "minimax_m2": replace(_MISTRAL, qk_norm="all", experts=True),
+    "exaone4": Family(norms=POST_NORMS, qk_norm="head", full_attention_every=4),
+    "hunyuan_v1_dense": _QWEN3,
+    "seed_oss": Family(output_bias=False),
+    "arcee": Family(gated=False),
     "cohere2": Family(
         norms=("input_layernorm",),
         full_attention_every=4,

@@ -41,7 +41,7 @@ def mlp(parts: Parts, family: Family, name: str, width: int) -> None:
 def expert_counts(config: Config) -> tuple[int, int]:
     """Routed experts of a layer, and how many of them a token passes through."""
     every = config.need("num_experts", "num_local_experts", "n_routed_experts")
-    return every, config.need("num_experts_per_tok", "experts_per_token", "moe_topk")
+    return every, config.need("num_experts_per_tok", "experts_per_token", "moe_topk", "top_k_experts")
 
 
 def experts(parts: Parts, family: Family) -> None:

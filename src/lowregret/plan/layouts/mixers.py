@@ -66,7 +66,18 @@ def latent(parts: Parts, family: Family) -> None:
     parts.norm(f"{name}.kv_a_layernorm", kv_rank)
     parts.linear(f"{name}.kv_b_proj", "attention", kv_rank, heads * (plain + values))
     parts.linear(f"{name}.o_proj", "attention", heads * values, hidden, bias)
+    if family.indexer:
+        _indexer(parts, f"{name}.indexer", query_rank)
     parts.softmax(heads, heads, plain + rotary, values)
+
+
+def _indexer(parts: Parts, name: str, query_rank: int) -> None:
+    """DeepSeek sparse attention: few narrow heads score the positions, the best of which are attended to."""
+    hidden, heads, width = parts.config.hidden, parts.config.need("index_n_heads"), parts.config.need("index_head_dim")
+    parts.linear(f"{name}.wq_b", "attention", query_rank, heads * width)
+    parts.linear(f"{name}.wk", "attention", hidden, width)
+    parts.norm(f"{name}.k_norm", width, bias=True)
+    parts.linear(f"{name}.weights_proj", "attention", hidden, heads)
 
 
 def gated_delta(parts: Parts, family: Family) -> None:
