@@ -36,8 +36,10 @@ class TrialRecord(Spec):
     test_nll: float | None = None
     """Held-out nats per supervised token at the last evaluation; None before one."""
     test_tokens: int = 0
+    test_reward: float | None = None
+    """With reinforcement learning: mean held-out reward at the last evaluation; None before one."""
     steps: int = 0
-    """Optimizer steps taken."""
+    """Optimizer steps taken; with reinforcement learning, batches of samples."""
     tokens: int = 0
     """Training tokens processed, prompts included."""
     seconds: float = 0.0
@@ -58,17 +60,53 @@ class TrialRecord(Spec):
     pruned_by: str | None = None
     """The id of the trial that a pruned one was compared with."""
 
+    @property
+    def test_loss(self) -> float | None:
+        """What a search makes small: `test_nll`, or minus `test_reward`."""
+        return self.test_nll if self.test_reward is None else -self.test_reward
+
+
+class RewardMetric(Spec):
+    """What a line of `metrics.jsonl` says about the samples of a step of reinforcement learning."""
+
+    reward: float
+    """Mean over the samples, before the step's update."""
+    pass_rate: float
+    """Share of the samples whose reward is 1 or more."""
+    length: float
+    """Tokens of a completion, mean."""
+    truncated: float
+    """Share of the samples that were cut at `max_tokens`."""
+    entropy: float
+    """−log p of the sampled tokens under the sampler, mean: an estimate of the policy's entropy, nats a token."""
+    logprob_gap: float | None = None
+    """|log p_learner − log p_sampler| of the tokens of the first update, mean, nats; None when all groups dropped."""
+    logprob_gap_max: float | None = None
+    kl: float | None = None
+    """From the base, nats a token; None when it has no weight."""
+    groups: int
+    dropped_groups: int
+    """Groups of equal rewards: they teach nothing and are left out."""
+    bits: float
+    """Σ over samples of the entropy of their group's rewards, in bits: a bound on what the step can teach
+    (SCIENCE.md 5)."""
+    failures: int = 0
+    """Samples whose grading failed; `failures.jsonl` names them."""
+
 
 class Metric(Spec):
     """A line of `metrics.jsonl`."""
 
     step: int
-    """Optimizer steps done, from 1."""
+    """Optimizer steps done, from 1; with reinforcement learning, 0 is the evaluation before the first."""
     tokens: int
     train_nll: float | None = None
     """Before the step's update, on the step's batch, nats per supervised token."""
     test_nll: float | None = None
     """After the step's update, on the whole held-out set."""
+    test_reward: float | None = None
+    """The same with reinforcement learning: the mean reward of held-out problems."""
+    rl: RewardMetric | None = None
     lr: float | None = None
     grad_norm: float | None = None
     seconds: float
@@ -81,6 +119,17 @@ class ExampleLosses(Spec):
     """Summed over the example's supervised tokens, nats."""
     tokens: tuple[int, ...]
     """Supervised tokens of each example."""
+
+
+class ExampleRewards(Spec):
+    """`trials/<id>/examples.json` with reinforcement learning: the last evaluation, problem by problem."""
+
+    rewards: tuple[float, ...]
+    """Mean over the problem's completions."""
+    samples: int
+    """Completions of each problem; the same random numbers draw them in every trial."""
+    tokens: tuple[int, ...]
+    """Tokens of each problem's completions."""
 
 
 class MethodResult(Spec):

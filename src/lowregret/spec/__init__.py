@@ -3,15 +3,19 @@
 from lowregret.spec.base import Spec, build, read_toml
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import FullFT, LoRA, Method
+from lowregret.spec.rl import RL, SFT, Objective
 from lowregret.spec.study import CompareSpec
 from lowregret.spec.trial import OptimizerSpec, TrainingSpec, TrainSpec, TrialSpec
 
 __all__ = [
+    "RL",
+    "SFT",
     "CompareSpec",
     "DataSpec",
     "FullFT",
     "LoRA",
     "Method",
+    "Objective",
     "OptimizerSpec",
     "Spec",
     "TrainSpec",

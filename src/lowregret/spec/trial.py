@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import LoRA, Method
+from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective
 
 DEFAULT_DECAY_FRACTION = 0.33
 
@@ -52,8 +53,10 @@ class TrainingSpec(Spec):
     model: str
     """A Hugging Face folder, a hub id, a .gguf file, or a bundled base."""
     data: DataSpec
+    objective: Objective = SFT()
+    """`sft`, or a table with kind = "rl" and the task that rewards."""
     batch_size: int = Field(default=8, ge=1)
-    """Examples per optimizer step."""
+    """Examples per optimizer step; with reinforcement learning, problems per batch of samples."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """At most so many examples of a trial per forward/backward; as many as `memory_gb` allows when not given. Changes
     memory, not results."""
@@ -86,6 +89,27 @@ class TrainingSpec(Spec):
         if isinstance(values, dict) and values.get("epochs") is None and values.get("steps") is None:
             return {**values, "epochs": 1.0}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_problems(cls, values: Any) -> Any:
+        """A task that brings its problems names the data, so that no other can be meant."""
+        objective = values.get("objective") if isinstance(values, dict) else None
+        task = objective.get("task") if isinstance(objective, dict) else getattr(objective, "task", None)
+        if not isinstance(task, str) or not task.startswith(OWN_PROBLEMS):
+            return values
+        data = values.get("data") or {}
+        return {**values, "data": {"train": task, **data}} if isinstance(data, dict) else values
+
+    @model_validator(mode="after")
+    def _data_for_rewards(self) -> TrainingSpec:
+        if not isinstance(self.objective, RL):
+            return self
+        if self.objective.own_problems and (self.data.train != self.objective.task or self.data.eval is not None):
+            raise ValueError(f"the task {self.objective.task} brings its own problems: leave the data out")
+        if "overlong" in self.data.model_fields_set:
+            raise ValueError("overlong is of no use with objective rl: prompts over max_length are always dropped")
+        return self
 
     @model_validator(mode="after")
     def _not_both(self) -> TrainingSpec:

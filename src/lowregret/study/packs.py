@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-
 from lowregret.engine.footprint import device_memory
 from lowregret.lora.bank import padded_rank
 from lowregret.models.targets import find_targets
 from lowregret.spec import LoRA, TrialSpec
 from lowregret.train.pack import Pack
-from lowregret.train.step import Task, pass_tokens
+from lowregret.train.step import Job
 
 POLICY_SHARE = 0.25
 """Of the device's memory: what the weights, gradients and moments of a pack's LoRAs may take."""
@@ -29,11 +27,9 @@ def has_room(pack: Pack, trial: TrialSpec) -> bool:
     need = _BYTES * sum(_parameters(task, method) for method in methods if isinstance(method, LoRA))
     if need > POLICY_SHARE * device_memory(task.engine.device):
         return False
-    rows = min(task.spec.micro_batch_size or task.spec.batch_size, task.spec.batch_size)
-    length = statistics.fmean(len(example.token_ids) for example in task.train)
-    return members * rows * length <= pass_tokens(task, list(pack.members))
+    return task.has_room(members, list(pack.members))
 
 
-def _parameters(task: Task, method: LoRA) -> int:
+def _parameters(task: Job, method: LoRA) -> int:
     matrices = find_targets(task.engine.model, task.engine.matrices, method.targets)
     return padded_rank(method.rank) * sum(matrix.d_in + matrix.d_out for matrix in matrices)

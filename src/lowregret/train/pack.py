@@ -6,7 +6,6 @@ what one does changes no number of another but by the rounding of products of an
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,18 +15,7 @@ from lowregret.records import Metric, TrialRecord, append_metric, sync_file, wri
 from lowregret.spec import FullFT, TrialSpec
 from lowregret.train.checkpoint import Progress, delete_checkpoint, save_checkpoint
 from lowregret.train.memory import PeakMemory
-from lowregret.train.step import (
-    EXAMPLES,
-    METRICS,
-    Ending,
-    Member,
-    StepTaker,
-    Taken,
-    Task,
-    enter,
-    evaluate_within_memory,
-    mean_nll,
-)
+from lowregret.train.step import EXAMPLES, METRICS, Ending, Evaluation, Job, Member, Taken
 
 _ALONE = 1
 """Steps done before the one that every trial takes in passes of its own. In the first, much happens for the first
@@ -54,7 +42,7 @@ class Hooks:
     on_step: Callable[[TrialSpec, int, Metric], None] = lambda trial, steps, metric: None
     """(a trial, its total steps, the metric of the step that it has taken)."""
     should_prune: Callable[[TrialSpec, int, float], Pruning | None] = lambda trial, step, nll: None
-    """(a trial, step, held-out loss) at a mid-run evaluation, once the curves of all members have it."""
+    """(a trial, step, `Evaluation.loss`) at a mid-run evaluation, once the curves of all members have it."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after every round; True writes a checkpoint and raises Interrupted."""
 
@@ -62,19 +50,19 @@ class Hooks:
 class Pack:
     """Trials in training on one engine."""
 
-    def __init__(self, task: Task, hooks: Hooks) -> None:
+    def __init__(self, task: Job, hooks: Hooks) -> None:
         self.task = task
         self.hooks = hooks
         self.members: dict[str, Member] = {}
         """By policy, in the order in which they joined: the order of their rows in a pass."""
         self.spent = False
         """A FullFT trial has joined: the base is its own, and nobody else may."""
-        self._take = StepTaker(task)
+        self._work = task.work()
         self._memory: PeakMemory | None = None
 
     def join(self, name: str, trial: TrialSpec, folder: Path, progress: Progress | None = None) -> None:
         """A trial whose policy is on the engine; `progress` when it has been trained before."""
-        self.members[name] = enter(self.task, name, trial, folder, progress or Progress())
+        self.members[name] = self._work.enter(name, trial, folder, progress or Progress())
         self.spent = self.spent or isinstance(trial.method, FullFT)
         self._memory = None
 
@@ -89,19 +77,21 @@ class Pack:
         members = list(self.members.values())
         spent = dict.fromkeys(self.members, 0.0)
         endings: dict[str, Ending] = {}
+        self._begin(members, spent)
         taken: dict[str, Taken] = {}
         for group in _groups(members):
-            found, seconds = self._take(group)
+            found, seconds = self._work(group)
             steps = {name: what for name, what in found.items() if isinstance(what, Taken)}
             taken |= steps
             endings |= {name: what for name, what in found.items() if isinstance(what, Ending)}
             _share(spent, seconds, {name: step.tokens for name, step in steps.items()})
             self._account(group, taken, seconds)
         going = [member for member in members if member.name in taken]
-        nll = self._evaluate(going, spent, endings)
+        due = [member for member in going if member.progress.step + 1 in member.evaluations]
+        evaluated = self._evaluate(due, spent, endings)
         for member in going:
-            self._record(member, taken[member.name], nll.get(member.name), spent[member.name])
-        self._decide(going, nll, endings)
+            self._record(member, taken[member.name], evaluated.get(member.name), spent[member.name])
+        self._decide(going, evaluated, endings)
         rest = time.perf_counter() - began - sum(spent.values())
         peak = self._memory.bytes()
         for member in members:
@@ -135,31 +125,33 @@ class Pack:
                 self._change(member, shared_seconds=shared, shared_seconds_alone=alone)
             self._change(member, pack_size=max(member.progress.pack_size, len(self.members)))
 
+    def _begin(self, members: Sequence[Member], spent: dict[str, float]) -> None:
+        """The evaluations that come before a first step. One that cannot be made is left out: the step will tell."""
+        fresh = [member for member in members if member.progress.step == 0 and 0 in member.evaluations]
+        for name, evaluation in self._evaluate(fresh, spent, {}).items():
+            rewarded = {"test_nll": evaluation.test_nll, "test_reward": evaluation.test_reward}
+            metric = Metric(step=0, tokens=0, seconds=round(spent[name], 4), **rewarded)
+            append_metric(self.members[name].folder / METRICS, metric)
+
     def _evaluate(
-        self, going: Sequence[Member], spent: dict[str, float], endings: dict[str, Ending]
-    ) -> dict[str, float]:
-        """The held-out losses of those that are due, in one pass for all; one that is not finite ends its trial."""
-        due = [member for member in going if member.progress.step + 1 in member.evaluations]
+        self, due: Sequence[Member], spent: dict[str, float], endings: dict[str, Ending]
+    ) -> dict[str, Evaluation]:
+        """How good those that are due are on the held-out data; one of which that cannot be said has ended."""
         if not due or not self.task.test:
             return {}
         began = time.perf_counter()
-        losses = evaluate_within_memory(self.task.engine, [member.name for member in due], self.task.test)
+        measured = self._work.evaluate(due)
         _share(spent, time.perf_counter() - began, {member.name: 1 for member in due})
-        found: dict[str, float] = {}
+        found: dict[str, Evaluation] = {}
         for member in due:
-            measured = losses[member.name]
-            if isinstance(measured, Ending):
-                endings[member.name] = measured
-                continue
-            member.losses, nll = measured, mean_nll(measured)
-            if math.isfinite(nll):
-                found[member.name] = nll
+            evaluation = measured[member.name]
+            if isinstance(evaluation, Ending):
+                endings[member.name] = evaluation
             else:
-                error = f"the held-out loss is {nll} after step {member.progress.step + 1}."
-                endings[member.name] = Ending("diverged", error=error)
+                found[member.name] = member.evaluation = evaluation
         return found
 
-    def _record(self, member: Member, taken: Taken, nll: float | None, seconds: float) -> None:
+    def _record(self, member: Member, taken: Taken, evaluation: Evaluation | None, seconds: float) -> None:
         """Count the step and write its line."""
         done = member.progress
         self._change(member, step=done.step + 1, tokens=done.tokens + taken.tokens, seconds=done.seconds + seconds)
@@ -167,15 +159,17 @@ class Pack:
             step=member.progress.step,
             tokens=member.progress.tokens,
             train_nll=taken.train_nll,
-            test_nll=nll,
+            test_nll=None if evaluation is None else evaluation.test_nll,
+            test_reward=None if evaluation is None else evaluation.test_reward,
             lr=taken.learning_rate,
             grad_norm=taken.grad_norm,
             seconds=round(member.progress.seconds, 4),
+            **taken.measures,
         )
         append_metric(member.folder / METRICS, metric)
         self.hooks.on_step(member.trial, member.steps, metric)
 
-    def _decide(self, going: Sequence[Member], nll: dict[str, float], endings: dict[str, Ending]) -> None:
+    def _decide(self, going: Sequence[Member], evaluated: dict[str, Evaluation], endings: dict[str, Ending]) -> None:
         """Who is pruned, and who has finished."""
         for member in going:
             step, name = member.progress.step, member.name
@@ -183,11 +177,13 @@ class Pack:
                 continue
             if step == member.steps:
                 sync_file(member.folder / METRICS)
-                if member.losses is not None:
-                    write_json(member.folder / EXAMPLES, member.losses)
-                endings[name] = Ending("finished", test_nll=nll.get(name))
-            elif name in nll and (pruning := self.hooks.should_prune(member.trial, step, nll[name])):
-                endings[name] = Ending("pruned", nll[name], pruning.reason, pruning.rival)
+                if member.evaluation is not None:
+                    write_json(member.folder / EXAMPLES, member.evaluation.examples)
+                endings[name] = Ending("finished", evaluated.get(name))
+            elif name in evaluated:
+                pruning = self.hooks.should_prune(member.trial, step, evaluated[name].loss)
+                if pruning:
+                    endings[name] = Ending("pruned", evaluated[name], pruned_by=pruning.rival, error=pruning.reason)
 
     def _advance(self, member: Member, seconds: float, peak: int) -> None:
         done = member.progress

@@ -54,5 +54,9 @@ def run_trial(
     run_pack(pack, folder, refill=lambda: None, settle=lambda member, ending: endings.append((member, ending)))
     member, ending = endings[0]
     if ending.status == "finished":
-        return Outcome(member.progress, ending.test_nll, member.losses)
+        found = ending.evaluation
+        if found is None:
+            return Outcome(member.progress, None, None)
+        assert isinstance(found.examples, ExampleLosses)
+        return Outcome(member.progress, found.test_nll, found.examples)
     raise (DivergedError if ending.status == "diverged" else RecordsError)(f"{folder}: {ending.error}")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from lowregret.data.batches import Batch, batch_indices, collate, passes
 from lowregret.data.chat import Example
-from lowregret.engine import AdamParams, Engine
+from lowregret.engine import AdamParams, Engine, PassResult
 from lowregret.engine.footprint import max_tokens
-from lowregret.records import ExampleLosses, keep_metrics_until, make_folder, read_metrics
+from lowregret.records import ExampleLosses, ExampleRewards, keep_metrics_until, make_folder, read_metrics
 from lowregret.spec import OptimizerSpec, TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress, Standing
 from lowregret.train.liveness import Liveness
@@ -35,6 +35,66 @@ class Task:
     spec: TrainingSpec
     train: Sequence[Example]
     test: Sequence[Example]
+
+    @property
+    def test_tokens(self) -> int:
+        """Supervised tokens of the held-out examples."""
+        return sum(example.supervised_tokens for example in self.test)
+
+    def work(self) -> Work:
+        """What its trials do in a round."""
+        return StepTaker(self)
+
+    def has_room(self, members: int, policies: Sequence[str]) -> bool:
+        """Whether the rows of so many trials fit in one pass: with more, steps are only cut into more passes."""
+        rows = min(self.spec.micro_batch_size or self.spec.batch_size, self.spec.batch_size)
+        length = sum(len(example.token_ids) for example in self.train) / len(self.train)
+        return members * rows * length <= pass_tokens(self, policies)
+
+
+class Job(Protocol):
+    """What a pack works on: a `Task`, or its relative for another objective."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def spec(self) -> TrainingSpec: ...
+    @property
+    def test(self) -> Sequence[Any]: ...
+    @property
+    def test_tokens(self) -> int: ...
+    def work(self) -> Work: ...
+    def has_room(self, members: int, policies: Sequence[str]) -> bool: ...
+
+
+class Work(Protocol):
+    """What the trials of a pack do in a round, by their objective."""
+
+    def enter(self, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:
+        """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps."""
+
+    def __call__(self, members: Sequence[Member]) -> tuple[dict[str, Taken | Ending], float]:
+        """One step of each: what became of it, and the seconds of passes and updates (checks excluded)."""
+
+    def evaluate(self, members: Sequence[Member]) -> dict[str, Evaluation | Ending]:
+        """How good each is on held-out data; `failed` or `diverged` for one of which that cannot be said."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out data say about a policy: a loss, or a reward."""
+
+    examples: ExampleLosses | ExampleRewards
+    test_nll: float | None = None
+    test_reward: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """What is to be small."""
+        if self.test_nll is not None:
+            return self.test_nll
+        assert self.test_reward is not None
+        return -self.test_reward
 
 
 @dataclass
@@ -55,8 +115,8 @@ class Member:
     liveness: Liveness
     first_nll: float | None
     """The training loss of its first step; None before it."""
-    losses: ExampleLosses | None = None
-    """Its last evaluation."""
+    evaluation: Evaluation | None = None
+    """Its last one."""
 
     @property
     def standing(self) -> Standing:
@@ -73,11 +133,14 @@ class Member:
 class Taken:
     """One step that was taken."""
 
-    train_nll: float
+    train_nll: float | None
     """Before the update, nats per supervised token."""
     tokens: int
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
+    """None when there was no gradient."""
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    """More of its line in metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +148,8 @@ class Ending:
     """How a trial ended; its last whole step is in its progress."""
 
     status: Literal["finished", "pruned", "diverged", "failed"]
-    test_nll: float | None = None
+    evaluation: Evaluation | None = None
+    """After its last step."""
     error: str | None = None
     pruned_by: str | None = None
 
@@ -93,7 +157,7 @@ class Ending:
 def enter(task: Task, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:
     """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps."""
     make_folder(folder)
-    keep_metrics_until(folder / METRICS, progress.step)
+    keep_metrics_until(folder / METRICS, progress.step or -1)
     curve = read_metrics(folder / METRICS)
     steps = total_steps(task.spec, len(task.train))
     return Member(
@@ -142,9 +206,75 @@ def evaluate_within_memory(
 
 def pass_tokens(task: Task, policies: Sequence[str]) -> int:
     """Tokens of a pass of these policies: what the spec's memory, or else a share of the device's, allows."""
-    budget = None if task.spec.memory_gb is None else int(task.spec.memory_gb * 1e9)
     longest = max(len(example.token_ids) for example in task.train)
-    return max_tokens(task.engine, policies, budget, longest=longest)
+    return max_tokens(task.engine, policies, activation_budget(task.spec), longest=longest)
+
+
+def activation_budget(spec: TrainingSpec) -> int | None:
+    """Bytes for the activations of a pass, if the spec says so."""
+    return None if spec.memory_gb is None else int(spec.memory_gb * 1e9)
+
+
+Run = Callable[[Mapping[str, Batch]], Mapping[str, PassResult]]
+"""A forward and backward pass."""
+
+
+class Passes:
+    """Cuts the batches of a step into as few passes as memory allows."""
+
+    def __init__(self, engine: Engine, spec: TrainingSpec, longest: int) -> None:
+        """`longest`: tokens of the longest row to come."""
+        self._engine, self._spec, self._longest = engine, spec, longest
+        self._most = sys.maxsize
+        """Tokens of a pass; smaller after one that did not fit in memory."""
+        self._measured: tuple[tuple[str, ...], int] = ((), 0)
+        """The policies on the engine, and the tokens of a pass that these allow."""
+
+    def measure(self) -> None:
+        """How large a pass may be, when the policies on the engine are others than at the last step."""
+        policies = tuple(self._engine.policies)
+        if self._spec.micro_batch_size is None and policies != self._measured[0]:
+            budget = activation_budget(self._spec)
+            self._measured = (policies, max_tokens(self._engine, policies, budget, longest=self._longest))
+
+    def gradients(
+        self, batches: Mapping[str, Batch], run: Run
+    ) -> tuple[dict[str, list[tuple[Batch, PassResult]]], dict[str, Taken | Ending]]:
+        """(the passes of each policy whose gradients are complete, those that do not fit in memory)."""
+        batches = dict(batches)
+        failed: dict[str, Taken | Ending] = {}
+        while batches:
+            found: dict[str, list[tuple[Batch, PassResult]]] = {name: [] for name in batches}
+            for part in passes(batches, self._limit(), self._spec.micro_batch_size):
+                try:
+                    for name, result in run(part).items():
+                        found[name].append((part[name], result))
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    problem = str(error)
+                    break
+            else:
+                return found, failed
+            # A pass that broke off may have left half of its gradients: all of the step is taken again.
+            for name in batches:
+                _forget_gradients(self._engine, name)
+            if not self._halve(part):
+                for name in part:
+                    del batches[name]
+                    failed[name] = Ending("failed", error=memory_advice(problem))
+        return {}, failed
+
+    def _halve(self, part: Mapping[str, Batch]) -> bool:
+        """Make passes smaller than this one; False when the spec decides their size, or one row is all there is."""
+        if self._spec.micro_batch_size is not None or sum(batch.rows for batch in part.values()) == 1:
+            return False
+        self._most = max(1, sum(batch.tokens for batch in part.values()) // 2)
+        return True
+
+    def _limit(self) -> int | None:
+        """Tokens of a pass; None when the spec says how many rows it has."""
+        return None if self._spec.micro_batch_size is not None else min(self._measured[1], self._most)
 
 
 class StepTaker:
@@ -152,11 +282,25 @@ class StepTaker:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._most = sys.maxsize
-        """Tokens of a pass; smaller after one that did not fit in memory."""
-        self._measured: tuple[tuple[str, ...], int] = ((), 0)
-        """The policies on the engine, and the tokens of a pass that these allow."""
+        self._passes = Passes(task.engine, task.spec, max(len(example.token_ids) for example in task.train))
         self._uniform = math.log(task.engine.model.get_output_embeddings().weight.shape[0])
+
+    def enter(self, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:
+        """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps."""
+        return enter(self.task, name, trial, folder, progress)
+
+    def evaluate(self, members: Sequence[Member]) -> dict[str, Evaluation | Ending]:
+        """The held-out losses of members, in one pass for all; one that is not finite ends its trial."""
+        found: dict[str, Evaluation | Ending] = {}
+        steps = {member.name: member.progress.step + 1 for member in members}
+        for name, losses in evaluate_within_memory(self.task.engine, list(steps), self.task.test).items():
+            if isinstance(losses, Ending):
+                found[name] = losses
+            elif math.isfinite(nll := mean_nll(losses)):
+                found[name] = Evaluation(losses, test_nll=nll)
+            else:
+                found[name] = Ending("diverged", error=f"the held-out loss is {nll} after step {steps[name]}.")
+        return found
 
     def __call__(self, members: Sequence[Member]) -> tuple[dict[str, Taken | Ending], float]:
         """What became of each, and the seconds of passes and updates (checks excluded).
@@ -166,11 +310,13 @@ class StepTaker:
         no fault of the learning rate. LivenessError when a matrix of any member is dead.
         """
         engine, spec = self.task.engine, self.task.spec
-        self._measure()
+        self._passes.measure()
         began = time.perf_counter()
         examples = {member.name: member.examples(self.task) for member in members}
         pad_id = engine.base.pad_id
-        losses, found = self._gradients({name: collate(rows, pad_id) for name, rows in examples.items()})
+        batches = {name: collate(rows, pad_id) for name, rows in examples.items()}
+        results, found = self._passes.gradients(batches, lambda part: engine.forward_backward(part))
+        losses = _read({name: [result.loss for _, result in parts] for name, parts in results.items()})
         going = [member for member in members if member.name in losses]
         params = {m.name: adam_params(spec.optimizer, m.trial.learning_rate, m.progress.step, m.steps) for m in going}
         for member in going:
@@ -200,49 +346,6 @@ class StepTaker:
             found[member.name] = Taken(train_nll, tokens, rate, norm)
         return found, seconds
 
-    def _gradients(self, batches: dict[str, Batch]) -> tuple[dict[str, float], dict[str, Taken | Ending]]:
-        """(the loss of each policy whose gradients are complete, those that do not fit in memory)."""
-        failed: dict[str, Taken | Ending] = {}
-        while batches:
-            parts = passes(batches, self._limit(), self.task.spec.micro_batch_size)
-            losses: dict[str, list[Tensor]] = {name: [] for name in batches}
-            for part in parts:
-                try:
-                    for name, result in self.task.engine.forward_backward(part).items():
-                        losses[name].append(result.loss)
-                except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    problem = str(error)
-                    break
-            else:
-                return _read(losses), failed
-            # A pass that broke off may have left half of its gradients: all of the step is taken again.
-            for name in batches:
-                _forget_gradients(self.task.engine, name)
-            if not self._halve(part):
-                for name in part:
-                    del batches[name]
-                    failed[name] = Ending("failed", error=memory_advice(problem))
-        return {}, failed
-
-    def _halve(self, part: Mapping[str, Batch]) -> bool:
-        """Make passes smaller than this one; False when the spec decides their size, or one row is all there is."""
-        if self.task.spec.micro_batch_size is not None or sum(batch.rows for batch in part.values()) == 1:
-            return False
-        self._most = max(1, sum(batch.tokens for batch in part.values()) // 2)
-        return True
-
-    def _measure(self) -> None:
-        """How large a pass may be, when the policies on the engine are others than at the last step."""
-        policies = tuple(self.task.engine.policies)
-        if self.task.spec.micro_batch_size is None and policies != self._measured[0]:
-            self._measured = (policies, pass_tokens(self.task, policies))
-
-    def _limit(self) -> int | None:
-        """Tokens of a pass; None when the spec says how many rows it has."""
-        return None if self.task.spec.micro_batch_size is not None else min(self._measured[1], self._most)
-
     def _divergence(self, member: Member, train_nll: float, params: AdamParams) -> str | None:
         first = member.first_nll
         limit = math.inf if first is None else 2 * max(self._uniform, first)
@@ -257,6 +360,8 @@ class StepTaker:
 
 def _read(losses: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
     """The sum of each policy's losses, fetched from the device all at once."""
+    if not losses:
+        return {}
     values = iter(torch.stack([loss for parts in losses.values() for loss in parts]).tolist())
     return {name: math.fsum(next(values) for _ in parts) for name, parts in losses.items()}
 

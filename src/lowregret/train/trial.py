@@ -47,12 +47,13 @@ def settle(pack: Pack, member: Member, ending: Ending, deliver: Deliver) -> Tria
     A diverged, pruned or out-of-memory trial is a result.
     """
     engine, done = pack.task.engine, member.progress
-    evaluated = ending.test_nll is not None
+    found = ending.evaluation
     record = TrialRecord(
         **_facts(member.trial, engine.policies[member.name].trainable_parameters),
         status=ending.status,
-        test_nll=ending.test_nll,
-        test_tokens=sum(example.supervised_tokens for example in pack.task.test) if evaluated else 0,
+        test_nll=None if found is None else found.test_nll,
+        test_reward=None if found is None else found.test_reward,
+        test_tokens=0 if found is None else pack.task.test_tokens,
         steps=done.step,
         tokens=done.tokens,
         seconds=done.seconds,

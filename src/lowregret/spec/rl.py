@@ -1,0 +1,98 @@
+"""What is optimised: held-out loss on given completions (`sft`), or the reward of sampled ones (`rl`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from lowregret.spec.base import Spec
+
+OWN_PROBLEMS = ("builtin:", "gym:")
+"""How the spellings of tasks begin that bring their own problems."""
+DEFAULT_CLIP = {"ppo_clip": 0.2, "cispo": 4.0}
+
+
+class SFT(Spec):
+    """Supervised fine-tuning: cross-entropy on the completions of the data."""
+
+    kind: Literal["sft"] = "sft"
+
+    @property
+    def name(self) -> str:
+        """As the command line spells it."""
+        return "sft"
+
+
+class RL(Spec):
+    """Policy gradients with a verifiable reward: sample groups of completions, grade them, follow their advantages."""
+
+    kind: Literal["rl"] = "rl"
+    task: str
+    """`builtin:arithmetic[:key=value,…]`, `gym:NAME[:key=value,…]`, `math`, or a function as `MODULE:FUNCTION`."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions of each problem of a batch; an advantage is a reward minus the mean of its group."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest completion, in tokens."""
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    """Divides the logits, when sampling and when learning."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the most likely tokens that together have this probability. Below 1 the sampler is no longer the
+    policy, and the ratios of importance sampling stay below one."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, besides the end of the turn; the grader does not see them."""
+    estimator: Literal["importance_sampling", "ppo_clip", "cispo"] = "importance_sampling"
+    """−Σ (p_learner / p_sampler) · A, or one of its clipped relatives (engine/losses.py)."""
+    clip: float | None = Field(default=None, gt=0)
+    """ppo_clip: the ratio counts within 1 ± clip, 0.2 when not given. cispo: up to 1 + clip, 4 when not given."""
+    divide_by_std: bool = False
+    """Divide advantages by the standard deviation of their group, as GRPO does."""
+    kl: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the base, nats a token."""
+    entropy: float = Field(default=0.0, ge=0)
+    """Weight of the entropy of the policy, nats a token."""
+    updates: int = Field(default=1, ge=1)
+    """Optimizer steps for each batch of samples, each on an equal part of its groups."""
+    time_limit: float = Field(default=5.0, gt=0)
+    """Seconds that grading one completion may take."""
+    failure_reward: float = Field(default=0.0, allow_inf_nan=False)
+    """The reward of a completion whose grading raises, takes too long or gives no finite number; each is reported."""
+    eval_samples: int = Field(default=1, ge=1)
+    """Completions of each held-out problem in an evaluation."""
+
+    @property
+    def name(self) -> str:
+        """As the command line spells it."""
+        return "rl"
+
+    @property
+    def own_problems(self) -> bool:
+        """Whether the task brings its problems, so that no data are named."""
+        return self.task.startswith(OWN_PROBLEMS)
+
+    @property
+    def clip_range(self) -> float:
+        """`clip`, or the estimator's default."""
+        return DEFAULT_CLIP[self.estimator] if self.clip is None else self.clip
+
+    @model_validator(mode="after")
+    def _used(self) -> RL:
+        if self.clip is not None and self.estimator not in DEFAULT_CLIP:
+            raise ValueError(f"clip is of use with ppo_clip and cispo only, not with {self.estimator}")
+        if self.estimator == "ppo_clip" and self.clip_range >= 1:
+            raise ValueError(f"clip must be below 1 with ppo_clip, not {self.clip_range:g}")
+        if not all(self.stop):
+            raise ValueError("stop: an empty text ends every completion at once")
+        return self
+
+
+def _parse(value: Any) -> Any:
+    """`sft` or `rl` into the fields of an objective; what is no text is passed through for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    if value not in ("sft", "rl"):
+        raise ValueError(f"unknown objective {value!r}: use sft or rl")
+    return {"kind": value}
+
+
+Objective = Annotated[SFT | RL, Field(discriminator="kind"), BeforeValidator(_parse)]
