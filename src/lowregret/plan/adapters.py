@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 from lowregret.errors import SpecError, TargetError, did_you_mean
 from lowregret.plan.shapes import Shapes, Weight
+from lowregret.spec.conventions import CONVENTIONS, Convention, expert_rank
 
-Convention = Literal["per-active", "per-total", "shared-outer", "full-rank-each"]
-"""What a rank means for the experts of a layer (SCIENCE.md 4):
-per-active      every expert at rank / active experts (the post);
-per-total       every expert at rank / total experts (PEFT's documentation);
-shared-outer    every expert at the rank, the factor on the hidden side (A of gate and up, B of down) the same for all;
-full-rank-each  every expert at the rank, nothing shared."""
-CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 GROUPS = ("attention", "mlp", "experts", "unembedding")
 _OUTWARD = re.compile(r"\b(down_proj|w2|ffn_down_exps)\b")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,11 +23,7 @@ def ranks_of(shapes: Shapes, rank: int, convention: Convention = "per-active") -
     """The rank that one expert's matrices get: the division rounds down, and the result is at least 1."""
     if convention not in CONVENTIONS:
         raise SpecError(f"unknown convention {convention!r}. {did_you_mean(convention, CONVENTIONS)}")
-    if convention == "per-active":
-        return max(1, rank // max(shapes.active_experts, 1))
-    if convention == "per-total":
-        return max(1, rank // max(shapes.experts, 1))
-    return rank
+    return expert_rank(rank, convention, active=shapes.active_experts, total=shapes.experts)
 
 
 def lora_parameters(
@@ -48,11 +38,11 @@ def lora_parameters(
     experts along, which are the MLP of their layers; `experts` alone leaves shared experts and dense layers out. `all`
     is attention and mlp. TargetError: a target that matches nothing in this model.
     """
-    expert_rank = ranks_of(shapes, rank, convention)
+    each = ranks_of(shapes, rank, convention)
     counts = dict.fromkeys(GROUPS, 0)
     for weight, share in _chosen(shapes, (targets,) if isinstance(targets, str) else tuple(targets)):
         if weight.kind == "experts":
-            counts["experts"] += round(share * _expert_parameters(shapes, weight, expert_rank, convention))
+            counts["experts"] += round(share * _expert_parameters(shapes, weight, each, convention))
         else:
             counts[weight.kind] += round(share * rank * weight.copies * sum(weight.shape))
     return counts

@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lowregret.errors import did_you_mean
 from lowregret.spec.base import Spec
+from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention
 
-TARGET_GROUPS = ("attention", "mlp", "unembedding")
+TARGET_GROUPS = ("attention", "mlp", "experts", "router", "unembedding")
 DEFAULT_TARGETS = ("attention", "mlp")
 DEFAULT_ALPHA = 32.0
 Init = Literal["uniform", "pissa", "olora", "orthogonal"]
@@ -29,6 +30,7 @@ _WORDS: dict[str, tuple[str, Any]] = {
     **{init: ("init", init) for init in get_args(Init) if init != "uniform"},
     "rslora": ("scaling", "alpha/sqrt(r)"),
     "dora": ("dora", True),
+    **{convention: ("convention", convention) for convention in CONVENTIONS if convention != DEFAULT_CONVENTION},
 }
 """What may be spelled as a word after the rank, and the field and value that it means."""
 
@@ -38,7 +40,7 @@ def _is_one(value: float) -> bool:
 
 
 def _is_default(value: str | bool) -> bool:
-    return value in ("uniform", "alpha/r", False)
+    return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION)
 
 
 class FullFT(Spec):
@@ -68,7 +70,10 @@ class LoRA(Spec):
     """Share of the inputs of A that is zeroed while training, drawn anew for every pass; the rest is scaled up by
     1 / (1 − dropout). The base's own path sees all of them."""
     targets: tuple[str, ...] = DEFAULT_TARGETS
-    """Groups (`attention`, `mlp`, `unembedding`; `all` is attention and mlp), or one regex `re:…` over module names."""
+    """Groups (`attention`, `mlp`, `experts`, `router`, `unembedding`; `mlp` takes the experts along, `all` is attention
+    and mlp), or one regex `re:…` over module names."""
+    convention: Convention = Field(default=DEFAULT_CONVENTION, exclude_if=_is_default)
+    """What the rank means for the experts of a mixture (docs/moe.md)."""
     init: Init = Field(default="uniform", exclude_if=_is_default)
     """How A and B start. `uniform`: A uniform on ±1/√d_in, B zero. `pissa`: the largest `rank` singular values of W and
     their vectors, their root in A and in B (arXiv 2404.02948). `olora`: the first `rank` columns of Q and rows of R of
@@ -120,7 +125,11 @@ class LoRA(Spec):
     @property
     def scale(self) -> float:
         """What multiplies B·A."""
-        return self.alpha / (self.rank if self.scaling == "alpha/r" else math.sqrt(self.rank))
+        return self.scale_of(self.rank)
+
+    def scale_of(self, rank: int) -> float:
+        """What multiplies B·A of another rank: that of one expert (docs/moe.md)."""
+        return self.alpha / (rank if self.scaling == "alpha/r" else math.sqrt(rank))
 
     @property
     def residual(self) -> bool:
@@ -155,7 +164,8 @@ def _compile(target: str) -> None:
 
 def parse_method(value: Any) -> Any:
     """`full`, or `lora:RANK`, then any of `alpha=A`, `dropout=P`, `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`,
-    `olora`, `orthogonal`, `rslora` and `dora`, then the targets, all after a colon, into the fields of a method.
+    `olora`, `orthogonal`, `rslora`, `dora` and a convention for experts, then the targets, all after a colon, into the
+    fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """
