@@ -1,7 +1,7 @@
 """Public models by name: the part of each one's config.json that its shapes depend on, with where it is from.
 
 One JSON file for each maker, a list of entries:
-    names       hub ids that share these shapes; the first is the entry's name
+    names       hub ids that share these shapes, the first of which is the entry's name, and short names without a `/`
     source      where the facts are from
     parameters  the total that the maker publishes, where it is exact (a check, not an input)
     like        the first name of an entry whose configuration is taken, changed by `config`
@@ -23,7 +23,7 @@ class Entry:
     """A model of the catalogue."""
 
     names: tuple[str, ...]
-    """Hub ids."""
+    """Hub ids first, then short names that are none."""
     source: str
     """Where the configuration is from."""
     config: Mapping[str, Any]

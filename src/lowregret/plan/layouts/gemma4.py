@@ -53,7 +53,7 @@ def _attention(parts: Parts, family: Family, shared: bool) -> None:
         kv_heads = (config.count("num_global_key_value_heads") if twins else 0) or kv_heads
     own = config.get("per_layer_config")
     if isinstance(own, Mapping):  # how transformers saves the same
-        values = next((value for number, value in own.items() if int(number) == parts.layer), {})
+        values: Mapping[str, int] = next((value for number, value in own.items() if int(number) == parts.layer), {})
         width, kv_heads = values.get("head_dim", width), values.get("num_key_value_heads", kv_heads)
     bias = bool(config.get("attention_bias", False))
     parts.linear(f"{name}.q_proj", "attention", hidden, heads * width, bias)
