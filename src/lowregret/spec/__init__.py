@@ -4,7 +4,7 @@ from lowregret.spec.base import Spec, build, read_toml
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.rl import RL, SFT, Objective
-from lowregret.spec.study import CompareSpec
+from lowregret.spec.study import CompareSpec, GroupSpec
 from lowregret.spec.trial import OptimizerSpec, TrainingSpec, TrainSpec, TrialSpec
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "CompareSpec",
     "DataSpec",
     "FullFT",
+    "GroupSpec",
     "LoRA",
     "Method",
     "Objective",

@@ -1,4 +1,4 @@
-"""The study behind `lowregret compare`: which methods, which learning rates, how many seeds, how sure."""
+"""What is trained and compared: a whole `lowregret compare`, or one group of trials of a study of the post."""
 
 from __future__ import annotations
 
@@ -54,3 +54,36 @@ class CompareSpec(TrainingSpec):
         if self.learning_rates != "auto" and len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError("learning_rates: a rate is named twice")
         return self
+
+
+class GroupSpec(TrainingSpec):
+    """Trials of a study that share base, data, batch and steps: LoRAs, which train in packs, or FullFT alone.
+
+    Best learning rates are searched for on one lattice, `1e-3 · 2^k`, whatever the base: so trials of a study that is
+    extended later fit those that are there (`study.rates` has the rules).
+    """
+
+    condition: str
+    """What distinguishes its data, batch or base within the study, such as `size-128`."""
+    methods: tuple[Method, ...]
+    learning_rates: tuple[PositiveRate, ...] | Literal["search"] = "search"
+    """search: bracket each method's best rate. A list: exactly these for every method, with every seed."""
+    bracket_at: tuple[int, ...] = ()
+    """Steps at which the best rate must be bracketed; at the last when none is given."""
+    seeds: int = Field(default=3, ge=1)
+    """Trials at each method's best learning rate; the search itself uses seed 0."""
+    seeds_at: Literal["best", "bracket"] = "best"
+    """Whether the other seeds run at the best rate only, or also at both of its neighbours, so that a fit through the
+    three has an interval."""
+    prune: float | None = 0.25
+    """Stop a search trial in the second half of its run when its held-out loss exceeds that of the method's best trial
+    at the same step by more than this share."""
+    start_from: str | None = None
+    """The condition whose best rates this group's search starts from; the prior when None."""
+    forgetting: str | None = None
+    """Held-out data, of what the base was trained on, on which every finished trial is measured as well."""
+
+    @property
+    def key(self) -> str:
+        """Its folder's name."""
+        return f"{self.condition}.{'full' if isinstance(self.methods[0], FullFT) else 'lora'}"

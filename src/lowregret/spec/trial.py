@@ -13,6 +13,7 @@ from lowregret.spec.method import LoRA, Method
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective
 
 DEFAULT_DECAY_FRACTION = 0.33
+Count = Annotated[int, Field(ge=1)]
 
 
 class OptimizerSpec(Spec):
@@ -78,8 +79,9 @@ class TrainingSpec(Spec):
     GPU."""
     device: str = "auto"
     """auto: the first GPU if there is one, else the CPU."""
-    evals: int = Field(default=2, ge=1)
-    """Held-out evaluations per trial, evenly spaced, the last after the last step."""
+    evals: Count | tuple[Count, ...] = 2
+    """Held-out evaluations per trial, evenly spaced, the last after the last step. Or the steps after which to
+    evaluate; the last step is always one of them."""
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Wall time between resumable checkpoints; 0 writes one after every step."""
 

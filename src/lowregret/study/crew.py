@@ -9,14 +9,15 @@ from typing import Protocol
 
 from lowregret.analysis.numbers import nats
 from lowregret.records import Metric, TrialRecord, read_metrics, read_record, write_json
-from lowregret.spec import CompareSpec, LoRA, TrialSpec
+from lowregret.spec import CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.study.packs import has_room
+from lowregret.study.rates import group_estimate, group_trials
 from lowregret.study.search import next_trials, total_estimate
 from lowregret.study.winners import drop_superseded, keep_if_best
 from lowregret.train.checkpoint import Checkpoint
 from lowregret.train.pack import Hooks, Pack, Pruning, run_pack
 from lowregret.train.step import METRICS, Ending, Member, Task
-from lowregret.train.trial import RECORD, begin, settle
+from lowregret.train.trial import RECORD, Deliver, begin, settle
 
 
 class Observer(Protocol):
@@ -45,24 +46,29 @@ class Silent:
 
 
 class Crew:
-    """The trials of one study."""
+    """The trials of one compare, or of one group of a study."""
 
     def __init__(
         self,
         folder: Path,
-        spec: CompareSpec,
+        spec: CompareSpec | GroupSpec,
         priors: Mapping[str, float],
         watching: Observer,
         checkpoint: Checkpoint | None,
+        deliver: Deliver | None = None,
     ) -> None:
+        """`deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept."""
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
+        self._deliver = deliver
         self.records = to_go_on_with(folder, checkpoint, watching.say)
         """As the folder has them."""
         drop_superseded(folder, self.records)
 
     def wanted(self) -> list[TrialSpec]:
         """The trials that the search asks for, those in training among them."""
-        return next_trials(self.spec, self.priors, self.records)
+        if isinstance(self.spec, CompareSpec):
+            return next_trials(self.spec, self.priors, self.records)
+        return group_trials(self.spec, self.priors, self.records, self._curve)
 
     def ended(self) -> list[TrialRecord]:
         """The trials that need no more training, as far as is known."""
@@ -95,6 +101,8 @@ class Crew:
         """
         if self.spec.prune is None or trial.seed != 0:
             return None
+        if isinstance(self.spec, GroupSpec) and 2 * step < (self.spec.steps or 0):
+            return None  # early on, a rate that is merely slow looks bad
         known: list[tuple[float, TrialRecord]] = []
         for record in self.records:
             if record.method != trial.method.name or record.seed != trial.seed or record.id == trial.id:
@@ -128,16 +136,25 @@ class Crew:
         return waiting[0] if waiting and not pack.members else None
 
     def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
-        self.watching.trial_started(trial, len(self.ended()), total_estimate(self.spec, self.records))
+        if isinstance(self.spec, CompareSpec):
+            expected = total_estimate(self.spec, self.records)
+        else:
+            expected = group_estimate(self.spec, self.records)
+        self.watching.trial_started(trial, len(self.ended()), expected)
         record = begin(pack, trial, self.folder / "trials" / trial.id, checkpoint)
         self.records = read_trials(self.folder)
         if record.status != "running":
             self.watching.trial_ended(record)
 
     def _settle(self, pack: Pack, member: Member, ending: Ending) -> None:
-        record = settle(pack, member, ending, partial(keep_if_best, records=self.records, folder=self.folder))
+        deliver = self._deliver or partial(keep_if_best, records=self.records, folder=self.folder)
+        record = settle(pack, member, ending, deliver)
         self.records = read_trials(self.folder)
         self.watching.trial_ended(record)
+
+    def _curve(self, record: TrialRecord) -> dict[int, float]:
+        curve = read_metrics(self.folder / "trials" / record.id / METRICS)
+        return {metric.step: metric.test_nll for metric in curve if metric.test_nll is not None}
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:

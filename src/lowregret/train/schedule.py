@@ -34,6 +34,11 @@ def rate_factor(optimizer: OptimizerSpec, step: int, steps: int) -> float:
     return 1.0
 
 
-def eval_steps(evals: int, steps: int) -> set[int]:
-    """The steps (counted from 1) after which the held-out loss is measured: evenly spaced, the last included."""
+def eval_steps(evals: int | tuple[int, ...], steps: int) -> set[int]:
+    """The steps (counted from 1) after which the held-out loss is measured; the last is always one of them.
+
+    A number of evaluations is spread evenly; of a list of steps, those are left out that the run does not reach.
+    """
+    if isinstance(evals, tuple):
+        return {step for step in evals if step < steps} | {steps}
     return {max(1, round(steps * (index + 1) / evals)) for index in range(evals)}
