@@ -16,10 +16,10 @@ import torch
 from lowregret.analysis.regret import judge
 from lowregret.engine import Engine
 from lowregret.environment import environment
-from lowregret.errors import ModelError, RecordsError
+from lowregret.errors import ModelError, RecordsError, SpecError
 from lowregret.models.targets import find_targets
 from lowregret.records import ExampleLosses, TrialRecord, Verdict, make_folder, read_json, read_record, write_json
-from lowregret.spec import CompareSpec, LoRA
+from lowregret.spec import RL, CompareSpec, LoRA
 from lowregret.study.crew import Crew, Observer, Silent
 from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
@@ -48,11 +48,15 @@ def compare(
     Started again with the same spec it goes on, and repeats at most the steps since the last checkpoint. Raises
     LowregretError, or Interrupted after a clean stop.
     """
+    if isinstance(spec.objective, RL):
+        raise SpecError(
+            "compare knows the objective sft only, so far. `lowregret train --objective rl` trains by reward."
+        )
     watching = observer or Silent()
     with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop:
         session = environment()
         inputs = open_inputs(spec, watching.say)
-        priors = {method.name: inputs.prior(method) for method in spec.methods}
+        priors = {method.name: inputs.prior(method).value for method in spec.methods}
         claim(folder, spec, {**inputs.resolved, "priors": priors}, command)
         make_folder(folder / "trials")
         bench = _Bench(spec, inputs)
@@ -90,7 +94,7 @@ class _Bench:
         return self._engine
 
     def task(self) -> Task:
-        return Task(self.engine(), self.spec, self.inputs.data.train, self.inputs.data.test)
+        return Task(self.engine(), self.spec, self.inputs.examples.train, self.inputs.examples.test)
 
     def spent(self) -> None:
         """The base has been trained: what comes next needs another."""
@@ -108,7 +112,7 @@ def _set_aside() -> None:
 def _base_nll(folder: Path, bench: _Bench) -> float:
     path = folder / BASE
     if not path.exists():
-        losses = evaluate(bench.engine(), ["base"], bench.inputs.data.test)["base"]
+        losses = evaluate(bench.engine(), ["base"], bench.inputs.examples.test)["base"]
         if not math.isfinite(mean_nll(losses)):
             raise ModelError(
                 f"{bench.spec.model}: the base's own held-out loss is {mean_nll(losses)}, so nothing can be compared "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,19 @@ from lowregret.engine.engine import choose_device, choose_dtype
 from lowregret.engine.export import export_policy, load_adapter
 from lowregret.errors import DivergedError, RecordsError, SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
-from lowregret.plan.learning_rate import prior_learning_rate
+from lowregret.plan.learning_rate import Rate, recommend
 from lowregret.records import Metric, TrialRecord, read_record
-from lowregret.spec import FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
+from lowregret.spec import RL, FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
+from lowregret.tasks import Grader
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.pack import Hooks, Pack, run_pack
+from lowregret.train.prior import shapes_from
+from lowregret.train.rl import RLTask
+from lowregret.train.rl_problems import Problems, prepare_problems
 from lowregret.train.schedule import total_steps
-from lowregret.train.step import Ending, Member, Task, evaluate, mean_nll
+from lowregret.train.step import Ending, Job, Member, Task, evaluate, mean_nll
 from lowregret.train.trial import RECORD, begin, settle
 
 Say = Callable[[str], None]
@@ -32,13 +37,20 @@ Say = Callable[[str], None]
 class Opened:
     """What a run knows before it loads any weights."""
 
+    spec: TrainingSpec
     source: Source
-    data: PreparedData
+    data: PreparedData | Problems
     steps: int
     config: Any
     """The base's transformers configuration."""
     device: str
     dtype: str
+
+    @property
+    def examples(self) -> PreparedData:
+        """The data of supervised fine-tuning."""
+        assert isinstance(self.data, PreparedData)
+        return self.data
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -53,10 +65,11 @@ class Opened:
             "dtype": self.dtype,
         }
 
-    def prior(self, method: FullFT | LoRA) -> float:
-        """Where a search for this method's learning rate starts."""
-        text = self.config.get_text_config()
-        return prior_learning_rate(method, text.hidden_size, text.model_type, self.steps)
+    def prior(self, method: FullFT | LoRA) -> Rate:
+        """Where a search for this method's learning rate starts, and how sure that is."""
+        shapes = shapes_from(self.config, self.spec.model)
+        kind = self.spec.objective.kind
+        return recommend(method, shapes, batch_size=self.spec.batch_size, steps=self.steps, objective=kind)
 
 
 def open_inputs(spec: TrainingSpec, say: Say) -> Opened:
@@ -64,19 +77,41 @@ def open_inputs(spec: TrainingSpec, say: Say) -> Opened:
     source = resolve(spec.model)
     config = load_config(source)
     device = choose_device(spec.device)
-    data = prepare(spec.data, load_tokenizer(source))
-    for line in data.report.lines():
-        say(line)
-    _fits_context((*data.train, *data.test), config, spec.data.max_length)
+    data: PreparedData | Problems
+    if isinstance(spec.objective, RL):
+        data = prepare_problems(spec.data, spec.objective, load_tokenizer(source), say)
+        _completions_fit(data, config, spec.objective)
+    else:
+        data = prepare(spec.data, load_tokenizer(source))
+        for line in data.report.lines():
+            say(line)
+        _fits_context((*data.train, *data.test), config, spec.data.max_length)
     dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
-    return Opened(source, data, total_steps(spec, len(data.train)), config, str(device), dtype)
+    return Opened(spec, source, data, total_steps(spec, len(data.train)), config, str(device), dtype)
+
+
+def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
+    """SpecError when a prompt and its completion may be longer than the base has positions for."""
+    context = _context(config)
+    longest = max(len(prompt.token_ids) for prompt in (*problems.train, *problems.test))
+    if context is not None and context < longest + objective.max_tokens:
+        raise SpecError(
+            f"--max-tokens {objective.max_tokens}: a prompt has {longest} tokens, and the base {context} positions. "
+            f"Use --max-tokens {max(context - longest, 1)}, or drop long prompts by a lower --max-length."
+        )
+
+
+def _context(config: Any) -> int | None:
+    """How many positions the base has; None when it does not say."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
 
 
 def _fits_context(examples: Sequence[Example], config: Any, max_length: int) -> None:
     """SpecError when an example is longer than the base has positions for."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = _context(config)
     longest = max(len(example.token_ids) for example in examples)
-    if isinstance(context, int) and 0 < context < longest:
+    if context is not None and context < longest:
         raise SpecError(
             f"--max-length {max_length}: an example has {longest} tokens, and the base has {context} positions. "
             f"Use --max-length {context}."
@@ -94,6 +129,37 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     )
 
 
+@contextmanager
+def grading(spec: TrainingSpec) -> Iterator[Grader | None]:
+    """The process that grades, started, for an objective that needs one; SpecError when its task cannot be loaded."""
+    objective = spec.objective
+    if not isinstance(objective, RL):
+        yield None
+        return
+    with Grader(objective.task, time_limit=objective.time_limit, failure_reward=objective.failure_reward) as grader:
+        grader.start()
+        yield grader
+
+
+def make_task(
+    spec: TrainingSpec, inputs: Opened, engine: Engine, grader: Grader | None, say: Say = lambda line: None
+) -> Job:
+    """What the trials of a run share, by its objective."""
+    if grader is None:
+        return Task(engine, spec, inputs.examples.train, inputs.examples.test)
+    assert isinstance(inputs.data, Problems)
+    reference = None
+    if isinstance(spec.objective, RL) and spec.objective.kl and _changes_base(spec):
+        reference = make_engine(spec, inputs.source)
+    return RLTask(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
+
+
+def _changes_base(spec: TrainingSpec) -> bool:
+    """Whether a FullFT is among the methods."""
+    asked = getattr(spec, "methods", None) or (getattr(spec, "method", None),)
+    return any(isinstance(method, FullFT) for method in asked)
+
+
 def train(
     spec: TrainSpec,
     out: str | Path,
@@ -109,7 +175,7 @@ def train(
     """
     with opened(Path(out)) as folder:
         inputs = open_inputs(spec, say)
-        rate = inputs.prior(spec.method) if spec.learning_rate == "auto" else spec.learning_rate
+        rate = inputs.prior(spec.method).value if spec.learning_rate == "auto" else spec.learning_rate
         if spec.learning_rate == "auto":
             say(f"learning rate: {rate:.3g} (the prior for {spec.method.name}; `lowregret compare` finds the best)")
         claim(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)
@@ -120,8 +186,8 @@ def train(
                 say("already finished: nothing to do")
                 return record
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
-        with stop_requests(say) as should_stop:
-            task = Task(make_engine(spec, inputs.source), spec, inputs.data.train, inputs.data.test)
+        with stop_requests(say) as should_stop, grading(spec) as grader:
+            task = make_task(spec, inputs, make_engine(spec, inputs.source), grader, say)
             pack = Pack(task, Hooks(on_step=on_step, should_stop=should_stop))
             record = _run_alone(pack, trial, folder)
     if record.status == "diverged":
