@@ -1,7 +1,7 @@
 """How many parameters a LoRA has, by target, rank and mixture-of-experts convention. Torch-free.
 
 A matrix of shape (d_out, d_in) costs rank × (d_in + d_out); a fused one (Phi-3's qkv_proj) counts as the one that
-it is. Router and embedding carry no adapter (SCIENCE.md 4).
+it is. The embedding carries no adapter, and the router only when it is named (SCIENCE.md 4).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from lowregret.errors import SpecError, TargetError, did_you_mean
 from lowregret.plan.shapes import Shapes, Weight
 from lowregret.spec.conventions import CONVENTIONS, Convention, expert_rank
 
-GROUPS = ("attention", "mlp", "experts", "unembedding")
-_OUTWARD = re.compile(r"\b(down_proj|w2|ffn_down_exps)\b")
+GROUPS = ("attention", "mlp", "experts", "router", "unembedding")
+_OUTWARD = re.compile(r"\bdown_proj\b")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -32,7 +32,8 @@ def lora_parameters(
     targets: Iterable[str] | Literal["all"] = "all",
     convention: Convention = "per-active",
 ) -> dict[str, int]:
-    """Trainable parameters under `attention`, `mlp`, `experts` and `unembedding`; 0 where nothing is adapted.
+    """Trainable parameters under `attention`, `mlp`, `experts` and `unembedding`, 0 where nothing is adapted; under
+    `router` too when that is adapted.
 
     `targets` are those of `LoRA.targets`: groups, or one `re:REGEX` searched for in the module names. `mlp` takes the
     experts along, which are the MLP of their layers; `experts` alone leaves shared experts and dense layers out. `all`
@@ -45,7 +46,7 @@ def lora_parameters(
             counts["experts"] += round(share * _expert_parameters(shapes, weight, each, convention))
         else:
             counts[weight.kind] += round(share * rank * weight.copies * sum(weight.shape))
-    return counts
+    return {group: count for group, count in counts.items() if count or group != "router"}
 
 
 def adapter_bytes(parameters: int, dtype: str = "float32") -> int:
@@ -57,7 +58,8 @@ def adapter_bytes(parameters: int, dtype: str = "float32") -> int:
 
 def adaptable(shapes: Shapes) -> Iterator[Weight]:
     """The matrices that can carry a LoRA."""
-    return (weight for weight in shapes.weights if weight.kind in GROUPS and len(weight.shape) == 2)
+    matrices = (weight for weight in shapes.weights if weight.kind in GROUPS and len(weight.shape) == 2)
+    return (weight for weight in matrices if not weight.name.endswith("shared_expert_gate.weight"))
 
 
 def _expert_parameters(shapes: Shapes, weight: Weight, rank: int, convention: Convention) -> int:
@@ -90,9 +92,10 @@ def _matching(shapes: Shapes, target: str) -> Iterator[tuple[Weight, float]]:
     pattern = re.compile(target.removeprefix("re:"))
     found = False
     for weight in adaptable(shapes):
-        module = weight.name.removesuffix(".weight")
-        names = [module.replace("*", str(layer), 1) for layer in weight.layers] or [module]
-        hits = sum(bool(pattern.search(name.replace("*", "0"))) for name in names)
+        # The experts of a layer are one module to a pattern.
+        module = weight.name.removesuffix(".weight").replace("experts.*", "experts")
+        names = [module.replace("*", str(layer)) for layer in weight.layers] or [module]
+        hits = sum(bool(pattern.search(name)) for name in names)
         if hits:
             found = True
             yield weight, hits / len(names)

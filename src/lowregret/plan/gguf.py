@@ -56,6 +56,8 @@ _MODULES = {
     "attn_v": "self_attn.v_proj",
     "attn_qkv": "self_attn.qkv_proj",
     "attn_output": "self_attn.o_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
 } | {
     f"ffn_{part}{suffix}": f"mlp.{block}{part}_proj"
     for part in ("gate", "up", "down")

@@ -16,7 +16,7 @@ class Weight:
     """Weights of one shape that play one part in a model."""
 
     name: str
-    """As in the checkpoint, with `*` for layer and expert numbers."""
+    """As transformers names the module, and `.weight` or the like, with `*` for layer and expert numbers."""
     kind: Kind
     shape: tuple[int, ...]
     """(d_out, d_in) of a matrix that multiplies hidden states; (n,) and others have no adapter."""

@@ -92,6 +92,12 @@ def test_targets_that_match_nothing_are_errors() -> None:
         lora_parameters(dense, 1, "all", "per-activ")  # type: ignore[arg-type]
 
 
+def test_the_router_is_adapted_only_when_named_and_the_shared_experts_gate_never() -> None:
+    shapes = find_model("Qwen3-Next-80B-A3B")
+    assert "router" not in lora_parameters(shapes, 1)
+    assert lora_parameters(shapes, 2, ("router",))["router"] == 2 * 48 * (512 + 2048)
+
+
 def test_bytes_on_disk() -> None:
     assert adapter_bytes(10) == 40
     assert adapter_bytes(10, "bfloat16") == 20

@@ -47,14 +47,7 @@ class Family:
     fused_gate_up: bool = False
     mlp_bias: bool | None = None
     """None: as `mlp_bias` says."""
-    matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
-    """Names of a dense MLP's."""
-
     experts_name: str = "mlp.experts.*"
-    expert_matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
-    expert_suffix: str = ".weight"
-    fused_experts: bool = False
-    """Gate and up are one matrix, their columns interleaved; where they are merely stored side by side they are two."""
     expert_bias: bool = False
     router_name: str = "mlp.gate"
     router_bias: bool = False
@@ -108,7 +101,6 @@ _QWEN3_NEXT = Family(
 )
 _QWEN3_5 = Family(mixer="gated_delta", qk_norm="head", gated_output=True)
 _DEEPSEEK = Family(mixer="latent", experts=True)
-_W123 = ("w1", "w3", "w2")
 
 FAMILIES: Mapping[str, Family] = {
     "llama": _LLAMA,
@@ -117,13 +109,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
     "ministral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
     "ministral3": _MISTRAL,
-    "mixtral": replace(
-        _MISTRAL,
-        experts=True,
-        experts_name="block_sparse_moe.experts.*",
-        expert_matrices=_W123,
-        router_name="block_sparse_moe.gate",
-    ),
+    "mixtral": replace(_MISTRAL, experts=True),
     "qwen2": _QWEN2,
     "qwen2_moe": replace(_QWEN2, experts=True, shared_gate=True),
     "qwen3": _QWEN3,
@@ -140,13 +126,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3_text": _GEMMA3,
     "gemma4_text": _GEMMA4,
     "phi3": Family(qkv_bias=False, output_bias=False, fused_qkv=True, fused_gate_up=True),
-    "phimoe": Family(
-        experts=True,
-        norm_biases=True,
-        experts_name="block_sparse_moe.experts.*",
-        expert_matrices=_W123,
-        router_name="block_sparse_moe.gate",
-    ),
+    "phimoe": Family(experts=True, norm_biases=True, router_name="mlp.router"),
     "olmo": Family(norm_weights=False, mlp_bias=False),
     "olmo2": Family(norms=POST_NORMS, qk_norm="all"),
     "olmo3": Family(norms=POST_NORMS, qk_norm="all", full_attention_every=4, defaults={"sliding_window": 4096}),
@@ -157,9 +137,6 @@ FAMILIES: Mapping[str, Family] = {
         sinks=True,
         full_attention_every=2,
         experts=True,
-        fused_experts=True,
-        experts_name="mlp.experts",
-        expert_suffix="",
         expert_bias=True,
         router_name="mlp.router",
         router_bias=True,

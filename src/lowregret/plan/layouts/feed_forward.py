@@ -28,14 +28,13 @@ def mlp(parts: Parts, family: Family, name: str, width: int) -> None:
     """Up and down, with a gate beside up in most families; also a shared expert of that name."""
     hidden = parts.config.hidden
     bias = bool(parts.config.get("mlp_bias", False)) if family.mlp_bias is None else family.mlp_bias
-    gate, up, down = family.matrices
     if family.fused_gate_up:
         parts.linear(f"{name}.gate_up_proj", "mlp", hidden, 2 * width, bias)
     else:
         if family.gated:
-            parts.linear(f"{name}.{gate}", "mlp", hidden, width, bias)
-        parts.linear(f"{name}.{up}", "mlp", hidden, width, bias)
-    parts.linear(f"{name}.{down}", "mlp", width, hidden, bias)
+            parts.linear(f"{name}.gate_proj", "mlp", hidden, width, bias)
+        parts.linear(f"{name}.up_proj", "mlp", hidden, width, bias)
+    parts.linear(f"{name}.down_proj", "mlp", width, hidden, bias)
 
 
 def expert_counts(config: Config) -> tuple[int, int]:
@@ -53,21 +52,19 @@ def experts(parts: Parts, family: Family) -> None:
     parts.add(f"{family.router_name}.weight", "router", counts[0], config.hidden)
     if family.router_bias:
         parts.add(f"{family.router_name}.bias", "router", counts[0])
-    gate, up, down = family.expert_matrices
-    inward = [(gate, width), (up, width)] if family.gated else [(up, width)]
-    if family.fused_experts:
-        inward = [("gate_up_proj", 2 * width)]
-    for matrix, d_out in inward:
-        _expert(parts, family, matrix, outer, d_out, counts)
-    _expert(parts, family, down, width, outer, counts)
+    # transformers stores gate and up of all experts in one tensor; they are two matrices nonetheless, with an adapter
+    # each, as the engine has it.
+    for matrix in ("gate_proj", "up_proj") if family.gated else ("up_proj",):
+        _expert(parts, family, matrix, outer, width, counts)
+    _expert(parts, family, "down_proj", width, outer, counts)
     shared(parts, family, width)
 
 
 def _expert(parts: Parts, family: Family, matrix: str, d_in: int, d_out: int, counts: tuple[int, int]) -> None:
     name = f"{family.experts_name}.{matrix}"
-    parts.add(name + family.expert_suffix, "experts", d_out, d_in, experts=counts)
+    parts.add(f"{name}.weight", "experts", d_out, d_in, experts=counts)
     if family.expert_bias:
-        parts.add(f"{name}_bias", "other", d_out, experts=counts)
+        parts.add(f"{name}.bias", "other", d_out, experts=counts)
 
 
 def shared(parts: Parts, family: Family, width: int) -> None:
