@@ -14,6 +14,8 @@ from lowregret.data.chat import Example
 from lowregret.errors import RecordsError
 from lowregret.records import make_folder, read_json, write_json, writing
 from lowregret.spec import Spec, TrainingSpec
+from lowregret.train.rl_problems import Prompt
+from lowregret.train.rl_problems import Prompt
 
 SPEC = "spec.json"
 
@@ -77,9 +79,10 @@ def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, 
         yield field, there, here
 
 
-def fingerprint(examples: Sequence[Example]) -> str:
-    """A hash of the tokens and masks: another file, tokenizer or template gives another."""
+def fingerprint(examples: Sequence[Example | Prompt]) -> str:
+    """A hash of the tokens and masks, or answers: another file, tokenizer or template gives another."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(repr((example.token_ids, example.supervised)).encode())
+        judged = example.supervised if isinstance(example, Example) else example.problem.gold
+        digest.update(repr((example.token_ids, judged)).encode())
     return digest.hexdigest()[:16]

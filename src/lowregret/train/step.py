@@ -217,6 +217,8 @@ def activation_budget(spec: TrainingSpec) -> int | None:
 
 Run = Callable[[Mapping[str, Batch]], Mapping[str, PassResult]]
 """A forward and backward pass."""
+Prepare = Callable[[Mapping[str, Batch]], Mapping[str, Batch]]
+"""What is done to the batches of a pass before it."""
 
 
 class Passes:
@@ -238,17 +240,18 @@ class Passes:
             self._measured = (policies, max_tokens(self._engine, policies, budget, longest=self._longest))
 
     def gradients(
-        self, batches: Mapping[str, Batch], run: Run
+        self, batches: Mapping[str, Batch], run: Run, prepare: Prepare = lambda part: part
     ) -> tuple[dict[str, list[tuple[Batch, PassResult]]], dict[str, Taken | Ending]]:
-        """(the passes of each policy whose gradients are complete, those that do not fit in memory)."""
+        """(the passes, as prepared, of each policy whose gradients are complete, those that do not fit in memory)."""
         batches = dict(batches)
         failed: dict[str, Taken | Ending] = {}
         while batches:
             found: dict[str, list[tuple[Batch, PassResult]]] = {name: [] for name in batches}
             for part in passes(batches, self._limit(), self._spec.micro_batch_size):
                 try:
-                    for name, result in run(part).items():
-                        found[name].append((part[name], result))
+                    prepared = prepare(part)
+                    for name, result in run(prepared).items():
+                        found[name].append((prepared[name], result))
                 except (MemoryError, RuntimeError) as error:
                     if not out_of_memory(error):
                         raise
@@ -258,7 +261,7 @@ class Passes:
                 return found, failed
             # A pass that broke off may have left half of its gradients: all of the step is taken again.
             for name in batches:
-                _forget_gradients(self._engine, name)
+                forget_gradients(self._engine, name)
             if not self._halve(part):
                 for name in part:
                     del batches[name]
@@ -366,7 +369,7 @@ def _read(losses: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
     return {name: math.fsum(next(values) for _ in parts) for name, parts in losses.items()}
 
 
-def _forget_gradients(engine: Engine, policy: str) -> None:
+def forget_gradients(engine: Engine, policy: str) -> None:
     for weight in engine.policies[policy].weights.values():
         if weight.grad is not None:
             weight.grad.zero_()
