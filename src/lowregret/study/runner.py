@@ -52,10 +52,6 @@ def compare(
         raise SpecError(
             "compare knows the objective sft only, so far. `lowregret train --objective rl` trains by reward."
         )
-    if isinstance(spec.objective, RL):
-        raise SpecError(
-            "compare knows the objective sft only, so far. `lowregret train --objective rl` trains by reward."
-        )
     watching = observer or Silent()
     with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop:
         session = environment()

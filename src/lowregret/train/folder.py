@@ -15,7 +15,6 @@ from lowregret.errors import RecordsError
 from lowregret.records import make_folder, read_json, write_json, writing
 from lowregret.spec import Spec, TrainingSpec
 from lowregret.train.rl_problems import Prompt
-from lowregret.train.rl_problems import Prompt
 
 SPEC = "spec.json"
 

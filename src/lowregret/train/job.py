@@ -53,12 +53,6 @@ class Opened:
         return self.data
 
     @property
-    def examples(self) -> PreparedData:
-        """The data of supervised fine-tuning."""
-        assert isinstance(self.data, PreparedData)
-        return self.data
-
-    @property
     def resolved(self) -> dict[str, Any]:
         """For spec.json: what the spec leaves open."""
         return {
@@ -133,37 +127,6 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
     )
-
-
-@contextmanager
-def grading(spec: TrainingSpec) -> Iterator[Grader | None]:
-    """The process that grades, started, for an objective that needs one; SpecError when its task cannot be loaded."""
-    objective = spec.objective
-    if not isinstance(objective, RL):
-        yield None
-        return
-    with Grader(objective.task, time_limit=objective.time_limit, failure_reward=objective.failure_reward) as grader:
-        grader.start()
-        yield grader
-
-
-def make_task(
-    spec: TrainingSpec, inputs: Opened, engine: Engine, grader: Grader | None, say: Say = lambda line: None
-) -> Job:
-    """What the trials of a run share, by its objective."""
-    if grader is None:
-        return Task(engine, spec, inputs.examples.train, inputs.examples.test)
-    assert isinstance(inputs.data, Problems)
-    reference = None
-    if isinstance(spec.objective, RL) and spec.objective.kl and _changes_base(spec):
-        reference = make_engine(spec, inputs.source)
-    return RLTask(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
-
-
-def _changes_base(spec: TrainingSpec) -> bool:
-    """Whether a FullFT is among the methods."""
-    asked = getattr(spec, "methods", None) or (getattr(spec, "method", None),)
-    return any(isinstance(method, FullFT) for method in asked)
 
 
 @contextmanager
