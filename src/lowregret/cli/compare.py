@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lowregret.cli import options as o
+from lowregret.cli import rewards as r
 from lowregret.cli.outcome import command_line, exit_codes
 
 
@@ -40,6 +41,22 @@ def compare(
         Path | None,
         typer.Option(help="The study's folder. (default: runs/compare-…, named by the spec)", show_default=False),
     ] = None,
+    objective: r.Objective = None,
+    task: r.Task = None,
+    group_size: r.GroupSize = None,
+    max_tokens: r.MaxTokens = None,
+    temperature: r.Temperature = None,
+    top_p: r.TopP = None,
+    stop: r.Stop = None,
+    estimator: r.Estimator = None,
+    clip: r.Clip = None,
+    divide_by_std: r.DivideByStd = None,
+    kl: r.Kl = None,
+    entropy: r.Entropy = None,
+    updates: r.Updates = None,
+    time_limit: r.TimeLimit = None,
+    failure_reward: r.FailureReward = None,
+    eval_samples: r.EvalSamples = None,
     targets: o.Targets = None,
     alpha: o.Alpha = None,
     dropout: o.Dropout = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from lowregret.cli import rewards
 from lowregret.errors import SpecError
 
 if TYPE_CHECKING:  # pydantic takes longer to import than `--help` may take: the functions below import it when called
@@ -202,7 +203,7 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
                 f"{config}: {table} is {values[table]!r}, and must be a table: write [{table}] above its keys."
             )
     for name, value in flags.items():
-        if value is None or name in _METHOD_FIELDS:
+        if value is None or name in _METHOD_FIELDS or name in ("objective", *rewards.FIELDS):
             continue
         if name in _DATA_FIELDS:
             values.setdefault("data", {})[_DATA_FIELDS[name]] = value
@@ -214,6 +215,9 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
                 other = "steps" if name == "epochs" else "epochs"
                 if flags.get(other) is None:
                     values.pop(other, None)
+    objective = rewards.objective(values.get("objective"), flags)
+    if objective is not None:
+        values["objective"] = objective
     _require(values, config)
     defaults = {name: flags[name] for name in _METHOD_FIELDS if flags.get(name) is not None}
     if defaults:
@@ -228,7 +232,7 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
 
 def _require(values: Mapping[str, Any], config: Path | None) -> None:
     missing = [] if values.get("model") else ["--model"]
-    if not values.get("data", {}).get("train"):
+    if not values.get("data", {}).get("train") and not rewards.brings_problems(values.get("objective")):
         missing.append("--data")
     if missing:
         where = f", or `model` and `data.train` in {config}" if config else ", or a TOML file with --config"
@@ -277,7 +281,7 @@ def _unset(spec: Spec, prefix: str = "") -> Iterator[str]:
 
     for name in type(spec).model_fields:
         value = getattr(spec, name)
-        if isinstance(value, Table) and not hasattr(value, "kind"):
+        if isinstance(value, Table) and (not hasattr(value, "kind") or (name == "objective" and value.kind == "rl")):
             yield from _unset(value, f"{prefix}{name}.")
         elif name not in spec.model_fields_set:
             yield f"{prefix}{name} {_plain(value)}"
@@ -285,5 +289,5 @@ def _unset(spec: Spec, prefix: str = "") -> Iterator[str]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(_plain(item) for item in value)
+        return ",".join(_plain(item) for item in value) or "none"
     return "none" if value is None else str(getattr(value, "name", value))

@@ -105,7 +105,7 @@ class Progress:
         running.test_nll = running.test_nll if metric.test_nll is None else metric.test_nll
         if self._live:
             self._draw()
-        elif metric.test_nll is not None or self._tells(running, metric):
+        elif metric.test_nll is not None or metric.test_reward is not None or self._tells(running, metric):
             self.say(f"  {self._current(running)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
@@ -134,6 +134,13 @@ class Progress:
         whose = f"{running.trial.method.name} at {running.trial.learning_rate:.3g}, seed {running.trial.seed}, "
         held_out = "" if metric.test_nll is None else f", held-out loss {nats(metric.test_nll)}"
         loss = "" if metric.train_nll is None else f", training loss {nats(metric.train_nll)}"
+        if metric.rl is not None:
+            samples = metric.rl
+            loss = f", reward {samples.reward:.3f}, {samples.length:.0f} tokens, entropy {samples.entropy:.3f}"
+            if samples.dropped_groups:
+                loss += f", {samples.dropped_groups} of {samples.groups} groups dropped"
+        if metric.test_reward is not None:
+            held_out = f", held-out reward {metric.test_reward:.3f}"
         pace = running.tokens_per_second
         together = f" in {len(self._running)} trials" if several else ""
         speed = f", {pace:,.0f} tokens/s{together}" if pace else ""

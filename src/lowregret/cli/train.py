@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lowregret.cli import options as o
+from lowregret.cli import rewards as r
 from lowregret.cli.outcome import command_line, exit_codes
 
 
@@ -27,6 +28,22 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Draws the initial A and the order of examples. (default: 0)", show_default=False)
     ] = None,
+    objective: r.Objective = None,
+    task: r.Task = None,
+    group_size: r.GroupSize = None,
+    max_tokens: r.MaxTokens = None,
+    temperature: r.Temperature = None,
+    top_p: r.TopP = None,
+    stop: r.Stop = None,
+    estimator: r.Estimator = None,
+    clip: r.Clip = None,
+    divide_by_std: r.DivideByStd = None,
+    kl: r.Kl = None,
+    entropy: r.Entropy = None,
+    updates: r.Updates = None,
+    time_limit: r.TimeLimit = None,
+    failure_reward: r.FailureReward = None,
+    eval_samples: r.EvalSamples = None,
     targets: o.Targets = None,
     alpha: o.Alpha = None,
     dropout: o.Dropout = None,
@@ -54,7 +71,7 @@ def train(
     checkpoint_seconds: o.CheckpointSeconds = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train one adapter, or the whole base, and measure its held-out loss.
+    """Train one adapter, or the whole base, and measure its held-out loss, or its held-out reward.
 
     Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder.
 
@@ -76,5 +93,10 @@ def train(
         shipped = out / ("adapter" if record.method != "full" else "model")
         from lowregret.analysis.numbers import nats
 
-        nll = "none" if record.test_nll is None else f"{nats(record.test_nll)} nats per supervised token"
-        typer.echo(f"held-out loss {nll} after {record.steps} steps, {record.seconds:.1f} s; {shipped}")
+        if record.test_reward is not None:
+            found = f"reward {record.test_reward:.4f}"
+        elif record.test_nll is not None:
+            found = f"loss {nats(record.test_nll)} nats per supervised token"
+        else:
+            found = "loss none"
+        typer.echo(f"held-out {found} after {record.steps} steps, {record.seconds:.1f} s; {shipped}")
