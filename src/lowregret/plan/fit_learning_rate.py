@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowregret.errors import LowregretError
-from lowregret.plan.learning_rate import LAW, SIZE_UNIT, Law, effective_rank, group_of
+from lowregret.plan.learning_rate import LAW, SIZE_UNIT, Law, effective_rank
 from lowregret.plan.sweep import Cell, read_sweep
 
 _PENALTIES = (0.3, 1.0, 3.0, 10.0)
@@ -44,14 +44,14 @@ def fit(cells: Sequence[Cell], penalties: tuple[float, float] | None = None) -> 
     """
     if penalties is None:
         penalties = min(product(_PENALTIES, _PENALTIES), key=lambda pair: _left_out_loss(cells, pair))
-    families = sorted({_family(cell) for cell in cells})
+    families = sorted({cell.family for cell in cells})
     design = np.array(
         [
             [
                 1.0,
                 math.log(effective_rank(cell.rank)),
-                math.log(cell.shapes.total / SIZE_UNIT),
-                *(float(_family(cell) == family) for family in families),
+                math.log(cell.total / SIZE_UNIT),
+                *(float(cell.family == family) for family in families),
             ]
             for cell in cells
         ]
@@ -60,7 +60,7 @@ def fit(cells: Sequence[Cell], penalties: tuple[float, float] | None = None) -> 
     weights = np.minimum(curvatures, _LARGEST_WEIGHT * float(np.median(curvatures)))
     optima = np.array([cell.parabola.optimum for cell in cells])
     solved = _ridge(design, weights, optima, np.array([0.0, 0.0, penalties[0], *[penalties[1]] * len(families)]))
-    totals = [cell.shapes.total for cell in cells]
+    totals = [cell.total for cell in cells]
     return Law(
         level=math.exp(solved[0]),
         rank_power=float(solved[1]),
@@ -93,12 +93,12 @@ def left_out(
 ) -> Predictions:
     """What the law says of each cell when it is fitted without the cell's group."""
     laws = {name: fitter([cell for cell in cells if group(cell) != name]) for name in {group(cell) for cell in cells}}
-    return [laws[group(cell)].log_rate(cell.shapes, cell.rank) for cell in cells]
+    return [laws[group(cell)].log_rate(cell.family, cell.total, cell.rank) for cell in cells]
 
 
 def in_sample(cells: Sequence[Cell], law: Law) -> Predictions:
     """What `law` says of each cell."""
-    return [law.log_rate(cell.shapes, cell.rank) for cell in cells]
+    return [law.log_rate(cell.family, cell.total, cell.rank) for cell in cells]
 
 
 def gaps(cells: Sequence[Cell], predictions: Predictions) -> list[float]:
@@ -111,7 +111,7 @@ def _model(cell: Cell) -> str:
 
 
 def _family(cell: Cell) -> str:
-    return group_of(cell.shapes.family)
+    return cell.family
 
 
 def _organisation(cell: Cell) -> str:
@@ -129,9 +129,9 @@ def _rank_law(cells: Sequence[Cell]) -> Law:
 def _formula(cell: Cell) -> float:
     """SCIENCE.md 3.11 with M = 10; for families that it does not name, the mean of its two powers."""
     powers = {"llama": 0.781, "qwen": 0.0775}
-    found = [power for family, power in powers.items() if family in cell.shapes.family]
+    found = [power for family, power in powers.items() if family in cell.family]
     power = found[0] if found else statistics.mean(powers.values())
-    return math.log(5e-4 * (2000 / cell.shapes.hidden_size) ** power)
+    return math.log(5e-4 * (2000 / cell.hidden_size) ** power)
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def _three_digits(value: float, to_whole: Callable[[float], int]) -> float:
 
 def table(cells: Sequence[Cell], found: Sequence[Protocol]) -> str:
     """Percent given away: mean, median and worst of each protocol, and its mean in each family. Markdown."""
-    families = sorted({_family(cell) for cell in cells})
-    counts = [sum(_family(cell) == family for cell in cells) for family in families]
+    families = sorted({cell.family for cell in cells})
+    counts = [sum(cell.family == family for cell in cells) for family in families]
     heads = [f"{family} ({count})" for family, count in zip(families, counts, strict=True)]
     lines = [
         f"| % of loss given away ({len(cells)} cells) | mean | median | worst | " + " | ".join(heads) + " |",
@@ -204,7 +204,7 @@ def table(cells: Sequence[Cell], found: Sequence[Protocol]) -> str:
     for protocol in found:
         away = gaps(cells, protocol.predictions)
         means = [
-            statistics.mean(gap for cell, gap in zip(cells, away, strict=True) if _family(cell) == family)
+            statistics.mean(gap for cell, gap in zip(cells, away, strict=True) if cell.family == family)
             for family in families
         ]
         numbers = [f"{statistics.mean(away):.3f}", f"{statistics.median(away):.3f}", f"{max(away):.2f}"]

@@ -53,13 +53,13 @@ class Law:
     sizes: tuple[float, float]
     """Parameters of the smallest and the largest model of the sweep."""
 
-    def log_rate(self, shapes: Shapes, rank: float) -> float:
+    def log_rate(self, family: str, total: float, rank: float) -> float:
         """ln of the best rate of LoRA of this rank on everything, alpha 32, batch 128, 780 steps."""
         return (
             math.log(self.level)
             + self.rank_power * math.log(effective_rank(rank))
-            + self.size_power * math.log(shapes.total / SIZE_UNIT)
-            + self.offsets.get(group_of(shapes.family), 0.0)
+            + self.size_power * math.log(total / SIZE_UNIT)
+            + self.offsets.get(family, 0.0)
         )
 
 
@@ -146,26 +146,27 @@ def effective_rank(rank: float) -> float:
 def _base_terms(method: FullFT | LoRA, shapes: Shapes) -> Iterator[_Term]:
     """What the sweep tells: rank, size, family."""
     rank = method.rank if isinstance(method, LoRA) else FULL_REFERENCE_RANK
-    known = group_of(shapes.family) in LAW.offsets
+    group, total = group_of(shapes.family), shapes.total
+    known = group in LAW.offsets
     family = (
-        f"the family {group_of(shapes.family)} shifts it by x{math.exp(LAW.offsets[group_of(shapes.family)]):.2f}"
+        f"the family {group} shifts it by x{math.exp(LAW.offsets[group]):.2f}"
         if known
         else f"the family {shapes.family} is not in it, so the interval is wider"
     )
     yield _Term(
-        LAW.log_rate(shapes, rank),
+        LAW.log_rate(group, total, rank),
         LAW.width if known else LAW.width_unknown,
         f"Fitted on the public tulu3 sweep of 23 models (SCIENCE.md 4; FINDINGS.md): {LAW.level:.3g} for rank 1 and "
         f"10 B parameters, with rank to the power {LAW.rank_power:.2f} (flattening above 128), parameters to the power "
         f"{LAW.size_power:.2f}; {family}.",
     )
     smallest, largest = LAW.sizes
-    beyond = max(math.log(smallest / shapes.total), math.log(shapes.total / largest), 0.0)
+    beyond = max(math.log(smallest / total), math.log(total / largest), 0.0)
     if beyond:
         yield _Term(
             0.0,
             abs(LAW.size_power) * beyond,
-            f"The sweep has {smallest:.2g} to {largest:.2g} parameters, this model {shapes.total:.2g}: the interval "
+            f"The sweep has {smallest:.2g} to {largest:.2g} parameters, this model {total:.2g}: the interval "
             "also holds the rate at the nearest size of the sweep.",
         )
     if rank > SWEEP_RANKS[1]:
@@ -228,7 +229,11 @@ def _lora_terms(method: LoRA) -> Iterator[_Term]:
             "MLP, 2.5e-4 on both: SCIENCE.md 4).",
         )
     elif targets != ("attention", "mlp"):
-        yield _Term(0.0, math.log(1.4), "Other targets than those measured: the rate of all, with a wider interval.")
+        yield _Term(
+            0.0,
+            math.log(1.4),
+            "No measurement of these targets: the rate of all, with a wider interval (our assumption).",
+        )
     scale = method.scale * method.rank / 32
     if not math.isclose(scale, 1.0):
         yield _Term(
@@ -259,15 +264,16 @@ def _lora_terms(method: LoRA) -> Iterator[_Term]:
             f"{method.init} wants a smaller rate than the uniform start (SCIENCE.md 5): a half is our assumption.",
         )
     if method.dora or method.init == "orthogonal":
-        yield _Term(0.0, math.log(1.5), "A variant of LoRA that the sweep does not have: a wider interval (assumed).")
+        yield _Term(0.0, math.log(1.5), "A variant of LoRA that the sweep does not have: a wider interval.")
 
 
 # --- the setting ------------------------------------------------------------------------------------------------------
 
 BATCH_POWER = 1 / 8
 _SETTING_SPREAD, _MOST_SETTING_SPREAD = 0.7, 1.4
-"""Of ln rate: for each e-fold that batch and length are away from the sweep's, and at most. With them the intervals
-hold the ten best rates that were measured elsewhere, the farthest 1/4 of the value (benchmarks/learning_rate.py)."""
+"""Of ln rate: for each e-fold that batch and length are away from the sweep's, and at most. Set so that the intervals
+hold the ten best rates measured elsewhere, the farthest at 1/4 of the value (benchmarks/learning_rate.py): chosen to fit
+them, so not confirmed by them."""
 _RL = _Term(
     0.0,
     math.log(3),

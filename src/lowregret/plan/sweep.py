@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowregret.errors import DataError, ModelError
+from lowregret.plan.learning_rate import group_of
 from lowregret.plan.shapes import Shapes
 from lowregret.plan.sources import find_model
 
@@ -46,7 +47,11 @@ class Cell:
 
     model: str
     rank: int
-    shapes: Shapes
+    family: str
+    """The family whose offset it shares (`learning_rate.group_of`)."""
+    hidden_size: int
+    total: int
+    """Parameters."""
     parabola: Parabola
 
 
@@ -58,21 +63,22 @@ def read_sweep(path: Path) -> list[Cell]:
     the line and the column at fault.
     """
     losses: dict[tuple[str, int], dict[float, float]] = {}
-    shapes: dict[str, Shapes] = {}
+    models: dict[str, Shapes] = {}
     for line, row in _rows(path):
         name, rank = row["model"], _rank(row["lora_rank"], path, line)
-        if name not in shapes:
+        if name not in models:
             try:
-                shapes[name] = find_model(name)
+                models[name] = find_model(name)
             except ModelError as error:
                 raise DataError(f"column 'model': {error}", source=path, line=line) from error
         rate = _positive(row["learning_rate"], "learning_rate", path, line)
         losses.setdefault((name, rank), {})[math.log(rate)] = _positive(row["test_nll"], "test_nll", path, line)
+    facts = {name: (group_of(found.family), found.hidden_size, found.total) for name, found in models.items()}
     cells = []
     for (name, rank), cell in losses.items():
         parabola = fit_parabola(cell)
         if parabola is not None:
-            cells.append(Cell(name, rank, shapes[name], parabola))
+            cells.append(Cell(name, rank, *facts[name], parabola))
     if not cells:
         raise DataError("no model and rank has three rates and a minimum. Give a sweep's table.", source=path)
     return cells
