@@ -272,8 +272,8 @@ def _lora_terms(method: LoRA) -> Iterator[_Term]:
 BATCH_POWER = 1 / 8
 _SETTING_SPREAD, _MOST_SETTING_SPREAD = 0.7, 1.4
 """Of ln rate: for each e-fold that batch and length are away from the sweep's, and at most. Set so that the intervals
-hold the ten best rates measured elsewhere, the farthest at 1/4 of the value (benchmarks/learning_rate.py): chosen to fit
-them, so not confirmed by them."""
+hold the ten best rates measured elsewhere, the farthest at 1/4 of the value (benchmarks/learning_rate.py): chosen to
+fit them, so not confirmed by them."""
 _RL = _Term(
     0.0,
     math.log(3),

@@ -143,5 +143,5 @@ class TrainSpec(TrainingSpec):
 
     method: Method = LoRA(rank=16)
     learning_rate: Annotated[float, Field(gt=0, lt=1e3)] | Literal["auto"] = "auto"
-    """auto: the prior of SCIENCE.md 3.11 for this base, method and number of steps."""
+    """auto: the plan's prior for this base, method, batch and number of steps (plan/learning_rate.py)."""
     seed: int = Field(default=0, ge=0)

@@ -114,6 +114,15 @@ def test_fullft_is_a_tenth_of_lora_in_long_runs_and_a_fifteenth_in_short_ones() 
         assert lora / full == pytest.approx(expected)
 
 
+def test_a_quarter_of_the_batch_takes_an_eighth_root_of_the_rate_and_rl_takes_no_notice() -> None:
+    for method in (LoRA(rank=16), FullFT()):
+        half, whole = (recommend(method, LLAMA, batch_size=batch, steps=780).value for batch in (32, 128))
+        assert half / whole == pytest.approx(0.25 ** (1 / 8))
+        for batch, steps in ((8, 10), (512, 5000)):
+            rl = recommend(method, LLAMA, batch_size=batch, steps=steps, objective="rl")
+            assert rl.value == pytest.approx(at_the_sweep(method).value)
+
+
 def test_in_narrow_bases_the_ratio_shrinks_to_what_was_measured_on_tiny() -> None:
     tiny = find_model("tiny")
     lora, full = (recommend(m, tiny, batch_size=8, steps=120).value for m in (LoRA(rank=16), FullFT()))
