@@ -23,6 +23,7 @@ from lowregret.spec import LoRA
 
 VOCABULARY = 64
 EVERYTHING = ("attention", "mlp", "unembedding")
+MIXTURES = ("qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "deepseek_v3")
 
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -64,6 +65,19 @@ def small_config(architecture: str) -> PretrainedConfig:
         return transformers.Qwen3MoeConfig(**_GROUPED, **experts, head_dim=8)
     if architecture == "mixtral":
         return transformers.MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2)
+    if architecture == "olmoe":
+        return transformers.OlmoeConfig(**_GROUPED, num_experts=4, num_experts_per_tok=2)
+    if architecture == "qwen2_moe":
+        shared = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}
+        return transformers.Qwen2MoeConfig(**_GROUPED, **shared, num_experts=4, num_experts_per_tok=2)
+    if architecture == "gpt_oss":
+        # Transposed, interleaved, with biases, and attention with sinks.
+        return transformers.GptOssConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2, head_dim=8)
+    if architecture == "deepseek_v3":
+        latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+        routed = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1}
+        rest = {"topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 2, "n_shared_experts": 1}
+        return transformers.DeepseekV3Config(**_SHAPE, **latent, **routed, **rest)
     raise ValueError(architecture)
 
 
@@ -95,6 +109,8 @@ def double_base(architecture: str, seed: int = 0) -> Base:
     """The same in float64, for laws that rounding would blur. Adapters follow under `torch.set_default_dtype`."""
     base = small_base(architecture, seed)
     base.model.double()
+    if architecture in MIXTURES:
+        base.model.set_experts_implementation("eager")  # torch's grouped_mm has no float64
     return base
 
 

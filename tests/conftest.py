@@ -33,8 +33,12 @@ install_import_hook(
         "lowregret.engine.unembedding",
         "lowregret.lora.bank",
         "lowregret.lora.dropout",
+        "lowregret.lora.experts",
+        "lowregret.lora.factors",
         "lowregret.lora.init",
         "lowregret.lora.linear",
+        "lowregret.lora.router",
+        "lowregret.lora.segments",
     ],
     "beartype.beartype",
 )

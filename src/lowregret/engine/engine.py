@@ -275,7 +275,8 @@ class Engine:
             policy = self.policies.get(name)
             if isinstance(policy, LoRAPolicy) and count:
                 dropout = policy.dropout(own) if torch.is_grad_enabled() else None
-                members.append(Member(policy.bank, policy.slot, start, count, policy.scale, dropout))
+                scales = (policy.scale, policy.expert_scale)
+                members.append(Member(policy.bank, policy.slot, start, count, *scales, dropout))
             start += count
         return parts(members, start)
 

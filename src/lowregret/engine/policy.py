@@ -12,13 +12,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lowregret.engine.optimizer import Names, PolicyOptimizer, by_name
-from lowregret.lora.bank import Bank, Block
+from lowregret.errors import TargetError
+from lowregret.lora.bank import Bank, Block, rank_on
 from lowregret.lora.dropout import Dropout
-from lowregret.lora.init import initial
+from lowregret.lora.experts import LoRAExperts
+from lowregret.lora.init import Start, expert_start, initial
 from lowregret.lora.linear import LoRALinear, Routing
+from lowregret.lora.router import LoRARouter
 from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
+
+Carrier = LoRALinear | LoRAExperts | LoRARouter
+"""The modules that carry adapters, in the place of the base's own."""
 
 
 class Policy(ABC):
@@ -72,26 +78,34 @@ class LoRAPolicy(Policy):
         """What the optimizer steps when A and B have rates of their own: neighbouring numbers of `_flat`."""
         generator = torch.Generator().manual_seed(seed)
         device = next(model.parameters()).device
-        linears = {matrix.name: _adapted(model, matrix, routing) for matrix in matrices}
-        bank.add(name, {m.name: initial(method, m, linears[m.name].matrix, generator) for m in matrices}, device)
-        for linear in linears.values():
-            if bank not in linear.banks:
-                linear.banks.append(bank)
+        carriers = {matrix.name: _adapted(model, matrix, routing) for matrix in matrices}
+        bank.add(name, {m.name: _start(method, m, carriers[m.name], generator) for m in matrices}, device)
+        for carrier in carriers.values():
+            if bank not in carrier.banks:
+                carrier.banks.append(bank)
         # Parameters once and for all: what they view changes with the bank, what an optimizer knows them by does not.
         self._flat = nn.Parameter(bank.weights[-1])
-        self.weights = {key: nn.Parameter(view) for key, view in bank.views(self._flat.detach(), method.rank).items()}
+        self.weights = {key: nn.Parameter(view) for key, view in bank.views(self._flat.detach(), method).items()}
         self.initial = {key: nn.Parameter(view, requires_grad=False) for key, view in self._initial_views().items()}
-        self.adapters = {m.name: self._adapter(m.name) for m in matrices}
+        self.adapters = {m.name: self._adapter(m) for m in matrices}
         if method.dora:
             for key, adapter in self.adapters.items():
+                carrier = carriers[key]
                 assert adapter.magnitude is not None
-                adapter.magnitude.data.copy_(row_norms(linears[key].matrix, *adapter.factors(), adapter.scale))
+                assert not isinstance(carrier, LoRAExperts)
+                adapter.magnitude.data.copy_(row_norms(carrier.matrix, *adapter.factors(), adapter.scale))
         self.optimizer = self._optimizer()
 
     @property
     def scale(self) -> float:
         """What multiplies B A."""
         return self.method.scale
+
+    @property
+    def expert_scale(self) -> float:
+        """The same on matrices of experts, whose rank is by the method's convention; they are alike in a base."""
+        ranks = [rank_on(self.method, matrix) for matrix in self.matrices if matrix.experts]
+        return self.method.scale_of(ranks[0] if ranks else self.method.rank)
 
     @property
     def slot(self) -> int:
@@ -127,12 +141,12 @@ class LoRAPolicy(Policy):
         self.bank.remove(self.name)
         if self.bank.members:
             return
-        for matrix in self.matrices:
-            linear = self._model.get_submodule(matrix.name)
-            assert isinstance(linear, LoRALinear)
-            linear.banks.remove(self.bank)
-            if not linear.banks:
-                _replace(self._model, matrix.name, linear.base)
+        for name in {carrier_name(matrix): None for matrix in self.matrices}:
+            carrier = self._model.get_submodule(name)
+            assert isinstance(carrier, Carrier)
+            carrier.banks.remove(self.bank)
+            if not carrier.banks:
+                _replace(self._model, name, carrier.base)
 
     def _optimizer(self) -> PolicyOptimizer:
         """One vector for all that learns at one rate; else a vector for each block, with its own."""
@@ -142,16 +156,17 @@ class LoRAPolicy(Policy):
         flat = self._flat.detach()
         self._pieces = [(block, nn.Parameter(flat[block.place])) for block in self.bank.blocks]
         named: list[tuple[nn.Parameter, Names]] = [
-            (piece, partial(_view, block, method.rank)) for block, piece in self._pieces
+            (piece, partial(_view, block, method)) for block, piece in self._pieces
         ]
         rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block, _ in self._pieces]
         return PolicyOptimizer(named, gradients_stay=True, rates=rates)
 
-    def _adapter(self, matrix: str) -> LoRAWeights:
-        a, b = f"{matrix}.lora_A", f"{matrix}.lora_B"
+    def _adapter(self, matrix: Matrix) -> LoRAWeights:
+        a, b = f"{matrix.name}.lora_A", f"{matrix.name}.lora_B"
         start = (self.initial[a], self.initial[b]) if self.initial else None
+        scale = self.expert_scale if matrix.experts else self.scale
         return LoRAWeights(
-            self.weights[a], self.weights[b], self.scale, start, self.weights.get(f"{matrix}.lora_magnitude")
+            self.weights[a], self.weights[b], scale, start, self.weights.get(f"{matrix.name}.lora_magnitude")
         )
 
     def _initial_views(self) -> dict[str, torch.Tensor]:
@@ -161,7 +176,7 @@ class LoRAPolicy(Policy):
         return {key: view for key, view in views.items() if not key.endswith(".lora_magnitude")}
 
     def _named(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.bank.views(flat, self.method.rank)
+        return self.bank.views(flat, self.method)
 
 
 @final
@@ -187,19 +202,39 @@ class FullPolicy(Policy):
         self._model.requires_grad_(False)
 
 
-def _view(block: Block, rank: int, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
+def carrier_name(matrix: Matrix) -> str:
+    """The module that carries a matrix's adapters: its own, or that of all matrices of the experts of a layer."""
+    return matrix.name.rpartition(".")[0] if matrix.experts else matrix.name
+
+
+def _view(block: Block, method: LoRA, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """One weight by its name."""
-    return {block.name: block.view(numbers, rank)}
+    return {block.name: block.view(numbers, method)}
 
 
-def _adapted(model: PreTrainedModel, matrix: Matrix, routing: Routing) -> LoRALinear:
-    """The LoRALinear at this place, put there when it is still the plain matrix."""
-    module = model.get_submodule(matrix.name)
-    if isinstance(module, LoRALinear):
+def _start(method: LoRA, matrix: Matrix, carrier: Carrier, generator: torch.Generator) -> Start:
+    if isinstance(carrier, LoRAExperts):
+        return expert_start(method, matrix, generator)
+    if isinstance(carrier, LoRARouter) and (method.dora or method.dropout):
+        raise TargetError(f"{matrix.name}: on a router, a LoRA with dora or dropout is not built. Leave it out.")
+    return initial(method, matrix, carrier.matrix, generator)
+
+
+def _adapted(model: PreTrainedModel, matrix: Matrix, routing: Routing) -> Carrier:
+    """What carries adapters at this place, put there when it is still the plain module."""
+    name = carrier_name(matrix)
+    module = model.get_submodule(name)
+    if isinstance(module, Carrier):
         return module
-    linear = LoRALinear(matrix.name, module, routing, unembedding=matrix.group == "unembedding")
-    _replace(model, matrix.name, linear)
-    return linear
+    carrier: Carrier
+    if matrix.experts:
+        carrier = LoRAExperts(name, module, routing)
+    elif matrix.group == "router" and not isinstance(module, nn.Linear):
+        carrier = LoRARouter(name, module, routing)
+    else:
+        carrier = LoRALinear(name, module, routing, unembedding=matrix.group == "unembedding")
+    _replace(model, name, carrier)
+    return carrier
 
 
 def _replace(model: PreTrainedModel, name: str, module: nn.Module) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lowregret.models.targets import Matrix
 from lowregret.spec import LoRA
+from lowregret.spec.conventions import expert_rank
 
 RANK_MULTIPLE = 4
 
@@ -33,6 +34,13 @@ RANK_MULTIPLE = 4
 def padded_rank(rank: int) -> int:
     """The rank that is computed: the next multiple of 4."""
     return -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
+
+
+def rank_on(method: LoRA, matrix: Matrix) -> int:
+    """The rank of a method on one matrix: on those of experts, what its convention says."""
+    if matrix.experts is None:
+        return method.rank
+    return expert_rank(method.rank, method.convention, active=matrix.experts.active, total=matrix.experts.count)
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,32 @@ class Form:
     dora: bool = False
     """Whether they have magnitudes."""
 
+    expert_rank: int = 0
+    """That of each expert's matrices, padded; 0 without them."""
+    shared: bool = False
+    """Whether all experts of a layer have one factor in common: that on the side of the hidden states."""
+
     @classmethod
     def of(cls, method: LoRA, matrices: Sequence[Matrix]) -> Form:
         """The form of a method's policies on these matrices."""
-        return cls(tuple(matrices), padded_rank(method.rank), method.residual, method.dora)
+        of_experts = [rank_on(method, matrix) for matrix in matrices if matrix.experts]
+        return cls(
+            tuple(matrices),
+            padded_rank(method.rank),
+            method.residual,
+            method.dora,
+            padded_rank(of_experts[0]) if of_experts else 0,
+            bool(of_experts) and method.convention == "shared-outer",
+        )
+
+    def shapes(self, matrix: Matrix) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those of A and B on one matrix, ranks padded; of experts, with one more dimension for whose it is."""
+        if matrix.experts is None:
+            return (self.rank, matrix.d_in), (matrix.d_out, self.rank)
+        each, inward = matrix.experts.count, matrix.experts.hidden == "in"
+        a_copies = 1 if self.shared and inward else each
+        b_copies = 1 if self.shared and not inward else each
+        return (a_copies, self.expert_rank, matrix.d_in), (b_copies, matrix.d_out, self.expert_rank)
 
 
 @dataclass(frozen=True)
@@ -59,16 +89,17 @@ class Block:
 
     name: str
     """`<matrix>.lora_A`, `<matrix>.lora_B` or `<matrix>.lora_magnitude`."""
+    matrix: Matrix
     place: slice
     shape: tuple[int, ...]
-    """[rank, d_in], [d_out, rank] or [d_out], padding included."""
+    """[…, rank, d_in], […, d_out, rank] or [d_out], padding included."""
 
-    def view(self, numbers: Float[Tensor, " block"], rank: int) -> Tensor:
-        """The weight in the numbers of this block, without padding."""
-        whole = numbers.view(self.shape)
+    def view(self, numbers: Float[Tensor, " block"], method: LoRA) -> Tensor:
+        """A method's weight in the numbers of this block, without padding."""
+        whole, rank = numbers.view(self.shape), rank_on(method, self.matrix)
         if self.name.endswith(".lora_A"):
-            return whole[:rank]
-        return whole[:, :rank] if self.name.endswith(".lora_B") else whole
+            return whole[..., :rank, :]
+        return whole[..., :rank] if self.name.endswith(".lora_B") else whole
 
 
 class Bank:
@@ -77,7 +108,6 @@ class Bank:
     def __init__(self, form: Form) -> None:
         self.form = form
         self.matrices = {matrix.name: matrix for matrix in form.matrices}
-        self.rank = form.rank
         self.members: list[str] = []
         self.weights = torch.empty(0, 0)
         """[members, numbers of one policy]."""
@@ -87,30 +117,30 @@ class Bank:
         """The weights at the start, the same shape; None unless the form is residual."""
         self.blocks: list[Block] = []
         """In the order in which they lie."""
-        self._place: dict[str, int] = {}
         self._size = 0
         for matrix in form.matrices:
-            self._place[matrix.name] = self._size
-            self._put(f"{matrix.name}.lora_A", (self.rank, matrix.d_in))
-            self._put(f"{matrix.name}.lora_B", (matrix.d_out, self.rank))
+            a, b = form.shapes(matrix)
+            self._put("lora_A", matrix, a)
+            self._put("lora_B", matrix, b)
             if form.dora:
-                self._put(f"{matrix.name}.lora_magnitude", (matrix.d_out,))
+                self._put("lora_magnitude", matrix, (matrix.d_out,))
+        self._block = {block.name: block for block in self.blocks}
 
-    def _put(self, name: str, shape: tuple[int, ...]) -> None:
+    def _put(self, kind: str, matrix: Matrix, shape: tuple[int, ...]) -> None:
         start = self._size
         self._size += math.prod(shape)
-        self.blocks.append(Block(name, slice(start, self._size), shape))
+        self.blocks.append(Block(f"{matrix.name}.{kind}", matrix, slice(start, self._size), shape))
 
     def add(self, name: str, values: Mapping[str, tuple[Tensor, Tensor]], device: torch.device) -> None:
-        """A new member, from its A [rank, d_in] and B [d_out, rank] by matrix. Views taken before are stale then.
+        """A new member, from its A […, rank, d_in] and B […, d_out, rank] by matrix. Views taken before are stale then.
 
         Magnitudes start as zeros: they need the weights to be in place.
         """
         row = torch.zeros(1, self._size, dtype=next(iter(values.values()))[0].dtype)
         for matrix, (a, b) in values.items():
-            rank = a.shape[0]
-            self._a(row, matrix)[0, :rank] = a
-            self._b(row, matrix)[0, :, :rank] = b
+            rank = a.shape[-2]
+            self._a(row, matrix)[0, ..., :rank, :] = a
+            self._b(row, matrix)[0, ..., :rank] = b
         row = row.to(device)
         if self.gradients is not None:
             self.gradients = torch.cat([self.gradients, torch.zeros_like(row)])
@@ -134,27 +164,27 @@ class Bank:
         self.gradients = torch.zeros_like(self.weights)
         return True
 
-    def a(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies rank d_in"]:
+    def a(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts rank d_in"]:
         """A of every member on one matrix, padding included."""
         return self._a(self.weights, matrix)[slots]
 
-    def b(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies d_out rank"]:
+    def b(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts d_out rank"]:
         """B of every member on one matrix, padding included."""
         return self._b(self.weights, matrix)[slots]
 
-    def a_gradient(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies rank d_in"]:
+    def a_gradient(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts rank d_in"]:
         """Where the gradients of A add up; `need_gradients` comes first."""
         assert self.gradients is not None
         return self._a(self.gradients, matrix)[slots]
 
-    def b_gradient(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies d_out rank"]:
+    def b_gradient(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts d_out rank"]:
         """Where the gradients of B add up; `need_gradients` comes first."""
         assert self.gradients is not None
         return self._b(self.gradients, matrix)[slots]
 
     def factors(
         self, matrix: str, slots: slice, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "policies factors d_in"], Float[Tensor, "policies d_out factors"]]:
+    ) -> tuple[Float[Tensor, "policies *a_experts factors d_in"], Float[Tensor, "policies *b_experts d_out factors"]]:
         """A and B of what the members add to one matrix, in a type: the trained ones, or of twice the rank."""
         a, b = self.a(matrix, slots), self.b(matrix, slots)
         if (start := self.start(matrix, slots)) is not None:
@@ -176,24 +206,22 @@ class Bank:
         assert self.gradients is not None
         return self._magnitudes(self.gradients, matrix)[slots]
 
-    def views(self, flat: Float[Tensor, " numbers"], rank: int) -> dict[str, Tensor]:
-        """The weights by name in one policy's vector, unpadded."""
-        return {block.name: block.view(flat[block.place], rank) for block in self.blocks}
+    def views(self, flat: Float[Tensor, " numbers"], method: LoRA) -> dict[str, Tensor]:
+        """A method's weights by name in one policy's vector, unpadded."""
+        return {block.name: block.view(flat[block.place], method) for block in self.blocks}
 
     def _a(self, rows: Tensor, matrix: str) -> Tensor:
-        shape = self.matrices[matrix]
-        start = self._place[matrix]
-        return rows[:, start : start + self.rank * shape.d_in].view(-1, self.rank, shape.d_in)
+        return self._in(rows, f"{matrix}.lora_A")
 
     def _b(self, rows: Tensor, matrix: str) -> Tensor:
-        shape = self.matrices[matrix]
-        start = self._place[matrix] + self.rank * shape.d_in
-        return rows[:, start : start + self.rank * shape.d_out].view(-1, shape.d_out, self.rank)
+        return self._in(rows, f"{matrix}.lora_B")
 
     def _magnitudes(self, rows: Tensor, matrix: str) -> Tensor:
-        shape = self.matrices[matrix]
-        start = self._place[matrix] + self.rank * (shape.d_in + shape.d_out)
-        return rows[:, start : start + shape.d_out]
+        return self._in(rows, f"{matrix}.lora_magnitude")
+
+    def _in(self, rows: Tensor, name: str) -> Tensor:
+        block = self._block[name]
+        return rows[:, block.place].view(-1, *block.shape)
 
 
 def updates(a: Tensor, b: Tensor, a0: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:

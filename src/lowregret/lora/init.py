@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lowregret.errors import TargetError
+from lowregret.lora.bank import Form, rank_on
 from lowregret.models.targets import Matrix
 from lowregret.spec import LoRA
 
@@ -25,6 +28,22 @@ def initial(method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], g
         return orthogonal(matrix, method.rank, generator)
     a, b = uniform(matrix, method.rank, generator)
     return (a if method.init_scale == 1 else a * method.init_scale), b
+
+
+def expert_start(
+    method: LoRA, matrix: Matrix, generator: torch.Generator
+) -> tuple[Float[Tensor, "a_experts rank d_in"], Float[Tensor, "b_experts d_out rank"]]:
+    """A and B of a method on one matrix of every expert; TargetError for a variant that is not built there."""
+    variants = {"dora": method.dora, "dropout": method.dropout > 0, method.init: method.init != "uniform"}
+    if asked := [name for name, there in variants.items() if there]:
+        raise TargetError(
+            f"{matrix.name}: on experts, a LoRA with {' and '.join(asked)} is not built. Leave it out, or leave the "
+            "experts out with the target `attention`."
+        )
+    (a_copies, *_), (b_copies, *_) = Form.of(method, [matrix]).shapes(matrix)
+    rank = rank_on(method, matrix)
+    a, _ = uniform(replace(matrix, d_out=1), rank * a_copies, generator)
+    return a.view(a_copies, rank, matrix.d_in) * method.init_scale, torch.zeros(b_copies, matrix.d_out, rank)
 
 
 def uniform(

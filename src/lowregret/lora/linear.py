@@ -190,28 +190,36 @@ def adapted_product(
     The adapted output is x′ W′ᵀ + u B′ᵀ + bias. x′ and W′ are x and W, but for DoRA. Gradients of what trains go to the
     bank, as everywhere.
     """
-    slots = slice(part.slots.start + member, part.slots.start + member + 1)
     bank, anchor, name = part.bank, linear.routing.anchor, linear.name
-
-    def value(values: Any, gradients: Any) -> Tensor:
-        own: Tensor = values(name, slots)[0]
-        if torch.is_grad_enabled():
-            own = _Trained.apply(own, anchor, gradients(name, slots)[0])  # type: ignore[no-untyped-call]
-        return own
-
-    a, b = value(bank.a, bank.a_gradient), value(bank.b, bank.b_gradient)
-    if (start := bank.start(name, slots)) is not None:
-        a, b = updates(a, b, start[0][0], start[1][0])
+    slots = slice(part.slots.start + member, part.slots.start + member + 1)
+    a, b = trained_factors(anchor, name, bank, slots)
     dropout = part.dropouts[member]
     dropped = x if dropout is None else dropout(x, name)
     u = nn.functional.linear(dropped, a) * part.scales[member]
     if not bank.form.dora:
         return x, weight, (u, b)
     norm = part_norms(part, name, weight, linear.routing.norms)[member]
-    gain = (value(bank.magnitudes, bank.magnitudes_gradient) / norm)[:, None]
+    gain = (_trained(anchor, name, slots, bank.magnitudes, bank.magnitudes_gradient) / norm)[:, None]
     if dropout is None:
         return x, gain * weight, (u, gain * b)
     return torch.cat([x, dropped], 1), torch.cat([weight.to(gain.dtype), (gain - 1) * weight], 1), (u, gain * b)
+
+
+def trained_factors(
+    anchor: Tensor, matrix: str, bank: Bank, slot: slice
+) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
+    """`Bank.factors` of one member, from which gradients flow to the bank by autograd."""
+    a = _trained(anchor, matrix, slot, bank.a, bank.a_gradient)
+    b = _trained(anchor, matrix, slot, bank.b, bank.b_gradient)
+    start = bank.start(matrix, slot)
+    return (a, b) if start is None else updates(a, b, start[0][0], start[1][0])
+
+
+def _trained(anchor: Tensor, matrix: str, slot: slice, values: Any, gradients: Any) -> Tensor:
+    own: Tensor = values(matrix, slot)[0]
+    if torch.is_grad_enabled():
+        own = _Trained.apply(own, anchor, gradients(matrix, slot)[0])  # type: ignore[no-untyped-call]
+    return own
 
 
 class _Trained(torch.autograd.Function):

@@ -36,6 +36,8 @@ class Part:
     dropouts: tuple[Dropout | None, ...]
     total: int
     """Tokens of all policies in the pass."""
+    expert_scales: tuple[float, ...] = ()
+    """Scales on matrices of experts, which have ranks of their own; needed where those are adapted."""
 
     @property
     def tokens(self) -> slice:
@@ -50,11 +52,12 @@ class Part:
 
     def trained(self, u: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
         """scale · x Aᵀ of the trained A, from the same with the A of `factors`."""
-        return u if self.bank.initial is None else u[:, : self.bank.rank] + u[:, self.bank.rank :]
+        half = u.shape[1] // 2
+        return u if self.bank.initial is None else u[:, :half] + u[:, half:]
 
     def trained_gradient(self, du: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
         """scale · dy B of the trained B, from the same with the B of `factors`."""
-        return du if self.bank.initial is None else du[:, : self.bank.rank]
+        return du if self.bank.initial is None else du[:, : du.shape[1] // 2]
 
     def times(self, x: Float[Tensor, "tokens k"], factor: Float[Tensor, "policies k m"]) -> Float[Tensor, "tokens m"]:
         """Each policy's tokens times its own matrix."""
@@ -145,6 +148,7 @@ class Member:
     start: int
     tokens: int
     scale: float
+    expert_scale: float
     dropout: Dropout | None
 
 
@@ -165,6 +169,7 @@ def parts(members: Sequence[Member], total: int) -> list[Part]:
             start=run[0].start,
             sizes=tuple(member.tokens for member in run),
             scales=tuple(member.scale for member in run),
+            expert_scales=tuple(member.expert_scale for member in run),
             dropouts=tuple(member.dropout for member in run),
             total=total,
         )

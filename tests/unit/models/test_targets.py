@@ -6,9 +6,12 @@ import re
 from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
 from lowregret.engine import Engine
 from lowregret.errors import TargetError
+from lowregret.models.experts import Experts
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import LoRA
 
@@ -93,10 +96,37 @@ def test_a_group_that_the_base_has_not_is_refused(bases: ModuleType) -> None:
         find_targets(model, known, ("attention", "mlp"))
 
 
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
-def test_fused_experts_are_refused_and_named(bases: ModuleType, architecture: str) -> None:
+MIXTURES = ["qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_the_mlp_takes_experts_along_and_leaves_routers_out(bases: ModuleType, architecture: str) -> None:
     model = bases.small_model(architecture)
-    with pytest.raises(TargetError, match=r"fused weights \(model\.layers\.0\..*experts.*not built yet.*`attention`"):
+    known = matrices(model)
+    groups = {group: [m for m in known if m.group == group] for group in ("mlp", "experts", "router")}
+    assert set(find_targets(model, known, ("mlp",))) == {*groups["mlp"], *groups["experts"]}
+    assert find_targets(model, known, ("experts",)) == groups["experts"]
+    layers = 1 if architecture == "deepseek_v3" else 2  # the first of DeepSeek's is dense
+    assert [m.name.rpartition(".")[2] for m in groups["experts"]] == ["gate_proj", "up_proj", "down_proj"] * layers
+    assert len(find_targets(model, known, ("router",))) == layers
+    shared = {"qwen2_moe": 3 * layers, "deepseek_v3": 3 * layers + 3}
+    assert len(groups["mlp"]) == shared.get(architecture, 0), "shared experts, and dense layers, are plain MLPs"
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_what_experts_are_is_read_off_the_base(bases: ModuleType, architecture: str) -> None:
+    model = bases.small_model(architecture)
+    for matrix in find_targets(model, matrices(model), ("experts",)):
+        width = 32 if architecture in ("mixtral", "olmoe", "gpt_oss") else 16
+        inward = not matrix.name.endswith("down_proj")
+        assert (matrix.d_in, matrix.d_out) == ((16, width) if inward else (width, 16))
+        assert matrix.experts == Experts(count=4, active=2, hidden="in" if inward else "out")
+
+
+def test_experts_in_a_layout_of_their_own_are_refused_and_named(bases: ModuleType) -> None:
+    model = bases.small_model("llama")
+    model.model.layers[0].mlp.experts = nn.ParameterDict({"gate_up": nn.Parameter(torch.zeros(2, 16, 32))})
+    with pytest.raises(TargetError, match=r"layout of its own \(model\.layers\.0\.mlp\.experts.*`attention`"):
         find_targets(model, matrices(model), ("attention", "mlp"))
 
 
@@ -106,7 +136,6 @@ def test_beside_experts_attention_is_there_and_routers_are_not(bases: ModuleType
     policy = engine.add_policy("lora", LoRA(rank=2, targets=("attention", "unembedding")))
     names = {name.rpartition(".")[0].rpartition(".")[2] for name in policy.weights}
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "lm_head"}
-    assert not any("router" in m.name or m.name.endswith(".gate") for m in engine.matrices)
 
 
 def test_an_adapted_base_still_names_its_matrices_as_before(bases: ModuleType, architecture: str) -> None:

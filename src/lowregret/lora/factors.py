@@ -1,0 +1,217 @@
+"""The A and B of all policies of a pass on one matrix of every expert, and where their gradients go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lowregret.lora.parts import Part
+from lowregret.lora.segments import Segments
+
+if TYPE_CHECKING:
+    from lowregret.lora.experts import Pairs
+
+_ALIGNED = 8
+"""Ranks are filled up to a multiple of this off a CPU: `grouped_mm` wants rows of 16 bytes, in bfloat16 too."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Whose the tokens of a pass are: runs of one policy each, in order, or of none."""
+
+    parts: tuple[Part | None, ...]
+    """Neighbours in a bank; None for tokens without a LoRA on these experts."""
+    sizes: tuple[int, ...]
+    """Tokens of each run; a part has a run for each of its policies."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> Owners:
+        """Parts in the order of their tokens, with the gaps between them."""
+        found: list[Part | None] = []
+        sizes: list[int] = []
+        place = 0
+        for part in parts:
+            if part.start > place:
+                found.append(None)
+                sizes.append(part.start - place)
+            found.append(part)
+            sizes += part.sizes
+            place = part.tokens.stop
+        if parts[0].total > place:
+            found.append(None)
+            sizes.append(parts[0].total - place)
+        return cls(tuple(found), tuple(sizes))
+
+    def of_token(self, device: torch.device) -> Int64[Tensor, " tokens"]:
+        """The run of each token. Sizes are known here: no device is waited for."""
+        runs = [torch.full((size,), run) for run, size in enumerate(self.sizes)]
+        return torch.cat(runs).to(device, non_blocking=True)
+
+    def names(self) -> Iterator[tuple[int, str]]:
+        """The runs that are a policy's, with its name."""
+        run = 0
+        for part in self.parts:
+            for name in ("",) if part is None else part.bank.members[part.slots]:
+                if part is not None:
+                    yield run, name
+                run += 1
+
+    def adapt(self, matrix: str) -> bool:
+        """Whether any policy of the pass adapts this matrix."""
+        return any(part is not None and matrix in part.bank.matrices for part in self.parts)
+
+    def factors(self, matrix: str, experts: int, dtype: torch.dtype) -> Factors:
+        """A and B of one matrix, in the type of products."""
+        holding = [part for part in self.parts if part is not None and matrix in part.bank.matrices]
+        one = holding[0].bank.matrices[matrix]
+        a_all = [part.bank.a(matrix, part.slots) for part in holding]
+        b_all = [part.bank.b(matrix, part.slots) for part in holding]
+        rank = max(a.shape[2] for a in a_all)
+        if a_all[0].device.type != "cpu":
+            rank = -(-rank // _ALIGNED) * _ALIGNED
+        a_experts = max(a.shape[1] for a in a_all)
+        b_experts = max(b.shape[1] for b in b_all)
+        runs_a, runs_b = [], []
+        found = iter(zip(a_all, b_all, strict=True))
+        for part in self.parts:
+            if part is None or matrix not in part.bank.matrices:
+                runs = 1 if part is None else len(part.sizes)
+                runs_a.append(a_all[0].new_zeros(runs, a_experts, rank, one.d_in, dtype=dtype))
+                runs_b.append(b_all[0].new_zeros(runs, b_experts, one.d_out, rank, dtype=dtype))
+                continue
+            a, b = next(found)
+            more = rank - a.shape[2]
+            scaled = b * b.new_tensor(part.expert_scales)[:, None, None, None]
+            runs_a.append(_widened(a.to(dtype), a_experts, (0, 0, 0, more)))
+            runs_b.append(_widened(scaled.to(dtype), b_experts, (0, more)))
+        return Factors(self, matrix, _joined(runs_a), _joined(runs_b), experts)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A and scale · B of every run on one matrix. One of both may be the same for all experts.
+
+    `reduce` is by A and `expand` by B; the factors of runs without a LoRA are zero.
+    """
+
+    owners: Owners
+    matrix: str
+    a: Float[Tensor, "runs a_experts rank d_in"]
+    b: Float[Tensor, "runs b_experts d_out rank"]
+    experts: int
+
+    @property
+    def role(self) -> str:
+        """`gate_proj`, `up_proj` or `down_proj`."""
+        return self.matrix.rpartition(".")[2]
+
+    @property
+    def a_shared(self) -> bool:
+        """Whether A is one for all experts, of which there are several."""
+        return self.a.shape[1] == 1 != self.experts
+
+    @property
+    def b_shared(self) -> bool:
+        """The same of B."""
+        return self.b.shape[1] == 1 != self.experts
+
+    def reduced(
+        self, pairs: Pairs, x: Float[Tensor, "tokens d_in"] | None, rows: Float[Tensor, "pairs d_in"]
+    ) -> Float[Tensor, "pairs rank"]:
+        """x Aᵀ of each pair; `rows` are x, pair by pair."""
+        if self.a_shared and x is not None:
+            return pairs.spread(self._by_run(x).times(x, self.a[:, 0].transpose(1, 2)))
+        return pairs.by_owner.times(rows, self._grouped(self.a).transpose(1, 2))
+
+    def expand(self, pairs: Pairs, total: Float[Tensor, "pairs d_out"], u: Float[Tensor, "pairs rank"]) -> None:
+        """total += u (scale · B)ᵀ, in place."""
+        pairs.by_owner.add_times(total, u, self._grouped(self.b).transpose(1, 2))
+
+    def expand_shared(self, total: Float[Tensor, "tokens d_out"], u: Float[Tensor, "tokens rank"]) -> None:
+        """The same of a shared B, token by token."""
+        self._by_run(total).add_times(total, u.to(total.dtype), self.b[:, 0].transpose(1, 2))
+
+    def expanded_gradient(
+        self, pairs: Pairs, dy: Float[Tensor, "pairs d_out"], u: Float[Tensor, "pairs rank"]
+    ) -> Float[Tensor, "pairs rank"]:
+        """The gradient of u from that of `expand`; that of B is added to the banks."""
+        self._add("b", pairs.by_owner.outer(dy, u))
+        return pairs.by_owner.times(dy, self._grouped(self.b))
+
+    def shared_gradient(
+        self, dy: Float[Tensor, "tokens d_out"], u: Float[Tensor, "tokens rank"]
+    ) -> Float[Tensor, "tokens rank"]:
+        """The same of `expand_shared`."""
+        by_run = self._by_run(dy)
+        self._add("b", by_run.outer(dy, u), shared=True)
+        return by_run.times(dy, self.b[:, 0])
+
+    def reduced_gradient(
+        self,
+        pairs: Pairs,
+        du: Float[Tensor, "pairs rank"],
+        x: Float[Tensor, "tokens d_in"],
+        rows: Float[Tensor, "pairs d_in"],
+        drows: Float[Tensor, "pairs d_in"] | None,
+    ) -> list[Float[Tensor, "tokens d_in"]]:
+        """Adds the gradient of A to the banks and that of the rows to `drows`, or returns it, token by token."""
+        if not self.a_shared:
+            self.add_a_gradient(pairs, du, rows)
+            if drows is not None:
+                self.add_reduced(pairs, drows, du)
+            return []
+        of_tokens, by_run = pairs.gathered(du), self._by_run(x)
+        self._add("a", by_run.outer(of_tokens, x), shared=True)
+        return [] if drows is None else [by_run.times(of_tokens, self.a[:, 0])]
+
+    def add_reduced(self, pairs: Pairs, total: Float[Tensor, "pairs d_in"], du: Float[Tensor, "pairs rank"]) -> None:
+        """total += du A, in place."""
+        pairs.by_owner.add_times(total, du, self._grouped(self.a))
+
+    def add_a_gradient(self, pairs: Pairs, du: Float[Tensor, "pairs rank"], rows: Float[Tensor, "pairs d_in"]) -> None:
+        """Add the gradient of A to the banks."""
+        self._add("a", pairs.by_owner.outer(du, rows))
+
+    def _by_run(self, x: Tensor) -> Segments:
+        """Tokens lie run by run."""
+        return Segments.of(torch.tensor(self.owners.sizes).to(x.device))
+
+    def _grouped(self, factor: Float[Tensor, "runs any m n"]) -> Float[Tensor, "groups m n"]:
+        """One matrix for each (expert, run)."""
+        if factor.shape[1] == 1:
+            factor = factor.expand(-1, self.experts, -1, -1)
+        return factor.transpose(0, 1).flatten(0, 1)
+
+    def _add(self, which: str, gradient: Float[Tensor, "groups m n"], *, shared: bool = False) -> None:
+        """To the banks: from one matrix for each (expert, run), or for each run."""
+        by_run = gradient[:, None] if shared else gradient.unflatten(0, (self.experts, -1)).transpose(0, 1)
+        run = 0
+        for part in self.owners.parts:
+            runs = 1 if part is None else len(part.sizes)
+            own = by_run[run : run + runs]
+            run += runs
+            if part is None or self.matrix not in part.bank.matrices:
+                continue
+            bank = part.bank
+            total = (bank.a_gradient if which == "a" else bank.b_gradient)(self.matrix, part.slots)
+            if total.shape[1] < own.shape[1]:
+                own = own.sum(1, keepdim=True)
+            if which == "a":
+                total += own[..., : total.shape[2], :]
+            else:
+                total += own[..., : total.shape[3]] * own.new_tensor(part.expert_scales)[:, None, None, None]
+
+
+def _widened(factor: Tensor, experts: int, padding: tuple[int, ...]) -> Tensor:
+    """With zeros for the ranks that are missing, and one for each expert if others of the pass have that."""
+    wide = torch.nn.functional.pad(factor, padding) if any(padding) else factor
+    return wide if wide.shape[1] == experts else wide.expand(-1, experts, -1, -1)
+
+
+def _joined(runs: Sequence[Tensor]) -> Tensor:
+    return runs[0] if len(runs) == 1 else torch.cat(list(runs))
