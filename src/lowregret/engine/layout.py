@@ -40,7 +40,7 @@ class Layout:
     """The supervised positions among the flattened tokens."""
     targets: Int64[Tensor, " positions"]
     weights: Float32[Tensor, " positions"]
-    columns: tuple[dict[str, Float32[Tensor, " own_positions"]], ...]
+    columns: tuple[dict[str, Float32[Tensor, " _"]], ...]
     """What else each policy's loss takes, of its own positions."""
 
     @property

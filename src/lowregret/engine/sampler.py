@@ -92,7 +92,7 @@ def generate(
     stops = torch.tensor(params.stop_ids, dtype=torch.int64, device=device)
     texts = StopTexts(params.stop_texts, decode)
     tokens = torch.zeros(rows, params.max_tokens, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(rows, params.max_tokens, device=device)
+    logprobs = torch.zeros(rows, params.max_tokens, dtype=torch.float32, device=device)
     lengths = torch.zeros(rows, dtype=torch.int64, device=device)
     places = torch.arange(rows, device=device)  # of the rows that are still in the batch
     open_rows = torch.ones(rows, dtype=torch.bool, device=device)

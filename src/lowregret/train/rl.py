@@ -21,7 +21,7 @@ from lowregret.engine import Completion, Engine, PassResult, SamplingParams
 from lowregret.engine.losses import Loss, cispo, entropy_bonus, importance_sampling, k3, kl_penalty, ppo_clip
 from lowregret.records import ExampleRewards, keep_metrics_until, make_folder
 from lowregret.spec import RL, TrainingSpec, TrialSpec
-from lowregret.tasks import Grader
+from lowregret.tasks import Grade, Problem
 from lowregret.train.checkpoint import Progress
 from lowregret.train.liveness import Liveness
 from lowregret.train.rl_log import FAILURES, TRANSCRIPTS, append_lines, keep_lines_until
@@ -56,7 +56,8 @@ class RLTask:
     spec: TrainingSpec
     train: Sequence[Prompt]
     test: Sequence[Prompt]
-    grader: Grader
+    grade: Callable[[Sequence[tuple[str, Problem]]], list[Grade]]
+    """A `Grader`, or whatever else grades (completion, problem)."""
     reference: Engine | None = None
     """The base, for the KL penalty of a FullFT, which changes it; a LoRA's is its own engine's."""
     say: Callable[[str], None] = lambda line: None
@@ -282,7 +283,7 @@ class RLWork:
 
     def _graded(self, member: Member, samples: Sequence[Sample], size: int, step: int) -> Rollout:
         """Grade, and report the samples that cannot be."""
-        grades = self.task.grader([(sample.text, sample.prompt.problem) for sample in samples])
+        grades = self.task.grade([(sample.text, sample.prompt.problem) for sample in samples])
         failed = [(sample, grade) for sample, grade in zip(samples, grades, strict=True) if grade.failure is not None]
         append_lines(
             member.folder / FAILURES,

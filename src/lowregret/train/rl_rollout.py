@@ -124,7 +124,7 @@ def _batch(rollout: Rollout, part: range, pad_id: int, divide_by_std: bool) -> B
 
 def column(batch: Batch, values: Float32[Tensor, " supervised"]) -> Float32[Tensor, "rows length"]:
     """Values of the supervised positions, row by row, in their places; 0 elsewhere."""
-    found = torch.zeros(batch.supervised.shape)
+    found = torch.zeros(batch.supervised.shape, dtype=torch.float32)
     found[batch.supervised] = values.float().cpu()
     return found
 
