@@ -120,7 +120,7 @@ def test_training_is_peft_s(bases: ModuleType, architecture: str, variant: str, 
     for name, adapter in policy.adapters.items():
         ours = adapter.merged(start[name]) - start[name]
         module = wrapped.base_model.model.get_submodule(name)
-        assert bases.distance(ours, update(module, start[name])) < 2e-3, name
+        assert bases.distance(ours, update(module, start[name])) < 5e-4, name
 
 
 def check_gradients(bases: ModuleType, wrapped: Any, policy: Any) -> None:
