@@ -7,7 +7,7 @@ that are known to be close.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ _RANK_RL = 8
 LARGEST_LORA_BATCH = 32
 """Where the post found the gap to FullFT small; it grew above (SCIENCE.md 3.5)."""
 _LEAST_BATCH = 4
-_RL_BATCH = 8
+RL_BATCH = 8
 SHORT_RUN_STEPS = 100
 """SCIENCE.md 3.3."""
 _MOST_EPOCHS = 3.0
@@ -88,15 +88,19 @@ class Advice:
             "warnings": list(self.warnings),
         }
 
-    def lines(self) -> list[str]:
-        """The short form: the answer, its first reason, and every warning."""
+    def lines(self, warnings: Sequence[str] | None = None) -> list[str]:
+        """The short form: the answer, its first reason, and every warning (or those given)."""
         choice = self.choice
         answer = (
             f"plan: {describe(choice.method)} at learning rate {self.learning_rate:.2g}, batch {choice.batch_size}; "
             f"confidence {choice.confidence}: {choice.confidence_reason}"
         )
-        first = [f"plan: {reason}" for reason in choice.reasons[:1]]
-        return [answer, *first, *(f"plan: warning: {warning}" for warning in self.warnings)]
+        said = self.warnings if warnings is None else warnings
+        return [
+            answer,
+            *(f"plan: {reason}" for reason in choice.reasons[:1]),
+            *(f"plan: warning: {one}" for one in said),
+        ]
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _that_fits(rank: int, least: int, fits: Callable[[FullFT | LoRA], bool | Non
 def _batch(situation: Situation) -> int:
     """The largest power of two up to 32 that leaves the run a hundred steps or more, and at least 4."""
     if situation.objective == "rl":
-        return _RL_BATCH
+        return RL_BATCH
     if situation.steps is not None:
         per_step = situation.examples / situation.steps if situation.examples else LARGEST_LORA_BATCH
     elif situation.examples:
@@ -212,6 +216,8 @@ def _doubts(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]
         yield "the bits of the data are an upper bound" if not information.measured else "one pilot, one base"
     elif isinstance(choice.method, LoRA) and _margin(situation, choice.method) < _SAFE_MARGIN:
         yield "the data come near to what the adapter holds"
+    if information.regime == "teach":
+        yield "training teaches new facts, which LoRA may learn more slowly (arXiv 2405.09673)"
     if shapes.total < _SMALLEST_STUDIED:
         yield "the evidence is on bases of 1 B parameters and more"
     if shapes.experts:
@@ -259,7 +265,7 @@ def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterato
         yield "On small and medium data LoRA reaches the loss of full fine-tuning (SCIENCE 3.1)."
     else:
         margin = _margin(situation, method)
-        times = f"{margin:.0f}×" if margin < 1e4 else "far over"
+        times = f"{margin:.0f}×" if margin < 1e3 else "more than 1,000×"
         yield (
             f"The adapter holds {times} what the data can teach, at {information.bits_per_parameter:g} bit a "
             "parameter; below capacity LoRA reaches the loss of full fine-tuning (SCIENCE 3.1, 3.8, 5)."

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowregret.errors import SpecError
-from lowregret.plan.adapters import Convention, lora_parameters
+from lowregret.plan.adapters import lora_parameters
 from lowregret.plan.shapes import Shapes
+from lowregret.spec.conventions import Convention
 
 Regime = Literal["elicit", "teach", "unknown"]
 

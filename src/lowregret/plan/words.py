@@ -26,3 +26,34 @@ def describe(method: FullFT | LoRA) -> str:
     if isinstance(method, FullFT):
         return "full fine-tuning"
     return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}"
+
+
+def rate(value: float) -> str:
+    """A learning rate: two digits."""
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def share(value: float) -> str:
+    """A percentage with two digits."""
+    return f"{100 * value:.2g} %" if value < 0.995 else f"{100 * value:.0f} %"
+
+
+def byte_count(value: float) -> str:
+    """43.6 GB, in units of 1,000."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Two digits and a unit that fits."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}" if seconds < 99.5 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def money(value: float) -> str:
+    """Dollars."""
+    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}" if value >= 0.01 else "under $0.01"

@@ -56,6 +56,8 @@ def compare(
     with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop:
         session = environment()
         inputs = open_inputs(spec, watching.say)
+        for line in inputs.advice(spec.methods):
+            watching.say(line)
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         claim(folder, spec, {**inputs.resolved, "priors": priors}, command)
         make_folder(folder / "trials")

@@ -19,6 +19,7 @@ from lowregret.plan.learning_rate import Rate, recommend
 from lowregret.records import Metric, TrialRecord, read_record
 from lowregret.spec import RL, FullFT, LoRA, TrainingSpec, TrainSpec, TrialSpec
 from lowregret.tasks import Grader
+from lowregret.train.advice import advice_lines
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
@@ -70,6 +71,11 @@ class Opened:
         shapes = shapes_from(self.config, self.spec.model)
         kind = self.spec.objective.kind
         return recommend(method, shapes, batch_size=self.spec.batch_size, steps=self.steps, objective=kind)
+
+    def advice(self, methods: Sequence[FullFT | LoRA], learning_rate: float | None = None) -> list[str]:
+        """What the plan says of this run, as lines to print."""
+        shapes = shapes_from(self.config, self.spec.model)
+        return advice_lines(self.spec, shapes, self.data, self.steps, methods, learning_rate)
 
 
 def open_inputs(spec: TrainingSpec, say: Say) -> Opened:
@@ -176,6 +182,8 @@ def train(
     with opened(Path(out)) as folder:
         inputs = open_inputs(spec, say)
         rate = inputs.prior(spec.method).value if spec.learning_rate == "auto" else spec.learning_rate
+        for line in inputs.advice([spec.method], rate):
+            say(line)
         if spec.learning_rate == "auto":
             say(f"learning rate: {rate:.3g} (the prior for {spec.method.name}; `lowregret compare` finds the best)")
         claim(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)

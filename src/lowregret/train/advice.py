@@ -1,0 +1,67 @@
+"""What the plan says of a run that is about to start, from its own data: the advice that `lowregret plan` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lowregret.data.prepare import PreparedData
+from lowregret.errors import LowregretError
+from lowregret.plan.advisor import advise
+from lowregret.plan.data import DataFacts
+from lowregret.plan.shapes import Shapes
+from lowregret.plan.wishes import Wishes
+from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
+from lowregret.train.rl_problems import Problems
+
+
+def advice_lines(
+    spec: TrainingSpec,
+    shapes: Shapes,
+    data: PreparedData | Problems,
+    steps: int,
+    methods: Sequence[FullFT | LoRA],
+    learning_rate: float | None = None,
+) -> list[str]:
+    """The advice for this base, data, batch and length, and what is to be said against the methods asked for.
+
+    Args:
+        spec: the run.
+        shapes: of its base.
+        data: prepared, so that every count is exact.
+        steps: optimizer steps of a trial.
+        methods: those that are to be trained.
+        learning_rate: the user's; None when it is chosen.
+    """
+    try:
+        found = [advise(shapes, _wishes(spec, steps, method, learning_rate), _facts(spec, data)) for method in methods]
+    except LowregretError as error:  # a base or a target that the plan cannot count must not keep anybody from training
+        return [f"plan: no advice for this base: {error}"]
+    warnings = dict.fromkeys(warning for each in found for warning in each.advice.warnings)
+    return found[0].advice.lines(tuple(warnings))
+
+
+def _wishes(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rate: float | None) -> Wishes:
+    wishes = Wishes(method=method, batch_size=spec.batch_size, steps=steps, learning_rate=learning_rate)
+    if isinstance(spec.objective, RL):
+        return replace(wishes, objective="rl", group_size=spec.objective.group_size)
+    return wishes
+
+
+def _facts(spec: TrainingSpec, data: PreparedData | Problems) -> DataFacts:
+    tokens = sum(len(example.token_ids) for example in data.train)
+    supervised = 0 if isinstance(data, Problems) else sum(example.supervised_tokens for example in data.train)
+    return DataFacts(
+        source=spec.data.train,
+        layout="",
+        examples=len(data.train),
+        tokens=tokens,
+        supervised_tokens=supervised,
+        longest=max(len(example.token_ids) for example in data.train),
+        max_length=spec.data.max_length,
+        overlong=0,  # the data's own report tells what was cut
+        held_out=len(data.test),
+        held_out_from="",
+        counted="exact",
+        how="the model's tokenizer",
+    )
