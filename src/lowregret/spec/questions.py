@@ -1,17 +1,19 @@
 """The questions of the post, each a study with a recipe of its own (SCIENCE.md 3). Torch-free.
 
-A question says which groups of trials answer it; the runner trains them, `analysis.claims` judges, `report` draws. Every
-default is the study on the bundled base; `QUICK` is what `--quick` changes.
+A question says which groups of trials answer it; the runner trains them, `analysis.claims` judges, `report` draws.
+Every default is the study on the bundled base; `QUICK` is what `--quick` changes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.spec.base import Spec
+from lowregret.errors import SpecError, did_you_mean
+from lowregret.spec.base import Spec, build
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, FullFT, LoRA, Method
 from lowregret.spec.study import GroupSpec, PositiveRate
@@ -33,10 +35,10 @@ class Question(TrainingSpec):
     """Fields that `--quick` sets."""
 
     model: str = "tiny"
-    data: DataSpec = _facts("size=128,wordings=6")
-    steps: Count = 400  # type: ignore[assignment]
+    data: DataSpec = _facts("size=128,wordings=6,test_size=128")
+    steps: Count = 400
     """Optimizer steps of a trial."""
-    evals: Count = 14  # type: ignore[assignment]
+    evals: Count = 10
     """Held-out evaluations per trial, evenly spaced in the logarithm of the step from `first_eval` on."""
     first_eval: Count = 2
     """The step of the first evaluation."""
@@ -75,7 +77,7 @@ class RankQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 240, "ranks": (1, 4, 16, 64), "sizes": (32, 256)}
     kind: Literal["rank"] = "rank"
-    data: DataSpec = _facts("size={size},wordings=6")
+    data: DataSpec = _facts("size={size},wordings=6,test_size=128")
     steps: Count = 800
     ranks: Ranks = (1, 2, 4, 8, 16, 32, 64, 128)
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (32, 128, 512)
@@ -96,6 +98,8 @@ class LearningRateQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 160, "ranks": (1, 4, 16, 64)}
     kind: Literal["learning-rate"] = "learning-rate"
+    prune: None = None
+    """No trial is stopped early: the U-curves are what is asked for."""
     ranks: Ranks = (1, 4, 16, 64, 128)
 
     def groups(self) -> tuple[GroupSpec, ...]:
@@ -110,9 +114,9 @@ class ShortRunsQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 400, "lengths": (25, 50, 100, 200, 400), "ranks": (16,)}
     kind: Literal["short-runs"] = "short-runs"
-    data: DataSpec = _facts("size=512,wordings=6")
+    data: DataSpec = _facts("size=512,wordings=6,test_size=128")
     steps: Count = 2000
-    prune: None = None  # type: ignore[assignment]
+    prune: None = None
     """No trial is stopped early: one that ends badly may be the best of the short ones."""
     ranks: Ranks = (16,)
     lengths: Annotated[tuple[Count, ...], Field(min_length=2)] = (25, 50, 100, 200, 400, 800, 2000)
@@ -153,7 +157,7 @@ class BatchSizeQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"batches": (4, 16, 64, 256), "examples": 2048}
     kind: Literal["batch-size"] = "batch-size"
-    data: DataSpec = _facts("size=256,wordings=6")
+    data: DataSpec = _facts("size=256,wordings=6,test_size=128")
     batches: Annotated[tuple[Count, ...], Field(min_length=2)] = (4, 8, 16, 32, 64, 128, 256)
     examples: Count = 4096
     """Training examples of every run, whatever its batch: the steps follow from it."""
@@ -216,6 +220,12 @@ class CapacityQuestion(Question):
     """Where the adapters are: few matrices, so that the lowest rank has fewer parameters than the facts have bits."""
     elicit: DataSpec = DataSpec(train="builtin:arithmetic:size=4096", max_length=128)
     """Data about what the base knows: there training elicits, so EDL per token falls with their number."""
+
+    @model_validator(mode="after")
+    def _known_bits(self) -> CapacityQuestion:
+        if not self.data.train.startswith(f"{FACTS}:") or "{size}" not in self.data.train:
+            raise ValueError(f"data.train: capacity needs facts of known bits: {FACTS}:size={{size}},… (see recipes)")
+        return self
 
     def groups(self) -> tuple[GroupSpec, ...]:
         loras = tuple(LoRA(rank=rank, targets=self.targets) for rank in self.ranks)
@@ -304,6 +314,8 @@ class ScalingQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 160, "ranks": (1, 16)}
     kind: Literal["scaling"] = "scaling"
+    prune: None = None
+    """No trial is stopped early: the fits need both neighbours of the best rate."""
     models: Annotated[tuple[str, ...], Field(min_length=2)] = ("tiny-64", "tiny", "tiny-256")
     """Bases made alike that differ in width, in any order."""
     ranks: Ranks = (1, 16, 64)
@@ -375,3 +387,33 @@ def _plain(model: str) -> str:
     """A model's name as a part of a folder's."""
     last = model.rstrip("/").rpartition("/")[2]
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in last)
+
+
+def make_question(
+    values: Mapping[str, Any], *, quick: bool = False, flags: Mapping[str, Any] | None = None, source: str = ""
+) -> Question:
+    """A question from a recipe's keys; `quick` wins over them, and flags that are given win over both.
+
+    SpecError names the key or flag at fault.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    kind = values.get("kind")
+    if kind not in QUESTIONS:
+        place = f"{source}: " if source else ""
+        raise SpecError(f"{place}kind: names the question, not {kind!r}. {did_you_mean(str(kind), QUESTIONS)}")
+    question = QUESTIONS[str(kind)]
+    asked: dict[str, Any] = dict(values)
+    if isinstance(asked.get("data"), str):
+        asked["data"] = {"train": asked["data"]}
+    if quick:
+        asked |= question.QUICK
+    data: dict[str, Any] = dict(asked.get("data") or {})
+    names = {"data": "train", "eval_data": "eval"}
+    data |= {names.get(key, key): given.pop(key) for key in list(given) if key in names or key in DataSpec.model_fields}
+    if data:
+        default = question.model_fields["data"].default
+        asked["data"] = data if "train" in data else default.model_dump(exclude_defaults=True) | data
+    unknown = sorted(given.keys() - question.model_fields.keys())
+    if unknown:
+        raise SpecError(f"--{unknown[0].replace('_', '-')}: the question {kind!r} does not ask for it. Leave it out.")
+    return build(question, asked | given, source=source)

@@ -1,0 +1,118 @@
+"""What became of each claim of a study: holds, does not hold, or open here. A pure function of raw records."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from lowregret.analysis import measures, measures_more
+from lowregret.analysis.evidence import Evidence
+from lowregret.analysis.fits import Estimate
+from lowregret.analysis.measures import Measure, Measures
+from lowregret.analysis.statements import Statement, statements
+from lowregret.spec import Spec
+
+Ruling = Literal["holds", "does not hold", "open"]
+MIN_SEEDS = 3
+"""Independent values that a claim needs where noise matters."""
+_MEASURES: Mapping[str, Callable[[Evidence], Measures]] = {
+    "rank": measures.rank,
+    "learning-rate": measures.learning_rate,
+    "short-runs": measures.short_runs,
+    "early": measures.early,
+    "batch-size": measures.batch_size,
+    "layers": measures_more.layers,
+    "capacity": measures_more.capacity,
+    "compute": measures_more.compute,
+    "invariance": measures_more.invariance,
+    "variants": measures_more.variants,
+    "scaling": measures_more.scaling,
+}
+
+
+class Claim(Spec):
+    """A statement and its evidence."""
+
+    statement: Statement
+    ruling: Ruling
+    estimate: Estimate | None
+    """None when it could not be measured."""
+    note: str = ""
+    """Why it is open, or what to know about the number."""
+    details: dict[str, float | None] = Field(default_factory=dict)
+    """The parts of the statistic, such as its value at each size."""
+
+
+class Claims(Spec):
+    """`claims.json`: a study's answer and what it cost."""
+
+    kind: str
+    claims: tuple[Claim, ...]
+    noise_nats: float | None
+    """The noise floor: standard deviation over seeds of a held-out loss at a best rate, pooled."""
+    trials: dict[str, int]
+    """Status → how many."""
+    unbracketed: tuple[str, ...] = ()
+    """`method (condition)` of each search that found no worse rate on one side."""
+    seconds: float = 0.0
+    """Of training, all trials."""
+
+
+def judge_study(evidence: Evidence) -> Claims:
+    """Every claim of a study's question, by its records."""
+    found = _MEASURES[evidence.kind](evidence)
+    records = [run.record for run in evidence.runs]
+    return Claims(
+        kind=evidence.kind,
+        claims=tuple(_judged(statement, found.get(statement.key)) for statement in statements(evidence.question)),
+        noise_nats=evidence.noise,
+        trials=dict(sorted(Counter(record.status for record in records).items())),
+        unbracketed=tuple(_unbracketed(evidence)),
+        seconds=math.fsum(record.seconds for record in records),
+    )
+
+
+def rule(statement: Statement, estimate: Estimate) -> Ruling:
+    """Holds when the whole interval is within the bounds, does not hold when it is wholly outside, else open."""
+    low = -math.inf if statement.low is None else statement.low
+    high = math.inf if statement.high is None else statement.high
+    if estimate.low is None or estimate.high is None:
+        return "open"
+    if low <= estimate.low and estimate.high <= high:
+        return "holds"
+    return "does not hold" if estimate.high < low or estimate.low > high else "open"
+
+
+def _judged(statement: Statement, found: Measure | None) -> Claim:
+    if found is None or found.estimate is None or not math.isfinite(found.estimate.value):
+        note = found.note if found is not None and found.note else "it could not be measured here"
+        return Claim(statement=statement, ruling="open", estimate=None, note=note, details=_details(found))
+    estimate, note = found.estimate, found.note
+    ruling = rule(statement, estimate)
+    if not estimate.known:
+        note = " ".join(filter(None, (note, "One value has no interval.")))
+    elif estimate.n < MIN_SEEDS:
+        ruling = "open"
+        note = " ".join(filter(None, (note, f"{estimate.n} values are too few to decide; {MIN_SEEDS} are needed.")))
+    return Claim(statement=statement, ruling=ruling, estimate=estimate, note=note, details=_details(found))
+
+
+def _details(found: Measure | None) -> dict[str, float | None]:
+    plain: Mapping[str, float | None] = {} if found is None else found.details
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in plain.items()}
+
+
+def _unbracketed(evidence: Evidence) -> list[str]:
+    found = []
+    for condition in evidence.conditions.values():
+        if condition.spec.learning_rates != "search":
+            continue
+        for method in condition.methods:
+            best = condition.best(method.name)
+            if best is None or not best.bracketed:
+                found.append(f"{method.name} ({condition.name})")
+    return found

@@ -1,0 +1,96 @@
+"""Small fits with intervals: a mean, a line, and the bottom of a U-curve. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from lowregret.spec import Spec
+
+CONFIDENCE = 0.95
+
+
+class Estimate(Spec):
+    """A statistic and its 95 % interval."""
+
+    value: float
+    low: float | None = None
+    """None: unknown, or without a bound."""
+    high: float | None = None
+    n: int = Field(default=1, ge=0)
+    """Independent values behind it: seeds, or points of a fit."""
+
+    @property
+    def known(self) -> bool:
+        """Whether it has an interval."""
+        return self.low is not None and self.high is not None
+
+    def over(self, divisor: float) -> Estimate:
+        """The estimate in units of a positive number."""
+        low, high = (None if bound is None else bound / divisor for bound in (self.low, self.high))
+        return Estimate(value=self.value / divisor, low=low, high=high, n=self.n)
+
+
+def mean(values: Sequence[float]) -> Estimate | None:
+    """The mean with Student's t interval; without one for a single value, None for none."""
+    if not values:
+        return None
+    value = statistics.fmean(values)
+    if len(values) == 1:
+        return Estimate(value=value)
+    half = _t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(value=value, low=value - half, high=value + half, n=len(values))
+
+
+def exponential(found: Estimate | None) -> Estimate | None:
+    """2 to the power of an estimate: a ratio from a mean of log2 ratios."""
+    if found is None:
+        return None
+    low, high = (None if bound is None else 2.0**bound for bound in (found.low, found.high))
+    return Estimate(value=2.0**found.value, low=low, high=high, n=found.n)
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> Estimate | None:
+    """Of the least-squares line, with its t interval from three points on; None without two places."""
+    if len(set(xs)) < 2:
+        return None
+    x_mean, y_mean = statistics.fmean(xs), statistics.fmean(ys)
+    spread = sum((x - x_mean) ** 2 for x in xs)
+    value = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / spread
+    if len(xs) < 3:
+        return Estimate(value=value, n=len(xs))
+    residual = sum((y - y_mean - value * (x - x_mean)) ** 2 for x, y in zip(xs, ys, strict=True))
+    half = _t(len(xs) - 2) * math.sqrt(residual / (len(xs) - 2) / spread)
+    return Estimate(value=value, low=value - half, high=value + half, n=len(xs))
+
+
+def r_squared(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Share of the variance of `ys` that a line in `xs` explains; None when there is none to explain."""
+    line = slope(xs, ys)
+    total = sum((y - statistics.fmean(ys)) ** 2 for y in ys) if ys else 0.0
+    if line is None or total == 0:
+        return None
+    x_mean, y_mean = statistics.fmean(xs), statistics.fmean(ys)
+    residual = sum((y - y_mean - line.value * (x - x_mean)) ** 2 for x, y in zip(xs, ys, strict=True))
+    return 1 - residual / total
+
+
+def vertex(below: float, at: float, above: float) -> tuple[float, float]:
+    """(place, depth) of the parabola through losses at −1, 0 and 1, the middle one the lowest.
+
+    The place lies within ±½; a flat one has its bottom in the middle.
+    """
+    bend = below - 2 * at + above
+    if not bend > 0:
+        return 0.0, at
+    place = min(max((below - above) / (2 * bend), -0.5), 0.5)
+    return place, at - (above - below) ** 2 / (8 * bend) if abs(place) < 0.5 else min(at, below, above)
+
+
+def _t(freedom: int) -> float:
+    from scipy.special import stdtrit  # here, since importing scipy takes a while
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -1,0 +1,125 @@
+"""`lowregret study`: the groups of one question or of many, trained side by side, judged, and put on a page.
+
+OUT/study.json              the question with every default, and its claims as they were stated before the run
+OUT/groups/<group>/         a group's trials (study.group), or OUT/timings/ for the question of compute
+OUT/claims.json             what became of each claim, a pure function of the above (analysis.claims)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from lowregret import __version__
+from lowregret.analysis.claims import Claims, judge_study
+from lowregret.analysis.evidence import read_evidence
+from lowregret.analysis.statements import statements
+from lowregret.engine.engine import choose_device
+from lowregret.errors import RecordsError
+from lowregret.models.load import resolve
+from lowregret.records import make_folder, read_json, write_json
+from lowregret.spec import FullFT, LoRA
+from lowregret.spec.questions import Asked, ComputeQuestion, Question
+from lowregret.study.crew import Observer, Silent, read_trials
+from lowregret.study.rates import anchor_of, bracket, lattice_rate, losses_at
+from lowregret.study.workers import Job, run_jobs
+from lowregret.train.folder import opened
+from lowregret.train.interrupt import stop_requests
+
+STUDY = "study.json"
+CLAIMS = "claims.json"
+GROUPS = "groups"
+_SMALL_BASE = 200_000_000
+"""Bytes of a base's folder up to which one trial leaves cores of a CPU idle."""
+
+
+def run_studies(
+    studies: Mapping[Path, Question],
+    *,
+    workers: int | None = None,
+    command: str = "lowregret.study(...)",
+    observer: Observer | None = None,
+) -> dict[Path, Claims]:
+    """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
+
+    `workers` are processes that train groups side by side: as many as cores for a small base on a CPU, else 1. Results
+    do not depend on it but by rounding. Raises LowregretError, or Interrupted after a clean stop.
+    """
+    watching = observer or Silent()
+    with ExitStack() as stack:
+        for folder, question in studies.items():
+            stack.enter_context(opened(folder))
+            _claim(folder, question, command)
+        should_stop = stack.enter_context(stop_requests(watching.say))
+        jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
+        count = workers or _suitable_workers(list(studies.values()))
+        threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
+        if jobs:
+            watching.say(f"{len(jobs)} groups of trials, {count} at a time")
+            run_jobs(jobs, count, threads, _starts, watching, should_stop)
+        for folder, question in studies.items():  # last, when nothing else runs
+            if isinstance(question, ComputeQuestion):
+                from lowregret.study.timing import time_steps
+
+                time_steps(question, folder / "timings", watching.say, should_stop)
+        found = {}
+        for folder in studies:
+            found[folder] = judge_study(read_evidence(folder))
+            write_json(folder / CLAIMS, found[folder])
+        return found
+
+
+def _claim(folder: Path, question: Question, command: str) -> None:
+    """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
+    make_folder(folder)
+    path = folder / STUDY
+    kind = getattr(question, "kind", "")
+    if path.exists():
+        stored = read_json(path)
+        there = stored.get("question", {}).get("kind") if isinstance(stored, dict) else None
+        if there != kind:
+            raise RecordsError(f"{path}: belongs to the question {there!r}, not to {kind!r}. Use another --out.")
+    elif (folder / "spec.json").exists():
+        raise RecordsError(f"{folder}: belongs to `lowregret compare` or `train`. Use another --out.")
+    stated = [statement.model_dump(mode="json") for statement in statements(question)]
+    asked = Asked(question=question).model_dump(mode="json")
+    write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
+
+
+def _jobs(folder: Path, question: Question) -> list[Job]:
+    found = []
+    for group in question.groups():
+        kind = group.key.rpartition(".")[2]
+        after = None if group.start_from is None else folder / GROUPS / f"{group.start_from}.{kind}"
+        label = f"{getattr(question, 'kind', '')} {group.key}"
+        found.append(Job(folder / GROUPS / group.key, group, label, after))
+    return found
+
+
+def _starts(job: Job) -> dict[str, float]:
+    """The best rates of the group that a job starts from, as far as they are bracketed there."""
+    if job.after is None:
+        return {}
+    records = read_trials(job.after)
+
+    def best(method: FullFT | LoRA) -> float | None:
+        own = [record for record in records if record.method == method.name]
+        found = bracket(losses_at(own, None, lambda record: {}))
+        return None if found is None else lattice_rate(found[1])
+
+    common = best(anchor_of(job.spec.methods))
+    found = {method.name: best(method) or common for method in job.spec.methods}
+    return {name: rate for name, rate in found.items() if rate is not None}
+
+
+def _suitable_workers(questions: Sequence[Question]) -> int:
+    """As many as cores where all bases are small folders and the device is a CPU, else one."""
+    models = {(group.model, group.device) for question in questions for group in question.groups()}
+    for model, device in models:
+        path = Path(resolve(model).path)
+        size = sum(file.stat().st_size for file in path.glob("*")) if path.is_dir() else _SMALL_BASE + 1
+        if choose_device(device).type != "cpu" or size > _SMALL_BASE:
+            return 1
+    return os.cpu_count() or 1
