@@ -354,6 +354,27 @@ def test_rates_of_their_own_are_rates(bases: ModuleType) -> None:
             assert torch.equal(moved[8.0][key], weight)
 
 
+def test_what_was_found_in_the_base_is_not_looked_for_again(bases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By policies alike, at whatever rate and however far trained; but anew when the base is another."""
+    calls: list[int] = []
+    svd = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: calls.append(1) or svd(*args, **kwargs))
+    engine = engine_with(bases.small_base("llama"), "pissa")
+    first = bases.weights(engine.policies["pissa"])
+    once = len(calls)
+    train(bases, engine, ["pissa"], 2)
+    again = engine.add_policy("again", PACK["pissa"].model_copy(update={"b_rate": 4.0}), seed=9)
+    assert len(calls) == once > 0
+    assert bases.same(bases.weights(again), first)
+    engine.add_policy("other", PACK["pissa"].model_copy(update={"alpha": 4.0}))
+    assert len(calls) == 2 * once
+    merge(engine, "again")
+    assert len(calls) == 2 * once
+    merge(engine, "pissa")
+    engine.add_policy("new", PACK["pissa"])
+    assert len(calls) == 3 * once
+
+
 def test_a_pissa_holds_the_largest_part_of_the_base(bases: ModuleType) -> None:
     """Rank by rank: what is left of W has the other singular values; and a rank above W's is filled with zeros."""
     engine = Engine(bases.small_base("llama"))

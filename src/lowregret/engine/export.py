@@ -131,6 +131,9 @@ def merge(engine: Engine, name: str) -> None:
         merged = adapter.merged(linear.matrix)
         weight.copy_(merged.T if isinstance(linear.base, Conv1D) else merged)
     engine.remove_policy(name)
+    for other in engine.policies.values():
+        if isinstance(other, LoRAPolicy):
+            other.bank.origins.clear()  # what was found in the base before is not what would be found now
 
 
 @torch.no_grad()

@@ -79,7 +79,10 @@ class LoRAPolicy(Policy):
         generator = torch.Generator().manual_seed(seed)
         device = next(model.parameters()).device
         carriers = {matrix.name: _adapted(model, matrix, routing) for matrix in matrices}
-        bank.add(name, {m.name: _start(method, m, carriers[m.name], generator) for m in matrices}, device)
+        start = bank.known_start(method)
+        if start is None:
+            start = {m.name: _start(method, m, carriers[m.name], generator) for m in matrices}
+        bank.add(name, start, device, method)
         for carrier in carriers.values():
             if bank not in carrier.banks:
                 carrier.banks.append(bank)

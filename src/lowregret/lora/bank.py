@@ -115,6 +115,8 @@ class Bank:
         """The same shape; None until a first backward pass needs it."""
         self.initial: Tensor | None = None
         """The weights at the start, the same shape; None unless the form is residual."""
+        self.origins: dict[str, tuple[str, int, float]] = {}
+        """Init, rank and scale of members that found their start in the base as it is now."""
         self.blocks: list[Block] = []
         """In the order in which they lie."""
         self._size = 0
@@ -131,10 +133,23 @@ class Bank:
         self._size += math.prod(shape)
         self.blocks.append(Block(f"{matrix.name}.{kind}", matrix, slice(start, self._size), shape))
 
-    def add(self, name: str, values: Mapping[str, tuple[Tensor, Tensor]], device: torch.device) -> None:
+    def known_start(self, method: LoRA) -> dict[str, tuple[Tensor, Tensor]] | None:
+        """A and B by matrix of a member that found them in the base for a method alike; None when there is none.
+
+        To take every matrix of a base apart again takes seconds for a small one, and an hour for a large one.
+        """
+        for name, origin in self.origins.items():
+            if self.initial is not None and origin == _origin(method):
+                found = self.views(self.initial[self.members.index(name)], method)
+                return {matrix: (found[f"{matrix}.lora_A"], found[f"{matrix}.lora_B"]) for matrix in self.matrices}
+        return None
+
+    def add(
+        self, name: str, values: Mapping[str, tuple[Tensor, Tensor]], device: torch.device, method: LoRA | None = None
+    ) -> None:
         """A new member, from its A […, rank, d_in] and B […, d_out, rank] by matrix. Views taken before are stale then.
 
-        Magnitudes start as zeros: they need the weights to be in place.
+        Magnitudes start as zeros: they need the weights to be in place. `method` is what the values were found by.
         """
         row = torch.zeros(1, self._size, dtype=next(iter(values.values()))[0].dtype)
         for matrix, (a, b) in values.items():
@@ -146,6 +161,8 @@ class Bank:
             self.gradients = torch.cat([self.gradients, torch.zeros_like(row)])
         if self.form.residual:
             self.initial = row.clone() if self.initial is None else torch.cat([self.initial, row])
+            if method is not None:
+                self.origins[name] = _origin(method)
         self.weights = torch.cat([self.weights, row]) if self.members else row
         self.members.append(name)
 
@@ -156,6 +173,7 @@ class Bank:
         self.gradients = None if self.gradients is None else self.gradients[kept]
         self.initial = None if self.initial is None else self.initial[kept]
         self.members = [self.members[slot] for slot in kept]
+        self.origins.pop(name, None)
 
     def need_gradients(self) -> bool:
         """Make the gradients (zeros) unless they are there; True when they are new."""
@@ -222,6 +240,10 @@ class Bank:
     def _in(self, rows: Tensor, name: str) -> Tensor:
         block = self._block[name]
         return rows[:, block.place].view(-1, *block.shape)
+
+
+def _origin(method: LoRA) -> tuple[str, int, float]:
+    return method.init, method.rank, method.scale
 
 
 def updates(a: Tensor, b: Tensor, a0: Tensor, b0: Tensor) -> tuple[Tensor, Tensor]:
