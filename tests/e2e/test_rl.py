@@ -1,0 +1,120 @@
+"""`lowregret train --objective rl` as a user runs it: it learns, survives bad reward functions and SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowregret.records import Metric, TrialRecord, read_metrics, read_record
+
+ARITHMETIC = (
+    "train --model tiny --objective rl --task builtin:arithmetic:difficulty=2,size=256,test_size=40 --max-tokens 32 "
+    "--method lora:1 --learning-rate 5e-3 --batch-size 8 --evals 2"
+).split()
+
+REWARD = """
+import time
+
+def reward(prompt, completion, row):
+    if row["n"] % 3 == 0:
+        raise KeyError("nothing to say")
+    if row["n"] == 4:
+        while True:
+            pass
+    if row["n"] == 5:
+        return float("nan")
+    return completion.count("1") / 10
+"""
+
+
+def metrics(out: Path) -> list[Metric]:
+    return read_metrics(out / "metrics.jsonl")
+
+
+def test_it_learns_and_leaves_its_records(run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run(*ARITHMETIC, "--steps", 8, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert "held-out reward" in done.stdout
+    assert "objective.estimator importance_sampling" in done.stdout
+    record = read_record(TrialRecord, out / "trial.json")
+    start, *curve = metrics(out)
+    assert (start.step, [metric.step for metric in curve]) == (0, list(range(1, 9)))
+    assert start.test_reward is not None
+    assert record.test_reward is not None
+    assert record.test_reward > start.test_reward + 0.1
+    assert record.test_nll is None
+    assert all(metric.rl is not None and (metric.rl.logprob_gap_max or 0) < 1e-4 for metric in curve)
+    assert (out / "adapter" / "adapter_model.safetensors").exists()
+    transcripts = [json.loads(line) for line in (out / "transcripts.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in transcripts} == {0, 4, 8}
+    again = run(*ARITHMETIC, "--steps", 8, "--out", out)
+    assert "already finished" in again.stdout
+
+
+def test_a_reward_function_of_ones_own_may_fail_as_it_likes(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_task.py").write_text(REWARD)
+    rows = [{"prompt": f"Say {n} ones.", "n": n} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    done = run(
+        *"train --model tiny --objective rl --task my_task:reward --data rows.jsonl --method lora:2 --steps 2".split(),
+        *"--batch-size 5 --group-size 3 --max-tokens 12 --time-limit 0.5 --failure-reward -1 --out run".split(),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "grading failed for" in done.stdout
+    failures = [json.loads(line) for line in Path("run/failures.jsonl").read_text().splitlines()]
+    assert {line["reward"] for line in failures} == {-1.0}
+    reasons = {line["error"] for line in failures}
+    assert {"raised KeyError: 'nothing to say'"} <= reasons
+    assert {"took longer than 0.5 s", "returned nan"} & reasons
+    # The file also has those of evaluations, whose steps are 0 and the ones after which they were made.
+    assert 0 < sum(metric.rl.failures for metric in metrics(Path("run")) if metric.rl) <= len(failures)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--task builtin:arithmetic:dificulty=3", "Did you mean 'difficulty'"),
+        ("--task gym:leg_countin", "Did you mean 'leg_counting'"),
+        ("--task nowhere:reward --data rows.jsonl", "No module named 'nowhere'"),
+        ("--task math --data nowhere.jsonl", "no such file"),
+        ("--task builtin:arithmetic --max-tokens 600", "Use --max-tokens"),
+    ],
+)
+def test_mistakes_end_with_2_and_say_what_to_do(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    done = run(*"train --model tiny --objective rl --steps 1 --out run".split(), *flags.split())
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_killed_it_goes_on_to_the_same_numbers(start: Callable[..., Any], tmp_path: Path) -> None:
+    def numbers(out: Path) -> Any:
+        curve = [metric.model_dump(exclude={"seconds"}) for metric in metrics(out)]
+        return curve, (out / "examples.json").read_bytes(), (out / "transcripts.jsonl").read_bytes()
+
+    arguments = (*ARITHMETIC, "--steps", 5, "--checkpoint-seconds", 0, "--quiet")
+    whole = start(*arguments, "--out", tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr.read()
+    out = tmp_path / "killed"
+    process = start(*arguments, "--out", out)
+    while process.poll() is None and (not (out / "metrics.jsonl").exists() or len(metrics(out)) < 3):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    again = start(*arguments, "--out", out)
+    assert again.wait() == 0, again.stderr.read()
+    assert numbers(out) == numbers(tmp_path / "whole")
