@@ -1,0 +1,114 @@
+"""Time and money of a run and of the study that would measure its regret, from counts and a device. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lowregret.plan.flops import multiply_adds
+from lowregret.plan.hardware import Hardware
+from lowregret.plan.memory import CPU_PASS_TOKENS, token_bytes, trainable
+from lowregret.plan.shapes import Shapes
+from lowregret.spec import FullFT, LoRA
+
+TRAFFIC = 6.0
+"""Bytes moved for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
+gradient. Set from one step of SmolLM2 (FINDINGS.md)."""
+CALLS = {"lora": 190.0, "full": 130.0}
+"""Small operations a layer and pass, forward and backward, Python's part in units of one: counted on a Llama layer."""
+ADAM_BYTES = 28
+"""Moved for each number that trains: weight, gradient and two moments read, all but the gradient written."""
+SEARCH_TRIALS = 6
+"""Trials of a search for one method's learning rate: five in most, seven at the most, in the studies so far."""
+PRUNED_SHARE = 0.15
+"""Of a search's steps that stopping early saves: 0.1 to 0.3 in the studies so far (FINDINGS.md)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training costs."""
+
+    step_seconds: float
+    seconds: float
+    """Steps and held-out evaluations."""
+    money: float | None
+    """Dollars; None without a price."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What it costs to measure the regret: `lowregret compare`."""
+
+    trials: int
+    seconds: float
+    money: float | None
+    packing: float
+    """How many times as fast LoRA trials are in one pack as one after another; 1 where none is expected."""
+
+
+def run_cost(
+    shapes: Shapes,
+    method: FullFT | LoRA,
+    hardware: Hardware,
+    *,
+    rows: int,
+    steps: int,
+    length: int,
+    supervised_share: float = 1.0,
+    eval_tokens: float = 0.0,
+    checkpoint_activations: bool = False,
+    price_per_hour: float | None = None,
+    shards: int = 1,
+) -> Run:
+    """A run of `steps` steps of `rows` rows with `length` tokens on average; `eval_tokens` in all evaluations together.
+
+    Matrix products at the device's rate times its utilisation, all else at the speed of memory, and a fixed time for
+    each small operation: a model so small that its products take no time takes that. Several devices share the work
+    and lose nothing by it, which is optimistic.
+    """
+    tokens = rows * length
+    adds = multiply_adds(shapes, method, length, supervised_share)
+    again = sum(adds.forward.values()) if checkpoint_activations else 0.0
+    passes = max(1, math.ceil(tokens / max(CPU_PASS_TOKENS, length))) if hardware.kind == "cpu" else 1
+    step = _seconds(shapes, method, hardware, tokens, adds.total + again, passes)
+    step += ADAM_BYTES * trainable(shapes, method) / hardware.bytes_per_second
+    forward = sum(adds.forward.values())
+    judged = eval_tokens and _seconds(shapes, method, hardware, eval_tokens, forward, eval_tokens / 4096) / 2
+    judged = max(judged, 2 * eval_tokens * forward / (hardware.flops_per_second * hardware.utilisation))
+    seconds = (steps * step + judged) / shards
+    price = hardware.price_per_hour if price_per_hour is None else price_per_hour
+    return Run(step / shards, seconds, None if price is None else seconds * shards * price / 3600)
+
+
+def study_cost(lora: Run, full: Run, *, seeds: int = 3, packing: float = 1.0) -> Study:
+    """What `compare` of one LoRA with FullFT costs: a search for each method's rate, then the other seeds of the best.
+
+    `packing` divides the time of LoRA trials; those of FullFT run one after another.
+    """
+    each = SEARCH_TRIALS * (1 - PRUNED_SHARE) + seeds - 1
+    share = lora.seconds / packing + full.seconds
+    money = None
+    if lora.money is not None and full.money is not None:
+        money = each * (lora.money / packing + full.money)
+    return Study(2 * (SEARCH_TRIALS + seeds - 1), each * share, money, packing)
+
+
+def packing_gain(shapes: Shapes, lora: LoRA, hardware: Hardware, *, rows: int, length: int, members: int = 3) -> float:
+    """How many times as fast `members` trials are in one pack as one after another.
+
+    A pack shares what a pass costs whatever its size, the small operations; the products stay what they are.
+    """
+    alone = run_cost(shapes, lora, hardware, rows=rows, steps=1, length=length).step_seconds
+    together = run_cost(shapes, lora, hardware, rows=members * rows, steps=1, length=length).step_seconds
+    return max(1.0, members * alone / together)
+
+
+def _seconds(
+    shapes: Shapes, method: FullFT | LoRA, hardware: Hardware, tokens: float, adds: float, passes: float
+) -> float:
+    """Of forward and backward: products, memory traffic, and calls."""
+    wide = 4 if hardware.kind == "cpu" else 2
+    products = 2 * tokens * adds / (hardware.flops_per_second * hardware.utilisation)
+    traffic = TRAFFIC * tokens * token_bytes(shapes, method, wide) / hardware.bytes_per_second
+    calls = passes * shapes.layers * CALLS["full" if isinstance(method, FullFT) else "lora"] * hardware.call_seconds
+    return products + traffic + calls

@@ -1,0 +1,144 @@
+"""Devices: how much memory, how fast, at what price. Torch-free; `auto` measures this machine in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from lowregret.errors import LowregretError, SpecError, did_you_mean
+
+CATALOGUE = Path(__file__).with_name("hardware.json")
+GPU_UTILISATION = 0.4
+"""Of the matrix products' peak that a training step reaches on a GPU. Assumed: 0.3 to 0.55 is what well-made trainers
+report for dense models of a billion parameters and more; small models reach less."""
+KERNEL_SECONDS = 5e-6
+"""To launch one kernel on a GPU: what a small model's step is made of. Assumed."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device."""
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    memory_bytes: int
+    flops_per_second: float
+    """Of dense matrix products in the type that training uses: bfloat16 (float16 where there is none) on a GPU, float32
+    on a CPU. A GPU's is its maker's figure; a CPU's is measured."""
+    bytes_per_second: float
+    """To and from memory."""
+    utilisation: float
+    """Share of `flops_per_second` that the products of a step reach."""
+    call_seconds: float
+    """For one small operation, all told."""
+    price_per_hour: float | None
+    """Dollars; None where the catalogue knows none."""
+    source: str
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> tuple[Hardware, ...]:
+    """The GPUs that are known by name, least memory first, then least speed."""
+    document = json.loads(CATALOGUE.read_text(encoding="utf-8"))
+    found = [
+        Hardware(
+            name=entry["name"],
+            kind="gpu",
+            memory_bytes=round(entry["memory_gb"] * 1e9),
+            flops_per_second=entry["tflops"] * 1e12,
+            bytes_per_second=entry["gb_per_second"] * 1e9,
+            utilisation=GPU_UTILISATION,
+            call_seconds=KERNEL_SECONDS,
+            price_per_hour=entry.get("price"),
+            source=f"{document['source']}; price: {document['price_source']}"
+            if "price" in entry
+            else document["source"],
+        )
+        for entry in document["gpus"]
+    ]
+    return tuple(sorted(found, key=lambda device: (device.memory_bytes, device.flops_per_second)))
+
+
+def find_hardware(name: str) -> Hardware:
+    """A device of the catalogue, by any spelling: `h100` is the largest of that name. `auto` is this machine's CPU, measured once.
+
+    SpecError for a name that means none of them.
+    """
+    if name.lower() in ("auto", "cpu"):
+        return this_cpu()
+    wanted = _plain(name)
+    names = {_plain(device.name): device for device in catalogue()}
+    if wanted in names:
+        return names[wanted]
+    holding = [device for key, device in names.items() if all(part in key for part in _parts(name))]
+    if len(holding) == 1:
+        return holding[0]
+    # `H100` alone is an answer: the largest of those that bear the name; the plan prints which.
+    whole = [device for device in holding if set(_parts(name)) <= set(_parts(device.name))]
+    if whole and any(character.isdigit() for character in name):
+        return whole[-1]
+    known = [device.name for device in catalogue()]
+    if holding:
+        raise SpecError(f"--hardware {name!r} may mean {', '.join(device.name for device in holding)}: name one.")
+    raise SpecError(f"unknown hardware {name!r}. {did_you_mean(name, [*known, 'auto'])}")
+
+
+def this_cpu() -> Hardware:
+    """This machine's CPU as torch uses it, from a probe in a process of its own (torch must not be loaded here).
+
+    The probe takes some seconds, and its numbers are kept in the user's cache for the next time.
+    """
+    file = _cache_folder() / f"cpu-{_cpu_key()}.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return Hardware(**found)
+    except (OSError, ValueError, TypeError):
+        pass
+    probe = subprocess.run(
+        [sys.executable, "-m", "lowregret.train.probe"], capture_output=True, text=True, check=False, timeout=300
+    )
+    if probe.returncode:
+        raise LowregretError(f"--hardware auto: the probe of this machine failed: {probe.stderr.strip()[-300:]}")
+    device = replace(Hardware(**json.loads(probe.stdout)), memory_bytes=_memory())
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(device.__dict__), encoding="utf-8")
+        beside.replace(file)
+    except OSError:
+        pass  # measured again next time
+    return device
+
+
+def _memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lowregret"
+
+
+def _cpu_key() -> str:
+    """Names the machine and what decides its speed: model, cores, threads, and the installed torch."""
+    import hashlib
+    import platform
+    from importlib.metadata import version
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts = (platform.node(), platform.machine(), cores, os.environ.get("OMP_NUM_THREADS"), version("torch"))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum()).removeprefix("nvidia").removeprefix("amd")
+
+
+def _parts(name: str) -> list[str]:
+    return [_plain(part) for part in name.replace("-", " ").replace("_", " ").split() if _plain(part)]

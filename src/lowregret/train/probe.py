@@ -1,0 +1,83 @@
+"""What this machine's CPU does in a second, as torch uses it: `python -m lowregret.train.probe` prints it as JSON.
+
+It is a program of its own because a plan must not load torch (plan/hardware.py runs it once and keeps the answer).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+PRODUCTS = ((1024, 576, 1536), (1024, 1536, 576), (1024, 1024, 1024))
+"""m, k, n of the products timed: rows of a pass by the widths of a small base."""
+COPIED = 64 * 2**20
+"""Numbers in the vector that is added to itself: far more than a cache holds."""
+CHAIN = 50
+CALLS = 5 * CHAIN
+"""Small operations of the chain: three forward and as good as two backward for each link."""
+REPEATS = 5
+
+
+def probe() -> dict[str, object]:
+    """The fields of plan.hardware.Hardware, without this machine's memory."""
+    return {
+        "name": f"this CPU ({platform.machine()}, {torch.get_num_threads()} threads)",
+        "kind": "cpu",
+        "memory_bytes": 0,
+        "flops_per_second": _product_rate(),
+        "bytes_per_second": _bandwidth(),
+        "utilisation": 0.95,
+        "call_seconds": _call_seconds(),
+        "price_per_hour": None,
+        "source": "measured here (float32): products, a vector added to itself, a chain of small operations",
+    }
+
+
+def _product_rate() -> float:
+    """Floating-point operations a second, the mean over the shapes."""
+    rates = []
+    for m, k, n in PRODUCTS:
+        a, b = torch.randn(m, k), torch.randn(k, n)
+        rates.append(2.0 * m * k * n / _median(lambda a=a, b=b: a @ b, 20))  # type: ignore[misc]
+    return statistics.mean(rates)
+
+
+def _bandwidth() -> float:
+    """Bytes a second that an operation in place reads and writes."""
+    x = torch.zeros(COPIED)
+    return 2.0 * 4 * COPIED / _median(lambda: x.add_(1.0), 3)
+
+
+def _call_seconds() -> float:
+    """Of one small operation with its share of Python and autograd."""
+    x, weight = torch.randn(8, 32), torch.randn(32, 32, requires_grad=True)
+
+    def chain() -> None:
+        y = x
+        for _ in range(CHAIN):
+            y = y + F.silu(F.linear(y, weight)) * 0.01
+        y.sum().backward()
+
+    return _median(chain, 5) / CALLS
+
+
+def _median(work: Callable[[], object], times: int) -> float:
+    """Seconds of one call: the median of REPEATS rounds, after one to warm up."""
+    work()
+    found = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        found.append((time.perf_counter() - start) / times)
+    return statistics.median(found)
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe()))
