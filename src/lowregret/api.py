@@ -9,6 +9,7 @@ from typing import Any
 from lowregret.engine import Engine
 from lowregret.models import load
 from lowregret.models.load import Base
+from lowregret.planner import plan
 from lowregret.records import TrialRecord, Verdict
 from lowregret.report.html import write_report
 from lowregret.spec import CompareSpec, TrainSpec, build
@@ -16,7 +17,7 @@ from lowregret.study import runner
 from lowregret.study.crew import Observer
 from lowregret.train import job
 
-__all__ = ["Engine", "compare", "load_base", "train"]
+__all__ = ["Engine", "compare", "load_base", "plan", "train"]
 
 
 def load_base(model: str) -> Base:

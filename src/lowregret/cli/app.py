@@ -9,8 +9,11 @@ import typer
 from lowregret import __version__
 from lowregret.cli.compare import compare
 from lowregret.cli.eval import evaluate
+from lowregret.cli.plan import plan
 from lowregret.cli.report import report
+from lowregret.cli.study import study
 from lowregret.cli.train import train
+from lowregret.cli.verify import verify
 
 app = typer.Typer(
     name="lowregret",
@@ -19,10 +22,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("plan")(plan)
 app.command("compare")(compare)
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("report")(report)
+app.command("study")(study)
+app.command("verify")(verify)
 
 
 def _version(asked: bool) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -66,9 +67,9 @@ def catalogue() -> tuple[Hardware, ...]:
 
 
 def find_hardware(name: str) -> Hardware:
-    """A device of the catalogue, by any spelling: `h100` is the largest of that name. `auto` is this machine's CPU, measured once.
+    """A device of the catalogue, by any spelling: `h100` is the largest of that name.
 
-    SpecError for a name that means none of them.
+    `auto` is this machine's CPU, measured once. SpecError for a name that means none of them.
     """
     if name.lower() in ("auto", "cpu"):
         return this_cpu()
@@ -86,7 +87,10 @@ def find_hardware(name: str) -> Hardware:
     known = [device.name for device in catalogue()]
     if holding:
         raise SpecError(f"--hardware {name!r} may mean {', '.join(device.name for device in holding)}: name one.")
-    raise SpecError(f"unknown hardware {name!r}. {did_you_mean(name, [*known, 'auto'])}")
+    parts = {part: device.name for device in catalogue() for part in (*_parts(device.name), _plain(device.name))}
+    near = get_close_matches(wanted, parts, n=1)
+    hint = f"Did you mean {parts[near[0]]!r}? " if near else ""
+    raise SpecError(f"unknown hardware {name!r}. {hint}{did_you_mean('', [*known, 'auto'])}")
 
 
 def this_cpu() -> Hardware:

@@ -1,0 +1,303 @@
+"""The plan as a page: on a terminal, and as Markdown. Torch-free.
+
+Both are made from the same lines: a head, a table that sets LoRA beside full fine-tuning with the source of every
+number, and sections of sentences.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lowregret.plan.advice import Advice
+from lowregret.plan.hardware import Hardware
+from lowregret.plan.plan import Plan, Side
+from lowregret.plan.words import bits, byte_count, count, describe, duration, money, rate, share
+from lowregret.spec import FullFT, LoRA
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_FOOT = "SCIENCE n: the rule of that number in docs/plan.md. GB: 10⁹ bytes."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    label: str
+    lora: str
+    full: str
+    source: str
+
+
+def head(plan: Plan) -> list[tuple[str, str]]:
+    """(what, facts) of the model, the data and the run."""
+    shapes, facts = plan.shapes, plan.facts
+    active = f", {count(shapes.active)} active" if shapes.active != shapes.total else ""
+    experts = f", {shapes.experts} experts of which {shapes.active_experts} are chosen" if shapes.experts else ""
+    found = [
+        (
+            "model",
+            f"{shapes.name}: {count(shapes.total)} parameters{active}, {shapes.layers} layers × {shapes.hidden_size:,}"
+            f"{experts} ({shapes.family})",
+        )
+    ]
+    if facts is None:
+        found.append(("data", f"none given: {plan.steps:,} steps of up to {plan.length} tokens are assumed"))
+    elif facts.examples:
+        found.append(
+            (
+                "data",
+                f"{facts.source}: {facts.examples:,} examples, {count(facts.supervised_tokens)} supervised of "
+                f"{count(facts.tokens)} tokens ({facts.how}); {facts.held_out:,} held out",
+            )
+        )
+    else:
+        found.append(("data", f"{facts.source}: no usable row; {plan.steps:,} steps are assumed"))
+    found.append(("capacity", capacity_line(plan)))
+    return found
+
+
+def capacity_line(plan: Plan) -> str:
+    """Bits of the data against bits of the adapter."""
+    information, capacity = plan.information, plan.capacity
+    rank = plan.lora.method.rank if isinstance(plan.lora.method, LoRA) else 0
+    low, high = (value for value in capacity["lora_bits_teach"])
+    held = f"rank {rank} holds {bits(low)} to {bits(high)} of new facts"
+    if information is None:
+        return f"{held} (0.7 to 2.2 bit a parameter, SCIENCE 5)"
+    binding = capacity["rank_needed"]
+    stops = "no rank is enough" if binding is None else f"it stops binding at rank {binding}"
+    regime = "" if information.regime == "unknown" else f"; the data {information.regime}"
+    if information.edl_bits is not None:
+        return f"{bits(information.edl_bits)} to learn ({information.source}){regime}; {held}; {stops}"
+    return f"at most {bits(information.bits)} to learn ({information.source}); {held}; {stops}"
+
+
+def answer(plan: Plan) -> str:
+    """The advice in one sentence."""
+    choice = plan.advice.choice
+    length = f"{choice.epochs:g} epoch{'' if choice.epochs == 1 else 's'}, " if choice.epochs else ""
+    method = "the whole base" if isinstance(choice.method, FullFT) else f"a {describe(choice.method)}"
+    return (
+        f"Train {method} at learning rate {rate(plan.advice.learning_rate)}, batch {choice.batch_size}, {length}"
+        f"{choice.steps:,} steps."
+    )
+
+
+def asked_otherwise(plan: Plan) -> str:
+    """Which method the table is for, when it is not the advised one; else empty."""
+    method = plan.wishes.method
+    if method is None or method == plan.advice.choice.method:
+        return ""
+    return f"You asked for {describe(method)}: the table below is for that."
+
+
+def rows(plan: Plan) -> Iterator[Row]:
+    """LoRA beside FullFT, line by line."""
+    lora, full = plan.lora, plan.full
+
+    def both(label: str, source: str, of: Callable[[Side], str]) -> Row:
+        return Row(label, of(lora), of(full), source)
+
+    yield both("learning rate", "law fitted on a public sweep", lambda side: rate(side.rate.value))
+    yield both("  likely in", "90 of 100 bases", lambda side: f"{rate(side.rate.low)} – {rate(side.rate.high)}")
+    trained = "d_in + d_out a rank"
+    yield both("trains", trained, lambda side: f"{count(side.trainable)} ({share(side.trainable / plan.shapes.total)})")
+    yield both("on disk", "adapter, model; float32", lambda side: byte_count(side.shipped_bytes))
+    at_once = f"{lora.micro_batch} / {full.micro_batch} rows of {plan.length:,} at once"
+    yield both("memory", at_once, lambda side: byte_count(side.memory.total))
+    yield both("  weights", "the base, and what trains", lambda side: byte_count(side.memory.weights))
+    state = "gradients, Adam's moments"
+    yield both("  state", state, lambda side: byte_count(side.memory.gradients + side.memory.optimizer))
+    passing = "with logits and temporaries"
+    yield both("  activations", passing, lambda side: byte_count(side.memory.activations + side.memory.logits))
+    yield both("least device", "of the catalogue, one row", lambda side: side.smallest or "none")
+    yield both("FLOPs a token", _ratio(plan), lambda side: count(side.flops_per_token))
+    if plan.hardware is not None:
+        yield from _on_hardware(plan, plan.hardware, both)
+
+
+def _on_hardware(
+    plan: Plan, hardware: Hardware, both: Callable[[str, str, Callable[[Side], str]], Row]
+) -> Iterator[Row]:
+    devices = f"{plan.wishes.shards} × " if plan.wishes.shards > 1 else ""
+    assumed = "assumed: --hardware" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
+    yield both(f"on {devices}{hardware.name}", assumed, _fit)
+    use = "measured here" if hardware.kind == "cpu" else f"{hardware.utilisation:.0%} of peak assumed"
+    left_out = "updates alone, no sampling; " if plan.wishes.objective == "rl" else ""
+    yield both("  time", left_out + use, lambda side: _if_it_fits(side, duration, side.seconds))
+    if plan.lora.money is not None:
+        source = "--price" if plan.price_given else "list price of 2025: --price"
+        yield both("  money", source, lambda side: _if_it_fits(side, money, side.money))
+
+
+def _if_it_fits(side: Side, words: Callable[[float], str], value: float | None) -> str:
+    if value is None:
+        return ""
+    return words(value) if side.fits is not False else f"{words(value)}, if it fitted"
+
+
+def _fit(side: Side) -> str:
+    if not side.fits:
+        return f"no; {side.remedy}" if side.remedy else "does not fit"
+    return f"fits, {side.micro_batch} row{'s' if side.micro_batch > 1 else ''}"
+
+
+def _ratio(plan: Plan) -> str:
+    return f"LoRA is {plan.lora.flops_per_token / plan.full.flops_per_token:.2f}× (SCIENCE 3.9)"
+
+
+def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """(title, style, sentences)."""
+    advice: Advice = plan.advice
+    yield "Why", "", advice.choice.reasons
+    yield "Beware", "yellow", advice.warnings
+    yield "Problems in the data", "red", plan.facts.problems if plan.facts is not None else ()
+    yield "What would change this", "", advice.choice.would_change
+
+
+def next_steps(plan: Plan) -> list[str]:
+    """Commands to go on with, to be copied as they stand."""
+    if plan.facts is None or not plan.facts.examples or plan.wishes.objective == "rl":
+        return []
+    choice = plan.advice.choice
+    length = "" if plan.facts.max_length == 512 else f" --max-length {plan.facts.max_length}"
+    run = f" --steps {choice.steps}" if choice.epochs is None else f" --epochs {choice.epochs:g}"
+    inputs = shlex.join(["--model", plan.shapes.name, "--data", plan.facts.source])
+    same = f"--batch-size {choice.batch_size}{length}{run}"
+    rate_found = f"--learning-rate {plan.advice.learning_rate:.2g}"
+    methods = f"--methods {plan.lora.method.name},full"
+    return [
+        f"lowregret train {inputs} \\\n    {same} --method {choice.method.name} {rate_found} \\\n    --out runs/one",
+        f"lowregret compare {inputs} \\\n    {same} {methods} \\\n    --out runs/study{_study(plan)}",
+    ]
+
+
+def _study(plan: Plan) -> str:
+    """What the comparison would cost, as a comment behind its command."""
+    if plan.study is None:
+        return ""
+    cost = "" if plan.study.money is None else f", {money(plan.study.money)}"
+    return f"\n    # measures the regret: about {plan.study.trials} trials, {duration(plan.study.seconds)}{cost}"
+
+
+# --- terminal -------------------------------------------------------------------------------------------------------
+
+
+def page(plan: Plan) -> RenderableType:
+    """For a terminal: about one screen."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    top = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    top.add_column(style="dim", no_wrap=True)
+    top.add_column()
+    for label, facts in head(plan):
+        top.add_row(label, Text(facts))
+    parts += [top, Text(), Text(answer(plan), style="bold green")]
+    choice = plan.advice.choice
+    parts.append(Text(f"Confidence {choice.confidence}: {choice.confidence_reason}."))
+    if asked_otherwise(plan):
+        parts.append(Text(asked_otherwise(plan), style="yellow"))
+    full_asked = isinstance(plan.asked.method, FullFT)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column(plan.lora.label, style="" if full_asked else "bold", no_wrap=True)
+    table.add_column(plan.full.label, style="bold" if full_asked else "", no_wrap=True)
+    table.add_column("from", style="dim", header_style="dim")
+    for row in rows(plan):
+        table.add_row(row.label, row.lora, row.full, Text(row.source))
+    parts += [Text(), table]
+    for title, style, sentences in sections(plan):
+        if sentences:
+            parts += [Text(), Text(title, style=f"bold {style}".strip())]
+            parts.append(_bullets(sentences))
+    steps = next_steps(plan)
+    parts += [Text(), Text("Next", style="bold"), *(Text(f"  {step}") for step in steps)] if steps else []
+    parts += [Text(), Text(_FOOT, style="dim")]
+    return Group(*parts)
+
+
+def _bullets(sentences: Sequence[str]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for sentence in sentences:
+        table.add_row(" •", Text(sentence))
+    return table
+
+
+def models_page(plans: Sequence[Plan]) -> RenderableType:
+    """Several models side by side, for a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True, style="dim")
+    for plan in plans:
+        table.add_column(Text(plan.shapes.name.rpartition("/")[2]), header_style="bold")
+    for label, *values in model_rows(plans):
+        table.add_row(label, *(Text(value) for value in values))
+    return table
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def markdown(plan: Plan) -> str:
+    """The same as a document."""
+    choice = plan.advice.choice
+    lines = [f"# Plan: {plan.shapes.name}", "", f"**{answer(plan)}**", ""]
+    lines += [f"Confidence {choice.confidence}: {choice.confidence_reason}.", ""]
+    lines += [asked_otherwise(plan), ""] if asked_otherwise(plan) else []
+    lines += [f"- {label}: {facts}" for label, facts in head(plan)]
+    lines += ["", f"| | {plan.lora.label} | {plan.full.label} | from |", "|---|---|---|---|"]
+    lines += [_cells(row.label.strip(), row.lora, row.full, row.source) for row in rows(plan)]
+    for title, _, sentences in sections(plan):
+        if sentences:
+            lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences)]
+    steps = next_steps(plan)
+    lines += ["", "## Next", "", "```", *steps, "```"] if steps else []
+    return "\n".join([*lines, "", _FOOT])
+
+
+def models_markdown(plans: Sequence[Plan]) -> str:
+    """Several models side by side, as a Markdown table."""
+    names = (plan.shapes.name.rpartition("/")[2] for plan in plans)
+    lines = [_cells("", *names), "|" + "---|" * (len(plans) + 1)]
+    return "\n".join([*lines, *(_cells(*row) for row in model_rows(plans))])
+
+
+def _cells(*values: str) -> str:
+    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+
+def model_rows(plans: Sequence[Plan]) -> Iterator[tuple[str, ...]]:
+    """A label, and a value of each model."""
+
+    def row(label: str, of: Callable[[Plan], str]) -> tuple[str, ...]:
+        return (label, *(of(plan) for plan in plans))
+
+    yield row("parameters", lambda plan: count(plan.shapes.total))
+    if any(plan.shapes.experts for plan in plans):
+        yield row("active", lambda plan: count(plan.shapes.active))
+    yield row("advice", lambda plan: plan.advice.method)
+    yield row("confidence", lambda plan: plan.advice.choice.confidence)
+    yield row("learning rate", lambda plan: rate(plan.asked.rate.value))
+    yield row("likely in", lambda plan: f"{rate(plan.asked.rate.low)} – {rate(plan.asked.rate.high)}")
+    yield row("trains", lambda plan: count(plan.asked.trainable))
+    yield row("ships", lambda plan: byte_count(plan.asked.shipped_bytes))
+    yield row("memory, LoRA", lambda plan: byte_count(plan.lora.memory.total))
+    yield row("memory, FullFT", lambda plan: byte_count(plan.full.memory.total))
+    yield row("FLOPs a token", lambda plan: count(plan.asked.flops_per_token))
+    yield row("device", lambda plan: plan.hardware.name if plan.hardware is not None else "none is enough")
+    yield row("  time", lambda plan: _if_it_fits(plan.asked, duration, plan.asked.seconds))
+    yield row("  money", lambda plan: _if_it_fits(plan.asked, money, plan.asked.money))
+    yield row("warnings", lambda plan: str(len(plan.advice.warnings)))

@@ -1,0 +1,131 @@
+"""The plan of one model, and its plain form for --json. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lowregret.plan.advice import Advice
+from lowregret.plan.capacity import Information
+from lowregret.plan.cost import Study
+from lowregret.plan.data import DataFacts
+from lowregret.plan.hardware import Hardware
+from lowregret.plan.learning_rate import Rate
+from lowregret.plan.memory import Memory
+from lowregret.plan.shapes import Shapes
+from lowregret.plan.wishes import Wishes
+from lowregret.spec import FullFT, LoRA
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one method costs."""
+
+    method: FullFT | LoRA
+    trainable: int
+    rate: Rate
+    memory: Memory
+    """At `micro_batch` rows."""
+    micro_batch: int
+    """Rows at once: the most that fit, or the whole batch where no hardware is named."""
+    fits: bool | None
+    """On the hardware; None when none is named."""
+    remedy: str
+    """What would make it fit, when it does not; empty when nothing tried does, or nothing is needed."""
+    smallest: str
+    """The least hardware of the catalogue that holds one row; empty when none does."""
+    flops_per_token: float
+    """2 × multiply-adds, forward and backward."""
+    shipped_bytes: int
+    seconds: float | None
+    money: float | None
+    """Dollars; None without a price."""
+
+    @property
+    def label(self) -> str:
+        """A column's head."""
+        return "Full fine-tuning" if isinstance(self.method, FullFT) else f"LoRA, rank {self.method.rank}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `lowregret plan` says about one model."""
+
+    shapes: Shapes
+    wishes: Wishes
+    facts: DataFacts | None
+    information: Information | None
+    advice: Advice
+    hardware: Hardware | None
+    hardware_assumed: bool
+    """Nobody named it; advice does not depend on it."""
+    lora: Side
+    """The LoRA asked for, else the advised one, else the usual one."""
+    full: Side
+    batch_size: int
+    steps: int
+    length: int
+    """Tokens of the longest example, which memory is planned for."""
+    by_target: dict[str, int]
+    """Parameters of that LoRA."""
+    capacity: dict[str, Any]
+    price_given: bool
+    study: Study | None
+    """What it would cost to measure the regret."""
+
+    @property
+    def asked(self) -> Side:
+        """The method that was asked for; the advised one when none was."""
+        return self.full if isinstance(self.wishes.method or self.advice.choice.method, FullFT) else self.lora
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form of --json: plain values only, None for what is not known."""
+        lora, asked = self.lora.method, self.asked
+        assert isinstance(lora, LoRA)
+        return {
+            "model": self.shapes.name,
+            "parameters": {"total": self.shapes.total, "active": self.shapes.active},
+            "method": asked.method.name,
+            "objective": self.wishes.objective,
+            "lora": {"rank": lora.rank, "parameters": self.lora.trainable, "by_target": self.by_target},
+            "learning_rate": _rate(asked.rate),
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "memory_bytes": _memory(asked.memory),
+            "flops_per_token": asked.flops_per_token,
+            "seconds": asked.seconds,
+            "capacity": self.capacity,
+            "advice": self.advice.as_dict(),
+            "hardware": self._hardware(),
+            "sides": {"lora": _side(self.lora), "full": _side(self.full)},
+            "study": None if self.study is None else asdict(self.study),
+            "data": None if self.facts is None else asdict(self.facts),
+        }
+
+    def _hardware(self) -> dict[str, Any] | None:
+        if self.hardware is None:
+            return None
+        return {**asdict(self.hardware), "assumed": self.hardware_assumed, "fits": self.asked.fits}
+
+
+def _rate(rate: Rate) -> dict[str, Any]:
+    return {"value": rate.value, "low": rate.low, "high": rate.high, "sources": list(rate.sources)}
+
+
+def _memory(need: Memory) -> dict[str, int]:
+    return {**asdict(need), "total": need.total}
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "method": side.method.name,
+        "trainable_parameters": side.trainable,
+        "learning_rate": _rate(side.rate),
+        "memory_bytes": _memory(side.memory),
+        "micro_batch_size": side.micro_batch,
+        "fits": side.fits,
+        "flops_per_token": side.flops_per_token,
+        "shipped_bytes": side.shipped_bytes,
+        "seconds": side.seconds,
+        "money": side.money,
+    }
