@@ -61,6 +61,22 @@ def bytes_per_token(engine: Engine, policies: Sequence[str], length: int = PROBE
     return max(most, 1)
 
 
+def max_decode_rows(engine: Engine, length: int) -> int:
+    """Rows of up to `length` tokens that decode together within `default_budget`: keys, values and logits. At least 1.
+
+    From the base's configuration; a base that keeps less than keys and values of every layer gets fewer than fit.
+    """
+    config = engine.model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = int(2 * config.num_hidden_layers * heads * width * engine.dtype.itemsize * length)
+    return max(default_budget(engine) // (cache + _LOGITS_COPIES * 4 * int(config.vocab_size)), 1)
+
+
+_LOGITS_COPIES = 4
+"""Of a row's logits in float32 while a token is drawn: logits, odds, and those sorted for top-p."""
+
+
 def default_budget(engine: Engine) -> int:
     """Bytes for activations: a share of what the device has beside the weights, gradients and moments of all policies.
 
@@ -87,6 +103,7 @@ def _resident_bytes(engine: Engine) -> int:
     for policy in engine.policies.values():
         copies = 3 if isinstance(policy, FullPolicy) else 4  # a FullFT policy's weights are the base's
         found += copies * 4 * policy.trainable_parameters
+        found += 4 * sum(start.numel() for start in policy.initial.values())
     return found
 
 
