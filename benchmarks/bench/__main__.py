@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import demo, matmul, memory, pack, rank, sampling, sft
+from benchmarks.bench import demo, matmul, memory, moe, pack, rank, sampling, sft
 from benchmarks.bench.children import ROOT, ChildFailed, Launcher, take_turns
 from benchmarks.bench.figures import Bench, Figure, Raw
 from benchmarks.bench.results import Results
@@ -43,7 +43,7 @@ def measure_peak(bench: Bench) -> Raw:
 PEAK = Figure("matmul", measure_peak, lambda raw: [], lambda raw: [], needs_base=False)
 ORDER = (
     *(PEAK, sft.SETTINGS, sft.LORA, sft.FULL, rank.RATIO),
-    *(pack.PROCESSES, *pack.STREAMS, pack.BASE, sampling.SAMPLING, memory.MEMORY, demo.DEMO),
+    *(pack.PROCESSES, *pack.STREAMS, pack.BASE, sampling.SAMPLING, memory.MEMORY, moe.MOE, demo.DEMO),
 )
 FIGURES: Mapping[str, Figure] = {figure.name: figure for figure in ORDER}
 
