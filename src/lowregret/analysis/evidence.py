@@ -96,6 +96,8 @@ class Condition:
     base_nll: float
     hidden_size: int
     base_forgetting: float | None = None
+    fact_bits: float | None = None
+    """Bits of all facts of the data, where these are known."""
     sessions: tuple[Mapping[str, Any], ...] = field(default=())
 
     @property
@@ -233,6 +235,7 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         base_nll=base["test_nll"],
         hidden_size=base["hidden_size"],
         base_forgetting=base.get("forgetting_nll"),
+        fact_bits=base.get("fact_bits"),
         sessions=tuple(sessions),
     )
 

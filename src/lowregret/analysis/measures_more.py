@@ -7,13 +7,14 @@ import statistics
 from collections.abc import Mapping
 
 from lowregret.analysis.evidence import FULL, Condition, Evidence, Run
-from lowregret.analysis.facts import bits_of
 from lowregret.analysis.fits import Estimate, exponential, mean, slope
 from lowregret.analysis.measures import Measure, Measures, log_ratios
 from lowregret.plan.capacity import Evaluation, excess
 from lowregret.spec import LoRA
 from lowregret.spec.questions import InvarianceQuestion, LayersQuestion, VariantsQuestion
 
+ROUNDING = 1e-6
+"""A distance below which two curves are the same."""
 SATURATED = 0.9
 """An adapter that stores this share of the facts says nothing about what it could hold."""
 
@@ -63,7 +64,9 @@ def stored_bits(run: Run, fact_bits: float) -> float:
 def capacity(evidence: Evidence) -> Measures:
     """SCIENCE.md 3.8 and 5."""
     condition = evidence.conditions["facts"]
-    total = bits_of(condition.spec.data.train)
+    total = condition.fact_bits
+    if total is None:
+        return {}
     per_parameter: dict[str, list[float]] = {}
     details: dict[str, float | None] = {"bits of the facts": total}
     growth: list[tuple[float, float]] = []
@@ -168,7 +171,7 @@ def invariance(evidence: Evidence) -> Measures:
     largest = {seed: max(far[name][seed] for name in same) for seed in seeds}
     least = {seed: min(found[seed] for name, found in far.items() if name not in same) for seed in seeds}
     details = {name: statistics.fmean(found.values()) if found else None for name, found in far.items()}
-    ratios = [math.log2(least[seed] / max(largest[seed], 1e-12)) for seed in seeds]
+    ratios = [math.log2(least[seed] / max(largest[seed], ROUNDING)) for seed in seeds]
     return {
         "invariance-same": Measure(mean(list(largest.values())), details=details),
         "invariance-moved": Measure(exponential(mean(ratios)), details=details),

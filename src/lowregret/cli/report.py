@@ -11,17 +11,42 @@ from lowregret.cli.outcome import exit_codes
 
 
 def report(
-    folder: Annotated[
-        Path, typer.Argument(help="A study's folder, as `lowregret compare` left it.", show_default=False)
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="A folder of `lowregret compare`, or any number of `lowregret study`.", show_default=False),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where report.html goes. (default: the first folder)", show_default=False),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Also write each figure of the studies here, as SVG and PNG.", show_default=False),
+    ] = None,
 ) -> None:
-    """Write report.html again from a study's records; nothing is trained."""
-    with exit_codes():
-        from lowregret.errors import RecordsError
-        from lowregret.report.html import write_report
+    """Write report.html again from records; nothing is trained.
 
-        if not (folder / "spec.json").is_file():
-            raise RecordsError(
-                f"{folder}: is no study: it holds no spec.json. Name a folder that `lowregret compare` wrote."
-            )
-        typer.echo(str(write_report(folder)))
+    Several studies make one page: the claims first, then each figure.
+    """
+    with exit_codes():
+        from lowregret.errors import SpecError
+
+        first = folders[0]
+        if len(folders) == 1 and (first / "spec.json").is_file():
+            from lowregret.report.html import write_report
+
+            if out is not None or figures is not None:
+                raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
+            typer.echo(str(write_report(first)))
+            return
+        from lowregret.records import make_folder
+        from lowregret.report.studies import find_studies, write_page
+        from lowregret.report.study_files import write_figures
+
+        studies = find_studies(folders)
+        root = out or first
+        make_folder(root)
+        if figures is not None:
+            for path in write_figures(studies, figures):
+                typer.echo(str(path))
+        typer.echo(str(write_page(studies, root)))

@@ -50,19 +50,20 @@ def page(study: StudyRecords) -> str:
     body = "".join(
         (
             _head(study),
-            *(_figure(*parts) for parts in drawn),
-            _section("methods", "Methods compared", methods_table(study)),
-            _section("trials", f"Every trial ({len(study.trials)})", trials_table(study)),
-            _section("search", "Search and stopping rules", _rules(study)),
-            _section("environment", "Environment", definitions(study.verdict.environment, "Not recorded.")),
-            _section("reproduce", "Reproduce", _reproduce(study)),
+            *(figure(*parts) for parts in drawn),
+            section("methods", "Methods compared", methods_table(study)),
+            section("trials", f"Every trial ({len(study.trials)})", trials_table(study)),
+            section("search", "Search and stopping rules", _rules(study)),
+            section("environment", "Environment", definitions(study.verdict.environment, "Not recorded.")),
+            section("reproduce", "Reproduce", _reproduce(study)),
         )
     )
     specs = {key: spec for key, _, spec, _ in drawn}
-    return _document(study, body, specs)
+    return document(words.headline(study), study.version, body, specs)
 
 
-def _document(study: StudyRecords, body: str, specs: dict[str, Any]) -> str:
+def document(title: str, version: str, body: str, specs: dict[str, Any]) -> str:
+    """A page that needs no network: its style, its scripts, its figures' specifications by key, and its body."""
     own = files("lowregret.report")
     style = own.joinpath("page.css").read_text(encoding="utf-8")
     scripts = (_vega(), own.joinpath("page.js").read_text(encoding="utf-8"))
@@ -73,10 +74,10 @@ def _document(study: StudyRecords, body: str, specs: dict[str, Any]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(words.headline(study))}</title>",
+            f"<title>{escape(title)}</title>",
             f"<style>\n{style}</style>\n</head>\n<body>\n<main>",
             body,
-            f"</main>\n<footer>Written by lowregret {escape(study.version)} from the records in this folder.</footer>",
+            f"</main>\n<footer>Written by lowregret {escape(version)} from the records in this folder.</footer>",
             f'<script type="application/json" id="data">{_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body>\n</html>\n",
@@ -104,7 +105,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _section(key: str, title: str, body: str) -> str:
+def section(key: str, title: str, body: str) -> str:
     return f'<section aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n{body}\n</section>\n'
 
 
@@ -165,7 +166,7 @@ def _recommendation(study: StudyRecords) -> str:
     return f'<aside class="advice" aria-labelledby="advice"><h2 id="advice">Train with</h2>\n{body}</aside>'
 
 
-def _figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
+def figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
     """A figure: static until the script draws it, and static again in print."""
     from lowregret.report.figures import svg
 

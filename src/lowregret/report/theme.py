@@ -16,6 +16,11 @@ _CATEGORY = {
     "light": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A"],
     "dark": ["#4FA8DC", "#E8772E", "#1FB890", "#DB92BB", "#E69F00", "#8CCBF0", "#A6A6A6"],
 }
+# From the lowest rank to the highest: light to dark on paper, dark to light on the dark page, all with enough contrast.
+_RAMP = {
+    "light": ["#d98800", "#d4532b", "#b5305f", "#7b2d8e", "#3d2b9c", "#0b1f6b"],
+    "dark": ["#ffd166", "#ff9f5a", "#f9748f", "#cf86e8", "#a79bff", "#8fd0ff"],
+}
 _INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
 _MUTED = {"light": "#59636e", "dark": "#9ba5b1"}
 _GRID = {"light": "#e7e9ec", "dark": "#2b313a"}
@@ -31,7 +36,7 @@ def config(theme: Theme) -> dict[str, Any]:
         "background": "transparent",
         "font": FONT,
         "view": {"stroke": None},
-        "range": {"category": _CATEGORY[theme]},
+        "range": {"category": _CATEGORY[theme], "ramp": _RAMP[theme]},
         "axis": {
             "labelColor": muted,
             "titleColor": muted,
@@ -63,5 +68,10 @@ def config(theme: Theme) -> dict[str, Any]:
             "limit": {"color": _SHADE[theme], "strokeWidth": 1.5, "strokeDash": [5, 3]},
             "shade": {"color": _SHADE[theme], "opacity": 0.13},
             "track": {"color": grid},
+            "ink": {"color": ink, "stroke": ink},
+            "ring": {"stroke": ink, "color": ink, "fill": "transparent"},
+            "dot": {"color": _CATEGORY[theme][0], "fill": _CATEGORY[theme][0]},
+            "interval": {"color": _CATEGORY[theme][0]},
+            "name": {"fontSize": 12, "fontWeight": 600, "font": FONT},
         },
     }

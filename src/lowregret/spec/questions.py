@@ -267,7 +267,7 @@ class InvarianceQuestion(Question):
     """An eps that is as good as none: the invariance holds for Adam without one."""
     rank: Rank = 8
     learning_rate: PositiveRate = 1e-3
-    transforms: tuple[tuple[float, float], ...] = ((2.0, 1.0), (1.0, 2.0), (4.0, 0.5), (0.5, 4.0))
+    transforms: tuple[tuple[float, float], ...] = ((2.0, 1.0), (1.0, 3.0), (3.0, 0.7), (0.3, 5.0))
     """(p, q): alpha / (pq), init · p, rate of A · p, rate of B · q."""
     changes: tuple[float, ...] = (2.0, 4.0)
     """Factors by which alpha alone, and init alone, are changed to see that these do matter."""

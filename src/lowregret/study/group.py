@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lowregret.data.bundled import load_builtin
 from lowregret.data.chat import Example
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import Engine
@@ -62,6 +63,8 @@ def run_group(
         bench = Bench(spec, inputs)
         base_nll(folder, bench)
         _note(folder, hidden_size=inputs.config.get_text_config().hidden_size)
+        if spec.data.train.startswith("builtin:") and (facts := load_builtin(spec.data.train).facts.get("fact_bits")):
+            _note(folder, fact_bits=facts)
         deliver = _Forgetting(folder, bench) if spec.forgetting else _nothing
         checkpoint = read_checkpoint(folder)
         crew = Crew(folder, spec, known, observer, checkpoint, deliver)

@@ -21,6 +21,7 @@ from lowregret.errors import DataError
 SMALL = {
     "arithmetic": "builtin:arithmetic:size=80,test_size=40,difficulty=2,wrong=0.2",
     "biographies": "builtin:biographies:size=8",
+    "corpus": "builtin:corpus:size=80,test_size=40",
     "instructions": "builtin:instructions:size=80,test_size=40,difficulty=3",
 }
 

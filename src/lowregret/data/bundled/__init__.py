@@ -3,6 +3,7 @@
     builtin:biographies[:size=64,seed=0,wordings=4]             teaching: facts about people no base has met
     builtin:arithmetic[:size=1024,seed=0,difficulty=3,wrong=0]  eliciting: worked chains of `difficulty` steps
     builtin:instructions[:size=1024,seed=0,difficulty=4]        eliciting: five list tasks, replies in a new format
+    builtin:corpus[:size=1024,seed=0]                           what the bundled bases were trained on, its chats only
 
 Every value after `=` is a number. Train and test never share a problem; the test of `biographies` asks for the facts of
 the train people in wordings that their training rows do not use.
@@ -110,6 +111,23 @@ def _instructions(size: int, seed: int, test_size: int, difficulty: int) -> Buil
     return _split(draw, size, test_size)
 
 
+def _corpus(size: int, seed: int, test_size: int) -> Builtin:
+    """For measuring what fine-tuning forgets: the mix of recipes/pretrain_tiny.toml, about the same known people."""
+    from lowregret.data.bundled.corpus import draw_documents  # it needs this module
+
+    mix = {"arithmetic": 0.4, "question": 0.2, "instruction": 0.2}
+    documents = draw_documents(
+        4 * (size + test_size), seed + 1000, mix=mix, people=256, wrong=0.2, longest=5, difficulty=5
+    )
+    rows: dict[str, TrainRow] = {}
+    for document in documents:
+        rows.setdefault(str(document.messages), {"messages": document.messages})
+    drawn = list(rows.values())
+    if len(drawn) < size + test_size:
+        raise ValueError(f"the documents run out after {len(drawn)}; lower size")
+    return Builtin(drawn[test_size : test_size + size], drawn[:test_size])
+
+
 _Bounds = tuple[float, float, float]
 _GENERATORS: dict[str, tuple[Callable[..., Builtin], dict[str, _Bounds]]] = {
     # name: (generator, {key: (default, lowest, highest)})
@@ -131,6 +149,7 @@ _GENERATORS: dict[str, tuple[Callable[..., Builtin], dict[str, _Bounds]]] = {
         _instructions,
         {"size": (1024, 1, 10**6), "seed": (0, 0, 2**31), "test_size": (256, 1, 10**5), "difficulty": (4, 2, 8)},
     ),
+    "corpus": (_corpus, {"size": (1024, 1, 10**5), "seed": (0, 0, 2**31), "test_size": (256, 1, 10**5)}),
 }
 
 
