@@ -98,14 +98,53 @@ def test_a_stop_text_ends_a_completion_with_the_token_that_completes_it(bases: M
             assert cut.finished == (stop in engine._text(list(whole.token_ids)))
 
 
-def test_a_stop_text_that_is_looked_for_late_cuts_where_it_was_complete() -> None:
-    """On a GPU several tokens are drawn between two looks."""
-    texts = sampler.StopTexts(("cd", "x"), lambda ids: "".join(map(chr, ids)))
-    tokens = torch.tensor([[ord(letter) for letter in word] for word in ("abcdef", "abcabc", "xxxxxx")])
-    lengths = torch.full((3,), 6)
-    still = sampler._without_texts(texts, tokens, lengths, torch.arange(3), torch.tensor([True, True, False]), 2)
-    assert still.tolist() == [False, True, False]
-    assert lengths.tolist() == [4, 6, 6]
+def test_a_stop_text_that_is_looked_for_late_cuts_where_it_was_complete(
+    bases: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU several tokens are drawn between two looks; a stop token may come before or after a text."""
+    engine = Engine(bases.small_base("qwen3"))
+    bases.adapted(engine, "a", seed=1)
+    prompts = {"a": PROMPTS * 4, "base": PROMPTS * 4}
+    params = SamplingParams(max_tokens=11, seed=1, stop_ids=(2, 3, 4), stop_texts=("w7", "w20", "w3 w5", "w40 w"))
+    expected = engine.sample(prompts, params)
+    assert {completion.finished for completion in expected["a"]} == {True, False}
+    monkeypatch.setattr(sampler._Generation, "_may_look", lambda self: self._unseen >= 4)
+    found = engine.sample(prompts, params, max_rows=12)
+    for name in prompts:
+        for one, other in zip(found[name], expected[name], strict=True):
+            assert (one.token_ids, one.finished) == (other.token_ids, other.finished)
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("max_rows", [1, 4, 7, 17, 100])
+def test_who_waits_changes_no_completion(
+    bases: ModuleType, architecture: str, monkeypatch: pytest.MonkeyPatch, max_rows: int
+) -> None:
+    """Rows end at different tokens, and waiting prompts of other lengths take their places."""
+    engine = Engine(bases.small_base(architecture))
+    for number, name in enumerate(("a", "b")):
+        bases.adapted(engine, name, rank=number + 2, seed=number)
+    prompts = {"a": PROMPTS * 3, "b": PROMPTS[::-1] * 2, "base": PROMPTS[1:] * 3}
+    params = SamplingParams(max_tokens=14, seed=4, stop_ids=tuple(range(2, 9)))
+    expected = engine.sample(prompts, params)
+    sizes: list[int] = []
+    draw = sampler._draw
+
+    def watched(logits: torch.Tensor, *others: object) -> object:
+        sizes.append(len(logits))
+        return draw(logits, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sampler, "_draw", watched)
+    found = engine.sample(prompts, params, max_rows=max_rows)
+    assert max(sizes) <= max(max_rows, 3)
+    assert found.keys() == prompts.keys()
+    for name in prompts:
+        for one, other in zip(found[name], expected[name], strict=True):
+            assert (one.token_ids, one.finished) == (other.token_ids, other.finished)
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    if engine.padding_free and architecture != "gemma2" and max_rows == 7:
+        waves = sum(max(len(c.token_ids) for c in wave) for wave in [expected["a"][s : s + 2] for s in range(0, 12, 2)])
+        assert len(sizes) < waves, "places were empty until the last of a wave had finished"
 
 
 def test_dropped_samples_and_cutting_a_batch_change_no_gradient(bases: ModuleType) -> None:

@@ -62,6 +62,14 @@ class Decoder(ABC):
     def keep(self, kept: Sequence[int], counts: dict[str, int]) -> bool:
         """Go on with these rows only; False when it cannot and goes on with all."""
 
+    @abstractmethod
+    def join(self, prompts: Prompts) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]] | None:
+        """Take new rows in; None when it cannot.
+
+        `prompts` names all policies in order. Returns the logits of the new rows' first tokens and the order of all
+        rows from now on, as indices into the old rows followed by the new: a policy's rows stay together.
+        """
+
 
 def decoder(model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: Forward, *, end_to_end: bool) -> Decoder:
     """The fast one, unless the base takes no rows that lie end to end or keeps other states than keys and values.
@@ -130,6 +138,22 @@ class CachedDecoder(Decoder):
         self._positions = self._positions.index_select(0, rows)
         self.counts = counts
         return True
+
+    def join(self, prompts: Prompts) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]]:
+        """Read the new prompts in passes of their own, and put their keys and values beside those that are there."""
+        others = CachedDecoder(self._model, {name: new for name, new in prompts.items() if new}, self._forward)
+        logits = others.start()
+        order: list[int] = []
+        old, new = 0, sum(self.counts.values())
+        for name in prompts:
+            order += range(old, old := old + self.counts.get(name, 0))
+            order += range(new, new := new + others.counts.get(name, 0))
+        index = torch.tensor(order, device=self._device)
+        self._cache.join(others._cache, index)
+        self._positions = torch.cat([self._positions, others._positions]).index_select(0, index)
+        both = {name: self.counts.get(name, 0) + others.counts.get(name, 0) for name in prompts}
+        self.counts = {name: count for name, count in both.items() if count}
+        return logits, order
 
     def _prefill(self, first: int, last: int) -> Float[Tensor, "prompts vocabulary"]:
         """Read some of the prompts; logits of each one's next token."""
@@ -207,6 +231,18 @@ class RowCache(Cache):
         self.columns -= unused
         self._hide()
 
+    def join(self, others: RowCache, order: Int[Tensor, " rows"]) -> None:
+        """Take the rows of another cache in, aligned like the own at their newest token, and order them all."""
+        columns = max(self.columns, others.columns)
+        for layer, other in zip(self.layers, others.layers, strict=True):
+            assert isinstance(layer, RowLayer)
+            assert isinstance(other, RowLayer)
+            layer.join(other, columns, order)
+        lengths = self.lengths + others.lengths
+        self.lengths = [lengths[row] for row in order.tolist()]
+        self.columns = columns
+        self._hide()
+
     def _hide(self) -> None:
         before = self.columns - torch.tensor(self.lengths)
         columns = torch.arange(self.columns + ROOM)
@@ -261,6 +297,18 @@ class RowLayer(CacheLayerMixin):
         used = slice(unused, self.cache.columns)
         self.keys = _with_room(self.keys[:, :, used].index_select(0, rows))
         self.values = _with_room(self.values[:, :, used].index_select(0, rows))
+
+    def join(self, other: RowLayer, columns: int, order: Int[Tensor, " rows"]) -> None:
+        """Rows of both, in order, aligned at the end of so many columns; zeros before."""
+
+        def both(own: Tensor, others: Tensor) -> Tensor:
+            parts = [
+                torch.nn.functional.pad(states[:, :, :used], (0, 0, columns - used, 0))
+                for states, used in ((own, self.cache.columns), (others, other.cache.columns))
+            ]
+            return _with_room(torch.cat(parts).index_select(0, order))
+
+        self.keys, self.values = both(self.keys, other.keys), both(self.values, other.values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """What transformers would need to build a mask."""
@@ -346,6 +394,9 @@ class PaddedDecoder(Decoder):
     def keep(self, kept: Sequence[int], counts: dict[str, int]) -> bool:
         """Not all kinds of state can drop rows."""
         return False
+
+    def join(self, prompts: Prompts) -> None:
+        """Nor take new ones in."""
 
     def _pass(self, selected: Tensor | None) -> Float[Tensor, "rows vocabulary"]:
         length = self._ids.shape[1]

@@ -23,7 +23,7 @@ from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.chat import Example
 from lowregret.engine.attention import attending, configurations, tells_all
 from lowregret.engine.checkpointing import checkpoint_layers
-from lowregret.engine.decode import decoder
+from lowregret.engine.decode import Decoder, Prompts, decoder
 from lowregret.engine.layout import Layout, lay_out
 from lowregret.engine.losses import Loss, cross_entropy, token_logprobs
 from lowregret.engine.optimizer import AdamParams
@@ -172,15 +172,20 @@ class Engine:
         prompts: Mapping[str, Sequence[Sequence[int]]],
         params: SamplingParams,
         seeds: Mapping[str, int] | None = None,
+        max_rows: int | None = None,
     ) -> dict[str, list[Completion]]:
         """One completion for each prompt (token ids) of each policy, all in one batch.
 
-        `seeds` are those of policies that do not draw by that of `params`.
+        `seeds` are those of policies that do not draw by that of `params`. With `max_rows`, no more than that are in
+        the batch at once, and waiting prompts take the places of those that have finished.
         """
         ordered = {name: prompts[name] for name in self._order(prompts)}
-        reader = decoder(self.model, ordered, self.base.pad_id, self._logits, end_to_end=self.padding_free)
+
+        def read(some: Prompts) -> Decoder:
+            return decoder(self.model, some, self.base.pad_id, self._logits, end_to_end=self.padding_free)
+
         with self._arithmetic(), self._routing.unchanging():
-            found = generate(reader, ordered, params, self._text, seeds)
+            found = generate(read, ordered, params, self._text, seeds, max_rows)
         return {name: found[name] for name in prompts}
 
     def _text(self, token_ids: list[int]) -> str:

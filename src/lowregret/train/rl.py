@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from lowregret.data.batches import Batch, batch_indices
-from lowregret.engine import Completion, Engine, PassResult, SamplingParams
+from lowregret.engine import Engine, PassResult
+from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.losses import Loss, cispo, entropy_bonus, importance_sampling, k3, kl_penalty, ppo_clip
 from lowregret.records import ExampleRewards, keep_metrics_until, make_folder
 from lowregret.spec import RL, TrainingSpec, TrialSpec
-from lowregret.tasks import Grade, Problem
 from lowregret.train.checkpoint import Progress
 from lowregret.train.liveness import Liveness
 from lowregret.train.rl_log import FAILURES, TRANSCRIPTS, append_lines, keep_lines_until
 from lowregret.train.rl_problems import Prompt
 from lowregret.train.rl_rollout import Rollout, Sample, batches, column, draw_seed, measure
+from lowregret.train.rl_sampling import Grading, Sampling
 from lowregret.train.schedule import eval_steps, total_examples, total_steps
 from lowregret.train.step import (
     METRICS,
@@ -56,8 +57,7 @@ class RLTask:
     spec: TrainingSpec
     train: Sequence[Prompt]
     test: Sequence[Prompt]
-    grade: Callable[[Sequence[tuple[str, Problem]]], list[Grade]]
-    """A `Grader`, or whatever else grades (completion, problem)."""
+    grade: Grading
     reference: Engine | None = None
     """The base, for the KL penalty of a FullFT, which changes it; a LoRA's is its own engine's."""
     say: Callable[[str], None] = lambda line: None
@@ -69,6 +69,11 @@ class RLTask:
         return self.spec.objective
 
     @property
+    def longest_row(self) -> int:
+        """Tokens of the longest prompt with the longest completion."""
+        return max(len(prompt.token_ids) for prompt in (*self.train, *self.test)) + self.objective.max_tokens
+
+    @property
     def test_tokens(self) -> int:
         """No token is supervised."""
         return 0
@@ -78,12 +83,13 @@ class RLTask:
         return RLWork(self)
 
     def has_room(self, members: int, policies: Sequence[str]) -> bool:
-        """Sampling is faster the more rows decode together, until they fill the device."""
-        return members * self.spec.batch_size * self.objective.group_size <= _DECODE_ROWS
+        """Sampling gains by every row that decodes together with others, until they fill the device."""
+        rows = members * self.spec.batch_size * self.objective.group_size
+        return rows <= min(DECODE_ROWS, max_decode_rows(self.engine, self.longest_row))
 
 
-_DECODE_ROWS = 1024
-"""Rows of a pack in one decode batch, at most."""
+DECODE_ROWS = 1024
+"""Rows of a pack in one decode batch, at most: where more stop paying is not measured."""
 
 
 @dataclass
@@ -123,32 +129,15 @@ def policy_loss(objective: RL) -> Loss:
     return loss
 
 
-def sampling_params(engine: Engine, objective: RL) -> SamplingParams:
-    """How completions are drawn, in training and in evaluations alike."""
-    ends = {engine.base.tokenizer.eos_token_id}
-    generation = getattr(engine.model, "generation_config", None)
-    configured = getattr(generation, "eos_token_id", None)
-    ends.update(configured if isinstance(configured, list | tuple) else [configured])
-    return SamplingParams(
-        max_tokens=objective.max_tokens,
-        temperature=objective.temperature,
-        top_p=objective.top_p,
-        stop_ids=tuple(sorted(end for end in ends if end is not None)),
-        stop_texts=objective.stop,
-    )
-
-
 class RLWork:
     """What the trials of a pack do in a round."""
 
     def __init__(self, task: RLTask) -> None:
         self.task = task
         self._objective = task.objective
-        self._params = sampling_params(task.engine, task.objective)
+        self._sampling = Sampling(task.engine, task.objective, task.grade, task.say, task.longest_row)
         self._loss = policy_loss(task.objective)
-        longest = max(len(prompt.token_ids) for prompt in task.train) + task.objective.max_tokens
-        self._passes = Passes(task.engine, task.spec, longest)
-        self._told = False
+        self._passes = Passes(task.engine, task.spec, task.longest_row)
 
     def enter(self, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:
         """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps."""
@@ -203,7 +192,7 @@ class RLWork:
         count = self._objective.eval_samples
         prompts = [prompt for prompt in self.task.test for _ in range(count)]
         seeds = {member.name: draw_seed(EVALUATION_SEED, 0) for member in members}
-        drawn = self._sample({member.name: prompts for member in members}, seeds)
+        drawn = self._sampling.draw({member.name: prompts for member in members}, seeds)
         found: dict[str, Evaluation | Ending] = {}
         for member in members:
             samples = drawn[member.name]
@@ -217,7 +206,7 @@ class RLWork:
         return found
 
     def _evaluation(self, member: Member, samples: Sequence[Sample], count: int, step: int) -> Evaluation:
-        rollout = self._graded(member, samples, count, step)
+        rollout = self._sampling.graded(member.folder, samples, count, step)
         rewards = tuple(math.fsum(group) / count for group in rollout.groups)
         lengths = [len(sample.completion.token_ids) for sample in samples]
         shown = zip(samples[: _SHOWN * count], rollout.grades, strict=False)
@@ -242,7 +231,7 @@ class RLWork:
             )
             prompts[member.name] = [self.task.train[row] for row in rows for _ in range(size)]
         seeds = {member.name: draw_seed(member.trial.seed, member.progress.step) for member in members}
-        drawn = self._sample(prompts, seeds)
+        drawn = self._sampling.draw(prompts, seeds)
         rollouts: dict[str, Rollout] = {}
         found: dict[str, Taken | Ending] = {}
         for member in members:
@@ -252,59 +241,8 @@ class RLWork:
             elif not all(sample.finite for sample in samples):
                 found[member.name] = Ending("diverged", error=f"probabilities are not finite in step {step}.")
             else:
-                rollouts[member.name] = self._graded(member, samples, size, step)
+                rollouts[member.name] = self._sampling.graded(member.folder, samples, size, step)
         return rollouts, found
-
-    def _sample(
-        self, prompts: Mapping[str, Sequence[Prompt]], seeds: Mapping[str, int]
-    ) -> dict[str, list[Sample] | Ending]:
-        """Completions, all policies in one batch; one after the other where all together do not fit in memory."""
-        ids = {name: [prompt.token_ids for prompt in own] for name, own in prompts.items()}
-        try:
-            drawn = self.task.engine.sample(ids, self._params, seeds)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            problem = str(error)
-        else:
-            return {name: list(map(self._finished, prompts[name], drawn[name])) for name in prompts}
-        if len(prompts) == 1:
-            return dict.fromkeys(prompts, Ending("failed", error=memory_advice(problem)))
-        found: dict[str, list[Sample] | Ending] = {}
-        for name in prompts:
-            found |= self._sample({name: prompts[name]}, seeds)
-        return found
-
-    def _finished(self, prompt: Prompt, completion: Completion) -> Sample:
-        """A completion with the text that is graded."""
-        text = str(self.task.engine.base.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
-        ends = [place for stop in self._objective.stop if (place := text.find(stop)) >= 0]
-        return Sample(prompt, completion, text[: min(ends)] if ends else text)
-
-    def _graded(self, member: Member, samples: Sequence[Sample], size: int, step: int) -> Rollout:
-        """Grade, and report the samples that cannot be."""
-        grades = self.task.grade([(sample.text, sample.prompt.problem) for sample in samples])
-        failed = [(sample, grade) for sample, grade in zip(samples, grades, strict=True) if grade.failure is not None]
-        append_lines(
-            member.folder / FAILURES,
-            (
-                {
-                    "step": step,
-                    "prompt": sample.prompt.problem.prompt,
-                    "completion": sample.text,
-                    "reward": grade.reward,
-                    "error": grade.failure,
-                }
-                for sample, grade in failed
-            ),
-        )
-        if failed and not self._told:
-            self._told = True
-            self.task.say(
-                f"grading failed for {len(failed)} of {len(samples)} samples: the first {failed[0][1].failure}. They "
-                f"count as {self._objective.failure_reward:g}; {member.folder / FAILURES} names them and later ones"
-            )
-        return Rollout(samples, grades, size)
 
     def _update(
         self,
