@@ -103,6 +103,7 @@ def _resident_bytes(engine: Engine) -> int:
     for policy in engine.policies.values():
         copies = 3 if isinstance(policy, FullPolicy) else 4  # a FullFT policy's weights are the base's
         found += copies * 4 * policy.trainable_parameters
+        found += 4 * sum(start.numel() for start in policy.initial.values())
     return found
 
 
