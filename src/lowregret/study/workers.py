@@ -140,7 +140,7 @@ class _Parent:
     def _listen(self, worker: Connection) -> None:
         try:
             kind, content = worker.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             job = self._busy.pop(worker)
             self._problem = RecordsError(
                 f"{job.folder}: its process ended without a word (out of memory?). Run the same command again, "

@@ -35,7 +35,9 @@ def trial(home: Path, rank: int = 4, test_nll: float | None = 0.25, status: str 
 
 def run_spec(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(json.dumps({"spec": {"batch_size": 8}, "resolved": {"train_examples": 30}}))
+    (folder / "spec.json").write_text(
+        json.dumps({"spec": {"batch_size": 8, "data": {"train": "rows.jsonl"}}, "resolved": {"train_examples": 30}})
+    )
 
 
 def test_the_first_epoch_alone_is_summed(tmp_path: Path) -> None:
@@ -53,8 +55,9 @@ def test_a_study_gives_its_best_trial_at_the_highest_rank(tmp_path: Path) -> Non
     trial(tmp_path / "trials" / "b", rank=16, test_nll=0.3)
     trial(tmp_path / "trials" / "c", rank=16, test_nll=0.2)
     trial(tmp_path / "trials" / "d", rank=64, test_nll=None, status="diverged")
-    found, record = read_pilot(tmp_path)
-    assert (record.method, record.test_nll) == ("lora:16", 0.2)
+    found, name = read_pilot(tmp_path)
+    assert found.bits_per_token == pytest.approx((1.25 - 0.2) / math.log(2))
+    assert name == f"EDL of lora:16 in {tmp_path}, on rows.jsonl"
     assert read_pilot(tmp_path / "trials" / "c")[0] == found
 
 
@@ -71,5 +74,5 @@ def test_what_is_no_pilot_says_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match=r"spec\.json"):
         read_pilot(tmp_path / "other")
     (tmp_path / "other" / "spec.json").write_text("{}")
-    with pytest.raises(RecordsError, match="names no batch_size"):
+    with pytest.raises(RecordsError, match="names no data, batch_size"):
         read_pilot(tmp_path / "other")

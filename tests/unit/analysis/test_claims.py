@@ -1,0 +1,163 @@
+"""Claims: the rule, what they say of studies whose truth is known, and that tampering is seen."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowregret.analysis.claims import Claim, judge_study, rule
+from lowregret.analysis.evidence import read_evidence
+from lowregret.analysis.fits import Estimate
+from lowregret.analysis.statements import Statement, statements
+from lowregret.analysis.verification import verify_folder
+from lowregret.errors import RecordsError
+from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
+from lowregret.spec.questions import QUESTIONS, Question, make_question
+
+WITHIN = Statement(key="k", number="0", sentence="s", statistic="t", unit="ratio", low=1.0, high=2.0)
+
+
+def small(kind: str, **changed: Any) -> Question:
+    """A question of few trials."""
+    sizes: dict[str, Any] = {
+        "rank": {"ranks": (1, 4, 16), "sizes": (8, 16), "steps": 64},
+        "learning-rate": {"ranks": (1, 4, 16), "steps": 64},
+        "short-runs": {"lengths": (10, 20, 40), "steps": 40},
+        "early": {"ranks": (1, 4), "steps": 16},
+        "batch-size": {"batches": (4, 8, 16), "examples": 64, "ranks": (4, 16)},
+        "layers": {"ranks": (4,), "steps": 16},
+        "capacity": {"ranks": (1, 4), "steps": 64, "people": 4},
+        "compute": {"widths": (64, 128), "ranks": (1, 16)},
+        "invariance": {"steps": 16},
+        "variants": {"steps": 16},
+        "scaling": {"models": ("tiny", "tiny-256"), "ranks": (1, 16), "steps": 16},
+    }
+    return make_question({"kind": kind, **sizes[kind], **changed})
+
+
+def claims(fake: ModuleType, folder: Path, question: Question, *loss: Any) -> dict[str, Claim]:
+    fake.make(folder, question, *loss)
+    return {claim.statement.key: claim for claim in judge_study(read_evidence(folder)).claims}
+
+
+# --- the rule -------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0, 3), st.floats(0, 3))
+def test_a_claim_holds_only_wholly_inside_and_fails_only_wholly_outside(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    found = rule(WITHIN, Estimate(value=(low + high) / 2, low=low, high=high, n=3))
+    assert (found == "holds") == (low >= 1 and high <= 2)
+    assert (found == "does not hold") == (high < 1 or low > 2)
+
+
+def test_without_an_interval_nothing_is_decided() -> None:
+    assert rule(WITHIN, Estimate(value=1.5)) == "open"
+
+
+# --- studies whose truth is known -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_every_claim_of_every_question_is_measured(fake_studies: ModuleType, tmp_path: Path, kind: str) -> None:
+    found = claims(fake_studies, tmp_path, small(kind))
+    assert list(found) == [statement.key for statement in statements(small(kind))]
+    unmeasured = {key for key, claim in found.items() if claim.estimate is None}
+    nothing_moves = {"rank-departure", "early-grow", "capacity-rank", "batch-rank-free"}
+    assert unmeasured <= nothing_moves, "in these studies all ranks are alike"
+
+
+def test_the_ratio_of_best_rates_is_found(fake_studies: ModuleType, tmp_path: Path) -> None:
+    """6e-3 over 1e-3, for all ranks."""
+    found = claims(fake_studies, tmp_path, small("learning-rate"))
+    ratio, drift = found["rate-ratio"], found["rate-drift"]
+    assert ratio.estimate is not None
+    assert ratio.estimate.value == pytest.approx(6.0, rel=0.15)
+    assert ratio.ruling == "holds"
+    assert drift.ruling == "holds"
+
+
+def test_two_seeds_decide_nothing(fake_studies: ModuleType, tmp_path: Path) -> None:
+    found = claims(fake_studies, tmp_path, small("learning-rate", seeds=2))
+    assert {claim.ruling for claim in found.values()} == {"open"}
+
+
+def test_ranks_that_run_out_leave_at_a_step_that_grows_with_them(fake_studies: ModuleType, tmp_path: Path) -> None:
+    def loss(group: GroupSpec, trial: TrialSpec, step: int) -> float:
+        best: float = fake_studies.u_shaped(group, trial, step)
+        if isinstance(trial.method, LoRA):
+            best += 0.1 * max(0.0, math.log2(step / (4 * trial.method.rank)))
+        return best
+
+    question = small("rank", ranks=(1, 2, 4, 8, 64), steps=256, evals=16)
+    found = claims(fake_studies, tmp_path, question, loss)["rank-departure"]
+    assert found.ruling == "holds"
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_larger_penalty_at_large_batch_is_seen_and_is_rank_free(fake_studies: ModuleType, tmp_path: Path) -> None:
+    def loss(group: GroupSpec, trial: TrialSpec, step: int) -> float:
+        slope = 0.1 if isinstance(trial.method, FullFT) else 0.3
+        own: float = fake_studies.u_shaped(group, trial, 1)
+        return own + slope * math.log2(group.batch_size)
+
+    found = claims(fake_studies, tmp_path, small("batch-size"), loss)
+    assert {key: claim.ruling for key, claim in found.items()} == dict.fromkeys(found, "holds")
+    assert found["batch-gap"].estimate is not None
+    assert found["batch-gap"].estimate.value == pytest.approx(0.2, rel=0.1)
+
+
+def test_time_by_theory_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
+    found = claims(fake_studies, tmp_path, small("compute"))
+    assert found["compute-theory"].ruling == "holds"
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(fake_studies: ModuleType, tmp_path: Path) -> Path:
+    fake_studies.make(tmp_path, small("learning-rate"))
+    return tmp_path
+
+
+def edit(path: Path, change: Any) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_what_was_not_touched_verifies(study: Path) -> None:
+    found = verify_folder(study)
+    assert not found.differences
+    assert any("claims" in line for line in found.lines)
+
+
+def test_a_claim_that_was_improved_is_seen(study: Path) -> None:
+    edit(study / "claims.json", lambda value: value["claims"][0].update(ruling="does not hold"))
+    assert any("ruling" in line for line in verify_folder(study).differences)
+
+
+def test_a_threshold_that_was_moved_is_seen(study: Path) -> None:
+    edit(study / "study.json", lambda value: value["claims"][0].update(high=100.0))
+    assert any("stated before the run" in line for line in verify_folder(study).differences)
+
+
+def test_a_loss_that_was_improved_is_seen(study: Path) -> None:
+    path = next(study.glob("groups/main.lora/trials/*/trial.json"))
+    edit(path, lambda value: value.update(test_nll=0.1))
+    assert any("examples.json" in line for line in verify_folder(study).differences)
+
+
+def test_a_study_that_is_not_done_says_what_to_do(study: Path) -> None:
+    (study / "groups/main.full/base.json").unlink()
+    with pytest.raises(RecordsError, match="Run the same `lowregret study` again"):
+        read_evidence(study)

@@ -1,0 +1,63 @@
+"""Fits against closed forms and numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lowregret.analysis.fits import exponential, mean, r_squared, slope, vertex
+
+
+@given(place=st.floats(-0.5, 0.5), bend=st.floats(0.01, 10), depth=st.floats(-5, 5))
+def test_a_parabola_is_found_exactly(place: float, bend: float, depth: float) -> None:
+    below, at, above = (depth + bend * (x - place) ** 2 for x in (-1, 0, 1))
+    found, bottom = vertex(below, at, above)
+    assert found == pytest.approx(place, abs=1e-9)
+    if abs(found) < 0.5:
+        assert bottom == pytest.approx(depth, abs=1e-9)
+
+
+def test_three_equal_losses_have_their_bottom_in_the_middle() -> None:
+    assert vertex(1.0, 1.0, 1.0) == (0.0, 1.0)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=3, max_size=8))
+def test_a_mean_has_students_interval(values: list[float]) -> None:
+    found = mean(values)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread
+    assert found.high - found.low == pytest.approx(2 * half, abs=1e-9)
+
+
+def test_one_value_has_no_interval_and_none_no_mean() -> None:
+    one = mean([3.0])
+    assert one is not None
+    assert not one.known
+    assert mean([]) is None
+
+
+@given(st.integers(0, 1000))
+def test_a_line_is_numpys(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    xs, ys = draw.normal(size=7).tolist(), draw.normal(size=7).tolist()
+    found, expected = slope(xs, ys), stats.linregress(xs, ys)
+    assert found is not None
+    assert found.low is not None
+    assert found.value == pytest.approx(expected.slope)
+    assert found.value - found.low == pytest.approx(stats.t.ppf(0.975, 5) * expected.stderr)
+    assert r_squared(xs, ys) == pytest.approx(expected.rvalue**2)
+
+
+def test_a_ratio_keeps_its_interval_around_it() -> None:
+    found = exponential(mean([1.0, 2.0, 3.0]))
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert found.value == pytest.approx(4.0)
+    assert found.low * found.high == pytest.approx(16.0)

@@ -1,0 +1,103 @@
+"""The questions: their recipes, what --quick and flags change, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lowregret.errors import SpecError
+from lowregret.spec import FullFT, LoRA, read_toml
+from lowregret.spec.questions import QUESTIONS, Asked, InvarianceQuestion, LayersQuestion, log_spaced, make_question
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_the_recipe_of_a_question_spells_its_defaults(kind: str) -> None:
+    path = RECIPES / f"study_{kind.replace('-', '_')}.toml"
+    assert make_question(read_toml(path)) == QUESTIONS[kind]()
+
+
+def test_every_recipe_belongs_to_a_question() -> None:
+    assert {path.stem for path in RECIPES.glob("study_*.toml")} == {f"study_{k.replace('-', '_')}" for k in QUESTIONS}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_groups_have_folders_of_their_own_and_start_from_earlier_ones(kind: str, quick: bool) -> None:
+    question = make_question({"kind": kind}, quick=quick)
+    groups = question.groups()
+    assert len({group.key for group in groups}) == len(groups)
+    seen: set[str] = set()
+    for group in groups:
+        assert group.start_from is None or group.start_from in seen
+        assert len({isinstance(method, FullFT) for method in group.methods}) == 1, "FullFT is alone"
+        seen.add(group.condition)
+    assert Asked.model_validate(Asked(question=question).model_dump(mode="json")).question == question  # type: ignore[arg-type]
+
+
+def test_flags_win_over_quick_and_quick_over_the_recipe() -> None:
+    values = {"kind": "learning-rate", "steps": 999, "ranks": [2, 3]}
+    assert make_question(values).steps == 999
+    assert make_question(values, quick=True).steps == QUESTIONS["learning-rate"].QUICK["steps"]
+    assert make_question(values, quick=True, flags={"steps": 7}).steps == 7
+
+
+def test_other_data_keep_nothing_of_the_defaults_and_a_limit_keeps_the_data() -> None:
+    other = make_question({"kind": "layers"}, flags={"data": "rows.jsonl", "max_eval": 9})
+    assert (other.data.train, other.data.max_eval, other.data.max_length) == ("rows.jsonl", 9, 512)
+    limited = make_question({"kind": "layers"}, flags={"max_eval": 9})
+    assert (limited.data.train, limited.data.max_length) == (LayersQuestion().data.train, 128)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"kind": "rnak"}, "Did you mean 'rank'"),
+        ({}, "names the question"),
+        ({"kind": "rank", "rnaks": [1]}, "unknown key 'rnaks'"),
+        ({"kind": "rank", "epochs": 1}, "steps"),
+        ({"kind": "short-runs", "lengths": [10, 20]}, "must ascend and end with"),
+        ({"kind": "short-runs", "optimizer": {"schedule": "linear"}}, "constant rate"),
+        ({"kind": "batch-size", "examples": 100, "batches": [8, 16]}, "no multiple"),
+        ({"kind": "capacity", "data": {"train": "rows.jsonl"}}, "known bits"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, object], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        make_question(values)
+
+
+def test_a_flag_that_a_question_has_no_use_for_is_refused() -> None:
+    with pytest.raises(SpecError, match="--ranks: the question 'variants'"):
+        make_question({"kind": "variants"}, flags={"ranks": [1]})
+
+
+def test_a_larger_question_asks_for_all_that_the_smaller_one_did() -> None:
+    small = make_question({"kind": "rank", "ranks": [1, 4], "sizes": [8, 16]}).groups()
+    large = {
+        group.key: group for group in make_question({"kind": "rank", "ranks": [1, 4, 9], "sizes": [8, 16, 32]}).groups()
+    }
+    for group in small:
+        beside = large[group.key]
+        assert set(group.methods) <= set(beside.methods)
+        assert beside.model_copy(update={"methods": group.methods}) == group
+
+
+def test_transforms_keep_both_invariants_and_changes_keep_one() -> None:
+    question = InvarianceQuestion()
+
+    def invariants(lora: LoRA) -> tuple[float, float]:
+        return lora.alpha * lora.init_scale * lora.b_rate, lora.init_scale / lora.a_rate
+
+    plain, *others = question.methods()
+    for index, lora in enumerate(others):
+        same = [abs(a / b - 1) < 1e-9 for a, b in zip(invariants(lora), invariants(plain), strict=True)]
+        assert same.count(True) == (2 if index < len(question.transforms) else 1)
+
+
+def test_evaluations_are_even_in_the_logarithm() -> None:
+    assert log_spaced(2, 512, 9) == (2, 4, 8, 16, 32, 64, 128, 256, 512)
+    assert log_spaced(5, 3, 4) == (3,)
+    assert log_spaced(2, 8, 1) == (8,)

@@ -1,0 +1,110 @@
+"""Studies that nobody trained: the runner's search, fed with losses by a formula, leaving the runner's files."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.claims import judge_study
+from lowregret.analysis.evidence import read_evidence
+from lowregret.analysis.statements import statements
+from lowregret.records import ExampleLosses, Metric, TrialRecord, append_metric, write_json
+from lowregret.spec import GroupSpec, LoRA, TrialSpec
+from lowregret.spec.questions import Asked, ComputeQuestion, Question
+from lowregret.study.rates import group_trials
+
+EXAMPLES = 16
+Loss = Callable[[GroupSpec, TrialSpec, int], float]
+"""(group, trial, step) → held-out loss."""
+
+
+def u_shaped(group: GroupSpec, trial: TrialSpec, step: int) -> float:
+    """Best at 1e-3 for FullFT and at 6e-3 for LoRA; falls with log steps; a little noise between seeds."""
+    best = 6e-3 if isinstance(trial.method, LoRA) else 1e-3
+    off = math.log2(trial.learning_rate / best)
+    noise = random.Random(f"{trial.id} {group.condition}").gauss(0, 0.002)
+    return 2.0 - 0.2 * math.log(step + 1) + 0.05 * off**2 + noise
+
+
+def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:
+    """Leave a finished study in `folder`; returns how many trials were added."""
+    asked = Asked(question=question).model_dump(mode="json")  # type: ignore[arg-type]
+    stated = [statement.model_dump(mode="json") for statement in statements(question)]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", {"command": "lowregret study fake", **asked, "claims": stated})
+    added = sum(_group(folder / "groups" / group.key, group, loss) for group in question.groups())
+    if isinstance(question, ComputeQuestion):
+        for width in question.widths:
+            _timing(folder / "timings", question, width)
+    write_json(folder / "claims.json", judge_study(read_evidence(folder)))
+    return added
+
+
+def _group(home: Path, group: GroupSpec, loss: Loss) -> int:
+    home.mkdir(parents=True, exist_ok=True)
+    base = {"test_nll": 2.0, "test_tokens": EXAMPLES, "hidden_size": 128, "forgetting_nll": 1.0, "fact_bits": 40.0}
+    write_json(home / "base.json", base | {"hidden_size": 256 if "256" in group.model else 128})
+    priors = {method.name: 2e-3 for method in group.methods}
+    added = 0
+    while True:
+        records = [_read(path) for path in sorted(home.glob("trials/*/trial.json"))]
+        wanted = group_trials(group, priors, records, lambda record: _curve(home, record))
+        if not wanted:
+            return added
+        for trial in wanted:
+            _trial(home / "trials" / trial.id, group, trial, loss)
+            added += 1
+
+
+def _read(path: Path) -> TrialRecord:
+    return TrialRecord.model_validate_json(path.read_bytes())
+
+
+def _curve(home: Path, record: TrialRecord) -> dict[int, float]:
+    lines = (home / "trials" / record.id / "metrics.jsonl").read_text().splitlines()
+    found = [Metric.model_validate_json(line) for line in lines]
+    return {metric.step: metric.test_nll for metric in found if metric.test_nll is not None}
+
+
+def _trial(home: Path, group: GroupSpec, trial: TrialSpec, loss: Loss) -> None:
+    home.mkdir(parents=True)
+    assert isinstance(group.evals, tuple)
+    for step in group.evals:
+        nll = loss(group, trial, step)
+        append_metric(home / "metrics.jsonl", Metric(step=step, tokens=step, train_nll=nll, test_nll=nll, seconds=step))
+    draw = random.Random(trial.id)
+    spread = [draw.uniform(0.9, 1.1) for _ in range(EXAMPLES)]
+    final = loss(group, trial, group.steps or 1)
+    sums = tuple(final * EXAMPLES * part / sum(spread) for part in spread)
+    write_json(home / "examples.json", ExampleLosses(nll_sums=sums, tokens=(1,) * EXAMPLES))
+    write_json(home / "forgetting.json", {"test_nll": 1.2})
+    record = TrialRecord(
+        id=trial.id,
+        method=trial.method.name,
+        learning_rate=trial.learning_rate,
+        seed=trial.seed,
+        status="finished",
+        spec=trial,
+        test_nll=math.fsum(sums) / EXAMPLES,
+        steps=group.steps or 1,
+        seconds=1.0,
+        trainable_parameters=100 * trial.method.rank if isinstance(trial.method, LoRA) else 10**6,
+    )
+    write_json(home / "trial.json", record)
+
+
+def _timing(folder: Path, question: ComputeQuestion, width: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    theory = {str(rank): (2 * width + 6 * rank) / (3 * width) for rank in question.ranks}
+    found: dict[str, Any] = {
+        "width": width,
+        "full_seconds": [1.0, 1.02, 0.99],
+        "lora_seconds": {rank: [value, 1.01 * value, value] for rank, value in theory.items()},
+        "full_bytes": 1600,
+        "lora_bytes": {rank: 400 + int(rank) for rank in theory},
+        "theory": theory,
+    }
+    write_json(folder / f"width-{width:05}.json", found)
