@@ -75,8 +75,7 @@ def plan(
     if pilot is not None:
         from lowregret.analysis.edl import read_pilot
 
-        excess, record = read_pilot(Path(pilot))
-        found = (excess, f"EDL of {record.method} in {pilot}")
+        found = read_pilot(Path(pilot))
     return make_plan(
         shapes,
         wanted,

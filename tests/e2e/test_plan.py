@@ -160,15 +160,17 @@ def test_a_pipe_gets_plain_text_of_80_columns() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_a_pilot_tells_the_regime(run: Any, tmp_path: Path) -> None:
-    """Facts that no base has met are taught; a task that `tiny` was pretrained on is not."""
-    data = "builtin:biographies:size=8,wordings=6"
-    common = ("--model", "tiny", "--data", data, "--batch-size", "4", "--evals", "6", "--learning-rate", "1e-3")
+@pytest.mark.parametrize(
+    ("data", "regime"), [("builtin:biographies:size=16", "teach"), ("builtin:instructions:size=512", "elicit")]
+)
+def test_a_pilot_tells_the_regime(run: Any, tmp_path: Path, data: str, regime: str) -> None:
+    """Facts that no base has met are taught; a new way to reply to tasks that `tiny` knows is elicited."""
+    common = ("--model", "tiny", "--data", data, "--batch-size", "4", "--evals", "8", "--learning-rate", "2e-3")
     ended = run("train", *common, "--method", "lora:16", "--out", tmp_path / "pilot")
     assert ended.exit_code == 0, ended.stderr
     found = plan(run, "tiny", data, "--pilot", tmp_path / "pilot")["capacity"]
-    assert found["regime"] in ("teach", "elicit")
-    assert 0 <= found["edl_bits"] <= found["data_bits"]
+    assert found["regime"] == regime
+    assert 0 < found["edl_bits"] < found["data_bits"]
     assert "EDL of lora:16" in found["source"]
 
 

@@ -11,8 +11,8 @@ from lowregret.records import TrialRecord, read_json, read_metrics, read_record
 from lowregret.spec import LoRA
 
 
-def read_pilot(folder: Path) -> tuple[Excess, TrialRecord]:
-    """EDL of a run of `lowregret train`, or of the best trial at the highest rank of a study.
+def read_pilot(folder: Path) -> tuple[Excess, str]:
+    """EDL of a run of `lowregret train`, or of the best trial at the highest rank of a study; and what it is called.
 
     Raises RecordsError when the folder is neither, or nothing in it has finished with a held-out loss.
     """
@@ -20,7 +20,7 @@ def read_pilot(folder: Path) -> tuple[Excess, TrialRecord]:
     record = read_record(TrialRecord, home / "trial.json")
     if record.status != "finished" or record.test_nll is None:
         raise RecordsError(f"{home}: the trial is {record.status}, and a pilot must be finished. Run it to its end.")
-    steps = _steps_of_an_epoch(home)
+    steps, data = _epoch(home)
     metrics = read_metrics(home / "metrics.jsonl")
     first = [metric.train_nll for metric in metrics if metric.step <= steps and metric.train_nll is not None]
     if not first:
@@ -30,7 +30,7 @@ def read_pilot(folder: Path) -> tuple[Excess, TrialRecord]:
         for metric in metrics
         if metric.test_nll is not None and metric.step <= len(first)
     ]
-    return excess(first, evaluations, record.test_nll), record
+    return excess(first, evaluations, record.test_nll), f"EDL of {record.method} in {folder}, on {data}"
 
 
 def _trial_folder(folder: Path) -> Path:
@@ -54,14 +54,17 @@ def _size(record: TrialRecord) -> int:
     return record.spec.method.rank if isinstance(record.spec.method, LoRA) else 0
 
 
-def _steps_of_an_epoch(home: Path) -> int:
-    """By the spec.json of the run, or of the study that the trial belongs to."""
+def _epoch(home: Path) -> tuple[int, str]:
+    """Steps of an epoch and the data, by the spec.json of the run, or of the study that the trial belongs to."""
     path = home / "spec.json"
     if not path.exists() and home.parent.name == "trials":
         path = home.parents[1] / "spec.json"
     stored = read_json(path)
     try:
         batch_size = int(stored["spec"]["batch_size"])
-        return math.ceil(int(stored["resolved"]["train_examples"]) / batch_size)
+        steps = math.ceil(int(stored["resolved"]["train_examples"]) / batch_size)
+        return steps, str(stored["spec"]["data"]["train"])
     except (KeyError, TypeError, ValueError):
-        raise RecordsError(f"{path}: names no batch_size and train_examples. Is this a run of lowregret?") from None
+        raise RecordsError(
+            f"{path}: names no data, batch_size and train_examples. Is this a run of lowregret?"
+        ) from None

@@ -137,14 +137,13 @@ def _lengths(rows: Sequence[Row], folder: Path | None) -> tuple[list[Length], Co
         return counted, "estimated", "words, digits and marks: no tokenizer at hand, so ± 25 %"
     step = max(1, math.ceil(len(rows) / _SAMPLE))
     sample = list(rows[::step])
-    exact = _count(sample, tokenizer, folder)
+    exact, added = _count(sample, tokenizer, folder)
     if step == 1:
         return exact, "exact", "the model's tokenizer"
-    seen = pieces[::step]
-    all_pieces, supervised_pieces = (max(sum(part), 1) for part in zip(*seen, strict=True))
-    whole = sum(length.tokens for length in exact) / all_pieces
+    all_pieces, supervised_pieces = (max(sum(part), 1) for part in zip(*pieces[::step], strict=True))
+    whole = sum(length.tokens - added for length in exact) / all_pieces
     supervised = sum(length.supervised for length in exact) / supervised_pieces
-    lengths = [Length(round(found * whole), round(own * supervised)) for found, own in pieces]
+    lengths = [Length(round(found * whole) + added, round(own * supervised)) for found, own in pieces]
     lengths[::step] = exact
     return lengths, "sampled", f"the model's tokenizer on {len(sample):,} of {len(rows):,} rows"
 
@@ -183,12 +182,12 @@ def _open_tokenizer(folder: Path | None) -> Tokenizer | None:
         return None
 
 
-def _count(rows: Sequence[Row], tokenizer: Tokenizer, folder: Path) -> list[Length]:
-    """Tokens of rows: those of their contents, and what the chat template adds, by the mean of a few rows."""
+def _count(rows: Sequence[Row], tokenizer: Tokenizer, folder: Path) -> tuple[list[Length], int]:
+    """Tokens of rows: those of their contents, and what the chat template adds to each, by the mean of a few rows."""
     texts = [_texts(row) for row in rows]
     found = iter(tokenizer.encode_batch([text for row in texts for text in row], add_special_tokens=False))
     contents = [[len(next(found).ids) for _ in row] for row in texts]
-    added = _template_tokens(rows[:_TEMPLATE_SAMPLE], contents, tokenizer, folder)
+    added = round(_template_tokens(rows[:_TEMPLATE_SAMPLE], contents, tokenizer, folder))
     lengths = []
     for row, counts in zip(rows, contents, strict=True):
         if row.messages is None:
@@ -196,8 +195,8 @@ def _count(rows: Sequence[Row], tokenizer: Tokenizer, folder: Path) -> list[Leng
             continue
         turns = list(zip(row.messages, counts, strict=True))[row.prompt_turns :]
         supervised = sum(count + 1 for turn, count in turns if turn["role"] == "assistant")
-        lengths.append(Length(sum(counts) + round(added), supervised))
-    return lengths
+        lengths.append(Length(sum(counts) + added, supervised))
+    return lengths, added
 
 
 def _template_tokens(

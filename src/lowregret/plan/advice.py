@@ -273,7 +273,7 @@ def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterato
     if situation.objective == "sft" and choice.rank_needed is not None and method.rank > choice.rank_needed:
         yield (
             f"Rank {method.rank}: {choice.rank_needed} would hold the data; in the public sweep loss still falls up to "
-            f"about 64 (SCIENCE 4), at {3 * method.rank / shapes.hidden_size:.0%} more multiply-adds (3.9)."
+            f"about 64 (SCIENCE 4), at {300 * method.rank / shapes.hidden_size:.0f} % more multiply-adds (3.9)."
         )
     yield "All matrices: attention alone is clearly worse, at any rank (SCIENCE 3.6, 3.12)."
     if situation.batch_size is None and situation.objective == "sft":

@@ -137,8 +137,10 @@ class Excess:
 def excess(train_nll: Sequence[float], evaluations: Sequence[Evaluation], final_nll: float) -> Excess:
     """EDL of a training from its curve (SCIENCE.md 5).
 
-    The sign of d(EDL/n)/dn tells the regime: at each evaluation within the first epoch the training so far is a
-    training on that much data, whose first-epoch loss is that of its steps. Falling is elicitation.
+    The sign of d(EDL/n)/dn tells the regime; falling is elicitation. At each evaluation within the first epoch the
+    training so far is a training on that much data, whose first-epoch loss is that of its steps. It is the slope at
+    the size of the pilot that counts, so the second half of the epoch is used: at its start every training has learned
+    nothing yet, and rises. A slope within two of its standard errors says nothing.
 
     Args:
         train_nll: of each step of the first epoch before its update, nats per supervised token; steps count alike.
@@ -151,20 +153,27 @@ def excess(train_nll: Sequence[float], evaluations: Sequence[Evaluation], final_
     points = []
     for evaluation in evaluations:
         steps = round(evaluation.share * len(train_nll))
-        if steps >= 1:
+        if steps >= 1 and evaluation.share >= 0.5:
             points.append((math.log(steps), (sum(train_nll[:steps]) / steps - evaluation.test_nll) / math.log(2)))
-    slope = _slope(points)
-    regime: Regime = "unknown" if slope is None or slope == 0 else "elicit" if slope < 0 else "teach"
-    return Excess((whole - final_nll) / math.log(2), regime, slope, whole / math.log(2))
+    line = _slope(points)
+    regime: Regime = "unknown"
+    if line is not None and abs(line[0]) > 2 * line[1]:
+        regime = "elicit" if line[0] < 0 else "teach"
+    return Excess((whole - final_nll) / math.log(2), regime, None if line is None else line[0], whole / math.log(2))
 
 
-def _slope(points: Sequence[tuple[float, float]]) -> float | None:
-    """Of the least-squares line; None without two places."""
+def _slope(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Of the least-squares line, and its standard error (0 for two points); None without two places."""
     if len({x for x, _ in points}) < 2:
         return None
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    if len(points) == 2:
+        return slope, 0.0
+    squares = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    return slope, math.sqrt(squares / (len(points) - 2) / spread)
 
 
 def with_pilot(supervised_tokens: int, found: Excess, source: str) -> Information:

@@ -51,7 +51,7 @@ def catalogue() -> tuple[Hardware, ...]:
         Hardware(
             name=entry["name"],
             kind="gpu",
-            memory_bytes=round(entry["memory_gb"] * 1e9),
+            memory_bytes=entry["memory_gb"] * 2**30,
             flops_per_second=entry["tflops"] * 1e12,
             bytes_per_second=entry["gb_per_second"] * 1e9,
             utilisation=GPU_UTILISATION,

@@ -179,7 +179,7 @@ def _capacity(shapes: Shapes, found: Advised) -> dict[str, Any]:
         "lora_bits_teach": [figure * parameters for figure in TEACH_BITS],
         "lora_bits_elicit": [figure * parameters for figure in ELICIT_BITS],
         "rank_stored": needed(STORED_BITS),
-        "rank_needed": found.choice.rank_needed,
+        "rank_needed": None if information is None else needed(information.bits_per_parameter),
     }
 
 

@@ -102,9 +102,8 @@ def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
 
 def _weights(shapes: Shapes, method: FullFT | LoRA, trained: int, wide: int, shards: int) -> tuple[int, int]:
     """Bytes of weights on each device, and those gathered for the layer at work."""
-    matrices = sum(
-        count for kind, count in shapes.by_kind().items() if kind in ("attention", "mlp", "experts", "router")
-    )
+    products = ("attention", "mlp", "experts", "router", "unembedding")  # a tied unembedding is the embedding: float32
+    matrices = sum(count for kind, count in shapes.by_kind().items() if kind in products)
     if isinstance(method, FullFT):
         # Autocast keeps a copy of each matrix in the type of products for as long as a pass lasts.
         stored = 4 * shapes.total + (wide * matrices if wide < 4 else 0)

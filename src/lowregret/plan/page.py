@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowregret.plan.advice import Advice
+from lowregret.plan.data import DEFAULT_LENGTH
 from lowregret.plan.hardware import Hardware
 from lowregret.plan.plan import Plan, Side
 from lowregret.plan.words import bits, byte_count, count, describe, duration, money, rate, share
@@ -20,6 +21,7 @@ from lowregret.spec import FullFT, LoRA
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_COMMAND_WIDTH = 74
 _FOOT = "SCIENCE n: the rule of that number in docs/plan.md. GB: 10⁹ bytes."
 
 
@@ -71,7 +73,7 @@ def capacity_line(plan: Plan) -> str:
         return f"{held} (0.7 to 2.2 bit a parameter, SCIENCE 5)"
     binding = capacity["rank_needed"]
     stops = "no rank is enough" if binding is None else f"it stops binding at rank {binding}"
-    regime = "" if information.regime == "unknown" else f"; the data {information.regime}"
+    regime = {"teach": "; training teaches", "elicit": "; training elicits"}.get(information.regime, "")
     if information.edl_bits is not None:
         return f"{bits(information.edl_bits)} to learn ({information.source}){regime}; {held}; {stops}"
     return f"at most {bits(information.bits)} to learn ({information.source}); {held}; {stops}"
@@ -103,19 +105,19 @@ def rows(plan: Plan) -> Iterator[Row]:
     def both(label: str, source: str, of: Callable[[Side], str]) -> Row:
         return Row(label, of(lora), of(full), source)
 
-    yield both("learning rate", "law fitted on a public sweep", lambda side: rate(side.rate.value))
-    yield both("  likely in", "90 of 100 bases", lambda side: f"{rate(side.rate.low)} – {rate(side.rate.high)}")
+    yield both("learning rate", "fitted on a sweep", lambda side: rate(side.rate.value))
+    yield both("  likely in", "9 of 10 bases", lambda side: f"{rate(side.rate.low)} – {rate(side.rate.high)}")
     trained = "d_in + d_out a rank"
     yield both("trains", trained, lambda side: f"{count(side.trainable)} ({share(side.trainable / plan.shapes.total)})")
-    yield both("on disk", "adapter, model; float32", lambda side: byte_count(side.shipped_bytes))
-    at_once = f"{lora.micro_batch} / {full.micro_batch} rows of {plan.length:,} at once"
+    yield both("on disk", "float32", lambda side: byte_count(side.shipped_bytes))
+    at_once = f"{lora.micro_batch} / {full.micro_batch} rows of {plan.length:,}"
     yield both("memory", at_once, lambda side: byte_count(side.memory.total))
-    yield both("  weights", "the base, and what trains", lambda side: byte_count(side.memory.weights))
-    state = "gradients, Adam's moments"
+    yield both("  weights", "base and adapter", lambda side: byte_count(side.memory.weights))
+    state = "gradients, moments"
     yield both("  state", state, lambda side: byte_count(side.memory.gradients + side.memory.optimizer))
-    passing = "with logits and temporaries"
+    passing = "logits too"
     yield both("  activations", passing, lambda side: byte_count(side.memory.activations + side.memory.logits))
-    yield both("least device", "of the catalogue, one row", lambda side: side.smallest or "none")
+    yield both("least device", "for one row", lambda side: side.smallest or "none")
     yield both("FLOPs a token", _ratio(plan), lambda side: count(side.flops_per_token))
     if plan.hardware is not None:
         yield from _on_hardware(plan, plan.hardware, both)
@@ -125,20 +127,20 @@ def _on_hardware(
     plan: Plan, hardware: Hardware, both: Callable[[str, str, Callable[[Side], str]], Row]
 ) -> Iterator[Row]:
     devices = f"{plan.wishes.shards} × " if plan.wishes.shards > 1 else ""
-    assumed = "assumed: --hardware" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
+    assumed = "assumed" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
     yield both(f"on {devices}{hardware.name}", assumed, _fit)
-    use = "measured here" if hardware.kind == "cpu" else f"{hardware.utilisation:.0%} of peak assumed"
-    left_out = "updates alone, no sampling; " if plan.wishes.objective == "rl" else ""
+    use = "measured here" if hardware.kind == "cpu" else f"{100 * hardware.utilisation:.0f} % of peak"
+    left_out = "no sampling; " if plan.wishes.objective == "rl" else ""
     yield both("  time", left_out + use, lambda side: _if_it_fits(side, duration, side.seconds))
     if plan.lora.money is not None:
-        source = "--price" if plan.price_given else "list price of 2025: --price"
+        source = "--price" if plan.price_given else "list price of 2025"
         yield both("  money", source, lambda side: _if_it_fits(side, money, side.money))
 
 
 def _if_it_fits(side: Side, words: Callable[[float], str], value: float | None) -> str:
     if value is None:
         return ""
-    return words(value) if side.fits is not False else f"{words(value)}, if it fitted"
+    return words(value) if side.fits is not False else f"{words(value)} if it fits"
 
 
 def _fit(side: Side) -> str:
@@ -148,7 +150,7 @@ def _fit(side: Side) -> str:
 
 
 def _ratio(plan: Plan) -> str:
-    return f"LoRA is {plan.lora.flops_per_token / plan.full.flops_per_token:.2f}× (SCIENCE 3.9)"
+    return f"LoRA {plan.lora.flops_per_token / plan.full.flops_per_token:.2f}× (SCIENCE 3.9)"
 
 
 def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
@@ -165,16 +167,26 @@ def next_steps(plan: Plan) -> list[str]:
     if plan.facts is None or not plan.facts.examples or plan.wishes.objective == "rl":
         return []
     choice = plan.advice.choice
-    length = "" if plan.facts.max_length == 512 else f" --max-length {plan.facts.max_length}"
-    run = f" --steps {choice.steps}" if choice.epochs is None else f" --epochs {choice.epochs:g}"
-    inputs = shlex.join(["--model", plan.shapes.name, "--data", plan.facts.source])
-    same = f"--batch-size {choice.batch_size}{length}{run}"
-    rate_found = f"--learning-rate {plan.advice.learning_rate:.2g}"
-    methods = f"--methods {plan.lora.method.name},full"
-    return [
-        f"lowregret train {inputs} \\\n    {same} --method {choice.method.name} {rate_found} \\\n    --out runs/one",
-        f"lowregret compare {inputs} \\\n    {same} {methods} \\\n    --out runs/study{_study(plan)}",
-    ]
+    more = [] if plan.facts.max_length == DEFAULT_LENGTH else ["--max-length", str(plan.facts.max_length)]
+    more += ["--steps", str(choice.steps)] if choice.epochs is None else ["--epochs", f"{choice.epochs:g}"]
+    common = ["--model", plan.shapes.name, "--data", plan.facts.source, "--batch-size", str(choice.batch_size), *more]
+    rate_found = f"{plan.advice.learning_rate:.2g}"
+    train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
+    compare = ["--methods", f"{plan.lora.method.name},full", "--out", "runs/study"]
+    return [_command("train", [*common, *train]), _command("compare", [*common, *compare]) + _study(plan)]
+
+
+def _command(verb: str, options: list[str]) -> str:
+    """A command of lines of at most 76 characters, broken between options so that it can be copied as it stands."""
+    lines = [f"lowregret {verb}"]
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        option = f"{name} {shlex.quote(value)}"
+        if len(lines[-1]) + len(option) > _COMMAND_WIDTH:
+            lines[-1] += " \\"
+            lines.append("    " + option)
+        else:
+            lines[-1] += " " + option
+    return "\n".join(lines)
 
 
 def _study(plan: Plan) -> str:

@@ -119,7 +119,8 @@ def _data(situation: Situation, facts: DataFacts | None) -> Iterator[str]:
             "or more (--eval-data)."
         )
     if facts.overlong:
-        yield f"{facts.overlong:,} examples are over {facts.max_length:,} tokens and would be cut (--max-length)."
+        number = f"{facts.overlong:,}" if facts.counted == "exact" else f"About {facts.overlong:,}"
+        yield f"{number} examples are over {facts.max_length:,} tokens and would be cut (--max-length)."
     context = situation.shapes.context
     if context is not None and facts.longest > context:
         yield f"An example has {facts.longest:,} tokens, the base {context:,} positions. Use --max-length {context}."

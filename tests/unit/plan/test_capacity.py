@@ -98,15 +98,29 @@ def test_the_regime_is_the_sign_of_the_slope() -> None:
     """A loss that drops at once is elicited; one that the held-out loss runs ahead of, step after step, is taught."""
     quick = [3.0, *[1.0] * 99]
     slow = [3.0] * 100
-    evaluations = [Evaluation(0.25, 2.5), Evaluation(0.5, 2.0), Evaluation(1.0, 0.5)]
-    flat = [Evaluation(share, 1.0) for share in (0.25, 0.5, 1.0)]
+    evaluations = [Evaluation(0.5, 2.5), Evaluation(0.75, 2.0), Evaluation(1.0, 1.6)]
+    flat = [Evaluation(share, 1.0) for share in (0.5, 0.75, 1.0)]
     assert excess(quick, flat, 1.0).regime == "elicit"
-    assert excess(slow, evaluations, 0.5).regime == "teach"
-    assert excess(slow, evaluations[:1], 0.5).regime == "unknown"
+    assert excess(slow, evaluations, 1.6).regime == "teach"
+    assert excess(slow, evaluations[:1], 2.5).regime == "unknown"
+
+
+def test_the_first_half_of_an_epoch_says_nothing_of_the_regime() -> None:
+    """Every training rises at first, when it has learned nothing yet."""
+    late = [Evaluation(share, 1.0) for share in (0.5, 0.75, 1.0)]
+    losses = [3.0, *[1.0] * 99]
+    assert excess(losses, [Evaluation(0.1, 3.0), Evaluation(0.2, 2.0), *late], 1.0) == excess(losses, late, 1.0)
+
+
+def test_a_slope_within_its_noise_says_nothing() -> None:
+    noisy = [Evaluation(share, nll) for share, nll in ((0.5, 1.0), (0.6, 1.3), (0.7, 0.9), (0.8, 1.2), (1.0, 1.0))]
+    found = excess([2.0] * 100, noisy, 1.0)
+    assert found.slope is not None
+    assert found.regime == "unknown"
 
 
 def test_a_pilot_replaces_the_raw_loss_and_picks_the_figure() -> None:
-    elicits = excess([3.0, *[1.0] * 99], [Evaluation(0.25, 1.0), Evaluation(1.0, 1.0)], 1.0)
+    elicits = excess([3.0, *[1.0] * 99], [Evaluation(0.5, 1.0), Evaluation(1.0, 1.0)], 1.0)
     information = with_pilot(1_000_000, elicits, "pilot")
     assert information.to_hold == pytest.approx(1_000_000 * 0.02 / math.log(2))
     assert information.to_hold < information.bits

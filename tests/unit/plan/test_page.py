@@ -52,7 +52,7 @@ def test_everything_that_matters_is_on_it(text: object) -> None:
     assert "rows.jsonl:3: broken JSON" in said
     assert byte_count(plan.full.memory.total) in said
     assert f"--learning-rate {plan.advice.learning_rate:.2g}" in said
-    assert "lowregret compare --model Qwen/Qwen3-8B --data rows.jsonl" in said
+    assert "lowregret compare --model Qwen/Qwen3-8B --data rows.jsonl" in said.replace("\\ ", "")
     assert "measures the regret: about" in said
 
 
@@ -66,7 +66,7 @@ def test_another_method_than_the_advised_is_said_to_be_what_the_table_is_for() -
 
 def test_what_does_not_fit_is_not_given_a_time_as_if_it_did() -> None:
     assert "no; --shards" in printed(make())
-    assert ", if it fitted" in printed(make())
+    assert "if it fits" in printed(make())
 
 
 def test_without_data_the_assumption_is_said() -> None:

@@ -123,7 +123,7 @@ def test_more_data_take_longer_and_longer_rows_more_memory() -> None:
 
 
 def test_a_pilot_decides_the_regime_and_the_rank() -> None:
-    elicits = excess([3.0, *[1.0] * 99], [Evaluation(0.25, 1.0), Evaluation(1.0, 1.0)], 1.0)
+    elicits = excess([3.0, *[1.0] * 99], [Evaluation(0.5, 1.0), Evaluation(1.0, 1.0)], 1.0)
     found = make_plan(find_model("tiny"), Wishes(), facts=FACTS, pilot=(elicits, "EDL of lora:16 in runs/one"))
     form = found.as_dict()["capacity"]
     assert form["regime"] == "elicit"
