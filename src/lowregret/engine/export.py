@@ -13,6 +13,14 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.engine import Engine
+from lowregret.engine.experts_export import (
+    as_parameter,
+    copy_experts,
+    expert_loras,
+    merge_experts,
+    peft_experts,
+    read_experts,
+)
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
 from lowregret.errors import ModelError, SpecError
@@ -26,13 +34,18 @@ from lowregret.lora.peft_format import (
     read_adapter,
     to_peft_names,
 )
+from lowregret.lora.router import LoRARouter
 from lowregret.models.load import quiet
 from lowregret.records import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
 
 
-def export_policy(engine: Engine, name: str, folder: Path) -> int:
-    """Write a policy to `folder`, replacing what is there once the new one is whole; returns the weights' bytes."""
+def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool = False) -> int:
+    """Write a policy to `folder`, replacing what is there once the new one is whole; returns the weights' bytes.
+
+    LoRAs on experts are written as PEFT's target parameters, or with `each_expert` as a plain LoRA for each matrix of
+    each expert, all at the method's rank, which vLLM reads (docs/moe.md).
+    """
     policy = engine.policies[name]
     partial = folder.with_name(folder.name + ".partial")
     with writing(folder):
@@ -40,7 +53,7 @@ def export_policy(engine: Engine, name: str, folder: Path) -> int:
         make_folder(partial)
         try:
             if isinstance(policy, LoRAPolicy):
-                _write_adapter(engine, policy, partial)
+                _write_adapter(engine, policy, partial, each_expert)
             else:
                 _write_model(engine, partial)
             for file in partial.iterdir():
@@ -59,8 +72,11 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
     config, weights = read_adapter(folder)
     if not weights:
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds no LoRA matrices.")
-    pattern = "re:^(" + "|".join(sorted(module.replace(".", r"\.") for module in weights)) + ")$"
-    method = _method(folder, config, weights, pattern)
+    read = read_experts(engine, folder, config, weights)
+    weights = read.plain
+    names = sorted({*weights, *read.experts})
+    pattern = "re:^(" + "|".join(name.replace(".", r"\.") for name in names) + ")$"
+    method = _method(folder, {**config, "convention": read.convention}, weights, pattern)
     known = {matrix.name: matrix for matrix in engine.matrices}
     for module, saved in weights.items():  # all of them before the policy is on: none is left behind half loaded
         if module not in known:
@@ -78,6 +94,7 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
     policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
     with torch.no_grad():
+        copy_experts(policy, read)
         for module, saved in weights.items():
             adapter = policy.adapters[module]
             adapter.a.copy_(saved.a)
@@ -93,7 +110,7 @@ def _method(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Saved
     for field in ("r", "lora_alpha"):
         if field not in config:
             raise ModelError(f"{file}: {field} is missing.")
-    fields = method_fields(config)
+    fields = {**method_fields(config), "convention": config["convention"]}
     try:
         method = build(LoRA, {**fields, "targets": (pattern,)})
     except SpecError:
@@ -119,9 +136,13 @@ def merge(engine: Engine, name: str) -> None:
     policy = engine.policies[name]
     if not isinstance(policy, LoRAPolicy):
         raise ModelError(f"{name!r} is not a LoRA: there is nothing to merge.")
-    for module, adapter in policy.adapters.items():
+    for matrix in policy.matrices:
+        module, adapter = matrix.name, policy.adapters[matrix.name]
+        if matrix.experts:
+            merge_experts(engine, matrix, adapter)
+            continue
         linear = engine.model.get_submodule(module)
-        assert isinstance(linear, LoRALinear)
+        assert isinstance(linear, LoRALinear | LoRARouter)
         weight = linear.base.weight
         assert isinstance(weight, torch.nn.Parameter)
         if weight is engine.model.get_input_embeddings().weight:
@@ -137,21 +158,27 @@ def merge(engine: Engine, name: str) -> None:
 
 
 @torch.no_grad()
-def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path) -> None:
-    weights = {}
-    for module, adapter in policy.adapters.items():
-        linear = engine.model.get_submodule(module)
-        assert isinstance(linear, LoRALinear)
-        weights[module] = Saved(*adapter.shipped(linear.matrix), adapter.magnitude)
-    first = engine.model.get_submodule(policy.matrices[0].name)
+def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert: bool) -> None:
+    weights, experts = expert_loras(engine, policy) if each_expert else peft_experts(engine, policy)
+    modules = []
+    for matrix in policy.matrices:
+        if matrix.experts:
+            continue
+        linear, adapter = engine.model.get_submodule(matrix.name), policy.adapters[matrix.name]
+        assert isinstance(linear, LoRALinear | LoRARouter)
+        weights[matrix.name] = Saved(*adapter.shipped(linear.matrix), adapter.magnitude)
+        modules += [] if not each_expert and as_parameter(engine, policy, matrix) else [matrix]
+    first = engine.model.get_submodule(modules[0].name) if modules else None
     transposed = isinstance(first, LoRALinear) and isinstance(first.base, Conv1D)
     config = adapter_config(
         engine.base.source.asked,
         policy.method,
-        policy.matrices,
-        engine.matrices,
+        modules,
+        [matrix for matrix in engine.matrices if not matrix.experts],
         transposed,
     )
+    config["target_modules"] = sorted({*config["target_modules"], *experts.pop("target_modules", ())})
+    config |= experts
     save_tensors(to_peft_names(weights), folder / WEIGHTS_NAME, {"format": "pt"})
     write_bytes(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
 

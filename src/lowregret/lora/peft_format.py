@@ -141,7 +141,8 @@ def _refuse_variants(folder: Path, config: dict[str, Any]) -> None:
     file = folder / CONFIG_NAME
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{file}: peft_type is {config.get('peft_type')!r}; only LORA can be read.")
-    for field in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+    patterns = () if config.get("target_parameters") else ("rank_pattern", "alpha_pattern")
+    for field in (*patterns, "modules_to_save"):
         if config.get(field):
             raise ModelError(f"{file}: {field} is set, which is not supported here.")
     if config.get("bias", "none") != "none":
