@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
@@ -162,7 +163,9 @@ def _fitted(
     assert first.experts is not None
     counts = {"active": first.experts.active, "total": first.experts.count}
     most = max(lora.rank for lora in found.values())
-    shared = all(_one_for_all(known[name], lora) for name, lora in found.items())
+    outer = [_outer(known[name], lora) for name, lora in found.items()]
+    # Zeros, such as a B that is new, are no sign of a factor in common.
+    shared = all(bool((factor == factor[:1]).all()) for factor in outer) and any(bool(f.any()) for f in outer)
     ranks = {name: expert_rank(config["r"], name, **counts) for name in CONVENTIONS}
     fits = [(rank, name) for name, rank in ranks.items() if rank >= most and (name == "shared-outer") == shared]
     if not fits:
@@ -226,11 +229,10 @@ def _widened(lora: ExpertLoRA, rank: int, scale: float) -> ExpertLoRA:
     return ExpertLoRA(pad(lora.a, (0, 0, 0, more)), pad(b, (0, more)), scale)
 
 
-def _one_for_all(matrix: Matrix, lora: ExpertLoRA) -> bool:
-    """Whether all experts have one factor on the side of the hidden states; one of zeros says nothing."""
+def _outer(matrix: Matrix, lora: ExpertLoRA) -> Tensor:
+    """The factor on the side of the hidden states."""
     assert matrix.experts is not None
-    outer = lora.a if matrix.experts.hidden == "in" else lora.b
-    return bool((outer == outer[:1]).all())
+    return lora.a if matrix.experts.hidden == "in" else lora.b
 
 
 def _whole(value: float) -> float | int:
