@@ -144,6 +144,11 @@ def test_mistakes_end_with_2_and_say_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_other_verbs_spelling_of_model_and_data_is_understood(run: Any) -> None:
+    data = "builtin:arithmetic:size=64"
+    assert plan(run, "--model", "tiny", "--data", data) == plan(run, "tiny", data)
+
+
 def test_models_side_by_side(run: Any) -> None:
     models = ("llama-3.2-1b", "qwen3-4b", "qwen3-30b-a3b")
     found = plan(run, "--compare-models", *models, "builtin:arithmetic:size=64")["models"]

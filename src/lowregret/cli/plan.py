@@ -29,6 +29,9 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, as the other verbs have it.", show_default=False)
+    ] = None,
     objective: Annotated[str, typer.Option(help="sft or rl.")] = "sft",
     method: Annotated[
         str | None,
@@ -113,25 +116,25 @@ def plan(
     `lowregret plan qwen3-8b train.jsonl --hardware H100`. Nothing is loaded, trained or fetched.
     """
     flags: dict[str, Any] = dict(locals())
-    for name in ("names", "data", "measure", "compare_models", "json_", "markdown"):
+    for name in ("names", "model", "data", "measure", "compare_models", "json_", "markdown"):
         flags.pop(name)
     with exit_codes():
         from lowregret.errors import SpecError
 
         if json_ and markdown:
             raise SpecError("--json and --markdown: choose one.")
-        models, source = _split(names or [], data, compare_models)
+        models, source = _split([*([model] if model else []), *(names or [])], data, compare_models)
         if measure and pilot is not None:
             raise SpecError("--measure and --pilot both say what the data hold; a pilot says it better. Choose one.")
         for flag, given in (("--measure", measure), ("--pilot", pilot), ("--eval-data", eval_data)):
             if given and source is None:
                 raise SpecError(f"{flag} needs data to plan for. Name them behind the model, or with --data.")
         plans = []
-        for model in models:
+        for name in models:
             from lowregret.planner import plan as make
 
-            bits = _measure(model, source, flags) if measure and source is not None else None
-            plans.append(make(model, source, bits_per_token=bits, **flags))
+            bits = _measure(name, source, flags) if measure and source is not None else None
+            plans.append(make(name, source, bits_per_token=bits, **flags))
         _print(plans, side_by_side=compare_models, as_json=json_, markdown=markdown)
 
 

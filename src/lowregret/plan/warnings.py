@@ -118,7 +118,9 @@ def _data(situation: Situation, facts: DataFacts | None) -> Iterator[str]:
             f"Only {facts.held_out:,} held-out examples: a regret would have a wide interval. Hold out {_FEW_HELD_OUT} "
             "or more (--eval-data)."
         )
-    if facts.overlong:
+    if situation.objective == "sft" and not facts.supervised_tokens:
+        yield f"Cut to {facts.max_length:,} tokens, no example keeps a supervised one: raise --max-length."
+    elif facts.overlong:
         number = f"{facts.overlong:,}" if facts.counted == "exact" else f"About {facts.overlong:,}"
         yield f"{number} examples are over {facts.max_length:,} tokens and would be cut (--max-length)."
     context = situation.shapes.context
