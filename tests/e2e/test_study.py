@@ -1,0 +1,114 @@
+"""`lowregret study` on the bundled base, at toy size: it answers, extends, resumes, verifies and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = str(Path(sys.executable).with_name("lowregret"))
+TOY = "--steps 4 --seeds 2 --max-train 64 --max-eval 8 --batch-size 4".split()
+KILLED = ["study", "learning-rate", *TOY, "--seeds", "1", "--ranks", "4", "--workers", "2", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def early(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("studies") / "early"
+    done = run("study", "early", *TOY, "--ranks", "1,4", "--workers", 1, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert "At one learning rate" in done.stdout
+    return out
+
+
+def test_a_study_leaves_its_claims_and_a_page(early: Path) -> None:
+    stated = json.loads((early / "study.json").read_text())["claims"]
+    judged = json.loads((early / "claims.json").read_text())["claims"]
+    assert [claim["statement"] for claim in judged] == stated
+    page = (early / "report.html").read_text()
+    assert page.index("Claims</h2>") < page.index("The first steps, by rank")
+
+
+def test_a_study_verifies_and_a_changed_one_does_not(early: Path, run: Any) -> None:
+    assert run("verify", early).exit_code == 0
+    path = early / "claims.json"
+    before = path.read_text()
+    try:
+        path.write_text(before.replace('"noise_nats": ', '"noise_nats": 1'))
+        done = run("verify", early)
+        assert done.exit_code == 1
+        assert "DIFFERS: claims.json: noise_nats" in done.stdout
+    finally:
+        path.write_text(before)
+
+
+def test_asking_for_more_repeats_nothing(early: Path, run: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in early.glob("groups/*/trials/*/examples.json")}
+    done = run("study", "early", *TOY, "--ranks", "1,4,8", "--workers", 1, "--quiet", "--out", early)
+    assert done.exit_code == 0, done.stderr
+    after = {path: path.stat().st_mtime_ns for path in early.glob("groups/*/trials/*/examples.json")}
+    assert len(before) == 4
+    assert len(after) == 6
+    assert {path: after[path] for path in before} == before
+    other = run("study", "layers", "--out", early, "--quiet")
+    assert other.exit_code == 2
+    assert "belongs to the question 'early'" in other.stderr
+
+
+def test_a_compare_verifies_too(study: Path, run: Any) -> None:
+    done = run("verify", study)
+    assert done.exit_code == 0, done.stdout
+    assert "verdict: " in done.stdout
+
+
+def numbers(out: Path) -> dict[str, Any]:
+    """The claims and every trial's losses: all that must not depend on kills."""
+    claims = json.loads((out / "claims.json").read_text())
+    claims.pop("seconds")
+    found: dict[str, Any] = {"claims": claims}
+    for path in sorted(out.glob("groups/*/trials/*/examples.json")):
+        found[str(path.relative_to(out))] = path.read_bytes()
+    return found
+
+
+def started(out: Path) -> subprocess.Popen[bytes]:
+    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen([PROGRAM, *KILLED, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment)
+
+
+def ended(out: Path) -> float:
+    began = time.monotonic()
+    assert started(out).wait(timeout=600) == 0
+    return time.monotonic() - began
+
+
+def test_a_study_killed_at_random_ends_with_the_same_claims_to_the_digit(tmp_path: Path) -> None:
+    life = ended(tmp_path / "whole")
+    draw = random.Random(0)
+    killed = 0
+    for part in range(2):
+        process = started(tmp_path / "killed")
+        try:
+            process.wait(timeout=life * (0.3 + 0.15 * part + 0.15 * draw.random()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)  # its workers see that it is gone
+            killed += 1
+        process.wait()
+    assert killed
+    ended(tmp_path / "killed")
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+def test_studies_make_one_page(early: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    done = run("report", early.parent, "--out", tmp_path / "page", "--figures", tmp_path / "figures")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "page" / "report.html").is_file()
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".svg", ".png"}
