@@ -43,6 +43,7 @@ def compare(
     ] = None,
     objective: r.Objective = None,
     task: r.Task = None,
+    instruction: r.Instruction = None,
     group_size: r.GroupSize = None,
     max_tokens: r.MaxTokens = None,
     temperature: r.Temperature = None,

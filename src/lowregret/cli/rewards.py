@@ -24,6 +24,14 @@ Task = Annotated[
         show_default=False,
     ),
 ]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        help="Follows each problem in the prompt: how to answer. (default: nothing)",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
 GroupSize = Annotated[
     int | None,
     typer.Option(help="Completions of each problem. (default: 8)", rich_help_panel=_PANEL, show_default=False),
@@ -102,8 +110,8 @@ EvalSamples = Annotated[
 ]
 
 FIELDS = (
-    "task", "group_size", "max_tokens", "temperature", "top_p", "stop", "estimator", "clip", "divide_by_std", "kl",
-    "entropy", "updates", "time_limit", "failure_reward", "eval_samples",
+    "task", "instruction", "group_size", "max_tokens", "temperature", "top_p", "stop", "estimator", "clip",
+    "divide_by_std", "kl", "entropy", "updates", "time_limit", "failure_reward", "eval_samples",
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def train(
     ] = None,
     objective: r.Objective = None,
     task: r.Task = None,
+    instruction: r.Instruction = None,
     group_size: r.GroupSize = None,
     max_tokens: r.MaxTokens = None,
     temperature: r.Temperature = None,

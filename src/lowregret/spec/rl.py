@@ -30,6 +30,8 @@ class RL(Spec):
     kind: Literal["rl"] = "rl"
     task: str
     """`builtin:arithmetic[:key=value,…]`, `gym:NAME[:key=value,…]`, `math`, or a function as `MODULE:FUNCTION`."""
+    instruction: str = ""
+    """Follows each problem in the prompt after a blank line: how to answer. Not part of what rewards see."""
     group_size: int = Field(default=8, ge=2)
     """Completions of each problem of a batch; an advantage is a reward minus the mean of its group."""
     max_tokens: int = Field(default=128, ge=1)

@@ -53,7 +53,8 @@ def prepare_problems(
     form = chat_format(tokenizer)
     if form.template is None:
         say("the tokenizer has no chat template: a prompt is followed by a blank line")
-    found = [_encoded(problems, tokenizer, form, spec.max_length, say) for problems in (kept, test)]
+    ending = f"\n\n{objective.instruction}" if objective.instruction else ""
+    found = [_encoded(problems, ending, tokenizer, form, spec.max_length, say) for problems in (kept, test)]
     if not found[0] or not found[1]:
         which = "training" if not found[0] else "held-out"
         raise DataError(f"no {which} problem is left. Give more rows, or raise --max-length.", source=spec.train)
@@ -75,12 +76,13 @@ def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) 
 
 def _encoded(
     problems: Sequence[Problem],
+    ending: str,
     tokenizer: PreTrainedTokenizerBase,
     form: ChatFormat,
     max_length: int,
     say: Callable[[str], None],
 ) -> list[Prompt]:
-    prompts = [Prompt(prompt_ids(problem.prompt, tokenizer, form), problem) for problem in problems]
+    prompts = [Prompt(prompt_ids(problem.prompt + ending, tokenizer, form), problem) for problem in problems]
     short = [prompt for prompt in prompts if len(prompt.token_ids) <= max_length]
     if len(short) < len(prompts):
         say(f"{len(prompts) - len(short):,} prompts are over {max_length} tokens: dropped")

@@ -54,6 +54,14 @@ def test_own_problems_are_split_and_cut(tokenizer: PreTrainedTokenizerBase) -> N
     assert not {p.problem.prompt for p in found.train} & {p.problem.prompt for p in found.test}
 
 
+def test_an_instruction_follows_the_problem_and_is_no_part_of_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    objective = RL(task="builtin:arithmetic:size=4,test_size=2", instruction="Sort these words.")
+    found = prepare_problems(DataSpec(train=objective.task), objective, tokenizer)
+    for prompt in (*found.train, *found.test):
+        assert f"{prompt.problem.prompt}\n\nSort these words." in tokenizer.decode(list(prompt.token_ids))
+        assert "Sort" not in prompt.problem.prompt
+
+
 def test_rows_are_split_by_the_seed_or_judged_by_others(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     said: list[str] = []
     file = rows_file(tmp_path, 40)
