@@ -12,8 +12,11 @@ from torch import nn
 
 from lowregret.engine import Engine
 from lowregret.errors import LivenessError
+from lowregret.lora.factors import Factors, Owners
 from lowregret.models.targets import matrices
 from lowregret.spec import DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
+from lowregret.spec.conventions import CONVENTIONS
+from lowregret.train.liveness import Liveness
 from lowregret.train.sft import run_trial
 
 DEAD = "model.layers.1.mlp.up_proj"
@@ -98,3 +101,106 @@ def test_many_dead_matrices_are_counted_and_some_named(bases: ModuleType, tmp_pa
             engine.model.get_submodule(name).register_forward_hook(detach_output)
     with pytest.raises(LivenessError, match=r"6 of the targeted matrices received no gradient: .* and 1 more"):
         run(bases, engine, method, tmp_path)
+
+
+MIXTURES = ["qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "deepseek_v3"]
+ALL = ("attention", "mlp", "router", "unembedding")
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_healthy_training_of_a_mixture_passes(
+    bases: ModuleType, architecture: str, convention: Any, tmp_path: Path
+) -> None:
+    engine, method = Engine(bases.small_base(architecture)), LoRA(rank=4, targets=ALL, convention=convention)
+    engine.add_policy("policy", method)
+    run(bases, engine, method, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_healthy_full_fine_tuning_of_a_mixture_passes(bases: ModuleType, architecture: str, tmp_path: Path) -> None:
+    engine = Engine(bases.small_base(architecture))
+    engine.add_policy("policy", FullFT())
+    run(bases, engine, FullFT(), tmp_path)
+
+
+class DeadExpert(Factors):
+    """An implementation that forgets the adapter of one expert."""
+
+    def expand(self, pairs: Any, total: Any, u: Any) -> None:
+        kept = u.clone()
+        kept[pairs.expert == 2] = 0
+        super().expand(pairs, total, kept)
+
+    def expanded_gradient(self, pairs: Any, dy: Any, u: Any) -> Any:
+        kept = dy.clone()
+        kept[pairs.expert == 2] = 0
+        return super().expanded_gradient(pairs, kept, u)
+
+
+def forget_one(monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    whole = Owners.factors
+
+    def forgetful(self: Owners, matrix: str, experts: int, dtype: torch.dtype) -> Factors:
+        found = whole(self, matrix, experts, dtype)
+        return DeadExpert(**vars(found)) if matrix.endswith(role) else found
+
+    monkeypatch.setattr(Owners, "factors", forgetful)
+
+
+@pytest.mark.parametrize("role", ["gate_proj", "up_proj", "down_proj"])
+def test_one_experts_dead_adapter_is_found_by_name(
+    bases: ModuleType, role: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine, method = Engine(bases.small_base("qwen3_moe")), LoRA(rank=4, targets=("experts",))
+    engine.add_policy("policy", method)
+    forget_one(monkeypatch, role)
+    dead = rf"model\.layers\.0\.mlp\.experts\.{role}\.lora_B of expert 2"
+    with pytest.raises(LivenessError, match=rf"step 1, 2 of .* received no gradient: {dead}, "):
+        run(bases, engine, method, tmp_path)
+
+
+def test_one_experts_dead_a_is_found_in_the_second_step(
+    bases: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine, method = Engine(bases.small_base("qwen3_moe")), LoRA(rank=4, targets=("experts",))
+    engine.add_policy("policy", method)
+    whole = Factors.add_a_gradient
+
+    def forgetful(self: Factors, pairs: Any, du: Any, rows: Any) -> None:
+        kept = du.clone()
+        kept[pairs.expert == 1] = 0
+        whole(self, pairs, kept, rows)
+
+    monkeypatch.setattr(Factors, "add_a_gradient", forgetful)
+    with pytest.raises(LivenessError, match=r"step 2, 6 of .* no gradient: .*experts\.gate_proj\.lora_A of expert 1"):
+        run(bases, engine, method, tmp_path)
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=4, targets=("experts",)), FullFT()])
+def test_experts_that_no_token_was_sent_to_are_listed_and_no_error(
+    bases: ModuleType, method: Any, tmp_path: Path
+) -> None:
+    base = bases.small_base("gpt_oss")  # whose router has a bias
+    base.model.model.layers[1].mlp.router.bias.data[3] = -1e9
+    engine = Engine(base)
+    policy = engine.add_policy("policy", method)
+    run(bases, engine, method, tmp_path)
+    first, second = Liveness(policy).experts()
+    assert second.module == "model.layers.1.mlp.experts"
+    assert second.untrained == (3,)
+    assert second.pairs[3] == 0
+    assert first.untrained == ()
+    assert sum(first.pairs) == sum(second.pairs)
+    assert 0 < sum(second.reached) < sum(first.reached), "in the last layer, only supervised positions have a gradient"
+
+
+def test_an_expert_of_the_base_that_gets_no_gradient_is_found(bases: ModuleType, tmp_path: Path) -> None:
+    engine = Engine(bases.small_base("qwen3_moe"))
+    policy = engine.add_policy("policy", FullFT())
+    weight = policy.weights["model.layers.0.mlp.experts.down_proj"]
+    mask = torch.ones_like(weight)
+    mask[1] = 0
+    weight.register_hook(lambda gradient: gradient * mask)
+    with pytest.raises(LivenessError, match=r"step 1, 1 of .* no gradient: .*experts\.down_proj of expert 1"):
+        run(bases, engine, FullFT(), tmp_path)

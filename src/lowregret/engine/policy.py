@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import torch
+from jaxtyping import Int64
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,6 +21,7 @@ from lowregret.lora.init import Start, expert_start, initial
 from lowregret.lora.linear import LoRALinear, Routing
 from lowregret.lora.router import LoRARouter
 from lowregret.lora.weights import LoRAWeights, row_norms
+from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 
@@ -47,6 +49,11 @@ class Policy(ABC):
     @abstractmethod
     def before_backward(self) -> None:
         """Called before every pass that will add to this policy's gradients."""
+
+    @abstractmethod
+    def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
+        """Of each module of experts that trains: by expert, the pairs of token and expert in all backward passes so
+        far, and those among them whose output had a gradient."""
 
     @abstractmethod
     def detach(self) -> None:
@@ -123,6 +130,15 @@ class LoRAPolicy(Policy):
         if self.bank.need_gradients() or self._flat.grad is None:
             self.look()
 
+    def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
+        names = dict.fromkeys(carrier_name(matrix) for matrix in self.matrices if matrix.experts)
+        carriers = {name: self._model.get_submodule(name) for name in names}
+        return {
+            name: carrier.traffic[self.name]
+            for name, carrier in carriers.items()
+            if isinstance(carrier, LoRAExperts) and self.name in carrier.traffic
+        }
+
     def look(self) -> None:
         """View the bank as it is now: after it has got or lost a member, or its gradients."""
         gradients, row = self.bank.gradients, self.bank.weights[self.slot]
@@ -141,6 +157,10 @@ class LoRAPolicy(Policy):
 
     def detach(self) -> None:
         """A matrix that carries no adapter any more is put back as it was."""
+        for name in self.traffic():
+            experts = self._model.get_submodule(name)
+            assert isinstance(experts, LoRAExperts)
+            del experts.traffic[self.name]
         self.bank.remove(self.name)
         if self.bank.members:
             return
@@ -196,13 +216,34 @@ class FullPolicy(Policy):
             parameter.requires_grad_(True)
             self.weights[key] = parameter
         self._model = model
+        self._traffic: dict[str, torch.Tensor] = {}
+        self._experts = dict(fused_experts(model))
+        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in self._experts.items()]
         self.optimizer = PolicyOptimizer(by_name(self.weights), gradients_stay=False)
 
     def before_backward(self) -> None:
         """Nothing to do: autograd makes the gradients."""
 
+    def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
+        return {name: self._traffic[name] for name in self._experts if name in self._traffic}
+
     def detach(self) -> None:
         self._model.requires_grad_(False)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _count(self, name: str, module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """Once the gradient of the experts' output is there, add what went to each."""
+        chosen = inputs[1]
+
+        def add(gradient: torch.Tensor) -> None:
+            reached = gradient.flatten(0, -2).abs().amax(1, keepdim=True) > 0
+            found = self._traffic.setdefault(name, chosen.new_zeros(2, module.down_proj.shape[0]))
+            found[0].scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
+            found[1].scatter_add_(0, chosen.flatten(), reached.expand(chosen.shape).to(chosen.dtype).flatten())
+
+        if output.requires_grad:
+            output.register_hook(add)
 
 
 def carrier_name(matrix: Matrix) -> str:
