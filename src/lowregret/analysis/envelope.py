@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lowregret.analysis.evidence import FULL, Condition
+from lowregret.analysis.evidence import Condition
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.spec import LoRA
 
@@ -24,12 +24,12 @@ def envelope(condition: Condition, method: str) -> dict[int, float]:
 
 
 def common_curve(condition: Condition) -> dict[int, float]:
-    """The lower of FullFT and the highest rank at each step."""
+    """The curve that low ranks leave: that of the highest rank, which starts as they do.
+
+    Whether it is FullFT's as well is a claim of its own.
+    """
     top = top_rank(condition)
-    names = [name for name in (FULL, top) if name is not None]
-    curves = [curve for name in names if (curve := envelope(condition, name))]
-    steps = sorted(set().union(*curves)) if curves else []
-    return {step: min(curve[step] for curve in curves if step in curve) for step in steps}
+    return {} if top is None else envelope(condition, top)
 
 
 def departure(curve: Mapping[int, float], common: Mapping[int, float], base_nll: float) -> float | None:

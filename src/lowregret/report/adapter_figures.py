@@ -7,7 +7,7 @@ import math
 from lowregret.analysis.evidence import FULL, Evidence
 from lowregret.analysis.fits import exponential, mean
 from lowregret.analysis.measures import log_ratios
-from lowregret.analysis.measures_more import distances, forgetting, stored_bits, time_ratios
+from lowregret.analysis.measures_more import ROUNDING, distances, forgetting, stored_bits, time_ratios
 from lowregret.report.plots import Axis, Reference, Series, curves, forest
 from lowregret.report.reading import label
 from lowregret.report.study_figures import FULL_NAME, NATS, Figure, named, u_curves
@@ -158,17 +158,20 @@ def invariance(evidence: Evidence) -> list[Figure]:
     assert isinstance(question, InvarianceQuestion)
     plain, *others = question.methods()
     same = {lora.name for lora in others[: len(question.transforms)]}
-    series, rows = [], []
+    series: list[Series] = []
+    rows: list[tuple[str, float | None, float | None, float | None]] = []
     for lora in (plain, *others):
         run = next(iter(condition.of(lora.name, 0)), None)
         if run is None:
             continue
         name = _changes(lora, plain) if lora.name != plain.name else "plain"
         place = None if lora.name == plain.name else 0.95 if lora.name in same else 0.15
-        series.append(Series(name, [(float(s), loss) for s, loss in run.train.items()], place, dashed=place is None))
+        said = "" if lora.name in same and any(one.name == "transformed" for one in series) else name
+        said = "transformed" if said and lora.name in same else said
+        series.append(Series(said, [(float(s), loss) for s, loss in run.test.items()], place, dashed=place is None))
         if lora.name != plain.name:
             found = exponential(
-                mean([math.log2(max(d, 1e-12)) for d in distances(condition, lora.name, plain.name).values()])
+                mean([math.log2(max(d, ROUNDING)) for d in distances(condition, lora.name, plain.name).values()])
             )
             if found is not None:
                 rows.append((("same: " if lora.name in same else "moved: ") + name, found.value, found.low, found.high))
@@ -184,18 +187,18 @@ def invariance(evidence: Evidence) -> list[Figure]:
                 format="~e",
             ),
             "Transforms that keep both invariants (same) stay as near as rounding allows; changing either one (moved) "
-            "takes the training elsewhere by orders of magnitude more.",
+            "takes the training elsewhere by orders of magnitude more. Runs that are equal are drawn at 1e-6.",
         ),
         Figure(
             "invariance-curves",
             "Trajectories",
             curves(
                 series,
-                Axis("optimizer steps"),
-                Axis("training loss (nats per supervised token)"),
-                "Training loss of the plain run, of the transformed and of the changed ones",
+                Axis("optimizer steps", log=True),
+                NATS,
+                "Held-out loss of the plain run, of the transformed and of the changed ones",
             ),
-            "Training loss, seed 0. The transformed runs lie on the plain one (dashed); those that differ in one "
+            "Held-out loss, seed 0. The transformed runs lie on the plain one (dashed); those that differ in one "
             "invariant do not.",
         ),
     ]

@@ -25,6 +25,7 @@ class Series:
     """One curve."""
 
     name: str
+    """Empty for one of several that share the name of another."""
     points: Sequence[tuple[float, float]]
     shade: float | None = None
     """From 0 to 1 on the ramp; None for ink, which is full fine-tuning or the reference."""
@@ -199,7 +200,7 @@ def _x(axis: Axis, first: float, last: float) -> alt.X:
         reach = max(last - low, 1e-9)
         domain = [low - 0.02 * reach, last + 0.2 * reach]
     ticks = list(axis.ticks) if axis.ticks is not None else _ticks(first, last) if axis.log else None
-    marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy")
+    marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy", tickMinStep=1)
     if ticks is not None:
         marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy", values=ticks)
     scale = alt.Scale(domain=domain, nice=False, type="log" if axis.log else "linear")
@@ -215,10 +216,13 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _references(references: Sequence[Reference], y: alt.Y) -> list[alt.Chart]:
     layers: list[alt.Chart] = []
-    for reference in references:
+    for index, reference in enumerate(references):
+        above = -7 if index % 2 == 0 else 9  # so that two that lie close together can be read
         row = data([{"y": reference.y, "text": reference.text}])
         layers.append(row.mark_rule(style="reference").encode(y=y))
-        layers.append(row.mark_text(style="note", align="left", dx=4, dy=-7).encode(x=alt.value(0), y=y, text="text:N"))
+        layers.append(
+            row.mark_text(style="note", align="left", dx=4, dy=above).encode(x=alt.value(0), y=y, text="text:N")
+        )
     return layers
 
 
@@ -247,11 +251,12 @@ def _curve(one: Series, x: alt.X, y: alt.Y, x_axis: Axis, y_axis: Axis) -> list[
 
 def _names(series: Sequence[Series], scale: _Scale, y: alt.Y) -> list[alt.Chart]:
     """At the right edge, each as near to the end of its curve as its neighbours allow."""
-    wanted = sorted(((scale.pixel(one.points[-1][1]), one) for one in series), key=lambda pair: pair[0])
+    named = [one for one in series if one.name]
+    wanted = sorted(((scale.pixel(one.points[-1][1]), one) for one in named), key=lambda pair: pair[0])
     places: list[float] = []
     for pixel, _ in wanted:
         places.append(max(pixel, places[-1] + LINE if places else 8.0))
-    over = places[-1] - (scale.height - 6)
+    over = places[-1] - (scale.height - 6) if places else 0.0
     if over > 0:
         places[-1] -= over
         for index in range(len(places) - 2, -1, -1):

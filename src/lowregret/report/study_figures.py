@@ -90,7 +90,7 @@ def _rank(evidence: Evidence) -> list[Figure]:
         caption = (
             f"Data {size}. For each rank the lowest held-out loss of any learning rate after so many steps. Where a "
             "curve lies on that of full fine-tuning (dashed) the rank is enough; a ring marks the step from which a "
-            f"rank is behind by more than {MARGIN:.0%} of what had been learned."
+            f"rank is behind the highest one by more than {MARGIN:.0%} of what had been learned."
         )
         found.append(Figure(f"rank-{condition.name}", f"Loss by rank, {size}", chart, caption))
     ranks = Axis("rank", log=True, ticks=[2.0**k for k in range(10)])

@@ -210,6 +210,7 @@ class CapacityQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 800, "people": 64, "ranks": (1, 2, 4, 16)}
     kind: Literal["capacity"] = "capacity"
+    evals: Count = 6
     data: DataSpec = _facts("size={size},wordings=4,test_size=10240")
     steps: Count = 4000
     batch_size: Count = 16
@@ -231,7 +232,8 @@ class CapacityQuestion(Question):
         loras = tuple(LoRA(rank=rank, targets=self.targets) for rank in self.ranks)
         facts = self.pair("facts", loras, data=_sized(self.data, self.people))
         short = {"steps": min(256, self.steps), "batch_size": 8}
-        teach = self.group("teach", _loras((16,)), data=_sized(self.data, 512), **short)
+        fresh = _sized(self.data, 512).model_copy(update={"max_eval": 256})
+        teach = self.group("teach", _loras((16,)), data=fresh, **short)
         return (*facts, teach, self.group("elicit", _loras((16,)), data=self.elicit, **short))
 
 
