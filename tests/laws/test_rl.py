@@ -67,6 +67,21 @@ def test_top_p_draws_from_the_fewest_tokens_that_suffice() -> None:
     assert sorted(set(logprobs.exp().tolist())) == pytest.approx([3 / 7, 4 / 7], abs=1e-6)
 
 
+def test_a_token_is_drawn_independently_of_the_one_before(bases: ModuleType) -> None:
+    """Second tokens after the likeliest first one, of many draws, against the softmax after both."""
+    base = bases.small_base("llama")
+    reference, prompt, draws = bases.copied(base), PROMPTS[1], 6000
+    found = Engine(base).sample({"base": [prompt] * draws}, SamplingParams(max_tokens=2, seed=7))["base"]
+    firsts = torch.bincount(torch.tensor([completion.token_ids[0] for completion in found]), minlength=64)
+    first = int(firsts.argmax())
+    seconds = torch.tensor([c.token_ids[1] for c in found if c.token_ids[0] == first])
+    with torch.no_grad():
+        expected = reference(torch.tensor([[*prompt, first]])).logits[0, -1].softmax(0)
+    shares = torch.bincount(seconds, minlength=64) / len(seconds)
+    noise = float((expected * (1 - expected) / len(seconds)).sqrt().sum()) * 0.8  # E|share − expected|, summed
+    assert float((shares - expected).abs().sum()) < 1.5 * noise
+
+
 def test_each_policy_draws_by_its_own_seed(bases: ModuleType) -> None:
     engine = Engine(bases.small_base("qwen3"))
     for name in ("a", "b"):
