@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.chat import Example
 from lowregret.engine.attention import attending, configurations, tells_all
+from lowregret.engine.balance import BalanceLoss
 from lowregret.engine.checkpointing import checkpoint_layers
 from lowregret.engine.decode import Decoder, Prompts, decoder
 from lowregret.engine.layout import Layout, lay_out
@@ -61,11 +62,19 @@ class Engine:
     alone. `device` and `precision` as in TrainingSpec. With bfloat16 the weight matrices of the base are bfloat16 and
     products are (autocast); embeddings, norms and all that trains stay float32, so that LoRA and FullFT start from
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
-    instead of keeping what they computed in the first; ModelError for a base without known layers.
+    instead of keeping what they computed in the first; ModelError for a base without known layers. `balance_experts`
+    adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
+    the losses returned are without it. ModelError for a base that defines none.
     """
 
     def __init__(
-        self, base: Base, *, device: str = "auto", precision: str = "auto", checkpoint_activations: bool = False
+        self,
+        base: Base,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        checkpoint_activations: bool = False,
+        balance_experts: bool = False,
     ) -> None:
         self.base = base
         self.device = choose_device(device)
@@ -80,6 +89,7 @@ class Engine:
         self._routing = Routing(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._configs = configurations(self.model)
         self._unembedding = Unembedding(self.model)
+        self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
         self.padding_free = True
         """Whether rows are laid end to end; else they are padded to the longest of a pass."""
         self._find_way()
@@ -121,9 +131,13 @@ class Engine:
         for name in batches:
             self.policies[name].before_backward()
         layout = self._lay_out(batches)
-        with torch.enable_grad(), self._passing(layout, temperature):
+        watching = self._balance.watching() if self._balance else nullcontext()
+        with torch.enable_grad(), self._passing(layout, temperature), watching:
             results = self._forward(layout, batches, loss)
-            torch.stack([result.loss for result in results.values()]).sum().backward()
+            total = torch.stack([result.loss for result in results.values()]).sum()
+            if self._balance:
+                total = total + self._balance.loss(layout.tokens, [layout.weights[part] for part in layout.parts])
+            total.backward()
         return {
             name: PassResult(result.loss.detach(), result.logprobs.detach(), result.supervised)
             for name, result in results.items()

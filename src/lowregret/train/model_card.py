@@ -97,8 +97,15 @@ def write_card(
     write_bytes(folder / "README.md", _CARD.format(
         name=name, recipe=recipe, parameters=parameters, documents=documents, tokens=progress.tokens,
         minutes=progress.seconds / 60, table=table, solved=solved, rows=_ROWS, layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"], vocabulary=config["vocab_size"],
+        hidden=config["hidden_size"], vocabulary=config["vocab_size"], kind=_kind(config),
     ).encode())  # fmt: skip
+
+
+def _kind(config: Mapping[str, object]) -> str:
+    experts = config.get("num_experts")
+    if not experts:
+        return "dense Qwen3"
+    return f"Qwen3-MoE ({experts} experts in each layer, {config['num_experts_per_tok']} for each token)"
 
 
 _CARD = """\
@@ -107,7 +114,7 @@ license: apache-2.0
 ---
 # {name}: a bundled base of lowregret
 
-A dense Qwen3 of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}, tied
+A {kind} of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}, tied
 embeddings, float32), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the
 demo and the tests need no download; it knows nothing about the world.
 

@@ -18,7 +18,14 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from lowregret.data.bundled.corpus import Document, draw_documents
 from lowregret.data.bundled.people import draw_people
@@ -42,8 +49,20 @@ TEMPLATE = (
 )
 
 
+class Mixture(Spec):
+    """The experts of every layer, in the place of one MLP."""
+
+    experts: int = Field(ge=2)
+    active: int = Field(ge=1)
+    """Experts that a token passes through."""
+    intermediate_size: int
+    """Of one expert."""
+    balance: float = Field(default=0.001, ge=0)
+    """Coefficient of the load-balancing loss; 0.001 is Qwen3-MoE's own."""
+
+
 class Architecture(Spec):
-    """A dense Qwen3."""
+    """A Qwen3: dense, or with experts."""
 
     vocabulary: int = 1024
     hidden_size: int = 128
@@ -53,6 +72,7 @@ class Architecture(Spec):
     head_size: int = 32
     intermediate_size: int = 384
     context: int = 512
+    mixture: Mixture | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Corpus(Spec):
@@ -131,22 +151,34 @@ def encode_documents(found: Sequence[Document], tokenizer: PreTrainedTokenizerBa
 def random_base(spec: PretrainSpec, tokenizer: PreTrainedTokenizerFast) -> Base:
     """A Qwen3 with weights drawn at 1/√hidden: at the usual 0.02 so small a model stays stuck."""
     a = spec.architecture
-    config = Qwen3Config(
-        vocab_size=a.vocabulary,
-        hidden_size=a.hidden_size,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.heads,
-        num_key_value_heads=a.key_value_heads,
-        head_dim=a.head_size,
-        intermediate_size=a.intermediate_size,
-        max_position_embeddings=a.context,
-        tie_word_embeddings=True,
-        initializer_range=1 / math.sqrt(a.hidden_size),
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        dtype="float32",
-    )
+    common = {
+        "vocab_size": a.vocabulary,
+        "hidden_size": a.hidden_size,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.key_value_heads,
+        "head_dim": a.head_size,
+        "intermediate_size": a.intermediate_size,
+        "max_position_embeddings": a.context,
+        "tie_word_embeddings": True,
+        "initializer_range": 1 / math.sqrt(a.hidden_size),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "dtype": "float32",
+    }
+    config: PretrainedConfig
+    if a.mixture is None:
+        config = Qwen3Config(**common)
+    else:
+        config = Qwen3MoeConfig(
+            **common,
+            num_experts=a.mixture.experts,
+            num_experts_per_tok=a.mixture.active,
+            moe_intermediate_size=a.mixture.intermediate_size,
+            router_aux_loss_coef=a.mixture.balance,
+            norm_topk_prob=True,
+        )
     torch.manual_seed(spec.seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.eval()
@@ -165,7 +197,8 @@ def _pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     base = random_base(spec, tokenizer)
     train = encode_documents(list(documents(spec, spec.seed + 2, spec.corpus.documents)), tokenizer)
     held_out = list(documents(spec, spec.seed + 3, spec.corpus.held_out))
-    engine = Engine(base, precision="float32")
+    mixture = spec.architecture.mixture
+    engine = Engine(base, precision="float32", balance_experts=mixture is not None and mixture.balance > 0)
     policy = engine.add_policy("full", FullFT())
     training = TrainingSpec(
         model=spec.name,

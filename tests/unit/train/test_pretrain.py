@@ -15,5 +15,5 @@ RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("pretrain_*.toml")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_valid(path: Path) -> None:
     spec = build(PretrainSpec, read_toml(path), source=path.name)
-    assert spec.name == path.stem.removeprefix("pretrain_")
+    assert spec.name == path.stem.removeprefix("pretrain_").replace("_", "-")
     assert set(spec.corpus.mix) <= {"biography", "question", "arithmetic", "instruction"}
