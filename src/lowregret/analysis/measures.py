@@ -212,11 +212,15 @@ def batch_size(evidence: Evidence) -> Measures:
     gaps = [sum(slopes[name][s] for name in loras) / len(loras) - slopes[FULL][s] for s in seeds]
     apart = [slopes[loras[-1]][s] - slopes[loras[0]][s] for s in seeds]
     own = _average(slopes[FULL])
-    free = mean(apart)
+    free = mean(apart) if len(loras) > 1 else None
     least = min(slopes, key=lambda name: _average(slopes[name]) or math.inf)
     return {
         "batch-gap": Measure(mean(gaps), details=details),
-        "batch-rank-free": Measure(free.over(abs(own)) if free is not None and own else None, details=details),
+        "batch-rank-free": Measure(
+            free.over(abs(own)) if free is not None and own else None,
+            "" if len(loras) > 1 else "one rank has nothing to be compared with",
+            details,
+        ),
         "batch-small": Measure(mean(list(slopes[least].values())), f"Least for {least}.", details),
     }
 

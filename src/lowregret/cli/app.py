@@ -9,6 +9,7 @@ import typer
 from lowregret import __version__
 from lowregret.cli.compare import compare
 from lowregret.cli.eval import evaluate
+from lowregret.cli.export import export
 from lowregret.cli.plan import plan
 from lowregret.cli.report import report
 from lowregret.cli.study import study
@@ -29,6 +30,7 @@ app.command("eval")(evaluate)
 app.command("report")(report)
 app.command("study")(study)
 app.command("verify")(verify)
+app.command("export")(export)
 
 
 def _version(asked: bool) -> None:

@@ -143,7 +143,7 @@ class EarlyQuestion(Question):
     steps: Count = 128
     evals: Count = 16
     first_eval: Count = 1
-    ranks: Ranks = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    ranks: Annotated[tuple[Rank, ...], Field(min_length=2)] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     learning_rate: PositiveRate = 1e-3
     early_steps: Count = 8
     """What counts as early: the differences between ranks after so many steps are those of the claim."""
@@ -208,11 +208,11 @@ class CapacityQuestion(Question):
     Facts of a known number of bits, met again and again by adapters too small for them.
     """
 
-    QUICK: ClassVar[dict[str, Any]] = {"steps": 800, "people": 64, "ranks": (1, 2, 4, 16)}
+    QUICK: ClassVar[dict[str, Any]] = {"steps": 500, "people": 64, "ranks": (1, 2, 4, 16)}
     kind: Literal["capacity"] = "capacity"
     evals: Count = 6
     data: DataSpec = _facts("size={size},wordings=4,test_size=10240")
-    steps: Count = 4000
+    steps: Count = 2000
     batch_size: Count = 16
     people: Count = 128
     """Of about 25 bits each."""

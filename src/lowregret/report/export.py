@@ -1,0 +1,150 @@
+"""The trials and curves of studies for other programs: CSV, Parquet, or a storage that optuna-dashboard opens."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.claims import judge_study
+from lowregret.analysis.evidence import Evidence, Run, read_evidence
+from lowregret.errors import SpecError
+from lowregret.records import replacing
+from lowregret.spec import LoRA
+
+TABLES = ("trials", "curves", "claims")
+FORMATS = (".csv", ".parquet", ".db")
+
+
+def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
+    """Write one table of these studies to `target`, whose suffix says how; returns its rows.
+
+    `trials` has a row a trial, `curves` one an evaluation, `claims` one a claim. A `.db` is an Optuna storage: a study
+    for each method under each condition, with all trials and their curves. Raises SpecError for another suffix.
+    """
+    if target.suffix not in FORMATS:
+        raise SpecError(f"--out {target}: the suffix says the format. Valid: {', '.join(FORMATS)}.")
+    evidence = [read_evidence(folder) for folder in folders]
+    if target.suffix == ".db":
+        return _optuna(evidence, target)
+    rows = list(_ROWS[table](evidence))
+    with replacing(target) as partial:
+        if target.suffix == ".csv":
+            _write_csv(rows, partial)
+        else:
+            import pyarrow
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+    return len(rows)
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _trials(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
+    for study, condition, run in _runs(evidence):
+        record, method = run.record, run.record.spec.method
+        lora = method if isinstance(method, LoRA) else None
+        yield {
+            "study": study,
+            "condition": condition,
+            "method": record.method,
+            "rank": None if lora is None else lora.rank,
+            "targets": None if lora is None else "+".join(lora.targets),
+            "learning_rate": record.learning_rate,
+            "seed": record.seed,
+            "status": record.status,
+            "test_nll": record.test_nll,
+            "forgetting_nll": run.forgetting_nll,
+            "steps": record.steps,
+            "tokens": record.tokens,
+            "seconds": record.seconds,
+            "trainable_parameters": record.trainable_parameters,
+        }
+
+
+def _curves(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
+    for study, condition, run in _runs(evidence):
+        for step, loss in run.test.items():
+            yield {
+                "study": study,
+                "condition": condition,
+                "method": run.record.method,
+                "learning_rate": run.record.learning_rate,
+                "seed": run.record.seed,
+                "step": step,
+                "test_nll": loss,
+                "train_nll": run.train.get(step),
+            }
+
+
+def _claims(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
+    for study in evidence:
+        for claim in judge_study(study).claims:
+            found = claim.estimate
+            yield {
+                "study": study.kind,
+                "claim": claim.statement.key,
+                "sentence": claim.statement.sentence,
+                "statistic": claim.statement.statistic,
+                "unit": claim.statement.unit,
+                "holds_if": claim.statement.threshold,
+                "ruling": claim.ruling,
+                "value": None if found is None else found.value,
+                "low": None if found is None else found.low,
+                "high": None if found is None else found.high,
+                "n": None if found is None else found.n,
+                "note": claim.note,
+            }
+
+
+_ROWS = {"trials": _trials, "curves": _curves, "claims": _claims}
+
+
+def _runs(evidence: Sequence[Evidence]) -> Iterator[tuple[str, str, Run]]:
+    for study in evidence:
+        for condition in study.conditions.values():
+            for run in condition.runs:
+                yield study.kind, condition.name, run
+
+
+def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
+    try:
+        import optuna
+    except ImportError:
+        raise SpecError(f"--out {target}: needs optuna. Install it by `pip install optuna`.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rates = optuna.distributions.FloatDistribution(1e-12, 1e3, log=True)
+    seeds = optuna.distributions.IntDistribution(0, 2**31)
+    states = {"finished": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
+    written = 0
+    with replacing(target) as partial:
+        partial.unlink(missing_ok=True)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
+        studies: dict[str, Any] = {}
+        for kind, condition, run in _runs(evidence):
+            record, name = run.record, f"{kind} {condition} {run.record.method}"
+            if name not in studies:
+                studies[name] = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+            state = states.get(record.status, optuna.trial.TrialState.FAIL)
+            whole = state == optuna.trial.TrialState.COMPLETE
+            trial = optuna.trial.create_trial(
+                state=state,
+                value=record.test_nll if whole else None,
+                params={"learning_rate": record.learning_rate, "seed": record.seed},
+                distributions={"learning_rate": rates, "seed": seeds},
+                intermediate_values={step: loss for step, loss in run.test.items() if math.isfinite(loss)},
+                user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds},
+            )
+            studies[name].add_trial(trial)
+            written += 1
+        storage.remove_session()
+        storage.engine.dispose()
+    return written
