@@ -188,6 +188,16 @@ def test_both_precisions_learn(bases: ModuleType, precision: str) -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_in_bfloat16_both_methods_start_from_the_same_function(bases: ModuleType, architecture: str) -> None:
+    batch, found = collate(bases.examples(5)), []
+    for method in (lora(targets=("attention", "mlp")), FullFT()):
+        engine = Engine(bases.small_base(architecture), precision="bfloat16")
+        engine.add_policy("policy", method)
+        found.append(engine.forward({"policy": batch})["policy"].logprobs)
+    assert torch.equal(*found)
+
+
 def test_activation_checkpointing_changes_nothing(bases: ModuleType) -> None:
     gradients = []
     for checkpointed in (False, True):

@@ -27,6 +27,7 @@ from lowregret.engine.checkpointing import checkpoint_layers
 from lowregret.engine.decode import Decoder, Prompts, decoder
 from lowregret.engine.layout import Layout, lay_out
 from lowregret.engine.losses import Loss, cross_entropy, token_logprobs
+from lowregret.engine.mixture import experts_under_autocast
 from lowregret.engine.optimizer import AdamParams
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.sampler import Completion, SamplingParams, generate
@@ -83,6 +84,8 @@ class Engine:
         self.model.requires_grad_(False)
         _cast(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
+        if self.dtype is not torch.float32:
+            experts_under_autocast(self.model)
         self.policies: dict[str, Policy] = {}
         self.matrices = matrices(self.model)
         self._banks: list[Bank] = []

@@ -73,6 +73,11 @@ class Form:
             bool(of_experts) and method.convention == "shared-outer",
         )
 
+    @property
+    def numbers(self) -> int:
+        """Of A and B of one policy, padding included."""
+        return sum(math.prod(shape) for matrix in self.matrices for shape in self.shapes(matrix))
+
     def shapes(self, matrix: Matrix) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Those of A and B on one matrix, ranks padded; of experts, with one more dimension for whose it is."""
         if matrix.experts is None:

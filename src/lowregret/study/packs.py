@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.engine.footprint import device_memory
-from lowregret.lora.bank import padded_rank
+from lowregret.lora.bank import Form
 from lowregret.models.targets import find_targets
 from lowregret.spec import LoRA, TrialSpec
 from lowregret.train.pack import Pack
@@ -31,5 +31,4 @@ def has_room(pack: Pack, trial: TrialSpec) -> bool:
 
 
 def _parameters(task: Job, method: LoRA) -> int:
-    matrices = find_targets(task.engine.model, task.engine.matrices, method.targets)
-    return padded_rank(method.rank) * sum(matrix.d_in + matrix.d_out for matrix in matrices)
+    return Form.of(method, find_targets(task.engine.model, task.engine.matrices, method.targets)).numbers
