@@ -133,7 +133,7 @@ def _on_hardware(
     left_out = "no sampling; " if plan.wishes.objective == "rl" else ""
     yield both("  time", left_out + use, lambda side: _if_it_fits(side, duration, side.seconds))
     if plan.lora.money is not None:
-        source = "--price" if plan.price_given else "list price of 2025"
+        source = "--price" if plan.price_given else "a list price"
         yield both("  money", source, lambda side: _if_it_fits(side, money, side.money))
 
 
