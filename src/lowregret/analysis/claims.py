@@ -82,9 +82,12 @@ def rule(statement: Statement, estimate: Estimate) -> Ruling:
     high = math.inf if statement.high is None else statement.high
     if estimate.low is None or estimate.high is None:
         return "open"
-    if low <= estimate.low and estimate.high <= high:
+    above = estimate.low > 0 if low == 0 else estimate.low >= low
+    below = estimate.high < 0 if high == 0 else estimate.high <= high
+    if above and below:
         return "holds"
-    return "does not hold" if estimate.high < low or estimate.low > high else "open"
+    outside = estimate.high < low or estimate.low > high or (estimate.high <= 0 == low) or (estimate.low >= 0 == high)
+    return "does not hold" if outside else "open"
 
 
 def _judged(statement: Statement, found: Measure | None) -> Claim:

@@ -67,7 +67,7 @@ def capacity(evidence: Evidence) -> Measures:
     total = condition.fact_bits
     if total is None:
         return {}
-    per_parameter: dict[str, list[float]] = {}
+    per_parameter: dict[int, list[float]] = {}
     details: dict[str, float | None] = {"bits of the facts": total}
     growth: list[tuple[float, float]] = []
     for method in condition.methods:
@@ -75,13 +75,15 @@ def capacity(evidence: Evidence) -> Measures:
         if not bits or not isinstance(method, LoRA):
             continue
         parameters = condition.at_best(method.name)[0].record.trainable_parameters
-        per_parameter[method.name] = [found / parameters for found in bits]
+        per_parameter[method.rank] = [found / parameters for found in bits]
         details[f"{method.name}, bits"] = statistics.fmean(bits)
         growth += [(math.log2(method.rank), math.log2(b)) for b in bits if 0 < b < SATURATED * total]
-    most = max(per_parameter, key=lambda name: statistics.fmean(per_parameter[name]), default=None)
+    most = max(per_parameter, key=lambda rank: statistics.fmean(per_parameter[rank]), default=None)
     return {
         "capacity-bits": Measure(
-            mean(per_parameter[most]) if most is not None else None, f"Most at {most}." if most else "", details
+            mean(per_parameter[most]) if most is not None else None,
+            f"Most at rank {most}." if most is not None else "",
+            details,
         ),
         "capacity-rank": Measure(
             slope([x for x, _ in growth], [y for _, y in growth]),

@@ -28,13 +28,13 @@ class Statement(Spec):
     low: float | None = None
     high: float | None = None
     """The claim holds when the whole interval of the statistic lies within these bounds, and does not hold when it lies
-    wholly outside."""
+    wholly outside. A bound of zero is itself outside."""
 
     @property
     def threshold(self) -> str:
         """The bounds in words."""
         if self.low is None:
-            return f"at most {_said(self.high, self.unit)}"
+            return f"at most {_said(self.high, self.unit)}" if self.high else "below 0"
         if self.high is None:
             return f"at least {_said(self.low, self.unit)}" if self.low else "above 0"
         return f"{_said(self.low, self.unit)} to {_said(self.high, self.unit)}"

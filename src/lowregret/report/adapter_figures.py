@@ -8,6 +8,7 @@ from lowregret.analysis.evidence import FULL, Evidence
 from lowregret.analysis.fits import exponential, mean
 from lowregret.analysis.measures import log_ratios
 from lowregret.analysis.measures_more import ROUNDING, distances, forgetting, stored_bits, time_ratios
+from lowregret.report import words
 from lowregret.report.plots import Axis, Reference, Series, curves, forest
 from lowregret.report.reading import label
 from lowregret.report.study_figures import FULL_NAME, NATS, Figure, named, u_curves
@@ -54,7 +55,7 @@ def layers(evidence: Evidence) -> list[Figure]:
             "layers-losses",
             "Every choice",
             bars_chart,
-            "The same losses one by one, full fine-tuning last: overlapping intervals are not told apart by these seeds.",
+            "The same losses one by one, full fine-tuning last: overlapping intervals are not told apart here.",
         ),
     ]
 
@@ -117,7 +118,7 @@ def compute(evidence: Evidence) -> list[Figure]:
         ]
         series.append(Series(f"hidden {timing['width']}", points, place, bars, dots=True))
         theory = sorted((float(rank), float(value)) for rank, value in timing["theory"].items())
-        series.append(Series("theory", theory, place, dashed=True))
+        series.append(Series("", theory, place, dashed=True))
     chart = curves(
         series,
         _RANKS,
@@ -231,11 +232,13 @@ def variants(evidence: Evidence) -> list[Figure]:
     forgot: list[tuple[str, float | None, float | None, float | None]] = []
     for method in condition.methods:
         name = _variant(method.name)
-        found = condition.difference(method.name, plain) if method.name != plain else None
-        if method.name != plain:
+        found = condition.difference(method.name, plain) if method.name not in (plain, FULL) else None
+        if method.name not in (plain, FULL):
             rows.append((name, None, None, None) if found is None else (name, found.value, found.low, found.high))
         rise = mean(list(forgetting(condition, method.name).values()))
         forgot.append((name, None, None, None) if rise is None else (name, rise.value, rise.low, rise.high))
+    full = condition.difference(FULL, plain)
+    apart = "" if full is None else f" Full fine-tuning ends {words.signed(full.value)} nats from it."
     return [
         Figure(
             "variants-loss",
@@ -247,7 +250,7 @@ def variants(evidence: Evidence) -> list[Figure]:
                 zero="plain LoRA",
             ),
             "Each at its own best learning rate and the same budget, paired examples and seeds, 95 % interval. Left of "
-            "zero is better than plain LoRA.",
+            f"zero is better than plain LoRA.{apart}",
         ),
         Figure(
             "variants-forgetting",

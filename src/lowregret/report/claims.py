@@ -50,7 +50,7 @@ def claims_table(rows: Sequence[tuple[str, str, Claim]]) -> str:
             f'<td data-label="Here"><strong class="ruling">{MARKS[claim.ruling]} {claim.ruling}</strong>{note}</td>\n'
             f'<td class="number" data-label="Measured">{text(value_text(claim))}'
             f'<span class="why">{text(interval_text(claim))}</span></td>\n'
-            f'<td class="number" data-label="Holds if">{text(stated.threshold)}</td></tr>'
+            f'<td class="number" data-label="Holds if">{text(stated.threshold).replace("-", MINUS)}</td></tr>'
         )
     heads = "".join(
         f'<th scope="col"{kind}>{title}</th>'

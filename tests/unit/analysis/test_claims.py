@@ -58,6 +58,15 @@ def test_a_claim_holds_only_wholly_inside_and_fails_only_wholly_outside(a: float
     assert (found == "does not hold") == (high < 1 or low > 2)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, None), (None, 0.0)])
+def test_nothing_at_all_is_neither_above_nor_below_zero(low: float | None, high: float | None) -> None:
+    stated = WITHIN.model_copy(update={"low": low, "high": high})
+    assert rule(stated, Estimate(value=0.0, low=0.0, high=0.0, n=3)) == "does not hold"
+    sign = 1.0 if low is not None else -1.0
+    assert rule(stated, Estimate(value=sign, low=sign, high=sign, n=3)) == "holds"
+    assert rule(stated, Estimate(value=0.0, low=-1.0, high=1.0, n=3)) == "open"
+
+
 def test_without_an_interval_nothing_is_decided() -> None:
     assert rule(WITHIN, Estimate(value=1.5)) == "open"
 
