@@ -34,6 +34,8 @@ class Room:
     checkpoint_activations: bool
     shards: int
     hardware: Hardware | None
+    batch: int = 1
+    """Rows of a step: with fewer at once, a step is several passes."""
 
     def need(self, method: FullFT | LoRA, rows: int) -> Memory:
         """Bytes on each device."""
@@ -44,6 +46,7 @@ class Room:
             length=self.length,
             supervised=self.supervised,
             checkpoint_activations=self.checkpoint_activations,
+            accumulating=rows < self.batch,
             shards=self.shards,
             hardware=self.hardware,
         )
@@ -122,6 +125,7 @@ def make_plan(
         room = replace(room, hardware=room.cheapest(found.method))
     rows = choice.batch_size * (wishes.group_size if wishes.objective == "rl" else 1)
     work = Workload(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out)
+    room = replace(room, batch=rows)
     estimate = Estimate(shapes, wishes, work, room, price_per_hour)
     return Plan(
         shapes=shapes,

@@ -23,12 +23,15 @@ CHUNK_BYTES = 128 * 2**20
 """Of the logits that are there at once (engine/head.py)."""
 RANK_STEP = 4
 """Ranks are padded to a multiple of this (lora/bank.py)."""
-CPU_PROCESS = 450_000_000
+CPU_PROCESS = 445_000_000
 """Python, torch and transformers with their libraries, resident: measured."""
+CPU_HEAP = 0.35
+"""Of what a pass keeps, a CPU's heap holds so much more: tensors of some MB are freed in another order than they came.
+Measured with glibc."""
 CUDA_CONTEXT = 500_000_000
 """CUDA's context with the kernels that are loaded: 0.3 to 0.6 GB by device and driver; assumed, not measured here."""
-FRAGMENTATION = {"cpu": 0.02, "gpu": 0.05}
-"""Share of all else that the allocator holds and nobody uses; the GPU's is assumed."""
+GPU_FRAGMENTATION = 0.05
+"""Share of all else that torch's allocator holds on a GPU and nobody uses; assumed, not measured here."""
 
 
 @dataclass(frozen=True)
@@ -61,34 +64,46 @@ def memory(
     length: int,
     supervised: int | None = None,
     checkpoint_activations: bool = False,
+    accumulating: bool = False,
     shards: int = 1,
     hardware: Hardware | None = None,
 ) -> Memory:
     """Training with `rows` rows of `length` tokens at once, `supervised` of them supervised in each (all when None).
 
     On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
-    and without `hardware` a GPU is meant. With `shards` devices (FSDP) each holds its share of weights, gradients and
-    moments, and one layer in full; `rows` are those of one device.
+    and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
+    the start of the later ones; on a CPU that follows from the tokens. With `shards` devices (FSDP) each holds its
+    share of weights, gradients and moments, and one layer in full; `rows` are those of one device.
     """
     cpu = hardware is not None and hardware.kind == "cpu"
     wide = 4 if cpu else 2
     trained = trainable(shapes, method)
-    weights, gathered = _weights(shapes, method, trained, wide, shards)
     tokens = rows * length
-    if cpu:
-        tokens = min(tokens, max(CPU_PASS_TOKENS // length, 1) * length)
+    if cpu and tokens > CPU_PASS_TOKENS:
+        tokens = max(CPU_PASS_TOKENS // length, 1) * length
+        accumulating = accumulating or tokens < rows * length
     positions = math.ceil(tokens * (1.0 if supervised is None else supervised / length))
+    logits = min(positions * shapes.vocabulary * 4, CHUNK_BYTES) + positions * shapes.hidden_size * 4
+    gradients = 4 * trained // shards
+    weights = _weights(shapes, method, wide) // shards + (0 if isinstance(method, FullFT) else 4 * trained // shards)
     kept = tokens * (layer_bytes(shapes, method, wide) if checkpoint_activations else token_bytes(shapes, method, wide))
     if checkpoint_activations:
         kept += tokens * shapes.layers * shapes.hidden_size * 4
-    passing = tokens * _temporaries(shapes, wide)
+    first = kept + tokens * _temporaries(shapes, wide) + _copies(shapes, method, wide) // shards
     judging = EVAL_TOKENS * _forward_bytes(shapes, wide)
-    # An evaluation keeps nothing, but has more tokens at once.
-    activations = max(kept + passing, judging) + gathered
-    logits = min(positions * shapes.vocabulary * 4, CHUNK_BYTES) + positions * shapes.hidden_size * 4
-    parts = (weights, 4 * trained // shards, 8 * trained // shards, round(activations), logits)
-    context = CPU_PROCESS if cpu else CUDA_CONTEXT
-    return Memory(*parts, context=context, fragmentation=round(FRAGMENTATION["cpu" if cpu else "gpu"] * sum(parts)))
+    if isinstance(method, FullFT):
+        # Gradients appear as activations go; between steps there are none. The unembedding's come first, twice over.
+        head = 8 * shapes.vocabulary * shapes.hidden_size // shards
+        last = gradients + head
+        first += head + gradients * accumulating
+        activations = max(first, last, judging) - gradients
+    else:
+        activations = max(first, judging)
+    activations += 0 if shards == 1 else 2 * wide * _matrices(shapes) / max(shapes.layers, 1)  # a layer, gathered
+    parts = (weights, gradients, 8 * trained // shards, round(activations), logits)
+    if cpu:
+        return Memory(*parts, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * kept))
+    return Memory(*parts, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * sum(parts)))
 
 
 def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
@@ -100,17 +115,25 @@ def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
     return sum(counts.values())
 
 
-def _weights(shapes: Shapes, method: FullFT | LoRA, trained: int, wide: int, shards: int) -> tuple[int, int]:
-    """Bytes of weights on each device, and those gathered for the layer at work."""
-    products = ("attention", "mlp", "experts", "router", "unembedding")  # a tied unembedding is the embedding: float32
-    matrices = sum(count for kind, count in shapes.by_kind().items() if kind in products)
-    if isinstance(method, FullFT):
-        # Autocast keeps a copy of each matrix in the type of products for as long as a pass lasts.
-        stored = 4 * shapes.total + (wide * matrices if wide < 4 else 0)
-    else:
-        stored = wide * matrices + 4 * (shapes.total - matrices) + 4 * trained
-    gathered = 0 if shards == 1 else 2 * wide * matrices // max(shapes.layers, 1)
-    return stored // shards, gathered
+def _matrices(shapes: Shapes) -> int:
+    """Parameters whose type is that of products; a tied unembedding is the embedding, which stays float32."""
+    kinds = ("attention", "mlp", "experts", "router", "unembedding")
+    return sum(count for kind, count in shapes.by_kind().items() if kind in kinds)
+
+
+def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
+    """Bytes of the base: what trains is float32, and so is what is no matrix."""
+    matrices = 0 if isinstance(method, FullFT) else _matrices(shapes)
+    return wide * matrices + 4 * (shapes.total - matrices)
+
+
+def _copies(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
+    """Bytes of weights in the type of products while a pass lasts: autocast's, and two of a tied unembedding."""
+    if wide == 4:
+        return 0
+    tied = any(weight.kind == "unembedding" and weight.tied for weight in shapes.weights)
+    unembedding = 2 * wide * shapes.vocabulary * shapes.hidden_size * tied
+    return unembedding + (wide * _matrices(shapes) if isinstance(method, FullFT) else 0)
 
 
 def token_bytes(shapes: Shapes, method: FullFT | LoRA, wide: int) -> float:
