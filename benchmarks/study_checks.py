@@ -1,12 +1,12 @@
-"""Three figures of the studies, each resumable: run again it goes on where it was.
+"""Three figures of the studies, each resumable.
 
-    python benchmarks/study_checks.py grid  --out runs/check-grid    # best rates against a dense grid of 12 rates
-    python benchmarks/study_checks.py speed --out runs/check-speed   # `study rank --quick` against its trials one by one
+    python benchmarks/study_checks.py grid  --out runs/check-grid    # best rates against a grid of 12
+    python benchmarks/study_checks.py speed --out runs/check-speed  # `study rank --quick` against its trials one by one
     python benchmarks/study_checks.py kills --out runs/check-kills   # 10 kills at random, the same claims to the digit
 
-`grid`: 4 methods (rank 1, 4, 64, FullFT), the learning-rate question's condition, seed 0. The dense grid spans a factor of
-2^5.5 around what the search found, in steps of √2, and is trained outright. `speed`: a sample of the study's trials, each
-by `lowregret train` in a process of its own, scaled to all of them. `kills`: the learning-rate question at toy size.
+`grid`: 4 methods (rank 1, 4, 64, FullFT), the learning-rate question's condition, seed 0. The dense grid spans a factor
+of 2^5.5 around what the search found, in steps of √2, and is trained outright. `speed`: a sample of the study's trials,
+each by `lowregret train` in a process of its own, scaled to all of them. `kills`: the same question at toy size.
 """
 
 from __future__ import annotations

@@ -223,7 +223,9 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         for file in sorted(home.glob("trials/*/trial.json")):
             record = read_record(TrialRecord, file)
             # a folder may hold more than the question asked last
-            if record.method in asked and record.seed < group.seeds and record.status != "running":
+            rates = group.learning_rates
+            fits = record.method in asked and (rates == "search" or record.learning_rate in rates)
+            if fits and record.seed < group.seeds and record.status != "running":
                 runs.append(_run(record, file.parent))
         methods += group.methods
     methods.sort(key=lambda method: isinstance(method, FullFT))

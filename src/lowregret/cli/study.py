@@ -41,6 +41,10 @@ def study(
     ranks: Annotated[
         str | None, typer.Option(help="Ranks, separated by commas. (default: the question's)", show_default=False)
     ] = None,
+    evals: Annotated[
+        int | None,
+        typer.Option(help="Held-out evaluations per trial. (default: the question's)", show_default=False),
+    ] = None,
     max_length: o.MaxLength = None,
     max_train: o.MaxTrain = None,
     max_eval: o.MaxEval = None,

@@ -39,7 +39,7 @@ def run_studies(
     studies: Mapping[Path, Question],
     *,
     workers: int | None = None,
-    command: str = "lowregret.study(...)",
+    command: str = "lowregret.study.suite.run_studies(...)",
     observer: Observer | None = None,
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
