@@ -86,8 +86,8 @@ def small_model(architecture: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(small_config(architecture), dtype=torch.float32)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or name.endswith("_bias"):  # experts have one each
                 parameter += 0.1 * torch.randn_like(parameter)
     return model.eval()
 
