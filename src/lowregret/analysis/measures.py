@@ -127,11 +127,12 @@ def learning_rate(evidence: Evidence) -> Measures:
     if len(fits) > 1:
         for seed in sorted(set.intersection(*(set(found) for found in fits))):
             drifts[seed] = max(found[seed] for found in fits) - min(found[seed] for found in fits)
+    drift, loose = exponential(mean(list(drifts.values()))), _loose(condition, high)
+    if drift is not None and loose:
+        drift = Estimate(value=drift.value, n=drift.n)
     measures = {
         "rate-ratio": Measure(ratio.estimate, ratio.note, {**ratio.details, **rates}),
-        "rate-drift": Measure(
-            exponential(mean(list(drifts.values()))), details={f"seed {s}": 2.0**v for s, v in drifts.items()}
-        ),
+        "rate-drift": Measure(drift, loose, {f"seed {s}": 2.0**v for s, v in drifts.items()}),
     }
     if loras and loras[0].rank == 1 and high:
         others = [best.fitted for name in high if (best := condition.best(name)) is not None]
@@ -141,6 +142,12 @@ def learning_rate(evidence: Evidence) -> Measures:
             values = [own.fitted[s] - sum(found[s] for found in others) / len(others) for s in seeds]
             measures["rate-rank-1"] = Measure(exponential(mean(values)))
     return measures
+
+
+def _loose(condition: Condition, methods: Sequence[str]) -> str:
+    """A note when a best rate is not bracketed, which leaves what rests on it open."""
+    bests = [condition.best(name) for name in methods]
+    return "A best rate is not bracketed." if any(best is None or not best.bracketed for best in bests) else ""
 
 
 def short_runs(evidence: Evidence) -> Measures:

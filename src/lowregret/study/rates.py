@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lowregret.analysis.learning_rate import SEARCH_SEED, search_loss
 from lowregret.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
+from lowregret.study.search import has_settled
 
 LATTICE = 1e-3
 WIDE, NARROW = 2, 1
@@ -46,7 +47,8 @@ def group_trials(
         records: the group's trials so far, in any order; failed ones are not asked for again.
         curves: the held-out losses of a trial, for groups that must be bracketed at several steps.
     """
-    ended = {record.id: record for record in records if record.status != "running"}
+    by_id = {record.id: record for record in records}
+    ended = {name: record for name, record in by_id.items() if has_settled(record, by_id)}
     found: dict[str, TrialSpec] = {}
     anchor = anchor_of(spec.methods)
     for method in spec.methods:

@@ -43,7 +43,7 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
     found: dict[str, TrialSpec] = {}
     for method in spec.methods:
         own = {record.id: record for record in records if record.method == method.name}
-        ended = [record for record in own.values() if _settled(record, own)]
+        ended = [record for record in own.values() if has_settled(record, own)]
         settled = {record.id for record in ended}
         wanted = [trial for trial in _search(spec, method, priors, ended) if trial.id not in settled]
         if not wanted:
@@ -52,7 +52,7 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
     return list(found.values())
 
 
-def _settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
+def has_settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
     """Whether a trial has ended for good: not if the better loss that stopped it belongs to one that then diverged."""
     rival = own.get(record.pruned_by or "")
     hollow = record.status == "pruned" and rival is not None and rival.status in ("diverged", "failed")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lowregret.records import Metric, TrialRecord, append_metric, write_json
-from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, TrialSpec
+from lowregret.spec import CompareSpec, DataSpec, FullFT, GroupSpec, LoRA, TrialSpec
 from lowregret.study import crew as module
 from lowregret.study.crew import Crew, Silent, to_go_on_with
 from lowregret.train.pack import Hooks
@@ -188,3 +188,12 @@ def test_with_a_checkpoint_all_is_as_it_was_then(tmp_path: Path) -> None:
     kept = to_go_on_with(tmp_path, checkpoint, lambda line: None)
     assert {r.id: r.status for r in kept} == {SEARCH[0].id: "finished", SEARCH[2].id: "pruned"}
     assert sorted(module.read_trials(tmp_path), key=lambda r: r.id) == sorted(kept, key=lambda r: r.id)
+
+
+def test_in_a_group_nothing_is_stopped_in_the_first_half(tmp_path: Path) -> None:
+    """Early on, a rate that is merely slow looks bad."""
+    for steps, stopped in ((6, True), (7, False)):
+        fields = {"model": "tiny", "data": DataSpec(train="builtin:arithmetic"), "steps": steps, "condition": "main"}
+        crew = crew_with(tmp_path / str(steps), (SEARCH[1], "finished", 1.0))
+        crew.spec = GroupSpec(methods=(LoRA(rank=1),), prune=0.25, **fields)
+        assert (crew.should_prune(SEARCH[0], 3, 9.0) is not None) == stopped

@@ -131,6 +131,16 @@ def test_the_other_ranks_do_not_wait_for_a_first_one_that_finds_nothing() -> Non
     assert found_rate(records, "lora:1") == pytest.approx(2e-3, rel=0.1)
 
 
+def test_a_trial_that_was_stopped_by_one_that_then_diverged_runs_again() -> None:
+    spec, priors = group((FullFT(),)), {"full": 1e-3}
+    start = {trial.learning_rate: trial for trial in group_trials(spec, priors, [], lambda record: {})}
+    stopped, rival, other = (start[rate] for rate in sorted(start))
+    records = [ended(other, 2.0), ended(rival, math.inf)]
+    hollow = ended(stopped, 2.0).model_copy(update={"status": "pruned", "pruned_by": rival.id})
+    wanted = group_trials(spec, priors, [*records, hollow], lambda record: {})
+    assert [trial.id for trial in wanted] == [stopped.id]
+
+
 def test_every_length_is_bracketed() -> None:
     """Short runs: the best rate falls with the length, so longer searches reach further down."""
     spec = group((FullFT(),), bracket_at=(2, 8), evals=(2, 8))

@@ -71,3 +71,8 @@ def test_evaluations_are_evenly_spaced_and_the_last_is_at_the_end(evals: int, st
         assert len(found) == evals
         gaps = [after - before for before, after in itertools.pairwise([0, *found])]
         assert max(gaps) - min(gaps) <= 2
+
+
+def test_a_list_of_steps_is_taken_as_it_is_and_the_last_step_is_always_one() -> None:
+    assert eval_steps((2, 5, 99), 10) == {2, 5, 10}
+    assert eval_steps((2, 10), 10) == {2, 10}
