@@ -292,7 +292,7 @@ def scaling(evidence: Evidence) -> list[Figure]:
     widths = Axis("hidden size", log=True, ticks=[float(condition.hidden_size) for condition in conditions])
     top = named(loras[-1]) if conditions else ""
     first = curves(
-        [Series("LoRA / FullFT", ratios, 0.8, bars, dots=True)],
+        [Series("ratio", ratios, 0.8, bars, dots=True)],
         widths,
         Axis("best rate of LoRA / of FullFT", log=True, ticks=[0.5, 1, 2, 5, 10, 20]),
         "Ratio of best learning rates against the width of the base",

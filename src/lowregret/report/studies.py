@@ -19,6 +19,7 @@ from lowregret.report import words
 from lowregret.report.claims import claims_table
 from lowregret.report.html import document, figure, section
 from lowregret.report.tables import definitions, text
+from lowregret.spec.questions import BatchSizeQuestion
 
 PAGE = "report.html"
 TITLES = {
@@ -122,7 +123,10 @@ def _facts(evidence: Evidence, found: Claims) -> str:
     question = evidence.question
     parts = {"Base": question.model, "Data": question.data.train}
     if evidence.kind != "compute":
-        parts |= {"Steps, batch, seeds": f"{question.steps}, {question.batch_size}, {question.seeds}"}
+        if isinstance(question, BatchSizeQuestion):
+            parts |= {"Examples a run, seeds": f"{question.examples:,}, {question.seeds}"}
+        else:
+            parts |= {"Steps, batch, seeds": f"{question.steps}, {question.batch_size}, {question.seeds}"}
         parts |= {"Trials": f"{sum(found.trials.values())}, {words.seconds(found.seconds)} of training"}
     else:
         parts = {"Base": "made for this, random weights, one per width"}
