@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from lowregret.data.batches import collate, passes
 from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.export import merge
+from lowregret.errors import TargetError
 from lowregret.lora.experts import LoRAExperts
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import CONVENTIONS
@@ -74,7 +75,7 @@ def test_a_packed_policy_equals_the_same_alone(bases: ModuleType, architecture: 
         "a": lora(8),
         "b": lora(4, "full-rank-each", ("experts",)),
         "c": lora(4, "shared-outer", ("attention", "mlp")),
-        "d": lora(16, "per-total", ("attention",)),
+        "d": lora(16, targets=("attention",)),
     }
     batches = {name: collate(bases.examples(3 + index, index)) for index, name in enumerate(methods)}
 
@@ -208,3 +209,12 @@ def test_activation_checkpointing_changes_nothing(bases: ModuleType) -> None:
         traffic = engine.model.get_submodule("model.layers.0.mlp.experts").traffic["lora"]
         gradients[-1]["traffic"] = traffic
     assert bases.same(*gradients)
+
+
+def test_a_convention_without_experts_is_refused(bases: ModuleType) -> None:
+    for architecture, targets in (("llama", ("attention", "mlp")), ("qwen3_moe", ("attention",))):
+        engine = Engine(bases.small_base(architecture))
+        with pytest.raises(TargetError, match="per-total is a convention for experts"):
+            engine.add_policy("lora", lora(8, "per-total", targets))
+        assert engine.policies == {}
+        assert engine.forward({"base": collate(bases.examples(2))})

@@ -24,6 +24,7 @@ from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.conventions import DEFAULT_CONVENTION
 
 Carrier = LoRALinear | LoRAExperts | LoRARouter
 """The modules that carry adapters, in the place of the base's own."""
@@ -81,6 +82,10 @@ class LoRAPolicy(Policy):
         self.bank = bank
         self._model = model
         self._routing = routing
+        if method.convention != DEFAULT_CONVENTION and not any(matrix.experts for matrix in matrices):
+            raise TargetError(
+                f"{method.convention} is a convention for experts, and none are targeted here. Leave it out."
+            )
         self._pieces: list[tuple[Block, nn.Parameter]] = []
         """What the optimizer steps when A and B have rates of their own: neighbouring numbers of `_flat`."""
         generator = torch.Generator().manual_seed(seed)
