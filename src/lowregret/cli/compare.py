@@ -84,6 +84,7 @@ def compare(
     warmup_steps: o.WarmupSteps = None,
     clip_norm: o.ClipNorm = None,
     weight_decay: o.WeightDecay = None,
+    balance_experts: o.BalanceExperts = None,
     precision: o.Precision = None,
     device: o.Device = None,
     micro_batch_size: o.MicroBatchSize = None,

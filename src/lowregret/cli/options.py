@@ -122,6 +122,15 @@ MemoryGb = Annotated[
         show_default=False,
     ),
 ]
+BalanceExperts = Annotated[
+    bool | None,
+    typer.Option(
+        "--balance-experts",
+        help="Train on the load-balancing loss of a mixture of experts too, with both methods.",
+        rich_help_panel=_TRAINING,
+        show_default=False,
+    ),
+]
 CheckpointActivations = Annotated[
     bool | None,
     typer.Option(

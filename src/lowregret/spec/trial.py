@@ -69,6 +69,10 @@ class TrainingSpec(Spec):
     """Keep only the inputs of each layer and compute the rest again in the backward pass: a fraction of the memory for
     one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no bit of the
     results."""
+    balance_experts: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Add the load-balancing loss of a mixture of experts, as the base's own code defines it with its own coefficient,
+    to what is trained on, for both methods. The losses that are reported are without it. It is an error for a base that
+    defines none."""
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the training data; 1 when neither `epochs` nor `steps` is given."""
     steps: int | None = Field(default=None, ge=1)

@@ -132,6 +132,7 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
+        balance_experts=spec.balance_experts,
     )
 
 
