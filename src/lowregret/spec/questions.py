@@ -112,7 +112,7 @@ class ShortRunsQuestion(Question):
     One run at a constant rate passes through all shorter ones, so each trial serves every length.
     """
 
-    QUICK: ClassVar[dict[str, Any]] = {"steps": 400, "lengths": (25, 50, 100, 200, 400), "ranks": (16,)}
+    QUICK: ClassVar[dict[str, Any]] = {"steps": 200, "lengths": (25, 50, 100, 200), "ranks": (16,)}
     kind: Literal["short-runs"] = "short-runs"
     data: DataSpec = _facts("size=512,wordings=6,test_size=128")
     steps: Count = 2000
