@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -189,6 +190,8 @@ def test_experts_that_no_token_was_sent_to_are_listed_and_no_error(
     first, second = Liveness(policy).experts()
     assert second.module == "model.layers.1.mlp.experts"
     assert second.untrained == (3,)
+    written = json.loads((tmp_path / "experts.json").read_text())
+    assert {module: facts["untrained"] for module, facts in written.items()} == {first.module: [], second.module: [3]}
     assert second.pairs[3] == 0
     assert first.untrained == ()
     assert sum(first.pairs) == sum(second.pairs)

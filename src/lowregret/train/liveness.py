@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.errors import LivenessError
+
+EXPERTS = "experts.json"
+"""Beside a trial's record, of a mixture: {module: what its experts got}, see `ExpertUse`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class ExpertUse:
     def untrained(self) -> tuple[int, ...]:
         """Experts that no token with a gradient was sent to: they are as they were at the start."""
         return tuple(expert for expert, count in enumerate(self.reached) if not count)
+
+    def facts(self) -> dict[str, Any]:
+        """For a record; `untrained` comes first, because that is what to look at."""
+        return {"untrained": list(self.untrained), "pairs": list(self.pairs), "reached": list(self.reached)}
 
 
 @dataclass(frozen=True)

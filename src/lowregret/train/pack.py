@@ -14,6 +14,7 @@ from pathlib import Path
 from lowregret.records import Metric, TrialRecord, append_metric, sync_file, write_json
 from lowregret.spec import FullFT, TrialSpec
 from lowregret.train.checkpoint import Progress, delete_checkpoint, save_checkpoint
+from lowregret.train.liveness import EXPERTS
 from lowregret.train.memory import PeakMemory
 from lowregret.train.step import EXAMPLES, METRICS, Ending, Evaluation, Job, Member, Taken
 
@@ -179,6 +180,8 @@ class Pack:
                 sync_file(member.folder / METRICS)
                 if member.evaluation is not None:
                     write_json(member.folder / EXAMPLES, member.evaluation.examples)
+                if used := member.liveness.experts():
+                    write_json(member.folder / EXPERTS, {use.module: use.facts() for use in used})
                 endings[name] = Ending("finished", evaluated.get(name))
             elif name in evaluated:
                 pruning = self.hooks.should_prune(member.trial, step, evaluated[name].loss)
