@@ -39,8 +39,8 @@ STEP = math.sqrt(2)
 def grid(out: Path, arguments: argparse.Namespace) -> None:
     """Search, then the dense grid, then both best rates side by side: those of the mean over the same seeds.
 
-    With one seed the lowest of twelve losses is a matter of luck where a U-curve is flat: on rank 64 rates a factor of 2
-    apart lay within 0.005 nats, less than seeds differ by.
+    With one seed the lowest of twelve losses is a matter of luck where a U-curve is flat: on rank 64 rates a factor of
+    2 apart lay within 0.005 nats, less than seeds differ by.
     """
     seeds = arguments.seeds
     question = make_question({"kind": "learning-rate"}, quick=True, flags={"ranks": [1, 4, 64], "seeds": seeds})
