@@ -67,7 +67,8 @@ def test_no_source_file_is_too_long_to_read() -> None:
 
 
 def recipes() -> list[Path]:
-    return sorted(path for path in (ROOT / "recipes").glob("*.toml") if not path.name.startswith(("pretrain_", "study_")))
+    found = (ROOT / "recipes").glob("*.toml")
+    return sorted(path for path in found if not path.name.startswith(("pretrain_", "study_")))
 
 
 @pytest.mark.parametrize("path", recipes(), ids=lambda path: path.name)

@@ -59,6 +59,7 @@ def test_defaults_are_those_that_the_documentation_gives(name: str) -> None:
         "biographies": "size=64,seed=0,wordings=4",
         "arithmetic": "size=1024,seed=0,difficulty=3,wrong=0",
         "instructions": "size=1024,seed=0,difficulty=4",
+        "corpus": "size=1024,seed=0",
     }
     assert load_builtin(f"builtin:{name}") == load_builtin(f"builtin:{name}:{written[name]}")
 
@@ -75,7 +76,7 @@ def test_train_and_test_share_no_prompt_and_no_row(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("builtin:poems", r"no built-in data named 'poems'.*Valid: arithmetic, biographies, instructions"),
+        ("builtin:poems", r"no built-in data named 'poems'.*Valid: arithmetic, biographies, corpus, instructions"),
         ("builtin:arithmetics", r"Did you mean 'arithmetic'\?"),
         ("builtin:arithmetic:sise=3", r"unknown option 'sise=3'.*Did you mean 'size'\?"),
         ("builtin:arithmetic:size", r"unknown option 'size'; write key=value"),

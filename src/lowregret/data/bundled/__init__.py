@@ -121,7 +121,8 @@ def _corpus(size: int, seed: int, test_size: int) -> Builtin:
     )
     rows: dict[str, TrainRow] = {}
     for document in documents:
-        rows.setdefault(str(document.messages), {"messages": document.messages})
+        assert document.messages is not None
+        rows.setdefault(document.messages[0]["content"], {"messages": document.messages})
     drawn = list(rows.values())
     if len(drawn) < size + test_size:
         raise ValueError(f"the documents run out after {len(drawn)}; lower size")
