@@ -41,7 +41,7 @@ def lora_parameters(
     """
     each = ranks_of(shapes, rank, convention)
     counts = dict.fromkeys(GROUPS, 0)
-    for weight, share in _chosen(shapes, (targets,) if isinstance(targets, str) else tuple(targets)):
+    for weight, share in chosen(shapes, (targets,) if isinstance(targets, str) else tuple(targets)):
         if weight.kind == "experts":
             counts["experts"] += round(share * _expert_parameters(shapes, weight, each, convention))
         else:
@@ -71,7 +71,7 @@ def _expert_parameters(shapes: Shapes, weight: Weight, rank: int, convention: Co
     return rank * (layers * outer + weight.copies * inner)
 
 
-def _chosen(shapes: Shapes, targets: tuple[str, ...]) -> Iterator[tuple[Weight, float]]:
+def chosen(shapes: Shapes, targets: tuple[str, ...]) -> Iterator[tuple[Weight, float]]:
     """The weights that `targets` name, and which share of each one's copies."""
     if len(targets) == 1 and targets[0].startswith("re:"):
         yield from _matching(shapes, targets[0])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lowregret.plan.activations import token_bytes
 from lowregret.plan.flops import multiply_adds
 from lowregret.plan.hardware import Hardware
-from lowregret.plan.memory import CPU_PASS_TOKENS, token_bytes, trainable
+from lowregret.plan.memory import CPU_PASS_TOKENS, trainable
 from lowregret.plan.shapes import Shapes
 from lowregret.spec import FullFT, LoRA
 

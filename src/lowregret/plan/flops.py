@@ -15,7 +15,7 @@ from lowregret.plan.shapes import Shapes, Weight
 from lowregret.spec import FullFT, LoRA
 
 LINEAR = ("attention", "mlp", "experts", "router", "unembedding")
-_OUTPUT = re.compile(r"\.(o_proj|out_proj|c_proj|wo|dense|linear_out|o)\.weight$")
+OUTPUT = re.compile(r"\.(o_proj|out_proj|c_proj|wo|dense|linear_out|o)\.weight$")
 _STATE_PRODUCTS = 3
 """Of a head's state, a token: what it forgets and adds, and what it reads; the chunked forms do about as much."""
 
@@ -87,7 +87,7 @@ def _add(total: dict[str, float], key: str, adds: float) -> None:
 def _reads_embedding(shapes: Shapes, weight: Weight) -> bool:
     """Whether layer 0's copy reads the embedding through a norm only."""
     inputs = weight.kind == "attention" and weight.shape[1] == shapes.hidden_size
-    return 0 in weight.layers and inputs and not _OUTPUT.search(weight.name)
+    return 0 in weight.layers and inputs and not OUTPUT.search(weight.name)
 
 
 def _spared(shapes: Shapes, weight: Weight, adapted: dict[str, float]) -> float:
@@ -99,7 +99,7 @@ def _spared(shapes: Shapes, weight: Weight, adapted: dict[str, float]) -> float:
     copies = weight.active / len(weight.layers)
     if "attention" in adapted:
         return copies if _reads_embedding(shapes, weight) else 0
-    into = weight.shape[1] == shapes.hidden_size and not _OUTPUT.search(weight.name)
+    into = weight.shape[1] == shapes.hidden_size and not OUTPUT.search(weight.name)
     return copies if weight.kind == "attention" or into else 0
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from lowregret.plan.adapters import lora_parameters
+from lowregret.plan.activations import PRECISE, inner_width, padded, token_bytes
+from lowregret.plan.adapters import lora_parameters, ranks_of
 from lowregret.plan.hardware import Hardware
 from lowregret.plan.shapes import Shapes
 from lowregret.spec import FullFT, LoRA
@@ -21,13 +22,12 @@ EVAL_TOKENS = 4096
 """Tokens of a held-out pass (data/batches.py)."""
 CHUNK_BYTES = 128 * 2**20
 """Of the logits that are there at once (engine/head.py)."""
-RANK_STEP = 4
-"""Ranks are padded to a multiple of this (lora/bank.py)."""
 CPU_PROCESS = 445_000_000
 """Python, torch and transformers with their libraries, resident: measured."""
-CPU_HEAP = 0.35
-"""Of what a pass keeps, a CPU's heap holds so much more: tensors of some MB are freed in another order than they came.
-Measured with glibc."""
+CPU_HEAP = 0.45
+"""Of what a pass takes (in FullFT gradients too, which go after each step), a CPU's heap holds so much more: tensors of
+some MB are freed in another order than they came. Measured with glibc on bases of 192 to 768 hidden units that no check
+of the plan uses: 0.27 to 0.58."""
 CUDA_CONTEXT = 500_000_000
 """CUDA's context with the kernels that are loaded: 0.3 to 0.6 GB by device and driver; assumed, not measured here."""
 GPU_FRAGMENTATION = 0.05
@@ -77,126 +77,111 @@ def memory(
     """
     cpu = hardware is not None and hardware.kind == "cpu"
     wide = 4 if cpu else 2
-    trained = trainable(shapes, method)
     tokens = rows * length
     if cpu and tokens > CPU_PASS_TOKENS:
         tokens = max(CPU_PASS_TOKENS // length, 1) * length
         accumulating = accumulating or tokens < rows * length
-    positions = math.ceil(tokens * (1.0 if supervised is None else supervised / length))
-    logits = min(positions * shapes.vocabulary * 4, CHUNK_BYTES) + positions * shapes.hidden_size * 4
-    gradients = 4 * trained // shards
-    weights = _weights(shapes, method, wide) // shards + (0 if isinstance(method, FullFT) else 4 * trained // shards)
-    kept = tokens * (layer_bytes(shapes, method, wide) if checkpoint_activations else token_bytes(shapes, method, wide))
-    if checkpoint_activations:
-        kept += tokens * shapes.layers * shapes.hidden_size * 4
-    first = kept + tokens * _temporaries(shapes, wide) + _copies(shapes, method, wide) // shards
-    judging = EVAL_TOKENS * _forward_bytes(shapes, wide)
+    trained = trainable(shapes, method)
+    kept = tokens * token_bytes(shapes, method, wide, length)
+    if checkpoint_activations:  # the input of every layer, and all of the one at work
+        kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
+    logits = _logits(shapes, math.ceil(tokens * (1.0 if supervised is None else supervised / length)), wide)
+    gradients = PRECISE * trained
     if isinstance(method, FullFT):
-        # Gradients appear as activations go; between steps there are none. The unembedding's come first, twice over.
-        head = 8 * shapes.vocabulary * shapes.hidden_size // shards
-        last = gradients + head
-        first += head + gradients * accumulating
-        activations = max(first, last, judging) - gradients
+        by_parameters = _with_gradients(shapes, wide, gradients, accumulating)
     else:
-        activations = max(first, judging)
-    activations += 0 if shards == 1 else 2 * wide * _matrices(shapes) / max(shapes.layers, 1)  # a layer, gathered
-    parts = (weights, gradients, 8 * trained // shards, round(activations), logits)
+        by_parameters = (_unembedding_copy(shapes, method, wide), 0, 0)
+    loss_known, backward, done = (size / shards for size in by_parameters)
+    judged = EVAL_TOKENS * _forward_bytes(shapes, wide)
+    peak = max(
+        kept + logits + loss_known,
+        kept + tokens * _backward_bytes(shapes, wide) + backward,
+        done,
+        max(judged, _logits(shapes, EVAL_TOKENS, wide)) + _unembedding_copy(shapes, method, wide) / shards,
+    )
+    if isinstance(method, FullFT):  # what it has been given beside the gradients, which are counted for themselves
+        peak = max(peak - gradients / shards, 0.0)
+    if shards > 1:
+        peak += 2 * wide * _products(shapes) / max(shapes.layers, 1)  # a layer, gathered, and the next
+    logits = round(min(logits, peak))
+    weights = _weights(shapes, method, wide, trained) // shards
+    parts = (weights, gradients // shards, 2 * PRECISE * trained // shards, round(peak) - logits, logits)
     if cpu:
-        return Memory(*parts, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * kept))
+        passing = peak + (gradients if isinstance(method, FullFT) else 0)
+        return Memory(*parts, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
     return Memory(*parts, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * sum(parts)))
 
 
 def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
-    """Numbers that train and are stored: ranks are padded to a multiple of RANK_STEP."""
+    """Numbers that train as they are stored: ranks padded, on experts those of the convention."""
     if isinstance(method, FullFT):
         return shapes.total
-    padded = math.ceil(method.rank / RANK_STEP) * RANK_STEP
-    counts = lora_parameters(shapes, padded, method.targets, method.convention)
-    return sum(counts.values())
+    counts = lora_parameters(shapes, method.rank, method.targets, method.convention)
+    each = ranks_of(shapes, method.rank, method.convention)
+    experts = counts.pop("experts", 0)
+    return sum(counts.values()) // method.rank * padded(method.rank) + experts // each * padded(each)
 
 
-def _matrices(shapes: Shapes) -> int:
+def _products(shapes: Shapes) -> int:
     """Parameters whose type is that of products; a tied unembedding is the embedding, which stays float32."""
     kinds = ("attention", "mlp", "experts", "router", "unembedding")
     return sum(count for kind, count in shapes.by_kind().items() if kind in kinds)
 
 
-def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
-    """Bytes of the base: what trains is float32, and so is what is no matrix."""
-    matrices = 0 if isinstance(method, FullFT) else _matrices(shapes)
-    return wide * matrices + 4 * (shapes.total - matrices)
+def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: int) -> int:
+    """Bytes of the base and the adapter: what trains is float32, and so is what is no matrix."""
+    if isinstance(method, FullFT):
+        return PRECISE * shapes.total
+    matrices = _products(shapes)
+    # An adapter that starts as a part of its matrix keeps that start (lora/bank.py).
+    return wide * matrices + PRECISE * (shapes.total - matrices + trained * (2 if method.residual else 1))
 
 
-def _copies(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
-    """Bytes of weights in the type of products while a pass lasts: autocast's, and two of a tied unembedding."""
-    if wide == 4:
-        return 0
-    tied = any(weight.kind == "unembedding" and weight.tied for weight in shapes.weights)
-    unembedding = 2 * wide * shapes.vocabulary * shapes.hidden_size * tied
-    return unembedding + (wide * _matrices(shapes) if isinstance(method, FullFT) else 0)
+def _tied(shapes: Shapes) -> bool:
+    return any(weight.kind == "unembedding" and weight.tied for weight in shapes.weights)
 
 
-def token_bytes(shapes: Shapes, method: FullFT | LoRA, wide: int) -> float:
-    """What a token keeps until the backward pass; `wide` bytes a number in products."""
-    return shapes.layers * layer_bytes(shapes, method, wide)
+def _unembedding_copy(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
+    """Bytes of the unembedding in the type of products, while it is at work, where it is stored in float32."""
+    stored_wide = isinstance(method, LoRA) and not _tied(shapes)
+    return 0 if wide == PRECISE or stored_wide else wide * shapes.vocabulary * shapes.hidden_size
 
 
-def layer_bytes(shapes: Shapes, method: FullFT | LoRA, wide: int) -> float:
-    """What a token keeps in a layer, on average over the layers.
+def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: bool) -> tuple[int, int, int]:
+    """Bytes of gradients, and of weights in another type, at three moments of FullFT: when the loss is known, when the
+    backward pass has begun, and when it is done.
 
-    Attention: the input of its norm (float32) and the norm's output; queries, keys, values and the output. MLP: the
-    same of its norm, then gate, activated gate, up and their product. Experts: the same for each that is chosen, and
-    their inputs. FullFT keeps each norm's normalised input too, and LoRA each adapter's x Aᵀ.
+    Gradients of a step's first pass appear as activations go; the unembedding's is there first. A tied one is summed
+    with the embedding's: three of that size at once. Autocast's copies of the layers' matrices last as long as the
+    graph; experts have none, their products are left in float32.
     """
-    full = isinstance(method, FullFT)
-    hidden = shapes.hidden_size
-    numbers = 2.0 * hidden  # outputs of two norms
-    precise = 2.0 * hidden + (2 * hidden if full else 0)  # their inputs, and what FullFT keeps of them
-    per_layer = 1 / max(shapes.layers, 1)
-    for group in shapes.attention:
-        share = group.layers * per_layer
-        queries, keys, values = (
-            group.heads * group.key_width,
-            group.kv_heads * group.key_width,
-            group.kv_heads * group.value_width,
-        )
-        numbers += share * (queries + keys + values + group.heads * group.value_width)
-        if _norms_heads(shapes):
-            precise += share * (queries + keys) * (2 if full else 1)
-    for states in shapes.states:
-        share = states.layers * per_layer
-        numbers += share * states.heads * (2 * states.key_width + 3 * states.value_width)
-    numbers += 4 * _inner(shapes) * per_layer
-    numbers += 3 * hidden * shapes.active_experts * bool(shapes.experts)
-    if isinstance(method, LoRA):
-        rank = math.ceil(method.rank / RANK_STEP) * RANK_STEP
-        adapted = sum(
-            w.active for w in shapes.weights if w.kind in ("attention", "mlp", "experts") and len(w.shape) == 2
-        )
-        numbers += rank * adapted * per_layer
-    return wide * numbers + 4 * precise
+    one = PRECISE * shapes.vocabulary * shapes.hidden_size
+    before = gradients if accumulating else 0
+    rest = one * ((3 if accumulating else 2) if _tied(shapes) else (1 if accumulating else 0))
+    cast = ("attention", "mlp", "router")
+    copies = wide * sum(count for kind, count in shapes.by_kind().items() if kind in cast) if wide < PRECISE else 0
+    known = before + one + copies + _unembedding_copy(shapes, FullFT(), wide)
+    return known, before + one + copies, gradients + rest
 
 
-def _inner(shapes: Shapes) -> float:
-    """The width of the MLPs that a token passes through, summed over the layers."""
-    inner = 0
-    for weight in shapes.weights:
-        if weight.kind in ("mlp", "experts") and len(weight.shape) == 2 and weight.shape[0] == shapes.hidden_size:
-            inner += weight.shape[1] * weight.active
-    return inner
+def _logits(shapes: Shapes, positions: int, wide: int) -> float:
+    """Bytes of a chunk of logits (engine/head.py), and of the selected hidden states and their gradient."""
+    number = PRECISE + (wide if wide < PRECISE else 0)
+    most = max(CHUNK_BYTES // (shapes.vocabulary * number), 1)
+    chunk = math.ceil(positions / math.ceil(positions / most)) if positions else 0
+    states = PRECISE + wide + (wide if wide < PRECISE else 0)
+    return chunk * shapes.vocabulary * number + positions * shapes.hidden_size * states
 
 
-def _norms_heads(shapes: Shapes) -> bool:
-    return any(weight.name.endswith(("q_norm.weight", "q_layernorm.weight")) for weight in shapes.weights)
-
-
-def _temporaries(shapes: Shapes, wide: int) -> float:
-    """A token's share of what a layer's backward pass holds at once: gradients of the MLP's four parts and of x."""
-    inner = _inner(shapes) / max(shapes.layers, 1)
-    return wide * 3 * inner + 4 * 3 * shapes.hidden_size
+def _backward_bytes(shapes: Shapes, wide: int) -> float:
+    """A token's share of what a layer's backward pass adds to what is kept: gradients of the product, the activation
+    and up, as the product goes; those of the pairs of a mixture; and of the residual."""
+    pairs = 2 * shapes.active_experts * shapes.hidden_size
+    return wide * (2 * inner_width(shapes) + pairs) + 3 * PRECISE * shapes.hidden_size
 
 
 def _forward_bytes(shapes: Shapes, wide: int) -> float:
-    """A token's share of what a forward pass holds at once: the residual, a norm's output, gate, up, their product."""
-    inner = _inner(shapes) / max(shapes.layers, 1)
-    return wide * (3 * inner + shapes.hidden_size) + 4 * 2 * shapes.hidden_size
+    """A token's share of what a pass without gradients holds: the residual twice, the embedding, a norm's output;
+    gate, up and their product; the pairs of a mixture."""
+    pairs = shapes.active_experts * shapes.hidden_size
+    return wide * (3 * inner_width(shapes) + pairs) + 4 * PRECISE * shapes.hidden_size
