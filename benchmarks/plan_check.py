@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def run(model: str, method: str, rows: int, length: int, steps: int) -> dict[str
         lines = (folder / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         metrics = [json.loads(line) for line in lines]
         marks = [0.0, *(metric["seconds"] for metric in metrics)]
-        times = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        times = [after - before for before, after in pairwise(marks)]
         tokens = metrics[-1]["tokens"]
         return {"peak": record["peak_memory_bytes"], "step_seconds": times[1:], "tokens": tokens, "steps": steps}
 
@@ -77,7 +78,8 @@ def predicted(model: str, method: str, rows: int, length: int, tokens: int) -> d
 
 def table(results: dict[str, Any], real: str) -> str:
     """Markdown, with the plan's figures counted anew."""
-    lines = ["| base | method | rows × tokens | peak, GB | plan, GB | off | step, s | plan, s | off |", "|" + "---|" * 9]
+    columns = ("base", "method", "rows × tokens", "peak, GB", "plan, GB", "off", "step, s", "plan, s", "off")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     offs: list[float] = []
     late: list[float] = []
     for key, found in results.items():
@@ -90,8 +92,8 @@ def table(results: dict[str, Any], real: str) -> str:
             f"| {name} | {method} | {rows} × {length} | {found['peak'] / 1e9:.3f} | {plan['bytes'] / 1e9:.3f} | "
             f"{100 * offs[-1]:+.1f} % | {step:.4f} | {plan['seconds']:.4f} | {100 * late[-1]:+.0f} % |"
         )
-    lines.append("")
-    lines.append(f"Memory: {len(offs)} runs, worst {100 * max(map(abs, offs)):.1f} %. Time: worst {100 * max(map(abs, late)):.0f} %.")
+    worst, latest = (100 * max(map(abs, found)) for found in (offs, late))
+    lines += ["", f"Memory: {len(offs)} runs, worst {worst:.1f} %. Time: worst {latest:.0f} %."]
     return "\n".join(lines) + "\n"
 
 

@@ -179,7 +179,7 @@ def _config(**fields: Any) -> Any:
         (_config(r="gone"), "adapter_config.json: r is missing"),
         (_config(lora_alpha="big"), "lora_alpha is 'big'"),
         (_config(peft_type="IA3"), "only LORA can be read"),
-        (_config(use_dora=True), "use_dora"),
+        (_config(use_dora=True), "no lora_magnitude_vector"),
     ],
 )
 def test_an_adapter_that_does_not_fit(run: Any, tmp_path: Path, adapter: Path, spoil: Any, words: str) -> None:
