@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from lowregret.plan.activations import token_bytes
 from lowregret.plan.flops import multiply_adds
 from lowregret.plan.hardware import Hardware
-from lowregret.plan.memory import CPU_PASS_TOKENS, trainable
+from lowregret.plan.memory import CPU_PASS_TOKENS, EVAL_TOKENS, trainable
 from lowregret.plan.shapes import Shapes
 from lowregret.spec import FullFT, LoRA
 
-TRAFFIC = 6.0
-"""Bytes moved for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
-gradient. Set from one step of SmolLM2 (FINDINGS.md)."""
-CALLS = {"lora": 190.0, "full": 130.0}
-"""Small operations a layer and pass, forward and backward, Python's part in units of one: counted on a Llama layer."""
-ADAM_BYTES = 28
-"""Moved for each number that trains: weight, gradient and two moments read, all but the gradient written."""
+TRAFFIC = {"cpu": 39.0, "gpu": 6.0}
+"""Bytes for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
+gradient. A CPU's figures, here and below, are in bytes at the speed of its probe, a vector added to in place; they hold
+caches, page faults and exponentials too. They were fitted to steps of four random Llama bases (64 to 768 hidden units,
+both methods) that no check of the plan uses. A GPU's are counted, not measured."""
+LOGIT_BYTES = {"cpu": 420.0, "gpu": 40.0}
+"""For each logit: its softmax and what follows."""
+ADAM_BYTES = {"cpu": 100.0, "gpu": 28.0}
+"""For each number that trains: weight, gradient and two moments read, all but the gradient written."""
+CALLS = {"lora": 270.0, "full": 120.0}
+"""Small operations a layer and pass, forward and backward, in units of the probe's; fitted to the same steps."""
+FORWARD_SHARE = 1 / 3
+"""Of a pass's time beside products that its forward half takes."""
 SEARCH_TRIALS = 6
 """Trials of a search for one method's learning rate: five in most, seven at the most, in the studies so far."""
 PRUNED_SHARE = 0.15
@@ -69,13 +75,18 @@ def run_cost(
     """
     tokens = rows * length
     adds = multiply_adds(shapes, method, length, supervised_share)
-    again = sum(adds.forward.values()) if checkpoint_activations else 0.0
-    passes = max(1, math.ceil(tokens / max(CPU_PASS_TOKENS, length))) if hardware.kind == "cpu" else 1
-    step = _seconds(shapes, method, hardware, tokens, adds.total + again, passes)
-    step += ADAM_BYTES * trainable(shapes, method) / hardware.bytes_per_second
     forward = sum(adds.forward.values())
-    judged = eval_tokens and _seconds(shapes, method, hardware, eval_tokens, forward, eval_tokens / 4096) / 2
-    judged = max(judged, 2 * eval_tokens * forward / (hardware.flops_per_second * hardware.utilisation))
+    again = forward if checkpoint_activations else 0.0
+    passes = (
+        max(1, math.ceil(tokens / max(CPU_PASS_TOKENS // length * length, length))) if hardware.kind == "cpu" else 1
+    )
+    rate = hardware.flops_per_second * hardware.utilisation
+    beside = _beside_products(shapes, method, hardware, length, supervised_share)
+    calls = shapes.layers * CALLS["full" if isinstance(method, FullFT) else "lora"] * hardware.call_seconds
+    step = tokens * (2 * (adds.total + again) / rate + beside) + passes * calls
+    step += ADAM_BYTES[hardware.kind] * trainable(shapes, method) / hardware.bytes_per_second
+    judged = eval_tokens * (2 * forward / rate + FORWARD_SHARE * beside)
+    judged += math.ceil(eval_tokens / EVAL_TOKENS) * FORWARD_SHARE * calls
     seconds = (steps * step + judged) / shards
     price = hardware.price_per_hour if price_per_hour is None else price_per_hour
     return Run(step / shards, seconds, None if price is None else seconds * shards * price / 3600)
@@ -104,12 +115,11 @@ def packing_gain(shapes: Shapes, lora: LoRA, hardware: Hardware, *, rows: int, l
     return max(1.0, members * alone / together)
 
 
-def _seconds(
-    shapes: Shapes, method: FullFT | LoRA, hardware: Hardware, tokens: float, adds: float, passes: float
+def _beside_products(
+    shapes: Shapes, method: FullFT | LoRA, hardware: Hardware, length: int, supervised_share: float
 ) -> float:
-    """Of forward and backward: products, memory traffic, and calls."""
+    """Seconds of a token, forward and backward, for all that is no matrix product."""
     wide = 4 if hardware.kind == "cpu" else 2
-    products = 2 * tokens * adds / (hardware.flops_per_second * hardware.utilisation)
-    traffic = TRAFFIC * tokens * token_bytes(shapes, method, wide) / hardware.bytes_per_second
-    calls = passes * shapes.layers * CALLS["full" if isinstance(method, FullFT) else "lora"] * hardware.call_seconds
-    return products + traffic + calls
+    moved = TRAFFIC[hardware.kind] * token_bytes(shapes, method, wide, length)
+    moved += LOGIT_BYTES[hardware.kind] * supervised_share * shapes.vocabulary
+    return moved / hardware.bytes_per_second

@@ -32,7 +32,7 @@ def probe() -> dict[str, object]:
         "memory_bytes": 0,
         "flops_per_second": _product_rate(),
         "bytes_per_second": _bandwidth(),
-        "utilisation": 0.95,
+        "utilisation": 0.97,
         "call_seconds": _call_seconds(),
         "price_per_hour": None,
         "source": "measured here (float32): products, a vector added to itself, a chain of small operations",
