@@ -44,6 +44,14 @@ def test_seconds_are_steps_and_evaluations(method: LoRA | FullFT) -> None:
     assert seconds(0, 4096) < seconds(16, 0)
 
 
+def test_an_evaluation_moves_memory_too() -> None:
+    """Where products and calls take no time, a judged token takes its forward half's share of a trained one's."""
+    device = replace(CPU, flops_per_second=1e18, call_seconds=0.0)
+    rows = {"rows": 64, "length": 64}
+    judged = run_cost(TINY, LoRA(rank=4), device, steps=0, eval_tokens=64 * 64, **rows).seconds
+    assert judged == pytest.approx(run_cost(TINY, LoRA(rank=4), device, steps=1, **rows).seconds / 3, rel=0.05)
+
+
 def test_activation_checkpointing_computes_the_forward_pass_again() -> None:
     device = replace(find_hardware("H100"), bytes_per_second=1e18, call_seconds=0.0)
     plain, again = (
