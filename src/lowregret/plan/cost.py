@@ -12,13 +12,12 @@ from lowregret.plan.memory import CPU_PASS_TOKENS, EVAL_TOKENS, trainable
 from lowregret.plan.shapes import Shapes
 from lowregret.spec import FullFT, LoRA
 
-TRAFFIC = {"cpu": 16.0, "gpu": 6.0}
+TRAFFIC = {"cpu": 39.0, "gpu": 6.0}
 """Bytes for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
 gradient. A CPU's figures, here and below, are in bytes at the speed of its probe, a vector added to in place; they hold
 caches, page faults and exponentials too. They were fitted to steps of four random Llama bases (64 to 768 hidden units,
-both methods) beside other work; then this one and the next were set to one quiet step of SmolLM2 (lora:16, 8 × 128). A
-GPU's are counted, not measured."""
-LOGIT_BYTES = {"cpu": 173.0, "gpu": 40.0}
+both methods) that no check of the plan uses. A GPU's are counted, not measured."""
+LOGIT_BYTES = {"cpu": 420.0, "gpu": 40.0}
 """For each logit: its softmax and what follows."""
 ADAM_BYTES = {"cpu": 100.0, "gpu": 28.0}
 """For each number that trains: weight, gradient and two moments read, all but the gradient written."""

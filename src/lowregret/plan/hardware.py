@@ -18,6 +18,8 @@ CATALOGUE = Path(__file__).with_name("hardware.json")
 GPU_UTILISATION = 0.4
 """Of the matrix products' peak that a training step reaches on a GPU. Assumed: 0.3 to 0.55 is what well-made trainers
 report for dense models of a billion parameters and more; small models reach less."""
+PROBE_VERSION = 2
+"""Counted up when the probe measures in another way, so that kept answers of older ones are not read."""
 KERNEL_SECONDS = 5e-6
 """To launch one kernel on a GPU: what a small model's step is made of. Assumed."""
 
@@ -136,7 +138,8 @@ def _cpu_key() -> str:
     from importlib.metadata import version
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    facts = (platform.node(), platform.machine(), cores, os.environ.get("OMP_NUM_THREADS"), version("torch"))
+    threads = os.environ.get("OMP_NUM_THREADS")
+    facts = (PROBE_VERSION, platform.node(), platform.machine(), cores, threads, version("torch"))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 

@@ -21,7 +21,9 @@ COPIED = 64 * 2**20
 CHAIN = 50
 CALLS = 5 * CHAIN
 """Small operations of the chain: three forward and as good as two backward for each link."""
-REPEATS = 5
+ROUNDS = 15
+PAUSE = 0.03
+"""Seconds."""
 
 
 def probe() -> dict[str, object]:
@@ -44,14 +46,14 @@ def _product_rate() -> float:
     rates = []
     for m, k, n in PRODUCTS:
         a, b = torch.randn(m, k), torch.randn(k, n)
-        rates.append(2.0 * m * k * n / _median(lambda a=a, b=b: a @ b, 20))  # type: ignore[misc]
+        rates.append(2.0 * m * k * n / _fastest(lambda a=a, b=b: a @ b, 8))  # type: ignore[misc]
     return statistics.mean(rates)
 
 
 def _bandwidth() -> float:
     """Bytes a second that an operation in place reads and writes."""
     x = torch.zeros(COPIED)
-    return 2.0 * 4 * COPIED / _median(lambda: x.add_(1.0), 3)
+    return 2.0 * 4 * COPIED / _fastest(lambda: x.add_(1.0), 1)
 
 
 def _call_seconds() -> float:
@@ -64,19 +66,24 @@ def _call_seconds() -> float:
             y = y + F.silu(F.linear(y, weight)) * 0.01
         y.sum().backward()
 
-    return _median(chain, 5) / CALLS
+    return _fastest(chain, 3) / CALLS
 
 
-def _median(work: Callable[[], object], times: int) -> float:
-    """Seconds of one call: the median of REPEATS rounds, after one to warm up."""
+def _fastest(work: Callable[[], object], times: int) -> float:
+    """Seconds of one call in the fastest of ROUNDS rounds, after one to warm up.
+
+    The answer is kept (plan/hardware.py): other programs slow most rounds down, and must not slow down every plan to
+    come. Pauses between rounds give them time to pass.
+    """
     work()
     found = []
-    for _ in range(REPEATS):
+    for _ in range(ROUNDS):
         start = time.perf_counter()
         for _ in range(times):
             work()
         found.append((time.perf_counter() - start) / times)
-    return statistics.median(found)
+        time.sleep(PAUSE)
+    return min(found)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lowregret.errors import LowregretError, SpecError
+from lowregret.plan import hardware
 from lowregret.plan.hardware import Hardware, catalogue, find_hardware
 
 PROBED = Hardware("this CPU", "cpu", 0, 2e11, 1e10, 0.95, 2e-5, None, "measured here")
@@ -74,6 +75,14 @@ def test_another_number_of_threads_is_another_machine(monkeypatch: pytest.Monkey
     runs = answering(monkeypatch, tmp_path, json.dumps(asdict(PROBED)))
     for threads in ("1", "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        find_hardware("auto")
+    assert len(runs) == 2
+
+
+def test_the_answer_of_an_older_probe_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs = answering(monkeypatch, tmp_path, json.dumps(asdict(PROBED)))
+    for version in (2, 3):
+        monkeypatch.setattr(hardware, "PROBE_VERSION", version)
         find_hardware("auto")
     assert len(runs) == 2
 
