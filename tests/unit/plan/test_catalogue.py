@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -74,26 +73,13 @@ def test_part_of_a_name_is_no_name() -> None:
     assert find_entry("llama-3.1") is None
 
 
-def test_one_look_up_is_fast_and_needs_no_torch() -> None:
+def test_a_look_up_needs_no_torch() -> None:
     code = (
-        "import sys, time; t = time.perf_counter()\n"
+        "import sys\n"
         "from lowregret.plan.sources import find_model\n"
         "from lowregret.plan.adapters import lora_parameters\n"
         "lora_parameters(find_model('qwen3-235b-a22b'), 16)\n"
-        "slow = ('torch', 'transformers', 'numpy')\n"
-        "print(time.perf_counter() - t, *(module for module in slow if module in sys.modules))"
+        "print(*(module for module in ('torch', 'transformers', 'numpy') if module in sys.modules))"
     )
-    # The machine may be busy: the fastest of three counts.
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
-    assert all(len(run.stdout.split()) == 1 for run in runs), runs[0].stdout
-    assert min(float(run.stdout) for run in runs) < 0.4
-
-
-def test_a_second_look_up_takes_milliseconds() -> None:
-    find_model("Qwen/Qwen3-8B")
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        find_model("Qwen/Qwen3-235B-A22B")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.01
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
