@@ -25,7 +25,7 @@ from typing import Any
 
 from lowregret.analysis.evidence import read_evidence
 from lowregret.spec import FullFT, GroupSpec
-from lowregret.spec.questions import make_question
+from lowregret.spec.asked import make_question
 from lowregret.study.crew import Silent
 from lowregret.study.group import run_group
 from lowregret.study.suite import run_studies

@@ -21,7 +21,8 @@ from lowregret.analysis.stats import paired_difference
 from lowregret.errors import RecordsError, SpecError
 from lowregret.records import ExampleLosses, TrialRecord, read_json, read_metrics, read_record
 from lowregret.spec import FullFT, GroupSpec, Method, build
-from lowregret.spec.questions import Asked, Question
+from lowregret.spec.asked import Asked
+from lowregret.spec.question import Question
 
 FULL = "full"
 Curve = Mapping[int, float]

@@ -9,7 +9,8 @@ from typing import Literal
 
 from lowregret.errors import SpecError
 from lowregret.spec import Spec
-from lowregret.spec.questions import EarlyQuestion, Question, RankQuestion
+from lowregret.spec.question import Question
+from lowregret.spec.questions import EarlyQuestion, RankQuestion
 
 Unit = Literal["ratio", "share", "nats", "bits", "number"]
 

@@ -12,7 +12,7 @@ from lowregret.cli.outcome import command_line, exit_codes
 
 if TYPE_CHECKING:
     from lowregret.analysis.claims import Claims
-    from lowregret.spec.questions import Question
+    from lowregret.spec.question import Question
 
 _QUICK = "A reduced size: `study all --quick` takes less than half an hour on 2 cores."
 
@@ -102,7 +102,7 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
     """Folder → question."""
     from lowregret.errors import SpecError, did_you_mean
     from lowregret.spec import read_toml
-    from lowregret.spec.questions import QUESTIONS, make_question
+    from lowregret.spec.asked import QUESTIONS, make_question
 
     if recipe == "all":
         given = {name: value for name, value in flags.items() if value is not None}

@@ -6,70 +6,15 @@ Every default is the study on the bundled base; `QUICK` is what `--quick` change
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.errors import SpecError, did_you_mean
-from lowregret.spec.base import Spec, build
 from lowregret.spec.data import DataSpec
-from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, FullFT, LoRA, Method
+from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, LoRA, Method
+from lowregret.spec.question import FACTS, Question, Rank, Ranks, facts, loras, plain, sized
 from lowregret.spec.study import GroupSpec, PositiveRate
-from lowregret.spec.trial import Count, OptimizerSpec, TrainingSpec
-
-Rank = Annotated[int, Field(ge=1, le=65536)]
-Ranks = Annotated[tuple[Rank, ...], Field(min_length=1)]
-FACTS = "builtin:biographies"
-
-
-def _facts(options: str) -> DataSpec:
-    return DataSpec(train=f"{FACTS}:{options}", max_length=128)
-
-
-class Question(TrainingSpec):
-    """What all questions have in common. A study's length is given in steps, never in epochs."""
-
-    QUICK: ClassVar[dict[str, Any]] = {}
-    """Fields that `--quick` sets."""
-
-    model: str = "tiny"
-    data: DataSpec = _facts("size=128,wordings=6,test_size=128")
-    steps: Count = 400
-    """Optimizer steps of a trial."""
-    evals: Count = 10
-    """Held-out evaluations per trial, evenly spaced in the logarithm of the step from `first_eval` on."""
-    first_eval: Count = 2
-    """The step of the first evaluation."""
-    seeds: Count = 3
-    """Trials at the rates that a claim rests on."""
-    prune: float | None = Field(default=0.25, gt=0)
-    """Stop a search trial in the second half of its run when its held-out loss exceeds that of the method's best trial
-    at the same step by more than this share."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_length(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("epochs") is not None:
-            raise ValueError("epochs: the length of a study's trials is given in steps; name `steps`")
-        return values
-
-    def groups(self) -> tuple[GroupSpec, ...]:
-        """The groups of trials that answer the question, those that others start from first."""
-        raise NotImplementedError
-
-    def group(self, condition: str, methods: tuple[Method, ...], **changed: Any) -> GroupSpec:
-        """A group with everything that the question does not vary."""
-        fields = {name: getattr(self, name) for name in TrainingSpec.model_fields}
-        fields |= {"seeds": self.seeds, "prune": self.prune, "condition": condition, "methods": methods} | changed
-        if "evals" not in changed:
-            fields["evals"] = log_spaced(self.first_eval, fields["steps"], self.evals)
-        return GroupSpec(**fields)
-
-    def pair(self, condition: str, loras: tuple[Method, ...], **changed: Any) -> tuple[GroupSpec, ...]:
-        """LoRAs, and FullFT under the same condition."""
-        return self.group(condition, loras, **changed), self.group(condition, (FullFT(),), **changed)
+from lowregret.spec.trial import Count, OptimizerSpec
 
 
 class RankQuestion(Question):
@@ -77,7 +22,7 @@ class RankQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 240, "ranks": (1, 4, 16, 64), "sizes": (32, 256)}
     kind: Literal["rank"] = "rank"
-    data: DataSpec = _facts("size={size},wordings=6,test_size=128")
+    data: DataSpec = facts("size={size},wordings=6,test_size=128")
     steps: Count = 800
     ranks: Ranks = (1, 2, 4, 8, 16, 32, 64, 128)
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (32, 128, 512)
@@ -89,7 +34,7 @@ class RankQuestion(Question):
         found: list[GroupSpec] = []
         for index, size in enumerate(self.sizes):
             start = f"size-{self.sizes[index - 1]}" if index else None
-            found += self.pair(f"size-{size}", _loras(self.ranks), data=_sized(self.data, size), start_from=start)
+            found += self.pair(f"size-{size}", loras(self.ranks), data=sized(self.data, size), start_from=start)
         return tuple(found)
 
 
@@ -103,7 +48,7 @@ class LearningRateQuestion(Question):
     ranks: Ranks = (1, 4, 16, 64, 128)
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        return self.pair("main", _loras(self.ranks), seeds_at="bracket")
+        return self.pair("main", loras(self.ranks), seeds_at="bracket")
 
 
 class ShortRunsQuestion(Question):
@@ -114,7 +59,7 @@ class ShortRunsQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"steps": 200, "lengths": (25, 50, 100, 200), "ranks": (16,)}
     kind: Literal["short-runs"] = "short-runs"
-    data: DataSpec = _facts("size=512,wordings=6,test_size=128")
+    data: DataSpec = facts("size=512,wordings=6,test_size=128")
     steps: Count = 2000
     prune: None = None
     """No trial is stopped early: one that ends badly may be the best of the short ones."""
@@ -132,7 +77,7 @@ class ShortRunsQuestion(Question):
 
     def groups(self) -> tuple[GroupSpec, ...]:
         shared = {"bracket_at": self.lengths, "evals": self.lengths, "seeds_at": "bracket"}
-        return self.pair("main", _loras(self.ranks), **shared)
+        return self.pair("main", loras(self.ranks), **shared)
 
 
 class EarlyQuestion(Question):
@@ -149,7 +94,7 @@ class EarlyQuestion(Question):
     """What counts as early: the differences between ranks after so many steps are those of the claim."""
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        return (self.group("main", _loras(self.ranks), learning_rates=(self.learning_rate,)),)
+        return (self.group("main", loras(self.ranks), learning_rates=(self.learning_rate,)),)
 
 
 class BatchSizeQuestion(Question):
@@ -157,7 +102,7 @@ class BatchSizeQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"batches": (4, 16, 64, 256), "examples": 2048}
     kind: Literal["batch-size"] = "batch-size"
-    data: DataSpec = _facts("size=256,wordings=6,test_size=128")
+    data: DataSpec = facts("size=256,wordings=6,test_size=128")
     batches: Annotated[tuple[Count, ...], Field(min_length=2)] = (4, 8, 16, 32, 64, 128, 256)
     examples: Count = 4096
     """Training examples of every run, whatever its batch: the steps follow from it."""
@@ -175,7 +120,7 @@ class BatchSizeQuestion(Question):
         for index, batch in enumerate(self.batches):
             start = f"batch-{self.batches[index - 1]}" if index else None
             length = {"batch_size": batch, "steps": self.examples // batch}
-            found += self.pair(f"batch-{batch}", _loras(self.ranks), start_from=start, **length)
+            found += self.pair(f"batch-{batch}", loras(self.ranks), start_from=start, **length)
         return tuple(found)
 
 
@@ -188,7 +133,7 @@ class LayersQuestion(Question):
     """Ranks of the MLP-only adapter. Attention alone has twice the rank, so that it has no fewer parameters."""
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        loras = [
+        found = [
             LoRA(rank=factor * rank, targets=targets)
             for rank in self.ranks
             for targets, factor in (
@@ -199,7 +144,7 @@ class LayersQuestion(Question):
                 ((*DEFAULT_TARGETS, "unembedding"), 1),
             )
         ]
-        return self.pair("main", tuple(dict.fromkeys(loras)))
+        return self.pair("main", tuple(dict.fromkeys(found)))
 
 
 class CapacityQuestion(Question):
@@ -211,7 +156,7 @@ class CapacityQuestion(Question):
     QUICK: ClassVar[dict[str, Any]] = {"steps": 500, "people": 64, "ranks": (1, 2, 4, 16)}
     kind: Literal["capacity"] = "capacity"
     evals: Count = 6
-    data: DataSpec = _facts("size={size},wordings=4,test_size=10240")
+    data: DataSpec = facts("size={size},wordings=4,test_size=10240")
     steps: Count = 2000
     batch_size: Count = 16
     people: Count = 128
@@ -229,12 +174,12 @@ class CapacityQuestion(Question):
         return self
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        loras = tuple(LoRA(rank=rank, targets=self.targets) for rank in self.ranks)
-        facts = self.pair("facts", loras, data=_sized(self.data, self.people))
+        adapters = tuple(LoRA(rank=rank, targets=self.targets) for rank in self.ranks)
+        told = self.pair("facts", adapters, data=sized(self.data, self.people))
         short = {"steps": min(256, self.steps), "batch_size": 8}
-        fresh = _sized(self.data, 512).model_copy(update={"max_eval": 256})
-        teach = self.group("teach", _loras((16,)), data=fresh, **short)
-        return (*facts, teach, self.group("elicit", _loras((16,)), data=self.elicit, **short))
+        fresh = sized(self.data, 512).model_copy(update={"max_eval": 256})
+        teach = self.group("teach", loras((16,)), data=fresh, **short)
+        return (*told, teach, self.group("elicit", loras((16,)), data=self.elicit, **short))
 
 
 class ComputeQuestion(Question):
@@ -320,104 +265,12 @@ class ScalingQuestion(Question):
     kind: Literal["scaling"] = "scaling"
     prune: None = None
     """No trial is stopped early: the fits need both neighbours of the best rate."""
-    models: Annotated[tuple[str, ...], Field(min_length=2)] = ("tiny-64", "tiny", "tiny-256")
+    models: Annotated[tuple[str, ...], Field(min_length=2)] = ("tiny-32", "tiny-64", "tiny")
     """Bases made alike that differ in width, in any order."""
     ranks: Ranks = (1, 16, 64)
 
     def groups(self) -> tuple[GroupSpec, ...]:
         found: list[GroupSpec] = []
         for model in self.models:
-            found += self.pair(_plain(model), _loras(self.ranks), model=model, seeds_at="bracket")
+            found += self.pair(plain(model), loras(self.ranks), model=model, seeds_at="bracket")
         return tuple(found)
-
-
-AnyQuestion = Annotated[
-    RankQuestion
-    | LearningRateQuestion
-    | ShortRunsQuestion
-    | EarlyQuestion
-    | BatchSizeQuestion
-    | LayersQuestion
-    | CapacityQuestion
-    | ComputeQuestion
-    | InvarianceQuestion
-    | VariantsQuestion
-    | ScalingQuestion,
-    Field(discriminator="kind"),
-]
-QUESTIONS: dict[str, type[Question]] = {
-    "rank": RankQuestion,
-    "learning-rate": LearningRateQuestion,
-    "short-runs": ShortRunsQuestion,
-    "early": EarlyQuestion,
-    "batch-size": BatchSizeQuestion,
-    "layers": LayersQuestion,
-    "capacity": CapacityQuestion,
-    "compute": ComputeQuestion,
-    "invariance": InvarianceQuestion,
-    "variants": VariantsQuestion,
-    "scaling": ScalingQuestion,
-}
-"""By kind, in the order of the page."""
-
-
-class Asked(Spec):
-    """A question as a study's folder keeps it."""
-
-    question: AnyQuestion
-
-
-def log_spaced(first: int, last: int, count: int) -> tuple[int, ...]:
-    """At most `count` steps from `first` to `last`, evenly spaced in the logarithm."""
-    first = min(first, last)
-    if count == 1 or first == last:
-        return (last,)
-    ratio = math.log(last / first) / (count - 1)
-    return tuple(sorted({round(first * math.exp(ratio * index)) for index in range(count)} | {last}))
-
-
-def _loras(ranks: tuple[int, ...]) -> tuple[Method, ...]:
-    return tuple(LoRA(rank=rank) for rank in ranks)
-
-
-def _sized(data: DataSpec, size: int) -> DataSpec:
-    """So much of the data: by the `{size}` in its name, or its first rows."""
-    if "{size}" in data.train:
-        return data.model_copy(update={"train": data.train.replace("{size}", str(size))})
-    return data.model_copy(update={"max_train": size})
-
-
-def _plain(model: str) -> str:
-    """A model's name as a part of a folder's."""
-    last = model.rstrip("/").rpartition("/")[2]
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in last)
-
-
-def make_question(
-    values: Mapping[str, Any], *, quick: bool = False, flags: Mapping[str, Any] | None = None, source: str = ""
-) -> Question:
-    """A question from a recipe's keys; `quick` wins over them, and flags that are given win over both.
-
-    SpecError names the key or flag at fault.
-    """
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    kind = values.get("kind")
-    if kind not in QUESTIONS:
-        place = f"{source}: " if source else ""
-        raise SpecError(f"{place}kind: names the question, not {kind!r}. {did_you_mean(str(kind), QUESTIONS)}")
-    question = QUESTIONS[str(kind)]
-    asked: dict[str, Any] = dict(values)
-    if isinstance(asked.get("data"), str):
-        asked["data"] = {"train": asked["data"]}
-    if quick:
-        asked |= question.QUICK
-    data: dict[str, Any] = dict(asked.get("data") or {})
-    names = {"data": "train", "eval_data": "eval"}
-    data |= {names.get(key, key): given.pop(key) for key in list(given) if key in names or key in DataSpec.model_fields}
-    if data:
-        default = question.model_fields["data"].default
-        asked["data"] = data if "train" in data else default.model_dump(exclude_defaults=True) | data
-    unknown = sorted(given.keys() - question.model_fields.keys())
-    if unknown:
-        raise SpecError(f"--{unknown[0].replace('_', '-')}: the question {kind!r} does not ask for it. Leave it out.")
-    return build(question, asked | given, source=source)

@@ -21,7 +21,9 @@ from lowregret.errors import RecordsError
 from lowregret.models.load import resolve
 from lowregret.records import make_folder, read_json, write_json
 from lowregret.spec import FullFT, LoRA
-from lowregret.spec.questions import Asked, ComputeQuestion, Question
+from lowregret.spec.asked import Asked
+from lowregret.spec.question import Question
+from lowregret.spec.questions import ComputeQuestion
 from lowregret.study.crew import Observer, Silent, read_trials
 from lowregret.study.rates import anchor_of, bracket, lattice_rate, losses_at
 from lowregret.study.workers import Job, run_jobs

@@ -19,7 +19,8 @@ from lowregret.analysis.statements import Statement, statements
 from lowregret.analysis.verification import verify_folder
 from lowregret.errors import RecordsError
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
-from lowregret.spec.questions import QUESTIONS, Question, make_question
+from lowregret.spec.asked import QUESTIONS, make_question
+from lowregret.spec.question import Question
 
 WITHIN = Statement(key="k", number="0", sentence="s", statistic="t", unit="ratio", low=1.0, high=2.0)
 
@@ -37,7 +38,7 @@ def small(kind: str, **changed: Any) -> Question:
         "compute": {"widths": (64, 128), "ranks": (1, 16)},
         "invariance": {"steps": 16},
         "variants": {"steps": 16},
-        "scaling": {"models": ("tiny", "tiny-256"), "ranks": (1, 16), "steps": 16},
+        "scaling": {"models": ("tiny-64", "tiny"), "ranks": (1, 16), "steps": 16},
     }
     return make_question({"kind": kind, **sizes[kind], **changed})
 

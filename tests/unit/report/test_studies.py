@@ -20,7 +20,7 @@ from lowregret.report.export import export
 from lowregret.report.plots import Axis, Series, curves, forest
 from lowregret.report.studies import TITLES, find_studies, page, write_page
 from lowregret.report.study_figures import figures
-from lowregret.spec.questions import QUESTIONS, make_question
+from lowregret.spec.asked import QUESTIONS, make_question
 
 SMALL = {
     "rank": {"ranks": [1, 4], "sizes": [8], "steps": 16},
@@ -33,7 +33,7 @@ SMALL = {
     "compute": {"widths": [64], "ranks": [1, 16]},
     "invariance": {"steps": 8},
     "variants": {"steps": 8, "methods": ["lora:4", "lora:4:pissa", "lora:4:dora"]},
-    "scaling": {"models": ["tiny", "tiny-256"], "ranks": [1], "steps": 8},
+    "scaling": {"models": ["tiny-64", "tiny"], "ranks": [1], "steps": 8},
 }
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from lowregret.errors import SpecError
 from lowregret.spec import FullFT, LoRA, read_toml
-from lowregret.spec.questions import QUESTIONS, Asked, InvarianceQuestion, LayersQuestion, log_spaced, make_question
+from lowregret.spec.asked import QUESTIONS, Asked, make_question
+from lowregret.spec.question import log_spaced
+from lowregret.spec.questions import InvarianceQuestion, LayersQuestion
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 

@@ -13,7 +13,9 @@ from lowregret.analysis.evidence import read_evidence
 from lowregret.analysis.statements import statements
 from lowregret.records import ExampleLosses, Metric, TrialRecord, append_metric, write_json
 from lowregret.spec import GroupSpec, LoRA, TrialSpec
-from lowregret.spec.questions import Asked, ComputeQuestion, Question
+from lowregret.spec.asked import Asked
+from lowregret.spec.question import Question
+from lowregret.spec.questions import ComputeQuestion
 from lowregret.study.rates import group_trials
 
 EXAMPLES = 16
