@@ -48,7 +48,7 @@ def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:
 def _group(home: Path, group: GroupSpec, loss: Loss) -> int:
     home.mkdir(parents=True, exist_ok=True)
     base = {"test_nll": 2.0, "test_tokens": EXAMPLES, "hidden_size": 128, "forgetting_nll": 1.0, "fact_bits": 40.0}
-    write_json(home / "base.json", base | {"hidden_size": 256 if "256" in group.model else 128})
+    write_json(home / "base.json", base | {"hidden_size": 64 if "64" in group.model else 128})
     priors = {method.name: 2e-3 for method in group.methods}
     added = 0
     while True:
