@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lowregret.data.batches import collate
 from lowregret.data.chat import Example
-from lowregret.engine import Engine, SamplingParams, decode, sampler
+from lowregret.engine import Engine, SamplingParams, cache, decode, sampler
 from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source
 
@@ -184,8 +184,10 @@ def test_the_cache_is_used_where_the_base_allows_it(bases: ModuleType, architect
     assert type(chosen) is expected
 
 
-@pytest.mark.parametrize("bound", ["ROOM", "CPU_PREFILL_TOKENS"])
-def test_small_steps_of_memory_change_nothing(bases: ModuleType, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+@pytest.mark.parametrize(("module", "bound"), [(cache, "ROOM"), (decode, "CPU_PREFILL_TOKENS")])
+def test_small_steps_of_memory_change_nothing(
+    bases: ModuleType, monkeypatch: pytest.MonkeyPatch, module: ModuleType, bound: str
+) -> None:
     """A cache that grows, and prompts that are read in several passes."""
     engine = Engine(bases.small_base("qwen3"))
     for number, name in enumerate(("a", "b")):
@@ -193,7 +195,7 @@ def test_small_steps_of_memory_change_nothing(bases: ModuleType, monkeypatch: py
     params = SamplingParams(max_tokens=12, stop_ids=(2, 3, 4))
     prompts = {"a": PROMPTS, "b": PROMPTS[1:]}
     expected = engine.sample(prompts, params)
-    monkeypatch.setattr(decode, bound, 3)
+    monkeypatch.setattr(module, bound, 3)
     found = engine.sample(prompts, params)
     for name in prompts:
         for one, other in zip(found[name], expected[name], strict=True):
@@ -234,7 +236,7 @@ def test_attention_over_the_cache_is_attention(softcap: float | None, window: in
     hidden = torch.zeros(rows, columns + 5)
     for row, count in enumerate(before):
         hidden[row, :count] = -torch.inf
-    found, _ = decode.decode_attention(
+    found, _ = cache.decode_attention(
         torch.nn.Identity(), query, key, value, None, hidden=hidden, scaling=0.7, sliding_window=window, softcap=softcap
     )
     for row in range(rows):

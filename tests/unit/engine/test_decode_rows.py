@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from lowregret.engine import Engine, SamplingParams, decode, footprint
+from lowregret.engine import Engine, SamplingParams, cache, footprint
 
 
 def test_the_cache_of_a_row_is_what_it_is_taken_for(
@@ -17,20 +17,20 @@ def test_the_cache_of_a_row_is_what_it_is_taken_for(
     length, budget = 10, 10**9
     monkeypatch.setattr(footprint, "default_budget", lambda _: budget)
     made = []
-    real = decode._with_room
+    real = cache._with_room
 
     def watched(states: object) -> object:
         made.append(states)
         return real(states)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(decode, "_with_room", watched)
+    monkeypatch.setattr(cache, "_with_room", watched)
     engine.sample({"base": [[2] * length] * 3}, SamplingParams(max_tokens=1))
-    rows = footprint.max_decode_rows(engine, length)
+    most = footprint.max_decode_rows(engine, length)
     logits = 16 * engine.model.config.get_text_config().vocab_size
     held = sum(states[0].numel() * 4 for states in made)  # type: ignore[index]
     if made:  # else the base keeps its own cache
-        assert rows == budget // (held + logits)
-    assert footprint.max_decode_rows(engine, 2 * length) < rows
+        assert most == budget // (held + logits)
+    assert footprint.max_decode_rows(engine, 2 * length) < most
 
 
 def test_one_row_is_always_allowed(bases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
