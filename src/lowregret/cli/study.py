@@ -111,10 +111,9 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
             name = unfit[0].replace("_", "-")
             raise SpecError(f"--{name}: is of no use with `all`, whose questions differ in it. Leave it out.")
         root = out or Path("runs/study-all")
-        found = {
+        return {
             root / kind: make_question({"kind": kind}, quick=quick, flags=_fitting(kind, flags)) for kind in QUESTIONS
         }
-        return {folder: question for folder, question in found.items() if _has_bases(question)}
     if recipe in QUESTIONS:
         question = make_question({"kind": recipe}, quick=quick, flags=flags)
         return {out or Path("runs") / f"study-{recipe}": question}
@@ -128,19 +127,8 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
 
 def _fitting(kind: str, flags: dict[str, Any]) -> dict[str, Any]:
     """Of the flags of `all`, those that a question leaves to the user: some need their own bases or data."""
-    own = {"scaling": ("model",), "compute": ("model", "data", "eval_data"), "capacity": ("data", "eval_data")}
+    own = {"scaling": ("model",), "moe": ("model",), "compute": ("model", "data", "eval_data"), "capacity": ("data", "eval_data")}
     return {name: value for name, value in flags.items() if name not in own.get(kind, ())}
-
-
-def _has_bases(question: Question) -> bool:
-    """False for a question whose bundled bases are not there; said, since it is left out."""
-    from lowregret.models.load import bundled_names
-    from lowregret.spec.questions import ScalingQuestion
-
-    missing = set(question.models) - set(bundled_names()) if isinstance(question, ScalingQuestion) else set()
-    if missing:
-        typer.echo(f"scaling is left out: no bundled base {', '.join(sorted(missing))} (docs/studies.md)", err=True)
-    return not missing
 
 
 def _root(recipe: str, out: Path | None, studies: dict[Path, Question]) -> Path:
