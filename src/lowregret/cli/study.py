@@ -127,7 +127,12 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
 
 def _fitting(kind: str, flags: dict[str, Any]) -> dict[str, Any]:
     """Of the flags of `all`, those that a question leaves to the user: some need their own bases or data."""
-    own = {"scaling": ("model",), "moe": ("model",), "compute": ("model", "data", "eval_data"), "capacity": ("data", "eval_data")}
+    own = {
+        "scaling": ("model",),
+        "moe": ("model",),
+        "compute": ("model", "data", "eval_data"),
+        "capacity": ("data", "eval_data"),
+    }
     return {name: value for name, value in flags.items() if name not in own.get(kind, ())}
 
 
