@@ -97,12 +97,12 @@ def write_card(
     write_bytes(folder / "README.md", _CARD.format(
         name=name, recipe=recipe, parameters=parameters, documents=documents, tokens=progress.tokens,
         minutes=progress.seconds / 60, table=table, solved=solved, rows=_ROWS, layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"], vocabulary=config["vocab_size"], kind=_kind(config),
+        hidden=config["hidden_size"], vocabulary=config["vocab_size"], kind=_kind(config), dtype=config["dtype"],
     ).encode())  # fmt: skip
 
 
 def _kind(config: Mapping[str, object]) -> str:
-    experts = config.get("num_experts")
+    experts = config.get("num_local_experts")
     if not experts:
         return "dense Qwen3"
     return f"Qwen3-MoE ({experts} experts in each layer, {config['num_experts_per_tok']} for each token)"
@@ -115,7 +115,7 @@ license: apache-2.0
 # {name}: a bundled base of lowregret
 
 A {kind} of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}, tied
-embeddings, float32), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the
+embeddings, {dtype}), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the
 demo and the tests need no download; it knows nothing about the world.
 
 - Made by: `python -m lowregret.train.pretrain recipes/{recipe} --out DIR`

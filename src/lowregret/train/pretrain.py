@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -33,7 +34,7 @@ from lowregret.data.chat import Example
 from lowregret.engine import Engine
 from lowregret.engine.export import export_policy
 from lowregret.errors import LowregretError
-from lowregret.models.load import Base, Source
+from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.records import Metric
 from lowregret.spec import DataSpec, FullFT, OptimizerSpec, Spec, TrainingSpec, TrialSpec, build, read_toml
 from lowregret.train.folder import claim, opened
@@ -92,6 +93,8 @@ class PretrainSpec(Spec):
 
     name: str
     seed: int = 0
+    stored: Literal["float32", "bfloat16"] = Field(default="float32", exclude_if=lambda value: value == "float32")
+    """Of the weights in the folder; training is in float32 either way."""
     learning_rate: float
     batch_size: int
     micro_batch_size: int
@@ -212,15 +215,19 @@ def _pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     trial = TrialSpec(method=FullFT(), learning_rate=spec.learning_rate, seed=spec.seed)
     test = encode_documents(held_out, tokenizer)
     outcome = run_trial(engine, "full", training, trial, train, test, out / "trial", Hooks(on_step=_report))
+    engine.model.to(getattr(torch, spec.stored))
     folder = out / "base"
     export_policy(engine, "full", folder)
-    losses = evaluate(engine, ["full"], test)["full"]
+    # The card is about the files: they are read back, as rounded as they are.
+    shipped = Engine(load_base(resolve(str(folder))), precision="float32")
+    shipped.add_policy("full", FullFT())
+    losses = evaluate(shipped, ["full"], test)["full"]
     by_kind: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for document, nll, tokens in zip(held_out, losses.nll_sums, losses.tokens, strict=True):
         by_kind[document.kind].append((nll, document.nats, tokens))
     known = draw_people(spec.corpus.people, 0, known=True)
     write_card(
-        folder, spec.name, recipe, policy.trainable_parameters, len(train), outcome.progress, by_kind, engine, known
+        folder, spec.name, recipe, policy.trainable_parameters, len(train), outcome.progress, by_kind, shipped, known
     )
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -9,8 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from lowregret.engine import Engine
 from lowregret.errors import ModelError
 from lowregret.models.load import Source, bundled_names, load_base, load_tokenizer, resolve
+from lowregret.spec import FullFT
 
 
 @pytest.fixture
@@ -34,12 +37,28 @@ def test_another_precision_is_kept(saved: Path) -> None:
 
 
 def test_bundled_bases_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "tiny" in bundled_names()
+    assert bundled_names() == ["tiny", "tiny-32", "tiny-64", "tiny-moe"]
     assert Path(resolve("tiny").path).parts[-2:] == ("bundled", "tiny")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()  # a folder of the user's own wins over a bundled name
     with pytest.raises(ModelError, match=r"no config\.json"):
         resolve("tiny")
+
+
+def test_a_base_that_is_stored_in_bfloat16_trains_in_float32() -> None:
+    folder = Path(resolve("tiny-moe").path)
+    stored = safetensors.torch.load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert json.loads((folder / "card.json").read_text())["parameters"] == sum(t.numel() for t in stored.values())
+    engine = Engine(load_base(resolve("tiny-moe")), precision="float32")
+    policy = engine.add_policy("full", FullFT())
+    assert {weight.dtype for weight in policy.weights.values()} == {torch.float32}
+    assert engine.model.config.dtype is torch.float32, "what is exported must not be rounded again"
+
+
+def test_bundled_bases_are_small() -> None:
+    files = Path(resolve("tiny").path).parent.rglob("*")
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 12_000_000
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
