@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench import demo, matmul, memory, moe, pack, rank, sampling, sft
+from benchmarks.bench import demo, matmul, memory, moe, pack, rank, rl, sampling, sft
 from benchmarks.bench.children import ROOT, ChildFailed, Launcher, take_turns
 from benchmarks.bench.figures import Bench, Figure, Raw
 from benchmarks.bench.results import Results
@@ -43,7 +43,7 @@ def measure_peak(bench: Bench) -> Raw:
 PEAK = Figure("matmul", measure_peak, lambda raw: [], lambda raw: [], needs_base=False)
 ORDER = (
     *(PEAK, sft.SETTINGS, sft.LORA, sft.FULL, rank.RATIO),
-    *(pack.PROCESSES, *pack.STREAMS, pack.BASE, sampling.SAMPLING, memory.MEMORY, moe.MOE, demo.DEMO),
+    *(pack.PROCESSES, *pack.STREAMS, pack.BASE, sampling.SAMPLING, memory.MEMORY, moe.MOE, *rl.FIGURES, demo.DEMO),
 )
 FIGURES: Mapping[str, Figure] = {figure.name: figure for figure in ORDER}
 
@@ -55,7 +55,9 @@ def choose(only: str | None) -> list[Figure]:
     wanted = [name.strip() for name in only.split(",")]
     for name in wanted:
         if not any(_named(figure, name) for figure in ORDER):
-            raise ValueError(f"--only: there is no figure {name!r}. Valid: {', '.join(FIGURES)}, pack (all of them).")
+            raise ValueError(
+                f"--only: there is no figure {name!r}. Valid: {', '.join(FIGURES)}, pack and rl (all of them)."
+            )
     return [figure for figure in ORDER if figure is PEAK or any(_named(figure, name) for name in wanted)]
 
 
@@ -139,7 +141,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", help="figures, by comma: " + ", ".join(FIGURES) + "; pack is all of them")
+    parser.add_argument("--only", help="figures, by comma: " + ", ".join(FIGURES) + "; pack and rl are all of them")
     parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="timed repeats (default 5)")
     parser.add_argument("--model", help="folder of the real base; without it only the bundled one is measured")
     parser.add_argument("--data", help="folder with GSM8K's train.jsonl and test.jsonl")
