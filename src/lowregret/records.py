@@ -111,6 +111,11 @@ class Metric(Spec):
     grad_norm: float | None = None
     seconds: float
 
+    @property
+    def test_loss(self) -> float | None:
+        """What a search makes small: `test_nll`, or minus `test_reward`."""
+        return self.test_nll if self.test_reward is None else -self.test_reward
+
 
 class ExampleLosses(Spec):
     """`trials/<id>/examples.json`: the last evaluation, example by example, for paired statistics."""
@@ -119,6 +124,16 @@ class ExampleLosses(Spec):
     """Summed over the example's supervised tokens, nats."""
     tokens: tuple[int, ...]
     """Supervised tokens of each example."""
+
+    @property
+    def loss_sums(self) -> tuple[float, ...]:
+        """What a paired comparison sums up."""
+        return self.nll_sums
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """What it divides by."""
+        return self.tokens
 
 
 class ExampleRewards(Spec):
@@ -131,6 +146,16 @@ class ExampleRewards(Spec):
     tokens: tuple[int, ...]
     """Tokens of each problem's completions."""
 
+    @property
+    def loss_sums(self) -> tuple[float, ...]:
+        """What a paired comparison sums up: minus the rewards."""
+        return tuple(-reward for reward in self.rewards)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Every problem counts alike."""
+        return (1,) * len(self.rewards)
+
 
 class MethodResult(Spec):
     """What a study found about one method."""
@@ -140,7 +165,9 @@ class MethodResult(Spec):
     bracketed: bool
     """True only when worse losses lie on both sides of the best learning rate."""
     test_nll: float | None
-    """Mean over seeds at the best learning rate, nats per supervised token."""
+    """Mean over seeds at the best learning rate, nats per supervised token; None with reinforcement learning."""
+    test_reward: float | None = None
+    """With reinforcement learning: mean held-out reward, over seeds, at the best learning rate."""
     seeds: int
     """Finished trials at the best learning rate."""
     trials: int
@@ -159,7 +186,20 @@ class MethodResult(Spec):
     share, `alone_seconds` an estimate and `peak_memory_bytes` the whole pack's."""
     regret_nats: float | None = None
     """For a LoRA: against the best FullFT. None for FullFT."""
+    regret_reward: float | None = None
+    """With reinforcement learning: the reward of the best FullFT minus this one's."""
     ci95: tuple[float, float] | None = None
+    """Of the regret, in its unit."""
+
+    @property
+    def test_loss(self) -> float | None:
+        """`test_nll`, or minus `test_reward`."""
+        return self.test_nll if self.test_reward is None else -self.test_reward
+
+    @property
+    def regret(self) -> float | None:
+        """In nats, or in reward."""
+        return self.regret_nats if self.regret_reward is None else self.regret_reward
 
 
 class Recommendation(Spec):
@@ -207,10 +247,21 @@ class Verdict(Spec):
     full: MethodResult | None
     base_nll: float | None = None
     """Held-out loss before any training."""
+    regret_reward: float | None = None
+    """With reinforcement learning, in place of `regret_nats`, `tolerance_nats` and `base_nll`; `ci95` is in reward."""
+    tolerance_reward: float | None = None
+    base_reward: float | None = None
     search: dict[str, Any] = Field(default_factory=dict)
     """Counts: trials run, pruned, diverged, and the stopping rule in words."""
     gains: Gains | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_examples(path: Path) -> ExampleLosses | ExampleRewards:
+    """A trial's examples.json, of either kind."""
+    content = read_json(path)
+    rewarded = isinstance(content, dict) and "rewards" in content
+    return read_record(ExampleRewards, path) if rewarded else read_record(ExampleLosses, path)
 
 
 @contextmanager

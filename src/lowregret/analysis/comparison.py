@@ -13,8 +13,10 @@ from lowregret.analysis.gains import seconds_alone
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
-from lowregret.records import ExampleLosses, MethodResult, TrialRecord
+from lowregret.records import ExampleLosses, ExampleRewards, MethodResult, TrialRecord
 from lowregret.spec import FullFT, LoRA
+
+Examples = ExampleLosses | ExampleRewards
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,15 @@ class Measured:
         return self.method.name
 
     @property
-    def test_nll(self) -> float | None:
-        """Mean over the finished seeds at the best learning rate, nats per supervised token."""
-        losses = [record.test_nll for record in self.finished.values() if record.test_nll is not None]
+    def test_loss(self) -> float | None:
+        """Mean over the finished seeds at the best learning rate: nats per supervised token, or minus the reward."""
+        losses = [record.test_loss for record in self.finished.values() if record.test_loss is not None]
         return statistics.fmean(losses) if losses else None
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether its trials were judged by a reward."""
+        return any(record.test_reward is not None for record in self.finished.values())
 
     @property
     def steps(self) -> int:
@@ -54,11 +61,13 @@ class Measured:
         """The record of this method; `interval` is its regret against FullFT, for a LoRA."""
         trials = list(self.finished.values())
         finite = interval is not None and np.isfinite([interval.low, interval.high]).all()
+        loss, regret = self.test_loss, None if interval is None else interval.value
         return MethodResult(
             name=self.name,
             best_learning_rate=self.rate.learning_rate,
             bracketed=self.rate.bracketed,
-            test_nll=self.test_nll,
+            test_nll=None if self.rewarded else loss,
+            test_reward=-loss if self.rewarded and loss is not None else None,
             seeds=len(trials),
             trials=sum(self.statuses.values()),
             tokens=max((record.tokens for record in trials), default=0),
@@ -68,7 +77,8 @@ class Measured:
             trainable_parameters=self.trainable_parameters,
             checkpoint_bytes=max((record.checkpoint_bytes for record in trials), default=0),
             pack_size=max((record.pack_size for record in trials), default=1),
-            regret_nats=interval.value if interval is not None else None,
+            regret_nats=None if self.rewarded else regret,
+            regret_reward=regret if self.rewarded else None,
             ci95=(interval.low, interval.high) if interval is not None and finite else None,
         )
 
@@ -81,18 +91,20 @@ def measure(method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Measured:
     return Measured(
         method=method,
         rate=rate,
-        finished={r.seed: r for r in at_best if r.status == "finished" and r.test_nll is not None},
+        finished={r.seed: r for r in at_best if r.status == "finished" and r.test_loss is not None},
         diverged_seeds=tuple(sorted(r.seed for r in at_best if r.status == "diverged")),
         statuses=Counter(record.status for record in own),
         trainable_parameters=max((record.trainable_parameters for record in own), default=0),
     )
 
 
-def regret_interval(lora: Measured, full: Measured, losses: Mapping[str, ExampleLosses]) -> Interval | None:
-    """The paired difference LoRA − FullFT over the seeds that both finished; None when there is none.
+def regret_interval(lora: Measured, full: Measured, losses: Mapping[str, Examples]) -> Interval | None:
+    """The paired difference of losses, LoRA − FullFT, over the seeds that both finished; None when there is none.
+
+    Of rewards it is the difference FullFT − LoRA, and every problem counts alike.
 
     Args:
-        losses: trial id → its per-example losses on the held-out set. A trial without them takes no part.
+        losses: trial id → its per-example losses, or rewards, on the held-out set. A trial without them takes no part.
 
     Raises:
         RecordsError: two trials were judged on different held-out examples.
@@ -106,19 +118,30 @@ def regret_interval(lora: Measured, full: Measured, losses: Mapping[str, Example
         return None
     rows = [[losses[side.finished[seed].id] for seed in seeds] for side in (lora, full)]
     _same_examples([side.finished[seed].id for side in (lora, full) for seed in seeds], [*rows[0], *rows[1]])
-    first, second = (np.array([row.nll_sums for row in side], dtype=np.float64) for side in rows)
-    return paired_difference(first, second, np.array(rows[0][0].tokens, dtype=np.int64))
+    return paired(*rows)
 
 
-def _same_examples(names: Sequence[str], rows: Sequence[ExampleLosses]) -> None:
+def paired(first: Sequence[Examples], second: Sequence[Examples]) -> Interval:
+    """Loss of `first` minus that of `second`, an entry a seed, on the same held-out examples."""
+    ours, theirs = (np.array([row.loss_sums for row in side], dtype=np.float64) for side in (first, second))
+    return paired_difference(ours, theirs, np.array(first[0].weights, dtype=np.int64))
+
+
+def fit_together(one: Examples, other: Examples) -> bool:
+    """Whether two trials were judged on the same held-out examples, as far as their numbers can tell."""
+    return type(one) is type(other) and one.weights == other.weights and len(one.loss_sums) == len(one.weights)
+
+
+def _same_examples(names: Sequence[str], rows: Sequence[Examples]) -> None:
     for name, row in zip(names, rows, strict=True):
-        if row.tokens != rows[0].tokens or len(row.nll_sums) != len(row.tokens):
+        if not fit_together(row, rows[0]):
             raise RecordsError(
                 f"trials/{name}/examples.json: its held-out examples are not those of trials/{names[0]}/examples.json. "
                 "Delete the folder of the trial that is wrong and run the same command again."
             )
-        if not np.isfinite(row.nll_sums).all():
+        if not np.isfinite(row.loss_sums).all():
+            field = "nll_sums" if isinstance(row, ExampleLosses) else "rewards"
             raise RecordsError(
-                f"trials/{name}/examples.json: field 'nll_sums' holds a loss that is not finite. "
+                f"trials/{name}/examples.json: field {field!r} holds a number that is not finite. "
                 "Delete the trial's folder and run the same command again."
             )

@@ -13,20 +13,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lowregret.analysis.comparison import fit_together, paired
 from lowregret.analysis.fits import Estimate, exponential, mean, vertex
 from lowregret.analysis.learning_rate import SEARCH_SEED
-from lowregret.analysis.stats import paired_difference
+from lowregret.analysis.start import start_loss
 from lowregret.errors import RecordsError, SpecError
-from lowregret.records import ExampleLosses, TrialRecord, read_json, read_metrics, read_record
+from lowregret.records import (
+    ExampleLosses,
+    ExampleRewards,
+    RewardMetric,
+    TrialRecord,
+    read_examples,
+    read_json,
+    read_metrics,
+    read_record,
+)
 from lowregret.spec import FullFT, GroupSpec, Method, build
 from lowregret.spec.asked import Asked
 from lowregret.spec.question import Question
 
 FULL = "full"
 Curve = Mapping[int, float]
-"""Step → nats per supervised token."""
+"""Step → nats per supervised token, or minus the held-out reward."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Run:
     train: Curve
     """Training loss before the step's update."""
     forgetting_nll: float | None
+    samples: Mapping[int, RewardMetric] = field(default_factory=dict)
+    """With reinforcement learning: step → what was recorded of its samples."""
 
     @property
     def log_rate(self) -> float:
@@ -50,11 +60,15 @@ class Run:
         """The held-out loss after `step`, or at the end; infinite when the trial did not get there."""
         if step is not None:
             return self.test.get(step, math.inf)
-        finished = self.record.status == "finished" and self.record.test_nll is not None
-        return self.record.test_nll if finished and self.record.test_nll is not None else math.inf
+        loss = self.record.test_loss
+        return loss if self.record.status == "finished" and loss is not None else math.inf
+
+    def results(self) -> ExampleLosses | ExampleRewards:
+        """The last evaluation, example by example."""
+        return read_examples(self.home / "examples.json")
 
     def examples(self) -> ExampleLosses:
-        """The last evaluation, example by example."""
+        """The last evaluation of supervised fine-tuning."""
         return read_record(ExampleLosses, self.home / "examples.json")
 
 
@@ -95,6 +109,7 @@ class Condition:
     methods: tuple[Method, ...]
     runs: tuple[Run, ...]
     base_nll: float
+    """Held-out loss before training; with reinforcement learning, minus the reward."""
     hidden_size: int
     base_forgetting: float | None = None
     fact_bits: float | None = None
@@ -143,17 +158,15 @@ class Condition:
         seeds = sorted(pairs[0].keys() & pairs[1].keys())
         if not seeds:
             return None
-        losses = [[side[seed].examples() for seed in seeds] for side in pairs]
-        tokens = losses[0][0].tokens
+        losses = [[side[seed].results() for seed in seeds] for side in pairs]
         for seed, *sides in zip(seeds, *losses, strict=True):
             for run, side in zip((pairs[0][seed], pairs[1][seed]), sides, strict=True):
-                if side.tokens != tokens or len(side.nll_sums) != len(tokens):
+                if not fit_together(side, losses[0][0]):
                     raise RecordsError(
                         f"{run.home}/examples.json: its held-out examples are not those of the others. Delete the "
                         "trial's folder and run the same command again."
                     )
-        sums = [np.array([row.nll_sums for row in side], dtype=np.float64) for side in losses]
-        found = paired_difference(sums[0], sums[1], np.array(tokens, dtype=np.int64))
+        found = paired(*losses)
         return Estimate(value=found.value, low=found.low, high=found.high, n=len(seeds))
 
 
@@ -218,6 +231,9 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         if not (home / "base.json").exists():
             raise RecordsError(f"{home}: not trained yet. Run the same `lowregret study` again to finish it.")
         base |= read_json(home / "base.json")
+        start = start_loss(home)
+        if start is not None:
+            base["start"] = start
         if (home / "environment.json").exists():
             sessions += read_json(home / "environment.json")["sessions"]
         asked = {method.name for method in group.methods}
@@ -235,7 +251,7 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         spec=groups[0],
         methods=tuple(methods),
         runs=tuple(runs),
-        base_nll=base["test_nll"],
+        base_nll=base.get("start", math.inf),
         hidden_size=base["hidden_size"],
         base_forgetting=base.get("forgetting_nll"),
         fact_bits=base.get("fact_bits"),
@@ -249,7 +265,8 @@ def _run(record: TrialRecord, home: Path) -> Run:
     return Run(
         record=record,
         home=home,
-        test={m.step: m.test_nll for m in metrics if m.test_nll is not None},
+        test={m.step: loss for m in metrics if (loss := m.test_loss) is not None},
         train={m.step: m.train_nll for m in metrics if m.train_nll is not None},
         forgetting_nll=read_json(forgetting)["test_nll"] if forgetting.exists() else None,
+        samples={m.step: m.rl for m in metrics if m.rl is not None},
     )

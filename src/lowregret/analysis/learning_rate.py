@@ -20,8 +20,8 @@ class BestRate:
     """None when no trial finished."""
     bracketed: bool
     """True only when a strictly worse loss lies on both sides."""
-    test_nll: float | None
-    """Held-out nats per supervised token at the winner, seed 0."""
+    test_loss: float | None
+    """At the winner, seed 0: held-out nats per supervised token, or minus the held-out reward."""
     lower: float | None
     """The nearest worse rate below the winner; None when there is none."""
     upper: float | None
@@ -29,7 +29,9 @@ class BestRate:
 
 
 def search_loss(record: TrialRecord) -> float | None:
-    """The loss with which a trial takes part in the search, in nats per supervised token; None when it does not.
+    """The loss with which a trial takes part in the search; None when it does not.
+
+    It is in nats per supervised token, or minus the held-out reward.
 
     A diverged trial is worse than anything. So is a pruned one, whose last evaluation belongs to fewer steps than the
     others' and must not be compared with theirs: it was stopped because it was clearly worse. A failed trial says
@@ -37,9 +39,9 @@ def search_loss(record: TrialRecord) -> float | None:
     """
     if record.status in ("failed", "running"):
         return None
-    if record.status != "finished" or record.test_nll is None or not math.isfinite(record.test_nll):
+    if record.status != "finished" or record.test_loss is None or not math.isfinite(record.test_loss):
         return math.inf
-    return record.test_nll
+    return record.test_loss
 
 
 def best_rate(records: Sequence[TrialRecord]) -> BestRate:

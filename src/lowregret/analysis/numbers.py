@@ -1,6 +1,8 @@
-"""How a loss is written for people."""
+"""How a loss or a reward is written for people."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 def nats(value: float, sign: bool = False) -> str:
@@ -8,3 +10,39 @@ def nats(value: float, sign: bool = False) -> str:
     if value != 0 and abs(value) < 5e-4:
         return f"{value:+.2g}" if sign else f"{value:.2g}"
     return f"{value:+.4f}" if sign else f"{value:.4f}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the results of an objective are written: losses are small when good, rewards are kept as minus a loss."""
+
+    noun: str
+    """What a result is."""
+    unit: str
+    """Behind a difference of two results, with a space before it; "" for none."""
+    per: str
+    """Behind a result, likewise."""
+    rewards: bool
+    example: str
+    """What one unit of held-out data is."""
+
+    def score(self, loss: float) -> str:
+        """A result as a number: the loss, or the reward."""
+        return nats(-loss if self.rewards else loss)
+
+    def worse(self, difference: float) -> str:
+        """On which side of another a result lies whose loss is larger by `difference`."""
+        return "below" if (difference >= 0) == self.rewards else "above"
+
+    def tolerance(self, loss: float, asked: float) -> float:
+        """Regret up to which it is low, in the unit of the regret: a share of FullFT's loss, or so much reward."""
+        return asked if self.rewards else asked * loss
+
+
+LOSS = Scale("held-out loss", " nats", " nats per token", False, "example")
+REWARD = Scale("held-out reward", "", "", True, "problem")
+
+
+def scale_of(objective: str) -> Scale:
+    """By the objective's kind, `sft` or `rl`."""
+    return REWARD if objective == "rl" else LOSS

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.comparison import Measured
 from lowregret.analysis.learning_rate import BestRate
-from lowregret.analysis.numbers import nats
+from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.stats import Interval
 from lowregret.records import MethodResult
 from lowregret.spec import CompareSpec, FullFT
@@ -29,28 +29,29 @@ def explain(
     measured: Sequence[Measured],
     intervals: Mapping[str, Interval | None],
     chosen: Measured | None,
-    base_nll: float | None,
+    base_loss: float | None,
 ) -> list[str]:
     """All sentences, the answer first, then the evidence, then what to be careful about."""
     interval = None if lora is None else intervals[lora.name]
+    scale = scale_of(spec.objective.kind)
     said: list[str] = []
-    if lora is not None and full.test_nll is not None and interval is not None:
-        tolerance = spec.tolerance * full.test_nll
-        said.append(_answer(ruling, lora, full, interval, spec.tolerance, tolerance))
+    if lora is not None and full.test_loss is not None and interval is not None:
+        tolerance = scale.tolerance(full.test_loss, spec.tolerance)
+        said.append(_answer(ruling, lora, full, interval, spec.tolerance, scale))
         said += obstacles(spec, lora, full, interval)
         if ruling == "inconclusive" and interval.low <= tolerance <= interval.high:
-            said.append(_straddles(interval, tolerance))
-        said.append(_evidence(lora, full, interval))
+            said.append(_straddles(interval, tolerance, scale))
+        said.append(_evidence(lora, full, interval, scale))
     else:
         said.append("Inconclusive: the two methods cannot be compared.")
         for side in measured if lora is None else [lora, full]:
             said += _not_searched(spec, side)
-        if lora is not None and full.test_nll is not None:
+        if lora is not None and full.test_loss is not None:
             said += obstacles(spec, lora, full, None)
-    said += _choice(ruling, chosen, lora, intervals)
-    if lora is not None and full.test_nll is not None:
-        said += [*_rates(lora, full), *_costs(lora.result(), full.result())]
-    said += _against_base(base_nll, [side for side in (lora, full) if side is not None])
+    said += _choice(ruling, chosen, lora, intervals, scale)
+    if lora is not None and full.test_loss is not None:
+        said += [*_rates(lora, full, scale), *_costs(lora.result(), full.result())]
+    said += _against_base(base_loss, [side for side in (lora, full) if side is not None], scale)
     said += _cautions(measured, lora, full)
     said.append(_counts(measured))
     return said
@@ -58,6 +59,7 @@ def explain(
 
 def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None) -> list[str]:
     """Why no interval, however narrow, could decide between these two: a sentence each; [] when one could."""
+    scale = scale_of(spec.objective.kind)
     found = [
         sentence
         for side in (full, lora)
@@ -65,15 +67,16 @@ def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Inter
         for sentence in [_unbracketed(side)]
     ]
     found += [
-        f"{side.name} diverged at its best learning rate with seed {', '.join(map(str, side.diverged_seeds))}, and a "
-        "loss over the seeds that survived flatters it: try a lower rate with --learning-rates in a new folder."
+        f"{side.name} diverged at its best learning rate with seed {', '.join(map(str, side.diverged_seeds))}, and "
+        f"the {scale.noun} of the seeds that survived flatters it: try a lower rate with --learning-rates in a new "
+        "folder."
         for side in (full, lora)
         if side.diverged_seeds
     ]
     if interval is None:
         if lora.finished and full.finished:
             found.append(
-                "No seed has per-example losses for both methods, so their losses cannot be paired: "
+                f"No seed has both methods' results {scale.example} by {scale.example}, so they cannot be paired: "
                 "run the same command again to complete the records."
             )
         return found
@@ -86,16 +89,17 @@ def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Inter
         )
         found.append(
             f"{cause}, so the noise between seeds is unknown and the interval holds only that of the held-out "
-            f"examples: run with more seeds (--seeds {max(3, spec.seeds + 1)}) in a new folder."
+            f"{scale.example}s: run with more seeds (--seeds {max(3, spec.seeds + 1)}) in a new folder."
         )
     if not interval.covers_examples:
         found.append(
-            "There is only one held-out example, so the noise between examples is unknown: give more held-out data."
+            f"There is only one held-out {scale.example}, so the noise between {scale.example}s is unknown: give more "
+            "held-out data."
         )
     return found
 
 
-def settling(interval: Interval, tolerance: float) -> str:
+def settling(interval: Interval, tolerance: float, example: str = "example") -> str:
     """What would separate the interval from the tolerance if the regret stayed where it is: a sentence.
 
     The example variance goes as 1/examples and the seed variance as 1/seeds, with their degrees of freedom.
@@ -106,7 +110,7 @@ def settling(interval: Interval, tolerance: float) -> str:
         (n for n in range(interval.seeds + 1, _MOST_SEEDS + 1) if _narrow(interval, interval.examples, n, gap)), None
     )
     options = [
-        *([f"about {more_examples} held-out examples (now {interval.examples})"] if more_examples else []),
+        *([f"about {more_examples} held-out {example}s (now {interval.examples})"] if more_examples else []),
         *([f"about {more_seeds} seeds (now {interval.seeds})"] if more_seeds else []),
     ]
     if not options:  # neither alone: both in proportion
@@ -114,14 +118,15 @@ def settling(interval: Interval, tolerance: float) -> str:
             examples = math.ceil(interval.examples * seeds / interval.seeds)
             if _narrow(interval, examples, seeds, gap):
                 options = [
-                    f"about {examples} held-out examples (now {interval.examples}) together with {seeds} seeds "
+                    f"about {examples} held-out {example}s (now {interval.examples}) together with {seeds} seeds "
                     f"(now {interval.seeds})"
                 ]
                 break
     if not options:
         return (
-            "The regret lies so close to the tolerance that no affordable number of examples or seeds would separate "
-            "them: treat the methods as equal up to the tolerance, or set another --tolerance."
+            "The regret lies so close to the tolerance that no affordable number of "
+            f"{example}s or seeds would separate them: treat the methods as equal up to the tolerance, or set another "
+            "--tolerance."
         )
     return f"If the regret stays where it is, {' or '.join(options)} would settle it."
 
@@ -140,15 +145,16 @@ def _fewest_examples(interval: Interval, gap: float, seeds: int) -> int | None:
     return high
 
 
-def _answer(ruling: str, lora: Measured, full: Measured, interval: Interval, share: float, tolerance: float) -> str:
-    assert full.test_nll is not None
-    percent = 100 * interval.value / full.test_nll
-    where = "above" if interval.value >= 0 else "below"
+def _answer(ruling: str, lora: Measured, full: Measured, interval: Interval, asked: float, scale: Scale) -> str:
+    assert full.test_loss is not None
+    tolerance = scale.tolerance(full.test_loss, asked)
+    percent = "" if scale.rewards else f" ({abs(100 * interval.value / full.test_loss):.2f} %)"
+    limit = "" if scale.rewards else f", {100 * asked:g} % of full fine-tuning's loss"
     numbers = (
-        f"the held-out loss of {lora.name} is {nats(abs(interval.value))} nats per token ({abs(percent):.2f} %) "
-        f"{where} full fine-tuning's {nats(full.test_nll)} (95 % interval of the regret: "
-        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)} nats; tolerance: {nats(tolerance)} nats, "
-        f"{100 * share:g} % of full fine-tuning's loss)."
+        f"the {scale.noun} of {lora.name} is {nats(abs(interval.value))}{scale.per}{percent} "
+        f"{scale.worse(interval.value)} full fine-tuning's {scale.score(full.test_loss)} (95 % interval of the regret: "
+        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)}{scale.unit}; tolerance: "
+        f"{nats(tolerance)}{scale.unit}{limit})."
     )
     if ruling == "regret":
         return f"Full fine-tuning is better, and the whole interval lies above the tolerance: {numbers}"
@@ -158,40 +164,40 @@ def _answer(ruling: str, lora: Measured, full: Measured, interval: Interval, sha
         return f"LoRA is better than full fine-tuning here: {numbers}"
     if interval.value < 0:
         return (
-            "LoRA does as well as full fine-tuning within the tolerance; its loss is even the lower one, though not by "
-            f"more than the noise: {numbers}"
+            f"LoRA does as well as full fine-tuning within the tolerance; its {scale.noun} is even the "
+            f"better one, though not by more than the noise: {numbers}"
         )
     return f"LoRA does as well as full fine-tuning within the tolerance, over the whole interval: {numbers}"
 
 
-def _straddles(interval: Interval, tolerance: float) -> str:
+def _straddles(interval: Interval, tolerance: float, scale: Scale) -> str:
     if not (interval.covers_seeds and interval.covers_examples):
         return "The interval reaches from one side of the tolerance to the other."
     return (
         "The interval reaches from one side of the tolerance to the other: the noise is too large to say whether the "
-        f"regret is low. {settling(interval, tolerance)}"
+        f"regret is low. {settling(interval, tolerance, scale.example)}"
     )
 
 
-def _evidence(lora: Measured, full: Measured, interval: Interval) -> str:
+def _evidence(lora: Measured, full: Measured, interval: Interval, scale: Scale) -> str:
     seeds = f"{interval.seeds} seed{'s' if interval.seeds > 1 else ''} with both methods"
     shares = (
-        f"; {100 * interval.example_share:.0f} % of the interval's variance comes from the choice of examples, "
+        f"; {100 * interval.example_share:.0f} % of the interval's variance comes from the choice of {scale.example}s, "
         f"{100 * interval.seed_share:.0f} % from the seeds"
         if interval.covers_seeds and interval.covers_examples
         else ""
         if interval.covers_seeds
         else "; the interval leaves out the noise between seeds"
     )
-    tokens = max(lora.test_tokens, full.test_tokens)
+    tokens = "" if scale.rewards else f" ({max(lora.test_tokens, full.test_tokens):,} supervised tokens)"
     return (
-        f"The evidence is {seeds} on the same {interval.examples} held-out examples ({tokens:,} supervised tokens), "
+        f"The evidence is {seeds} on the same {interval.examples} held-out {scale.example}s{tokens}, "
         f"compared pair by pair{shares}."
     )
 
 
 def _not_searched(spec: CompareSpec, side: Measured) -> list[str]:
-    if side.test_nll is not None:
+    if side.test_loss is not None:
         return []
     ended = _statuses(side.statuses) or "none was run"
     if side.statuses.get("diverged") or side.statuses.get("pruned"):
@@ -210,34 +216,39 @@ def _unbracketed(side: Measured) -> str:
     factors = {"below": (1 / 4, 1 / 16), "above": (4, 16)}
     tries = ", ".join(f"{rate.learning_rate * factor:.3g}" for word in missing for factor in factors[word])
     return (
-        f"The best learning rate of {side.name}, {rate.learning_rate:.3g}, is not bracketed: no worse loss lies "
+        f"The best learning rate of {side.name}, {rate.learning_rate:.3g}, is not bracketed: no worse result lies "
         f"{' or '.join(missing)} it, so a better rate may lie there. Try {tries} too, with --learning-rates "
         "in a new folder."
     )
 
 
 def _choice(
-    ruling: str, chosen: Measured | None, lora: Measured | None, intervals: Mapping[str, Interval | None]
+    ruling: str,
+    chosen: Measured | None,
+    lora: Measured | None,
+    intervals: Mapping[str, Interval | None],
+    scale: Scale,
 ) -> list[str]:
-    if chosen is None or chosen.test_nll is None:
+    if chosen is None or chosen.test_loss is None:
         return ["Nothing finished, so nothing is recommended."]
     if ruling == "inconclusive":
         return [
-            f"The recommendation of {chosen.name} is provisional: on the losses so far it is the better bet, "
+            f"The recommendation of {chosen.name} is provisional: on the results so far it is the better bet, "
             "or the cheaper one within the tolerance; it is not a measured verdict."
         ]
     if lora is not None and chosen.method != lora.method and not isinstance(chosen.method, FullFT):
         own = intervals[chosen.name]
         assert own is not None
         return [
-            f"{chosen.name} is recommended over {lora.name}, whose loss is the lowest of the LoRAs: its own interval, "
-            f"{nats(own.low, sign=True)} to {nats(own.high, sign=True)} nats, lies under the tolerance too, and it "
-            f"trains {chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
+            f"{chosen.name} is recommended over {lora.name}, whose {scale.noun} is the best of the LoRAs: its own "
+            f"interval, {nats(own.low, sign=True)} to {nats(own.high, sign=True)}{scale.unit}, lies under the "
+            "tolerance too, and it trains "
+            f"{chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
         ]
     return []
 
 
-def _rates(lora: Measured, full: Measured) -> list[str]:
+def _rates(lora: Measured, full: Measured, scale: Scale) -> list[str]:
     ours, theirs = lora.rate.learning_rate, full.rate.learning_rate
     if ours is None or theirs is None:
         return []
@@ -250,9 +261,10 @@ def _rates(lora: Measured, full: Measured) -> list[str]:
     known = " (not both are bracketed)"
     if lora.rate.bracketed and full.rate.bracketed:
         known = " (each known to a factor of 2)" if _within_2(lora.rate) and _within_2(full.rate) else ""
+    reported = "." if scale.rewards else f"; LoRA Without Regret reports {post}."  # its ratios are of supervised runs
     return [
         f"The best learning rates are {ours:.3g} for {lora.name} and {theirs:.3g} for full fine-tuning, a ratio of "
-        f"{ours / theirs:.3g}{known}, after {lora.steps:,} steps; LoRA Without Regret reports {post}."
+        f"{ours / theirs:.3g}{known}, after {lora.steps:,} steps{reported}"
     ]
 
 
@@ -285,15 +297,15 @@ def _costs(lora: MethodResult, full: MethodResult) -> list[str]:
     return [f"One trial of {lora.name} against one of full fine-tuning: {'; '.join(parts)}.{packed}"]
 
 
-def _against_base(base_nll: float | None, sides: Sequence[Measured]) -> list[str]:
-    reached = [(side.name, side.test_nll) for side in sides if side.test_nll is not None]
-    if base_nll is None or not reached:
+def _against_base(base_loss: float | None, sides: Sequence[Measured], scale: Scale) -> list[str]:
+    reached = [(side.name, side.test_loss) for side in sides if side.test_loss is not None]
+    if base_loss is None or not reached:
         return []
-    losses = " and ".join(f"{nats(loss)} with {name}" for name, loss in reached)
-    helped = [name for name, loss in reached if loss < base_nll]
-    caution = "" if helped else ", so training did not help: equal losses say little about the methods here"
+    results = " and ".join(f"{scale.score(loss)} with {name}" for name, loss in reached)
+    helped = [name for name, loss in reached if loss < base_loss]
+    caution = "" if helped else ", so training did not help: equal results say little about the methods here"
     return [
-        f"The base's held-out loss before training is {nats(base_nll)} nats per token; after it, {losses}{caution}."
+        f"The base's {scale.noun} before training is {scale.score(base_loss)}{scale.per}; after it, {results}{caution}."
     ]
 
 
@@ -303,7 +315,7 @@ def _cautions(measured: Sequence[Measured], lora: Measured | None, full: Measure
         if side.diverged_seeds and side is not full and side is not lora:
             said.append(
                 f"{side.name} diverged at its best learning rate with seed {', '.join(map(str, side.diverged_seeds))}: "
-                "its mean loss leaves that seed out, and a smaller rate is safer."
+                "its mean leaves that seed out, and a smaller rate is safer."
             )
         contender = side is full or side is lora
         if not contender and side.rate.learning_rate is not None and not side.rate.bracketed:

@@ -1,4 +1,7 @@
-"""The verdict: is LoRA's loss within the tolerance of full fine-tuning's, outside it, or can this study not tell?"""
+"""The verdict: is LoRA's loss within the tolerance of full fine-tuning's, outside it, or can this study not tell?
+
+With reinforcement learning the loss is minus the held-out reward, so regret is the reward that LoRA lacks.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lowregret.analysis import reasons
-from lowregret.analysis.comparison import Measured, measure, regret_interval
+from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
 from lowregret.analysis.gains import measure_gains, sentences
+from lowregret.analysis.numbers import scale_of
 from lowregret.analysis.stats import Interval
-from lowregret.records import ExampleLosses, Recommendation, TrialRecord, Verdict
+from lowregret.records import Recommendation, TrialRecord, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 Ruling = Literal["low_regret", "regret", "inconclusive"]
@@ -20,8 +24,8 @@ Ruling = Literal["low_regret", "regret", "inconclusive"]
 def judge(
     spec: CompareSpec,
     records: Sequence[TrialRecord],
-    losses: Mapping[str, ExampleLosses],
-    base_nll: float | None,
+    losses: Mapping[str, Examples],
+    base_loss: float | None,
     environment: Mapping[str, Any],
     rules: Sequence[str] = (),
 ) -> Verdict:
@@ -35,8 +39,8 @@ def judge(
     Args:
         spec: the study.
         records: all its trials, failed ones included, in any order.
-        losses: trial id → per-example held-out losses; needed for the finished trials at the best learning rates.
-        base_nll: held-out loss before training, nats per supervised token.
+        losses: trial id → per-example held-out losses or rewards; needed for the finished trials at the best rates.
+        base_loss: held-out loss before training, nats per supervised token or minus the reward.
         environment: copied into the verdict.
         rules: sentences on how the search went about it (`study.search.describe`), copied into the verdict.
 
@@ -47,13 +51,14 @@ def judge(
     full = next(side for side in measured if isinstance(side.method, FullFT))
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     intervals = {side.name: regret_interval(side, full, losses) for side in loras}
-    tolerance = None if full.test_nll is None else spec.tolerance * full.test_nll
+    scale = scale_of(spec.objective.kind)
+    tolerance = None if full.test_loss is None else scale.tolerance(full.test_loss, spec.tolerance)
     # The lowest loss, but complete evidence first: a LoRA whose rate is not bracketed must not hide one whose rate is.
     lora = min(
-        (side for side in loras if side.test_nll is not None),
+        (side for side in loras if side.test_loss is not None),
         key=lambda side: (
             bool(reasons.obstacles(spec, side, full, intervals[side.name])),
-            side.test_nll if side.test_nll is not None else math.inf,
+            side.test_loss if side.test_loss is not None else math.inf,
         ),
         default=None,
     )
@@ -64,23 +69,31 @@ def judge(
     results = {side.name: side.result(intervals.get(side.name)) for side in measured}
     result = None if lora is None else results[lora.name]
     gains = measure_gains(records)
-    said = reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_nll)
+    said = reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_loss)
+    measured_in = _in_reward if scale.rewards else _in_nats
     return Verdict(
         verdict=ruling,
-        regret_nats=None if result is None else result.regret_nats,
-        regret_percent=None if interval is None or not full.test_nll else 100 * interval.value / full.test_nll,
+        regret_percent=None if interval is None or not full.test_loss else 100 * interval.value / abs(full.test_loss),
         ci95=None if result is None else result.ci95,
-        tolerance_nats=tolerance,
+        **measured_in(None if result is None else result.regret, tolerance, base_loss),
         reasons=(*said, *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen),
         methods=tuple(results.values()),
         lora=result,
-        full=None if full.test_nll is None else results[full.name],
-        base_nll=base_nll,
+        full=None if full.test_loss is None else results[full.name],
         search=_search_summary(records, rules),
         gains=gains,
         environment=dict(environment),
     )
+
+
+def _in_nats(regret: float | None, tolerance: float | None, base: float | None) -> dict[str, float | None]:
+    return {"regret_nats": regret, "tolerance_nats": tolerance, "base_nll": base}
+
+
+def _in_reward(regret: float | None, tolerance: float | None, base: float | None) -> dict[str, float | None]:
+    own = {"regret_reward": regret, "tolerance_reward": tolerance, "base_reward": None if base is None else -base}
+    return {**own, **_in_nats(None, None, None)}
 
 
 def rule(
@@ -99,12 +112,12 @@ def _choose(
 ) -> Measured | None:
     """The method to recommend; None when nothing finished."""
     if ruling == "low_regret":
-        return min(low, key=lambda side: (side.trainable_parameters, side.test_nll))
-    if lora is None or lora.test_nll is None:
-        return None if full.test_nll is None else full
-    if full.test_nll is None or tolerance is None:
+        return min(low, key=lambda side: (side.trainable_parameters, side.test_loss))
+    if lora is None or lora.test_loss is None:
+        return None if full.test_loss is None else full
+    if full.test_loss is None or tolerance is None:
         return lora
-    if ruling == "inconclusive" and lora.test_nll - full.test_nll <= tolerance:
+    if ruling == "inconclusive" and lora.test_loss - full.test_loss <= tolerance:
         return lora
     return full
 

@@ -11,8 +11,9 @@ from typing import Any
 from lowregret.analysis.claims import Claims, judge_study
 from lowregret.analysis.evidence import read_evidence
 from lowregret.analysis.regret import judge
+from lowregret.analysis.start import start_loss
 from lowregret.analysis.statements import Statement, statements
-from lowregret.records import ExampleLosses, TrialRecord, Verdict, read_json, read_metrics, read_record
+from lowregret.records import TrialRecord, Verdict, read_examples, read_json, read_metrics, read_record
 from lowregret.spec import CompareSpec, build
 
 _CLOSE = 1e-9
@@ -34,7 +35,7 @@ def verify_folder(folder: Path) -> Verification:
     homes = sorted(file.parent for file in folder.glob("**/trials/*/trial.json") if "best" not in file.parts)
     for home in homes:
         differences += _trial(home)
-    lines.append(f"{len(homes)} trials: their losses are those of their examples and curves")
+    lines.append(f"{len(homes)} trials: their results are those of their examples and curves")
     if (folder / "study.json").exists():
         differences += _study(folder, lines)
     else:
@@ -45,16 +46,18 @@ def verify_folder(folder: Path) -> Verification:
 def _trial(home: Path) -> Iterator[str]:
     """trial.json against examples.json and metrics.jsonl."""
     record = read_record(TrialRecord, home / "trial.json")
-    if record.status != "finished" or record.test_nll is None:
+    if record.status != "finished" or record.test_loss is None:
         return
-    losses = read_record(ExampleLosses, home / "examples.json")
-    again = math.fsum(losses.nll_sums) / max(sum(losses.tokens), 1)
-    if not math.isclose(again, record.test_nll, rel_tol=_CLOSE):
-        yield f"{home.name}: test_nll is {record.test_nll} in trial.json and {again} by examples.json"
-    curve = [metric.test_nll for metric in read_metrics(home / "metrics.jsonl") if metric.test_nll is not None]
-    if not curve or not math.isclose(curve[-1], record.test_nll, rel_tol=_CLOSE):
-        last = curve[-1] if curve else "missing"
-        yield f"{home.name}: test_nll is {record.test_nll} in trial.json and {last} at the end of metrics.jsonl"
+    field, sign = ("test_nll", 1) if record.test_reward is None else ("test_reward", -1)
+    stored = sign * record.test_loss
+    found = read_examples(home / "examples.json")
+    again = sign * math.fsum(found.loss_sums) / max(sum(found.weights), 1)
+    if not math.isclose(again, stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
+        yield f"{home.name}: {field} is {stored} in trial.json and {again} by examples.json"
+    curve = [loss for metric in read_metrics(home / "metrics.jsonl") if (loss := metric.test_loss) is not None]
+    if not curve or not math.isclose(sign * curve[-1], stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
+        last = sign * curve[-1] if curve else "missing"
+        yield f"{home.name}: {field} is {stored} in trial.json and {last} at the end of metrics.jsonl"
 
 
 def _study(folder: Path, lines: list[str]) -> Iterator[str]:
@@ -73,11 +76,11 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     homes = sorted(file.parent for file in folder.glob("trials/*/trial.json"))
     records = [read_record(TrialRecord, home / "trial.json") for home in homes]
     losses = {
-        home.name: read_record(ExampleLosses, home / "examples.json")
+        home.name: read_examples(home / "examples.json")
         for home, record in zip(homes, records, strict=True)
         if record.status == "finished"
     }
-    base = read_json(folder / "base.json")["test_nll"]
+    base = start_loss(folder)
     again = judge(spec, records, losses, base, stored.environment, stored.search.get("rules", ()))
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), "verdict.json: ")
     lines.append(f"verdict: {again.verdict}")

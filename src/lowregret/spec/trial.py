@@ -98,6 +98,19 @@ class TrainingSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
+    def _long_prompts_drop(cls, values: Any) -> Any:
+        """A prompt that is cut asks for something else: with rewards, `drop` is what there is. Runs after the next."""
+        objective = values.get("objective") if isinstance(values, dict) else None
+        kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", objective)
+        data = values.get("data") if kind == "rl" else None
+        if isinstance(data, dict):
+            return {**values, "data": {"overlong": "drop", **data}}
+        if isinstance(data, DataSpec) and "overlong" not in data.model_fields_set:
+            return {**values, "data": data.model_copy(update={"overlong": "drop"})}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _own_problems(cls, values: Any) -> Any:
         """A task that brings its problems names the data, so that no other can be meant."""
         objective = values.get("objective") if isinstance(values, dict) else None
@@ -113,8 +126,8 @@ class TrainingSpec(Spec):
             return self
         if self.objective.own_problems and (self.data.train != self.objective.task or self.data.eval is not None):
             raise ValueError(f"the task {self.objective.task} brings its own problems: leave the data out")
-        if "overlong" in self.data.model_fields_set:
-            raise ValueError("overlong is of no use with objective rl: prompts over max_length are always dropped")
+        if self.data.overlong != "drop":
+            raise ValueError("overlong: with objective rl, prompts over max_length are always dropped: use drop")
         return self
 
     @model_validator(mode="after")

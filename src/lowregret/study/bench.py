@@ -6,13 +6,15 @@ import gc
 import math
 from pathlib import Path
 
+from lowregret.analysis.start import start_loss
 from lowregret.engine import Engine
-from lowregret.errors import ModelError, RecordsError
+from lowregret.errors import ModelError
 from lowregret.models.targets import find_targets
 from lowregret.records import read_json, write_json
-from lowregret.spec import CompareSpec, GroupSpec, LoRA
-from lowregret.train.job import Opened, make_engine
-from lowregret.train.step import Task, evaluate, mean_nll
+from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
+from lowregret.tasks import Grader
+from lowregret.train.job import Opened, Say, make_engine, make_task
+from lowregret.train.step import Job, evaluate, mean_nll
 
 BASE = "base.json"
 ENVIRONMENT = "environment.json"
@@ -21,8 +23,16 @@ ENVIRONMENT = "environment.json"
 class Bench:
     """The engine, loaded when first needed and afresh after a FullFT trial has changed the base."""
 
-    def __init__(self, spec: CompareSpec | GroupSpec, inputs: Opened) -> None:
+    def __init__(
+        self,
+        spec: CompareSpec | GroupSpec,
+        inputs: Opened,
+        grader: Grader | None = None,
+        say: Say = lambda line: None,
+    ) -> None:
+        """`grader` for reinforcement learning: what rewards samples, for as long as the bench is in use."""
         self.spec, self.inputs = spec, inputs
+        self._grader, self._say = grader, say
         self._engine: Engine | None = None
 
     def engine(self) -> Engine:
@@ -34,8 +44,8 @@ class Bench:
                     find_targets(self._engine.model, self._engine.matrices, method.targets)
         return self._engine
 
-    def task(self) -> Task:
-        return Task(self.engine(), self.spec, self.inputs.examples.train, self.inputs.examples.test)
+    def task(self) -> Job:
+        return make_task(self.spec, self.inputs, self.engine(), self._grader, self._say)
 
     def spent(self) -> None:
         """The base has been trained: what comes next needs another."""
@@ -50,10 +60,16 @@ def _set_aside() -> None:
         gc.freeze()
 
 
-def base_nll(folder: Path, bench: Bench) -> float:
-    """The held-out loss before any training, nats per supervised token; measured once a folder."""
+def note_base(folder: Path, bench: Bench) -> None:
+    """base.json: the held-out loss before any training, nats per supervised token; measured once a folder.
+
+    With reinforcement learning every trial is evaluated before its first step: `analysis.start` finds the base there.
+    """
     path = folder / BASE
-    if not path.exists():
+    if isinstance(bench.spec.objective, RL):
+        if not path.exists():
+            write_json(path, {"objective": "rl"})
+    elif not path.exists():
         losses = evaluate(bench.engine(), ["base"], bench.inputs.examples.test)["base"]
         if not math.isfinite(mean_nll(losses)):
             raise ModelError(
@@ -61,11 +77,7 @@ def base_nll(folder: Path, bench: Bench) -> float:
                 "with it. Try --precision float32, or other data."
             )
         write_json(path, {"test_nll": mean_nll(losses), "test_tokens": sum(losses.tokens)})
-    found = read_json(path)
-    nll = found.get("test_nll") if isinstance(found, dict) else None
-    if not isinstance(nll, float):
-        raise RecordsError(f"{path}: holds no finite 'test_nll'. Delete the file and run the same command again.")
-    return nll
+    start_loss(folder)  # tells of a file that is damaged before anything is trained
 
 
 def note_environment(folder: Path, session: dict[str, str | int]) -> None:

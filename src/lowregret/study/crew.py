@@ -9,14 +9,14 @@ from typing import Protocol
 
 from lowregret.analysis.numbers import nats
 from lowregret.records import Metric, TrialRecord, read_metrics, read_record, write_json
-from lowregret.spec import CompareSpec, GroupSpec, LoRA, TrialSpec
+from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.study.packs import has_room
 from lowregret.study.rates import group_estimate, group_trials
 from lowregret.study.search import next_trials, total_estimate
 from lowregret.study.winners import drop_superseded, keep_if_best
 from lowregret.train.checkpoint import Checkpoint
 from lowregret.train.pack import Hooks, Pack, Pruning, run_pack
-from lowregret.train.step import METRICS, Ending, Member, Task
+from lowregret.train.step import METRICS, Ending, Job, Member
 from lowregret.train.trial import RECORD, Deliver, begin, settle
 
 
@@ -74,7 +74,7 @@ class Crew:
         """The trials that need no more training, as far as is known."""
         return [record for record in self.records if record.status != "running"]
 
-    def train(self, task: Task, hooks: Hooks, checkpoint: Checkpoint | None) -> bool:
+    def train(self, task: Job, hooks: Hooks, checkpoint: Checkpoint | None) -> bool:
         """One pack, from its checkpoint or from nothing, for as long as trials join it; True when the base is spent.
 
         All LoRA trials that the search asks for come first. A FullFT trial is alone, and spends the base.
@@ -94,10 +94,11 @@ class Crew:
         )
         return pack.spent
 
-    def should_prune(self, trial: TrialSpec, step: int, nll: float) -> Pruning | None:
+    def should_prune(self, trial: TrialSpec, step: int, loss: float) -> Pruning | None:
         """The stopping rule: a search trial against the lowest loss at the same step of the method's others.
 
-        Those are the finished ones and those in training, so that trials in lockstep are compared with each other.
+        Those are the finished ones and those in training, so that trials in lockstep are compared with each other. Of
+        a loss `prune` is a share; with reinforcement learning, where it is off unless asked for, so much reward.
         """
         if self.spec.prune is None or trial.seed != 0:
             return None
@@ -109,17 +110,21 @@ class Crew:
                 continue
             if record.status in ("finished", "running"):
                 curve = read_metrics(self.folder / "trials" / record.id / METRICS)
-                known += [(m.test_nll, record) for m in curve if m.step == step and m.test_nll is not None]
+                known += [(found, record) for m in curve if m.step == step and (found := m.test_loss) is not None]
         if not known:
             return None
         lowest, rival = min(known, key=lambda found: found[0])
-        if nll <= (1 + self.spec.prune) * lowest:
+        rewards = isinstance(self.spec.objective, RL)
+        limit = lowest + self.spec.prune if rewards else (1 + self.spec.prune) * lowest
+        if loss <= limit:
             return None
-        reason = (
-            f"after step {step} its held-out loss {nats(nll)} exceeded {nats(lowest)}, that of learning rate "
-            f"{rival.learning_rate:.3g}, by more than {self.spec.prune:.0%}"
+        other = f"that of learning rate {rival.learning_rate:.3g}, by more than"
+        said = (
+            f"its held-out reward {nats(-loss)} fell short of {nats(-lowest)}, {other} {self.spec.prune:g}"
+            if rewards
+            else f"its held-out loss {nats(loss)} exceeded {nats(lowest)}, {other} {self.spec.prune:.0%}"
         )
-        return Pruning(reason, rival.id)
+        return Pruning(f"after step {step} {said}", rival.id)
 
     def _refill(self, pack: Pack) -> None:
         while (trial := self._next(pack)) is not None:
@@ -154,7 +159,7 @@ class Crew:
 
     def _curve(self, record: TrialRecord) -> dict[int, float]:
         curve = read_metrics(self.folder / "trials" / record.id / METRICS)
-        return {metric.step: metric.test_nll for metric in curve if metric.test_nll is not None}
+        return {metric.step: loss for metric in curve if (loss := metric.test_loss) is not None}
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:

@@ -21,11 +21,11 @@ from lowregret.errors import RecordsError
 from lowregret.models.load import load_tokenizer
 from lowregret.records import TrialRecord, make_folder, read_json, write_json
 from lowregret.spec import DataSpec, GroupSpec
-from lowregret.study.bench import BASE, Bench, base_nll, note_environment
+from lowregret.study.bench import BASE, Bench, note_base, note_environment
 from lowregret.study.crew import Crew, Observer
 from lowregret.train.checkpoint import read_checkpoint
 from lowregret.train.folder import SPEC, claim, opened
-from lowregret.train.job import open_inputs
+from lowregret.train.job import grading, open_inputs
 from lowregret.train.pack import Hooks, Interrupted
 from lowregret.train.step import evaluate, mean_nll
 
@@ -49,7 +49,7 @@ def run_group(
 
     Raises LowregretError, or Interrupted after a clean stop.
     """
-    with opened(folder):
+    with opened(folder), grading(spec) as grader:
         session = environment()
         inputs = open_inputs(spec, observer.say)
         _extend(folder / SPEC, spec)
@@ -60,8 +60,8 @@ def run_group(
             if method.name not in known:
                 known[method.name] = starts.get(method.name) or inputs.prior(method).value
         write_json(folder / PRIORS, known)
-        bench = Bench(spec, inputs)
-        base_nll(folder, bench)
+        bench = Bench(spec, inputs, grader, observer.say)
+        note_base(folder, bench)
         _note(folder, hidden_size=inputs.config.get_text_config().hidden_size)
         if spec.data.train.startswith("builtin:") and (facts := load_builtin(spec.data.train).facts.get("fact_bits")):
             _note(folder, fact_bits=facts)

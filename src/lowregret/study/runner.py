@@ -11,19 +11,21 @@ from pathlib import Path
 
 import torch
 
+from lowregret.analysis.comparison import Examples
 from lowregret.analysis.regret import judge
+from lowregret.analysis.start import start_loss
 from lowregret.environment import environment
-from lowregret.errors import RecordsError, SpecError
-from lowregret.records import ExampleLosses, TrialRecord, Verdict, make_folder, read_record, write_json
-from lowregret.spec import RL, CompareSpec
-from lowregret.study.bench import Bench, base_nll, environment_of, note_environment
+from lowregret.errors import RecordsError
+from lowregret.records import TrialRecord, Verdict, make_folder, read_examples, write_json
+from lowregret.spec import CompareSpec
+from lowregret.study.bench import Bench, environment_of, note_base, note_environment
 from lowregret.study.crew import Crew, Observer, Silent
 from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
 from lowregret.train.checkpoint import read_checkpoint
 from lowregret.train.folder import claim, opened
 from lowregret.train.interrupt import stop_requests
-from lowregret.train.job import open_inputs
+from lowregret.train.job import grading, open_inputs
 from lowregret.train.pack import Hooks, Interrupted
 from lowregret.train.step import EXAMPLES
 from lowregret.train.trial import RECORD
@@ -43,12 +45,8 @@ def compare(
     Started again with the same spec it goes on, and repeats at most the steps since the last checkpoint. Raises
     LowregretError, or Interrupted after a clean stop.
     """
-    if isinstance(spec.objective, RL):
-        raise SpecError(
-            "compare knows the objective sft only, so far. `lowregret train --objective rl` trains by reward."
-        )
     watching = observer or Silent()
-    with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop:
+    with opened(Path(out)) as folder, stop_requests(watching.say) as should_stop, grading(spec) as grader:
         session = environment()
         inputs = open_inputs(spec, watching.say)
         for line in inputs.advice(spec.methods):
@@ -56,8 +54,8 @@ def compare(
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         claim(folder, spec, {**inputs.resolved, "priors": priors}, command)
         make_folder(folder / "trials")
-        bench = Bench(spec, inputs)
-        before = base_nll(folder, bench)
+        bench = Bench(spec, inputs, grader, watching.say)
+        note_base(folder, bench)
         checkpoint = read_checkpoint(folder)
         crew = Crew(folder, spec, priors, watching, checkpoint)
         while checkpoint or crew.wanted():
@@ -68,18 +66,19 @@ def compare(
                 bench.spent()
             checkpoint = None
         records = crew.records
+        before = start_loss(folder)
         verdict = judge(spec, records, _losses(folder, records), before, environment_of(folder), describe(spec))
         keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)
         return verdict
 
 
-def _losses(folder: Path, records: Sequence[TrialRecord]) -> dict[str, ExampleLosses]:
+def _losses(folder: Path, records: Sequence[TrialRecord]) -> dict[str, Examples]:
     found = {}
     for record in (record for record in records if record.status == "finished"):
         home = folder / "trials" / record.id
         try:
-            found[record.id] = read_record(ExampleLosses, home / EXAMPLES)
+            found[record.id] = read_examples(home / EXAMPLES)
         except RecordsError as error:
             problem = str(error).partition(" Delete")[0]
             raise RecordsError(

@@ -88,13 +88,17 @@ def describe(spec: CompareSpec) -> list[str]:
     rules.append(
         "A diverged trial counts as worse than every other; a failed trial counts for nothing and leaves its side open."
     )
+    rewards = spec.objective.kind == "rl"
+    if rewards:
+        rules.insert(0, "The loss of a trial is minus its final held-out reward.")
     if spec.prune is None:
         rules.append("No trial is stopped early unless it diverges.")
     else:
+        limit = f"{spec.prune:g} of reward" if rewards else f"{100 * spec.prune:g} %"
         rules.append(
             "A search trial is stopped early (pruned) when its held-out loss at an evaluation before its last step "
             "exceeds the lowest that another search trial of the method, finished or still in training, had at the "
-            f"same step by more than {100 * spec.prune:g} %; it then counts as worse than every finished trial. If "
+            f"same step by more than {limit}; it then counts as worse than every finished trial. If "
             "that other trial diverges later, the pruned one is run again."
         )
     if spec.seeds > 1:

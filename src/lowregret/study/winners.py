@@ -14,7 +14,7 @@ from lowregret.spec import FullFT
 
 
 def best_of(method: str, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The finished trial of a method with the lowest loss: the one whose weights are kept."""
+    """The finished trial of a method with the lowest loss, or highest reward: the one whose weights are kept."""
     finished = [record for record in records if record.method == method and record.status == "finished"]
     return min(finished, key=_loss, default=None)
 
@@ -63,7 +63,8 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
 
 
 def _loss(record: TrialRecord) -> float:
-    return float("inf") if record.test_nll is None else record.test_nll
+    loss = record.test_loss
+    return float("inf") if loss is None else loss
 
 
 def _shipped(record: TrialRecord) -> str:

@@ -80,8 +80,8 @@ def test_the_bracket_means_strictly_worse_on_both_sides(losses: dict[float, floa
     if found.learning_rate is None:
         assert not losses
         return
-    assert losses[found.learning_rate] == found.test_nll == min(losses.values())
-    winners = [rate for rate, loss in losses.items() if loss == found.test_nll]
+    assert losses[found.learning_rate] == found.test_loss == min(losses.values())
+    winners = [rate for rate, loss in losses.items() if loss == found.test_loss]
     assert found.bracketed == (min(losses) < min(winners) and max(losses) > max(winners))
     for side in (found.lower, found.upper):
-        assert side is None or losses[side] > found.test_nll
+        assert side is None or losses[side] > found.test_loss

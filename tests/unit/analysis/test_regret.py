@@ -160,7 +160,7 @@ def test_without_a_bracket_on_both_sides_there_is_no_verdict(
     verdict = study.judge()
     assert verdict.verdict == "inconclusive"
     assert f"The best learning rate of {open_side}" in text(verdict)
-    assert f"no worse loss lies {word} it" in text(verdict)
+    assert f"no worse result lies {word} it" in text(verdict)
     assert "--learning-rates" in text(verdict)
     assert verdict.lora is not None
     assert verdict.full is not None

@@ -62,7 +62,7 @@ def test_without_a_word_it_is_supervised() -> None:
         ({**GIVEN, "task": "math"}, "missing --data"),
         ({**GIVEN, "data": "rows.jsonl"}, "brings its own problems"),
         ({**GIVEN, "eval_data": "rows.jsonl"}, "brings its own problems"),
-        ({**GIVEN, "overlong": "drop"}, "overlong is of no use"),
+        ({**GIVEN, "overlong": "cut"}, "are always dropped: use drop"),
         ({**GIVEN, "clip": 0.2}, "clip is of use with ppo_clip and cispo only"),
         ({**GIVEN, "estimator": "ppo_clip", "clip": 1.5}, "clip must be below 1"),
         ({**GIVEN, "estimator": "ppo"}, "importance_sampling"),
