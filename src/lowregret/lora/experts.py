@@ -1,12 +1,13 @@
 """The experts of a layer with any number of LoRAs on their matrices, each applied to its own tokens of the pass.
 
 A router gives each token to a few experts. The pairs of token and expert are sorted by expert, and within an expert by
-policy; so the base's product of all policies' tokens is one product for each expert, and a LoRA's is one for each
-expert and policy, on the tokens that were sent there and no others. What a shared factor multiplies is a token's, not a
-pair's, and is taken once for each token.
+policy (`pairs.py`); so the base's product of all policies' tokens is one product for each expert, and a LoRA's is one
+for each expert and policy, on the tokens that were sent there and no others. What a shared factor multiplies is a
+token's, not a pair's, and is taken once for each token.
 
-Nothing of the size of the experts' weights is ever made: the backward pass keeps the tokens, what lies between gate and
-down, and x Aᵀ; gradients of A and B are added straight to their bank.
+Nothing of the size of the experts' weights is ever made. Kept for the backward pass are the tokens, what gate and up
+gave, and x Aᵀ: the activation is computed again, which costs less than to keep it, and the outputs are not needed.
+Gradients of A and B are added straight to their bank.
 """
 
 from __future__ import annotations
@@ -24,47 +25,8 @@ from lowregret.errors import TargetError
 from lowregret.lora.bank import Bank
 from lowregret.lora.factors import Factors, Owners
 from lowregret.lora.linear import Routing
-from lowregret.lora.segments import Segments
-from lowregret.models.experts import columns, inward, roles
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of token and expert of one layer in one pass, sorted by expert and policy."""
-
-    order: Int64[Tensor, " pairs"]
-    """token · k + choice of each sorted pair."""
-    back: Int64[Tensor, " pairs"]
-    """Its inverse."""
-    token: Int64[Tensor, " pairs"]
-    expert: Int64[Tensor, " pairs"]
-    chosen: int
-    """Experts of a token: k."""
-    by_expert: Segments
-    by_owner: Segments
-    """Groups of (expert, owner), in this order."""
-
-    @classmethod
-    def of(cls, chosen: Int64[Tensor, "tokens k"], experts: int, owners: Owners) -> Pairs:
-        """Sort a router's choices."""
-        k, runs = chosen.shape[1], len(owners.sizes)
-        group = (chosen * runs + owners.of_token(chosen.device)[:, None]).flatten()
-        ordered, order = torch.sort(group, stable=True)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        counts = torch.zeros(experts * runs, dtype=torch.int64, device=order.device)
-        counts.scatter_add_(0, group, torch.ones_like(group))
-        each = Segments.of(counts)
-        whole = each if runs == 1 else Segments.of(counts.view(experts, runs).sum(1))
-        return cls(order, back, order // k, ordered // runs, k, whole, each)
-
-    def spread(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "pairs d"]:
-        """Each token's numbers to its pairs."""
-        return x.index_select(0, self.token)
-
-    def gathered(self, x: Float[Tensor, "pairs d"]) -> Float[Tensor, "tokens d"]:
-        """The sum of each token's pairs; in an order that is always the same, unlike `index_add_`."""
-        return x.index_select(0, self.back).view(-1, self.chosen, x.shape[1]).sum(1)
+from lowregret.lora.pairs import Block, Pairs
+from lowregret.models.experts import columns, inward, outward, roles
 
 
 class LoRAExperts(nn.Module):
@@ -98,18 +60,10 @@ class LoRAExperts(nn.Module):
                 f"{parts[0].total}, so whose they are is not known. Use the target `attention`, or `full`."
             )
         owners = Owners.of(parts)
-        pairs = Pairs.of(chosen, base.down_proj.shape[0], owners)
-        weight, bias = inward(base)
+        call = _Call(self, owners, Pairs.of(chosen, base.down_proj.shape[0], owners))
         enabled = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if enabled else weight.dtype
-        call = _Call(self, owners, pairs)
-        anchor = self.routing.anchor
-        y = _Inward.apply(x.to(dtype), anchor, weight, bias, call)  # type: ignore[no-untyped-call]
-        y = base._apply_gate(y) if base.has_gate else base.act_fn(y)
-        down = base.down_proj.transpose(1, 2) if base.is_transposed else base.down_proj
-        out: Tensor = _Outward.apply(  # type: ignore[no-untyped-call]
-            y.to(dtype), weights, anchor, down, base.down_proj_bias if base.has_bias else None, call
-        )
+        dtype = torch.get_autocast_dtype(x.device.type) if enabled else base.down_proj.dtype
+        out: Tensor = _Experts.apply(x.to(dtype), weights, self.routing.anchor, call)  # type: ignore[no-untyped-call]
         return out.to(hidden.dtype).view(hidden.shape)
 
     def count(self, owners: Owners, pairs: Pairs, reached: Tensor) -> None:
@@ -126,118 +80,194 @@ class LoRAExperts(nn.Module):
 
 @dataclass(frozen=True)
 class _Call:
-    """What both products of one call share."""
+    """What both passes of one call know."""
 
     experts: LoRAExperts
     owners: Owners
     pairs: Pairs
 
-    def factors(self, matrices: Sequence[str], dtype: torch.dtype) -> list[Factors]:
-        """Those of the matrices that any policy of the pass adapts."""
-        names = [f"{self.experts.name}.{role}" for role in matrices]
+    def layer(self, dtype: torch.dtype) -> _Layer:
+        """Weights and factors in the type of products."""
+        base = self.experts.base
         count = self.pairs.by_expert.counts.shape[0]
-        return [self.owners.factors(name, count, dtype) for name in names if self.owners.adapt(name)]
+
+        def factors(some: Sequence[str]) -> list[Factors]:
+            names = [f"{self.experts.name}.{role}" for role in some]
+            return [self.owners.factors(name, count, dtype) for name in names if self.owners.adapt(name)]
+
+        (up, up_bias), (down, down_bias) = (
+            (weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+            for weight, bias in (inward(base), outward(base))
+        )
+        return _Layer(base, up, up_bias, down, down_bias, factors(roles(base)[:-1]), factors(("down_proj",)))
 
 
-class _Inward(torch.autograd.Function):
-    """x Wᵀ + bias + scale · x Aᵀ Bᵀ of gate and up, pair by pair.
+@dataclass(frozen=True)
+class _Layer:
+    """The experts' weights and everyone's factors. W is [experts, d_out, d_in]; `up` is gate and up as they lie."""
 
-    Shapes: x [tokens, d], W [experts, d_out, d] with gate and up as the base lays them, the result [pairs, d_out].
-    """
+    base: Any
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+    inner: list[Factors]
+    """Of gate and up."""
+    outer: list[Factors]
+    """Of down."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, call: _Call) -> Tensor:
-        pairs, base = call.pairs, call.experts.base
-        rows = pairs.spread(x)
-        y = pairs.by_expert.times(rows, weight.to(x.dtype).transpose(1, 2))
-        if bias is not None:
-            y += bias.to(x.dtype)[pairs.expert]
+    def activated(self, y: Float[Tensor, "rows d_up"]) -> Float[Tensor, "rows d_inner"]:
+        """What gate and up become, by the base's own code."""
+        h: Tensor = self.base._apply_gate(y) if self.base.has_gate else self.base.act_fn(y)
+        return h.to(y.dtype)
+
+    def of(self, own: Factors, y: Float[Tensor, "rows d_up"]) -> Float[Tensor, "rows d_out"]:
+        """The columns of one matrix of gate and up."""
+        return y[:, columns(self.base, own.role, y.shape[1])]
+
+    def inward(
+        self, block: Block, x: Float[Tensor, "tokens d"], by_token: Sequence[Tensor | None]
+    ) -> tuple[Float[Tensor, "rows d_up"], list[Float[Tensor, "rows rank"]]]:
+        """x Wᵀ + bias + scale · x Aᵀ Bᵀ of gate and up, and x Aᵀ of each; `by_token` has it of a shared A."""
+        rows = block.spread(x)
+        y = block.by_expert.times(rows, self.up[block.experts].transpose(1, 2))
+        if self.up_bias is not None:
+            y += self.up_bias[block.expert]
         low_rank = []
-        for own in call.factors(roles(base)[:-1], x.dtype):
-            u = own.reduced(pairs, x, rows)
-            own.expand(pairs, y[:, columns(base, own.role, y.shape[1])], u)
+        for own, known in zip(self.inner, by_token, strict=True):
+            u = own.reduced(block, rows) if known is None else block.spread(known)
+            own.expand(block, self.of(own, y), u)
             low_rank.append(u)
-        ctx.save_for_backward(x, weight, *low_rank)
-        ctx.call = call
-        return y
+        return y, low_rank
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *low_rank = ctx.saved_tensors
-        call: _Call = ctx.call
-        pairs, base = call.pairs, call.experts.base
-        dy = dy.contiguous()
-        rows = pairs.spread(x)
-        needed = ctx.needs_input_grad[0]
-        drows = pairs.by_expert.times(dy, weight.to(dy.dtype)) if needed else None
-        of_tokens: list[Tensor] = []
-        for own, u in zip(call.factors(roles(base)[:-1], dy.dtype), low_rank, strict=True):
-            part = dy[:, columns(base, own.role, dy.shape[1])]
-            du = own.expanded_gradient(pairs, part, u)
-            of_tokens += own.reduced_gradient(pairs, du, x, rows, drows)
-        if drows is None:
-            return None, None, None, None, None
-        dx = pairs.gathered(drows)
-        for more in of_tokens:
-            dx += more
-        return dx, None, None, None, None
+    def outward(
+        self, block: Block, h: Float[Tensor, "rows d_inner"]
+    ) -> tuple[Float[Tensor, "rows d"], list[Float[Tensor, "rows rank"]]]:
+        """The same of down, but for what a shared B adds."""
+        y = block.by_expert.times(h, self.down[block.experts].transpose(1, 2))
+        if self.down_bias is not None:
+            y += self.down_bias[block.expert]
+        low_rank = []
+        for own in self.outer:
+            u = own.reduced(block, h)
+            if not own.b_shared:
+                own.expand(block, y, u)
+            low_rank.append(u)
+        return y, low_rank
+
+    def outward_gradient(
+        self,
+        block: Block,
+        dout: Float[Tensor, "tokens d"],
+        share: Float[Tensor, "rows 1"],
+        h: Float[Tensor, "rows d_inner"],
+        low_rank: Sequence[Float[Tensor, "rows rank"]],
+        by_token: Sequence[Tensor | None],
+    ) -> tuple[Float[Tensor, "rows d_inner"], Float[Tensor, " rows"]]:
+        """The gradients of h and of the shares; `by_token` has that of u where B is shared.
+
+        What each expert gave is not kept for the gradient of its share: that is (Wᵀ dy) · h as well as dy · (W h).
+        """
+        dy = block.spread(dout)
+        dh = block.by_expert.times(dy, self.down[block.experts])  # before the share: the output's is `share` times it
+        for own, u, known in zip(self.outer, low_rank, by_token, strict=True):
+            weighted = (u * share).to(h.dtype)
+            du = own.expanded_gradient(block, dy, weighted) if known is None else block.spread(known)
+            own.add_reduced(block, dh, du)
+            own.add_a_gradient(block, (du * share).to(h.dtype), h)
+        dshare = (dh * h).sum(1)
+        if self.down_bias is not None:
+            dshare += (dy * self.down_bias[block.expert]).sum(1)
+        return (dh * share).to(h.dtype), dshare
+
+    def inward_gradient(
+        self,
+        block: Block,
+        dy: Float[Tensor, "rows d_up"],
+        x: Float[Tensor, "tokens d"],
+        low_rank: Sequence[Float[Tensor, "rows rank"]],
+        needed: bool,
+    ) -> tuple[Float[Tensor, "rows d"] | None, list[Float[Tensor, "rows rank"]]]:
+        """The gradients of x, if needed and but for what comes through a shared A; and those of x Aᵀ."""
+        rows = block.spread(x)
+        dx = block.by_expert.times(dy, self.up[block.experts]) if needed else None
+        of_low_rank = []
+        for own, u in zip(self.inner, low_rank, strict=True):
+            du = own.expanded_gradient(block, self.of(own, dy), u)
+            if not own.a_shared:
+                own.add_a_gradient(block, du, rows)
+                if dx is not None:
+                    own.add_reduced(block, dx, du)
+            of_low_rank.append(du)
+        return dx, of_low_rank
 
 
-class _Outward(torch.autograd.Function):
-    """The sum over a token's experts of weight · (h Wᵀ + bias + scale · h Aᵀ Bᵀ): down.
+class _Experts(torch.autograd.Function):
+    """Σ over a token's experts of share · down(activation(gate and up of x)), block by block.
 
-    Shapes: h [pairs, d_in], weights [tokens, k], W [experts, d_out, d_in], the result [tokens, d_out]. What each expert
-    gave is not kept for the gradient of its weight: that is (W ᵀ dy) · h as well as dy · (W h).
+    Shapes: x [tokens, d], weights [tokens, k], the result [tokens, d]. What a block needs and has made, but for what is
+    kept, is gone when the next one begins: on a CPU it never leaves the cache.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, weights: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, call: _Call
-    ) -> Tensor:
-        pairs = call.pairs
-        share = weights.flatten()[pairs.order, None]
-        y = pairs.by_expert.times(h, weight.to(h.dtype).transpose(1, 2))
-        if bias is not None:
-            y += bias.to(h.dtype)[pairs.expert]
-        low_rank, shared = [], []
-        for own in call.factors(("down_proj",), h.dtype):
-            u = own.reduced(pairs, None, h)
-            if own.b_shared:
-                shared.append((own, u * share))
-            else:
-                own.expand(pairs, y, u)
-            low_rank.append(u)
-        out = pairs.gathered(y * share)
-        for own, weighted in shared:
-            own.expand_shared(out, pairs.gathered(weighted))
-        ctx.save_for_backward(h, weights, weight, bias, *low_rank)
+    def forward(ctx: Any, x: Tensor, weights: Tensor, anchor: Tensor, call: _Call) -> Tensor:
+        pairs, layer = call.pairs, call.layer(x.dtype)
+        shares = weights.flatten()[pairs.order, None]
+        by_token = [own.reduced_once(x) if own.a_shared else None for own in layer.inner]
+        out: Tensor | None = None
+        weighted: list[Tensor | None] = [None] * len(layer.outer)
+        kept = []
+        for block in pairs.blocks:
+            y, inner = layer.inward(block, x, by_token)
+            given, outer = layer.outward(block, layer.activated(y))
+            share = shares[block.rows]
+            out = pairs.gathered(block, given * share, out)
+            for number, (own, u) in enumerate(zip(layer.outer, outer, strict=True)):
+                if own.b_shared:
+                    weighted[number] = pairs.gathered(block, u * share, weighted[number])
+            kept += [y, *inner, *outer]
+        assert out is not None, "there is a block at least"
+        for own, total in zip(layer.outer, weighted, strict=True):
+            if total is not None:
+                own.expand_shared(out, total)
+        ctx.save_for_backward(x, weights, *weighted, *kept)
         ctx.call = call
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        h, weights, weight, bias, *low_rank = ctx.saved_tensors
+        x, weights, *kept = ctx.saved_tensors
         call: _Call = ctx.call
-        pairs = call.pairs
+        pairs, layer = call.pairs, call.layer(x.dtype)
         call.experts.count(call.owners, pairs, dout.abs().amax(1) > 0)
-        share = weights.flatten()[pairs.order, None]
-        dout = dout.to(h.dtype)
-        dy = pairs.spread(dout)
-        dh = pairs.by_expert.times(dy, weight.to(h.dtype))  # before the share: that of the output is `share` times it
-        for own, u in zip(call.factors(("down_proj",), h.dtype), low_rank, strict=True):
-            weighted = (u * share).to(h.dtype)
-            if own.b_shared:
-                du = pairs.spread(own.shared_gradient(dout, pairs.gathered(weighted)))
-            else:
-                du = own.expanded_gradient(pairs, dy, weighted)
-            own.add_reduced(pairs, dh, du)
-            own.add_a_gradient(pairs, (du * share).to(h.dtype), h)
-        dshare = None
-        if ctx.needs_input_grad[1]:
-            dshare = (dh * h).sum(1)
-            if bias is not None:
-                dshare = dshare + (dy * bias.to(dy.dtype)[pairs.expert]).sum(1)
-            dshare = dshare[pairs.back].view(weights.shape).to(weights.dtype)
-        return (dh * share).to(h.dtype), dshare, None, None, None, None
+        dout = dout.to(x.dtype)
+        shares = weights.flatten()[pairs.order, None]
+        outer, inner = len(layer.outer), len(layer.inner)
+        by_token = [
+            None if u is None else own.shared_gradient(dout, u.to(x.dtype))
+            for own, u in zip(layer.outer, kept[:outer], strict=True)
+        ]
+        saved = iter(kept[outer:])
+        dx: Tensor | None = None
+        du: list[Tensor | None] = [None] * inner
+        dshares = []
+        for block in pairs.blocks:
+            y = next(saved).detach()
+            of_inner, of_outer = ([next(saved) for _ in range(n)] for n in (inner, outer))
+            with torch.enable_grad():
+                h = layer.activated(y.requires_grad_())
+            dh, dshare = layer.outward_gradient(block, dout, shares[block.rows], h.detach(), of_outer, by_token)
+            (dy,) = torch.autograd.grad(h, y, dh)
+            drows, dlow = layer.inward_gradient(block, dy, x, of_inner, ctx.needs_input_grad[0])
+            dshares.append(dshare)
+            if drows is not None:
+                dx = pairs.gathered(block, drows, dx)
+            for number, own in enumerate(layer.inner):
+                if own.a_shared:
+                    du[number] = pairs.gathered(block, dlow[number], du[number])
+        for own, of_tokens in zip(layer.inner, du, strict=True):
+            if of_tokens is not None:
+                own.reduced_once_gradient(of_tokens.to(x.dtype), x, dx)
+        dweights = torch.cat(dshares)[pairs.back].view(weights.shape).to(weights.dtype)
+        return None if dx is None else dx.to(x.dtype), dweights, None, None

@@ -14,7 +14,7 @@ from lowregret.lora.parts import Part
 from lowregret.lora.segments import Segments
 
 if TYPE_CHECKING:
-    from lowregret.lora.experts import Pairs
+    from lowregret.lora.pairs import Block
 
 _ALIGNED = 8
 """Ranks are filled up to a multiple of this off a CPU: `grouped_mm` wants rows of 16 bytes, in bfloat16 too."""
@@ -120,76 +120,69 @@ class Factors:
         """The same of B."""
         return self.b.shape[1] == 1 != self.experts
 
-    def reduced(
-        self, pairs: Pairs, x: Float[Tensor, "tokens d_in"] | None, rows: Float[Tensor, "pairs d_in"]
-    ) -> Float[Tensor, "pairs rank"]:
+    def reduced(self, block: Block, rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows rank"]:
         """x Aᵀ of each pair; `rows` are x, pair by pair."""
-        if self.a_shared and x is not None:
-            return pairs.spread(self._by_run(x).times(x, self.a[:, 0].transpose(1, 2)))
-        return pairs.by_owner.times(rows, self._grouped(self.a).transpose(1, 2))
+        return block.by_owner.times(rows, self._grouped(self.a, block).transpose(1, 2))
 
-    def expand(self, pairs: Pairs, total: Float[Tensor, "pairs d_out"], u: Float[Tensor, "pairs rank"]) -> None:
+    def reduced_once(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens rank"]:
+        """The same of a shared A, token by token."""
+        return self._by_run(x).times(x, self.a[:, 0].transpose(1, 2))
+
+    def expand(self, block: Block, total: Float[Tensor, "rows d_out"], u: Float[Tensor, "rows rank"]) -> None:
         """total += u (scale · B)ᵀ, in place."""
-        pairs.by_owner.add_times(total, u, self._grouped(self.b).transpose(1, 2))
+        block.by_owner.add_times(total, u, self._grouped(self.b, block).transpose(1, 2))
 
     def expand_shared(self, total: Float[Tensor, "tokens d_out"], u: Float[Tensor, "tokens rank"]) -> None:
         """The same of a shared B, token by token."""
-        self._by_run(total).add_times(total, u.to(total.dtype), self.b[:, 0].transpose(1, 2))
+        wide = self.b[:, 0].transpose(1, 2).to(total.dtype)
+        self._by_run(total).add_times(total, u.to(total.dtype), wide)
 
     def expanded_gradient(
-        self, pairs: Pairs, dy: Float[Tensor, "pairs d_out"], u: Float[Tensor, "pairs rank"]
-    ) -> Float[Tensor, "pairs rank"]:
+        self, block: Block, dy: Float[Tensor, "rows d_out"], u: Float[Tensor, "rows rank"]
+    ) -> Float[Tensor, "rows rank"]:
         """The gradient of u from that of `expand`; that of B is added to the banks."""
-        self._add("b", pairs.by_owner.outer(dy, u))
-        return pairs.by_owner.times(dy, self._grouped(self.b))
+        self._add("b", block.by_owner.outer(u, dy).transpose(1, 2), block)
+        return block.by_owner.times(dy, self._grouped(self.b, block))
 
     def shared_gradient(
         self, dy: Float[Tensor, "tokens d_out"], u: Float[Tensor, "tokens rank"]
     ) -> Float[Tensor, "tokens rank"]:
         """The same of `expand_shared`."""
         by_run = self._by_run(dy)
-        self._add("b", by_run.outer(dy, u), shared=True)
+        self._add("b", by_run.outer(u, dy).transpose(1, 2))
         return by_run.times(dy, self.b[:, 0])
 
-    def reduced_gradient(
-        self,
-        pairs: Pairs,
-        du: Float[Tensor, "pairs rank"],
-        x: Float[Tensor, "tokens d_in"],
-        rows: Float[Tensor, "pairs d_in"],
-        drows: Float[Tensor, "pairs d_in"] | None,
-    ) -> list[Float[Tensor, "tokens d_in"]]:
-        """Adds the gradient of A to the banks and that of the rows to `drows`, or returns it, token by token."""
-        if not self.a_shared:
-            self.add_a_gradient(pairs, du, rows)
-            if drows is not None:
-                self.add_reduced(pairs, drows, du)
-            return []
-        of_tokens, by_run = pairs.gathered(du), self._by_run(x)
-        self._add("a", by_run.outer(of_tokens, x), shared=True)
-        return [] if drows is None else [by_run.times(of_tokens, self.a[:, 0])]
-
-    def add_reduced(self, pairs: Pairs, total: Float[Tensor, "pairs d_in"], du: Float[Tensor, "pairs rank"]) -> None:
+    def add_reduced(self, block: Block, total: Float[Tensor, "rows d_in"], du: Float[Tensor, "rows rank"]) -> None:
         """total += du A, in place."""
-        pairs.by_owner.add_times(total, du, self._grouped(self.a))
+        block.by_owner.add_times(total, du, self._grouped(self.a, block))
 
-    def add_a_gradient(self, pairs: Pairs, du: Float[Tensor, "pairs rank"], rows: Float[Tensor, "pairs d_in"]) -> None:
+    def add_a_gradient(self, block: Block, du: Float[Tensor, "rows rank"], rows: Float[Tensor, "rows d_in"]) -> None:
         """Add the gradient of A to the banks."""
-        self._add("a", pairs.by_owner.outer(du, rows))
+        self._add("a", block.by_owner.outer(du, rows), block)
+
+    def reduced_once_gradient(
+        self, du: Float[Tensor, "tokens rank"], x: Float[Tensor, "tokens d_in"], dx: Float[Tensor, "tokens d_in"] | None
+    ) -> None:
+        """From the gradient of `reduced_once`: that of A is added to the banks, that of x to `dx`."""
+        by_run = self._by_run(x)
+        self._add("a", by_run.outer(du, x))
+        if dx is not None:
+            dx += by_run.times(du, self.a[:, 0])
 
     def _by_run(self, x: Tensor) -> Segments:
         """Tokens lie run by run."""
         return Segments.of(torch.tensor(self.owners.sizes).to(x.device))
 
-    def _grouped(self, factor: Float[Tensor, "runs any m n"]) -> Float[Tensor, "groups m n"]:
-        """One matrix for each (expert, run)."""
+    def _grouped(self, factor: Float[Tensor, "runs any m n"], block: Block) -> Float[Tensor, "groups m n"]:
+        """One matrix for each (expert, run) of a block."""
         if factor.shape[1] == 1:
             factor = factor.expand(-1, self.experts, -1, -1)
-        return factor.transpose(0, 1).flatten(0, 1)
+        return factor[:, block.experts].transpose(0, 1).flatten(0, 1)
 
-    def _add(self, which: str, gradient: Float[Tensor, "groups m n"], *, shared: bool = False) -> None:
-        """To the banks: from one matrix for each (expert, run), or for each run."""
-        by_run = gradient[:, None] if shared else gradient.unflatten(0, (self.experts, -1)).transpose(0, 1)
+    def _add(self, which: str, gradient: Float[Tensor, "groups m n"], block: Block | None = None) -> None:
+        """To the banks: from one matrix for each (expert, run) of a block; or, without one, for each run."""
+        runs_last = gradient[None] if block is None else gradient.unflatten(0, (-1, len(self.owners.sizes)))
+        by_run = runs_last.transpose(0, 1)
         run = 0
         for part in self.owners.parts:
             runs = 1 if part is None else len(part.sizes)
@@ -199,8 +192,10 @@ class Factors:
                 continue
             bank = part.bank
             total = (bank.a_gradient if which == "a" else bank.b_gradient)(self.matrix, part.slots)
-            if total.shape[1] < own.shape[1]:
+            if total.shape[1] == 1:
                 own = own.sum(1, keepdim=True)
+            elif block is not None:
+                total = total[:, block.experts]
             if which == "a":
                 total += own[..., : total.shape[2], :]
             else:

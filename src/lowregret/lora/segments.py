@@ -35,6 +35,15 @@ class Segments:
             tuple((group, end - size, end) for group, (size, end) in enumerate(zip(sizes, ends, strict=True)) if size),
         )
 
+    def part(self, groups: slice, start: int) -> Segments:
+        """Some neighbouring groups alone, the first of which begins at row `start`. For a CPU."""
+        spans = self.spans or ()
+        inside = (span for span in spans if groups.start <= span[0] < groups.stop)
+        return Segments(
+            self.counts[groups],
+            tuple((group - groups.start, first - start, end - start) for group, first, end in inside),
+        )
+
     def times(self, x: Float[Tensor, "rows k"], factors: Float[Tensor, "groups k m"]) -> Float[Tensor, "rows m"]:
         """Each group's rows times its own matrix."""
         if self.spans is None:

@@ -65,6 +65,11 @@ def inward(module: Any) -> tuple[Float[Tensor, "experts d_out d_in"], Float[Tens
     return turned, getattr(module, f"{name}_bias") if module.has_bias else None
 
 
+def outward(module: Any) -> tuple[Float[Tensor, "experts d_out d_in"], Float[Tensor, "experts d_out"] | None]:
+    """Weight and bias of the product that leads back to hidden states: down."""
+    return weight(module, "down_proj"), bias(module, "down_proj")
+
+
 def columns(module: Any, role: str, outputs: int) -> slice:
     """Where one matrix's outputs lie among the `outputs` of its stored tensor."""
     if role == "down_proj" or not module.has_gate:

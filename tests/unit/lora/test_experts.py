@@ -170,6 +170,37 @@ def test_ranks_conventions_and_scales_side_by_side(bases: ModuleType, architectu
     World(bases, architecture, [(None, 2), *several[:2], (None, 2), *several[2:], (None, 1)]).compare()
 
 
+@pytest.mark.parametrize("block_pairs", [1, 9])
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "gpt_oss"])
+def test_in_several_blocks(
+    bases: ModuleType, architecture: str, block_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many pairs are computed on a CPU: one expert a block, or some, one of no token among them."""
+    monkeypatch.setattr("lowregret.lora.pairs.BLOCK_PAIRS", block_pairs)
+    several = [(lora(8, convention, alpha), 3) for convention, alpha in zip(CONVENTIONS, (1, 2, 4, 8), strict=True)]
+    World(bases, architecture, [(None, 2), *several[:2], (None, 2), *several[2:], (None, 1)]).compare()
+    World(bases, architecture, [(lora(6, "shared-outer"), TOKENS)]).compare()
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_in_one_block_whose_sizes_the_host_does_not_know(
+    bases: ModuleType, convention: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As elsewhere than on a CPU, with the products of a CPU."""
+    monkeypatch.setattr("lowregret.lora.pairs._cuts", lambda experts: [])
+    World(bases, "qwen3_moe", [(lora(4, convention), 5), (lora(3, convention), 1), (None, 4)]).compare()
+
+
+def test_what_is_kept_for_the_backward_pass(bases: ModuleType) -> None:
+    """The tokens, the router's shares, gate and up of each pair, and x Aᵀ of each matrix: no activation, no output."""
+    world = World(bases, "qwen3_moe", [(lora(4), TOKENS)])
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        world.module(world.x.requires_grad_(), world.chosen, world.shares.requires_grad_())
+    up = world.base.gate_up_proj.shape[1]
+    assert sum(x.numel() for x in kept) == TOKENS * HIDDEN + TOKENS * K * (1 + up + 3 * 4)
+
+
 def test_gradients_add_up(bases: ModuleType) -> None:
     world = World(bases, "qwen3_moe", [(lora(4), TOKENS)])
     world.run()
