@@ -35,7 +35,10 @@ def compare(
     ] = None,
     tolerance: Annotated[
         str | None,
-        typer.Option(help="Regret below this share of the FullFT loss is low. (default: 0.5%)", show_default=False),
+        typer.Option(
+            help="Regret below this share of the FullFT loss is low; of rewards, below so much. (default: 0.5%, 0.02)",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -68,7 +71,8 @@ def compare(
     prune: Annotated[
         str | None,
         typer.Option(
-            help="Stop a search trial whose mid-run loss is this share above the best one's, or `off`. (default: 25%)",
+            help="Stop a search trial whose mid-run loss is this share above the best one's, or whose reward is so "
+            "much below it, or `off`. (default: 25%, off for rewards)",
             show_default=False,
         ),
     ] = None,
@@ -94,6 +98,7 @@ def compare(
     json_: Annotated[
         bool, typer.Option("--json", help="Print verdict.json on standard output, all else on standard error.")
     ] = False,
+    track: o.Track = None,
     quiet: o.Quiet = False,
 ) -> None:
     """LoRA or full fine-tuning, for this base and this data?
@@ -103,7 +108,7 @@ def compare(
     The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
-    for name in ("config", "out", "json_", "quiet"):
+    for name in ("config", "out", "json_", "track", "quiet"):
         flags.pop(name)
     with exit_codes(resumable=True):
         from lowregret.cli.progress import Progress
@@ -118,8 +123,10 @@ def compare(
             progress.say(o.filled_in(spec))
             from lowregret.report.html import write_report
             from lowregret.study.runner import compare as run
+            from lowregret.study.tracking import tracked
 
-            verdict = run(spec, folder, command=command_line(), observer=progress)
+            with tracked(track, folder, progress) as watching:
+                verdict = run(spec, folder, command=command_line(), observer=watching)
             page = write_report(folder)
         if json_:
             typer.echo(json.dumps(verdict.model_dump(mode="json"), indent=2))

@@ -186,6 +186,14 @@ WeightDecay = Annotated[
     float | None,
     typer.Option(help="Decoupled weight decay. (default: 0)", rich_help_panel=_OPTIMIZER, show_default=False),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        help="Send every trial, step by step, to mlflow, wandb or tensorboard; TOOL:WHERE names a server, project or "
+        "folder.",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 _DATA_NAMES = ("prompt_field", "completion_field", "max_length", "overlong", "max_train", "max_eval", "eval_fraction")
@@ -234,8 +242,9 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
             values.setdefault("method", "lora:16")
         _fill_methods(values, defaults)
     spec = build(kind, values, source=str(config) if config is not None else "")
-    if "epochs" not in values:  # the spec gives a length when there is none, and pydantic takes it for the user's
-        spec.model_fields_set.discard("epochs")
+    for name in ("epochs", "tolerance", "prune"):  # where the spec gives one, pydantic takes it for the user's
+        if name not in values:
+            spec.model_fields_set.discard(name)
     return spec
 
 

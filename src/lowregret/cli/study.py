@@ -59,6 +59,7 @@ def study(
             show_default=False,
         ),
     ] = None,
+    track: o.Track = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Answer one question of the post, or all, on this base and these data, and judge its claims.
@@ -68,7 +69,7 @@ def study(
     The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
-    for name in ("recipe", "quick", "out", "workers", "quiet"):
+    for name in ("recipe", "quick", "out", "workers", "track", "quiet"):
         flags.pop(name)
     with exit_codes(resumable=True):
         from lowregret.cli.progress import Progress
@@ -82,9 +83,12 @@ def study(
                     progress.say(o.filled_in(question))
             from lowregret.report.studies import write_page
             from lowregret.study.suite import run_studies
+            from lowregret.study.tracking import parse_track
 
-            found = run_studies(studies, workers=workers, command=command_line(), observer=progress)
-            page = write_page(list(studies), _root(recipe, out, studies))
+            root = _root(recipe, out, studies)
+            runs = None if track is None else parse_track(track, root).checked(progress.say)
+            found = run_studies(studies, workers=workers, command=command_line(), observer=progress, track=runs)
+            page = write_page(list(studies), root)
         _show(found)
         typer.echo(f"report: {page}")
 

@@ -71,6 +71,7 @@ def train(
     memory_gb: o.MemoryGb = None,
     checkpoint_activations: o.CheckpointActivations = None,
     checkpoint_seconds: o.CheckpointSeconds = None,
+    track: o.Track = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Train one adapter, or the whole base, and measure its held-out loss, or its held-out reward.
@@ -80,7 +81,7 @@ def train(
     The same command goes on where it was stopped.
     """
     flags: dict[str, Any] = dict(locals())
-    for name in ("config", "out", "quiet"):
+    for name in ("config", "out", "track", "quiet"):
         flags.pop(name)
     with exit_codes(resumable=True):
         from lowregret.cli.progress import Progress
@@ -89,9 +90,11 @@ def train(
         spec = o.make_spec(TrainSpec, config, flags)
         with Progress(quiet=quiet) as progress:
             progress.say(o.filled_in(spec))
+            from lowregret.study.tracking import tracked
             from lowregret.train.job import train as run
 
-            record = run(spec, out, command=command_line(), say=progress.say, on_step=progress.step)
+            with tracked(track, out, progress) as watching:
+                record = run(spec, out, command=command_line(), say=watching.say, on_step=watching.step)
         shipped = out / ("adapter" if record.method != "full" else "model")
         from lowregret.analysis.numbers import nats
 

@@ -26,6 +26,7 @@ from lowregret.spec.question import Question
 from lowregret.spec.questions import ComputeQuestion
 from lowregret.study.crew import Observer, Silent, read_trials
 from lowregret.study.rates import anchor_of, bracket, lattice_rate, losses_at
+from lowregret.study.tracking import Track
 from lowregret.study.workers import Job, run_jobs
 from lowregret.train.folder import opened
 from lowregret.train.interrupt import stop_requests
@@ -43,11 +44,13 @@ def run_studies(
     workers: int | None = None,
     command: str = "lowregret.study.suite.run_studies(...)",
     observer: Observer | None = None,
+    track: Track | None = None,
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
 
     `workers` are processes that train groups side by side: as many as cores for a small base on a CPU, else 1. Results
-    do not depend on it but by rounding. Raises LowregretError, or Interrupted after a clean stop.
+    do not depend on it but by rounding. `track` is where every trial is a run as well. Raises LowregretError, or
+    Interrupted after a clean stop.
     """
     watching = observer or Silent()
     with ExitStack() as stack:
@@ -60,7 +63,7 @@ def run_studies(
         threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
         if jobs:
             watching.say(f"{len(jobs)} groups of trials, {count} at a time")
-            run_jobs(jobs, count, threads, _starts, watching, should_stop)
+            run_jobs(jobs, count, threads, _starts, watching, should_stop, track)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 from lowregret.study.timing import time_steps

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -18,6 +19,7 @@ from lowregret.errors import LowregretError, RecordsError
 from lowregret.records import Metric, TrialRecord
 from lowregret.spec import GroupSpec, TrialSpec
 from lowregret.study.crew import Observer
+from lowregret.study.tracking import Track, Tracker
 
 _LOCK_SECONDS = 20.0
 """How long a group waits for the worker of a killed session to let go of its folder."""
@@ -33,6 +35,10 @@ class Job:
     """For the lines that it says."""
     after: Path | None
     """The folder of the group whose best rates this one starts from."""
+
+
+Watched = Callable[[Job, Observer], Observer]
+"""What watches a group, around who watches it anyway."""
 
 
 class Lines:
@@ -53,7 +59,8 @@ class Lines:
 
     def trial_ended(self, record: TrialRecord) -> None:
         self._done += 1
-        loss = "" if record.test_nll is None else f" {record.test_nll:.4f}"
+        found = record.test_nll if record.test_reward is None else record.test_reward
+        loss = "" if found is None else f" {found:.4f}"
         self._say(
             f"{self._label} {self._done}/{max(self._expected, self._done)}: {record.method} at "
             f"{record.learning_rate:.3g}, seed {record.seed}: {record.status}{loss}, {record.seconds:.1f} s"
@@ -67,6 +74,7 @@ def run_jobs(
     starts: Callable[[Job], Mapping[str, float]],
     observer: Observer,
     should_stop: Callable[[], bool],
+    track: Track | None = None,
 ) -> None:
     """Train all groups, each once the one that it starts from is done; raises what a group raised, after the others.
 
@@ -77,15 +85,16 @@ def run_jobs(
     if workers == 1:
         from lowregret.study.group import run_group
 
-        for job in jobs:
-            observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
-            run_group(job.folder, job.spec, starts(job), observer, should_stop)
+        with _watching(track, observer.say) as watched:
+            for job in jobs:
+                observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
+                run_group(job.folder, job.spec, starts(job), watched(job, observer), should_stop)
         return
     context = multiprocessing.get_context("spawn")
     pool: list[tuple[Any, Connection]] = []
     for _ in range(min(workers, len(jobs))):
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, threads), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, threads, track), daemon=True)
         process.start()
         theirs.close()
         pool.append((process, ours))
@@ -156,7 +165,7 @@ class _Parent:
             self._problem = self._problem or content
 
 
-def _serve(parent: Connection, threads: int | None) -> None:
+def _serve(parent: Connection, threads: int | None, track: Track | None) -> None:
     """A worker's life."""
     import torch
 
@@ -165,18 +174,33 @@ def _serve(parent: Connection, threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        with stop_requests(lambda line: None) as asked:
+        with (
+            stop_requests(lambda line: None) as asked,
+            _watching(track, lambda line: parent.send(("line", line))) as watched,
+        ):
             while True:
                 job, starts = parent.recv()
-                parent.send(_outcome(job, starts, parent, asked))
+                parent.send(_outcome(job, starts, parent, asked, watched))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-def _outcome(job: Job, starts: Mapping[str, float], parent: Connection, asked: Callable[[], bool]) -> tuple[str, Any]:
+@contextmanager
+def _watching(track: Track | None, say: Callable[[str], None]) -> Iterator[Watched]:
+    """Wraps the observers of a process's groups, one after the other, so that a tracker is told as well."""
+    if track is None:
+        yield lambda job, inner: inner
+        return
+    with Tracker(track, say) as tracker:
+        yield lambda job, inner: tracker.watching(job.folder, inner, job.folder.parents[1].name, job.spec.key)
+
+
+def _outcome(
+    job: Job, starts: Mapping[str, float], parent: Connection, asked: Callable[[], bool], watched: Watched
+) -> tuple[str, Any]:
     from lowregret.study.group import run_group
 
-    lines = Lines(job.label, lambda line: parent.send(("line", line)))
+    lines = watched(job, Lines(job.label, lambda line: parent.send(("line", line))))
     try:
         for last in _attempts():
             try:
