@@ -11,7 +11,10 @@ from lowregret.errors import SpecError
 from lowregret.spec import Spec
 from lowregret.spec.question import Question
 from lowregret.spec.questions import EarlyQuestion, RankQuestion
+from lowregret.spec.questions_rl import RLQuestion
 
+BITS_PER_PARAMETER = 2.0
+"""What a parameter can store (SCIENCE.md 3.8)."""
 Unit = Literal["ratio", "share", "nats", "bits", "number"]
 
 
@@ -56,8 +59,10 @@ def statements(question: Question) -> tuple[Statement, ...]:
         return _rank(question)
     if isinstance(question, EarlyQuestion):
         return _early(question)
+    if isinstance(question, RLQuestion):
+        return _rl(question)
     if kind not in _STATED:
-        raise SpecError(f"the question {kind!r} states no claims. Valid: rank, early, {', '.join(_STATED)}.")
+        raise SpecError(f"the question {kind!r} states no claims. Valid: rank, early, rl, {', '.join(_STATED)}.")
     return _STATED[kind]
 
 
@@ -96,6 +101,38 @@ def _rank(question: RankQuestion) -> tuple[Statement, ...]:
             "largest data",
             unit="nats",
             low=0.0,
+        ),
+    )
+
+
+def _rl(question: RLQuestion) -> tuple[Statement, ...]:
+    rank, good = min(question.ranks), f"{100 * question.good:g} %"
+    return (
+        Statement(
+            key="rl-rank-1",
+            number="3.7",
+            sentence=f"Trained by reward, LoRA ends where full fine-tuning does, down to rank {rank}.",
+            statistic=f"held-out reward of FullFT minus that of rank {rank}, each at its best rate",
+            unit="number",
+            high=question.tolerance,
+        ),
+        Statement(
+            key="rl-range",
+            number="3.7",
+            sentence="Trained by reward, LoRA has a wider range of good learning rates than full fine-tuning.",
+            statistic=f"highest over lowest rate that gains {good} of what the best one gains over the base: LoRA's, "
+            "geometric mean over ranks, over FullFT's",
+            unit="ratio",
+            low=1.0,
+        ),
+        Statement(
+            key="rl-bits",
+            number="3.8",
+            sentence=f"An episode teaches a bit at most, so that rank {rank} has room for all that a run can teach.",
+            statistic=f"entropy of the groups' rewards, summed over a run of rank {rank} at its best rate, as a share "
+            f"of {BITS_PER_PARAMETER:g} bits for each parameter of the adapter",
+            unit="share",
+            high=1.0,
         ),
     )
 

@@ -24,6 +24,7 @@ from lowregret.spec.questions import (
     ShortRunsQuestion,
     VariantsQuestion,
 )
+from lowregret.spec.questions_rl import RLQuestion
 
 AnyQuestion = Annotated[
     RankQuestion
@@ -36,7 +37,8 @@ AnyQuestion = Annotated[
     | ComputeQuestion
     | InvarianceQuestion
     | VariantsQuestion
-    | ScalingQuestion,
+    | ScalingQuestion
+    | RLQuestion,
     Field(discriminator="kind"),
 ]
 QUESTIONS: dict[str, type[Question]] = {
@@ -51,6 +53,7 @@ QUESTIONS: dict[str, type[Question]] = {
     "invariance": InvarianceQuestion,
     "variants": VariantsQuestion,
     "scaling": ScalingQuestion,
+    "rl": RLQuestion,
 }
 """By kind, in the order of the page."""
 

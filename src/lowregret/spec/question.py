@@ -26,6 +26,8 @@ class Question(TrainingSpec):
 
     QUICK: ClassVar[dict[str, Any]] = {}
     """Fields that `--quick` sets."""
+    IN_ALL: ClassVar[bool] = True
+    """Whether `study all` asks it."""
 
     model: str = "tiny"
     data: DataSpec = facts("size=128,wordings=6,test_size=128")

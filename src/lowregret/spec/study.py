@@ -85,9 +85,12 @@ class GroupSpec(TrainingSpec):
     """Steps at which the best rate must be bracketed; at the last when none is given."""
     seeds: int = Field(default=3, ge=1)
     """Trials at each method's best learning rate; the search itself uses seed 0."""
-    seeds_at: Literal["best", "bracket"] = "best"
-    """Whether the other seeds run at the best rate only, or also at both of its neighbours, so that a fit through the
-    three has an interval."""
+    seeds_at: Literal["best", "bracket", "range"] = "best"
+    """Whether the other seeds run at the best rate only; also at both of its neighbours, so that a fit through the
+    three has an interval; or at all rates up to the nearest on each side that is not good (`until_gain`)."""
+    until_gain: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Once bracketed, the search goes on outwards until on each side a trial falls short of this share of what the best
+    one has gained since step 0."""
     prune: float | None = 0.25
     """Stop a search trial in the second half of its run when its held-out loss exceeds that of the method's best trial
     at the same step by more than this share."""
@@ -95,6 +98,12 @@ class GroupSpec(TrainingSpec):
     """The condition whose best rates this group's search starts from; the prior when None."""
     forgetting: str | None = None
     """Held-out data, of what the base was trained on, on which every finished trial is measured as well."""
+
+    @model_validator(mode="after")
+    def _range_has_ends(self) -> GroupSpec:
+        if self.seeds_at == "range" and self.until_gain is None:
+            raise ValueError("seeds_at: the range of good rates has no ends without until_gain")
+        return self
 
     @property
     def key(self) -> str:

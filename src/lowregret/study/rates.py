@@ -22,6 +22,7 @@ WIDE, NARROW = 2, 1
 LIMIT = 14
 """Steps of the lattice from the start beyond which nothing is tried: such a search stays without a bracket."""
 _RATE_BOUND = 1e3  # the spec's own bound on a learning rate
+_TYPICAL_RANGE = 5  # three good rates, and one on each side that is not
 Curve = Mapping[int, float]
 """Step → held-out loss."""
 Curves = Callable[[TrialRecord], Curve]
@@ -75,8 +76,8 @@ def group_estimate(spec: GroupSpec, records: Sequence[TrialRecord]) -> int:
     """A guess of how many trials the whole group takes; never below those recorded."""
     if spec.learning_rates != "search":
         return max(len(spec.learning_rates) * len(spec.methods) * spec.seeds, len(records))
-    at = 3 if spec.seeds_at == "bracket" else 1
-    each = 4 + len(spec.bracket_at) // 2 + (spec.seeds - 1) * at
+    at = {"best": 1, "bracket": 3, "range": _TYPICAL_RANGE}[spec.seeds_at]
+    each = max(4, at) + len(spec.bracket_at) // 2 + (spec.seeds - 1) * at
     return max(each * len(spec.methods) + 1, len(records))
 
 
@@ -142,10 +143,47 @@ def _searched(
         if trials:  # one that failed says nothing and is not asked for again: its side stays open
             return trials
         found = bracket(losses)
-        if found is not None:
-            brackets.update(found if spec.seeds_at == "bracket" else found[1:2])
+        if found is None:
+            continue
+        rates = found if spec.seeds_at == "bracket" else found[1:2]
+        if spec.until_gain is not None:
+            ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
+            wanted = [k for k in _beyond(losses, ends, start[0]) if 0 < lattice_rate(k) < _RATE_BOUND]
+            trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t.id not in tried]
+            if trials:
+                return trials
+            if spec.seeds_at == "range":
+                low, high = (min(losses) if ends[0] is None else ends[0], max(losses) if ends[1] is None else ends[1])
+                rates = tuple(k for k in losses if low <= k <= high)
+        brackets.update(rates)
     seeds = [seed for seed in range(spec.seeds) if seed != SEARCH_SEED]
     return _trials(method, [lattice_rate(k) for k in sorted(brackets)], seeds)
+
+
+def range_ends(losses: Mapping[int, float], start: float, share: float) -> tuple[int | None, int | None]:
+    """The nearest exponents below and above the best whose gain is less than `share` of its; None where none is.
+
+    `start` is the loss before training, of which a gain is what is left over. Where the best has gained nothing, no
+    rate is good.
+    """
+    best = min(losses, key=lambda k: (losses[k], k))
+    enough = share * (start - losses[best])
+    poor = [k for k, loss in losses.items() if k != best and not start - loss >= enough]
+    return max((k for k in poor if k < best), default=None), min((k for k in poor if k > best), default=None)
+
+
+def _start_loss(own: Iterable[TrialRecord], curves: Curves) -> float:
+    """Before the first step, where trials are evaluated then; infinite where they are not."""
+    return next((loss for record in own if (loss := curves(record).get(0)) is not None), math.inf)
+
+
+def _beyond(losses: Mapping[int, float], ends: tuple[int | None, int | None], centre: int) -> list[int]:
+    """What to try next on the sides where every rate is good, in factors of 4."""
+    low, high = min(losses) - WIDE, max(losses) + WIDE
+    return [
+        *([low] if ends[0] is None and low >= centre - LIMIT else []),
+        *([high] if ends[1] is None and high <= centre + LIMIT else []),
+    ]
 
 
 def _next_exponents(losses: Mapping[int, float], centre: int, distance: int) -> list[int]:
