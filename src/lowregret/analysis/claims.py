@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lowregret.analysis import measures, measures_more, measures_rl
+from lowregret.analysis import measures, measures_moe, measures_more, measures_rl
 from lowregret.analysis.evidence import Evidence
 from lowregret.analysis.fits import Estimate
 from lowregret.analysis.measures import Measure, Measures
@@ -31,6 +31,7 @@ _MEASURES: Mapping[str, Callable[[Evidence], Measures]] = {
     "invariance": measures_more.invariance,
     "variants": measures_more.variants,
     "scaling": measures_more.scaling,
+    "moe": measures_moe.moe,
     "rl": measures_rl.rl,
 }
 

@@ -11,6 +11,7 @@ from lowregret.errors import SpecError
 from lowregret.spec import Spec
 from lowregret.spec.question import Question
 from lowregret.spec.questions import EarlyQuestion, RankQuestion
+from lowregret.spec.questions_moe import MoEQuestion
 from lowregret.spec.questions_rl import RLQuestion
 
 BITS_PER_PARAMETER = 2.0
@@ -54,7 +55,11 @@ def _said(value: float | None, unit: Unit) -> str:
 
 def statements(question: Question) -> tuple[Statement, ...]:
     """The claims of a question, in the order of its page."""
+    from lowregret.analysis import statements_moe
+
     kind = str(getattr(question, "kind", ""))
+    if isinstance(question, MoEQuestion):
+        return statements_moe.moe(question)
     if isinstance(question, RankQuestion):
         return _rank(question)
     if isinstance(question, EarlyQuestion):
@@ -62,7 +67,7 @@ def statements(question: Question) -> tuple[Statement, ...]:
     if isinstance(question, RLQuestion):
         return _rl(question)
     if kind not in _STATED:
-        raise SpecError(f"the question {kind!r} states no claims. Valid: rank, early, rl, {', '.join(_STATED)}.")
+        raise SpecError(f"the question {kind!r} states no claims. Valid: rank, early, moe, rl, {', '.join(_STATED)}.")
     return _STATED[kind]
 
 

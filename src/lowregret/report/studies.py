@@ -34,6 +34,7 @@ TITLES = {
     "invariance": "Which settings are the same?",
     "variants": "Are the variants better?",
     "scaling": "What changes with the size of the base?",
+    "moe": "Where in a mixture of experts?",
 }
 
 

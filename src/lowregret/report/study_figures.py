@@ -35,6 +35,7 @@ class Figure:
 def figures(evidence: Evidence) -> list[Figure]:
     """The figures of a study, most important first."""
     from lowregret.report import adapter_figures as more
+    from lowregret.report import moe_figures
 
     by_kind: Mapping[str, Callable[[Evidence], list[Figure]]] = {
         "rank": _rank,
@@ -48,6 +49,7 @@ def figures(evidence: Evidence) -> list[Figure]:
         "invariance": more.invariance,
         "variants": more.variants,
         "scaling": more.scaling,
+        "moe": moe_figures.moe,
     }
     return by_kind[evidence.kind](evidence)
 

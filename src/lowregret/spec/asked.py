@@ -24,6 +24,7 @@ from lowregret.spec.questions import (
     ShortRunsQuestion,
     VariantsQuestion,
 )
+from lowregret.spec.questions_moe import MoEQuestion
 from lowregret.spec.questions_rl import RLQuestion
 
 AnyQuestion = Annotated[
@@ -37,6 +38,7 @@ AnyQuestion = Annotated[
     | ComputeQuestion
     | InvarianceQuestion
     | VariantsQuestion
+    | MoEQuestion
     | ScalingQuestion
     | RLQuestion,
     Field(discriminator="kind"),
@@ -53,6 +55,7 @@ QUESTIONS: dict[str, type[Question]] = {
     "invariance": InvarianceQuestion,
     "variants": VariantsQuestion,
     "scaling": ScalingQuestion,
+    "moe": MoEQuestion,
     "rl": RLQuestion,
 }
 """By kind, in the order of the page."""

@@ -39,6 +39,7 @@ def small(kind: str, **changed: Any) -> Question:
         "invariance": {"steps": 16},
         "variants": {"steps": 16},
         "scaling": {"models": ("tiny-64", "tiny"), "ranks": (1, 16), "steps": 16},
+        "moe": {"steps": 16},
     }
     return make_question({"kind": kind, **sizes[kind], **changed})
 

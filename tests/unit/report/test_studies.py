@@ -34,6 +34,7 @@ SMALL = {
     "invariance": {"steps": 8},
     "variants": {"steps": 8, "methods": ["lora:4", "lora:4:pissa", "lora:4:dora"]},
     "scaling": {"models": ["tiny-64", "tiny"], "ranks": [1], "steps": 8},
+    "moe": {"steps": 8},
 }
 
 
