@@ -119,7 +119,7 @@ def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
     try:
         import optuna
     except ImportError:
-        raise SpecError(f"--out {target}: needs optuna. Install it by `pip install optuna`.") from None
+        raise SpecError(f"--out {target}: needs optuna. Install it by `pip install lowregret[track]`.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rates = optuna.distributions.FloatDistribution(1e-12, 1e3, log=True)
     seeds = optuna.distributions.IntDistribution(0, 2**31)

@@ -12,7 +12,8 @@ from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.records import MethodResult, Metric, TrialRecord, Verdict, read_json, read_metrics, read_record
 from lowregret.spec import CompareSpec, FullFT, Method, build
-from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS
+from lowregret.spec.conventions import DEFAULT_CONVENTION
+from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, short
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,31 @@ def load_study(folder: Path) -> StudyRecords:
     )
 
 
+_INITS = {"pissa": "PiSSA", "olora": "OLoRA", "orthogonal": "orthogonal init"}
+
+
 def label(method: Method) -> str:
-    """A method as a reader would say it, defaults left out."""
+    """A method as a reader would say it, defaults left out; two methods of different names have different labels."""
     if isinstance(method, FullFT):
         return "Full fine-tuning"
     parts = [f"rank {method.rank}"]
     if method.targets != DEFAULT_TARGETS:
         parts.append(" + ".join(method.targets))
-    if method.alpha != DEFAULT_ALPHA:
-        parts.append(f"alpha {method.alpha:g}")
-    if method.dropout:
-        parts.append(f"dropout {method.dropout:g}")
+    parts += [
+        said
+        for differs, said in (
+            (method.init != "uniform", _INITS.get(method.init, method.init)),
+            (method.scaling == "alpha/sqrt(r)", "rsLoRA"),
+            (method.dora, "DoRA"),
+            (method.b_rate != 1, f"LoRA+ {short(method.b_rate)}"),
+            (method.a_rate != 1, f"A's rate × {short(method.a_rate)}"),
+            (method.init_scale != 1, f"initial A × {short(method.init_scale)}"),
+            (method.alpha != DEFAULT_ALPHA, f"alpha {short(method.alpha)}"),
+            (method.dropout != 0, f"dropout {short(method.dropout)}"),
+            (method.convention != DEFAULT_CONVENTION, method.convention),
+        )
+        if differs
+    ]
     return f"LoRA ({', '.join(parts)})"
 
 

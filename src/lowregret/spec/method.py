@@ -140,16 +140,16 @@ class LoRA(Spec):
     def name(self) -> str:
         """The method as the command line spells it: defaults are left out."""
         parts = ["lora", str(self.rank)]
-        parts += [f"alpha={_short(self.alpha)}"] if self.alpha != DEFAULT_ALPHA else []
-        parts += [f"dropout={_short(self.dropout)}"] if self.dropout else []
+        parts += [f"alpha={short(self.alpha)}"] if self.alpha != DEFAULT_ALPHA else []
+        parts += [f"dropout={short(self.dropout)}"] if self.dropout else []
         rates = {"init_scale": self.init_scale, "a_rate": self.a_rate, "lora+": self.b_rate}
-        parts += [f"{key}={_short(value)}" for key, value in rates.items() if value != 1]
+        parts += [f"{key}={short(value)}" for key, value in rates.items() if value != 1]
         parts += [word for word, (field, value) in _WORDS.items() if getattr(self, field) == value]
         parts += ["+".join(self.targets)] if self.targets != DEFAULT_TARGETS else []
         return ":".join(parts)
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """The fewest digits that read back as the same number."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)

@@ -6,11 +6,31 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from lowregret.errors import RecordsError
 from lowregret.report import StudyRecords, load_study
 from lowregret.report.reading import label
-from lowregret.spec import FullFT, LoRA
+from lowregret.spec import FullFT, LoRA, Method
+from lowregret.spec.conventions import CONVENTIONS
+
+# Few values of each field, so that methods often differ in one only; two rates differ in the seventh digit.
+_FACTORS = st.sampled_from([1.0, 16.0, 16.000001])
+loras = st.builds(
+    LoRA,
+    rank=st.sampled_from([16, 32]),
+    alpha=st.sampled_from([32.0, 8.0, 8.000001]),
+    dropout=st.sampled_from([0.0, 0.1]),
+    targets=st.sampled_from([("attention", "mlp"), ("mlp",), ("re:.*q_proj",)]),
+    convention=st.sampled_from(CONVENTIONS),
+    init=st.sampled_from(["uniform", "pissa", "olora", "orthogonal"]),
+    scaling=st.sampled_from(["alpha/r", "alpha/sqrt(r)"]),
+    a_rate=_FACTORS,
+    b_rate=_FACTORS,
+    dora=st.booleans(),
+)
 
 
 def test_everything_written_is_read(study: StudyRecords, studies: ModuleType) -> None:
@@ -59,6 +79,32 @@ def test_labels_leave_defaults_out() -> None:
     assert label(FullFT()) == "Full fine-tuning"
     assert label(LoRA(rank=16)) == "LoRA (rank 16)"
     assert label(LoRA(rank=4, alpha=8, targets=("mlp",))) == "LoRA (rank 4, mlp, alpha 8)"
+
+
+VARIANTS = {
+    "lora:16:pissa": "LoRA (rank 16, PiSSA)",
+    "lora:16:olora": "LoRA (rank 16, OLoRA)",
+    "lora:16:orthogonal": "LoRA (rank 16, orthogonal init)",
+    "lora:16:rslora": "LoRA (rank 16, rsLoRA)",
+    "lora:16:dora": "LoRA (rank 16, DoRA)",
+    "lora:16:lora+=16": "LoRA (rank 16, LoRA+ 16)",
+    "lora:16:a_rate=0.5": "LoRA (rank 16, A's rate × 0.5)",
+    "lora:16:init_scale=2": "LoRA (rank 16, initial A × 2)",
+    "lora:16:per-total": "LoRA (rank 16, per-total)",
+    "lora:16:shared-outer": "LoRA (rank 16, shared-outer)",
+    "lora:16:full-rank-each:experts": "LoRA (rank 16, experts, full-rank-each)",
+    "lora:16:alpha=8:dropout=0.1:pissa:dora:mlp": "LoRA (rank 16, mlp, PiSSA, DoRA, alpha 8, dropout 0.1)",
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_labels_name_variants(name: str) -> None:
+    assert label(TypeAdapter(Method).validate_python(name)) == VARIANTS[name]
+
+
+@given(loras, loras)
+def test_two_methods_have_two_labels(one: LoRA, other: LoRA) -> None:
+    assert (label(one) == label(other)) == (one.name == other.name)
 
 
 @pytest.mark.parametrize(
