@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
 
 EXPERTS, ACTIVE, RANK, ALPHA = 32, 4, 16, 32
-LAYERS, HIDDEN = 7, 512
+LAYERS, HIDDEN, INNER = 7, 512, 256
+HEADS, HEAD = 8, 64
 SHORTEST, LONGEST, VOCABULARY = 32, 96, 8192
 OURS, OURS_BOTH, OURS_ATTENTION, PEFT = (
     "lowregret, experts",
@@ -41,10 +42,10 @@ def random_mixture() -> Any:
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         num_hidden_layers=LAYERS,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        head_dim=64,
-        moe_intermediate_size=256,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=HEAD,
+        moe_intermediate_size=INNER,
         num_experts=EXPERTS,
         num_experts_per_tok=ACTIVE,
         norm_topk_prob=True,
@@ -55,6 +56,13 @@ def random_mixture() -> Any:
     )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def base_bytes() -> int:
+    """Of the base's weights, float32: of a process's memory the part that is not Python and its libraries."""
+    experts = EXPERTS * 3 * HIDDEN * INNER + EXPERTS * HIDDEN
+    attention = 4 * HIDDEN * HEADS * HEAD + 2 * HEAD
+    return 4 * (LAYERS * (experts + attention + 2 * HIDDEN) + HIDDEN + VOCABULARY * HIDDEN)
 
 
 def rows(steps: int) -> list[dict[str, Any]]:
@@ -74,7 +82,7 @@ def first_factors() -> Iterator[Any]:
 
     draw = torch.Generator().manual_seed(1)
     for _ in range(LAYERS):
-        for d_in in (HIDDEN, 256):
+        for d_in in (HIDDEN, INNER):
             yield torch.empty(EXPERTS, RANK // ACTIVE, d_in).uniform_(-(d_in**-0.5), d_in**-0.5, generator=draw)
 
 
@@ -165,10 +173,13 @@ def lines(raw: Raw) -> list[Line]:
     found = raw["contenders"]
     own, peer = found[OURS], found[PEFT]
     beside = [peak(one) - one["loaded_bytes"] for one in (own, peer)]
+    with_base = [base_bytes() + more for more in beside]
     largest = max(abs(a - b) for a, b in zip(losses(own), losses(peer), strict=True))
     verdict = [
         f"{goal(median(peer) / median(own), 2)} {PEFT}, losses {largest:.0e} apart",
-        f"{goal(peak(own) / peak(peer), 0.5, at_most=True)} of its memory, {beside[0] / beside[1]:.2f}× beside loading",
+        f"{goal(peak(own) / peak(peer), 0.5, at_most=True)} of its memory, "
+        f"{with_base[0] / with_base[1]:.2f}× without what Python and libraries hold, "
+        f"{beside[0] / beside[1]:.2f}× beside loading; {peer['loaded_bytes'] / peak(peer):.2f}× is loading alone",
         f"{goal(median(own) / median(found[OURS_ATTENTION]), 1.35, at_most=True)} attention alone",
     ]
     return [
