@@ -118,3 +118,28 @@ def test_killed_it_goes_on_to_the_same_numbers(start: Callable[..., Any], tmp_pa
     again = start(*arguments, "--out", out)
     assert again.wait() == 0, again.stderr.read()
     assert numbers(out) == numbers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", ["lora:2", "full"])
+def test_eval_repeats_the_last_held_out_reward(run: Any, tmp_path: Path, method: str) -> None:
+    """From the run's folder; and with the same options written out, for an adapter."""
+    out = tmp_path / "run"
+    asked = [*ARITHMETIC, "--steps", 2, "--method", method, "--learning-rate", "1e-3", "--eval-samples", 2]
+    done = run(*asked, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    expected = metrics(out)[-1].test_reward
+    found = run("eval", out, "--json")
+    assert found.exit_code == 0, found.stderr
+    numbers = json.loads(found.stdout)
+    assert numbers["reward"] == expected
+    assert (numbers["problems"], numbers["samples"]) == (40, 2)
+    assert numbers["pass_rate_ci95"][0] < numbers["pass_rate"] < numbers["pass_rate_ci95"][1]
+    if method != "full":
+        task = ARITHMETIC[ARITHMETIC.index("--task") + 1]
+        written = ["--model", "tiny", "--task", task, "--max-tokens", 32, "--eval-samples", 2]
+        same = run("eval", *written, "--adapter", out / "adapter", "--json")
+        assert json.loads(same.stdout) == numbers
+        assert json.loads(run("eval", *written, "--json").stdout)["reward"] == metrics(out)[0].test_reward
+        refused = run("eval", out, "--model", "tiny")
+        assert refused.exit_code != 0
+        assert "--model" in refused.stderr

@@ -1,0 +1,88 @@
+"""`lowregret eval` by reward: the held-out problems of a task, drawn by the same random numbers as in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lowregret.engine.export import load_adapter
+from lowregret.errors import DivergedError, ModelError, RecordsError
+from lowregret.records import read_json
+from lowregret.spec import RL, FullFT, TrainingSpec, TrainSpec
+from lowregret.train.folder import SPEC
+from lowregret.train.job import grading, make_engine, make_task, open_inputs
+from lowregret.train.rl import EVALUATION_SEED, RLTask
+from lowregret.train.rl_rollout import Rollout, draw_seed
+from lowregret.train.rl_sampling import Sampling
+from lowregret.train.step import Ending
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What the held-out problems gave."""
+
+    reward: float
+    """The mean of the problems' mean rewards."""
+    pass_rates: tuple[float, ...]
+    """Of each problem: the share of its completions with a reward of 1 or more."""
+    samples: int
+    """Completions of each."""
+    tokens: int
+    """Of all completions."""
+    failures: int
+    """Completions that could not be graded."""
+
+
+def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
+    """(the spec of a run of `lowregret train` with its result as the base, the adapter's folder if it made one).
+
+    RecordsError when the folder holds no finished run of `lowregret train`.
+    """
+    asked = read_json(run / SPEC).get("spec", {})
+    if "method" not in asked:
+        raise RecordsError(f"{run}: is no run of `lowregret train`. Give --model and --adapter instead.")
+    spec = TrainSpec.model_validate(asked)
+    result = run / ("model" if isinstance(spec.method, FullFT) else "adapter")
+    if not result.is_dir():
+        raise RecordsError(f"{run}: has no {result.name}/ yet. Let the run finish: start its command again.")
+    if isinstance(spec.method, FullFT):
+        return spec.model_copy(update={"model": str(result)}), None
+    return spec, result
+
+
+def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callable[[str], None] = print) -> Rewards:
+    """The rewards of the base `spec.model`, or of an adapter on it, on the held-out problems of `spec.objective`.
+
+    The mean is the last `test_reward` of the training that made the adapter, for the same held-out problems: to the bit
+    in float32 on one device. SpecError for the task, DataError for its rows, DivergedError when the policy gives no
+    probabilities, ModelError when not even one row fits in memory.
+    """
+    assert isinstance(spec.objective, RL)
+    inputs = open_inputs(spec, say)
+    engine = make_engine(spec, inputs.source)
+    policy = "base"
+    if adapter is not None:
+        policy = load_adapter(engine, "adapter", adapter).name
+    with grading(spec) as grader:
+        task = make_task(spec, inputs, engine, grader, say)
+        assert isinstance(task, RLTask)
+        count = spec.objective.eval_samples
+        sampling = Sampling(engine, spec.objective, task.grade, say, task.longest_row)
+        prompts = [prompt for prompt in task.test for _ in range(count)]
+        samples = sampling.draw({policy: prompts}, {policy: draw_seed(EVALUATION_SEED, 0)})[policy]
+        if isinstance(samples, Ending):
+            raise ModelError(f"{spec.model}: {samples.error}")
+        if not all(sample.finite for sample in samples):
+            raise DivergedError(f"{adapter or spec.model}: its probabilities are not finite.")
+        grades = task.grade([(sample.text, sample.prompt.problem) for sample in samples])
+    rewards = [math.fsum(group) / count for group in Rollout(samples, grades, count).groups]
+    passed = [grade.reward >= 1 for grade in grades]
+    return Rewards(
+        reward=math.fsum(rewards) / len(rewards),
+        pass_rates=tuple(sum(passed[start : start + count]) / count for start in range(0, len(passed), count)),
+        samples=count,
+        tokens=sum(len(sample.completion.token_ids) for sample in samples),
+        failures=sum(grade.failure is not None for grade in grades),
+    )
