@@ -124,9 +124,12 @@ def compare(
             from lowregret.report.html import write_report
             from lowregret.study.runner import compare as run
             from lowregret.study.tracking import tracked
+            from lowregret.train.liveness import untrained_experts
 
             with tracked(track, folder, progress) as watching:
                 verdict = run(spec, folder, command=command_line(), observer=watching)
+            for line in untrained_experts(sorted((folder / "trials").iterdir())):
+                progress.say(line)
             page = write_report(folder)
         if json_:
             typer.echo(json.dumps(verdict.model_dump(mode="json"), indent=2))

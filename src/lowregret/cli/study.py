@@ -22,7 +22,7 @@ def study(
         str,
         typer.Argument(
             help="A recipe (recipes/study_*.toml), the name of a question with its defaults (rank, learning-rate, …), "
-            "or `all`.",
+            "or `all` but rl, which samples and so takes as long as the others together.",
             show_default=False,
         ),
     ],
@@ -116,7 +116,9 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
             raise SpecError(f"--{name}: is of no use with `all`, whose questions differ in it. Leave it out.")
         root = out or Path("runs/study-all")
         return {
-            root / kind: make_question({"kind": kind}, quick=quick, flags=_fitting(kind, flags)) for kind in QUESTIONS
+            root / kind: make_question({"kind": kind}, quick=quick, flags=_fitting(kind, flags))
+            for kind, question in QUESTIONS.items()
+            if question.IN_ALL
         }
     if recipe in QUESTIONS:
         question = make_question({"kind": recipe}, quick=quick, flags=flags)

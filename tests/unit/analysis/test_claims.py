@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,7 @@ def small(kind: str, **changed: Any) -> Question:
         "compute": {"widths": (64, 128), "ranks": (1, 16)},
         "invariance": {"steps": 16},
         "variants": {"steps": 16},
+        "rl": {"ranks": (1, 4), "steps": 16},
         "scaling": {"models": ("tiny-64", "tiny"), "ranks": (1, 16), "steps": 16},
         "moe": {"steps": 16},
     }
@@ -124,6 +126,44 @@ def test_a_larger_penalty_at_large_batch_is_seen_and_is_rank_free(fake_studies: 
     assert {key: claim.ruling for key, claim in found.items()} == dict.fromkeys(found, "holds")
     assert found["batch-gap"].estimate is not None
     assert found["batch-gap"].estimate.value == pytest.approx(0.2, rel=0.1)
+
+
+def rewarded(full: float, half_width: float) -> Any:
+    """Rewards of 0.4 before training and 0.9 at best, `full` with FullFT; LoRA's halve within so many doublings."""
+
+    def loss(group: GroupSpec, trial: TrialSpec, step: int) -> float:
+        lora = isinstance(trial.method, LoRA)
+        off = math.log2(trial.learning_rate / (2e-3 if lora else 2e-4)) / (half_width if lora else 2.0)
+        noise = random.Random(trial.id).gauss(0, 0.001)
+        return -0.4 if step == 0 else -0.4 - ((0.9 if lora else full) - 0.4) / (1 + off**2) + noise
+
+    return loss
+
+
+def test_a_rank_1_that_earns_as_much_at_more_rates_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
+    """Each range ends where the gain is nine tenths: at a third of the doublings within which it halves."""
+    found = claims(fake_studies, tmp_path, small("rl"), rewarded(full=0.9, half_width=6.0))
+    assert {key: claim.ruling for key, claim in found.items()} == dict.fromkeys(found, "holds")
+    width = found["rl-range"].estimate
+    assert width is not None
+    assert width.value == pytest.approx(2 ** (2 * (6 - 2) / 3), rel=0.25)
+    assert found["rl-rank-1"].details["base"] == pytest.approx(0.4)
+    assert found["rl-rank-1"].details["lora:1"] == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_rank_1_that_earns_less_at_fewer_rates_does_not_hold(fake_studies: ModuleType, tmp_path: Path) -> None:
+    found = claims(fake_studies, tmp_path, small("rl"), rewarded(full=0.98, half_width=0.8))
+    assert found["rl-rank-1"].ruling == "does not hold"
+    assert found["rl-rank-1"].estimate is not None
+    assert found["rl-rank-1"].estimate.value == pytest.approx(0.08, abs=0.02)
+    assert found["rl-range"].ruling == "does not hold"
+
+
+def test_bits_are_those_of_the_groups_over_what_the_lowest_rank_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
+    """16 bits at each line of a curve; rank 1 has 100 parameters of 2 bits."""
+    found = claims(fake_studies, tmp_path, small("rl", evals=2, first_eval=8))["rl-bits"]
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(3 * 16 / 200), "steps 0, 8 and 16"
 
 
 def test_time_by_theory_holds(fake_studies: ModuleType, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lowregret.analysis.reasons import settling
 from lowregret.analysis.regret import judge
 from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
-from lowregret.records import ExampleLosses, Status, TrialRecord, Verdict, read_record, write_json
+from lowregret.records import ExampleLosses, ExampleRewards, Status, TrialRecord, Verdict, read_record, write_json
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
 
 EXAMPLES = 40
@@ -366,3 +366,67 @@ def test_a_seed_that_diverged_settles_nothing() -> None:
     verdict = study.judge()
     assert verdict.verdict == "inconclusive"
     assert "lora:16 diverged at its best learning rate with seed 2" in text(verdict)
+
+
+# --- rewards ---------------------------------------------------------------------------------------------------------
+
+REWARDS = {"objective": {"kind": "rl", "task": "builtin:arithmetic"}}
+
+
+def rewarded(lora: float, full: float, noise: float = 0.001, **spec: Any) -> Verdict:
+    """The study of losses 1 − reward, told in rewards."""
+    study = Study(compare(**REWARDS, **spec))
+    study.method("full", 1 - full).method("lora:16", 1 - lora, noise=noise)
+    records = [
+        record.model_copy(update={"test_nll": None, "test_reward": None if (n := record.test_nll) is None else 1 - n})
+        for record in study.records
+    ]
+    found = {}
+    for record in records:
+        if record.test_reward is not None:
+            losses = study.losses[record.id]
+            each = np.array(losses.nll_sums) / np.array(losses.tokens)
+            each += (1 - record.test_reward) - each.mean()
+            # answers differ in length from trial to trial, and that must not matter
+            tokens = tuple(len(record.id) + example for example in range(EXAMPLES))
+            found[record.id] = ExampleRewards(rewards=tuple((1 - each).tolist()), samples=1, tokens=tokens)
+    return judge(study.spec, records, found, -0.4, {})
+
+
+def test_regret_of_rewards_is_what_lora_lacks_of_them() -> None:
+    verdict = rewarded(lora=0.90, full=0.98)
+    assert verdict.verdict == "regret"
+    assert verdict.regret_reward == pytest.approx(0.08)
+    assert (verdict.tolerance_reward, verdict.base_reward) == (0.02, 0.4)
+    assert verdict.regret_nats is verdict.tolerance_nats is verdict.base_nll is None
+    assert verdict.lora is not None
+    assert verdict.lora.test_nll is None
+    assert verdict.lora.test_reward == pytest.approx(0.90)
+    assert "0.0800 below full fine-tuning's 0.9800" in verdict.reasons[0]
+    assert "nats" not in text(verdict)
+    assert "loss" not in text(verdict)
+
+
+def test_rewards_within_the_tolerance_are_low_regret_and_more_reward_is_better() -> None:
+    assert rewarded(lora=0.975, full=0.98).verdict == "low_regret"
+    better = rewarded(lora=0.99, full=0.95)
+    assert better.verdict == "low_regret"
+    assert "LoRA is better than full fine-tuning here" in better.reasons[0]
+    assert "0.0400 above" in better.reasons[0]
+
+
+def test_the_tolerance_of_rewards_is_no_share() -> None:
+    assert rewarded(lora=0.05, full=0.06).verdict == "low_regret"
+    assert rewarded(lora=0.05, full=0.06, tolerance=0.005).verdict == "regret"
+
+
+def test_noise_over_problems_leaves_a_verdict_on_rewards_open() -> None:
+    verdict = rewarded(lora=0.97, full=0.98, noise=0.02)
+    assert verdict.verdict == "inconclusive"
+    assert "40 held-out problems" in text(verdict)
+
+
+def test_a_verdict_on_rewards_survives_its_file(tmp_path: Any) -> None:
+    verdict = rewarded(lora=0.90, full=0.98)
+    write_json(tmp_path / "verdict.json", verdict)
+    assert read_record(Verdict, tmp_path / "verdict.json").model_dump(mode="json") == verdict.model_dump(mode="json")

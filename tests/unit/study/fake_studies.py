@@ -11,14 +11,25 @@ from typing import Any
 from lowregret.analysis.claims import judge_study
 from lowregret.analysis.evidence import read_evidence
 from lowregret.analysis.statements import statements
-from lowregret.records import ExampleLosses, Metric, TrialRecord, append_metric, write_json
-from lowregret.spec import GroupSpec, LoRA, TrialSpec
+from lowregret.records import (
+    ExampleLosses,
+    ExampleRewards,
+    Metric,
+    RewardMetric,
+    TrialRecord,
+    append_metric,
+    write_json,
+)
+from lowregret.spec import RL, GroupSpec, LoRA, TrialSpec
 from lowregret.spec.asked import Asked
 from lowregret.spec.question import Question
 from lowregret.spec.questions import ComputeQuestion
 from lowregret.study.rates import group_trials
 
 EXAMPLES = 16
+SAMPLES = RewardMetric(
+    reward=0.5, pass_rate=0.5, length=9, truncated=0, entropy=0.1, groups=2, dropped_groups=0, bits=16.0
+)
 Loss = Callable[[GroupSpec, TrialSpec, int], float]
 """(group, trial, step) → held-out loss."""
 
@@ -47,7 +58,8 @@ def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:
 
 def _group(home: Path, group: GroupSpec, loss: Loss) -> int:
     home.mkdir(parents=True, exist_ok=True)
-    base = {"test_nll": 2.0, "test_tokens": EXAMPLES, "hidden_size": 128, "forgetting_nll": 1.0, "fact_bits": 40.0}
+    start = {"objective": "rl"} if isinstance(group.objective, RL) else {"test_nll": 2.0, "test_tokens": EXAMPLES}
+    base = start | {"hidden_size": 128, "forgetting_nll": 1.0, "fact_bits": 40.0}
     write_json(home / "base.json", base | {"hidden_size": 64 if "64" in group.model else 128})
     priors = {method.name: 2e-3 for method in group.methods}
     added = 0
@@ -68,20 +80,24 @@ def _read(path: Path) -> TrialRecord:
 def _curve(home: Path, record: TrialRecord) -> dict[int, float]:
     lines = (home / "trials" / record.id / "metrics.jsonl").read_text().splitlines()
     found = [Metric.model_validate_json(line) for line in lines]
-    return {metric.step: metric.test_nll for metric in found if metric.test_nll is not None}
+    return {metric.step: loss for metric in found if (loss := metric.test_loss) is not None}
 
 
 def _trial(home: Path, group: GroupSpec, trial: TrialSpec, loss: Loss) -> None:
     home.mkdir(parents=True)
     assert isinstance(group.evals, tuple)
-    for step in group.evals:
+    rewarded = isinstance(group.objective, RL)
+    for step in (0, *group.evals) if rewarded else group.evals:
         nll = loss(group, trial, step)
-        append_metric(home / "metrics.jsonl", Metric(step=step, tokens=step, train_nll=nll, test_nll=nll, seconds=step))
+        found = {"test_reward": -nll, "rl": SAMPLES} if rewarded else {"train_nll": nll, "test_nll": nll}
+        append_metric(home / "metrics.jsonl", Metric(step=step, tokens=step, seconds=step, **found))
     draw = random.Random(trial.id)
     spread = [draw.uniform(0.9, 1.1) for _ in range(EXAMPLES)]
     final = loss(group, trial, group.steps or 1)
     sums = tuple(final * EXAMPLES * part / sum(spread) for part in spread)
-    write_json(home / "examples.json", ExampleLosses(nll_sums=sums, tokens=(1,) * EXAMPLES))
+    ones, rewards = (1,) * EXAMPLES, tuple(-part for part in sums)
+    found = ExampleRewards(rewards=rewards, samples=1, tokens=ones) if rewarded else None
+    write_json(home / "examples.json", found or ExampleLosses(nll_sums=sums, tokens=ones))
     write_json(home / "forgetting.json", {"test_nll": 1.2})
     record = TrialRecord(
         id=trial.id,
@@ -90,7 +106,8 @@ def _trial(home: Path, group: GroupSpec, trial: TrialSpec, loss: Loss) -> None:
         seed=trial.seed,
         status="finished",
         spec=trial,
-        test_nll=math.fsum(sums) / EXAMPLES,
+        test_nll=None if rewarded else math.fsum(sums) / EXAMPLES,
+        test_reward=-math.fsum(sums) / EXAMPLES if rewarded else None,
         steps=group.steps or 1,
         seconds=1.0,
         trainable_parameters=100 * trial.method.rank if isinstance(trial.method, LoRA) else 10**6,

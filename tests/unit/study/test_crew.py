@@ -129,6 +129,20 @@ def crew_with(folder: Path, *others: tuple[TrialSpec, str, float | None], prune:
     return crew
 
 
+def test_of_rewards_the_stopping_rule_is_so_much_reward_and_off_unless_asked_for(tmp_path: Path) -> None:
+    rewards = {"objective": {"kind": "rl", "task": "builtin:arithmetic"}}
+    assert study(**rewards).prune is None
+    crew = Crew(tmp_path, study(prune=0.3, **rewards), {}, Silent(), None)
+    home = tmp_path / "trials" / SEARCH[1].id
+    home.mkdir(parents=True)
+    append_metric(home / "metrics.jsonl", Metric(step=3, tokens=3, test_reward=0.9, seconds=3))
+    crew.records = [record(SEARCH[1], "running")]
+    found = crew.should_prune(SEARCH[0], 3, -0.59)
+    assert found is not None
+    assert "its held-out reward 0.5900 fell short of 0.9000" in found.reason
+    assert crew.should_prune(SEARCH[0], 3, -0.61) is None
+
+
 @pytest.mark.parametrize(
     ("status", "counts"),
     [("finished", True), ("running", True), ("pruned", False), ("diverged", False), ("failed", False)],

@@ -13,14 +13,25 @@ from hypothesis import strategies as st
 from lowregret.analysis.fits import vertex
 from lowregret.records import TrialRecord
 from lowregret.spec import DataSpec, FullFT, GroupSpec, LoRA, Method, TrialSpec
-from lowregret.study.rates import LIMIT, anchor_of, bracket, group_trials, lattice_rate, losses_at, nearest_exponent
+from lowregret.study.rates import (
+    LIMIT,
+    anchor_of,
+    bracket,
+    group_trials,
+    lattice_rate,
+    losses_at,
+    nearest_exponent,
+    range_ends,
+)
 
 RANKS = (LoRA(rank=1), LoRA(rank=4), LoRA(rank=16), LoRA(rank=64))
 Loss = Callable[[TrialSpec], float]
+ARITHMETIC = {"kind": "rl", "task": "builtin:arithmetic"}
 
 
 def group(methods: tuple[Method, ...] = RANKS, **changed: object) -> GroupSpec:
-    fields = {"model": "tiny", "data": DataSpec(train="builtin:biographies"), "steps": 8, "condition": "main"}
+    data = DataSpec(train="builtin:arithmetic" if "objective" in changed else "builtin:biographies")
+    fields = {"model": "tiny", "data": data, "steps": 8, "condition": "main"}
     return GroupSpec(**(fields | {"methods": methods, "seeds": 1} | changed))  # type: ignore[arg-type]
 
 
@@ -37,11 +48,14 @@ def ended(trial: TrialSpec, loss: float) -> TrialRecord:
     )
 
 
-def search(spec: GroupSpec, loss: Loss, prior: float = 1e-3, order: random.Random | None = None) -> list[TrialRecord]:
-    """All trials of a group, ended one at a time."""
+def search(
+    spec: GroupSpec, loss: Loss, prior: float = 1e-3, order: random.Random | None = None, start: float | None = None
+) -> list[TrialRecord]:
+    """All trials of a group, ended one at a time; `start` is the loss before the first step."""
     records: list[TrialRecord] = []
     priors = {method.name: prior for method in spec.methods}
-    while wanted := group_trials(spec, priors, records, lambda record: {}):
+    curve: dict[int, float] = {} if start is None else {0: start}
+    while wanted := group_trials(spec, priors, records, lambda record: curve):
         trial = wanted[0] if order is None else order.choice(wanted)
         assert trial.id not in {record.id for record in records}, "no trial twice"
         records.append(ended(trial, loss(trial)))
@@ -85,6 +99,37 @@ def test_each_best_rate_is_near_a_dense_grids_at_half_its_trials(
         rate = found_rate(records, method.name)
         assert max(rate / optima[method.name], optima[method.name] / rate) < 1.5
         assert max(rate / dense, dense / rate) < 1.5 * 2**0.3, "half a step of the grid is its own error"
+
+
+@settings(max_examples=40)
+@given(width=st.floats(0.6, 5), centre=st.floats(-3, 3), steep=st.floats(1, 3), draw=st.integers(0))
+def test_a_range_of_good_rates_is_tried_to_both_ends_with_all_seeds(
+    width: float, centre: float, steep: float, draw: int
+) -> None:
+    """Gains of 1 − 0.1 · (off / width)²: nine tenths of the best at `width` doublings below, and nearer above."""
+
+    def loss(trial: TrialSpec) -> float:
+        off = math.log2(trial.learning_rate / 1e-3) - centre
+        return 0.1 * (off * (steep if off > 0 else 1) / width) ** 2
+
+    spec = group(RANKS[:1], seeds=2, seeds_at="range", until_gain=0.9, objective=ARITHMETIC)
+    records = search(spec, loss, order=random.Random(draw), start=1.0)
+    losses = losses_at(records, None, lambda record: {})
+    low, high = range_ends(losses, 1.0, 0.9)
+    assert low is not None
+    assert high is not None
+    best = min(losses.values())
+    good = {k for k, value in losses.items() if 1 - value >= 0.9 * (1 - best)}
+    assert good == {k for k in losses if low < k < high}, "on these curves the good ones are all within the ends"
+    seeds = {nearest_exponent(record.learning_rate) for record in records if record.seed == 1}
+    assert seeds == {k for k in losses if low <= k <= high}
+    assert sum(record.seed == 0 for record in records) <= 12
+
+
+def test_where_nothing_is_gained_every_other_rate_ends_the_range() -> None:
+    assert range_ends({0: 1.0, 1: 0.9, 2: 0.95}, 0.9, 0.9) == (0, 2)
+    assert range_ends({0: 0.0, 1: 0.01, -2: 0.02}, 1.0, 0.9) == (None, None)
+    assert range_ends({0: 0.0, 1: math.inf}, 1.0, 0.9) == (None, 1)
 
 
 @settings(max_examples=15)

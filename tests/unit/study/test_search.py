@@ -99,6 +99,20 @@ def test_a_unimodal_curve_is_bracketed_within_a_factor_of_2_in_few_trials(curve:
         assert sorted(r.seed for r in own if r.learning_rate == best.learning_rate) == [0, 1, 2]
 
 
+@settings(max_examples=50, deadline=None)
+@given(curves)
+def test_rewards_are_searched_as_minus_a_loss(curve: Curve) -> None:
+    def rewarded(trial: TrialSpec) -> TrialRecord:
+        found = curve.run(trial, [])
+        return found.model_copy(update={"test_nll": None, "test_reward": None if (n := found.test_nll) is None else -n})
+
+    curve = Curve(curve.optimum, curve.curvature, curve.cliff)
+    spec, records = compare(objective={"kind": "rl", "task": "builtin:arithmetic"}), list[TrialRecord]()
+    while batch := next_trials(spec, PRIORS, records):
+        records += [rewarded(trial) for trial in batch]
+    assert by_method(records) == by_method(run_study(compare(prune=None), curve))
+
+
 @settings(max_examples=100, deadline=None)
 @given(curves)
 def test_an_optimum_near_the_prior_takes_at_most_six_trials(curve: Curve) -> None:
