@@ -74,13 +74,14 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds no LoRA matrices.")
     read = read_experts(engine, folder, config, weights)
     weights = read.plain
+    known = {matrix.name: matrix for matrix in engine.matrices}
+    for module in weights:
+        if module not in known:
+            raise ModelError(f"{folder}: adapts {module}, which this base does not have.")
     names = sorted({*weights, *read.experts})
     pattern = "re:^(" + "|".join(name.replace(".", r"\.") for name in names) + ")$"
     method = _method(folder, {**config, "convention": read.convention}, weights, pattern)
-    known = {matrix.name: matrix for matrix in engine.matrices}
     for module, saved in weights.items():  # all of them before the policy is on: none is left behind half loaded
-        if module not in known:
-            raise ModelError(f"{folder}: adapts {module}, which this base does not have.")
         needed = (method.rank, known[module].d_in), (known[module].d_out, method.rank)
         if (tuple(saved.a.shape), tuple(saved.b.shape)) != needed:
             raise ModelError(
