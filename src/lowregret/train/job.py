@@ -23,6 +23,7 @@ from lowregret.train.advice import advice_lines
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.folder import claim, fingerprint, opened
 from lowregret.train.interrupt import stop_requests
+from lowregret.train.liveness import untrained_experts
 from lowregret.train.pack import Hooks, Pack, run_pack
 from lowregret.train.prior import shapes_from
 from lowregret.train.rl import RLTask
@@ -199,6 +200,8 @@ def train(
             task = make_task(spec, inputs, make_engine(spec, inputs.source), grader, say)
             pack = Pack(task, Hooks(on_step=on_step, should_stop=should_stop))
             record = _run_alone(pack, trial, folder)
+        for line in untrained_experts([folder]):
+            say(line)
     if record.status == "diverged":
         raise DivergedError(
             f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) "
