@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +13,9 @@ from lowregret.spec.method import LoRA
 from lowregret.spec.question import Question, Rank
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
+
+_ON_TINY_MOE: Mapping[Convention, int] = MappingProxyType({"per-total": 40, "shared-outer": 13, "full-rank-each": 9})
+"""Per-active at rank 16 has 311,296 parameters; these have 317,440, 312,832 and 313,344."""
 
 
 class MoEQuestion(Question):
@@ -28,9 +33,7 @@ class MoEQuestion(Question):
     """Of experts alone, attention alone, both, and of each convention at an equal rank."""
     attention_rank: Rank = 60
     """At which attention alone has as many parameters as the experts alone at `rank`."""
-    equal_parameters: dict[Convention, Rank] = Field(
-        default_factory=lambda: {"per-total": 40, "shared-outer": 13, "full-rank-each": 9}
-    )
+    equal_parameters: dict[Convention, Rank] = Field(default_factory=lambda: dict(_ON_TINY_MOE))
     """At which each other convention, on attention and experts, has as many parameters as per-active at `rank`."""
     tolerance: float = Field(default=0.005, gt=0, lt=1)
     """Regret below this share of the FullFT loss is none."""

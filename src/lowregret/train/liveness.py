@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.errors import LivenessError
+from lowregret.records import read_json
 
 EXPERTS = "experts.json"
 """Beside a trial's record, of a mixture: {module: what its experts got}, see `ExpertUse`."""
@@ -35,6 +38,28 @@ class ExpertUse:
     def facts(self) -> dict[str, Any]:
         """For a record; `untrained` comes first, because that is what to look at."""
         return {"untrained": list(self.untrained), "pairs": list(self.pairs), "reached": list(self.reached)}
+
+
+def untrained_experts(trials: Sequence[Path]) -> list[str]:
+    """What finished trials say of their experts, in lines for the user; [] for a base without experts."""
+    kept = [read_json(trial / EXPERTS) for trial in trials if (trial / EXPERTS).exists()]
+    if not kept:
+        return []
+    idle: dict[str, set[int]] = {}
+    for found in kept:
+        for module, use in found.items():
+            idle.setdefault(module, set()).update(use["untrained"])
+    several = f" in each of {len(kept)} trials" if len(kept) > 1 else ""
+    some = f" in at least one of {len(kept)} trials" if len(kept) > 1 else ""
+    if not any(idle.values()):
+        counts = sorted({len(use["pairs"]) for use in kept[0].values()})
+        return [f"experts: all {' or '.join(map(str, counts))} of each of {len(idle)} layers were trained{several}"]
+    return [
+        f"experts: {module}: {', '.join(map(str, sorted(found)))} got no token with a gradient{some} and are as they "
+        f"were at the start ({EXPERTS})"
+        for module, found in idle.items()
+        if found
+    ]
 
 
 @dataclass(frozen=True)
