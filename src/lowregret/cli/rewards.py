@@ -51,6 +51,14 @@ TopP = Annotated[
         show_default=False,
     ),
 ]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="What samples: engine, or vllm on a GPU, which takes plain LoRAs. (default: engine)",
+        rich_help_panel=_PANEL,
+        show_default=False,
+    ),
+]
 Stop = Annotated[
     list[str] | None,
     typer.Option(help="A text that ends a completion; may be repeated.", rich_help_panel=_PANEL, show_default=False),
@@ -110,7 +118,7 @@ EvalSamples = Annotated[
 ]
 
 FIELDS = (
-    "task", "instruction", "group_size", "max_tokens", "temperature", "top_p", "stop", "estimator", "clip",
+    "task", "instruction", "group_size", "max_tokens", "temperature", "top_p", "sampler", "stop", "estimator", "clip",
     "divide_by_std", "kl", "entropy", "updates", "time_limit", "failure_reward", "eval_samples",
 )  # fmt: skip
 

@@ -35,6 +35,7 @@ def train(
     max_tokens: r.MaxTokens = None,
     temperature: r.Temperature = None,
     top_p: r.TopP = None,
+    sampler: r.Sampler = None,
     stop: r.Stop = None,
     estimator: r.Estimator = None,
     clip: r.Clip = None,

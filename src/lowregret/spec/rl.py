@@ -41,6 +41,8 @@ class RL(Spec):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample from the most likely tokens that together have this probability. Below 1 the sampler is no longer the
     policy, and the ratios of importance sampling stay below one."""
+    sampler: Literal["engine", "vllm"] = "engine"
+    """What draws completions: the engine that trains, or vLLM on a GPU, which takes plain LoRAs only."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, besides the end of the turn; the grader does not see them."""
     estimator: Literal["importance_sampling", "ppo_clip", "cispo"] = "importance_sampling"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lowregret.engine import Completion, Engine, SamplingParams
 from lowregret.engine.footprint import max_decode_rows
+from lowregret.engine.vllm import VllmSampler
 from lowregret.spec import RL
 from lowregret.tasks import Grade, Problem
 from lowregret.train.rl_log import FAILURES, append_lines
@@ -42,6 +43,7 @@ class Sampling:
     ) -> None:
         """`longest_row`: tokens of the longest prompt and completion."""
         self._engine, self._objective, self._grade, self._say = engine, objective, grade, say
+        self._sampler = VllmSampler(engine) if objective.sampler == "vllm" else engine
         self._longest_row = longest_row
         self._params = sampling_params(engine, objective)
         self._most_rows = sys.maxsize
@@ -57,7 +59,7 @@ class Sampling:
         while True:
             rows = min(total, self._most_rows, max_decode_rows(self._engine, self._longest_row))
             try:
-                drawn = self._engine.sample(ids, self._params, seeds, rows)
+                drawn = self._sampler.sample(ids, self._params, seeds, rows)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
