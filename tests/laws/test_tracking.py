@@ -1,4 +1,4 @@
-"""A trial at a tracker: every row once, with its step, however often it is stopped; and a training that nothing stops."""
+"""A trial at a tracker: every row once, with its step, however often it is stopped; and nothing stops training."""
 
 from __future__ import annotations
 
@@ -184,7 +184,9 @@ def test_a_stopped_trial_ends_as_stopped_and_goes_on_as_the_same_run(folder: Pat
 def test_a_server_that_is_away_is_said_once_and_gets_everything_later(folder: Path, tool: FakeTool) -> None:
     tool.refusals = 2
     said: list[str] = []
-    train(folder, FAKE.checked(said.append), 0, STEPS, said)
+    track = FAKE.checked(said.append)
+    train(folder, track, 0, 4, said)
+    train(folder, track, 3, STEPS, said)
     assert tool.refusals == 0
     assert len(said) == 1
     assert "nobody listens" in said[0]
