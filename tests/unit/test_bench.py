@@ -240,11 +240,48 @@ def test_completions_are_compared_token_for_token(bench: Any) -> None:
     assert all("ids" not in each["answers"][0] for each in found.values())
 
 
+def rl_answer(seconds: float, tokens: int = 1536, **more: float) -> dict[str, Any]:
+    return {"seconds": seconds, "tokens": tokens, "sampling_seconds": seconds / 2, **more}
+
+
+def rl_contender(*answers: Mapping[str, Any]) -> dict[str, Any]:
+    own = [{"peak_bytes": 3e9, **answer} for answer in answers]
+    return {"loaded_bytes": 1e9, "warmup": 1, "answers": own}
+
+
+def test_a_step_by_reward_is_compared_round_by_round(bench: Any) -> None:
+    """Rounds of 2 against 6 s, of 4 against 8 s and of 1 against 5 s: 3, 2 and 5 times, so 3 in the middle."""
+    rl = bench("rl")
+    ours = rl_contender(*[rl_answer(seconds, peak_bytes=1.5e9) for seconds in (9, 2, 4, 1)])
+    theirs = rl_contender(*[rl_answer(seconds) for seconds in (9, 6, 8, 5)])
+    many = rl_contender(*[rl_answer(seconds, 8 * 1536, sampling_seconds=1) for seconds in (9, 4, 4, 4)])
+    each = rl_contender(*[rl_answer(seconds, 8 * 1536, sampling_seconds=4) for seconds in (9, 8, 8, 8)])
+    work = rl.expected({"problems": 4, "group": 8, "max_tokens": 48}, 8)
+    contenders = {rl.TRL: theirs, rl.ONE: ours, rl.TOGETHER: many, rl.APART: each}
+    raw = {"contenders": contenders, "work": work, "prompt_tokens": [31, 40]}
+    assert rl.ratio(theirs, ours) == 3
+    assert rl.beside(ours) == 0.5e9
+    assert rl.unequal_work(raw) == []
+    lines = {line.contender: line.verdict for line in rl.lines(raw)}
+    assert "3.00× (wanted ≥ 2: reached) TRL's steps per second; 0.50× (wanted ≤ 0.5: reached)" in lines[rl.ONE]
+    assert "4.00× (wanted ≥ 3: reached) in sampling and 2.00× (wanted ≥ 1.8: reached) overall" in lines[rl.TOGETHER]
+    assert "1536 completion tokens a policy and step, prompts of 31 to 40 tokens" in rl.notes(raw)[0]
+    theirs["answers"][2]["tokens"] = 1535
+    assert rl.unequal_work(raw) == [rl.TRL]
+    assert "not the same work" in rl.lines(raw)[0].verdict
+
+
+def test_the_rewards_of_the_bench_differ_within_a_group(bench: Any) -> None:
+    rewards = {bench("rl_contenders").reward(f"text {number}") for number in range(50)}
+    assert rewards == {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
 def test_figures_are_chosen_by_name(bench: Any) -> None:
     main = bench("__main__")
+    assert [figure.name for figure in main.choose("rl")] == ["matmul", "rl-tiny", "rl-base"]
     names = [figure.name for figure in main.choose("sampling,pack")]
     assert names[0] == "matmul", "the peak belongs to every run"
     assert {"sampling", "pack-processes", "pack-4", "pack-base"} < set(names)
