@@ -212,7 +212,7 @@ def invariance(evidence: Evidence) -> list[Figure]:
 
 def _changes(lora: LoRA, plain: LoRA) -> str:
     parts = [
-        f"{word}×{now / was:g}"
+        f"{word}×{now / was:.3g}"
         for word, now, was in (
             ("α", lora.alpha, plain.alpha),
             ("A₀", lora.init_scale, 1.0),

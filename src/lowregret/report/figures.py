@@ -136,17 +136,17 @@ def _panel(study: StudyRecords, title: str, rows: list[dict[str, Any]]) -> alt.L
 def regret_interval(study: StudyRecords) -> alt.LayerChart:
     """Regret of each LoRA (nats per supervised token) with its 95 % interval, zero and the tolerance."""
     results = [r for r in study.verdict.methods if r.name != "full"]
-    known = [r for r in results if r.regret_nats is not None]
-    limit = study.verdict.tolerance_nats
+    known = [r for r in results if r.regret is not None]
+    limit = words.tolerance(study)
     values = [0.0, *([limit] if limit is not None else [])]
-    values += [v for r in known for v in (r.regret_nats, *(r.ci95 or ())) if v is not None and math.isfinite(v)]
+    values += [v for r in known for v in (r.regret, *(r.ci95 or ())) if v is not None and math.isfinite(v)]
     spread = max(values) - min(values) or 1e-3
     low, high = min(values) - 0.08 * spread, max(values) + 0.08 * spread
     height = 36 + 50 * max(len(results), 1)
     axis = alt.Axis(grid=False, tickCount=7, format="+.5~f", labelExpr=ZERO, labelOverlap="greedy") if known else None
     x = alt.X(
         "regret:Q",
-        title="regret (nats per supervised token)",
+        title="regret (reward below full fine-tuning)" if study.rewarded else "regret (nats per supervised token)",
         scale=alt.Scale(domain=[low, high], nice=False),
         axis=axis,
     )
@@ -177,16 +177,16 @@ def _limits(low: float, high: float, limit: float | None, x: alt.X) -> list[alt.
 
 def _interval_layers(study: StudyRecords, result: MethodResult, line: float, x: alt.X) -> list[alt.Chart]:
     label = study.label(result.name)
-    if result.regret_nats is None:
+    if result.regret is None:
         said = f"{label}: not measured"
     elif result.ci95 is None:
-        said = f"{label}: {words.signed(result.regret_nats)}, no interval"
+        said = f"{label}: {words.signed(result.regret)}, no interval"
     else:
-        said = f"{label}: {words.signed(result.regret_nats)} ({words.interval(result.ci95)})"
-    row: dict[str, Any] = {"method": label, "text": said, "regret": result.regret_nats}
+        said = f"{label}: {words.signed(result.regret)} ({words.interval(result.ci95)})"
+    row: dict[str, Any] = {"method": label, "text": said, "regret": result.regret}
     texts = [data([row]).mark_text(style=style, align="left", dx=8) for style in ("halo", "label")]
     layers = [text.encode(x=alt.value(0), y=alt.value(line - 6), text="text:N") for text in texts]
-    if result.regret_nats is None:
+    if result.regret is None:
         return layers
     y, color = alt.value(line + 12), method_color(study)
     if result.ci95 is not None:

@@ -25,12 +25,17 @@ BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "incon
 
 
 def write_report(folder: Path) -> Path:
-    """Write `folder/report.html` from the study's records, atomically, and return its path.
+    """Write `folder/report.html` from the records of a compare or of one training, atomically; returns its path.
 
     Raises RecordsError when the records are missing or damaged, or when the folder cannot be written.
     """
     path = folder / "report.html"
-    write_bytes(path, page(load_study(folder)).encode())
+    if (folder / "trial.json").is_file():
+        from lowregret.report import rl_page
+
+        write_bytes(path, rl_page.trial_page(folder).encode())
+    else:
+        write_bytes(path, page(load_study(folder)).encode())
     return path
 
 
@@ -39,6 +44,10 @@ def page(study: StudyRecords) -> str:
     # Altair takes half a second to import: only who draws waits for it.
     from lowregret.report import curves, figures
 
+    if study.rewarded:
+        from lowregret.report import rl_page
+
+        return rl_page.compare_page(study)
     window = max((curves.curve(study, name).window for name in study.methods), default=1)
     charts = (
         ("regret", "Regret", figures.regret_interval(study), words.regret_caption(study)),
@@ -47,10 +56,15 @@ def page(study: StudyRecords) -> str:
         ("cost", "Cost", figures.cost(study), words.cost_caption(study)),
     )
     drawn = [(key, title, chart.to_dict(), caption) for key, title, chart, caption in charts]
-    body = "".join(
+    specs = {key: spec for key, _, spec, _ in drawn}
+    body = head(study) + "".join(figure(*parts) for parts in drawn) + tail(study)
+    return document(words.headline(study), study.version, body, specs)
+
+
+def tail(study: StudyRecords) -> str:
+    """What stands below the figures: tables, rules, environment and the way to do it again."""
+    return "".join(
         (
-            _head(study),
-            *(figure(*parts) for parts in drawn),
             section("methods", "Methods compared", methods_table(study)),
             section("trials", f"Every trial ({len(study.trials)})", trials_table(study)),
             section("search", "Search and stopping rules", _rules(study)),
@@ -58,8 +72,6 @@ def page(study: StudyRecords) -> str:
             section("reproduce", "Reproduce", _reproduce(study)),
         )
     )
-    specs = {key: spec for key, _, spec, _ in drawn}
-    return document(words.headline(study), study.version, body, specs)
 
 
 def document(title: str, version: str, body: str, specs: dict[str, Any]) -> str:
@@ -109,7 +121,7 @@ def section(key: str, title: str, body: str) -> str:
     return f'<section aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n{body}\n</section>\n'
 
 
-def _head(study: StudyRecords) -> str:
+def head(study: StudyRecords) -> str:
     verdict = study.verdict
     headline = text(words.headline(study)).replace("(rank ", "(rank&nbsp;")
     reasons = "".join(f"<li>{text(reason)}</li>" for reason in verdict.reasons)
@@ -127,11 +139,17 @@ def _head(study: StudyRecords) -> str:
 def _facts(study: StudyRecords) -> str:
     verdict = study.verdict
     facts: list[tuple[str, str, str]] = []
+    percent = "" if verdict.regret_percent is None else f"{verdict.regret_percent:+.2f} %".replace("-", words.MINUS)
     if verdict.regret_nats is not None:
-        percent = "" if verdict.regret_percent is None else f"{verdict.regret_percent:+.2f} %".replace("-", words.MINUS)
         facts.append(("Regret", f"{words.signed(verdict.regret_nats)} nats", percent))
+    if verdict.regret_reward is not None:
+        facts.append(("Regret", words.signed(verdict.regret_reward), "reward below full fine-tuning"))
     if verdict.ci95 is not None:
-        facts.append(("95 % interval", words.interval(verdict.ci95), "nats"))
+        facts.append(("95 % interval", words.interval(verdict.ci95), "of reward" if study.rewarded else "nats"))
+    if verdict.tolerance_reward is not None:
+        facts.append(("Tolerance", words.nats(verdict.tolerance_reward), "of reward"))
+    if verdict.base_reward is not None:
+        facts.append(("Before training", words.nats(verdict.base_reward), "held-out reward"))
     if verdict.tolerance_nats is not None:
         of = f"{words.share(study.spec.tolerance)} of full fine-tuning"
         facts.append(("Tolerance", f"{words.nats(verdict.tolerance_nats)} nats", of))
@@ -139,6 +157,9 @@ def _facts(study: StudyRecords) -> str:
         if result is not None and result.test_nll is not None:
             seeds = "1 seed" if result.seeds == 1 else f"{result.seeds} seeds"
             facts.append((study.label(result.name), words.nats(result.test_nll), f"held-out loss, {seeds}"))
+        elif result is not None and result.test_reward is not None:
+            seeds = "1 seed" if result.seeds == 1 else f"{result.seeds} seeds"
+            facts.append((study.label(result.name), words.nats(result.test_reward), f"held-out reward, {seeds}"))
     tiles = "".join(
         f"<div><dt>{text(name)}</dt><dd><strong>{text(value)}</strong> <span>{text(note)}</span></dd></div>"
         for name, value, note in facts
@@ -188,9 +209,11 @@ def _rules(study: StudyRecords) -> str:
     search = dict(study.verdict.search)
     told = search.pop("rules", None)
     told = [str(rule) for rule in told] if isinstance(told, list | tuple) else []
+    limit = f"{words.share(study.spec.tolerance)} of the full fine-tuning loss"
+    limit = f"{study.spec.tolerance:g} of reward" if study.rewarded else limit
     judged = (
-        f"Regret is low when its whole 95 % interval lies under {words.share(study.spec.tolerance)} of the full "
-        "fine-tuning loss, and regret when it lies wholly above, both learning rates bracketed and two seeds at least; "
+        f"Regret is low when its whole 95 % interval lies under {limit}, and regret when it lies "
+        "wholly above, both learning rates bracketed and two seeds at least; "
         "otherwise the study is inconclusive."
     )
     rules = "".join(f"<li>{text(rule)}</li>" for rule in (*told, judged))

@@ -15,6 +15,8 @@ import altair as alt
 
 from lowregret.report.drawing import HEIGHT, data, layered
 
+PLAIN = "replace(datum.label, '+', '')"
+"""A number without the sign of its exponent: 1e2, not 1e+2."""
 LINE = 15
 """Pixels between two names at the right edge."""
 _SHADE = alt.Scale(domain=[0, 1], range="ramp", nice=False)
@@ -33,6 +35,8 @@ class Series:
     """(x, low, high)."""
     dashed: bool = False
     dots: bool = False
+    faint: bool = False
+    """One of several behind their mean."""
     tip: Sequence[str] = ()
     """What the pointer shows at each point; the coordinates when empty."""
 
@@ -56,6 +60,8 @@ class Reference:
 
     y: float
     text: str
+    under: bool = False
+    """Whether the text stands under the line, where curves rise from it."""
 
 
 def curves(
@@ -76,8 +82,11 @@ def curves(
     first, last = (f(point[0] for s in drawn for point in s.points) for f in (min, max))
     channel_x, channel_y = _x(x, first, last), scale.channel()
     layers = _references(references, channel_y)
+    barred = [one for one in drawn if one.intervals]
     for one in drawn:
-        layers += _curve(one, channel_x, channel_y, x, y)
+        # Side by side, where intervals of several curves would hide one another.
+        aside = 4.0 * (barred.index(one) - (len(barred) - 1) / 2) if one in barred and len(barred) > 1 else 0.0
+        layers += _curve(one, channel_x, channel_y, x, y, aside)
     if marks:
         rings = data([{"x": a, "y": b, "text": text} for a, b, text in marks])
         tip = [alt.Tooltip("text:N", title="here")]
@@ -86,7 +95,7 @@ def curves(
                 x=channel_x, y=channel_y, tooltip=tip
             )
         )
-    return layered([*layers, *_names(drawn, scale, channel_y)], description, height)
+    return layered([*layers, *_names(drawn, scale, channel_x, channel_y)], description, height)
 
 
 def forest(
@@ -107,7 +116,7 @@ def forest(
     low, high = _padded(min(values), max(values), log)
     scale = alt.Scale(domain=[low, high], nice=False, type="log" if log else "linear")
     # Labels lie above their rows, in lanes of their own: they need no margin, however narrow the screen.
-    x = alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(grid=True, tickCount=6, format=format))
+    x = alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(grid=True, tickCount=6, format=format, labelExpr=PLAIN))
     height, lane = 24 + 42 * len(rows), 42
     layers = []
     if zero is not None:
@@ -125,7 +134,7 @@ def forest(
             tip = [alt.Tooltip("text:N", title="what"), alt.Tooltip("shown:N", title="value")]
             dot = data([{**row, "shown": shown}]).mark_point(size=70, filled=True, opacity=1, style="dot")
             layers.append(dot.encode(x=x, y=y, tooltip=tip))
-        said = name if value is None else f"{name}  {_interval_words(value, below, above)}"
+        said = f"{name}: not known" if value is None else f"{name}  =  {_interval_words(value, below, above)}"
         label = data([{"text": said}]).mark_text(style="label", align="left")
         layers.append(label.encode(x=alt.value(2), y=alt.value(24 + lane * index + 10), text="text:N"))
     return layered(layers, description, height)
@@ -169,9 +178,11 @@ class _Scale:
         kind: Any = "log" if self.axis.log else "linear"
         scale = alt.Scale(domain=[self.low, self.high], nice=False, zero=False, type=kind)
         axis = alt.Axis(tickCount=6, format=self.axis.format)
-        if self.axis.ticks is not None:
-            axis = alt.Axis(values=list(self.axis.ticks), format=self.axis.format)
-        return alt.Y("y:Q", title=self.axis.title, scale=scale, axis=axis)
+        ticks = self.axis.ticks if self.axis.ticks is not None or not self.axis.log else _ticks(self.low, self.high)
+        if ticks is not None and (len(ticks) > 2 or self.axis.ticks is not None):
+            axis = alt.Axis(values=list(ticks), format=self.axis.format)
+        title = self.axis.title + (" (log scale)" if self.axis.log else "")
+        return alt.Y("y:Q", title=title, scale=scale, axis=axis)
 
     def pixel(self, value: float) -> float:
         value = min(max(value, self.low), self.high)
@@ -184,7 +195,9 @@ class _Scale:
 
 def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
     if log:
-        ratio = max(high / low, 1.05) ** 0.06
+        if high / low < 1.05:  # one value: a decade around it, so that there are ticks
+            return low / 3, high * 3
+        ratio = (high / low) ** 0.06
         return low / ratio, high * ratio
     spread = max(high - low, 1e-3 * max(abs(high), 1e-6))
     return low - 0.06 * spread, high + 0.06 * spread
@@ -192,19 +205,26 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
 
 def _x(axis: Axis, first: float, last: float) -> alt.X:
     """With room at the right for the names."""
-    low = first if axis.low is None else axis.low
+    low, last = first if axis.low is None else axis.low, last if axis.high is None else axis.high
     if axis.log:
         reach = max(last / low, 1.5)
         domain = [low / reach**0.02, last * reach**0.2]
     else:
         reach = max(last - low, 1e-9)
         domain = [low - 0.02 * reach, last + 0.2 * reach]
-    ticks = list(axis.ticks) if axis.ticks is not None else _ticks(first, last) if axis.log else None
-    marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy", tickMinStep=1)
-    if ticks is not None:
-        marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy", values=ticks)
+    ticks = _ticks(first, last) if axis.log else _whole(low, last)
+    ticks = list(axis.ticks) if axis.ticks is not None else ticks
+    marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy", labelExpr=PLAIN, values=ticks)
     scale = alt.Scale(domain=domain, nice=False, type="log" if axis.log else "linear")
     return alt.X("x:Q", title=axis.title + (" (log scale)" if axis.log else ""), scale=scale, axis=marks)
+
+
+def _whole(low: float, high: float) -> list[float]:
+    """Some five to nine round whole numbers, none where the names are."""
+    raw = max((high - low) / 8, 1.0)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -217,7 +237,7 @@ def _ticks(low: float, high: float) -> list[float]:
 def _references(references: Sequence[Reference], y: alt.Y) -> list[alt.Chart]:
     layers: list[alt.Chart] = []
     for index, reference in enumerate(references):
-        above = -7 if index % 2 == 0 else 9  # so that two that lie close together can be read
+        above = -7 if index % 2 == 0 and not reference.under else 9  # so that two that lie close together can be read
         row = data([{"y": reference.y, "text": reference.text}])
         layers.append(row.mark_rule(style="reference").encode(y=y))
         layers.append(
@@ -226,7 +246,7 @@ def _references(references: Sequence[Reference], y: alt.Y) -> list[alt.Chart]:
     return layers
 
 
-def _curve(one: Series, x: alt.X, y: alt.Y, x_axis: Axis, y_axis: Axis) -> list[alt.Chart]:
+def _curve(one: Series, x: alt.X, y: alt.Y, x_axis: Axis, y_axis: Axis, aside: float) -> list[alt.Chart]:
     rows: list[dict[str, Any]] = []
     for index, (a, b) in enumerate(one.points):
         tip = one.tip[index] if index < len(one.tip) else f"{x_axis.title} {a:.4g}, {y_axis.title} {b:.4g}"
@@ -235,7 +255,10 @@ def _curve(one: Series, x: alt.X, y: alt.Y, x_axis: Axis, y_axis: Axis) -> list[
     tooltip = [alt.Tooltip("name:N", title="what"), alt.Tooltip("tip:N", title="here")]
     style: dict[str, Any] = {"style": "ink"} if one.shade is None else {}
     dash: dict[str, Any] = {"strokeDash": [6, 4]} if one.dashed else {}
+    style |= {"xOffset": aside} if aside else {}
     source = data(rows)
+    if one.faint:
+        return [source.mark_line(strokeWidth=1, opacity=0.4, clip=True, **style).encode(x=x, y=y, **color)]
     layers = []
     if one.intervals:
         bars = data([{"x": a, "y": b, "high": c, "shade": one.shade} for a, b, c in one.intervals])
@@ -249,8 +272,8 @@ def _curve(one: Series, x: alt.X, y: alt.Y, x_axis: Axis, y_axis: Axis) -> list[
     return layers
 
 
-def _names(series: Sequence[Series], scale: _Scale, y: alt.Y) -> list[alt.Chart]:
-    """At the right edge, each as near to the end of its curve as its neighbours allow."""
+def _names(series: Sequence[Series], scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """At the right edge, each as near to the end of its curve as its neighbours allow, with a hairline to it."""
     named = [one for one in series if one.name]
     wanted = sorted(((scale.pixel(one.points[-1][1]), one) for one in named), key=lambda pair: pair[0])
     places: list[float] = []
@@ -261,14 +284,24 @@ def _names(series: Sequence[Series], scale: _Scale, y: alt.Y) -> list[alt.Chart]
         places[-1] -= over
         for index in range(len(places) - 2, -1, -1):
             places[index] = min(places[index], places[index + 1] - LINE)
-    layers = []
+    lines, texts = [], []
     for place, (_, one) in zip(places, wanted, strict=True):
         row = data([{"text": one.name, "shade": one.shade}])
         where = {"x": alt.value("width"), "y": alt.value(place), "text": "text:N"}
-        layers.append(row.mark_text(style="halo", align="right", dx=-2).encode(**where))
-        if one.shade is None:
-            layers.append(row.mark_text(style="value", align="right", dx=-2).encode(**where))
-        else:
-            color = alt.Color("shade:Q", scale=_SHADE, legend=None)
-            layers.append(row.mark_text(style="name", align="right", dx=-2).encode(color=color, **where))
-    return layers
+        color: dict[str, Any] = {} if one.shade is None else {"color": alt.Color("shade:Q", scale=_SHADE, legend=None)}
+        lines.append(_hairline(one, place, scale, x, y, color))
+        texts.append(row.mark_text(style="halo", align="right", dx=-2).encode(**where))
+        kind = "value" if one.shade is None else "name"
+        texts.append(row.mark_text(style=kind, align="right", dx=-2).encode(**where, **color))
+    return [*lines, *texts]
+
+
+def _hairline(one: Series, place: float, scale: _Scale, x: alt.X, y: alt.Y, color: dict[str, Any]) -> alt.Chart:
+    """From the end of a curve to its name: where names are moved apart, and where a curve ends early."""
+    end = one.points[-1]
+    row = data([{"x": end[0], "y": min(max(end[1], scale.low), scale.high), "shade": one.shade}])
+    style: dict[str, Any] = {"style": "ink"} if one.shade is None else {}
+    line = row.mark_rule(strokeWidth=0.8, opacity=0.45, clip=True, **style)
+    before = alt.value({"expr": f"width - {7 * len(one.name) + 6}"})
+    drawn: alt.Chart = line.encode(x=x, y=y, x2=before, y2=alt.value(place), **color)
+    return drawn

@@ -42,6 +42,11 @@ class StudyRecords:
     verdict: Verdict
 
     @property
+    def rewarded(self) -> bool:
+        """Whether the objective is a reward, not a loss."""
+        return self.spec.objective.kind == "rl"
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """Names of all methods: those asked for first, then any other that the records name."""
         asked = [method.name for method in self.spec.methods]
@@ -141,5 +146,5 @@ def label(method: Method) -> str:
 
 
 def finished(trial: TrialRecord) -> bool:
-    """Whether a trial ran to its end and has a held-out loss."""
-    return trial.status == "finished" and trial.test_nll is not None and math.isfinite(trial.test_nll)
+    """Whether a trial ran to its end and has a held-out loss or reward."""
+    return trial.status == "finished" and trial.test_loss is not None and math.isfinite(trial.test_loss)

@@ -35,6 +35,7 @@ TITLES = {
     "variants": "Are the variants better?",
     "scaling": "What changes with the size of the base?",
     "moe": "Where in a mixture of experts?",
+    "rl": "Does rank 1 suffice where rewards teach?",
 }
 
 
@@ -125,14 +126,16 @@ def _facts(evidence: Evidence, found: Claims) -> str:
     parts = {"Base": question.model, "Data": question.data.train}
     if evidence.kind != "compute":
         if isinstance(question, BatchSizeQuestion):
-            parts |= {"Examples a run, seeds": f"{question.examples:,}, {question.seeds}"}
+            parts |= {"Each run": f"{question.examples:,} examples, {question.seeds} seeds"}
         else:
-            parts |= {"Steps, batch, seeds": f"{question.steps}, {question.batch_size}, {question.seeds}"}
+            run = f"{question.steps} steps, batch {question.batch_size}, {question.seeds} seeds"
+            parts |= {"Each run": run}
         parts |= {"Trials": f"{sum(found.trials.values())}, {words.seconds(found.seconds)} of training"}
     else:
         parts = {"Base": "made for this, random weights, one per width"}
     if found.noise_nats is not None:
-        parts["Noise floor"] = f"{words.nats(found.noise_nats)} nats: standard deviation between seeds at a best rate"
+        unit = "of reward" if evidence.question.objective.kind == "rl" else "nats"
+        parts["Noise floor"] = f"{words.nats(found.noise_nats)} {unit}: standard deviation between seeds at a best rate"
     return definitions(parts, "")
 
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import altair as alt
-
 from lowregret.analysis.envelope import MARGIN, common_curve, departure, envelope, plain_loras
 from lowregret.analysis.evidence import FULL, Condition, Evidence
 from lowregret.analysis.fits import Estimate, exponential, mean
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.analysis.measures import log_ratios, spread_over_ranks
+from lowregret.report.drawing import Chart
 from lowregret.report.plots import Axis, Reference, Series, curves
 from lowregret.spec import LoRA, Method
 from lowregret.spec.questions import BatchSizeQuestion, ShortRunsQuestion
@@ -28,14 +27,14 @@ class Figure:
 
     key: str
     title: str
-    chart: alt.LayerChart
+    chart: Chart
     caption: str
 
 
 def figures(evidence: Evidence) -> list[Figure]:
     """The figures of a study, most important first."""
     from lowregret.report import adapter_figures as more
-    from lowregret.report import moe_figures
+    from lowregret.report import moe_figures, rl_figures
 
     by_kind: Mapping[str, Callable[[Evidence], list[Figure]]] = {
         "rank": _rank,
@@ -50,6 +49,7 @@ def figures(evidence: Evidence) -> list[Figure]:
         "variants": more.variants,
         "scaling": more.scaling,
         "moe": moe_figures.moe,
+        "rl": rl_figures.study,
     }
     return by_kind[evidence.kind](evidence)
 
@@ -92,13 +92,13 @@ def _rank(evidence: Evidence) -> list[Figure]:
         caption = (
             f"Data {size}. For each rank the lowest held-out loss of any learning rate after so many steps. Where a "
             "curve lies on that of full fine-tuning (dashed) the rank is enough; a ring marks the step from which a "
-            f"rank is behind the highest one by more than {MARGIN:.0%} of what had been learned."
+            f"rank is behind the highest one by more than {MARGIN * 100:.0f} % of what had been learned."
         )
         found.append(Figure(f"rank-{condition.name}", f"Loss by rank, {size}", chart, caption))
-    ranks = Axis("rank", log=True, ticks=[2.0**k for k in range(10)])
-    chart = curves(
-        departures, ranks, Axis("step of departure", log=True), "Step at which each rank leaves the common curve"
-    )
+    asked = [float(lora.rank) for lora in plain_loras(conditions[0])]
+    ranks = Axis("rank", log=True, ticks=asked, low=min(asked), high=max(asked))
+    ends = Axis("step of departure", log=True, low=1.0, high=float(max(c.steps for c in conditions)))
+    chart = curves(departures, ranks, ends, "Step at which each rank leaves the common curve")
     caption = (
         "When capacity runs out: the step at which each rank leaves the common curve, a line a data size. The post has "
         "it rise with the rank. A rank without a point stays with the common curve to the end."

@@ -39,7 +39,7 @@ def trials_table(study: StudyRecords) -> str:
         Column("Learning rate", lambda t: words.rate(t.learning_rate), lambda t: t.learning_rate),
         Column("Seed", lambda t: str(t.seed), lambda t: t.seed),
         Column("Status", lambda t: t.status, lambda t: t.status, numeric=False),
-        Column("Test NLL", lambda t: _or_none(t.test_nll, words.nats), lambda t: t.test_nll),
+        _result(study, lambda t: t.test_reward if study.rewarded else t.test_nll),
         Column("Steps", lambda t: f"{t.steps:,}", lambda t: t.steps),
         Column("Tokens", lambda t: f"{t.tokens:,}", lambda t: t.tokens),
         Column("Seconds", lambda t: f"{t.seconds:,.1f}", lambda t: t.seconds),
@@ -49,13 +49,24 @@ def trials_table(study: StudyRecords) -> str:
         Column("Error", lambda t: t.error or "", lambda t: t.error, numeric=False),
     )
     note = (
-        "Test NLL: held-out nats per supervised token. Together: the most trials in training at once with this one, "
+        f"{_measure(study)} Together: the most trials in training at once with this one, "
         "itself included; its seconds are its share of their time, its peak memory is that of all. Trainable: "
         "parameters. Click a heading to sort."
     )
     return f'<p class="note">{note}</p>' + _table(
         "All trials", columns, study.trials, sortable=True, mark=lambda t: f"status-{t.status}"
     )
+
+
+def _measure(study: StudyRecords) -> str:
+    if study.rewarded:
+        return "Test reward: mean over the held-out problems."
+    return "Test NLL: held-out nats per supervised token."
+
+
+def _result(study: StudyRecords, value: Callable[[Row], float | None]) -> Column[Row]:
+    """The held-out loss or reward."""
+    return Column("Test reward" if study.rewarded else "Test NLL", lambda row: _or_none(value(row), words.nats), value)
 
 
 def _peak(trial: TrialRecord) -> int | None:
@@ -68,8 +79,8 @@ def methods_table(study: StudyRecords) -> str:
         Column("Method", lambda r: study.label(r.name), lambda r: r.name, numeric=False),
         Column("Best rate", lambda r: _or_none(r.best_learning_rate, words.rate), lambda r: r.best_learning_rate),
         Column("Bracketed", lambda r: "yes" if r.bracketed else "no", lambda r: r.bracketed, numeric=False),
-        Column("Test NLL", lambda r: _or_none(r.test_nll, words.nats), lambda r: r.test_nll),
-        Column("Regret", lambda r: _or_none(r.regret_nats, words.signed), lambda r: r.regret_nats),
+        _result(study, lambda r: r.test_reward if study.rewarded else r.test_nll),
+        Column("Regret", lambda r: _or_none(r.regret, words.signed), lambda r: r.regret),
         Column("95 % interval", lambda r: words.interval(r.ci95) if r.ci95 else NONE, lambda r: r.ci95 and r.ci95[0]),
         Column("Seeds", lambda r: str(r.seeds), lambda r: r.seeds),
         Column("Trials", lambda r: str(r.trials), lambda r: r.trials),

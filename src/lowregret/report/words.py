@@ -74,14 +74,26 @@ def headline(study: StudyRecords) -> str:
         return f"Not settled: {_unsettled(study)}."
     if verdict.verdict == "regret":
         lora, apart = _name(study, verdict.lora), _apart(verdict.lora, verdict.full)
-        return f"Choose full fine-tuning: {lora} ends {apart} above it, more than the tolerance allows."
+        side = "below" if study.rewarded else "above"
+        return f"Choose full fine-tuning: {lora} ends {apart} {side} it, more than the tolerance allows."
     advised = verdict.recommendation and study.result(verdict.recommendation.method)
     chosen = advised or verdict.lora
     if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
-        why = f"it ends {_apart(chosen, verdict.full)} below full fine-tuning"
+        side = "above" if study.rewarded else "below"
+        why = f"it ends {_apart(chosen, verdict.full)} {side} full fine-tuning"
     else:
         why = "it matches full fine-tuning within the tolerance"
+        why += _rewards(chosen, verdict.full)
     return f"Choose {_name(study, chosen)}: {why}."
+
+
+def tolerance(study: StudyRecords) -> float | None:
+    """The regret up to which it counts as low, in nats or in reward."""
+    return study.verdict.tolerance_reward if study.rewarded else study.verdict.tolerance_nats
+
+
+def _regret(study: StudyRecords) -> float | None:
+    return study.verdict.regret_reward if study.rewarded else study.verdict.regret_nats
 
 
 def _name(study: StudyRecords, result: MethodResult | None) -> str:
@@ -90,13 +102,13 @@ def _name(study: StudyRecords, result: MethodResult | None) -> str:
 
 def _unsettled(study: StudyRecords) -> str:
     verdict = study.verdict
-    if verdict.regret_nats is None:
+    if _regret(study) is None:
         return "no regret could be measured"
     pair = [result for result in (verdict.lora, verdict.full) if result is not None]
     loose = [_name(study, result) for result in pair if not result.bracketed]
     if loose:
         return f"the best learning rate of {_listed(loose)} is not bracketed"
-    lora, limit = _name(study, verdict.lora), verdict.tolerance_nats
+    lora, limit = _name(study, verdict.lora), tolerance(study)
     if verdict.ci95 is not None and limit is not None and verdict.ci95[0] <= limit <= verdict.ci95[1]:
         return f"the regret of {lora} may lie on either side of the tolerance"
     if any(result.seeds < 2 for result in pair):
@@ -104,15 +116,28 @@ def _unsettled(study: StudyRecords) -> str:
     return f"the regret of {lora} has no interval that could decide"
 
 
+def _rewards(lora: MethodResult | None, full: MethodResult | None) -> str:
+    """Both rewards, where there are rewards: ` (reward 0.91 and 0.90)`."""
+    pair = [side.test_reward for side in (lora, full) if side is not None and side.test_reward is not None]
+    return f" (held-out reward {nats(pair[0])} and {nats(pair[1])})" if len(pair) == 2 else ""
+
+
 def _apart(lora: MethodResult | None, full: MethodResult | None) -> str:
-    if lora is None or lora.regret_nats is None:
+    if lora is None or lora.regret is None:
         return "measurably"
+    if lora.regret_nats is None:
+        return f"{nats(abs(lora.regret))} of reward"
     percent = f" ({abs(lora.regret_nats) / full.test_nll * 100:.2g} %)" if full is not None and full.test_nll else ""
     return f"{nats(abs(lora.regret_nats))} nats{percent}"
 
 
-def rate_caption(study: StudyRecords) -> str:
-    """What to see in loss against learning rate."""
+SEARCH_MARKS = (
+    "Lines join the finished trials of the search; a ring is a best rate, the dots in it the seeds run there."
+)
+
+
+def rate_caption(study: StudyRecords, marks: str = SEARCH_MARKS) -> str:
+    """What to see in loss, or reward, against learning rate; `marks` says what is drawn."""
     parts = []
     for name in study.methods:
         bracket = study.bracket(name)
@@ -131,7 +156,6 @@ def rate_caption(study: StudyRecords) -> str:
         parts.append(f"The best rate of {study.label(lora.name)} is {ratio:.3g}× that of full fine-tuning.")
     if all(study.bracket(name) is None for name in study.methods):
         return "No trial finished at any learning rate. The marks at the top edge say how each one ended."
-    marks = "Lines join the finished trials of the search; a ring is a best rate, the dots in it the seeds run there."
     return " ".join([*parts, marks])
 
 
@@ -200,12 +224,15 @@ def _alone(result: MethodResult) -> float:
 def regret_caption(study: StudyRecords) -> str:
     """What to see in the regret figure."""
     verdict = study.verdict
-    if all(result.regret_nats is None for result in verdict.methods):
+    if all(result.regret is None for result in verdict.methods):
         return "No regret could be measured; the reasons above say why."
-    limit = "" if verdict.tolerance_nats is None else f" (up to {nats(verdict.tolerance_nats)} nats)"
+    most, unit = tolerance(study), "of reward" if study.rewarded else "nats"
+    limit = "" if most is None else f" (up to {nats(most)} {unit})"
+    what = "Held-out loss of each LoRA minus that of full fine-tuning"
+    what = "Held-out reward of full fine-tuning minus that of each LoRA" if study.rewarded else what
+    examples = "problems" if study.rewarded else "examples"
     return (
-        "Held-out loss of each LoRA minus that of full fine-tuning, with the 95 % interval from paired examples and "
-        "seeds. "
+        f"{what}, with the 95 % interval from paired {examples} and seeds. "
         f"An interval wholly inside the shaded region{limit} is low regret; one wholly outside is regret; "
         "one across its edge is not settled. Left of zero, LoRA is the better one."
     )

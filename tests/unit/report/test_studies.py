@@ -35,6 +35,7 @@ SMALL = {
     "variants": {"steps": 8, "methods": ["lora:4", "lora:4:pissa", "lora:4:dora"]},
     "scaling": {"models": ["tiny-64", "tiny"], "ranks": [1], "steps": 8},
     "moe": {"steps": 8},
+    "rl": {"ranks": [1, 4], "steps": 8},
 }
 
 
