@@ -126,12 +126,9 @@ def compare(
             from lowregret.study.runner import compare as run
             from lowregret.study.tracking import tracked
             from lowregret.train.liveness import untrained_experts
-            from lowregret.train.liveness import untrained_experts
 
             with tracked(track, folder, progress) as watching:
                 verdict = run(spec, folder, command=command_line(), observer=watching)
-            for line in untrained_experts(sorted((folder / "trials").iterdir())):
-                progress.say(line)
             for line in untrained_experts(sorted((folder / "trials").iterdir())):
                 progress.say(line)
             page = write_report(folder)
