@@ -114,7 +114,9 @@ def test_a_mixture_is_compared(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "study"
     done = run("compare", *SMALL, *ARITHMETIC, "--methods", "lora:4,full", "--learning-rates", "1e-3,3e-3", "--seeds", 1, "--out", out)  # fmt: skip # noqa: E501
     assert done.exit_code == 0, done.stderr
-    assert "experts: " in done.stdout
+    said = [line for line in done.stdout.splitlines() if line.startswith("experts: ")]
+    assert said
+    assert len(set(said)) == len(said)
     methods = json.loads((out / "verdict.json").read_text())["methods"]
     assert {method["name"]: method["trainable_parameters"] for method in methods} == {
         "lora:4": 4096 * 4 + 30720 * 2,
