@@ -12,7 +12,7 @@ from lowregret.report import words
 from lowregret.report.plots import Axis, Reference, Series, curves, forest
 from lowregret.report.reading import label
 from lowregret.report.study_figures import FULL_NAME, NATS, Figure, named, u_curves
-from lowregret.spec import LoRA
+from lowregret.spec import LoRA, Method
 from lowregret.spec.questions import InvarianceQuestion, VariantsQuestion
 
 _RANKS = Axis("rank", log=True, ticks=[2.0**k for k in range(11)])
@@ -86,8 +86,12 @@ def capacity(evidence: Evidence) -> list[Figure]:
             bars.append((size, found.low, found.high))
     sizes = [size for size, _ in points] or [1.0]
     theory = [(size, min(2 * size, total)) for size in sorted({*sizes, max(min(sizes), min(total / 2, max(sizes)))})]
+    ample = 2 * min(sizes) >= total  # the line would lie on that of all facts
     chart = curves(
-        [Series("LoRA", points, 0.8, bars, dots=True), Series("2 bits a parameter", theory, None, dashed=True)],
+        [
+            Series("LoRA", points, 0.8, bars, dots=True),
+            Series("2 bits a parameter", [] if ample else theory, None, dashed=True),
+        ],
         Axis("trainable parameters of the adapter", log=True, format="~s"),
         Axis("bits of facts stored", log=True, format="~s"),
         "Bits stored against trainable parameters",
@@ -99,8 +103,12 @@ def capacity(evidence: Evidence) -> list[Figure]:
             "Bits stored against parameters",
             chart,
             "Facts whose bits are known, met many times by adapters of rising rank. Stored: the bits of all facts "
-            "minus what the held-out questions about each of them still cost. The dashed line is 2 bits a parameter up "
-            "to all that there is to know.",
+            "minus what the held-out questions about each of them still cost. "
+            + (
+                "At 2 bits a parameter even the smallest adapter here has room for all of them."
+                if ample
+                else "The dashed line is 2 bits a parameter up to all that there is to know."
+            ),
         )
     ]
 
@@ -187,12 +195,13 @@ def invariance(evidence: Evidence) -> list[Figure]:
             "How far each transform moves the training",
             forest(
                 rows,
-                "largest distance from the plain run, as a share of what it learned (log scale)",
+                "distance from plain / what was learned (log scale)",
                 "Distance of each transformed training from the plain one",
                 log=True,
                 format="~e",
             ),
-            "Transforms that keep both invariants (same) stay as near as rounding allows; changing either one (moved) "
+            "The largest distance of each run's loss from the plain run's, as a share of what that learned. Transforms "
+            "that keep both invariants (same) stay as near as rounding allows; changing either one (moved) "
             "takes the training elsewhere by orders of magnitude more. Runs that are equal are drawn at 1e-6.",
         ),
         Figure(
@@ -231,7 +240,7 @@ def variants(evidence: Evidence) -> list[Figure]:
     rows: list[tuple[str, float | None, float | None, float | None]] = []
     forgot: list[tuple[str, float | None, float | None, float | None]] = []
     for method in condition.methods:
-        name = _variant(method.name)
+        name = _variant(method)
         found = condition.difference(method.name, plain) if method.name not in (plain, FULL) else None
         if method.name not in (plain, FULL):
             rows.append((name, None, None, None) if found is None else (name, found.value, found.low, found.high))
@@ -245,7 +254,7 @@ def variants(evidence: Evidence) -> list[Figure]:
             "Variants against plain LoRA",
             forest(
                 rows,
-                "held-out loss minus that of plain LoRA (nats per supervised token)",
+                "held-out loss − plain LoRA's (nats a token)",
                 "Difference of each variant from plain LoRA",
                 zero="plain LoRA",
             ),
@@ -257,7 +266,7 @@ def variants(evidence: Evidence) -> list[Figure]:
             "What each one forgets",
             forest(
                 forgot,
-                "rise of the loss on held-out text of the base (nats per supervised token)",
+                "rise of the base's own loss (nats a token)",
                 "Forgetting of each method",
                 zero="nothing forgotten",
             ),
@@ -266,9 +275,10 @@ def variants(evidence: Evidence) -> list[Figure]:
     ]
 
 
-def _variant(name: str) -> str:
-    parts = name.split(":")
-    return FULL_NAME if name == FULL else ("plain LoRA" if len(parts) == 2 else " ".join(parts[2:]))
+def _variant(method: Method) -> str:
+    """What distinguishes it from plain LoRA, without the rank that all have."""
+    changes = label(method).removesuffix(")").partition(", ")[2]
+    return FULL_NAME if method.name == FULL else changes or "plain LoRA"
 
 
 def scaling(evidence: Evidence) -> list[Figure]:

@@ -7,6 +7,7 @@ where curves end, moved apart where they would overlap, so that no legend is nee
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 import altair as alt
 
 from lowregret.report.drawing import HEIGHT, data, layered
+from lowregret.report.words import MINUS
 
+PHONE = 46
+"""Characters of a label that a phone has room for."""
 PLAIN = "replace(datum.label, '+', '')"
 """A number without the sign of its exponent: 1e2, not 1e+2."""
 LINE = 15
@@ -117,26 +121,29 @@ def forest(
     scale = alt.Scale(domain=[low, high], nice=False, type="log" if log else "linear")
     # Labels lie above their rows, in lanes of their own: they need no margin, however narrow the screen.
     x = alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(grid=True, tickCount=6, format=format, labelExpr=PLAIN))
-    height, lane = 24 + 42 * len(rows), 42
+    said = [(name, "not known" if value is None else _interval_words(value, *ends)) for name, value, *ends in rows]
+    two = any(len(f"{name} = {shown}") > PHONE for name, shown in said)  # lines of text
+    lane = 58 if two else 42
+    height = 24 + lane * len(rows)
     layers = []
     if zero is not None:
         rule = data([{"x": origin[0], "text": zero}])
         layers.append(rule.mark_rule(style="zero").encode(x=x))
         layers.append(rule.mark_text(style="note", align="left", dx=5, dy=0).encode(x=x, y=alt.value(8), text="text:N"))
     for index, (name, value, below, above) in enumerate(rows):
-        y = alt.value(24 + lane * index + 27)
+        y = alt.value(24 + lane * (index + 1) - 15)
+        shown = said[index][1]
         if value is not None:
             row = {"x": value, "low": _or(below, value), "high": _or(above, value), "text": name}
-            shown = _interval_words(value, below, above)
             layers.append(
                 data([row]).mark_rule(strokeWidth=2, style="interval").encode(x=x_of(x, "low"), x2="high:Q", y=y)
             )
             tip = [alt.Tooltip("text:N", title="what"), alt.Tooltip("shown:N", title="value")]
             dot = data([{**row, "shown": shown}]).mark_point(size=70, filled=True, opacity=1, style="dot")
             layers.append(dot.encode(x=x, y=y, tooltip=tip))
-        said = f"{name}: not known" if value is None else f"{name}  =  {_interval_words(value, below, above)}"
-        label = data([{"text": said}]).mark_text(style="label", align="left")
-        layers.append(label.encode(x=alt.value(2), y=alt.value(24 + lane * index + 10), text="text:N"))
+        for line, words in enumerate((name, shown) if two else (f"{name}  =  {shown}",)):
+            label = data([{"text": words}]).mark_text(style="label", align="left")
+            layers.append(label.encode(x=alt.value(2), y=alt.value(34 + lane * index + 16 * line), text="text:N"))
     return layered(layers, description, height)
 
 
@@ -148,9 +155,10 @@ def x_of(channel: alt.X, field: str) -> alt.X:
 
 
 def _interval_words(value: float, low: float | None, high: float | None) -> str:
+    shown = [re.sub(r"^-", MINUS, f"{number:.3g}") for number in (value, low, high) if number is not None]
     if low is None or high is None or (low == value == high):
-        return f"{value:.3g}"
-    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+        return shown[0]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 
 def _or(value: float | None, other: float) -> float:
@@ -208,12 +216,13 @@ def _x(axis: Axis, first: float, last: float) -> alt.X:
     low, last = first if axis.low is None else axis.low, last if axis.high is None else axis.high
     if axis.log:
         reach = max(last / low, 1.5)
-        domain = [low / reach**0.02, last * reach**0.2]
+        domain = [low / reach**0.02, last * reach**0.24]
     else:
         reach = max(last - low, 1e-9)
-        domain = [low - 0.02 * reach, last + 0.2 * reach]
+        domain = [low - 0.02 * reach, last + 0.24 * reach]
     ticks = _ticks(first, last) if axis.log else _whole(low, last)
-    ticks = list(axis.ticks) if axis.ticks is not None else ticks
+    if axis.ticks is not None:
+        ticks = [tick for tick in axis.ticks if low * 0.999 <= tick <= last * 1.001]
     marks = alt.Axis(grid=False, format=axis.format, labelOverlap="greedy", labelExpr=PLAIN, values=ticks)
     scale = alt.Scale(domain=domain, nice=False, type="log" if axis.log else "linear")
     return alt.X("x:Q", title=axis.title + (" (log scale)" if axis.log else ""), scale=scale, axis=marks)

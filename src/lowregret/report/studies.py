@@ -74,8 +74,9 @@ def page(studies: Sequence[Evidence]) -> str:
     judged = [(f"study-{index}", evidence, judge_study(evidence)) for index, evidence in enumerate(studies)]
     rows = [(link, _title(evidence), claim) for link, evidence, found in judged for claim in found.claims]
     count = Counter(claim.ruling for _, _, claim in rows)
+    does = "does" if count["does not hold"] == 1 else "do"
     headline = (
-        f"{count['holds']} of {len(rows)} claims hold here, {count['does not hold']} do not, {count['open']} open"
+        f"{count['holds']} of {len(rows)} claims hold here, {count['does not hold']} {does} not, {count['open']} open"
     )
     body = [
         _head(headline, studies),

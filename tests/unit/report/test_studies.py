@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -22,7 +23,7 @@ from lowregret.report.studies import TITLES, find_studies, page, write_page
 from lowregret.report.study_figures import figures
 from lowregret.spec.asked import QUESTIONS, make_question
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "rank": {"ranks": [1, 4], "sizes": [8], "steps": 16},
     "learning-rate": {"ranks": [1, 4], "steps": 8},
     "short-runs": {"lengths": [10, 20], "steps": 20},
@@ -59,7 +60,7 @@ def test_every_question_has_figures_with_words(root: Path, kind: str) -> None:
         assert len(drawn.caption) > 60, "a caption says what to see"
         assert drawn.chart.to_dict()["description"]
         for theme in ("light", "dark"):
-            text = svg(drawn.chart, theme)  # type: ignore[arg-type]
+            text = svg(drawn.chart, theme)
             assert "NaN" not in text
             assert "Infinity" not in text
 
