@@ -36,8 +36,8 @@ class _Running:
     steps: int = 0
     first: Metric | None = None
     last: Metric | None = None
-    test_nll: float | None = None
-    """At its last evaluation."""
+    test_loss: float | None = None
+    """At its last evaluation: held-out nats per supervised token, or minus the reward."""
 
     @property
     def name(self) -> str:
@@ -69,6 +69,8 @@ class Progress:
         self._running: dict[str, _Running] = {}
         """By trial id, in the order in which they started."""
         self._in_study = False
+        self._rewards = False
+        """Whether results are rewards, not losses."""
         self._done = self._expected = 0
         self._drawn = 0.0
 
@@ -102,23 +104,32 @@ class Progress:
         running = self._running.setdefault(trial.id, _Running(trial))
         running.steps, running.last = steps, metric
         running.first = running.first or metric
-        running.test_nll = running.test_nll if metric.test_nll is None else metric.test_nll
+        running.test_loss = running.test_loss if metric.test_loss is None else metric.test_loss
+        self._rewards = self._rewards or metric.test_reward is not None
         if self._live:
             self._draw()
-        elif metric.test_nll is not None or metric.test_reward is not None or self._tells(running, metric):
+        elif metric.test_loss is not None or self._tells(running, metric):
             self.say(f"  {self._current(running)}")
 
     def trial_ended(self, record: TrialRecord) -> None:
         self._ended.append(record)
+        self._rewards = self._rewards or record.test_reward is not None
         self._running.pop(record.id, None)
         self._done += 1
         if self._live:
             self._draw(at_once=True)
         else:
-            loss = "" if record.test_nll is None else f", held-out loss {nats(record.test_nll)}"
+            result = "" if record.test_loss is None else f", {self._noun} {self._result(record.test_loss)}"
             whose = f" {record.method} at {record.learning_rate:.3g}, seed {record.seed}" if self._running else ""
             problem = f": {record.error}" if record.error else ""
-            self.say(f"  {record.status}{whose}{loss}, {record.seconds:.1f} s{problem}")
+            self.say(f"  {record.status}{whose}{result}, {record.seconds:.1f} s{problem}")
+
+    @property
+    def _noun(self) -> str:
+        return "held-out reward" if self._rewards else "held-out loss"
+
+    def _result(self, loss: float | None) -> str:
+        return "" if loss is None else nats(-loss if self._rewards else loss)
 
     def _tells(self, running: _Running, metric: Metric) -> bool:
         """Whether a step without an evaluation is worth a line: ten times a trial, of one trial for all in training."""
@@ -184,23 +195,29 @@ class Progress:
         """Trials that ended, then those in training under `open_status`."""
         table = Table(box=None, pad_edge=False)
         for column, justify in (("method", "left"), ("learning rate", "right"), ("seed", "right"), ("status", "left"),
-                                ("held-out loss", "right"), ("seconds", "right")):  # fmt: skip
+                                (self._noun, "right"), ("seconds", "right")):  # fmt: skip
             table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         best: dict[str, float] = {}
         for record in self._ended:
-            if record.status == "finished" and record.test_nll is not None:
-                best[record.method] = min(best.get(record.method, record.test_nll), record.test_nll)
+            if record.status == "finished" and record.test_loss is not None:
+                best[record.method] = min(best.get(record.method, record.test_loss), record.test_loss)
         for record in ended:
-            loss = "" if record.test_nll is None else f"{nats(record.test_nll)}"
-            style = "bold" if record.status == "finished" and record.test_nll == best.get(record.method) else None
-            table.add_row(record.method, f"{record.learning_rate:.3g}", str(record.seed), record.status, loss,
-                          f"{record.seconds:.1f}", style=style)  # fmt: skip
+            style = "bold" if record.status == "finished" and record.test_loss == best.get(record.method) else None
+            result, seconds = self._result(record.test_loss), f"{record.seconds:.1f}"
+            rate, seed = f"{record.learning_rate:.3g}", str(record.seed)
+            table.add_row(record.method, rate, seed, record.status, result, seconds, style=style)
         for open_one in running:
             trial, last = open_one.trial, open_one.last
-            loss = "" if open_one.test_nll is None else f"{nats(open_one.test_nll)}"
             status = open_status if last is None else f"{open_status} {last.step}/{open_one.steps}"
             seconds = "" if last is None else f"{last.seconds:.1f}"
-            table.add_row(trial.method.name, f"{trial.learning_rate:.3g}", str(trial.seed), status, loss, seconds)
+            table.add_row(
+                trial.method.name,
+                f"{trial.learning_rate:.3g}",
+                str(trial.seed),
+                status,
+                self._result(open_one.test_loss),
+                seconds,
+            )
         return table
 
 

@@ -124,7 +124,7 @@ def recommend(
     for name, given in (("batch_size", batch_size), ("steps", steps)):
         if given < 1:
             raise SpecError(f"{name}: {given} is too small for a learning rate. Give 1 or more.")
-    terms = [*_base_terms(method, shapes), *_method_terms(method, shapes, steps, objective)]
+    terms = [*_base_terms(method, shapes), *_method_terms(method, shapes, steps)]
     terms += _setting_terms(method, batch_size, steps) if objective == "sft" else [_RL]
     middle = sum(term.shift for term in terms)
     half = math.hypot(*(term.spread for term in terms))
@@ -198,9 +198,7 @@ def ratio(steps: int) -> float:
     return _SHORT_RATIO + min(max(position, 0.0), 1.0) * (_LONG_RATIO - _SHORT_RATIO)
 
 
-def _method_terms(
-    method: FullFT | LoRA, shapes: Shapes, steps: int, objective: Literal["sft", "rl"]
-) -> Iterator[_Term]:
+def _method_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[_Term]:
     if isinstance(method, LoRA):
         yield from _lora_terms(method)
         return
@@ -210,7 +208,7 @@ def _method_terms(
         f"FullFT's best rate is LoRA's at rank {FULL_REFERENCE_RANK} over {ratio(SWEEP_STEPS):.3g}: the ratio is 10 in "
         "long and 15 in short runs (SCIENCE.md 3.2, 3.3); the reference rank is our assumption.",
     )
-    if shapes.hidden_size < _NARROW and objective == "sft":  # in RL the ratio is about 10 at 128 as well: docs/rl.md
+    if shapes.hidden_size < _NARROW:
         factor = min(_NARROW / shapes.hidden_size, ratio(SWEEP_STEPS))
         yield _Term(
             math.log(factor),

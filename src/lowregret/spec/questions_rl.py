@@ -22,7 +22,7 @@ class RLQuestion(Question):
     """
 
     IN_ALL: ClassVar[bool] = False
-    QUICK: ClassVar[dict[str, Any]] = {"steps": 40, "batch_size": 8, "ranks": (1, 16), "evals": 3}
+    QUICK: ClassVar[dict[str, Any]] = {"steps": 32, "batch_size": 8, "ranks": (1, 16), "evals": 3}
     kind: Literal["rl"] = "rl"
     objective: Objective = RL(task=TASK, max_tokens=80)
     data: DataSpec = DataSpec(train=TASK, overlong="drop")

@@ -104,7 +104,9 @@ def test_a_unimodal_curve_is_bracketed_within_a_factor_of_2_in_few_trials(curve:
 def test_rewards_are_searched_as_minus_a_loss(curve: Curve) -> None:
     def rewarded(trial: TrialSpec) -> TrialRecord:
         found = curve.run(trial, [])
-        return found.model_copy(update={"test_nll": None, "test_reward": None if (n := found.test_nll) is None else -n})
+        return found.model_copy(
+            update={"test_nll": None, "test_reward": None if (n := found.test_nll) is None else 2 - n}
+        )
 
     curve = Curve(curve.optimum, curve.curvature, curve.cliff)
     spec, records = compare(objective={"kind": "rl", "task": "builtin:arithmetic"}), list[TrialRecord]()
