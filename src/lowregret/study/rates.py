@@ -145,7 +145,7 @@ def _searched(
         found = bracket(losses)
         if found is None:
             continue
-        rates = found if spec.seeds_at == "bracket" else found[1:2]
+        rates: tuple[int, ...] = found if spec.seeds_at == "bracket" else found[1:2]
         if spec.until_gain is not None:
             ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
             wanted = [k for k in _beyond(losses, ends, start[0]) if 0 < lattice_rate(k) < _RATE_BOUND]
