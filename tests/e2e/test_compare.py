@@ -149,7 +149,7 @@ def test_three_methods_one_diverging_rate_and_no_bracket(run: Any, tmp_path: Pat
     assert {method["name"]: method["bracketed"] for method in found["methods"]} == {
         "full": False, "lora:2": False, "lora:8:mlp": False,
     }  # fmt: skip
-    assert any("is not bracketed: no worse loss lies" in reason for reason in found["reasons"])
+    assert any("is not bracketed: no worse result lies" in reason for reason in found["reasons"])
     records = trials(out)
     assert len(records) == 6
     diverged = [record for record in records if record["status"] == "diverged"]
