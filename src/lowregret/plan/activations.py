@@ -167,8 +167,10 @@ def _feeding(shapes: Shapes, shares: dict[str, tuple[Weight, float]], full: bool
         )
         clamped = shapes.family == "gpt_oss"
         before = (6.0 if clamped else 3.0) if gated else _UNGATED.get(shapes.family, 2.0) - 1
+        if weight.kind == "experts" and trains and not full:
+            before, trains = 2.0, 0.0  # lora/experts.py keeps gate and up, and makes the rest again
         total += width * (before + trains)
-        if weight.kind == "experts" and (full or not trains):
+        if weight.kind == "experts" and (full or before > 2):
             # The base's own experts: the pairs' outputs for the router's gradient, and their inputs if these train.
             total += weight.active * shapes.hidden_size * (2 if full else 1)
     return total

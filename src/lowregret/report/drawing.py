@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from lowregret.report.reading import StudyRecords
-from lowregret.report.theme import Theme, config
+from lowregret.report.theme import PAPER, Theme, config
 
 WIDTH = 760
 HEIGHT = 400
@@ -29,8 +29,11 @@ def themed(chart: Chart, theme: Theme = "light") -> Chart:
 
 
 def save(chart: Chart, path: Path, theme: Theme = "light") -> None:
-    """Write a chart as .png (at double resolution) or .svg, offline; the suffix decides."""
-    themed(chart, theme).save(str(path), scale_factor=2 if path.suffix == ".png" else 1)
+    """Write a chart as .png (at double resolution, on the theme's paper) or .svg (on none), offline; the suffix decides."""
+    drawn = themed(chart, theme)
+    if path.suffix == ".png":
+        drawn = drawn.properties(background=PAPER[theme])
+    drawn.save(str(path), scale_factor=2 if path.suffix == ".png" else 1)
 
 
 def svg(chart: Chart | dict[str, Any], theme: Theme = "light") -> str:

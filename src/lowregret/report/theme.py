@@ -24,14 +24,14 @@ _RAMP = {
 _INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
 _MUTED = {"light": "#59636e", "dark": "#9ba5b1"}
 _GRID = {"light": "#e7e9ec", "dark": "#2b313a"}
-_PAPER = {"light": "#ffffff", "dark": "#171a20"}
+PAPER = {"light": "#ffffff", "dark": "#171a20"}
 _SHADE = {"light": "#009E73", "dark": "#1FB890"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def config(theme: Theme) -> dict[str, Any]:
     """The Vega-Lite configuration of a theme."""
-    ink, muted, grid, paper = _INK[theme], _MUTED[theme], _GRID[theme], _PAPER[theme]
+    ink, muted, grid, paper = _INK[theme], _MUTED[theme], _GRID[theme], PAPER[theme]
     return {
         "background": "transparent",
         "font": FONT,
