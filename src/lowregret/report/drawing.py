@@ -29,7 +29,7 @@ def themed(chart: Chart, theme: Theme = "light") -> Chart:
 
 
 def save(chart: Chart, path: Path, theme: Theme = "light") -> None:
-    """Write a chart as .png (at double resolution, on the theme's paper) or .svg (on none), offline; the suffix decides."""
+    """Write a chart, offline, as the suffix says: .png at double resolution on the theme's paper, .svg on none."""
     drawn = themed(chart, theme)
     if path.suffix == ".png":
         drawn = drawn.properties(background=PAPER[theme])
