@@ -379,7 +379,7 @@ _STATED: dict[str, tuple[Statement, ...]] = {
         Statement(
             key="scaling-regret",
             number="3.1",
-            sentence="High-rank LoRA matches full fine-tuning at every size of the base.",
+            sentence="The regret of high-rank LoRA falls as the base grows.",
             statistic="slope of the highest rank's regret, a share of the FullFT loss, per doubling of the width",
             unit="share",
             high=0.0,
