@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, LoRA, Method
-from lowregret.spec.question import FACTS, Question, Rank, Ranks, facts, loras, plain, sized
+from lowregret.spec.question import FACTS, Question, Rank, Ranks, facts, log_spaced, loras, plain, sized
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count, OptimizerSpec
 
@@ -176,7 +176,10 @@ class CapacityQuestion(Question):
     def groups(self) -> tuple[GroupSpec, ...]:
         adapters = tuple(LoRA(rank=rank, targets=self.targets) for rank in self.ranks)
         told = self.pair("facts", adapters, data=sized(self.data, self.people))
-        short = {"steps": min(256, self.steps), "batch_size": 8}
+        # The slope of EDL is over the second half of an epoch: evaluations where it is needed, and one early on.
+        steps = min(256, self.steps)
+        evals = (self.first_eval, *log_spaced(-(-steps // 2), steps, max(self.evals, 3)))
+        short = {"steps": steps, "batch_size": 8, "evals": tuple(sorted(set(evals)))}
         fresh = sized(self.data, 512).model_copy(update={"max_eval": 256})
         teach = self.group("teach", loras((16,)), data=fresh, **short)
         return (*told, teach, self.group("elicit", loras((16,)), data=self.elicit, **short))
