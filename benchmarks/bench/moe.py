@@ -122,7 +122,7 @@ def ours(channel: Channel, *, targets: Sequence[str], steps: int) -> None:
 def peft(channel: Channel, *, steps: int) -> None:
     """PEFT on the fused expert weights, in the loop that a user writes by hand; rank and scale as ours."""
     import torch
-    from benchmarks.bench.peers import BETAS, IGNORED, _padded
+    from benchmarks.bench.peers import BETAS, IGNORED, padded
     from peft import LoraConfig, get_peft_model
 
     names = ("gate_up_proj", "down_proj")
@@ -146,7 +146,7 @@ def peft(channel: Channel, *, steps: int) -> None:
     channel.ready()
     start = 0
     while channel.wait() is not None:
-        ids, mask, labels = _padded(data[start : start + BATCH])
+        ids, mask, labels = padded(data[start : start + BATCH])
         start += BATCH
         began = clock()
         loss = network(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss

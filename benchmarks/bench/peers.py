@@ -6,7 +6,7 @@ activations, no worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,36 @@ IGNORED = -100
 BETAS = (0.9, 0.95)
 
 
-class _Enough(Exception):
+TRL_COMMON: Mapping[str, Any] = {
+    "lr_scheduler_type": "constant",
+    "optim": "adamw_torch_fused",
+    "adam_beta1": BETAS[0],
+    "adam_beta2": BETAS[1],
+    "weight_decay": 0.0,
+    "max_grad_norm": 0,
+    "gradient_checkpointing": False,
+    "dataloader_num_workers": 0,
+    "report_to": "none",
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "disable_tqdm": True,
+}
+"""What TRL's trainers are told alike."""
+
+
+class Enough(Exception):
     """The runner wants no further step."""
+
+
+def train_on_request(trainer: Any, channel: Channel) -> None:
+    """A trainer's own loop, which a callback halts between steps, until the runner has had enough."""
+    channel.ready()
+    try:
+        trainer.train()
+    except Enough:
+        return
+    channel.wait()
 
 
 def trl(
@@ -43,31 +71,19 @@ def trl(
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    network = _model(model, folder, adapter, attention)
+    network = peer_model(model, folder, adapter, attention)
     rows = read_rows(folder)[: steps * batch]
     config = library.SFTConfig(
         output_dir=scratch,
         max_steps=steps,
         per_device_train_batch_size=batch,
         learning_rate=learning_rate,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        adam_beta1=BETAS[0],
-        adam_beta2=BETAS[1],
-        weight_decay=0.0,
-        max_grad_norm=0,
         train_sampling_strategy="sequential",
         completion_only_loss=True,
         max_length=None,
         padding_free=padding_free,
-        gradient_checkpointing=False,
-        dataloader_num_workers=0,
         logging_steps=logging_steps,
-        report_to="none",
-        save_strategy="no",
-        use_cpu=True,
-        bf16=False,
-        disable_tqdm=True,
+        **TRL_COMMON,
     )
     trainer = library.SFTTrainer(
         model=network,
@@ -76,12 +92,7 @@ def trl(
         processing_class=AutoTokenizer.from_pretrained(model),
         callbacks=[_turns(channel, rows, batch)],
     )
-    channel.ready()
-    try:
-        trainer.train()
-    except _Enough:
-        return
-    channel.wait()
+    train_on_request(trainer, channel)
 
 
 def _turns(channel: Channel, rows: Sequence[dict[str, Any]], batch: int) -> Any:
@@ -97,7 +108,7 @@ def _turns(channel: Channel, rows: Sequence[dict[str, Any]], batch: int) -> Any:
             if self.left == 0:
                 request = channel.wait()
                 if request is None:
-                    raise _Enough
+                    raise Enough
                 self.left = self.steps = request.get("steps", 1)
                 self.began = clock()
 
@@ -121,7 +132,7 @@ def peft_loop(
     """The loop that a PEFT user writes by hand: padded rows, an attention mask, -100 labels, the model's own loss."""
     import torch
 
-    network = _model(model, folder, adapter, attention).train()
+    network = peer_model(model, folder, adapter, attention).train()
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
     rows = read_rows(folder, ROWS)
@@ -130,7 +141,7 @@ def peft_loop(
     while channel.wait() is not None:
         chosen = rows[start : start + batch]
         start += batch
-        ids, mask, labels = _padded(chosen)
+        ids, mask, labels = padded(chosen)
         began = clock()
         loss = network(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
         loss.backward()
@@ -149,7 +160,7 @@ def generate(channel: Channel, *, model: str, folder: str, policies: Sequence[st
     from peft import PeftModel
 
     network: Any = PeftModel.from_pretrained(
-        _model(model, folder, None, "sdpa"), str(Path(folder) / policies[0]), adapter_name=policies[0]
+        peer_model(model, folder, None, "sdpa"), str(Path(folder) / policies[0]), adapter_name=policies[0]
     )
     for name in policies[1:]:
         network.load_adapter(str(Path(folder) / name), adapter_name=name)
@@ -181,7 +192,7 @@ def generate(channel: Channel, *, model: str, folder: str, policies: Sequence[st
         channel.answer(seconds=seconds, tokens=sum(map(len, drawn)), ids=drawn)
 
 
-def _model(model: str, folder: str, adapter: str | None, attention: str) -> Any:
+def peer_model(model: str, folder: str, adapter: str | None, attention: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -193,7 +204,7 @@ def _model(model: str, folder: str, adapter: str | None, attention: str) -> Any:
     return PeftModel.from_pretrained(network, str(Path(folder) / adapter), is_trainable=True)
 
 
-def _padded(rows: Sequence[dict[str, Any]]) -> tuple[Any, Any, Any]:
+def padded(rows: Sequence[dict[str, Any]]) -> tuple[Any, Any, Any]:
     """Token ids, attention mask and labels, each [rows, longest]; labels are -100 where the loss counts nothing."""
     import torch
 

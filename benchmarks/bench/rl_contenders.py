@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bench.peers import BETAS, _Enough, _model
+from benchmarks.bench.peers import TRL_COMMON, Enough, peer_model, train_on_request
 from benchmarks.bench.rl import read_problems
 from benchmarks.bench.worker import clock
 
@@ -175,36 +175,19 @@ def trl(
         beta=0.0,
         scale_rewards="none",
         learning_rate=learning_rate,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        adam_beta1=BETAS[0],
-        adam_beta2=BETAS[1],
-        weight_decay=0.0,
-        max_grad_norm=0,
         shuffle_dataset=False,
-        gradient_checkpointing=False,
-        dataloader_num_workers=0,
         logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        use_cpu=True,
-        bf16=False,
-        disable_tqdm=True,
+        **TRL_COMMON,
     )
     trainer = library.GRPOTrainer(
-        model=_model(model, folder, adapter, "sdpa"),
+        model=peer_model(model, folder, adapter, "sdpa"),
         args=config,
         reward_funcs=rewards,
         train_dataset=Dataset.from_list([{"prompt": row["text"]} for row in read_problems(folder)]),
         processing_class=AutoTokenizer.from_pretrained(model),
         callbacks=[_turns(channel, drawn)],
     )
-    channel.ready()
-    try:
-        trainer.train()
-    except _Enough:
-        return
-    channel.wait()
+    train_on_request(trainer, channel)
 
 
 def _turns(channel: Channel, drawn: list[int]) -> Any:
@@ -216,7 +199,7 @@ def _turns(channel: Channel, drawn: list[int]) -> Any:
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if channel.wait() is None:
-                raise _Enough
+                raise Enough
             self.began = clock()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
