@@ -25,14 +25,16 @@ ADAPTER = "r16"
 GROUP = 8
 RATE = 1e-5
 """Small: the policies go on drawing texts of the kind that they began with."""
-WORK: Mapping[str, tuple[int, int]] = {"rl-tiny": (4, 64), "rl-base": (2, 48)}
-"""(problems a step, tokens of a completion)."""
+WORK: Mapping[str, tuple[int, int]] = {"rl-tiny-few": (1, 64), "rl-tiny": (4, 64), "rl-base": (2, 48)}
+"""(problems a step, tokens of a completion): a small step gains most by company, so there are two of them."""
+BASE = "rl-base"
+"""The one that wants a real base."""
 
 
 def settings(bench: Bench, name: str) -> dict[str, Any]:
     """What both sides are told of the work; the files it names are there."""
     problems, tokens = WORK[name]
-    tiny = name == "rl-tiny"
+    tiny = name != BASE
     folder = bench.stream() if tiny else bench.gsm8k()
     model = str(ROOT / "src" / "lowregret" / "models" / "bundled" / "tiny") if tiny else bench.base
     told = {"model": model, "data": None if tiny else bench.data, "folder": folder}
@@ -56,7 +58,12 @@ def measure(bench: Bench, name: str) -> Raw:
         contenders.append(Contender(APART, loaded[-1].child, {"together": False}))
         found = take_turns(contenders, bench.warmup, bench.repeats)
     lengths = [len(prompt["ids"]) for prompt in read_problems(common["folder"])]
-    return {"contenders": found, "work": expected(common, len(POLICIES)), "prompt_tokens": lengths}
+    return {
+        "contenders": found,
+        "work": expected(common, len(POLICIES)),
+        "prompt_tokens": lengths,
+        "completion_tokens": common["max_tokens"],
+    }
 
 
 def expected(common: Mapping[str, Any], policies: int) -> dict[str, int]:
@@ -93,10 +100,11 @@ def lines(raw: Raw) -> list[Line]:
         TOGETHER: f"{goal(sampling, 3)} in sampling and {goal(ratio(each, many), 1.8)} overall, {APART}",
     }
     unequal = unequal_work(raw)
+    what = f"RL, {raw['work'][ONE] // raw['completion_tokens']} completions a policy and step"
     shown = []
     for label in (TRL, ONE, APART, TOGETHER):
         verdict = verdicts.get(label, "") + (" **not the same work**" if label in unequal else "")
-        shown.append(line("RL", label, found[label], verdict, unit="tokens"))
+        shown.append(line(what, label, found[label], verdict, unit="tokens"))
     return shown
 
 
@@ -126,8 +134,8 @@ def notes(raw: Raw) -> list[str]:
 
 
 def figure(name: str) -> Figure:
-    """One of the two: on the bundled base, or on a real one."""
-    return Figure(name, lambda bench: measure(bench, name), lines, notes, needs_base=name != "rl-tiny")
+    """One of them: on the bundled base, or on a real one."""
+    return Figure(name, lambda bench: measure(bench, name), lines, notes, needs_base=name == BASE)
 
 
 FIGURES = tuple(figure(name) for name in WORK)

@@ -258,7 +258,7 @@ def test_a_step_by_reward_is_compared_round_by_round(bench: Any) -> None:
     each = rl_contender(*[rl_answer(seconds, 8 * 1536, sampling_seconds=4) for seconds in (9, 8, 8, 8)])
     work = rl.expected({"problems": 4, "group": 8, "max_tokens": 48}, 8)
     contenders = {rl.TRL: theirs, rl.ONE: ours, rl.TOGETHER: many, rl.APART: each}
-    raw = {"contenders": contenders, "work": work, "prompt_tokens": [31, 40]}
+    raw = {"contenders": contenders, "work": work, "prompt_tokens": [31, 40], "completion_tokens": 48}
     assert rl.ratio(theirs, ours) == 3
     assert rl.beside(ours) == 0.5e9
     assert rl.unequal_work(raw) == []
@@ -281,7 +281,7 @@ def test_the_rewards_of_the_bench_differ_within_a_group(bench: Any) -> None:
 
 def test_figures_are_chosen_by_name(bench: Any) -> None:
     main = bench("__main__")
-    assert [figure.name for figure in main.choose("rl")] == ["matmul", "rl-tiny", "rl-base"]
+    assert [figure.name for figure in main.choose("rl")] == ["matmul", "rl-tiny-few", "rl-tiny", "rl-base"]
     names = [figure.name for figure in main.choose("sampling,pack")]
     assert names[0] == "matmul", "the peak belongs to every run"
     assert {"sampling", "pack-processes", "pack-4", "pack-base"} < set(names)
