@@ -48,7 +48,7 @@ def layers(evidence: Evidence) -> list[Figure]:
         "size: of two points one above the other, the lower one makes more of the same number of parameters. The post "
         "has attention alone clearly above the MLP alone, and adding attention to the MLP change little."
     )
-    bars_chart = forest(rows, NATS.title, "Held-out loss of each choice of matrices", format="~g")
+    bars_chart = forest(rows, NATS.title, "Held-out loss of each choice of matrices")
     return [
         Figure("layers-parameters", "Which matrices, at matched parameters", chart, caption),
         Figure(
@@ -313,7 +313,7 @@ def scaling(evidence: Evidence) -> list[Figure]:
         widths,
         Axis("regret (% of the FullFT loss)"),
         "Regret of the highest rank against the width of the base",
-        references=[Reference(0.0, "none")],
+        references=[Reference(0.0, "")],
     )
     found = [
         Figure(

@@ -52,7 +52,7 @@ class Axis:
     title: str
     log: bool = False
     ticks: Sequence[float] | None = None
-    format: str = "~g"
+    format: str = "~r"
     low: float | None = None
     high: float | None = None
     """Bounds of the domain, where the data's own would not do."""
@@ -109,7 +109,7 @@ def forest(
     *,
     zero: str | None = None,
     log: bool = False,
-    format: str = "~g",
+    format: str = "~r",
 ) -> alt.LayerChart:
     """A line a row: (name, value, low, high). `zero` names what lies at zero (at one on a logarithmic scale)."""
     known = [row for row in rows if row[1] is not None]
