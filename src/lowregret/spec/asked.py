@@ -83,6 +83,9 @@ def make_question(
     asked: dict[str, Any] = dict(values)
     if isinstance(asked.get("data"), str):
         asked["data"] = {"train": asked["data"]}
+    if not isinstance(asked.get("data", {}), dict):
+        place = f"{source}: " if source else ""
+        raise SpecError(f"{place}data is {asked['data']!r}, and must be a table: write [data] above its keys.")
     if quick:
         asked |= question.QUICK
     data: dict[str, Any] = dict(asked.get("data") or {})

@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count, TrainingSpec
 
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is named twice")
+    return values
+
+
+Once = AfterValidator(_once)
+"""Of a list: nothing is in it twice, which would be trained once and counted twice."""
 Rank = Annotated[int, Field(ge=1, le=65536)]
-Ranks = Annotated[tuple[Rank, ...], Field(min_length=1)]
+Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), Once]
 FACTS = "builtin:biographies"
 
 
@@ -24,6 +34,8 @@ def facts(options: str) -> DataSpec:
 class Question(TrainingSpec):
     """What all questions have in common. A study's length is given in steps, never in epochs."""
 
+    OBJECTIVE: ClassVar[str] = "sft"
+    """The kind of objective that its claims are about."""
     QUICK: ClassVar[dict[str, Any]] = {}
     """Fields that `--quick` sets."""
     IN_ALL: ClassVar[bool] = True
@@ -49,6 +61,13 @@ class Question(TrainingSpec):
         if isinstance(values, dict) and values.get("epochs") is not None:
             raise ValueError("epochs: the length of a study's trials is given in steps; name `steps`")
         return values
+
+    @model_validator(mode="after")
+    def _about_its_objective(self) -> Question:
+        if self.objective.kind != self.OBJECTIVE:
+            other = "rewards are what the question 'rl' is about" if self.OBJECTIVE == "sft" else "name a task"
+            raise ValueError(f"objective: must be {self.OBJECTIVE!r} here, not {self.objective.kind!r}; {other}")
+        return self
 
     def groups(self) -> tuple[GroupSpec, ...]:
         """The groups of trials that answer the question, those that others start from first."""

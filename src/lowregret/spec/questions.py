@@ -6,15 +6,19 @@ Every default is the study on the bundled base; `QUICK` is what `--quick` change
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, LoRA, Method
-from lowregret.spec.question import FACTS, Question, Rank, Ranks, facts, log_spaced, loras, plain, sized
+from lowregret.spec.question import FACTS, Once, Question, Rank, Ranks, facts, log_spaced, loras, plain, sized
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count, OptimizerSpec
+
+_FACTS_OF_A_PERSON, _TEST_SIZE = 5, 256
+"""Of `builtin:biographies`: rows of its test for each person, and their limit when no `test_size` is given."""
 
 
 class RankQuestion(Question):
@@ -25,7 +29,7 @@ class RankQuestion(Question):
     data: DataSpec = facts("size={size},wordings=6,test_size=128")
     steps: Count = 800
     ranks: Ranks = (1, 2, 4, 8, 16, 32, 64, 128)
-    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (32, 128, 512)
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1), Once] = (32, 128, 512)
     """Data sizes: what stands for `{size}` in `data.train`, or the first so many training examples."""
     tolerance: float = Field(default=0.005, gt=0, lt=1)
     """Regret below this share of the FullFT loss is none."""
@@ -88,7 +92,7 @@ class EarlyQuestion(Question):
     steps: Count = 128
     evals: Count = 16
     first_eval: Count = 1
-    ranks: Annotated[tuple[Rank, ...], Field(min_length=2)] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    ranks: Annotated[tuple[Rank, ...], Field(min_length=2), Once] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     learning_rate: PositiveRate = 1e-3
     early_steps: Count = 8
     """What counts as early: the differences between ranks after so many steps are those of the claim."""
@@ -103,7 +107,7 @@ class BatchSizeQuestion(Question):
     QUICK: ClassVar[dict[str, Any]] = {"batches": (4, 16, 64, 256), "examples": 2048}
     kind: Literal["batch-size"] = "batch-size"
     data: DataSpec = facts("size=256,wordings=6,test_size=128")
-    batches: Annotated[tuple[Count, ...], Field(min_length=2)] = (4, 8, 16, 32, 64, 128, 256)
+    batches: Annotated[tuple[Count, ...], Field(min_length=2), Once] = (4, 8, 16, 32, 64, 128, 256)
     examples: Count = 4096
     """Training examples of every run, whatever its batch: the steps follow from it."""
     ranks: Ranks = (4, 64)
@@ -171,6 +175,11 @@ class CapacityQuestion(Question):
     def _known_bits(self) -> CapacityQuestion:
         if not self.data.train.startswith(f"{FACTS}:") or "{size}" not in self.data.train:
             raise ValueError(f"data.train: capacity needs facts of known bits: {FACTS}:size={{size}},… (see recipes)")
+        if self.data.eval is not None or self.data.max_eval is not None:
+            raise ValueError("data: bits are counted over all facts, so `eval` and `max_eval` must be left out")
+        named = re.search(r"\btest_size=(\d+)", self.data.train)
+        if (int(named[1]) if named else _TEST_SIZE) < (needed := _FACTS_OF_A_PERSON * self.people):
+            raise ValueError(f"data.train: test_size must be {needed} at least, so that every fact is asked for once")
         return self
 
     def groups(self) -> tuple[GroupSpec, ...]:
@@ -193,7 +202,7 @@ class ComputeQuestion(Question):
 
     QUICK: ClassVar[dict[str, Any]] = {"widths": (128, 512), "ranks": (1, 16, 128), "repeats": 3}
     kind: Literal["compute"] = "compute"
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 256, 512, 1024)
+    widths: Annotated[tuple[Count, ...], Field(min_length=1), Once] = (128, 256, 512, 1024)
     """Hidden sizes of the bases made for this, of `depth` layers each."""
     depth: Count = 4
     ranks: Ranks = (1, 4, 16, 64, 256)
@@ -244,7 +253,7 @@ class VariantsQuestion(Question):
     kind: Literal["variants"] = "variants"
     prune: None = None
     """No trial is stopped early: the fits need both neighbours of the best rate."""
-    methods: tuple[Method, ...] = (
+    methods: Annotated[tuple[Method, ...], Once] = (
         LoRA(rank=16),
         LoRA(rank=16, init="pissa"),
         LoRA(rank=16, init="olora"),
@@ -268,7 +277,7 @@ class ScalingQuestion(Question):
     kind: Literal["scaling"] = "scaling"
     prune: None = None
     """No trial is stopped early: the fits need both neighbours of the best rate."""
-    models: Annotated[tuple[str, ...], Field(min_length=2)] = ("tiny-32", "tiny-64", "tiny")
+    models: Annotated[tuple[str, ...], Field(min_length=2), Once] = ("tiny-32", "tiny-64", "tiny")
     """Bases made alike that differ in width, in any order."""
     ranks: Ranks = (1, 16, 64)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lowregret.spec.data import DataSpec
 from lowregret.spec.question import Question, Ranks, loras
@@ -21,6 +21,7 @@ class RLQuestion(Question):
     A trial samples, so it takes far longer than one of supervised fine-tuning: `study all` leaves the question out.
     """
 
+    OBJECTIVE: ClassVar[str] = "rl"
     IN_ALL: ClassVar[bool] = False
     QUICK: ClassVar[dict[str, Any]] = {"steps": 32, "batch_size": 8, "ranks": (1, 16), "evals": 3}
     kind: Literal["rl"] = "rl"
@@ -38,6 +39,14 @@ class RLQuestion(Question):
     """Regret below so much reward is none."""
     good: float = Field(default=0.9, gt=0, lt=1)
     """A rate is good when its trial gains this share of the reward that the best one's gains over the base."""
+
+    @model_validator(mode="after")
+    def _rows_for_its_task(self) -> RLQuestion:
+        if isinstance(self.objective, RL) and not self.objective.own_problems and self.data.train == TASK:
+            raise ValueError(
+                f"data.train: the task {self.objective.task!r} brings no problems of its own; name its rows"
+            )
+        return self
 
     def groups(self) -> tuple[GroupSpec, ...]:
         return self.pair("main", loras(self.ranks), seeds_at="range", until_gain=self.good)

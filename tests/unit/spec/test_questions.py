@@ -12,6 +12,7 @@ from lowregret.spec.asked import QUESTIONS, Asked, make_question
 from lowregret.spec.question import log_spaced
 from lowregret.spec.questions import InvarianceQuestion, LayersQuestion
 
+CAPACITY = "builtin:biographies:size={size},test_size=100"
 RECIPES = Path(__file__).parents[3] / "recipes"
 
 
@@ -64,6 +65,14 @@ def test_other_data_keep_nothing_of_the_defaults_and_a_limit_keeps_the_data() ->
         ({"kind": "short-runs", "optimizer": {"schedule": "linear"}}, "constant rate"),
         ({"kind": "batch-size", "examples": 100, "batches": [8, 16]}, "no multiple"),
         ({"kind": "capacity", "data": {"train": "rows.jsonl"}}, "known bits"),
+        ({"kind": "capacity", "data": {"train": CAPACITY, "max_eval": 9}}, "bits are counted over all facts"),
+        ({"kind": "capacity", "data": {"train": CAPACITY}, "people": 21}, "test_size must be 105 at least"),
+        ({"kind": "rank", "ranks": [4, 1, 4]}, "ranks: 4 is named twice"),
+        ({"kind": "batch-size", "batches": [8, 8]}, "batches: 8 is named twice"),
+        ({"kind": "layers", "data": 3}, "data is 3, and must be a table"),
+        ({"kind": "rl", "objective": "sft"}, "must be 'rl' here, not 'sft'"),
+        ({"kind": "rank", "objective": {"kind": "rl", "task": "builtin:arithmetic"}}, "must be 'sft' here, not 'rl'"),
+        ({"kind": "rl", "objective": {"kind": "rl", "task": "math"}}, "'math' brings no problems of its own"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], words: str) -> None:
