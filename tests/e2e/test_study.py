@@ -63,6 +63,22 @@ def test_asking_for_more_repeats_nothing(early: Path, run: Any) -> None:
     assert "belongs to the question 'early'" in other.stderr
 
 
+def test_a_refused_question_leaves_a_study_as_it_was(early: Path, run: Any) -> None:
+    before = (early / "study.json").read_bytes()
+    other = run("study", "early", *TOY, "--steps", 5, "--ranks", "1,4", "--workers", 1, "--quiet", "--out", early)
+    assert other.exit_code == 2
+    assert "spec.steps: 4 there, 5 now" in other.stderr
+    assert (early / "study.json").read_bytes() == before
+    assert run("verify", early).exit_code == 0
+
+
+def test_a_compare_does_not_go_into_a_study(early: Path, run: Any) -> None:
+    done = run("compare", "--model", "tiny", "--data", "builtin:arithmetic", "--out", early, "--quiet")
+    assert done.exit_code == 2
+    assert "belongs to `lowregret study`" in done.stderr
+    assert not (early / "spec.json").exists()
+
+
 def test_a_compare_verifies_too(study: Path, run: Any) -> None:
     done = run("verify", study)
     assert done.exit_code == 0, done.stdout

@@ -14,7 +14,7 @@ from lowregret.spec import LoRA, TrialSpec
 from lowregret.study import trackers
 from lowregret.study import tracking as module
 from lowregret.study.crew import Silent
-from lowregret.study.trackers import RunFacts, values
+from lowregret.study.trackers import RunFacts, TensorBoard, values
 from lowregret.study.tracking import Track, Tracker, facts, parse_track, tracked
 
 TRIAL = TrialSpec(method=LoRA(rank=4), learning_rate=2e-3, seed=1)
@@ -97,6 +97,19 @@ def test_tensorboard_has_every_row_once_after_a_kill(folder: Path) -> None:
         assert [step for step, _ in found] == [step for step, _ in LOSSES]
         assert [loss for _, loss in found] == pytest.approx([loss for _, loss in LOSSES])
         assert [event.step for event in events.Scalars("test_nll")] == [0, 3, 6]
+
+
+def test_tensorboard_has_the_result_of_a_trial_by_loss_or_by_reward(folder: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, changed in (("test_nll", {}), ("test_reward", {"test_nll": None, "test_reward": 0.75})):
+        run = TensorBoard(str(folder / name)).open(facts(TRIAL, folder, "mine", ""))
+        run.log([metric(1)])
+        run.end("finished", record(TRIAL, "finished").model_copy(update=changed))
+        events = EventAccumulator(str(folder / name / "mine" / TRIAL.id))
+        events.Reload()
+        assert [event.value for event in events.Scalars(f"final/{name}")] == [0.5 if name == "test_nll" else 0.75]
 
 
 def test_wandb_offline_takes_a_pack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

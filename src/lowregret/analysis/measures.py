@@ -188,7 +188,7 @@ def early(evidence: Evidence) -> Measures:
         details[f"seed {seed}, step {step}"], details[f"seed {seed}, step {max(curve)}"] = spread, last
         if learned > 0:
             shares.append(spread / learned)
-        if spread > 0 and last > 0:
+        if spread > 0 and last > 0 and step < max(curve):  # a run that ends early has not grown, or has it
             growth.append(math.log2(last / spread))
     return {
         "early-same": Measure(mean(shares), details=details),

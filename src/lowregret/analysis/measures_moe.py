@@ -46,16 +46,17 @@ def _difference(condition: Condition, first: LoRA, second: LoRA, learned: float)
 def _matched(
     condition: Condition, pairs: Iterable[tuple[LoRA, LoRA]], learned: float, *, fewer: bool = False
 ) -> Measure:
-    """The largest difference of pairs that must have as many parameters; open when a pair has not.
+    """The largest difference of pairs that must have as many parameters; open when a pair has not, or has no result.
 
     With `fewer` it is enough that the first of a pair has no fewer.
     """
     found: dict[str, Estimate] = {}
     details: dict[str, float | None] = {}
-    notes = []
+    notes, missing = [], []
     for first, second in pairs:
         own, other = parameters(condition, first), parameters(condition, second)
         if own is None or other is None:
+            missing.append(f"{first.name} and {second.name} cannot be compared.")
             continue
         ratio = own / other
         details[f"{first.name} over {second.name}, parameters"] = ratio
@@ -67,10 +68,12 @@ def _matched(
             details[f"{first.name} over {second.name}"] = share.value
     most = max(found, key=lambda name: found[name].value, default=None)
     if most is None:
-        return Measure(None, details=details)
+        return Measure(None, " ".join(missing), details)
     estimate = found[most]
     if notes:
         notes.append("Give other ranks for this base.")
+    if notes or missing:
+        notes += missing
         estimate = Estimate(value=estimate.value, n=estimate.n)
     elif len(found) > 1:
         notes.append(f"Most over {most}.")

@@ -24,7 +24,7 @@ from lowregret.spec import DataSpec, GroupSpec
 from lowregret.study.bench import BASE, Bench, note_base, note_environment
 from lowregret.study.crew import Crew, Observer
 from lowregret.train.checkpoint import read_checkpoint
-from lowregret.train.folder import SPEC, claim, opened
+from lowregret.train.folder import SPEC, claim, opened, require_same
 from lowregret.train.job import grading, open_inputs
 from lowregret.train.pack import Hooks, Interrupted
 from lowregret.train.step import evaluate, mean_nll
@@ -77,17 +77,29 @@ def run_group(
             checkpoint = None
 
 
+def require_extension(folder: Path, spec: GroupSpec) -> None:
+    """RecordsError when the trials of a group's folder are of another base, data, batch or length than `spec` asks."""
+    if (folder / SPEC).exists():
+        asked = spec.model_dump(mode="json")
+        stored: dict[str, Any] = _stored(folder / SPEC)["spec"]
+        require_same(folder, {"spec": stored | {name: asked[name] for name in _EXTENDABLE}}, {"spec": asked})
+
+
 def _extend(file: Path, spec: GroupSpec) -> None:
     """What may change between sessions is taken over into spec.json, so that the rest is compared."""
     if not file.exists():
         return
-    stored = read_json(file)
-    if not isinstance(stored, dict) or not isinstance(stored.get("spec"), dict):
-        raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
-    asked = spec.model_dump(mode="json")
+    stored, asked = _stored(file), spec.model_dump(mode="json")
     changed = {name: asked[name] for name in _EXTENDABLE if stored["spec"].get(name) != asked[name]}
     if changed:
         write_json(file, {**stored, "spec": stored["spec"] | changed})
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    stored = read_json(file)
+    if not isinstance(stored, dict) or not isinstance(stored.get("spec"), dict):
+        raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
+    return stored
 
 
 def _note(folder: Path, **facts: Any) -> None:

@@ -25,6 +25,7 @@ from lowregret.spec.asked import Asked
 from lowregret.spec.question import Question
 from lowregret.spec.questions import ComputeQuestion
 from lowregret.study.crew import Observer, Silent, read_trials
+from lowregret.study.group import require_extension
 from lowregret.study.rates import anchor_of, bracket, lattice_rate, losses_at
 from lowregret.study.tracking import Track
 from lowregret.study.workers import Job, run_jobs
@@ -88,6 +89,8 @@ def _claim(folder: Path, question: Question, command: str) -> None:
             raise RecordsError(f"{path}: belongs to the question {there!r}, not to {kind!r}. Use another --out.")
     elif (folder / "spec.json").exists():
         raise RecordsError(f"{folder}: belongs to `lowregret compare` or `train`. Use another --out.")
+    for group in question.groups():  # before study.json is replaced: what is there must stay as it is judged
+        require_extension(folder / GROUPS / group.key, group)
     stated = [statement.model_dump(mode="json") for statement in statements(question)]
     asked = Asked(question=question).model_dump(mode="json")
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})

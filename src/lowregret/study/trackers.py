@@ -228,10 +228,11 @@ class _TensorBoardRun:
     def end(self, status: str, record: TrialRecord | None) -> None:
         said = status if record is None or not record.error else f"{status}: {record.error}"
         self._writer.add_text("status", said, max(self.last, 0))
-        loss = None if record is None else record.test_nll
-        if status == "finished" and loss is not None:
+        finals = {} if record is None else {"test_nll": record.test_nll, "test_reward": record.test_reward}
+        results = {f"final/{name}": value for name, value in finals.items() if value is not None}
+        if status == "finished" and results:
             # In the run's own folder: by default this opens another run below it.
-            self._writer.add_hparams(self._config, {"final/test_nll": loss}, run_name=".")
+            self._writer.add_hparams(self._config, results, run_name=".")
         self._writer.close()
 
 

@@ -159,10 +159,13 @@ class _Parent:
         if kind == "line":
             self._observer.say(content)
             return
-        self._busy.pop(worker)
+        job = self._busy.pop(worker)
         self._idle.append(worker)
         if kind == "error":
             self._problem = self._problem or content
+            if self._busy and not isinstance(content, InterruptedError):  # those may take hours
+                others = ", ".join(other.label for other in self._busy.values())
+                self._observer.say(f"{job.label}: {content}\nNothing else is begun; this goes on to its end: {others}")
 
 
 def _serve(parent: Connection, threads: int | None, track: Track | None) -> None:

@@ -17,6 +17,7 @@ from lowregret.spec import Spec, TrainingSpec
 from lowregret.train.rl_problems import Prompt
 
 SPEC = "spec.json"
+_STUDY = "study.json"
 
 
 @contextmanager
@@ -46,6 +47,8 @@ def claim(path: Path, spec: Spec, resolved: dict[str, Any], command: str) -> Non
     """
     asked = {"spec": spec.model_dump(mode="json"), "resolved": resolved}
     file = path / SPEC
+    if (path / _STUDY).exists():
+        raise RecordsError(f"{path}: belongs to `lowregret study`. Use another --out.")
     if not file.exists():
         if any(path.glob("trials/*/trial.json")) or (path / "trial.json").exists():
             raise RecordsError(f"{path}: holds trials but no {SPEC}, so whose they are is unknown. Use another --out.")
@@ -59,9 +62,14 @@ def claim(path: Path, spec: Spec, resolved: dict[str, Any], command: str) -> Non
         ) from None
     if not isinstance(found, dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
+    require_same(path, {k: v for k, v in found.items() if k in asked}, asked)
+
+
+def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """RecordsError that tells what differs between a folder's spec and the one asked for, but for fields that may."""
     differences = [
         f"  {field}: {there} there, {here} now"
-        for field, there, here in _differences({k: v for k, v in found.items() if k in asked}, asked)
+        for field, there, here in _differences(found, asked)
         if field.removeprefix("spec.") not in TrainingSpec.FREE
     ]
     if differences:

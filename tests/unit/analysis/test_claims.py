@@ -87,6 +87,14 @@ def test_every_claim_of_every_question_is_measured(fake_studies: ModuleType, tmp
     assert unmeasured <= nothing_moves, "in these studies all ranks are alike"
 
 
+def test_a_run_that_ends_while_it_is_early_does_not_tell_whether_differences_grow(
+    fake_studies: ModuleType, tmp_path: Path
+) -> None:
+    found = claims(fake_studies, tmp_path, small("early", steps=4, ranks=(1, 4)))
+    assert found["early-grow"].ruling == "open"
+    assert found["early-grow"].estimate is None
+
+
 def test_the_ratio_of_best_rates_is_found(fake_studies: ModuleType, tmp_path: Path) -> None:
     """6e-3 over 1e-3, for all ranks."""
     found = claims(fake_studies, tmp_path, small("learning-rate"))

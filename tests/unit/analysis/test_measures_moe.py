@@ -84,6 +84,17 @@ def test_adapters_that_are_not_as_large_decide_nothing(fake_studies: ModuleType,
     assert larger["moe-attention"].ruling == "holds", "attention may have more"
 
 
+def test_a_convention_without_a_result_leaves_the_comparison_of_all_open(
+    fake_studies: ModuleType, tmp_path: Path
+) -> None:
+    assert judged(fake_studies, tmp_path, {})["moe-per-active"].ruling == "holds"
+    for file in tmp_path.glob("groups/main.lora/trials/lora-102-full-rank-each_*/trial.json"):
+        file.write_text(file.read_text().replace('"finished"', '"diverged"'))
+    claims = {claim.statement.key: claim for claim in judge_study(read_evidence(tmp_path)).claims}
+    assert claims["moe-per-active"].ruling == "open"
+    assert "lora:100 and lora:102:full-rank-each cannot be compared" in claims["moe-per-active"].note
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -1,0 +1,37 @@
+"""The parent of the processes that train groups: what it says while they do."""
+
+from __future__ import annotations
+
+from multiprocessing import Pipe
+from pathlib import Path
+
+from lowregret.errors import SpecError
+from lowregret.spec.asked import make_question
+from lowregret.study.crew import Silent
+from lowregret.study.workers import Job, _Parent
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_what_is_wrong_with_a_group_is_said_while_the_others_go_on() -> None:
+    groups = make_question({"kind": "moe"}).groups()
+    jobs = [Job(Path(group.key), group, f"moe {group.key}", None) for group in groups]
+    heard, pipes = Heard(), [Pipe() for _ in jobs]
+    parent = _Parent(jobs, [ours for ours, _ in pipes], lambda job: {}, heard, lambda: False)
+    parent._busy = {ours: job for (ours, _), job in zip(pipes, jobs, strict=True)}
+    pipes[0][1].send(("error", SpecError("no 'experts' matrix")))
+    parent._listen(pipes[0][0])
+    assert len(heard.lines) == 1
+    assert "moe main.lora: no 'experts' matrix" in heard.lines[0]
+    assert "goes on to its end: moe main.full" in heard.lines[0]
+    pipes[1][1].send(("error", SpecError("the last")))
+    parent._listen(pipes[1][0])
+    assert len(heard.lines) == 1, "the last to end has nobody to wait for: its error is raised"
