@@ -67,7 +67,7 @@ class Measured:
             best_learning_rate=self.rate.learning_rate,
             bracketed=self.rate.bracketed,
             test_nll=None if self.rewarded else loss,
-            test_reward=-loss if self.rewarded and loss is not None else None,
+            test_reward=0.0 - loss if self.rewarded and loss is not None else None,
             seeds=len(trials),
             trials=sum(self.statuses.values()),
             tokens=max((record.tokens for record in trials), default=0),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 def nats(value: float, sign: bool = False) -> str:
     """Four decimals, or two significant digits where four decimals would hide the number: 0.0229, 0.00048, 3.1e-05."""
+    value += 0.0  # a zero has no sign: minus a reward of 0 is one
     if value != 0 and abs(value) < 5e-4:
         return f"{value:+.2g}" if sign else f"{value:.2g}"
     return f"{value:+.4f}" if sign else f"{value:.4f}"

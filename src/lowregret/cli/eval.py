@@ -127,7 +127,7 @@ def _rewards(spec: TrainingSpec, adapter: Path | None) -> tuple[Mapping[str, Any
     failed = f"; {found.failures:,} could not be graded" if found.failures else ""
     return numbers, (
         f"reward {found.reward:.4f}; pass rate {rate:.3f} (95 %: {low:.3f} to {high:.3f}), "
-        f"{problems:,} problems, {found.samples} completions each{failed}"
+        f"{problems:,} problems, {found.samples} completion{'s' * (found.samples > 1)} each{failed}"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lowregret.engine.export import load_adapter
 from lowregret.errors import DivergedError, ModelError, RecordsError
 from lowregret.records import read_json
-from lowregret.spec import RL, FullFT, TrainingSpec, TrainSpec
+from lowregret.spec import RL, FullFT, TrainingSpec, TrainSpec, build
 from lowregret.train.folder import SPEC
 from lowregret.train.job import grading, make_engine, make_task, open_inputs
 from lowregret.train.rl import EVALUATION_SEED, RLTask
@@ -40,10 +40,11 @@ def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
 
     RecordsError when the folder holds no finished run of `lowregret train`.
     """
-    asked = read_json(run / SPEC).get("spec", {})
-    if "method" not in asked:
+    stored = read_json(run / SPEC) if (run / SPEC).is_file() else {}
+    asked = stored.get("spec") if isinstance(stored, dict) else None
+    if not isinstance(asked, dict) or "method" not in asked:
         raise RecordsError(f"{run}: is no run of `lowregret train`. Give --model and --adapter instead.")
-    spec = TrainSpec.model_validate(asked)
+    spec = build(TrainSpec, asked, source=str(run / SPEC))
     result = run / ("model" if isinstance(spec.method, FullFT) else "adapter")
     if not result.is_dir():
         raise RecordsError(f"{run}: has no {result.name}/ yet. Let the run finish: start its command again.")
