@@ -93,7 +93,9 @@ def make_question(
     data |= {names.get(key, key): given.pop(key) for key in list(given) if key in names or key in DataSpec.model_fields}
     if data:
         default = question.model_fields["data"].default
-        asked["data"] = data if "train" in data else default.model_dump(exclude_defaults=True) | data
+        objective = asked.get("objective")
+        other = "train" in data or (isinstance(objective, dict) and "task" in objective)  # a task brings problems
+        asked["data"] = data if other else default.model_dump(exclude_defaults=True) | data
     unknown = sorted(given.keys() - question.model_fields.keys())
     if unknown:
         raise SpecError(f"--{unknown[0].replace('_', '-')}: the question {kind!r} does not ask for it. Leave it out.")

@@ -54,6 +54,14 @@ def test_other_data_keep_nothing_of_the_defaults_and_a_limit_keeps_the_data() ->
     assert (limited.data.train, limited.data.max_length) == (LayersQuestion().data.train, 128)
 
 
+def test_a_limit_goes_with_the_problems_of_another_task() -> None:
+    gym = {"kind": "rl", "objective": {"kind": "rl", "task": "gym:chain_sum"}}
+    limited = make_question({**gym, "data": {"max_train": 4}}, flags={"max_eval": 9})
+    data = limited.data
+    assert (data.train, data.max_train, data.max_eval, data.overlong) == ("gym:chain_sum", 4, 9, "drop")
+    assert make_question({"kind": "rl"}, flags={"max_eval": 9}).data.train == "builtin:arithmetic:difficulty=5"
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -73,6 +81,10 @@ def test_other_data_keep_nothing_of_the_defaults_and_a_limit_keeps_the_data() ->
         ({"kind": "rl", "objective": "sft"}, "must be 'rl' here, not 'sft'"),
         ({"kind": "rank", "objective": {"kind": "rl", "task": "builtin:arithmetic"}}, "must be 'sft' here, not 'rl'"),
         ({"kind": "rl", "objective": {"kind": "rl", "task": "math"}}, "'math' brings no problems of its own"),
+        (
+            {"kind": "rl", "objective": {"kind": "rl", "task": "math"}, "data": {"max_eval": 9}},
+            "'data.train' is missing",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], words: str) -> None:
