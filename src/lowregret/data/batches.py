@@ -21,6 +21,9 @@ from lowregret.data.chat import Example
 EVAL_TOKENS = 4096
 """Padded tokens in a held-out batch: fixed, so that `eval` repeats the number that training reported."""
 
+SHARED_LEAST = 8
+"""Leading tokens that rows must have in common for a pass to compute them once: fewer save less than they cost."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,6 +40,8 @@ class Batch:
     """Each row's number in the batch of its optimizer step, however that is cut into passes."""
     columns: Mapping[str, Float32[Tensor, "rows length"]] = field(default_factory=dict)
     """What else the loss takes, by the names of its arguments: a number a position."""
+    prompts: Int64[Tensor, " rows"] | None = None
+    """Rows of equal numbers begin with the same tokens, at least up to where one of them is supervised."""
 
     @property
     def rows(self) -> int:
@@ -49,9 +54,33 @@ class Batch:
         return (self.supervised * positions).amax(dim=1).clamp(min=1)
 
     @property
+    def shared(self) -> Int64[Tensor, " rows"]:
+        """Leading positions of each row that are computed once for all rows of its prompt; 0 for one that has its own.
+
+        None of them is supervised, so that each supervised position belongs to one row.
+        """
+        if self.prompts is None:
+            return torch.zeros(self.rows, dtype=torch.int64)
+        first = self.supervised.int().argmax(dim=1)
+        _, group, rows = torch.unique(self.prompts, return_inverse=True, return_counts=True)
+        common = torch.full_like(rows, self.supervised.shape[1]).scatter_reduce_(0, group, first, "amin")
+        return torch.where((rows > 1) & (common >= SHARED_LEAST), common, 0)[group]
+
+    @property
+    def leaders(self) -> Int64[Tensor, " rows"]:
+        """The first row of those that share its leading positions; each row's own index where none are shared."""
+        own = torch.arange(self.rows)
+        if self.prompts is None:
+            return own
+        _, group = torch.unique(self.prompts, return_inverse=True)
+        first = torch.full_like(own, self.rows).scatter_reduce_(0, group, own, "amin")[group]
+        return torch.where(self.shared > 0, first, own)
+
+    @property
     def tokens(self) -> int:
         """Positions to compute in all: what a pass costs. Padding, and what follows the last answer, is free."""
-        return int(self.used.sum())
+        followers = self.leaders != torch.arange(self.rows)
+        return int(self.used.sum() - (self.shared * followers).sum())
 
     def select(self, rows: Sequence[int]) -> Batch:
         """These rows in this order, weights unchanged, without the padding that all of them share."""
@@ -62,6 +91,7 @@ class Batch:
             self,
             numbers=self.numbers[index],
             columns={name: column[index, :length] for name, column in self.columns.items()},
+            prompts=None if self.prompts is None else self.prompts[index],
             **{name: getattr(self, name)[index, :length] for name in always},
         )
 
@@ -91,29 +121,41 @@ def passes(
 
     A pass computes at most `max_tokens` positions, or one row if that row alone is longer, and holds at most
     `max_rows` rows of a policy. Weights stay what they are, so nothing has to be normalised again. Rows go policy by
-    policy, the longest first: a policy is in as few passes as can be, and a pass that needs too much memory comes
-    early. There are as few passes as this order allows, and their largest is as small as it can be with so many.
+    policy, the longest first, but those that share positions next to each other: a policy is in as few passes as can
+    be, little is computed twice, and a pass that needs too much memory comes early. There are as few passes as this
+    order allows, and their largest is as small as it can be with so many.
     """
     if max_rows is None and (max_tokens is None or sum(batch.tokens for batch in batches.values()) <= max_tokens):
         return [dict(batches)]
     found: list[dict[str, Batch]] = []
     for group in _row_groups(batches, max_rows):
-        rows = [(name, row, length) for name, members in group.items() for row, length in members]
+        rows = [(name, row) for name, members in group.items() for row in members]
         start = 0
-        for stop in _cuts([length for *_, length in rows], max_tokens):
+        for stop in _cuts([(row.length, row.length - row.saved) for _, row in rows], max_tokens):
             chosen: dict[str, list[int]] = {}
-            for name, row, _ in rows[start:stop]:
-                chosen.setdefault(name, []).append(row)
+            for name, row in rows[start:stop]:
+                chosen.setdefault(name, []).append(row.index)
             found.append({name: batches[name].select(members) for name, members in chosen.items()})
             start = stop
     return found
 
 
-def _row_groups(batches: Mapping[str, Batch], max_rows: int | None) -> list[dict[str, list[tuple[int, int]]]]:
-    """(row, used length) of every policy, the longest first, dealt out by at most `max_rows` of each policy."""
-    groups: list[dict[str, list[tuple[int, int]]]] = []
+@dataclass(frozen=True)
+class _Row:
+    """A row of a batch, and what it costs."""
+
+    index: int
+    length: int
+    """Positions that it uses."""
+    saved: int
+    """Those that it need not compute in the same pass as the row before it in order."""
+
+
+def _row_groups(batches: Mapping[str, Batch], max_rows: int | None) -> list[dict[str, list[_Row]]]:
+    """The rows of every policy in order, dealt out by at most `max_rows` of each policy."""
+    groups: list[dict[str, list[_Row]]] = []
     for name, batch in batches.items():
-        rows = sorted(enumerate(batch.used.tolist()), key=lambda row: -row[1])
+        rows = _in_order(batch)
         parts = math.ceil(len(rows) / (max_rows or len(rows)))
         size = math.ceil(len(rows) / parts)
         for part in range(parts):
@@ -123,22 +165,35 @@ def _row_groups(batches: Mapping[str, Batch], max_rows: int | None) -> list[dict
     return groups
 
 
-def _cuts(lengths: Sequence[int], max_tokens: int | None) -> list[int]:
-    """Where each pass over rows of these lengths ends, in their order."""
+def _in_order(batch: Batch) -> list[_Row]:
+    """Rows that share positions next to each other, the longest of them first; so are they among the others."""
+    used, shared, leaders = batch.used.tolist(), batch.shared.tolist(), batch.leaders.tolist()
+    longest: dict[int, int] = {}
+    for leader, length in zip(leaders, used, strict=True):
+        longest[leader] = max(longest.get(leader, 0), length)
+    order = sorted(range(batch.rows), key=lambda row: (-longest[leaders[row]], leaders[row], -used[row]))
+    before = [-1, *(leaders[row] for row in order)]
+    return [
+        _Row(row, used[row], shared[row] * (leaders[row] == last)) for row, last in zip(order, before, strict=False)
+    ]
+
+
+def _cuts(costs: Sequence[tuple[int, int]], max_tokens: int | None) -> list[int]:
+    """Where each pass ends over rows of these costs, in their order: of each, first in its pass and behind another."""
     if max_tokens is None:
-        return [len(lengths)]
+        return [len(costs)]
 
     def filled(limit: int) -> list[int]:
         stops, tokens = [], 0
-        for row, length in enumerate(lengths):
-            if tokens and tokens + length > limit:
+        for row, (first, behind) in enumerate(costs):
+            if tokens and tokens + behind > limit:
                 stops.append(row)
                 tokens = 0
-            tokens += length
-        return [*stops, len(lengths)]
+            tokens += behind if tokens else first
+        return [*stops, len(costs)]
 
     # The number of passes never grows with the limit, so the smallest limit with as few passes is found by halving.
-    low, high = 1, min(max_tokens, sum(lengths))
+    low, high = 1, min(max_tokens, sum(first for first, _ in costs))
     fewest = len(filled(high))
     while low < high:
         middle = (low + high) // 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
+from lowregret.data.batches import EVAL_TOKENS, SHARED_LEAST, Batch, collate, eval_groups
 from lowregret.data.chat import Example
 from lowregret.engine.attention import attending, configurations, tells_all
 from lowregret.engine.balance import BalanceLoss
@@ -163,6 +163,13 @@ class Engine:
             self.policies[name].steps += 1
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
+    def shares(self, policy: str) -> bool:
+        """Whether what rows of a prompt (`Batch.prompts`) share is computed once: without dropout, whose masks go by
+        rows, without the load-balancing loss, which counts tokens, and without padding."""
+        found = self.policies.get(policy)
+        dropout = isinstance(found, LoRAPolicy) and found.method.dropout
+        return self.padding_free and self._balance is None and not dropout
+
     def evaluate(
         self, policies: Sequence[str], examples: Sequence[Example]
     ) -> dict[str, tuple[list[float], list[int]]]:
@@ -221,7 +228,8 @@ class Engine:
         return load_state(self.policies[policy], path)
 
     def _lay_out(self, batches: Mapping[str, Batch]) -> Layout:
-        return lay_out(batches, self._order(batches), self.device, padded=not self.padding_free)
+        known = {name: b if self.shares(name) else replace(b, prompts=None) for name, b in batches.items()}
+        return lay_out(known, self._order(known), self.device, padded=not self.padding_free)
 
     def _forward(self, layout: Layout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
@@ -323,14 +331,15 @@ class Engine:
     def _find_way(self) -> None:
         """How this base can be run: rows end to end, logits in chunks, both, or neither.
 
-        Its modeling code decides, and is asked: two short rows must get the log-probabilities that the base itself
-        gives to each alone. The plainest way, padded rows and the base's own logits, needs no proof.
+        Its modeling code decides, and is asked: short rows, two of which share a prompt, must get the log-probabilities
+        that the base itself gives to each alone. The plainest way, padded rows and its own logits, needs no proof.
         """
         some = [token for token in range(8) if token != self.base.pad_id]
-        rows = [Example(tuple(some[:length]), (False,) + (True,) * (length - 1)) for length in (4, 6)]
+        lengths = ((1, 3), (1, 5), (SHARED_LEAST + 1, 2), (SHARED_LEAST + 1, 3))  # of prompt and completion
+        rows = [Example(tuple(islice(cycle(some), p + c)), (False,) * p + (True,) * c) for p, c in lengths]
         with torch.no_grad(), self._arithmetic():
             expected = torch.cat([_own_logprobs(self.model, row, self.device) for row in rows])
-        batch = {"base": collate(rows, self.base.pad_id)}
+        batch = {"base": replace(collate(rows, self.base.pad_id), prompts=torch.tensor([0, 1, 2, 2]))}
         end_to_end = (True, False) if tells_all(self._configs) else (False,)
         for self.padding_free, self._unembedding.chunked in product(end_to_end, (True, False)):
             if not self.padding_free and not self._unembedding.chunked:
@@ -350,10 +359,10 @@ _PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 
 
 def _own_logprobs(model: PreTrainedModel, row: Example, device: torch.device) -> Tensor:
-    """log p of each next token of a row, as the base computes it without any of ours."""
+    """log p of each supervised token of a row, as the base computes it without any of ours."""
     ids = torch.tensor([row.token_ids], device=device)
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
-    return token_logprobs(logits, ids[0, 1:])
+    return token_logprobs(logits, ids[0, 1:])[torch.tensor(row.supervised[1:], device=device)]
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -175,6 +175,7 @@ class RLWork:
                 self.task.engine.base.pad_id,
                 parts=self._objective.updates,
                 divide_by_std=self._objective.divide_by_std,
+                shared=self.task.engine.shares(name),
             )
             for name, rollout in rollouts.items()
         }

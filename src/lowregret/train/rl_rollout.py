@@ -79,11 +79,14 @@ def advantages(rewards: Sequence[float], *, divide_by_std: bool = False) -> list
     return [value / (deviation + STD_EPSILON) for value in centred]
 
 
-def batches(rollout: Rollout, pad_id: int, *, parts: int = 1, divide_by_std: bool = False) -> list[Batch | None]:
+def batches(
+    rollout: Rollout, pad_id: int, *, parts: int = 1, divide_by_std: bool = False, shared: bool = True
+) -> list[Batch | None]:
     """One batch for each update, of an equal part of the groups (the first ones larger); None for one with no group.
 
     Groups of equal rewards have no advantage and are left out. They still count in the weights, 1 / (completion tokens
     of the part), so that leaving them out changes the time it takes and nothing else. A row's number is its sample's.
+    Without `shared`, each row has a prompt of its own: for a policy that `Engine.shares` denies.
     """
     groups = rollout.groups
     size, longer = divmod(len(groups), parts)
@@ -91,7 +94,8 @@ def batches(rollout: Rollout, pad_id: int, *, parts: int = 1, divide_by_std: boo
     start = 0
     for part in range(parts):
         stop = start + size + (part < longer)
-        found.append(_batch(rollout, range(start, stop), pad_id, divide_by_std))
+        batch = _batch(rollout, range(start, stop), pad_id, divide_by_std)
+        found.append(batch if batch is None or shared else replace(batch, prompts=None))
         start = stop
     return found
 
@@ -119,6 +123,7 @@ def _batch(rollout: Rollout, part: range, pad_id: int, divide_by_std: bool) -> B
         numbers=numbers_of,
         weights=batch.supervised.float() / tokens,
         columns={"advantages": column(batch, spread), "sampler_logprobs": column(batch, sampled)},
+        prompts=numbers_of // rollout.size,
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowregret.data.batches import Batch, batch_indices, collate, eval_groups, passes, training_order
+from lowregret.data.batches import SHARED_LEAST, Batch, batch_indices, collate, eval_groups, passes, training_order
 from lowregret.data.chat import Example
 
 
@@ -55,6 +56,80 @@ def test_weights_sum_to_one_and_are_zero_elsewhere(found: list[Example], pad_id:
     assert torch.equal(batch.weights != 0, batch.supervised)
     for row, example in enumerate(found):
         assert bool((batch.input_ids[row, len(example.token_ids) - 1 :] == pad_id).all())
+
+
+Grouped = list[tuple[int, Example]]
+"""Rows, each with the number of its prompt."""
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Grouped:
+    """Rows of some prompts in any order, with completions of any length; some rows have a prompt of their own."""
+    rows: Grouped = []
+    for prompt in range(draw(st.integers(1, 4))):
+        start = tuple(draw(st.lists(st.integers(1, 99), min_size=1, max_size=SHARED_LEAST + 6)))
+        for _ in range(draw(st.integers(1, 5))):
+            end = tuple(draw(st.lists(st.integers(1, 99), min_size=1, max_size=6)))
+            rows.append((prompt, Example((*start, *end), (False,) * len(start) + (True,) * len(end))))
+    return list(draw(st.permutations(rows)))
+
+
+def grouped(rows: Grouped) -> Batch:
+    return replace(collate([row for _, row in rows]), prompts=torch.tensor([prompt for prompt, _ in rows]))
+
+
+@given(groups())
+def test_a_pass_costs_each_shared_prompt_once(rows: Grouped) -> None:
+    batch = grouped(rows)
+    numbers = [number for number, _ in rows]
+    computed = set()
+    for row, (number, used) in enumerate(zip(numbers, batch.used.tolist(), strict=True)):
+        first = int(batch.supervised[row].nonzero()[0])
+        shared = first if numbers.count(number) > 1 and first >= SHARED_LEAST else 0
+        assert int(batch.shared[row]) == shared
+        assert int(batch.leaders[row]) == (numbers.index(number) if shared else row)
+        computed |= {(number, at) if at < shared else (number, row, at) for at in range(used)}
+    assert batch.tokens == len(computed)
+
+
+def test_what_one_row_is_supervised_on_is_not_shared() -> None:
+    long = tuple(range(1, 21))
+    early = Example(long, (False,) * 9 + (True,) + (False,) * 9 + (True,))
+    late = Example(long, (False,) * 19 + (True,))
+    pack = replace(collate([late, early, late]), prompts=torch.tensor([4, 4, 4]))
+    assert pack.shared.tolist() == [8, 8, 8]
+    assert pack.tokens == 8 + 3 * 11
+    assert pack.select([0, 2]).tokens == 18 + 2
+    assert replace(pack, supervised=torch.zeros_like(pack.supervised)).tokens == 3
+
+
+@given(st.lists(groups(), min_size=1, max_size=3), st.integers(1, 60), st.none() | st.integers(1, 9))
+def test_passes_over_shared_prompts_keep_to_their_limits_and_to_rows(
+    found: list[Grouped], max_tokens: int, max_rows: int | None
+) -> None:
+    pack = {f"policy {index}": grouped(rows) for index, rows in enumerate(found)}
+    cut = passes(pack, max_tokens, max_rows)
+    for group in cut:
+        rows = sum(part.rows for part in group.values())
+        assert rows == 1 or sum(part.tokens for part in group.values()) <= max_tokens
+        assert max_rows is None or all(part.rows <= max_rows for part in group.values())
+    for name, batch in pack.items():
+        parts = [group[name] for group in cut if name in group]
+        assert sorted(row for part in parts for row in predictions(part)) == sorted(predictions(batch))
+        numbers = {int(row): int(of) for part in parts for row, of in zip(part.numbers, part.prompts, strict=True)}
+        assert numbers == dict(zip(batch.numbers.tolist(), batch.prompts.tolist(), strict=True))
+    if max_rows is None:
+        apart = passes({name: replace(batch, prompts=None) for name, batch in pack.items()}, max_tokens)
+        assert len(cut) <= len(apart)
+
+
+def test_rows_of_a_prompt_stay_together_when_a_step_is_cut() -> None:
+    """Two prompts of four rows each, mixed: a pass for each, of 10 + 4 · 3 tokens."""
+    rows = [Example((*([prompt] * 11), 5, 6, 7), (False,) * 11 + (True,) * 3) for prompt in (1, 2)]
+    batch = replace(collate(rows * 4), prompts=torch.tensor([1, 2] * 4))
+    cut = passes({"a": batch}, 24)
+    assert [part["a"].prompts.tolist() for part in cut] == [[1] * 4, [2] * 4]
+    assert [part["a"].tokens for part in cut] == [22, 22]
 
 
 PACKS = st.lists(BATCHES, min_size=1, max_size=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lowregret.data.batches import collate
-from lowregret.engine import Engine
+from lowregret.data.chat import Example
+from lowregret.engine import Engine, attention
 from lowregret.engine.attention import Rows, attend, attending, configurations
 from lowregret.engine.layout import lay_out
 from lowregret.models.load import Base, Source
@@ -35,8 +37,10 @@ def alone(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> 
 @given(LENGTHS)
 def test_groups_hold_every_token_once_and_little_padding(lengths: list[int]) -> None:
     rows = Rows.of(lengths, CPU)
-    assert sum(count for count, _ in rows.groups) == len(lengths)
-    assert rows.slots == sum(count * length for count, length in rows.groups)
+    assert rows.keys is None
+    assert all(group.before == 0 and group.seen is None for group in rows.groups)
+    assert sum(group.rows for group in rows.groups) == len(lengths)
+    assert rows.slots == sum(group.rows * group.length for group in rows.groups)
     slot = torch.arange(rows.slots) if rows.slot is None else rows.slot
     assert len(slot.unique()) == len(slot) == sum(lengths)
     assert 0 <= int(slot.min()) <= int(slot.max()) < rows.slots
@@ -69,6 +73,69 @@ def test_each_row_attends_to_itself_alone(lengths: list[int], window: int | None
     torch.testing.assert_close(out[0], expected)
     for mine, its in zip(inputs, again, strict=True):
         torch.testing.assert_close(mine.grad, its.grad)
+
+
+HEADS = st.lists(
+    st.tuples(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=0, max_size=5)), min_size=1, max_size=5
+)
+"""Rows that others may go on from, and the lengths of those others."""
+
+
+@given(HEADS, st.none() | st.integers(1, 40), st.sampled_from([0, 200, 2**22]))
+def test_rows_that_go_on_from_another_see_all_of_it(
+    heads: list[tuple[int, list[int]]], window: int | None, mask_slots: int
+) -> None:
+    """Against whole rows by the definition, with gradients; whether rows of unlike heads share a mask or not."""
+    lengths, after = [], []
+    for head, others in heads:
+        place = len(lengths)
+        lengths += [head, *others]
+        after += [None, *([place] * len(others))]
+    torch.manual_seed(0)
+    states = [torch.randn(sum(lengths), 2, 4, dtype=torch.float64) for _ in range(3)]
+    mine, its = ([x.clone().requires_grad_() for x in states] for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "MASK_SLOTS", mask_slots)
+        rows = Rows.of(lengths, CPU, after)
+    asked = {"rows": rows, "scaling": 0.3, "sliding_window": window}
+    out, _ = attend(nn.Module(), *(x.transpose(0, 1)[None] for x in mine), None, **asked)
+    pieces = [x.split(lengths) for x in its]
+    expected = []
+    for row, head in enumerate(after):
+        whole = [piece[row] if head is None else torch.cat([piece[head], piece[row]]) for piece in pieces]
+        expected.append(alone(*whole, 0.3, window)[-lengths[row] :])
+    target = torch.randn_like(out)
+    (out * target).sum().backward()
+    (torch.cat(expected) * target[0]).sum().backward()
+    torch.testing.assert_close(out[0], torch.cat(expected))
+    for found, wanted in zip(mine, its, strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad)
+
+
+def test_a_mask_for_each_row_is_only_made_where_heads_differ_and_it_is_small() -> None:
+    alike = Rows.of([30, 9, 8, 9], CPU, [None, 0, 0, 0])
+    assert [group.seen.shape for group in alike.groups if group.seen is not None] == [(1, 1, 9, 39)]
+    unlike = Rows.of([30, 9, 9, 28, 9, 9], CPU, [None, 0, 0, None, 3, 3])
+    assert [group.seen.shape for group in unlike.groups if group.seen is not None] == [(4, 1, 9, 39)]
+    large = Rows.of([2000, 999, 999, 1990, 999, 999], CPU, [None, 0, 0, None, 3, 3])
+    assert [group.seen.shape for group in large.groups if group.seen is not None] == [
+        (1, 1, 999, 2989),
+        (1, 1, 999, 2999),
+    ]
+
+
+def test_what_is_not_finite_stays_with_the_rows_that_see_it() -> None:
+    lengths, after = [12, 5, 9, 3, 4, 7], [None, 0, 0, None, 3, 3]
+    states = [torch.randn(sum(lengths), 2, 4, requires_grad=True) for _ in range(3)]
+    spoiled = [torch.cat([torch.full_like(x[:26], math.nan), x[26:]]).detach().requires_grad_() for x in states]
+    asked = {"rows": Rows.of(lengths, CPU, after), "scaling": 0.3}
+    kept = []
+    for inputs in (states, spoiled):
+        out, _ = attend(nn.Module(), *(x.transpose(0, 1)[None] for x in inputs), None, **asked)
+        out[0, 26:].sum().backward()
+        kept.append([out[0, 26:], *(x.grad[26:] for x in inputs)])
+    for own, beside in zip(*kept, strict=True):
+        assert torch.equal(own, beside)
 
 
 @pytest.mark.parametrize("asked", [{"softcap": 2.0}, {"s_aux": torch.zeros(1)}, {"dropout": 0.1}])
@@ -104,6 +171,28 @@ def test_a_layout_holds_what_is_needed_and_no_padding(bases: ModuleType) -> None
         assert torch.equal(other.targets, picked(batches, "ba", "targets"))
         assert torch.equal(other.weights, picked(batches, "ba", "weights"))
         assert other.positions == tuple(int(batches[name].supervised.sum()) for name in "ba")
+
+
+def test_a_layout_holds_a_shared_prompt_once(bases: ModuleType) -> None:
+    """Three rows of one prompt among others, in any order; positions go on behind it."""
+    prompt, other = tuple(range(2, 14)), tuple(range(20, 29))
+    rows = [(*prompt, 30, 31), (*other, 40), (*prompt, 32), (*prompt, 33, 34, 35)]
+    mask = [
+        (False,) * len(p) + (True,) * (len(row) - len(p))
+        for row, p in zip(rows, (prompt, other, prompt, prompt), strict=True)
+    ]
+    examples = [Example(row, counts) for row, counts in zip(rows, mask, strict=True)]
+    batch = replace(collate(examples), prompts=torch.tensor([7, 3, 7, 7]))
+    laid = lay_out({"a": batch}, ["a"], CPU, padded=False)
+    own = [[13, 30], list(other), [13], [13, 33, 34]]
+    assert laid.inputs["input_ids"][0].tolist() == [*prompt[:11], *(token for row in own for token in row)]
+    places = [*range(11), 11, 12, *range(9), 11, 11, 12, 13]
+    assert laid.inputs["position_ids"][0].tolist() == places
+    assert laid.tokens == (batch.tokens,) == (len(places),)
+    assert torch.equal(laid.inputs["input_ids"][0][laid.selected], picked({"a": batch}, "a", "input_ids"))
+    assert laid.token_rows == (((0, 11), (0, 2), (1, 9), (2, 1), (3, 3)),)
+    padded = lay_out({"a": batch}, ["a"], CPU, padded=True)
+    assert torch.equal(padded.inputs["input_ids"], batch.input_ids)
 
 
 def picked(batches: Any, order: str, field: str) -> Tensor:

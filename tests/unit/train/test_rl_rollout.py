@@ -63,6 +63,21 @@ def test_a_batch_holds_each_kept_sample_where_it_belongs() -> None:
         assert not batch.weights[row][~where].any()
 
 
+def test_rows_of_a_group_are_said_to_share_its_prompt() -> None:
+    found = rollout()
+    (batch,) = batches(found, pad_id=0)
+    (apart,) = batches(found, pad_id=0, shared=False)
+    assert batch is not None
+    assert apart is not None
+    assert batch.prompts is not None
+    assert apart.prompts is None
+    assert batch.prompts.tolist() == [number // 3 for number in batch.numbers.tolist()]
+    for group in set(batch.prompts.tolist()):
+        rows = [row for row, of in enumerate(batch.prompts.tolist()) if of == group]
+        start = len(found.samples[3 * group].prompt.token_ids)
+        assert len({tuple(batch.input_ids[row, :start].tolist()) for row in rows}) == 1
+
+
 def test_updates_get_equal_parts_of_the_groups() -> None:
     found = rollout()
     parts = batches(found, pad_id=0, parts=3)
