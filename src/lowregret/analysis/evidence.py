@@ -120,6 +120,11 @@ class Condition:
     def steps(self) -> int:
         return self.spec.steps or 0
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether trials are judged by a reward."""
+        return self.spec.objective.kind == "rl"
+
     def of(self, method: str, seed: int | None = None) -> list[Run]:
         """The runs of a method, by learning rate and seed."""
         found = [r for r in self.runs if r.record.method == method and (seed is None or r.record.seed == seed)]

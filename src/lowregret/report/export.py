@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.analysis.claims import judge_study
-from lowregret.analysis.evidence import Evidence, Run, read_evidence
+from lowregret.analysis.evidence import Condition, Evidence, Run, read_evidence
 from lowregret.errors import SpecError
 from lowregret.records import replacing
 from lowregret.spec import LoRA
@@ -54,7 +54,7 @@ def _trials(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
         lora = method if isinstance(method, LoRA) else None
         yield {
             "study": study,
-            "condition": condition,
+            "condition": condition.name,
             "method": record.method,
             "rank": None if lora is None else lora.rank,
             "targets": None if lora is None else "+".join(lora.targets),
@@ -62,6 +62,7 @@ def _trials(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
             "seed": record.seed,
             "status": record.status,
             "test_nll": record.test_nll,
+            "test_reward": record.test_reward,
             "forgetting_nll": run.forgetting_nll,
             "steps": record.steps,
             "tokens": record.tokens,
@@ -73,15 +74,18 @@ def _trials(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
 def _curves(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
     for study, condition, run in _runs(evidence):
         for step, loss in run.test.items():
+            samples = run.samples.get(step)
             yield {
                 "study": study,
-                "condition": condition,
+                "condition": condition.name,
                 "method": run.record.method,
                 "learning_rate": run.record.learning_rate,
                 "seed": run.record.seed,
                 "step": step,
-                "test_nll": loss,
+                "test_nll": None if condition.rewarded else loss,
+                "test_reward": 0.0 - loss if condition.rewarded else None,
                 "train_nll": run.train.get(step),
+                "train_reward": None if samples is None else samples.reward,
             }
 
 
@@ -108,11 +112,11 @@ def _claims(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
 _ROWS = {"trials": _trials, "curves": _curves, "claims": _claims}
 
 
-def _runs(evidence: Sequence[Evidence]) -> Iterator[tuple[str, str, Run]]:
+def _runs(evidence: Sequence[Evidence]) -> Iterator[tuple[str, Condition, Run]]:
     for study in evidence:
         for condition in study.conditions.values():
             for run in condition.runs:
-                yield study.kind, condition.name, run
+                yield study.kind, condition, run
 
 
 def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
@@ -123,6 +127,7 @@ def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rates = optuna.distributions.FloatDistribution(1e-12, 1e3, log=True)
     seeds = optuna.distributions.IntDistribution(0, 2**31)
+    directions = optuna.study.StudyDirection
     states = {"finished": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     written = 0
     with replacing(target) as partial:
@@ -130,17 +135,22 @@ def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
         studies: dict[str, Any] = {}
         for kind, condition, run in _runs(evidence):
-            record, name = run.record, f"{kind} {condition} {run.record.method}"
+            record, name = run.record, f"{kind} {condition.name} {run.record.method}"
             if name not in studies:
-                studies[name] = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+                direction = directions.MAXIMIZE if condition.rewarded else directions.MINIMIZE
+                studies[name] = optuna.create_study(storage=storage, study_name=name, direction=direction)
             state = states.get(record.status, optuna.trial.TrialState.FAIL)
             whole = state == optuna.trial.TrialState.COMPLETE
             trial = optuna.trial.create_trial(
                 state=state,
-                value=record.test_nll if whole else None,
+                value=(record.test_reward if condition.rewarded else record.test_nll) if whole else None,
                 params={"learning_rate": record.learning_rate, "seed": record.seed},
                 distributions={"learning_rate": rates, "seed": seeds},
-                intermediate_values={step: loss for step, loss in run.test.items() if math.isfinite(loss)},
+                intermediate_values={
+                    step: 0.0 - loss if condition.rewarded else loss
+                    for step, loss in run.test.items()
+                    if math.isfinite(loss)
+                },
                 user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds},
             )
             studies[name].add_trial(trial)

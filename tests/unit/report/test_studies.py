@@ -136,6 +136,23 @@ def test_tables_hold_every_trial_curve_and_claim(root: Path, tmp_path: Path) -> 
     assert export(folders, tmp_path / "claims.csv", "claims") == 4
 
 
+def test_rewards_are_exported_as_rewards(root: Path, tmp_path: Path) -> None:
+    runs = read_evidence(root / "rl").runs
+    export([root / "rl"], tmp_path / "trials.parquet")
+    trials = pyarrow.parquet.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert sorted(row["test_reward"] for row in trials) == sorted(-run.loss() for run in runs)
+    export([root / "rl"], tmp_path / "curves.parquet", "curves")
+    curves = pyarrow.parquet.read_table(tmp_path / "curves.parquet").to_pylist()
+    assert sorted(row["test_reward"] for row in curves) == sorted(-loss for run in runs for loss in run.test.values())
+    assert {row["test_nll"] for row in curves} == {None}
+    assert {row["train_reward"] for row in curves} == {0.5}
+    optuna = pytest.importorskip("optuna")
+    assert export([root / "rl"], tmp_path / "rl.db") == len(runs)
+    stored = optuna.load_study(study_name="rl main lora:1", storage=f"sqlite:///{tmp_path / 'rl.db'}")
+    assert stored.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert stored.best_value == max(-run.loss() for run in runs if run.record.method == "lora:1")
+
+
 def test_an_unknown_format_lists_the_valid_ones(root: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"\.csv, \.parquet, \.db"):
         export([root / "early"], tmp_path / "trials.xlsx")
