@@ -82,7 +82,8 @@ SkipBadRows = Annotated[
 Targets = Annotated[
     str | None,
     typer.Option(
-        help="LoRA targets: attention, mlp, unembedding (join with +), all, or re:REGEX. (default: all)",
+        help="LoRA targets: attention, mlp, experts, router, unembedding (join with +), all, or re:REGEX. "
+        "(default: all)",
         rich_help_panel=_TRAINING,
         show_default=False,
     ),
