@@ -11,14 +11,16 @@ from lowregret.report.drawing import save, svg
 
 
 def write_figures(folders: Sequence[Path], target: Path) -> list[Path]:
-    """Every figure of these studies, named by its key; returns the files."""
+    """Every figure of these studies, named by its key, behind its folder's name where another has it; the files."""
     from lowregret.report.study_figures import figures
 
     make_folder(target)
-    found = []
+    found: list[Path] = []
     for folder in folders:
         for drawn in figures(read_evidence(folder)):
-            vector, pixels = target / f"{drawn.key}.svg", target / f"{drawn.key}.png"
+            taken = target / f"{drawn.key}.svg" in found
+            name = f"{folder.resolve().name}-{drawn.key}" if taken else drawn.key
+            vector, pixels = target / f"{name}.svg", target / f"{name}.png"
             write_bytes(vector, svg(drawn.chart).encode())
             save(drawn.chart, pixels)
             found += [vector, pixels]

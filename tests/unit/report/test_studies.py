@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from lowregret.report.export import export
 from lowregret.report.plots import Axis, Series, curves, forest
 from lowregret.report.studies import TITLES, find_studies, page, write_page
 from lowregret.report.study_figures import figures
+from lowregret.report.study_files import write_figures
 from lowregret.spec.asked import QUESTIONS, make_question
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -118,6 +120,13 @@ def test_names_at_the_ends_of_curves_never_overlap() -> None:
 def test_nothing_to_draw_says_so() -> None:
     for chart in (curves([], Axis("x"), Axis("y"), "none"), forest([("a", None, None, None)], "t", "none")):
         assert "Nothing finished" in svg(chart)
+
+
+def test_figures_of_two_studies_of_one_question_are_both_kept(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "early", tmp_path / "elsewhere")
+    files = write_figures([root / "early", tmp_path / "elsewhere"], tmp_path / "figures")
+    assert len({file.name for file in files}) == len(files) == len(list((tmp_path / "figures").iterdir()))
+    assert {file.name for file in files} >= {"early-curves.svg", "elsewhere-early-curves.svg"}
 
 
 # --- export ---------------------------------------------------------------------------------------------------------
