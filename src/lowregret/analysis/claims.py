@@ -19,6 +19,8 @@ from lowregret.spec import Spec
 Ruling = Literal["holds", "does not hold", "open"]
 MIN_SEEDS = 3
 """Independent values that a claim needs where noise matters."""
+_WITHOUT: Mapping[int, str] = {1: "One value has no interval.", 2: "A line through two points has no interval."}
+"""Why an estimate of so few values has none."""
 _MEASURES: Mapping[str, Callable[[Evidence], Measures]] = {
     "rank": measures.rank,
     "learning-rate": measures.learning_rate,
@@ -99,7 +101,7 @@ def _judged(statement: Statement, found: Measure | None) -> Claim:
     estimate, note = found.estimate, found.note
     ruling = rule(statement, estimate)
     if not estimate.known:
-        note = " ".join(filter(None, (note, "One value has no interval.")))
+        note = " ".join(filter(None, (note, _WITHOUT.get(estimate.n, ""))))
     elif estimate.n < MIN_SEEDS:
         ruling = "open"
         note = " ".join(filter(None, (note, f"{estimate.n} values are too few to decide; {MIN_SEEDS} are needed.")))

@@ -30,10 +30,15 @@ class Measure:
 Measures = dict[str, Measure]
 
 
+def unless_loose(estimate: Estimate | None, note: str) -> Estimate | None:
+    """An estimate that rests on best rates; without its interval, so that it rules nothing, where a note says why."""
+    return estimate if estimate is None or not note else Estimate(value=estimate.value, n=estimate.n)
+
+
 def rank(evidence: Evidence) -> Measures:
     """SCIENCE.md 3.1."""
     regrets: dict[str, Estimate] = {}
-    linear: dict[str, float] = {}
+    linear: dict[int, list[float]] = {}
     places: list[tuple[float, float]] = []
     departures: dict[str, float | None] = {}
     for name, condition in evidence.conditions.items():
@@ -48,7 +53,7 @@ def rank(evidence: Evidence) -> Measures:
                 steps = sorted(run.test)
                 found = r_squared([math.log(step) for step in steps], [run.test[step] for step in steps])
                 if found is not None:
-                    linear[f"{name} {method} seed {run.record.seed}"] = found
+                    linear.setdefault(run.record.seed, []).append(found)
         common = common_curve(condition)
         for lora in plain_loras(condition):
             if lora.name == top:
@@ -58,9 +63,13 @@ def rank(evidence: Evidence) -> Measures:
             if left is not None:
                 places.append((math.log2(lora.rank), math.log2(left)))
     worst = max(regrets.values(), key=lambda found: found.value, default=None)
+    # The curves of one seed are of one order of the data: their mean is one value.
+    straight = {seed: sum(found) / len(found) for seed, found in sorted(linear.items())}
     return {
         "rank-coincide": Measure(worst, details={name: found.value for name, found in regrets.items()}),
-        "rank-log-linear": Measure(mean(list(linear.values())), details=linear),
+        "rank-log-linear": Measure(
+            mean(list(straight.values())), details={f"seed {s}": v for s, v in straight.items()}
+        ),
         "rank-departure": Measure(
             slope([x for x, _ in places], [y for _, y in places]),
             note="" if places else "no rank leaves the common curve within these steps",
@@ -106,9 +115,7 @@ def log_ratios(
 def _ratio(condition: Condition, methods: Sequence[str], step: int | None = None, other: str = FULL) -> Measure:
     """The ratio of best rates; open when a side of one of them is."""
     ratios, note = log_ratios(condition, methods, step, other)
-    estimate = exponential(mean(list(ratios.values())))
-    if estimate is not None and note:
-        estimate = Estimate(value=estimate.value, n=estimate.n)
+    estimate = unless_loose(exponential(mean(list(ratios.values()))), note)
     return Measure(estimate, note, {f"seed {seed}": 2.0**value for seed, value in ratios.items()})
 
 
@@ -127,9 +134,8 @@ def learning_rate(evidence: Evidence) -> Measures:
     if len(fits) > 1:
         for seed in sorted(set.intersection(*(set(found) for found in fits))):
             drifts[seed] = max(found[seed] for found in fits) - min(found[seed] for found in fits)
-    drift, loose = exponential(mean(list(drifts.values()))), _loose(condition, high)
-    if drift is not None and loose:
-        drift = Estimate(value=drift.value, n=drift.n)
+    loose = _loose(condition, high)
+    drift = unless_loose(exponential(mean(list(drifts.values()))), loose)
     measures = {
         "rate-ratio": Measure(ratio.estimate, ratio.note, {**ratio.details, **rates}),
         "rate-drift": Measure(drift, loose, {f"seed {s}": 2.0**v for s, v in drifts.items()}),
@@ -140,7 +146,8 @@ def learning_rate(evidence: Evidence) -> Measures:
         if own is not None and others:
             seeds = sorted(set.intersection(set(own.fitted), *(set(found) for found in others)))
             values = [own.fitted[s] - sum(found[s] for found in others) / len(others) for s in seeds]
-            measures["rate-rank-1"] = Measure(exponential(mean(values)))
+            loose = _loose(condition, [loras[0].name, *high])
+            measures["rate-rank-1"] = Measure(unless_loose(exponential(mean(values)), loose), loose)
     return measures
 
 
@@ -168,9 +175,10 @@ def short_runs(evidence: Evidence) -> Measures:
         if line is not None:
             slopes.append(line.value)
     at = _ratio(condition, names, nearest)
+    loose = next((note for _, note in by_length.values() if note), "")
     return {
         "short-ratio": Measure(at.estimate, " ".join(filter(None, (f"at {nearest} steps.", at.note))), details),
-        "short-falls": Measure(mean(slopes), details=details),
+        "short-falls": Measure(unless_loose(mean(slopes), loose), loose, details),
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lowregret.analysis.evidence import FULL, Condition, Evidence, Run
 from lowregret.analysis.fits import Estimate, exponential, mean, slope
-from lowregret.analysis.measures import Measure, Measures, log_ratios
+from lowregret.analysis.measures import Measure, Measures, log_ratios, unless_loose
 from lowregret.plan.capacity import Evaluation, excess
 from lowregret.spec import LoRA
 from lowregret.spec.questions import InvarianceQuestion, LayersQuestion, VariantsQuestion
@@ -96,15 +96,17 @@ def capacity(evidence: Evidence) -> Measures:
 
 
 def _edl_slope(condition: Condition) -> Measure:
-    """d(EDL/n)/d(ln n) by seed, at the best rate."""
-    found = {}
+    """d(EDL/n)/d(ln n) by seed, at the best rate; beside it MDL and EDL of the epoch, bits per token (SCIENCE.md 5)."""
+    slopes, details = {}, {}
     for run in condition.at_best(condition.methods[0].name):
         train = [run.train[step] for step in sorted(run.train)]
         evaluations = [Evaluation(step / len(train), loss) for step, loss in sorted(run.test.items())]
-        value = excess(train, evaluations, run.loss()).slope
-        if value is not None:
-            found[f"seed {run.record.seed}"] = value
-    return Measure(mean(list(found.values())), details=dict(found))
+        found, seed = excess(train, evaluations, run.loss()), f"seed {run.record.seed}"
+        details[f"{seed}, MDL per token"] = found.first_epoch_bits_per_token
+        details[f"{seed}, EDL per token"] = found.bits_per_token
+        if found.slope is not None:
+            slopes[seed] = details[seed] = found.slope
+    return Measure(mean(list(slopes.values())), details=details)
 
 
 def compute(evidence: Evidence) -> Measures:
@@ -211,8 +213,8 @@ def variants(evidence: Evidence) -> Measures:
     if pissa is not None:
         own, reference = condition.best(pissa), condition.best(plain)
         ratios, note = log_ratios(condition, [pissa], None, plain)
-        estimate = exponential(mean(list(ratios.values())))
-        if estimate is not None and not estimate.known and own is not None and reference is not None:
+        estimate = unless_loose(exponential(mean(list(ratios.values()))), note)
+        if estimate is not None and len(ratios) == 1 and own is not None and reference is not None:
             note = f"{note} The rates are known to a factor of 2 each.".strip()
         measures["variants-pissa"] = Measure(estimate, note)
     forgot = {name: forgetting(condition, name) for name in (FULL, plain, *others)}
@@ -246,13 +248,15 @@ def scaling(evidence: Evidence) -> Measures:
     regrets: dict[str, float | None] = {}
     points: dict[int, list[tuple[float, float]]] = {}
     costs: list[tuple[float, float]] = []
+    loose = ""
     for name, condition in evidence.conditions.items():
         loras = sorted((m for m in condition.methods if isinstance(m, LoRA)), key=lambda lora: lora.rank)
         full = condition.best(FULL)
         if full is None or full.loss is None:
             continue
         width = math.log2(condition.hidden_size)
-        by_seed, _ = log_ratios(condition, [lora.name for lora in loras])
+        by_seed, note = log_ratios(condition, [lora.name for lora in loras])
+        loose = loose or note
         for seed, value in by_seed.items():
             points.setdefault(seed, []).append((width, value))
         ratios[name] = 2.0 ** statistics.fmean(by_seed.values()) if by_seed else None
@@ -262,8 +266,10 @@ def scaling(evidence: Evidence) -> Measures:
             costs.append((width, regret.value / full.loss.value))
     lines = [slope([x for x, _ in found], [y for _, y in found]) for found in points.values()]
     return {
-        "scaling-ratio": Measure(mean([line.value for line in lines if line is not None]), details=ratios),
-        "scaling-regret": Measure(slope([x for x, _ in costs], [y for _, y in costs]), details=regrets),
+        "scaling-ratio": Measure(unless_loose(mean([line.value for line in lines if line]), loose), loose, ratios),
+        "scaling-regret": Measure(
+            unless_loose(slope([x for x, _ in costs], [y for _, y in costs]), loose), loose, regrets
+        ),
     }
 
 

@@ -137,7 +137,7 @@ def _fitting(kind: str, flags: dict[str, Any]) -> dict[str, Any]:
         "scaling": ("model",),
         "moe": ("model",),
         "compute": ("model", "data", "eval_data"),
-        "capacity": ("data", "eval_data"),
+        "capacity": ("model", "data", "eval_data"),
     }
     return {name: value for name, value in flags.items() if name not in own.get(kind, ())}
 

@@ -85,7 +85,8 @@ def batches(
     """One batch for each update, of an equal part of the groups (the first ones larger); None for one with no group.
 
     Groups of equal rewards have no advantage and are left out. They still count in the weights, 1 / (completion tokens
-    of the part), so that leaving them out changes the time it takes and nothing else. A row's number is its sample's.
+    of the part), so that leaving them out changes nothing but time in the gradient of the advantages; a KL penalty or
+    an entropy bonus is taken over the groups that are left. A row's number is its sample's.
     Without `shared`, each row has a prompt of its own: for a policy that `Engine.shares` denies.
     """
     groups = rollout.groups

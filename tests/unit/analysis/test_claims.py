@@ -105,6 +105,28 @@ def test_the_ratio_of_best_rates_is_found(fake_studies: ModuleType, tmp_path: Pa
     assert drift.ruling == "holds"
 
 
+@pytest.mark.parametrize("kind", ["short-runs", "scaling", "learning-rate"])
+def test_rates_without_a_worse_neighbour_decide_nothing(fake_studies: ModuleType, tmp_path: Path, kind: str) -> None:
+    """The higher the rate the better, as far as the search goes; runs of 64 steps gain less by it than those of 8."""
+
+    def loss(group: GroupSpec, trial: TrialSpec, step: int) -> float:
+        noise = random.Random(trial.id).uniform(0, 1e-4)
+        return 2 - 0.01 * math.log2(trial.learning_rate) / math.log2(step + 1) + noise
+
+    found = claims(fake_studies, tmp_path, small(kind), loss)
+    rests_on_rates = [claim for key, claim in found.items() if claim.estimate is not None]
+    assert rests_on_rates
+    assert {claim.ruling for claim in rests_on_rates} == {"open"}
+    assert all("not bracketed" in claim.note for claim in rests_on_rates)
+
+
+def test_the_curves_of_a_seed_are_one_value(fake_studies: ModuleType, tmp_path: Path) -> None:
+    """Two sizes and two methods a seed make no more than three independent values of three seeds."""
+    found = claims(fake_studies, tmp_path, small("rank"))["rank-log-linear"]
+    assert found.estimate is not None
+    assert found.estimate.n == 3
+
+
 def test_two_seeds_decide_nothing(fake_studies: ModuleType, tmp_path: Path) -> None:
     found = claims(fake_studies, tmp_path, small("learning-rate", seeds=2))
     assert {claim.ruling for claim in found.values()} == {"open"}
