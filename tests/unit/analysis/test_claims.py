@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lowregret.analysis.claims import Claim, judge_study, rule
 from lowregret.analysis.evidence import read_evidence
 from lowregret.analysis.fits import Estimate
+from lowregret.analysis.measures import unless_loose
 from lowregret.analysis.statements import Statement, statements
 from lowregret.analysis.verification import verify_folder
 from lowregret.errors import RecordsError
@@ -118,6 +119,12 @@ def test_rates_without_a_worse_neighbour_decide_nothing(fake_studies: ModuleType
     assert rests_on_rates
     assert {claim.ruling for claim in rests_on_rates} == {"open"}
     assert all("not bracketed" in claim.note for claim in rests_on_rates)
+
+
+def test_a_note_on_a_best_rate_takes_the_interval_away() -> None:
+    known = Estimate(value=1.5, low=1.4, high=1.6, n=3)
+    assert unless_loose(known, "") == known
+    assert unless_loose(known, "A best rate is not bracketed.") == Estimate(value=1.5, n=3)
 
 
 def test_the_curves_of_a_seed_are_one_value(fake_studies: ModuleType, tmp_path: Path) -> None:
