@@ -22,7 +22,8 @@ EVAL_TOKENS = 4096
 """Padded tokens in a held-out batch: fixed, so that `eval` repeats the number that training reported."""
 
 SHARED_LEAST = 8
-"""Leading tokens that rows must have in common for a pass to compute them once: fewer save less than they cost."""
+"""Leading tokens that rows must have in common for a pass to compute them once. Measured on a CPU, bundled base:
+pairs of rows break even at 8, groups of eight gain from 4 on."""
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,10 @@ def attend(
         q = padded[0][part].unflatten(0, (group.rows, group.length)).transpose(1, 2)
         k, v = (states[seen].unflatten(0, (group.rows, group.keys)).transpose(1, 2) for states in padded[1:])
         mask = group.mask(sliding_window, q.device)
+        times = q.shape[1] // k.shape[1]
+        if mask is not None and times > 1 and q.device.type != "cpu":
+            # No fused CUDA kernel takes a mask and heads that share keys: torch would keep all scores.
+            k, v = (states.repeat_interleave(times, dim=1) for states in (k, v))
         output = F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,25 @@ def test_a_mask_for_each_row_is_only_made_where_heads_differ_and_it_is_small() -
         (1, 1, 999, 2989),
         (1, 1, 999, 2999),
     ]
+
+
+@pytest.mark.parametrize(("device", "grouped"), [("cpu", True), ("meta", False)])
+def test_a_mask_goes_with_heads_that_share_keys_on_a_cpu_only(
+    monkeypatch: pytest.MonkeyPatch, device: str, grouped: bool
+) -> None:
+    """Elsewhere torch has a fused kernel for either, not for both: keys are repeated. (`meta` stands for a GPU.)"""
+    asked, own = [], F.scaled_dot_product_attention
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **how: Any) -> Tensor:
+        asked.append((mask is not None, k.shape[1], how["enable_gqa"]))
+        return own(q, k, v, mask, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    lengths, after = [12, 5, 5], [None, 0, 0]
+    q, k, v = (torch.zeros(1, heads, sum(lengths), 8, device=device) for heads in (4, 2, 2))
+    out, _ = attend(nn.Module(), q, k, v, None, rows=Rows.of(lengths, torch.device(device), after))
+    assert out.shape == (1, 22, 4, 8)
+    assert asked == [(False, 2, True), (True, 2 if grouped else 4, grouped)]
 
 
 def test_what_is_not_finite_stays_with_the_rows_that_see_it() -> None:
