@@ -104,7 +104,10 @@ def _judged(statement: Statement, found: Measure | None) -> Claim:
         note = " ".join(filter(None, (note, _WITHOUT.get(estimate.n, ""))))
     elif estimate.n < MIN_SEEDS:
         ruling = "open"
-        note = " ".join(filter(None, (note, f"{estimate.n} values are too few to decide; {MIN_SEEDS} are needed.")))
+        few = (
+            f"{estimate.n} {'value is' if estimate.n == 1 else 'values are'} too few to decide; {MIN_SEEDS} are needed."
+        )
+        note = " ".join(filter(None, (note, few)))
     return Claim(statement=statement, ruling=ruling, estimate=estimate, note=note, details=_details(found))
 
 

@@ -35,11 +35,9 @@ class RankQuestion(Question):
     """Regret below this share of the FullFT loss is none."""
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        found: list[GroupSpec] = []
-        for index, size in enumerate(self.sizes):
-            start = f"size-{self.sizes[index - 1]}" if index else None
-            found += self.pair(f"size-{size}", loras(self.ranks), data=sized(self.data, size), start_from=start)
-        return tuple(found)
+        # Each size searches for itself: a few trials more, and none that another core waits for.
+        pairs = (self.pair(f"size-{size}", loras(self.ranks), data=sized(self.data, size)) for size in self.sizes)
+        return tuple(group for pair in pairs for group in pair)
 
 
 class LearningRateQuestion(Question):
