@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,17 @@ import pytest
 if TYPE_CHECKING:
     from lowregret.data.chat import Example
     from lowregret.engine import Engine
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Adam divides by the size of a gradient, so in float32 it would turn the rounding of near-zero ones into steps."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,15 +22,6 @@ PACK: dict[str, tuple[LoRA, float, int, int]] = {
     "c": (LoRA(rank=7, targets=("attention", "mlp", "unembedding")), 3e-3, 3, 9),
 }
 STEPS = 10
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """Adam divides by the size of a gradient, so in float32 it would turn the rounding of near-zero ones into steps."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def packed_engine(bases: ModuleType, architecture: str, names: list[str], *, double: bool = False) -> Engine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from types import MethodType, ModuleType
@@ -28,15 +27,6 @@ GROUPS: dict[str, list[tuple[int, list[int]]]] = {
     "c": [(3, [5, 5]), (13, [8, 3, 8, 1])],
 }
 """By policy: tokens of a prompt, and of its completions; with a group of one, and a prompt too short to be shared."""
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """So that nothing but rounding at the sixteenth digit is left of a difference."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def rollout(name: str, step: int = 0) -> Batch:

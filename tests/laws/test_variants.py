@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,15 +36,6 @@ NEIGHBOURS = {
 PACK = {**VARIANTS, **NEIGHBOURS}
 RATE = 5e-3
 variants = pytest.mark.parametrize("variant", list(VARIANTS))
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """Adam divides by the size of a gradient: in float32 the rounding of near-zero ones would be steps."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def engine_with(base: Any, *names: str, **options: Any) -> Engine:
