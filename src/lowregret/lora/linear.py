@@ -16,10 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from lowregret.errors import TargetError
 from lowregret.lora.bank import Bank, updates
 from lowregret.lora.dora import magnified, part_norms
-from lowregret.lora.parts import Norms, Part
-
-FEW_ROWS = 64
-"""Rows up to which a step of decoding takes the product with a base's weight from the other side on a CPU."""
+from lowregret.lora.parts import Factors, Norms, Part
 
 
 @dataclass
@@ -37,15 +34,30 @@ class Routing:
     """Ties outputs to the graph though no input may need a gradient: adapters get theirs as a side effect."""
     norms: Norms | None = None
     """DoRA's, kept while no weight changes; None while they may."""
+    known: Factors | None = None
+    """Those that were asked for, kept as long."""
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:
-        """No weight changes inside: what is known of them is not computed again."""
-        self.norms = {}
+        """No weight changes inside, and no policy comes or goes: what is known of them is not computed again."""
+        self.norms, self.known = {}, {}
         try:
             yield
         finally:
-            self.norms = None
+            self.norms = self.known = None
+
+    def factors(
+        self, part: Part, matrix: str, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "policies d_in factors"], Float[Tensor, "policies factors d_out"]]:
+        """Aᵀ and Bᵀ of what each policy of a part adds to one matrix, in the type of products."""
+        key = (matrix, id(part.bank), part.slots.start, part.slots.stop, dtype)
+        found = None if self.known is None else self.known.get(key)
+        if found is None:
+            a, b = part.factors(matrix, dtype)
+            found = a.transpose(1, 2), b.transpose(1, 2)
+            if self.known is not None:
+                self.known[key] = found
+        return found
 
 
 class LoRALinear(nn.Module):
@@ -86,12 +98,17 @@ class LoRALinear(nn.Module):
         weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
         flat = _as(x.reshape(-1, x.shape[-1]), dtype)
-        # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
-        decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= FEW_ROWS
         anchor, bias = self.routing.anchor, self.base.bias
         dora = [part for part in parts if part.bank.form.dora]
         plain = [part for part in parts if not part.bank.form.dora] if dora else parts
-        y = _Product.apply(flat, anchor, weight, bias, self.name, plain, decoding)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled():
+            y = _Product.apply(flat, anchor, weight, bias, self.name, plain)  # type: ignore[no-untyped-call]
+        else:
+            # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
+            decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= _few_rows()
+            y = (_transposed_product if decoding else _product)(flat, _as(weight, dtype).T, bias)
+            for part in plain:
+                part.add_update(y, flat, *self.routing.factors(part, self.name, dtype))
         if dora:
             y = magnified(flat, y, anchor, weight, bias, self.name, dora, self.routing.norms)
         return y.view(*x.shape[:-1], -1)
@@ -124,10 +141,8 @@ class _Product(torch.autograd.Function):
         bias: Tensor | None,
         matrix: str,
         parts: Sequence[Part],
-        decoding: bool,
     ) -> Tensor:
-        frozen = _as(weight, x.dtype).T
-        y = _transposed_product(x, frozen, bias) if decoding else _product(x, frozen, bias)
+        y = _product(x, _as(weight, x.dtype).T, bias)
         low_rank = []
         for part in parts:
             a, b = part.factors(matrix, x.dtype)
@@ -158,7 +173,7 @@ class _Product(torch.autograd.Function):
                 dx[part.tokens] += part.dropped(part.times(du, a), matrix)
             else:
                 part.add_times(dx[part.tokens], du, a)
-        return dx, None, None, None, None, None, None
+        return dx, None, None, None, None, None
 
 
 def _product(
@@ -170,9 +185,14 @@ def _product(
 def _transposed_product(
     x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"] | None
 ) -> Float[Tensor, "tokens d_out"]:
-    """The same, as (Wᵀ xᵀ)ᵀ: with few rows a CPU reads the weights faster that way round (FINDINGS.md has times)."""
+    """The same, as (Wᵀ xᵀ)ᵀ: with few rows a CPU reads the weights faster that way round."""
     y = torch.mm(weight.T, x.T).T.contiguous()
     return y if bias is None else y.add_(_as(bias, x.dtype))
+
+
+def _few_rows() -> int:
+    """Rows up to which that is so (FINDINGS.md has the times)."""
+    return 4 if torch.get_num_threads() == 1 else 32
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:

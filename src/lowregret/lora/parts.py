@@ -14,6 +14,8 @@ from lowregret.lora.dropout import Dropout
 
 Norms = dict[tuple[str, str], Tensor]
 """Row norms for DoRA by matrix and policy, for passes between which no weight changes."""
+Factors = dict[tuple[str, int, int, int, torch.dtype], tuple[Tensor, Tensor]]
+"""Aᵀ and Bᵀ by matrix, bank, first and last slot and type, for the same passes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class Part:
     ) -> tuple[Float[Tensor, "policies factors d_in"], Float[Tensor, "policies d_out factors"]]:
         """A and B of what each policy adds to one matrix, in the type of products."""
         return self.bank.factors(matrix, self.slots, dtype)
+
+    def add_update(
+        self,
+        y: Float[Tensor, "all d_out"],
+        x: Float[Tensor, "all d_in"],
+        a: Float[Tensor, "policies d_in factors"],
+        b: Float[Tensor, "policies factors d_out"],
+    ) -> None:
+        """y += scale · x Aᵀ Bᵀ on this part's tokens, each by its own policy, in place; a and b are Aᵀ and Bᵀ."""
+        y, x = y[self.tokens], x[self.tokens]
+        if len(self.sizes) > 1 and self._even and len(set(self.scales)) == 1:
+            self._stacked(y).baddbmm_(torch.bmm(self._stacked(x), a), b, alpha=self.scales[0])
+            return
+        pieces = zip(y.split(self.sizes), x.split(self.sizes), a, b, self.scales, strict=True)
+        for into, own, down, up, scale in pieces:
+            into.addmm_(torch.mm(own, down), up, alpha=scale)
 
     def trained(self, u: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
         """scale · x Aᵀ of the trained A, from the same with the A of `factors`."""
