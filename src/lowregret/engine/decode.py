@@ -6,8 +6,8 @@ Prompts are read end to end, without padding and each only once; their keys and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, final
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lowregret.engine.attention import Rows, attending, configurations
 from lowregret.engine.cache import NAME, RowCache
+from lowregret.engine.lean import lean_step
 from lowregret.errors import SpecError
 
 CPU_PREFILL_TOKENS = 1024
@@ -27,13 +28,17 @@ PREFILL_TOKENS = 16384
 Prompts = Mapping[str, Sequence[Sequence[int]]]
 
 
+Run = Callable[[], Tensor]
+"""A pass of the base that returns its logits."""
+
+
 class Forward(Protocol):
-    """Runs the base with its policies, as the engine knows how to."""
+    """Runs a pass with its policies, as the engine knows how to."""
 
     def __call__(
-        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, **inputs: Any
+        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: Run
     ) -> Tensor:
-        """Logits [positions, vocabulary].
+        """Logits [positions, vocabulary] of what `run` returns.
 
         `tokens` and `positions` say how many tokens, and how many wanted positions, are each policy's, in the order in
         which they lie in the flattened inputs; `selected` is where the wanted ones lie, None when all are wanted.
@@ -95,6 +100,7 @@ class CachedDecoder(Decoder):
         lengths = [len(prompt) for _, prompt in asked]
         self._cache = RowCache(model.config, lengths, self._device)
         self._positions = torch.tensor(lengths, device=self._device)[:, None]
+        self._step = lean_step(model)
 
     def start(self) -> Float[Tensor, "rows vocabulary"]:
         """Read the prompts; logits of each one's next token."""
@@ -113,17 +119,7 @@ class CachedDecoder(Decoder):
     def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         """Append a token to each row; logits of the next."""
         self._cache.advance()
-        with attending(self._configs, NAME):
-            logits = self._forward(
-                self.counts,
-                self.counts,
-                None,
-                input_ids=chosen[:, None],
-                position_ids=self._positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                hidden=self._cache.hidden,
-            )
+        logits = self._forward(self.counts, self.counts, None, lambda: self._pass(chosen))
         self._positions = self._positions + 1
         return logits
 
@@ -151,6 +147,19 @@ class CachedDecoder(Decoder):
         self.counts = {name: count for name, count in both.items() if count}
         return logits, order
 
+    def _pass(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1 vocabulary"]:
+        if self._step is not None:
+            return self._step(chosen, self._positions, self._cache)
+        with attending(self._configs, NAME):
+            logits: Tensor = self._model(
+                input_ids=chosen[:, None],
+                position_ids=self._positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                hidden=self._cache.hidden,
+            ).logits
+        return logits
+
     def _prefill(self, first: int, last: int) -> Float[Tensor, "prompts vocabulary"]:
         """Read some of the prompts; logits of each one's next token."""
         part = self._read[first:last]
@@ -168,16 +177,17 @@ class CachedDecoder(Decoder):
         for name, prompt in part:
             tokens[name] = tokens.get(name, 0) + len(prompt)
             positions[name] = positions.get(name, 0) + 1
+        inputs = {
+            "input_ids": torch.tensor([token for _, prompt in part for token in prompt], device=self._device)[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths]).to(self._device)[None],
+            "rows": Rows.of(lengths, self._device),
+        }
         with attending(self._configs):
             return self._forward(
                 tokens,
                 positions,
                 (ends - 1).to(self._device),
-                input_ids=torch.tensor([token for _, prompt in part for token in prompt], device=self._device)[None],
-                position_ids=torch.cat([torch.arange(length) for length in lengths]).to(self._device)[None],
-                past_key_values=self._cache,
-                use_cache=True,
-                rows=Rows.of(lengths, self._device),
+                lambda: self._model(past_key_values=self._cache, use_cache=True, **inputs).logits,
             )
 
 
@@ -187,7 +197,7 @@ class PaddedDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: Forward) -> None:
         self.counts = {name: len(group) for name, group in prompts.items()}
-        self._forward = forward
+        self._model, self._forward = model, forward
         device = next(model.parameters()).device
         rows = [prompt for group in prompts.values() for prompt in group]
         longest = max((len(prompt) for prompt in rows), default=0)
@@ -220,11 +230,15 @@ class PaddedDecoder(Decoder):
             {name: count * length for name, count in self.counts.items()},
             self.counts,
             selected,
-            input_ids=self._ids,
-            attention_mask=self._mask,
-            position_ids=self._positions,
-            past_key_values=self._cache,
-            use_cache=True,
+            lambda: (
+                self._model(
+                    input_ids=self._ids,
+                    attention_mask=self._mask,
+                    position_ids=self._positions,
+                    past_key_values=self._cache,
+                    use_cache=True,
+                ).logits
+            ),
         )
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, product
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from lowregret.data.chat import Example
 from lowregret.engine.attention import attending, configurations, tells_all
 from lowregret.engine.balance import BalanceLoss
 from lowregret.engine.checkpointing import checkpoint_layers
-from lowregret.engine.decode import Decoder, Prompts, decoder
+from lowregret.engine.decode import Decoder, Prompts, Run, decoder
 from lowregret.engine.layout import Layout, lay_out
 from lowregret.engine.losses import Loss, cross_entropy, token_logprobs
 from lowregret.engine.mixture import experts_under_autocast
@@ -246,13 +245,12 @@ class Engine:
         return {name: found[name] for name in batches}
 
     def _logits(
-        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, **inputs: Any
+        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: Run
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.Forward`."""
         all_of, wanted = (self._parts(list(of), list(of.values())) for of in (tokens, positions))
         with self._routed(all_of, wanted, selected, chunked=False):
-            logits: Tensor = self.model(**inputs).logits
-        logits = logits.flatten(0, -2)
+            logits = run().flatten(0, -2)
         return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
 
     @contextmanager

@@ -289,7 +289,9 @@ def _draw(
     if top_p < 1:
         logits = _nucleus(logits, top_p)
     largest = logits.amax(dim=1, keepdim=True)
-    odds = torch.nn.functional.pad((logits - largest).exp_(), (0, -logits.shape[1] % BLOCK))
+    odds = (logits - largest).exp_()
+    if rest := -logits.shape[1] % BLOCK:  # to pad by nothing is a copy too
+        odds = torch.nn.functional.pad(odds, (0, rest))
     odds = odds.view(logits.shape[0], -1, BLOCK)
     blocks = odds.sum(dim=2).double().cumsum(dim=1)
     sought = uniforms[:, None] * blocks[:, -1:]

@@ -61,12 +61,14 @@ class Part:
     ) -> None:
         """y += scale · x Aᵀ Bᵀ on this part's tokens, each by its own policy, in place; a and b are Aᵀ and Bᵀ."""
         y, x = y[self.tokens], x[self.tokens]
-        if len(self.sizes) > 1 and self._even and len(set(self.scales)) == 1:
+        if len(self.sizes) == 1:  # a step of decoding is short: no loop for the one
+            y.addmm_(torch.mm(x, a[0]), b[0], alpha=self.scales[0])
+        elif self._even and len(set(self.scales)) == 1:
             self._stacked(y).baddbmm_(torch.bmm(self._stacked(x), a), b, alpha=self.scales[0])
-            return
-        pieces = zip(y.split(self.sizes), x.split(self.sizes), a, b, self.scales, strict=True)
-        for into, own, down, up, scale in pieces:
-            into.addmm_(torch.mm(own, down), up, alpha=scale)
+        else:
+            pieces = zip(y.split(self.sizes), x.split(self.sizes), a, b, self.scales, strict=True)
+            for into, own, down, up, scale in pieces:
+                into.addmm_(torch.mm(own, down), up, alpha=scale)
 
     def trained(self, u: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
         """scale · x Aᵀ of the trained A, from the same with the A of `factors`."""

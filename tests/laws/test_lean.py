@@ -1,0 +1,91 @@
+"""The step that is written out is the base's own step."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from lowregret.engine import Engine, SamplingParams, decode
+from lowregret.engine.lean import lean_step
+from lowregret.models.load import Base, Source
+
+PROMPTS = [[5, 9, 4], [7], [3, 8, 12, 6, 11, 20, 31, 2, 9]]
+SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.25,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+SCALED = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 100.0, "original_max_position_embeddings": 32}
+CONFIGS = {
+    "llama": lambda: transformers.LlamaConfig(**SHAPE, rms_norm_eps=1e-2, attention_bias=True, mlp_bias=True),
+    "llama, another activation": lambda: transformers.LlamaConfig(**SHAPE, hidden_act="relu", head_dim=6),
+    "llama, scaled positions": lambda: transformers.LlamaConfig(**SHAPE, rope_parameters=SCALED),
+    "qwen2, windows": lambda: transformers.Qwen2Config(
+        **SHAPE, use_sliding_window=True, sliding_window=5, max_window_layers=1
+    ),
+    "qwen3": lambda: transformers.Qwen3Config(**SHAPE, head_dim=8, tie_word_embeddings=True),
+    "qwen3, windows": lambda: transformers.Qwen3Config(
+        **SHAPE, head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=0
+    ),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def engine(request: pytest.FixtureRequest, bases: ModuleType) -> Engine:
+    """Norms and biases are stirred: a new base's are all ones and zeros."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), dtype=torch.float32).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight.add_(0.3 * torch.randn_like(weight))
+    engine = Engine(Base(model, bases.small_tokenizer(), Source(request.param, request.param)))
+    for number, name in enumerate(("a", "b")):
+        bases.adapted(engine, name, rank=number + 2, seed=number)
+    return engine
+
+
+def test_it_is_the_bases_own_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two policies and the bare base, rows of unlike length, some of which end early, against transformers' code."""
+    assert lean_step(engine.model) is not None
+    prompts = {"a": PROMPTS, "b": PROMPTS[1:], "base": PROMPTS[:1]}
+    params = SamplingParams(max_tokens=14, stop_ids=(2, 3))
+    found = engine.sample(prompts, params)
+    monkeypatch.setattr(decode, "lean_step", lambda model: None)
+    expected = engine.sample(prompts, params)
+    for name in prompts:
+        for one, other in zip(found[name], expected[name], strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
+    assert max(len(one.token_ids) for one in found["a"]) > 6  # the windows were outgrown
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "gpt2", "gpt_neox", "opt", "qwen3_moe", "mixtral"])
+def test_other_layers_keep_their_own(architecture: str, bases: ModuleType) -> None:
+    assert lean_step(bases.small_model(architecture)) is None
+
+
+def test_a_layer_of_the_same_name_from_elsewhere_keeps_its_own(bases: ModuleType) -> None:
+    model = bases.small_model("llama")
+    assert lean_step(model) is not None
+    layer = model.model.layers[0]
+    layer.__class__ = type("LlamaDecoderLayer", (type(layer),), {"__module__": "elsewhere.modeling"})
+    assert lean_step(model) is None
+
+
+def test_under_autocast_the_base_keeps_its_own(bases: ModuleType) -> None:
+    model = bases.small_model("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert lean_step(model) is None
