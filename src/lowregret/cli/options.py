@@ -256,7 +256,7 @@ def _require(values: Mapping[str, Any], config: Path | None) -> None:
     if missing:
         where = f", or `model` and `data.train` in {config}" if config else ", or a TOML file with --config"
         raise SpecError(
-            f"missing {' and '.join(missing)}{where}. To try it: `--model tiny --data builtin:arithmetic`, both bundled."
+            f"missing {' and '.join(missing)}{where}. To try it: `--model tiny --data builtin:arithmetic`."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -13,6 +14,8 @@ from lowregret.tasks.base import Problem, after_last
 QUESTIONS = ("question", "problem", "prompt")
 ANSWERS = ("answer", "solution", "completion")
 _MARK, _BOX = "####", "\\boxed{"
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d+)?")
+"""A number as it is written out: digits, thousands apart or not, a fraction, a sign that is no difference's."""
 
 
 @final
@@ -30,16 +33,24 @@ class Mathematics:
         return Problem(question, dict(row), answer)
 
     def grade(self, completion: str, problem: Problem) -> float:
-        """1 when the last answer in the completion is mathematically equal to the row's, else 0."""
+        """1 when the last answer in the completion is mathematically equal to the row's, else 0.
+
+        Where the row's is a number, the completion's must be one: the last that it writes out. A formula of that value
+        would do for math-verify, but the question often holds one, and a policy soon learns to say it again.
+        """
         from math_verify import parse, verify
 
         # The time limit is the grader's: theirs are signals, which only a main thread may set.
-        gold = parse(_delimited(final_answer(problem.gold or "")), parsing_timeout=None)
+        right = final_answer(problem.gold or "")
         try:
             answer = final_answer(completion)
         except DataError:
             return 0.0
-        found = parse(_delimited(answer) if answer != completion.strip() else completion, parsing_timeout=None)
+        if last_number(right) == right.replace(",", ""):
+            answer = _delimited(last_number(answer))
+        elif answer != completion.strip():
+            answer = _delimited(answer)
+        gold, found = (parse(each, parsing_timeout=None) for each in (_delimited(right), answer))
         return float(verify(gold, found, timeout_seconds=None))
 
     def load(self) -> None:
@@ -76,6 +87,13 @@ def final_answer(text: str) -> str:
     if not answer:
         raise DataError("the answer is empty: nothing follows #### or stands in \\boxed{}.")
     return answer
+
+
+def last_number(text: str) -> str:
+    """The last number written out in a text, without what sets thousands apart; "" when there is none."""
+    plain = text.replace("{,}", ",").replace("\\,", "").replace("\u2212", "-")
+    found = _NUMBER.findall(plain)
+    return found[-1].replace(",", "") if found else ""
 
 
 def _last_box(text: str) -> str | None:

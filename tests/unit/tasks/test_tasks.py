@@ -7,7 +7,7 @@ import pytest
 from lowregret.errors import DataError, SpecError
 from lowregret.tasks import Problem, open_task
 from lowregret.tasks.gym import read_answer
-from lowregret.tasks.mathematics import final_answer
+from lowregret.tasks.mathematics import final_answer, last_number
 
 
 @pytest.mark.parametrize("options", ["", ":difficulty=2", ":difficulty=7,wrong=0.3", ":difficulty=12,seed=5"])
@@ -107,7 +107,11 @@ def test_mathematics_grades_its_gold_answers_as_1(row: dict[str, str]) -> None:
         ("It costs $1,234.", 1),
         ("\\boxed{1234.0}", 1),
         ("First 5, then #### 1234", 1),
-        ("\\boxed{3} or rather \\boxed{2468/2}", 1),
+        ("\\boxed{3} or rather \\boxed{1{,}234}", 1),
+        ("617 + 617 = 1234 dollars", 1),
+        ("1234 is what 617 + 617", 0),
+        ("\\boxed{617 + 617}", 0),
+        ("#### 2468/2", 0),
         ("1234, no: 5", 0),
         ("#### 1234\n#### 5", 0),
     ],
@@ -116,6 +120,33 @@ def test_the_last_answer_counts_however_it_is_written(completion: str, reward: i
     pytest.importorskip("math_verify")
     task = open_task("math")
     assert task.grade(completion, task.problem(GOLD[1], None, None)) == reward
+
+
+def test_a_formula_is_met_by_another_of_its_value() -> None:
+    pytest.importorskip("math_verify")
+    task = open_task("math")
+    problem = task.problem(GOLD[2], None, None)
+    assert task.grade("So it is $\\frac{3}{2\\sqrt{3}}$.", problem) == 1
+    assert task.grade("\\boxed{\\frac{1}{2}\\sqrt{3}}", problem) == 1
+    assert task.grade("\\boxed{\\frac{1}{3}\\sqrt{3}}", problem) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("It costs $1,234.", "1234"),
+        ("x = -3", "-3"),
+        ("7-5", "5"),
+        ("\u22124 degrees", "-4"),
+        ("10,000,000.25", "10000000.25"),
+        ("1,23", "23"),
+        ("about .5", ".5"),
+        ("3.", "3"),
+        ("none", ""),
+    ],
+)
+def test_the_last_number_written_out(text: str, number: str) -> None:
+    assert last_number(text) == number
 
 
 def test_final_answers_and_tags_are_found() -> None:
