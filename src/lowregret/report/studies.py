@@ -116,8 +116,10 @@ def _how(judged: Sequence[tuple[str, Evidence, Claims]]) -> str:
     seconds = sum(found.seconds for _, _, found in judged)
     loose = [name for _, _, found in judged for name in found.unbracketed]
     unbracketed = f" Best rates that no worse one bounds on both sides: {', '.join(loose)}." if loose else ""
+    lost = [f"{name}, {found.kind}" for _, _, found in judged for name in found.diverged]
+    diverged = f" Diverged at a best rate, and so in no mean: {'; '.join(lost)}." if lost else ""
     return (
-        f'<p class="note">Trials: {said}; {words.seconds(seconds)} of training in all.{text(unbracketed)} '
+        f'<p class="note">Trials: {said}; {words.seconds(seconds)} of training in all.{text(unbracketed + diverged)} '
         "<code>lowregret verify</code> computes this table again from the raw records.</p>"
     )
 

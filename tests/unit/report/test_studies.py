@@ -99,6 +99,16 @@ def test_hostile_text_stays_text(root: Path) -> None:
         path.write_text(before)
 
 
+def test_a_seed_that_diverged_at_a_best_rate_is_on_the_page(root: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(root / "layers", tmp_path / "layers")
+    assert "Diverged at a best rate" not in page([read_evidence(folder)])
+    run = read_evidence(folder).conditions["main"].at_best("full")[-1]
+    record = json.loads((run.home / "trial.json").read_text())
+    (run.home / "trial.json").write_text(json.dumps(record | {"status": "diverged", "test_nll": None}))
+    said = page([read_evidence(folder)]).partition("Diverged at a best rate, and so in no mean: ")[2]
+    assert said.startswith(f"seed {run.record.seed} of full (main), layers.")
+
+
 def test_a_folder_without_studies_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="is no study"):
         find_studies([tmp_path])
