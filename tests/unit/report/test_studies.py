@@ -68,7 +68,7 @@ def test_every_question_has_figures_with_words(root: Path, kind: str) -> None:
 
 
 def test_the_claims_come_first_and_the_studies_in_the_order_of_the_post(root: Path) -> None:
-    source = page([read_evidence(folder) for folder in find_studies([root])])
+    source = page([read_evidence(folder) for folder in find_studies([root], lambda line: None)])
     places = [source.index(f">{title}</h2>") for title in TITLES.values()]
     assert source.index('id="claims-title"') < min(places)
     assert places == sorted(places)
@@ -111,7 +111,21 @@ def test_a_seed_that_diverged_at_a_best_rate_is_on_the_page(root: Path, tmp_path
 
 def test_a_folder_without_studies_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="is no study"):
-        find_studies([tmp_path])
+        find_studies([tmp_path], lambda line: None)
+
+
+def test_unfinished_studies_are_left_out_with_what_finishes_them(root: Path, tmp_path: Path) -> None:
+    for kind in ("rank", "early", "layers"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "study.json").write_bytes((root / kind / "study.json").read_bytes())
+    (tmp_path / "layers" / "claims.json").touch()
+    said: list[str] = []
+    assert find_studies([tmp_path], said.append) == [tmp_path / "layers"]
+    finish = "not finished. Run the same command again: lowregret study fake"
+    assert said == [f"{tmp_path / kind}: left out, because it is {finish}" for kind in ("early", "rank")]
+    (tmp_path / "layers" / "claims.json").unlink()
+    with pytest.raises(RecordsError, match=r"rank: is not finished\. Run the same command again: lowregret study fake"):
+        find_studies([tmp_path], said.append)
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------
