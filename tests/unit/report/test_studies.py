@@ -169,6 +169,26 @@ def test_tables_hold_every_trial_curve_and_claim(root: Path, tmp_path: Path) -> 
     assert export(folders, tmp_path / "claims.csv", "claims") == 4
 
 
+def test_rows_of_two_studies_of_one_question_say_whose_they_are(root: Path, tmp_path: Path) -> None:
+    folders = [root / "early", shutil.copytree(root / "early", root.parent / "again" / "early-2")]
+    try:
+        places = {f"{root.name}/early", "again/early-2"}
+        for table in ("trials", "curves", "claims"):
+            written = export(folders, tmp_path / "rows.parquet", table)
+            rows = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+            assert {row["folder"] for row in rows} == places
+            assert {row["study"] for row in rows} == {"early"}
+            assert len({json.dumps(row) for row in rows}) == written, f"{table}: no two rows are alike"
+        export(folders[:1], tmp_path / "rows.parquet")
+        assert set(pyarrow.parquet.read_table(tmp_path / "rows.parquet")["folder"].to_pylist()) == {"early"}
+        optuna = pytest.importorskip("optuna")
+        export(folders, tmp_path / "rows.db")
+        names = {found.study_name for found in optuna.get_all_study_summaries(f"sqlite:///{tmp_path / 'rows.db'}")}
+        assert names == {f"early ({place}) main {method}" for place in places for method in ("lora:1", "lora:4")}
+    finally:
+        shutil.rmtree(root.parent / "again")
+
+
 def test_rewards_are_exported_as_rewards(root: Path, tmp_path: Path) -> None:
     runs = read_evidence(root / "rl").runs
     export([root / "rl"], tmp_path / "trials.parquet")
