@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from lowregret.errors import DataError
+from lowregret.spec.asked import make_question
+from lowregret.study.suite import run_studies
+
 PROGRAM = str(Path(sys.executable).with_name("lowregret"))
 TOY = "--steps 4 --seeds 2 --max-train 64 --max-eval 8 --batch-size 4".split()
 KILLED = ["study", "learning-rate", *TOY, "--seeds", "1", "--ranks", "4", "--workers", "2", "--quiet"]
@@ -121,6 +125,37 @@ def test_a_study_killed_at_random_ends_with_the_same_claims_to_the_digit(tmp_pat
     assert killed
     ended(tmp_path / "killed")
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+def test_what_is_finished_can_be_read_while_other_studies_are_not(run: Any, tmp_path: Path) -> None:
+    """The second study cannot be trained; the first has its claims nevertheless, until it is asked for more."""
+    toy = {"steps": 4, "seeds": 2, "batch_size": 4, "ranks": [1, 2]}
+    data = {"train": "builtin:arithmetic", "max_train": 64, "max_eval": 8}
+    lost = {"train": str(tmp_path / "lost.jsonl")}
+    first, second = tmp_path / "all" / "early", tmp_path / "all" / "layers"
+    studies = {
+        first: make_question({"kind": "early", **toy, "data": data}),
+        second: make_question({"kind": "layers", "data": lost}),
+    }
+    with pytest.raises(DataError, match="lost"):
+        run_studies(studies, workers=1, command="lowregret study all")
+    assert (first / "claims.json").is_file()
+    table = tmp_path / "trials.csv"
+    for verb in (["report"], ["verify"], ["export", "--out", table]):
+        done = run(*verb, tmp_path / "all")
+        assert done.exit_code == 0, done.stderr
+        assert done.stderr == (
+            f"{second}: left out, because it is not finished. Run the same command again: lowregret study all\n"
+        )
+    assert len(table.read_text().splitlines()) == 1 + 4
+    more = make_question({"kind": "early", **toy, "ranks": [1, 2, 4], "data": data})
+    with pytest.raises(DataError, match="lost"):
+        run_studies({second: studies[second], first: more}, workers=1, command="lowregret study all")
+    for verb in (["report"], ["verify"], ["export", "--out", table]):
+        done = run(*verb, tmp_path / "all")
+        assert done.exit_code == 2
+        assert "early: is not finished" in done.stderr
+        assert "layers: is not finished" in done.stderr
 
 
 def test_studies_make_one_page(early: Path, run: Callable[..., Any], tmp_path: Path) -> None:

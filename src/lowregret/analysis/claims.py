@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field
 
 from lowregret.analysis import measures, measures_moe, measures_more, measures_rl
-from lowregret.analysis.evidence import Evidence
+from lowregret.analysis.evidence import Condition, Evidence
 from lowregret.analysis.fits import Estimate
 from lowregret.analysis.measures import Measure, Measures
 from lowregret.analysis.statements import Statement, statements
@@ -62,6 +62,8 @@ class Claims(Spec):
     """Status → how many."""
     unbracketed: tuple[str, ...] = ()
     """`method (condition)` of each search that found no worse rate on one side."""
+    diverged: tuple[str, ...] = ()
+    """`seed N of METHOD (condition)` of each that diverged at its method's best rate, and is in no mean."""
     seconds: float = 0.0
     """Of training, all trials."""
 
@@ -70,12 +72,15 @@ def judge_study(evidence: Evidence) -> Claims:
     """Every claim of a study's question, by its records."""
     found = _MEASURES[evidence.kind](evidence)
     records = [run.record for run in evidence.runs]
+    diverged = _diverged(evidence)
+    claims = [_judged(statement, found.get(statement.key)) for statement in statements(evidence.question)]
     return Claims(
         kind=evidence.kind,
-        claims=tuple(_judged(statement, found.get(statement.key)) for statement in statements(evidence.question)),
+        claims=tuple(_without(claim, diverged) for claim in claims),
         noise_nats=evidence.noise,
         trials=dict(sorted(Counter(record.status for record in records).items())),
         unbracketed=tuple(_unbracketed(evidence)),
+        diverged=diverged,
         seconds=math.fsum(record.seconds for record in records),
     )
 
@@ -111,6 +116,14 @@ def _judged(statement: Statement, found: Measure | None) -> Claim:
     return Claim(statement=statement, ruling=ruling, estimate=estimate, note=note, details=_details(found))
 
 
+def _without(claim: Claim, diverged: tuple[str, ...]) -> Claim:
+    """The claim with a note on the seeds that its study's means leave out."""
+    if not diverged:
+        return claim
+    left_out = f"Left out, because it diverged at a best rate: {', '.join(diverged)}."
+    return claim.model_copy(update={"note": " ".join(filter(None, (claim.note, left_out)))})
+
+
 def _details(found: Measure | None) -> dict[str, float | None]:
     plain: Mapping[str, float | None] = {} if found is None else found.details
     return {name: value if value is not None and math.isfinite(value) else None for name, value in plain.items()}
@@ -118,11 +131,24 @@ def _details(found: Measure | None) -> dict[str, float | None]:
 
 def _unbracketed(evidence: Evidence) -> list[str]:
     found = []
-    for condition in evidence.conditions.values():
-        if condition.spec.learning_rates != "search":
-            continue
-        for method in condition.methods:
-            best = condition.best(method.name)
-            if best is None or not best.bracketed:
-                found.append(f"{method.name} ({condition.name})")
+    for condition, method in _searched(evidence):
+        best = condition.best(method)
+        if best is None or not best.bracketed:
+            found.append(f"{method} ({condition.name})")
     return found
+
+
+def _diverged(evidence: Evidence) -> tuple[str, ...]:
+    return tuple(
+        f"seed {seed} of {method} ({condition.name})"
+        for condition, method in _searched(evidence)
+        for seed in condition.diverged(method)
+    )
+
+
+def _searched(evidence: Evidence) -> Iterator[tuple[Condition, str]]:
+    """Each method with a best rate to find, under each condition."""
+    for condition in evidence.conditions.values():
+        if condition.spec.learning_rates == "search":
+            for method in condition.methods:
+                yield condition, method.name

@@ -157,6 +157,12 @@ class Condition:
             return []
         return [r for r in self.of(method) if r.record.learning_rate == best.learning_rate and math.isfinite(r.loss())]
 
+    def diverged(self, method: str) -> tuple[int, ...]:
+        """The seeds that diverged at a method's best rate: what rests on that rate is without them."""
+        best = self.best(method)
+        at_best = [] if best is None else [r for r in self.of(method) if r.record.learning_rate == best.learning_rate]
+        return tuple(r.record.seed for r in at_best if r.record.status == "diverged")
+
     def difference(self, first: str, second: str) -> Estimate | None:
         """The held-out loss of `first` minus that of `second`, each at its best rate, by paired examples and seeds."""
         pairs = [{run.record.seed: run for run in self.at_best(name)} for name in (first, second)]

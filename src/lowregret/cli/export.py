@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lowregret.cli import options as o
-from lowregret.cli.outcome import exit_codes
+from lowregret.cli.outcome import aside, exit_codes
 
 _ADAPTER = "adapter_config.json"
 
@@ -70,7 +70,7 @@ def _tables(folders: list[Path], out: Path, table: str) -> str:
 
     if table not in TABLES:
         raise SpecError(f"--table {table!r}: no such table. {did_you_mean(table, TABLES)}")
-    return f"{out}: {write(find_studies(folders), out, table)} rows"
+    return f"{out}: {write(find_studies(folders, aside), out, table)} rows"
 
 
 def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> str:

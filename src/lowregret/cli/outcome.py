@@ -14,6 +14,11 @@ from lowregret.cli.main import INTERRUPTED
 from lowregret.errors import LowregretError
 
 
+def aside(line: str) -> None:
+    """Something to know beside the result, on standard error."""
+    typer.echo(line, err=True)
+
+
 @contextmanager
 def exit_codes(resumable: bool = False) -> Iterator[None]:
     """0 when all went well, 2 for a LowregretError, 130 after Ctrl-C; each with one clear message."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lowregret.cli.outcome import exit_codes
+from lowregret.cli.outcome import aside, exit_codes
 
 
 def report(
@@ -43,7 +43,7 @@ def report(
         from lowregret.report.studies import find_studies, write_page
         from lowregret.report.study_files import write_figures
 
-        studies = find_studies(folders)
+        studies = find_studies(folders, aside)
         root = out or first
         make_folder(root)
         if figures is not None:

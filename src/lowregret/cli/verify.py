@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lowregret.cli.outcome import exit_codes
+from lowregret.cli.outcome import aside, exit_codes
 
 DIFFERS = 1
 
@@ -27,7 +27,7 @@ def verify(
         from lowregret.report.studies import find_studies
 
         differences = 0
-        for folder in find_studies(folders, compares=True):
+        for folder in find_studies(folders, aside, compares=True):
             found = verify_folder(folder)
             for line in found.lines:
                 typer.echo(f"{folder}: {line}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,23 @@ from lowregret.spec import LoRA
 
 TABLES = ("trials", "curves", "claims")
 FORMATS = (".csv", ".parquet", ".db")
+Placed = tuple[str, Evidence]
+"""A study behind where it is: its folder, from the one that holds all."""
 
 
 def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
     """Write one table of these studies to `target`, whose suffix says how; returns its rows.
 
     `trials` has a row a trial, `curves` one an evaluation, `claims` one a claim. A `.db` is an Optuna storage: a study
-    for each method under each condition, with all trials and their curves. Raises SpecError for another suffix.
+    for each method under each condition, with all trials and their curves. Each row has its study's `folder`, seen from
+    the one that holds all of them. Raises SpecError for another suffix.
     """
     if target.suffix not in FORMATS:
         raise SpecError(f"--out {target}: the suffix says the format. Valid: {', '.join(FORMATS)}.")
-    evidence = [read_evidence(folder) for folder in folders]
+    studies = [(place, read_evidence(folder)) for place, folder in zip(_places(folders), folders, strict=True)]
     if target.suffix == ".db":
-        return _optuna(evidence, target)
-    rows = list(_ROWS[table](evidence))
+        return _optuna(studies, target)
+    rows = list(_ROWS[table](studies))
     with replacing(target) as partial:
         if target.suffix == ".csv":
             _write_csv(rows, partial)
@@ -41,6 +46,12 @@ def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
     return len(rows)
 
 
+def _places(folders: Sequence[Path]) -> list[str]:
+    whole = [folder.resolve() for folder in folders]
+    above = os.path.commonpath([folder.parent for folder in whole])
+    return [folder.relative_to(above).as_posix() for folder in whole]
+
+
 def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
@@ -48,12 +59,13 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _trials(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
-    for study, condition, run in _runs(evidence):
+def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
+    for place, study, condition, run in _runs(studies):
         record, method = run.record, run.record.spec.method
         lora = method if isinstance(method, LoRA) else None
         yield {
-            "study": study,
+            "study": study.kind,
+            "folder": place,
             "condition": condition.name,
             "method": record.method,
             "rank": None if lora is None else lora.rank,
@@ -71,12 +83,13 @@ def _trials(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _curves(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
-    for study, condition, run in _runs(evidence):
+def _curves(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
+    for place, study, condition, run in _runs(studies):
         for step, loss in run.test.items():
             samples = run.samples.get(step)
             yield {
-                "study": study,
+                "study": study.kind,
+                "folder": place,
                 "condition": condition.name,
                 "method": run.record.method,
                 "learning_rate": run.record.learning_rate,
@@ -89,12 +102,13 @@ def _curves(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _claims(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
-    for study in evidence:
+def _claims(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
+    for place, study in studies:
         for claim in judge_study(study).claims:
             found = claim.estimate
             yield {
                 "study": study.kind,
+                "folder": place,
                 "claim": claim.statement.key,
                 "sentence": claim.statement.sentence,
                 "statistic": claim.statement.statistic,
@@ -112,14 +126,14 @@ def _claims(evidence: Sequence[Evidence]) -> Iterator[dict[str, Any]]:
 _ROWS = {"trials": _trials, "curves": _curves, "claims": _claims}
 
 
-def _runs(evidence: Sequence[Evidence]) -> Iterator[tuple[str, Condition, Run]]:
-    for study in evidence:
+def _runs(studies: Sequence[Placed]) -> Iterator[tuple[str, Evidence, Condition, Run]]:
+    for place, study in studies:
         for condition in study.conditions.values():
             for run in condition.runs:
-                yield study.kind, condition, run
+                yield place, study, condition, run
 
 
-def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
+def _optuna(studies: Sequence[Placed], target: Path) -> int:
     try:
         import optuna
     except ImportError:
@@ -133,12 +147,15 @@ def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
     with replacing(target) as partial:
         partial.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
-        studies: dict[str, Any] = {}
-        for kind, condition, run in _runs(evidence):
-            record, name = run.record, f"{kind} {condition.name} {run.record.method}"
-            if name not in studies:
+        kinds = Counter(study.kind for _, study in studies)
+        stored: dict[str, Any] = {}
+        for place, study, condition, run in _runs(studies):
+            record = run.record
+            own = f"{study.kind} ({place})" if kinds[study.kind] > 1 else study.kind
+            name = f"{own} {condition.name} {record.method}"
+            if name not in stored:
                 direction = directions.MAXIMIZE if condition.rewarded else directions.MINIMIZE
-                studies[name] = optuna.create_study(storage=storage, study_name=name, direction=direction)
+                stored[name] = optuna.create_study(storage=storage, study_name=name, direction=direction)
             state = states.get(record.status, optuna.trial.TrialState.FAIL)
             whole = state == optuna.trial.TrialState.COMPLETE
             trial = optuna.trial.create_trial(
@@ -151,9 +168,9 @@ def _optuna(evidence: Sequence[Evidence], target: Path) -> int:
                     for step, loss in run.test.items()
                     if math.isfinite(loss)
                 },
-                user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds},
+                user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds, "folder": place},
             )
-            studies[name].add_trial(trial)
+            stored[name].add_trial(trial)
             written += 1
         storage.remove_session()
         storage.engine.dispose()

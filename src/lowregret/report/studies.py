@@ -6,7 +6,7 @@ It is a pure function of the records, as a compare's page is, and shares its sty
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lowregret import __version__
 from lowregret.analysis.claims import Claims, judge_study
 from lowregret.analysis.evidence import Evidence, read_evidence
 from lowregret.errors import RecordsError
-from lowregret.records import write_bytes
+from lowregret.records import read_json, write_bytes
 from lowregret.report import words
 from lowregret.report.claims import claims_table
 from lowregret.report.html import document, figure, section
@@ -22,6 +22,7 @@ from lowregret.report.tables import definitions, text
 from lowregret.spec.questions import BatchSizeQuestion
 
 PAGE = "report.html"
+_STUDY, _CLAIMS = "study.json", "claims.json"
 TITLES = {
     "rank": "How much rank is enough?",
     "learning-rate": "Which learning rate?",
@@ -39,12 +40,13 @@ TITLES = {
 }
 
 
-def find_studies(folders: Sequence[Path], *, compares: bool = False) -> list[Path]:
-    """The studies among these folders and right below them; RecordsError for a folder without any.
+def find_studies(folders: Sequence[Path], say: Callable[[str], None], *, compares: bool = False) -> list[Path]:
+    """The finished studies among these folders and right below them.
 
-    With `compares`, folders of `lowregret compare` are found too.
+    With `compares`, folders of `lowregret compare` are found too. A study that is not finished is left out, and `say`
+    told so and what finishes it. RecordsError for a folder without any study, and when none is finished.
     """
-    heads = ["study.json", *(["verdict.json"] if compares else [])]
+    heads = [_STUDY, *(["verdict.json"] if compares else [])]
     found: list[Path] = []
     for folder in folders:
         below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -52,7 +54,18 @@ def find_studies(folders: Sequence[Path], *, compares: bool = False) -> list[Pat
         if not own:
             raise RecordsError(f"{folder}: is no study. Name a folder that `lowregret study` or `compare` has left.")
         found += [path for path in own if path not in found]
-    return sorted(found, key=_order)
+    unfinished = [path for path in found if (path / _STUDY).is_file() and not (path / _CLAIMS).is_file()]
+    if len(unfinished) == len(found):
+        raise RecordsError("\n".join(f"{path}: is not finished. {_how_to_finish(path)}" for path in unfinished))
+    for path in unfinished:
+        say(f"{path}: left out, because it is not finished. {_how_to_finish(path)}")
+    return sorted((path for path in found if path not in unfinished), key=_order)
+
+
+def _how_to_finish(folder: Path) -> str:
+    head = read_json(folder / _STUDY)
+    command = head.get("command") if isinstance(head, dict) else None
+    return f"Run the same command again: {command}" if command else "Run the same `lowregret study` again."
 
 
 def _order(folder: Path) -> tuple[int, str]:
@@ -116,8 +129,10 @@ def _how(judged: Sequence[tuple[str, Evidence, Claims]]) -> str:
     seconds = sum(found.seconds for _, _, found in judged)
     loose = [name for _, _, found in judged for name in found.unbracketed]
     unbracketed = f" Best rates that no worse one bounds on both sides: {', '.join(loose)}." if loose else ""
+    lost = [f"{name}, {found.kind}" for _, _, found in judged for name in found.diverged]
+    diverged = f" Diverged at a best rate, and so in no mean: {'; '.join(lost)}." if lost else ""
     return (
-        f'<p class="note">Trials: {said}; {words.seconds(seconds)} of training in all.{text(unbracketed)} '
+        f'<p class="note">Trials: {said}; {words.seconds(seconds)} of training in all.{text(unbracketed + diverged)} '
         "<code>lowregret verify</code> computes this table again from the raw records.</p>"
     )
 

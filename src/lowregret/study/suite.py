@@ -2,7 +2,8 @@
 
 OUT/study.json              the question with every default, and its claims as they were stated before the run
 OUT/groups/<group>/         a group's trials (study.group), or OUT/timings/ for the question of compute
-OUT/claims.json             what became of each claim, a pure function of the above (analysis.claims)
+OUT/claims.json             what became of each claim, a pure function of the above (analysis.claims); with it a study
+                            is finished
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from lowregret import __version__
 from lowregret.analysis.claims import Claims, judge_study
@@ -62,25 +64,41 @@ def run_studies(
         jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
         count = workers or _suitable_workers(list(studies.values()))
         threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
+        found: dict[Path, Claims] = {}
+        waited_for = {folder: {job.folder for job in jobs if folder in job.folder.parents} for folder in studies}
+
+        def ended(job: Job) -> None:
+            for folder, left in waited_for.items():
+                if job.folder in left:
+                    left.remove(job.folder)
+                    if not left:  # judged at once: what is finished can be read while the others train
+                        found[folder] = _judged(folder)
+
         if jobs:
             watching.say(f"{len(jobs)} groups of trials, {count} at a time")
-            run_jobs(jobs, count, threads, _starts, watching, should_stop, track)
+            run_jobs(jobs, count, threads, _starts, watching, should_stop, ended, track)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 from lowregret.study.timing import time_steps
 
                 time_steps(question, folder / "timings", watching.say, should_stop)
-        found = {}
-        for folder in studies:
-            found[folder] = judge_study(read_evidence(folder))
-            write_json(folder / CLAIMS, found[folder])
-        return found
+                found[folder] = _judged(folder)
+        return {folder: found[folder] for folder in studies}
+
+
+def _judged(folder: Path) -> Claims:
+    """A finished study's claims, which it now has in its folder."""
+    found = judge_study(read_evidence(folder))
+    write_json(folder / CLAIMS, found)
+    return found
 
 
 def _claim(folder: Path, question: Question, command: str) -> None:
     """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
     make_folder(folder)
     path = folder / STUDY
+    asked = Asked(question=question).model_dump(mode="json")
+    stored: Any = {}
     kind = getattr(question, "kind", "")
     if path.exists():
         stored = read_json(path)
@@ -92,7 +110,8 @@ def _claim(folder: Path, question: Question, command: str) -> None:
     for group in question.groups():  # before study.json is replaced: what is there must stay as it is judged
         require_extension(folder / GROUPS / group.key, group)
     stated = [statement.model_dump(mode="json") for statement in statements(question)]
-    asked = Asked(question=question).model_dump(mode="json")
+    if stored.get("question") != asked["question"]:  # what claims are there were of another question
+        (folder / CLAIMS).unlink(missing_ok=True)
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
 
 

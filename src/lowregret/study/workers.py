@@ -74,6 +74,7 @@ def run_jobs(
     starts: Callable[[Job], Mapping[str, float]],
     observer: Observer,
     should_stop: Callable[[], bool],
+    ended: Callable[[Job], None],
     track: Track | None = None,
 ) -> None:
     """Train all groups, each once the one that it starts from is done; raises what a group raised, after the others.
@@ -81,6 +82,7 @@ def run_jobs(
     Args:
         threads: of torch in each worker; torch's own choice when None.
         starts: asked when a group is begun: the learning rates that it starts from.
+        ended: told of each group that is trained.
     """
     if workers == 1:
         from lowregret.study.group import run_group
@@ -89,6 +91,7 @@ def run_jobs(
             for job in jobs:
                 observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
                 run_group(job.folder, job.spec, starts(job), watched(job, observer), should_stop)
+                ended(job)
         return
     context = multiprocessing.get_context("spawn")
     pool: list[tuple[Any, Connection]] = []
@@ -99,7 +102,7 @@ def run_jobs(
         theirs.close()
         pool.append((process, ours))
     try:
-        _Parent(jobs, [ours for _, ours in pool], starts, observer, should_stop).run()
+        _Parent(jobs, [ours for _, ours in pool], starts, observer, should_stop, ended).run()
     finally:
         for _, ours in pool:
             ours.close()  # tells a worker that is in the middle of something to stop
@@ -117,10 +120,11 @@ class _Parent:
         starts: Callable[[Job], Mapping[str, float]],
         observer: Observer,
         should_stop: Callable[[], bool],
+        ended: Callable[[Job], None],
     ) -> None:
         self._waiting, self._idle = list(jobs), list(workers)
         self._busy: dict[Connection, Job] = {}
-        self._starts, self._observer, self._should_stop = starts, observer, should_stop
+        self._starts, self._observer, self._should_stop, self._ended = starts, observer, should_stop, ended
         self._problem: BaseException | None = None
 
     def run(self) -> None:
@@ -161,6 +165,11 @@ class _Parent:
             return
         job = self._busy.pop(worker)
         self._idle.append(worker)
+        if kind == "done":
+            try:
+                self._ended(job)
+            except LowregretError as error:
+                kind, content = "error", error
         if kind == "error":
             self._problem = self._problem or content
             if self._busy and not isinstance(content, InterruptedError):  # those may take hours

@@ -208,6 +208,28 @@ def test_time_by_theory_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
     assert found["compute-theory"].ruling == "holds"
 
 
+@pytest.mark.parametrize("kind", ["learning-rate", "variants"])
+def test_a_seed_that_diverged_at_a_best_rate_is_named(fake_studies: ModuleType, tmp_path: Path, kind: str) -> None:
+    fake_studies.make(tmp_path, small(kind, seeds=4))
+    before = judge_study(read_evidence(tmp_path))
+    assert before.diverged == ()
+    assert not any("diverged" in claim.note for claim in before.claims)
+    (best,) = (run for run in read_evidence(tmp_path).conditions["main"].at_best("full") if run.record.seed == 2)
+    edit(best.home / "trial.json", lambda value: value.update(status="diverged", test_nll=None))
+    after = judge_study(read_evidence(tmp_path))
+    assert after.diverged == ("seed 2 of full (main)",)
+    assert all("diverged at a best rate: seed 2 of full (main)" in claim.note for claim in after.claims)
+
+
+def test_a_search_trial_that_diverged_elsewhere_is_left_out_of_nothing(
+    fake_studies: ModuleType, tmp_path: Path
+) -> None:
+    fake_studies.make(tmp_path, small("learning-rate"))
+    highest = read_evidence(tmp_path).conditions["main"].of("full", 0)[-1]
+    edit(highest.home / "trial.json", lambda value: value.update(status="diverged", test_nll=None))
+    assert judge_study(read_evidence(tmp_path)).diverged == ()
+
+
 # --- verify ---------------------------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,7 @@ def test_every_question_has_figures_with_words(root: Path, kind: str) -> None:
 
 
 def test_the_claims_come_first_and_the_studies_in_the_order_of_the_post(root: Path) -> None:
-    source = page([read_evidence(folder) for folder in find_studies([root])])
+    source = page([read_evidence(folder) for folder in find_studies([root], lambda line: None)])
     places = [source.index(f">{title}</h2>") for title in TITLES.values()]
     assert source.index('id="claims-title"') < min(places)
     assert places == sorted(places)
@@ -99,9 +99,33 @@ def test_hostile_text_stays_text(root: Path) -> None:
         path.write_text(before)
 
 
+def test_a_seed_that_diverged_at_a_best_rate_is_on_the_page(root: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(root / "layers", tmp_path / "layers")
+    assert "Diverged at a best rate" not in page([read_evidence(folder)])
+    run = read_evidence(folder).conditions["main"].at_best("full")[-1]
+    record = json.loads((run.home / "trial.json").read_text())
+    (run.home / "trial.json").write_text(json.dumps(record | {"status": "diverged", "test_nll": None}))
+    said = page([read_evidence(folder)]).partition("Diverged at a best rate, and so in no mean: ")[2]
+    assert said.startswith(f"seed {run.record.seed} of full (main), layers.")
+
+
 def test_a_folder_without_studies_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="is no study"):
-        find_studies([tmp_path])
+        find_studies([tmp_path], lambda line: None)
+
+
+def test_unfinished_studies_are_left_out_with_what_finishes_them(root: Path, tmp_path: Path) -> None:
+    for kind in ("rank", "early", "layers"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "study.json").write_bytes((root / kind / "study.json").read_bytes())
+    (tmp_path / "layers" / "claims.json").touch()
+    said: list[str] = []
+    assert find_studies([tmp_path], said.append) == [tmp_path / "layers"]
+    finish = "not finished. Run the same command again: lowregret study fake"
+    assert said == [f"{tmp_path / kind}: left out, because it is {finish}" for kind in ("early", "rank")]
+    (tmp_path / "layers" / "claims.json").unlink()
+    with pytest.raises(RecordsError, match=r"rank: is not finished\. Run the same command again: lowregret study fake"):
+        find_studies([tmp_path], said.append)
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------
@@ -143,6 +167,26 @@ def test_tables_hold_every_trial_curve_and_claim(root: Path, tmp_path: Path) -> 
     found = pyarrow.parquet.read_table(tmp_path / "curves.parquet").to_pylist()
     assert {row["study"] for row in found} == {"early", "layers"}
     assert export(folders, tmp_path / "claims.csv", "claims") == 4
+
+
+def test_rows_of_two_studies_of_one_question_say_whose_they_are(root: Path, tmp_path: Path) -> None:
+    folders = [root / "early", shutil.copytree(root / "early", root.parent / "again" / "early-2")]
+    try:
+        places = {f"{root.name}/early", "again/early-2"}
+        for table in ("trials", "curves", "claims"):
+            written = export(folders, tmp_path / "rows.parquet", table)
+            rows = pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+            assert {row["folder"] for row in rows} == places
+            assert {row["study"] for row in rows} == {"early"}
+            assert len({json.dumps(row) for row in rows}) == written, f"{table}: no two rows are alike"
+        export(folders[:1], tmp_path / "rows.parquet")
+        assert set(pyarrow.parquet.read_table(tmp_path / "rows.parquet")["folder"].to_pylist()) == {"early"}
+        optuna = pytest.importorskip("optuna")
+        export(folders, tmp_path / "rows.db")
+        names = {found.study_name for found in optuna.get_all_study_summaries(f"sqlite:///{tmp_path / 'rows.db'}")}
+        assert names == {f"early ({place}) main {method}" for place in places for method in ("lora:1", "lora:4")}
+    finally:
+        shutil.rmtree(root.parent / "again")
 
 
 def test_rewards_are_exported_as_rewards(root: Path, tmp_path: Path) -> None:
