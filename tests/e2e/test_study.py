@@ -76,6 +76,16 @@ def test_a_refused_question_leaves_a_study_as_it_was(early: Path, run: Any) -> N
     assert run("verify", early).exit_code == 0
 
 
+def test_every_base_is_looked_for_before_any_is_trained(run: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "bases.toml"
+    recipe.write_text('kind = "scaling"\nmodels = ["tiny-32", "tiny-46"]\n')
+    done = run("study", recipe, *TOY, "--ranks", 4, "--workers", 1, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "error: question 'scaling', field 'models': tiny-46: is no folder" in done.stderr
+    assert "Did you mean 'tiny-64'?" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_compare_does_not_go_into_a_study(early: Path, run: Any) -> None:
     done = run("compare", "--model", "tiny", "--data", "builtin:arithmetic", "--out", early, "--quiet")
     assert done.exit_code == 2

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lowregret.plan.activations import token_bytes
-from lowregret.plan.flops import multiply_adds
+from lowregret.plan.flops import NOTHING_SHARED, Shared, multiply_adds, shared_adds
 from lowregret.plan.hardware import Hardware
 from lowregret.plan.memory import CPU_PASS_TOKENS, EVAL_TOKENS, trainable
 from lowregret.plan.shapes import Shapes
@@ -62,29 +62,32 @@ def run_cost(
     steps: int,
     length: int,
     supervised_share: float = 1.0,
+    shared: Shared = NOTHING_SHARED,
     eval_tokens: float = 0.0,
     checkpoint_activations: bool = False,
     price_per_hour: float | None = None,
     shards: int = 1,
 ) -> Run:
-    """A run of `steps` steps of `rows` rows with `length` tokens on average; `eval_tokens` in all evaluations together.
+    """A run of `steps` steps of `rows` rows with `length` tokens on average, of which they may share the first; and of
+    `eval_tokens` in all evaluations together, which share nothing.
 
     Matrix products at the device's rate times its utilisation, all else at the speed of memory, and a fixed time for
     each small operation: a model so small that its products take no time takes that. Several devices share the work
     and lose nothing by it, which is optimistic.
     """
-    tokens = rows * length
-    adds = multiply_adds(shapes, method, length, supervised_share)
-    forward = sum(adds.forward.values())
-    again = forward if checkpoint_activations else 0.0
+    tokens = rows * length - shared.spared(rows)
+    adds = shared_adds(shapes, method, length, supervised_share, shared)
+    again = sum(adds.forward.values()) if checkpoint_activations else 0.0
     passes = (
         max(1, math.ceil(tokens / max(CPU_PASS_TOKENS // length * length, length))) if hardware.kind == "cpu" else 1
     )
     rate = hardware.flops_per_second * hardware.utilisation
-    beside = _beside_products(shapes, method, hardware, length, supervised_share)
+    beside = _beside_products(shapes, method, hardware, length, supervised_share * rows * length / tokens)
     calls = shapes.layers * CALLS["full" if isinstance(method, FullFT) else "lora"] * hardware.call_seconds
     step = tokens * (2 * (adds.total + again) / rate + beside) + passes * calls
     step += ADAM_BYTES[hardware.kind] * trainable(shapes, method) / hardware.bytes_per_second
+    forward = sum(multiply_adds(shapes, method, length, supervised_share).forward.values())  # shared by nobody
+    beside = _beside_products(shapes, method, hardware, length, supervised_share)
     judged = eval_tokens * (2 * forward / rate + FORWARD_SHARE * beside)
     judged += math.ceil(eval_tokens / EVAL_TOKENS) * FORWARD_SHARE * calls
     seconds = (steps * step + judged) / shards

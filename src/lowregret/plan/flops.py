@@ -7,6 +7,7 @@ optimizer, and what is computed twice. One multiply-add is two floating-point op
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -32,6 +33,23 @@ class MultiplyAdds:
     def total(self) -> float:
         """Forward and backward."""
         return sum(self.forward.values()) + sum(self.backward.values())
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What rows begin with that is computed once for all of a group: in RL the prompt of a problem's completions."""
+
+    prompt: int = 0
+    """Tokens, none of them supervised."""
+    group: int = 1
+    """Rows."""
+
+    def spared(self, rows: int) -> int:
+        """Tokens of so many rows, group by group, that are not computed again."""
+        return self.prompt * (rows - math.ceil(rows / self.group))
+
+
+NOTHING_SHARED = Shared()
 
 
 def multiply_adds(shapes: Shapes, method: FullFT | LoRA, length: int, supervised_share: float = 1.0) -> MultiplyAdds:
@@ -66,6 +84,25 @@ def multiply_adds(shapes: Shapes, method: FullFT | LoRA, length: int, supervised
             forward[name] = adds
             backward[name] = 2 * adds * (1.0 if full else _share_with_gradients(shapes, adapted))
     return MultiplyAdds(forward, backward)
+
+
+def shared_adds(
+    shapes: Shapes, method: FullFT | LoRA, length: int, supervised_share: float, shared: Shared
+) -> MultiplyAdds:
+    """`multiply_adds` of a token that is computed, on average, where whole groups share their prompts.
+
+    What is spared are rows of the prompt alone, none of it supervised: what lies behind attends to the one prompt as it
+    would to its own.
+    """
+    whole, spared = multiply_adds(shapes, method, length, supervised_share), shared.spared(shared.group) / shared.group
+    if not spared:
+        return whole
+    prompts = multiply_adds(shapes, method, shared.prompt, 0.0)
+
+    def left(rows: dict[str, float], prompt: dict[str, float]) -> dict[str, float]:
+        return {kind: (length * adds - spared * prompt[kind]) / (length - spared) for kind, adds in rows.items()}
+
+    return MultiplyAdds(left(whole.forward, prompts.forward), left(whole.backward, prompts.backward))
 
 
 def _adapted(shapes: Shapes, method: FullFT | LoRA) -> dict[str, float]:

@@ -10,7 +10,7 @@ from lowregret.plan.advisor import Advised, advise
 from lowregret.plan.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, Excess, rank_for
 from lowregret.plan.cost import Run, Study, packing_gain, run_cost, study_cost
 from lowregret.plan.data import DEFAULT_LENGTH, DataFacts
-from lowregret.plan.flops import multiply_adds
+from lowregret.plan.flops import NOTHING_SHARED, Shared, shared_adds
 from lowregret.plan.hardware import Hardware, catalogue
 from lowregret.plan.learning_rate import Rate
 from lowregret.plan.memory import Memory, memory
@@ -36,6 +36,7 @@ class Room:
     hardware: Hardware | None
     batch: int = 1
     """Rows of a step: with fewer at once, a step is several passes."""
+    shared: Shared = NOTHING_SHARED
 
     def need(self, method: FullFT | LoRA, rows: int) -> Memory:
         """Bytes on each device."""
@@ -45,6 +46,7 @@ class Room:
             rows=rows,
             length=self.length,
             supervised=self.supervised,
+            spared=_sharing(method, self.shared).spared(rows),
             checkpoint_activations=self.checkpoint_activations,
             accumulating=rows < self.batch,
             shards=self.shards,
@@ -91,6 +93,7 @@ class Workload:
     supervised_share: float
     held_out: int
     """Examples that judge."""
+    shared: Shared = NOTHING_SHARED
 
 
 def make_plan(
@@ -119,12 +122,14 @@ def make_plan(
     length, mean, share = _rows(shapes, wishes, usable)
 
     room = Room(shapes, length, max(1, round(length * share)), wishes.checkpoint_activations, wishes.shards, hardware)
+    if wishes.objective == "rl":
+        room = replace(room, shared=Shared(length - wishes.max_tokens, wishes.group_size))
     found = advise(shapes, wishes, facts, bits_per_token=bits_per_token, pilot=pilot, fits=room.fits)
     choice = found.choice
     if hardware is None:
         room = replace(room, hardware=room.cheapest(found.method))
     rows = choice.batch_size * (wishes.group_size if wishes.objective == "rl" else 1)
-    work = Workload(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out)
+    work = Workload(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out, room.shared)
     room = replace(room, batch=rows)
     estimate = Estimate(shapes, wishes, work, room, price_per_hour)
     return Plan(
@@ -157,6 +162,11 @@ def _rows(shapes: Shapes, wishes: Wishes, facts: DataFacts | None) -> tuple[int,
     if facts is None:
         return limit, limit, 1.0
     return facts.longest, facts.mean_length, facts.supervised_share
+
+
+def _sharing(method: FullFT | LoRA, shared: Shared) -> Shared:
+    """What is shared with this method: nothing under dropout, whose masks go by rows (`Engine.shares`)."""
+    return NOTHING_SHARED if isinstance(method, LoRA) and method.dropout else shared
 
 
 def _capacity(shapes: Shapes, found: Advised) -> dict[str, Any]:
@@ -200,7 +210,9 @@ class Estimate:
     def side(self, method: FullFT | LoRA, trainable: int, rate: Rate) -> Side:
         """One column."""
         rows, fits = self._micro_batch(method)
-        adds = multiply_adds(self.shapes, method, max(1, round(self.work.mean_length)), self.work.supervised_share)
+        work = self.work
+        length, shared = max(1, round(work.mean_length)), _sharing(method, work.shared)
+        adds = shared_adds(self.shapes, method, length, work.supervised_share, shared)
         run = self.run(method)
         return Side(
             method=method,
@@ -236,6 +248,7 @@ class Estimate:
             steps=self.work.steps,
             length=max(1, round(self.work.mean_length)),
             supervised_share=self.work.supervised_share,
+            shared=_sharing(method, self.work.shared),
             eval_tokens=EVALS * self.work.held_out * self.work.mean_length,
             checkpoint_activations=self.wishes.checkpoint_activations,
             price_per_hour=self.price_per_hour,

@@ -63,12 +63,14 @@ def memory(
     rows: int,
     length: int,
     supervised: int | None = None,
+    spared: int = 0,
     checkpoint_activations: bool = False,
     accumulating: bool = False,
     shards: int = 1,
     hardware: Hardware | None = None,
 ) -> Memory:
-    """Training with `rows` rows of `length` tokens at once, `supervised` of them supervised in each (all when None).
+    """Training with `rows` rows of `length` tokens at once, `supervised` of them supervised in each (all when None);
+    `spared` of all their tokens are computed once for several rows, and are not computed again.
 
     On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
     and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
@@ -77,15 +79,15 @@ def memory(
     """
     cpu = hardware is not None and hardware.kind == "cpu"
     wide = 4 if cpu else 2
-    tokens = rows * length
+    whole = tokens = rows * length - spared
     if cpu and tokens > CPU_PASS_TOKENS:
-        tokens = max(CPU_PASS_TOKENS // length, 1) * length
-        accumulating = accumulating or tokens < rows * length
+        tokens = min(max(CPU_PASS_TOKENS // length, 1) * length, whole)
+        accumulating = accumulating or tokens < whole
     trained = trainable(shapes, method)
     kept = tokens * token_bytes(shapes, method, wide, length)
     if checkpoint_activations:  # the input of every layer, and all of the one at work
         kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
-    logits = _logits(shapes, math.ceil(tokens * (1.0 if supervised is None else supervised / length)), wide)
+    logits = _logits(shapes, math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole)), wide)
     gradients = PRECISE * trained
     if isinstance(method, FullFT):
         by_parameters = _with_gradients(shapes, wide, gradients, accumulating)

@@ -9,7 +9,7 @@ OUT/claims.json             what became of each claim, a pure function of the ab
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from lowregret.analysis.claims import Claims, judge_study
 from lowregret.analysis.evidence import read_evidence
 from lowregret.analysis.statements import statements
 from lowregret.engine.engine import choose_device
-from lowregret.errors import RecordsError
-from lowregret.models.load import resolve
+from lowregret.errors import ModelError, RecordsError
+from lowregret.models.load import load_config, resolve
 from lowregret.records import make_folder, read_json, write_json
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.asked import Asked
@@ -56,6 +56,7 @@ def run_studies(
     Interrupted after a clean stop.
     """
     watching = observer or Silent()
+    _require_models(studies.values())
     with ExitStack() as stack:
         for folder, question in studies.items():
             stack.enter_context(opened(folder))
@@ -84,6 +85,18 @@ def run_studies(
                 time_steps(question, folder / "timings", watching.say, should_stop)
                 found[folder] = _judged(folder)
         return {folder: found[folder] for folder in studies}
+
+
+def _require_models(questions: Iterable[Question]) -> None:
+    """ModelError names the question and its field before anything is trained, where a base cannot be had."""
+    for question in questions:
+        field = "models" if "models" in type(question).model_fields else "model"
+        for model in dict.fromkeys(group.model for group in question.groups()):
+            try:
+                load_config(resolve(model))
+            except ModelError as error:
+                kind = getattr(question, "kind", "")
+                raise ModelError(f"question {kind!r}, field {field!r}: {error}") from error
 
 
 def _judged(folder: Path) -> Claims:

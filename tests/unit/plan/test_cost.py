@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lowregret.plan.cost import Run, packing_gain, run_cost, study_cost
-from lowregret.plan.flops import multiply_adds
+from lowregret.plan.flops import Shared, multiply_adds
 from lowregret.plan.hardware import Hardware, find_hardware
 from lowregret.plan.sources import find_model
 from lowregret.spec import FullFT, LoRA
@@ -89,3 +89,16 @@ def test_a_study_is_a_search_and_the_other_seeds_of_each_method() -> None:
     packed = study_cost(lora, full, packing=2.0)
     assert one.seconds < packed.seconds < three.seconds
     assert study_cost(replace(lora, money=None), full).money is None
+
+
+def test_a_shared_prompt_takes_less_time_in_steps_and_none_less_in_evaluations() -> None:
+    def run(shared: Shared, eval_tokens: float = 0.0) -> Run:
+        return run_cost(
+            LARGE, LoRA(rank=16), CPU, rows=8, steps=1, length=100, supervised_share=0.2, shared=shared,
+            eval_tokens=eval_tokens,
+        )  # fmt: skip
+
+    alone, shared = Shared(80, 1), Shared(80, 8)
+    assert run(shared).step_seconds == pytest.approx(run(alone).step_seconds * 240 / 800, rel=0.05)
+    judged = [run(found, 1e5).seconds - run(found).seconds for found in (alone, shared)]
+    assert judged[0] == pytest.approx(judged[1])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from lowregret.plan.flops import multiply_adds
+import pytest
+import torch
+
+from lowregret.data.batches import collate
+from lowregret.data.chat import Example
+from lowregret.plan.flops import NOTHING_SHARED, Shared, multiply_adds, shared_adds
 from lowregret.plan.shapes import AttentionLayers, Shapes, Weight
 from lowregret.plan.sources import find_model
 from lowregret.spec import FullFT, LoRA
@@ -57,3 +62,42 @@ def test_mlp_only_spares_the_backward_pass_of_the_first_attention() -> None:
     everywhere, only = (multiply_adds(shapes, LoRA(rank=4, targets=t), 512) for t in (("attention", "mlp"), ("mlp",)))
     assert only.backward["attention"] < everywhere.backward["attention"]
     assert only.backward["scores"] == pytest.approx(31 / 32 * everywhere.backward["scores"])
+
+
+@pytest.mark.parametrize("window", [None, 10])
+def test_a_shared_prompt_is_counted_once_a_group(window: int | None) -> None:
+    """Token by token: 3 groups of 4 rows with prompts of 20 and completions of 12 tokens."""
+    prompt, completion, group, rows = 20, 12, 4, 12
+    attention = AttentionLayers(layers=1, heads=2, kv_heads=1, key_width=3, value_width=5, window=window)
+    shapes, shared = replace(square(64), attention=(attention,)), Shared(prompt, group)
+    length = prompt + completion
+    computed = rows * length - shared.spared(rows)
+    assert computed == 3 * (prompt + 4 * completion)
+    found = shared_adds(shapes, LoRA(rank=4, targets=("attention",)), length, completion / length, shared)
+    pairs = [min(position + 1, window or length) for position in range(length)]
+    assert found.forward["scores"] * computed == pytest.approx(
+        2 * (3 + 5) * 3 * (sum(pairs[:prompt]) + 4 * sum(pairs[prompt:]))
+    )
+    assert found.backward["scores"] == pytest.approx(2 * found.forward["scores"])
+    assert found.forward["attention"] == pytest.approx(3 * 64**2), "a token that is computed passes every layer"
+
+
+def test_only_completions_reach_the_unembedding_and_each_does() -> None:
+    shapes = find_model("Llama-3.1-8B")
+    found = shared_adds(shapes, LoRA(rank=4), 100, 0.25, Shared(75, 3)).forward["unembedding"]
+    assert found == pytest.approx(128256 * 4096 * 3 * 25 / (75 + 3 * 25))
+
+
+def test_groups_of_one_and_empty_prompts_share_nothing() -> None:
+    shapes, method = find_model("tiny"), LoRA(rank=4)
+    alone = multiply_adds(shapes, method, 64, 0.5)
+    for shared in (NOTHING_SHARED, Shared(32, 1), Shared(0, 8)):
+        assert shared_adds(shapes, method, 64, 0.5, shared) == alone
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(8, 2), (6, 2), (3, 1), (1, 1)])
+def test_as_many_tokens_are_spared_as_the_engine_spares(rows: int, groups: int) -> None:
+    """Of a group's prompt the engine shares all but the last token, which it counts to the completion."""
+    example = Example(tuple(range(30)), (False,) * 20 + (True,) * 10)
+    batch = replace(collate([example] * rows), prompts=torch.arange(rows) // 4)
+    assert rows * 30 - Shared(20, 4).spared(rows) == batch.tokens + groups

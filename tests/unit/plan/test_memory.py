@@ -85,3 +85,13 @@ def test_attention_that_keeps_its_scores_needs_memory_by_the_square() -> None:
         return memory(shapes, LoRA(rank=16, targets=("attention",)), rows=16384 // length, length=length).activations
 
     assert activations(8192) > 1.5 * activations(1024)
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=16), FullFT()], ids=lambda method: method.name)
+@pytest.mark.parametrize("hardware", [None, CPU], ids=["gpu", "cpu"])
+def test_what_is_computed_once_for_several_rows_is_kept_once(method: LoRA | FullFT, hardware: Hardware | None) -> None:
+    """8 rows of 50 tokens behind one prompt of 150 are 550 tokens, of which 400 are supervised."""
+    shared = need(method, rows=8, length=200, supervised=50, spared=7 * 150, hardware=hardware)
+    assert shared == need(method, rows=1, length=550, supervised=400, hardware=hardware)
+    if isinstance(method, LoRA):  # of so large a base the gradients of all weights hide so few tokens
+        assert shared.total < need(method, rows=8, length=200, supervised=50, hardware=hardware).total

@@ -179,3 +179,30 @@ def test_the_public_name_is_a_function_and_a_package() -> None:
     assert sum(lora_parameters(find_model("tiny"), 4).values()) == found.lora.trainable
     with pytest.raises(SpecError, match=r"unknown option 'batchsize'.*Did you mean 'batch_size'"):
         lowregret.plan("tiny", batchsize=4)
+
+
+def test_a_prompt_is_counted_once_a_group_in_rl() -> None:
+    """Prompts of 400 and completions of 100 tokens: 8 rows are 1,200 tokens, not 4,000; with dropout they are."""
+    facts = replace(FACTS, tokens=4_000_000, supervised_tokens=0, held_out=0)
+    device = find_hardware("H100 SXM")
+
+    def made(method: LoRA, group: int) -> Plan:
+        wishes = Wishes(
+            objective="rl",
+            method=method,
+            group_size=group,
+            batch_size=64 // group,
+            micro_batch_size=8,
+            steps=10,
+            max_tokens=100,
+        )
+        return make_plan(find_model("Llama-3.1-8B"), wishes, facts=facts, hardware=device)
+
+    alone, shared = made(LoRA(rank=16), 1).lora, made(LoRA(rank=16), 8).lora
+    assert alone.seconds is not None
+    assert shared.seconds is not None
+    assert shared.seconds / alone.seconds == pytest.approx(1_200 / 4_000, rel=0.1)
+    assert shared.memory.activations < 0.5 * alone.memory.activations
+    apart = made(LoRA(rank=16, dropout=0.1), 8).lora
+    assert apart.seconds == pytest.approx(alone.seconds)
+    assert apart.memory.activations == alone.memory.activations
