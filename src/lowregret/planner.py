@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 from lowregret.data.scan import scan
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.plan.advice import Objective
+from lowregret.plan.capacity import Excess
 from lowregret.plan.hardware import find_hardware
 from lowregret.plan.make import make_plan
 from lowregret.plan.plan import Plan
@@ -71,20 +72,21 @@ def plan(
             prompt_field=prompt_field,
             completion_field=completion_field,
         )
-    found = None
-    if pilot is not None:
-        from lowregret.analysis.edl import read_pilot
-
-        found = read_pilot(Path(pilot))
     return make_plan(
         shapes,
         wanted,
         facts=facts,
         bits_per_token=bits_per_token,
-        pilot=found,
+        pilot=None if pilot is None else _measured(Path(pilot)),
         hardware=machine,
         price_per_hour=price,
     )
+
+
+def _measured(pilot: Path) -> tuple[Excess, str]:
+    from lowregret.analysis.edl import read_pilot  # only a plan with a pilot waits for it
+
+    return read_pilot(pilot)
 
 
 def _wishes(

@@ -53,15 +53,7 @@ def judge(
     intervals = {side.name: regret_interval(side, full, losses) for side in loras}
     scale = scale_of(spec.objective.kind)
     tolerance = None if full.test_loss is None else scale.tolerance(full.test_loss, spec.tolerance)
-    # The lowest loss, but complete evidence first: a LoRA whose rate is not bracketed must not hide one whose rate is.
-    lora = min(
-        (side for side in loras if side.test_loss is not None),
-        key=lambda side: (
-            bool(reasons.obstacles(spec, side, full, intervals[side.name])),
-            side.test_loss if side.test_loss is not None else math.inf,
-        ),
-        default=None,
-    )
+    lora = _best(spec, loras, full, intervals)
     interval = None if lora is None else intervals[lora.name]
     rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
     ruling: Ruling = "inconclusive" if lora is None else rulings[lora.name]
@@ -84,6 +76,20 @@ def judge(
         search=_search_summary(records, rules),
         gains=gains,
         environment=dict(environment),
+    )
+
+
+def _best(
+    spec: CompareSpec, loras: Sequence[Measured], full: Measured, intervals: Mapping[str, Interval | None]
+) -> Measured | None:
+    """The LoRA of the lowest loss, but complete evidence first: a rate without a bracket must not hide one with it."""
+    return min(
+        (side for side in loras if side.test_loss is not None),
+        key=lambda side: (
+            bool(reasons.obstacles(spec, side, full, intervals[side.name])),
+            side.test_loss if side.test_loss is not None else math.inf,
+        ),
+        default=None,
     )
 
 
