@@ -255,9 +255,7 @@ def _require(values: Mapping[str, Any], config: Path | None) -> None:
         missing.append("--data")
     if missing:
         where = f", or `model` and `data.train` in {config}" if config else ", or a TOML file with --config"
-        raise SpecError(
-            f"missing {' and '.join(missing)}{where}. To try it: `--model tiny --data builtin:arithmetic`."
-        )
+        raise SpecError(f"missing {' and '.join(missing)}{where}. To try it: `--model tiny --data builtin:arithmetic`.")
 
 
 def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
