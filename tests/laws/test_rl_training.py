@@ -221,9 +221,9 @@ def test_a_stop_repeats_no_step(bases: ModuleType, tmp_path: Path) -> None:
     ids=["importance_sampling", "ppo_clip", "cispo", "tempered"],
 )
 def test_the_reward_rises(bases: ModuleType, tmp_path: Path, method: Any, objective: dict[str, Any]) -> None:
-    rate = 2e-2 if isinstance(method, LoRA) else 1e-2
+    # Six seeds of six rise at this rate with each objective; at twice of it one LoRA in six gets stuck.
     spec = training(steps=25, objective=objective, batch_size=8, optimizer=OptimizerSpec())
-    trial = TrialSpec(method=method, learning_rate=rate)
+    trial = TrialSpec(method=method, learning_rate=1e-2)
     records, _ = train(task(Engine(bases.small_base("qwen3")), spec), tmp_path, [trial])
     curve = read_metrics(tmp_path / trial.id / METRICS)
     rewards = [metric.rl.reward for metric in curve if metric.rl]
