@@ -221,13 +221,14 @@ def test_a_stop_repeats_no_step(bases: ModuleType, tmp_path: Path) -> None:
     ids=["importance_sampling", "ppo_clip", "cispo", "tempered"],
 )
 def test_the_reward_rises(bases: ModuleType, tmp_path: Path, method: Any, objective: dict[str, Any]) -> None:
-    # Six seeds of six rise at this rate with each objective; at twice of it one LoRA in six gets stuck.
+    # At this rate each objective rises so much with all of six seeds; at twice of it one LoRA in six gets stuck. Without
+    # learning, two of a hundred would.
     spec = training(steps=25, objective=objective, batch_size=8, optimizer=OptimizerSpec())
     trial = TrialSpec(method=method, learning_rate=1e-2)
     records, _ = train(task(Engine(bases.small_base("qwen3")), spec), tmp_path, [trial])
     curve = read_metrics(tmp_path / trial.id / METRICS)
     rewards = [metric.rl.reward for metric in curve if metric.rl]
-    assert sum(rewards[-5:]) / 5 > rewards[0] + 0.2
+    assert sum(rewards[-5:]) / 5 > rewards[0] + 0.12
     assert curve[0].test_reward is not None
     assert (records[trial.id].test_reward or 0) > curve[0].test_reward
     gaps = [metric.rl.logprob_gap_max for metric in curve[1:] if metric.rl and metric.rl.logprob_gap_max is not None]
