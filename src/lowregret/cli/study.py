@@ -22,7 +22,7 @@ def study(
         str,
         typer.Argument(
             help="A recipe (recipes/study_*.toml), the name of a question with its defaults (rank, learning-rate, …), "
-            "or `all` but rl, which samples and so takes as long as the others together.",
+            "or `all` but rl, which samples and so takes half as long as all others.",
             show_default=False,
         ),
     ],
