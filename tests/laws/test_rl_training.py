@@ -221,8 +221,8 @@ def test_a_stop_repeats_no_step(bases: ModuleType, tmp_path: Path) -> None:
     ids=["importance_sampling", "ppo_clip", "cispo", "tempered"],
 )
 def test_the_reward_rises(bases: ModuleType, tmp_path: Path, method: Any, objective: dict[str, Any]) -> None:
-    # At this rate each objective rises so much with all of six seeds; at twice of it one LoRA in six gets stuck. Without
-    # learning, two of a hundred would.
+    # At this rate each objective rises so much with all of six seeds; at twice of it one LoRA in six gets stuck.
+    # Without learning, two of a hundred would.
     spec = training(steps=25, objective=objective, batch_size=8, optimizer=OptimizerSpec())
     trial = TrialSpec(method=method, learning_rate=1e-2)
     records, _ = train(task(Engine(bases.small_base("qwen3")), spec), tmp_path, [trial])

@@ -85,6 +85,8 @@ class Best:
     depth: Mapping[int, float]
     """Seed → the loss at that bottom."""
     bracketed: bool
+    level: tuple[float, ...]
+    """The rates, this one first, whose losses are equal at the search's seed; of those the lowest is the best."""
 
     @property
     def loss(self) -> Estimate | None:
@@ -148,7 +150,8 @@ class Condition:
                 fitted[seed], depth[seed] = math.log2(rate) + place, bottom
         if not fitted:  # beside a rate that diverged the lattice is all there is
             fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
-        return Best(rate, losses, fitted, depth, min(searched) < rate < max(searched))
+        level = tuple(sorted(r for r in finite if finite[r] == finite[rate]))
+        return Best(rate, losses, fitted, depth, min(searched) < rate < max(searched), level)
 
     def at_best(self, method: str) -> list[Run]:
         """The finished runs at a method's best rate, by seed."""

@@ -41,7 +41,17 @@ def _regret(condition: Condition) -> Measure:
     estimate, note = condition.difference(lowest, FULL), _loose(condition, (lowest, FULL))
     if estimate is not None and note:
         estimate = Estimate(value=estimate.value, n=estimate.n)
-    return Measure(estimate, note, details)
+    return Measure(estimate, " ".join(filter(None, (note, _level(condition, (lowest, FULL))))), details)
+
+
+def _level(condition: Condition, methods: tuple[str, ...]) -> str:
+    """Graded samples are few, so that several rates may have the very same reward."""
+    found = []
+    for name in methods:
+        best = condition.best(name)
+        if best is not None and len(best.level) > 1:
+            found.append(f"{name} at {', '.join(f'{rate:.3g}' for rate in best.level)}")
+    return f"Level at the search's seed, where the lowest rate counts as the best: {'; '.join(found)}." if found else ""
 
 
 def _loose(condition: Condition, methods: tuple[str, ...]) -> str:

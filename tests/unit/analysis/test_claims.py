@@ -188,6 +188,22 @@ def test_a_rank_1_that_earns_as_much_at_more_rates_holds(fake_studies: ModuleTyp
     assert found["rl-rank-1"].details["lora:1"] == pytest.approx(0.9, abs=0.01)
 
 
+def test_rewards_that_are_level_are_named(fake_studies: ModuleType, tmp_path: Path) -> None:
+    """Of 200 graded samples two rates may have the same number right."""
+    question = small("rl")
+    assert not claims(fake_studies, tmp_path, question, rewarded(full=0.9, half_width=6.0))["rl-rank-1"].note
+    best = read_evidence(tmp_path).conditions["main"].best("lora:1")
+    assert best is not None
+    for rate in (best.learning_rate, 2 * best.learning_rate):
+        (path,) = tmp_path.glob(f"groups/*/trials/lora-1_lr{rate:g}_seed0/trial.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "test_reward": 0.95}))
+    found = {claim.statement.key: claim for claim in judge_study(read_evidence(tmp_path)).claims}["rl-rank-1"]
+    assert found.note == (
+        "Level at the search's seed, where the lowest rate counts as the best: "
+        f"lora:1 at {best.learning_rate:.3g}, {2 * best.learning_rate:.3g}."
+    )
+
+
 def test_a_rank_1_that_earns_less_at_fewer_rates_does_not_hold(fake_studies: ModuleType, tmp_path: Path) -> None:
     found = claims(fake_studies, tmp_path, small("rl"), rewarded(full=0.98, half_width=0.8))
     assert found["rl-rank-1"].ruling == "does not hold"
