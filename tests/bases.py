@@ -38,23 +38,24 @@ _SHAPE: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
-_GROUPED = {**_SHAPE, "num_key_value_heads": 1}
+GROUPED = {**_SHAPE, "num_key_value_heads": 1}
+"""Of a base whose query heads share a key/value head."""
 
 
 def small_config(architecture: str) -> PretrainedConfig:
     """The configuration of one small base."""
     if architecture == "llama":
-        return transformers.LlamaConfig(**_GROUPED, tie_word_embeddings=False)
+        return transformers.LlamaConfig(**GROUPED, tie_word_embeddings=False)
     if architecture == "qwen3":
-        return transformers.Qwen3Config(**_GROUPED, head_dim=8, tie_word_embeddings=True)
+        return transformers.Qwen3Config(**GROUPED, head_dim=8, tie_word_embeddings=True)
     if architecture == "gemma2":
         # Low caps and a short window, so that both bite.
         capped = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0, "sliding_window": 6}
-        return transformers.Gemma2Config(**_GROUPED, **capped, head_dim=8, query_pre_attn_scalar=8)
+        return transformers.Gemma2Config(**GROUPED, **capped, head_dim=8, query_pre_attn_scalar=8)
     if architecture == "gpt2":
         return transformers.GPT2Config(**_SHAPE)
     if architecture == "phi3":
-        return transformers.Phi3Config(**_GROUPED, tie_word_embeddings=False)
+        return transformers.Phi3Config(**GROUPED, tie_word_embeddings=False)
     if architecture == "gpt_neox":
         return transformers.GPTNeoXConfig(**_SHAPE, tie_word_embeddings=False)
     if architecture == "opt":
@@ -62,17 +63,17 @@ def small_config(architecture: str) -> PretrainedConfig:
         return transformers.OPTConfig(**_SHAPE, **narrow)
     if architecture == "qwen3_moe":
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-        return transformers.Qwen3MoeConfig(**_GROUPED, **experts, head_dim=8)
+        return transformers.Qwen3MoeConfig(**GROUPED, **experts, head_dim=8)
     if architecture == "mixtral":
-        return transformers.MixtralConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2)
+        return transformers.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2)
     if architecture == "olmoe":
-        return transformers.OlmoeConfig(**_GROUPED, num_experts=4, num_experts_per_tok=2)
+        return transformers.OlmoeConfig(**GROUPED, num_experts=4, num_experts_per_tok=2)
     if architecture == "qwen2_moe":
         shared = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}
-        return transformers.Qwen2MoeConfig(**_GROUPED, **shared, num_experts=4, num_experts_per_tok=2)
+        return transformers.Qwen2MoeConfig(**GROUPED, **shared, num_experts=4, num_experts_per_tok=2)
     if architecture == "gpt_oss":
         # Transposed, interleaved, with biases, and attention with sinks.
-        return transformers.GptOssConfig(**_GROUPED, num_local_experts=4, num_experts_per_tok=2, head_dim=8)
+        return transformers.GptOssConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, head_dim=8)
     if architecture == "deepseek_v3":
         latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
         routed = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1}

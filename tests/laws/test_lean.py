@@ -8,36 +8,27 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers import PretrainedConfig
 
 from lowregret.engine import Engine, SamplingParams, decode
 from lowregret.engine.lean import lean_step
 from lowregret.models.load import Base, Source
 
 PROMPTS = [[5, 9, 4], [7], [3, 8, 12, 6, 11, 20, 31, 2, 9]]
-SHAPE: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.25,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
+SHAPE = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 SCALED = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 100.0, "original_max_position_embeddings": 32}
-CONFIGS = {
-    "llama": lambda: transformers.LlamaConfig(**SHAPE, rms_norm_eps=1e-2, attention_bias=True, mlp_bias=True),
-    "llama, another activation": lambda: transformers.LlamaConfig(**SHAPE, hidden_act="relu", head_dim=6),
-    "llama, scaled positions": lambda: transformers.LlamaConfig(**SHAPE, rope_parameters=SCALED),
-    "qwen2, windows": lambda: transformers.Qwen2Config(
-        **SHAPE, use_sliding_window=True, sliding_window=5, max_window_layers=1
+CONFIGS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (transformers.LlamaConfig, {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True}),
+    "llama, another activation": (transformers.LlamaConfig, {"hidden_act": "relu", "head_dim": 6}),
+    "llama, scaled positions": (transformers.LlamaConfig, {"rope_parameters": SCALED}),
+    "qwen2, windows": (
+        transformers.Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
-    "qwen3": lambda: transformers.Qwen3Config(**SHAPE, head_dim=8, tie_word_embeddings=True),
-    "qwen3, windows": lambda: transformers.Qwen3Config(
-        **SHAPE, head_dim=8, use_sliding_window=True, sliding_window=4, max_window_layers=0
+    "qwen3": (transformers.Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
+    "qwen3, windows": (
+        transformers.Qwen3Config,
+        {"head_dim": 8, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0},
     ),
 }
 
@@ -46,7 +37,9 @@ CONFIGS = {
 def engine(request: pytest.FixtureRequest, bases: ModuleType) -> Engine:
     """Norms and biases are stirred: a new base's are all ones and zeros."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[request.param](), dtype=torch.float32).eval()
+    kind, own = CONFIGS[request.param]
+    config = kind(**{**bases.GROUPED, **SHAPE, **own})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:

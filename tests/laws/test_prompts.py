@@ -144,7 +144,7 @@ def test_whatever_trains(bases: ModuleType, architecture: str, method: LoRA | Fu
 def test_a_sliding_window_reaches_into_a_shared_prompt_as_far_as_it_should(bases: ModuleType, window: int) -> None:
     """Shorter than completions, than prompts, than both together, and longer than everything."""
     torch.manual_seed(0)
-    config = transformers.MistralConfig(**bases._GROUPED, sliding_window=window)
+    config = transformers.MistralConfig(**bases.GROUPED, sliding_window=window)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
     engine = Engine(precise(Base(model, bases.small_tokenizer(), Source("mistral", "mistral"))))
     assert engine.padding_free

@@ -16,6 +16,7 @@ from lowregret.data.chat import Example
 from lowregret.engine import Engine, SamplingParams, cache, decode, sampler
 from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source
+from lowregret.spec import LoRA
 
 PROMPTS = [[random.Random(n).randrange(2, 64) for _ in range(n)] for n in (1, 9, 4, 6)]
 
@@ -40,6 +41,19 @@ def test_the_samplers_logprobs_are_the_learners(bases: ModuleType, architecture:
             assert len(completion.token_ids) == len(completion.logprobs) == 10
             learner = learner_logprobs(engine, name, prompt, completion.token_ids)
             assert list(completion.logprobs) == pytest.approx(learner, abs=1e-4)
+
+
+def test_a_draw_knows_nothing_of_the_weights_of_the_one_before(bases: ModuleType) -> None:
+    """PiSSA's factors are made for each draw, of the weights as they are."""
+    engine = Engine(bases.small_base("qwen3"))
+    policy = engine.add_policy("a", LoRA(rank=3, init="pissa"))
+    found = []
+    for seed in (1, 2):
+        bases.stir(policy, seed)
+        found += engine.sample({"a": PROMPTS[:1]}, SamplingParams(max_tokens=10))["a"]
+        learner = learner_logprobs(engine, "a", PROMPTS[0], found[-1].token_ids)
+        assert list(found[-1].logprobs) == pytest.approx(learner, abs=1e-4)
+    assert found[0].logprobs != pytest.approx(found[1].logprobs, abs=1e-2)
 
 
 def test_greedy_equals_transformers_generate(bases: ModuleType, architecture: str) -> None:

@@ -250,7 +250,7 @@ def gradients(bases: ModuleType, padding_free: bool, chunked: bool) -> dict[str,
 def test_a_sliding_window_reaches_rows_end_to_end(bases: ModuleType) -> None:
     """Longer than the window, so that a mask is needed that transformers does not make."""
     torch.manual_seed(0)
-    config = transformers.MistralConfig(**bases._GROUPED, sliding_window=6)
+    config = transformers.MistralConfig(**bases.GROUPED, sliding_window=6)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     examples = bases.examples(5, longest=30)
     expected = float(bases.reference_nll(model, examples).detach())
