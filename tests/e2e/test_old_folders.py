@@ -1,0 +1,113 @@
+"""Run folders of an earlier version (tests/fixtures/runs_15ef6b8): they resume, report, verify and export as before."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OLD = Path(__file__).parents[1] / "fixtures" / "runs_15ef6b8"
+ELSEWHERE = 2e-2
+"""A resumed training may differ by so much, relatively: another processor rounds otherwise."""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Callable[[str], Path]:
+    """`old("compare")`: a copy of that folder, to work in."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(OLD / name, tmp_path / name))
+
+    return copy
+
+
+def again(folder: Path) -> list[str]:
+    """The command that made the folder, for its copy."""
+    head = folder / "study.json" if (folder / "study.json").exists() else folder / "spec.json"
+    words = shlex.split(json.loads(head.read_text())["command"])[1:]
+    words[words.index("--out") + 1] = str(folder)
+    return words
+
+
+def loaded(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def trials(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in sorted(folder.glob("**/trials/*/trial.json"))}
+
+
+def test_a_finished_compare_trains_nothing_and_judges_the_same(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("compare")
+    spec, done, before = (folder / "spec.json").read_bytes(), trials(folder), loaded(folder / "verdict.json")
+    ended = run(*again(folder))
+    assert ended.exit_code == 0, ended.stderr
+    assert trials(folder) == done
+    assert (folder / "spec.json").read_bytes() == spec
+    assert loaded(folder / "verdict.json") == before
+
+
+def test_an_interrupted_compare_ends_as_the_uninterrupted_one(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("interrupted")
+    kept = {name: record for name, record in trials(folder).items() if json.loads(record)["status"] != "running"}
+    ended = run(*(word for word in again(folder) if word != "-q"))
+    assert ended.exit_code == 0, ended.stderr
+    assert f"going on after {len(kept)} trials" in ended.stderr + ended.stdout
+    assert kept.items() <= trials(folder).items()
+    whole, found = loaded(OLD / "compare" / "verdict.json"), loaded(folder / "verdict.json")
+    assert found["full"]["test_nll"] == pytest.approx(whole["full"]["test_nll"], rel=ELSEWHERE)
+    assert found["lora"]["test_nll"] == pytest.approx(whole["lora"]["test_nll"], rel=ELSEWHERE)
+    assert not (folder / "checkpoint.safetensors").exists()
+
+
+def test_an_interrupted_training_ends_as_the_uninterrupted_one(run: Any, old: Callable[[str], Path]) -> None:
+    folder, whole = old("train"), loaded(OLD / "train_uninterrupted.json")
+    first_steps = (folder / "metrics.jsonl").read_text().splitlines()[:4]
+    ended = run(*again(folder))
+    assert ended.exit_code == 0, ended.stderr
+    record = loaded(folder / "trial.json")
+    assert (folder / "metrics.jsonl").read_text().splitlines()[:4] == first_steps
+    assert (record["status"], record["steps"], record["tokens"]) == ("finished", 8, whole["tokens"])
+    assert record["test_nll"] == pytest.approx(whole["test_nll"], rel=ELSEWHERE)
+
+
+def test_a_finished_study_trains_nothing_and_rules_the_same(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("study")
+    done, before = trials(folder), loaded(folder / "claims.json")
+    ended = run(*again(folder), "--workers", "1")
+    assert ended.exit_code == 0, ended.stderr
+    assert trials(folder) == done
+    assert loaded(folder / "claims.json") == before
+
+
+@pytest.mark.parametrize("name", ["compare", "study"])
+def test_old_folders_verify(run: Any, old: Callable[[str], Path], name: str) -> None:
+    ended = run("verify", old(name))
+    assert ended.exit_code == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("name", ["compare", "study", "rl"])
+def test_old_folders_make_a_page(run: Any, old: Callable[[str], Path], name: str) -> None:
+    folder = old(name)
+    ended = run("report", folder)
+    assert ended.exit_code == 0, ended.stderr
+    assert "<html" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("table", ["trials", "curves", "claims"])
+def test_old_studies_are_exported(run: Any, old: Callable[[str], Path], tmp_path: Path, table: str) -> None:
+    ended = run("export", old("study"), "--out", tmp_path / "rows.csv", "--table", table)
+    assert ended.exit_code == 0, ended.stderr
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) > 1
+
+
+def test_an_old_reward_is_drawn_again(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("rl")
+    ended = run("eval", folder, "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout)["reward"] == loaded(folder / "trial.json")["test_reward"]
