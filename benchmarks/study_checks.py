@@ -26,8 +26,8 @@ from typing import Any
 from lowregret.analysis.evidence import read_evidence
 from lowregret.spec import FullFT, GroupSpec
 from lowregret.spec.asked import make_question
-from lowregret.study.crew import Silent
 from lowregret.study.group import run_group
+from lowregret.study.observer import Silent
 from lowregret.study.suite import run_studies
 
 PROGRAM = str(Path(sys.executable).with_name("lowregret"))

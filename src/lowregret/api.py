@@ -10,11 +10,12 @@ from lowregret.engine import Engine
 from lowregret.models import load
 from lowregret.models.load import Base
 from lowregret.planner import plan
-from lowregret.records import TrialRecord, Verdict
 from lowregret.report.html import write_report
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrainSpec, build
 from lowregret.study import runner
-from lowregret.study.crew import Observer
+from lowregret.study.observer import Observer
 from lowregret.train import job
 
 __all__ = ["Engine", "compare", "load_base", "plan", "train"]
@@ -62,7 +63,7 @@ def train(model: str, data: str | Mapping[str, Any], *, method: str, out: str | 
     Raises:
         LowregretError: as for `compare`, and DivergedError when the loss left the region of sense.
     """
-    return job.train(build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options}), out)
+    return job.fine_tune(build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options}), out)
 
 
 def _data(data: str | Mapping[str, Any]) -> dict[str, Any]:

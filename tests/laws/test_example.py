@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 import lowregret
-from lowregret.records import read_metrics
+from lowregret.runs.metrics import read_metrics
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sft_loop.py"
 DATA = "builtin:biographies:size=4,wordings=2"

@@ -18,7 +18,7 @@ from lowregret.models.targets import matrices
 from lowregret.spec import DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.spec.conventions import CONVENTIONS
 from lowregret.train.liveness import Liveness
-from lowregret.train.sft import run_trial
+from lowregret.train.sft.alone import run_trial
 
 DEAD = "model.layers.1.mlp.up_proj"
 

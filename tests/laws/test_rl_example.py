@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lowregret
-from lowregret.records import read_metrics
+from lowregret.runs.metrics import read_metrics
 from lowregret.spec import RL
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rl_loop.py"

@@ -13,7 +13,8 @@ from lowregret.analysis.gains import seconds_alone
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
-from lowregret.records import ExampleLosses, ExampleRewards, MethodResult, TrialRecord
+from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
+from lowregret.runs.verdict import MethodResult
 from lowregret.spec import FullFT, LoRA
 
 Examples = ExampleLosses | ExampleRewards

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lowregret.errors import RecordsError
 from lowregret.plan.capacity import Evaluation, Excess, excess
-from lowregret.records import TrialRecord, read_json, read_metrics, read_record
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import TrialRecord
 from lowregret.spec import LoRA
 
 

@@ -18,16 +18,10 @@ from lowregret.analysis.fits import Estimate, exponential, mean, vertex
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.analysis.start import start_loss
 from lowregret.errors import RecordsError, SpecError
-from lowregret.records import (
-    ExampleLosses,
-    ExampleRewards,
-    RewardMetric,
-    TrialRecord,
-    read_examples,
-    read_json,
-    read_metrics,
-    read_record,
-)
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import ExampleLosses, ExampleRewards, RewardMetric, TrialRecord
+from lowregret.runs.study import read_examples
 from lowregret.spec import FullFT, GroupSpec, Method, build
 from lowregret.spec.asked import Asked
 from lowregret.spec.question import Question

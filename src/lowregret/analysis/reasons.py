@@ -10,7 +10,7 @@ from lowregret.analysis.comparison import Measured
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.stats import Interval
-from lowregret.records import MethodResult
+from lowregret.runs.verdict import MethodResult
 from lowregret.spec import CompareSpec, FullFT
 
 _POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE.md 3.2 and 3.3

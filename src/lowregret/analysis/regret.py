@@ -15,7 +15,8 @@ from lowregret.analysis.comparison import Examples, Measured, measure, regret_in
 from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.numbers import scale_of
 from lowregret.analysis.stats import Interval
-from lowregret.records import Recommendation, TrialRecord, Verdict
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import Recommendation, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 Ruling = Literal["low_regret", "regret", "inconclusive"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowregret.errors import RecordsError
-from lowregret.records import read_json, read_metrics
+from lowregret.runs.atomic import read_json
+from lowregret.runs.metrics import read_metrics
 
 
 def start_loss(folder: Path) -> float | None:

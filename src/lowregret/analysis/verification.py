@@ -13,7 +13,11 @@ from lowregret.analysis.evidence import read_evidence
 from lowregret.analysis.regret import judge
 from lowregret.analysis.start import start_loss
 from lowregret.analysis.statements import Statement, statements
-from lowregret.records import TrialRecord, Verdict, read_examples, read_json, read_metrics, read_record
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import read_examples
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
 
 _CLOSE = 1e-9

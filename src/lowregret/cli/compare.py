@@ -124,7 +124,7 @@ def compare(
             progress.say(o.filled_in(spec))
             from lowregret.report.html import write_report
             from lowregret.study.runner import compare as run
-            from lowregret.study.tracking import tracked
+            from lowregret.study.tracking.tracker import tracked
             from lowregret.train.liveness import untrained_experts
 
             with tracked(track, folder, progress) as watching:

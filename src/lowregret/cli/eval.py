@@ -84,7 +84,7 @@ def _asked(run: Path | None, adapter: Path | None, flags: dict[str, Any]) -> tup
     own += [name for name, value in flags.items() if value is not None and name not in (*_WITH_A_RUN, "objective")]
     if own:
         raise SpecError(f"--{own[0].replace('_', '-')}: {run} has its own. Leave it out, or give no run.")
-    from lowregret.train.reward import trained_spec
+    from lowregret.train.rl.evaluate import trained_spec
 
     spec, adapter = trained_spec(run)
     values = spec.model_dump(mode="json")
@@ -110,7 +110,7 @@ def _losses(spec: TrainingSpec, adapter: Path | None) -> tuple[Mapping[str, Any]
 
 def _rewards(spec: TrainingSpec, adapter: Path | None) -> tuple[Mapping[str, Any], str]:
     from lowregret.analysis.pass_rate import pass_interval
-    from lowregret.train.reward import evaluate_reward
+    from lowregret.train.rl.evaluate import evaluate_reward
 
     found = evaluate_reward(spec, adapter, say=_say)
     problems, rate = len(found.pass_rates), sum(found.pass_rates) / len(found.pass_rates)

@@ -39,9 +39,9 @@ def report(
                 raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
             typer.echo(str(write_report(first)))
             return
-        from lowregret.records import make_folder
         from lowregret.report.studies import find_studies, write_page
         from lowregret.report.study_files import write_figures
+        from lowregret.runs.atomic import make_folder
 
         studies = find_studies(folders, aside)
         root = out or first

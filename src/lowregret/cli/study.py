@@ -83,7 +83,7 @@ def study(
                     progress.say(o.filled_in(question))
             from lowregret.report.studies import write_page
             from lowregret.study.suite import run_studies
-            from lowregret.study.tracking import parse_track
+            from lowregret.study.tracking.tracker import parse_track
 
             root = _root(recipe, out, studies)
             runs = None if track is None else parse_track(track, root).checked(progress.say)

@@ -91,8 +91,8 @@ def train(
         spec = o.make_spec(TrainSpec, config, flags)
         with Progress(quiet=quiet) as progress:
             progress.say(o.filled_in(spec))
-            from lowregret.study.tracking import tracked
-            from lowregret.train.job import train as run
+            from lowregret.study.tracking.tracker import tracked
+            from lowregret.train.job import fine_tune as run
 
             with tracked(track, out, progress) as watching:
                 record = run(spec, out, command=command_line(), say=watching.say, on_step=watching.step)

@@ -36,7 +36,7 @@ from lowregret.lora.peft_format import (
 )
 from lowregret.lora.router import LoRARouter
 from lowregret.models.load import quiet
-from lowregret.records import make_folder, sync_file, sync_folder, write_bytes, writing
+from lowregret.runs.atomic import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
-from lowregret.records import replacing
+from lowregret.runs.atomic import replacing
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

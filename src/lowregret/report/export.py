@@ -13,7 +13,7 @@ from typing import Any
 from lowregret.analysis.claims import judge_study
 from lowregret.analysis.evidence import Condition, Evidence, Run, read_evidence
 from lowregret.errors import SpecError
-from lowregret.records import replacing
+from lowregret.runs.atomic import replacing
 from lowregret.spec import LoRA
 
 TABLES = ("trials", "curves", "claims")

@@ -12,7 +12,6 @@ from typing import Any
 
 import altair as alt
 
-from lowregret.records import MethodResult
 from lowregret.report import words
 from lowregret.report.curves import Curve, curve
 from lowregret.report.drawing import (
@@ -30,6 +29,7 @@ from lowregret.report.drawing import (
 )
 from lowregret.report.rates import loss_against_learning_rate
 from lowregret.report.reading import StudyRecords
+from lowregret.runs.verdict import MethodResult
 
 __all__ = [
     "Chart",

@@ -15,11 +15,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lowregret.records import write_bytes
 from lowregret.report import words
 from lowregret.report.reading import StudyRecords, load_study
 from lowregret.report.tables import definitions, methods_table, text, trials_table
 from lowregret.report.theme import config
+from lowregret.runs.atomic import write_bytes
 
 BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "inconclusive"}
 

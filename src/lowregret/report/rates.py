@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import altair as alt
 
-from lowregret.records import TrialRecord
 from lowregret.report import words
 from lowregret.report.drawing import HEIGHT, LOSS, LossScale, data, layered, method_color
 from lowregret.report.reading import Bracket, StudyRecords, finished
+from lowregret.runs.records import TrialRecord
 
 LANE = 36
 """Pixels of one method's lane: a line of text and a bracket."""

@@ -10,7 +10,10 @@ from types import MappingProxyType
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
-from lowregret.records import MethodResult, Metric, TrialRecord, Verdict, read_json, read_metrics, read_record
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.verdict import MethodResult, Verdict
 from lowregret.spec import CompareSpec, FullFT, Method, build
 from lowregret.spec.conventions import DEFAULT_CONVENTION
 from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, short

@@ -16,11 +16,11 @@ from lowregret.analysis.evidence import Evidence, Run
 from lowregret.analysis.fits import mean
 from lowregret.analysis.measures_rl import good_ranges
 from lowregret.analysis.statements import BITS_PER_PARAMETER
-from lowregret.records import RewardMetric
 from lowregret.report import words
 from lowregret.report.curves import smoothed, smoothing_window
 from lowregret.report.plots import Axis, Reference, Series, curves
 from lowregret.report.study_figures import Figure, named, shade
+from lowregret.runs.records import RewardMetric
 from lowregret.spec import RL, LoRA
 from lowregret.spec.questions_rl import RLQuestion
 

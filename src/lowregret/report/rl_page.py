@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import RecordsError
-from lowregret.records import Metric, TrialRecord, read_json, read_metrics, read_record
 from lowregret.report import figures, rl_figures, words
 from lowregret.report.html import document, figure, head, section, tail
 from lowregret.report.reading import StudyRecords, finished, label
@@ -19,6 +18,9 @@ from lowregret.report.rl_figures import Arm, Seed, Sweep
 from lowregret.report.rl_transcripts import failures, transcripts
 from lowregret.report.study_figures import Figure
 from lowregret.report.tables import definitions, text
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import LoRA, Method
 
 SAMPLES = "The same held-out problems before and after training, a sample each; open one to read it."

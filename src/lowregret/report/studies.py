@@ -14,11 +14,11 @@ from lowregret import __version__
 from lowregret.analysis.claims import Claims, judge_study
 from lowregret.analysis.evidence import Evidence, read_evidence
 from lowregret.errors import RecordsError
-from lowregret.records import read_json, write_bytes
 from lowregret.report import words
 from lowregret.report.claims import claims_table
 from lowregret.report.html import document, figure, section
 from lowregret.report.tables import definitions, text
+from lowregret.runs.atomic import read_json, write_bytes
 from lowregret.spec.questions import BatchSizeQuestion
 
 PAGE = "report.html"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowregret.analysis.evidence import read_evidence
-from lowregret.records import make_folder, write_bytes
 from lowregret.report.drawing import save, svg
+from lowregret.runs.atomic import make_folder, write_bytes
 
 
 def write_figures(folders: Sequence[Path], target: Path) -> list[Path]:

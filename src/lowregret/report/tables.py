@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Generic, TypeVar
 
-from lowregret.records import MethodResult, TrialRecord
 from lowregret.report import words
 from lowregret.report.reading import StudyRecords
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import MethodResult
 
 Row = TypeVar("Row")
 NONE = "–"

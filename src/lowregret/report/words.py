@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from lowregret.analysis import numbers
-from lowregret.records import MethodResult
 from lowregret.report.reading import StudyRecords
+from lowregret.runs.verdict import MethodResult
 
 MINUS = "−"
 

@@ -15,10 +15,10 @@ from lowregret.data.chat import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.environment import environment
 from lowregret.models.load import Base, Source, load_tokenizer, resolve
-from lowregret.records import make_folder, write_json
+from lowregret.runs.atomic import make_folder, write_json
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.questions import ComputeQuestion
-from lowregret.train.pack import Interrupted
+from lowregret.train.interrupt import Interrupted
 
 _ROW = 64
 _HEAD = 32

@@ -12,7 +12,7 @@ from lowregret.plan.data import DataFacts
 from lowregret.plan.shapes import Shapes
 from lowregret.plan.wishes import Wishes
 from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
-from lowregret.train.rl_problems import Problems
+from lowregret.train.rl.problems import Problems
 
 
 def advice_lines(

@@ -10,7 +10,9 @@ import pytest
 
 from lowregret.analysis.edl import read_pilot
 from lowregret.errors import RecordsError
-from lowregret.records import Metric, TrialRecord, append_metric, write_json
+from lowregret.runs.atomic import write_json
+from lowregret.runs.metrics import append_metric
+from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import LoRA, TrialSpec
 
 LOSSES = (2.0, 1.5, 1.0, 0.5, 0.4, 0.3)

@@ -48,7 +48,7 @@ def test_held_out_points_are_the_base_and_then_the_mean_over_seeds(study: StudyR
 def test_long_runs_are_thinned_but_keep_their_last_step(study: StudyRecords) -> None:
     from dataclasses import replace
 
-    from lowregret.records import Metric
+    from lowregret.runs.records import Metric
 
     trial = study.trials_at_best("full")[0]
     long = tuple(Metric(step=s, tokens=s, train_nll=1 + 1 / s, seconds=s) for s in range(1, 5 * POINTS + 8))

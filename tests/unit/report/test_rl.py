@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 from lowregret.errors import RecordsError
-from lowregret.records import (
-    MethodResult,
-    Metric,
-    Recommendation,
-    RewardMetric,
-    TrialRecord,
-    Verdict,
-    append_metric,
-    write_json,
-)
 from lowregret.report import load_study, rl_figures, write_report
 from lowregret.report.rl_transcripts import failures, read_lines, transcripts
+from lowregret.runs.atomic import write_json
+from lowregret.runs.metrics import append_metric
+from lowregret.runs.records import Metric, RewardMetric, TrialRecord
+from lowregret.runs.verdict import MethodResult, Recommendation, Verdict
 from lowregret.spec import RL, CompareSpec, DataSpec, FullFT, LoRA, Method, TrialSpec
 
 TASK = "builtin:arithmetic:difficulty=5"

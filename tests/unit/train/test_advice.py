@@ -52,7 +52,7 @@ def test_a_base_that_cannot_be_counted_is_trained_without_advice() -> None:
 
 
 def test_reinforcement_learning_has_its_own_advice() -> None:
-    from lowregret.train.rl_problems import Problems
+    from lowregret.train.rl.problems import Problems
 
     spec = build(
         TrainSpec, {"model": "llama", "data": {"train": "r.jsonl"}, "objective": {"kind": "rl", "task": "math"}}
