@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowregret.errors import LowregretError
-from lowregret.plan.fit_learning_rate import Protocol, refit, table
-from lowregret.plan.learning_rate import SWEEP_BATCH, SWEEP_STEPS, recommend
-from lowregret.plan.sources import find_model
-from lowregret.plan.sweep import Cell, read_sweep
+from lowregret.plan.rates.fit import Protocol, refit, table
+from lowregret.plan.rates.law import SWEEP_BATCH, SWEEP_STEPS
+from lowregret.plan.rates.recommend import recommend
+from lowregret.plan.rates.sweep import Cell, read_sweep
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
 
 _QWEN, _SMOL, _TINY = "Qwen/Qwen3-4B", "HuggingFaceTB/SmolLM2-135M-Instruct", "tiny"

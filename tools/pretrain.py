@@ -33,12 +33,12 @@ from lowregret.data.bundled.corpus import Document, draw_documents
 from lowregret.data.bundled.people import draw_people
 from lowregret.data.chat import Example
 from lowregret.engine import Engine
-from lowregret.engine.export import export_policy
 from lowregret.errors import LowregretError
+from lowregret.export.peft import export_policy
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.runs.lock import bind_spec, lock_run
 from lowregret.runs.records import Metric
-from lowregret.spec import DataSpec, FullFT, OptimizerSpec, Spec, TrainingSpec, TrialSpec, build, read_toml
+from lowregret.spec import DataSpec, FullFT, Optimizer, Spec, TrainingSpec, TrialSpec, build, read_toml
 from lowregret.train.sft.alone import run_trial
 from lowregret.train.sft.work import evaluate
 
@@ -99,7 +99,7 @@ class PretrainSpec(Spec):
     micro_batch_size: int
     architecture: Architecture = Architecture()
     corpus: Corpus
-    optimizer: OptimizerSpec
+    optimizer: Optimizer
 
 
 def documents(spec: PretrainSpec, seed: int, count: int) -> Iterable[Document]:
@@ -201,7 +201,7 @@ def _pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     held_out = list(documents(spec, spec.seed + 3, spec.corpus.held_out))
     mixture = spec.architecture.mixture
     engine = Engine(base, precision="float32", balance_experts=mixture is not None and mixture.balance > 0)
-    policy = engine.add_policy("full", FullFT())
+    policy = engine.add_policy("full", FullFT(), optimizer=spec.optimizer.name)
     training = TrainingSpec(
         model=spec.name,
         data=DataSpec(train="builtin:corpus"),

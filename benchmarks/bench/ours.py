@@ -134,7 +134,7 @@ def _engine(model: str) -> Engine:
 
 
 def _add(engine: Engine, name: str, adapter: str, folder: str) -> None:
-    from lowregret.engine.export import load_adapter
+    from lowregret.export.peft import load_adapter
     from lowregret.spec import FullFT
 
     if adapter == FULL:

@@ -90,7 +90,7 @@ def _write_rows(examples: Iterable[Example], path: Path) -> None:
 
 
 def _write_adapters(engine: Engine, ranks: Sequence[int], out: Path) -> None:
-    from lowregret.engine.export import export_policy
+    from lowregret.export.peft import export_policy
     from lowregret.spec import LoRA
 
     for rank in ranks:
@@ -103,7 +103,7 @@ def _write_trained(engine: Engine, count: int, out: Path) -> None:
     """Adapters of rank 16 with a B that is not zero, so that each policy says something else."""
     import torch
 
-    from lowregret.engine.export import export_policy
+    from lowregret.export.peft import export_policy
     from lowregret.spec import LoRA
 
     for number in range(count):

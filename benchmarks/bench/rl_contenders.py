@@ -62,7 +62,7 @@ def ours(
     import tempfile
 
     from lowregret.engine import Engine
-    from lowregret.engine.export import load_adapter
+    from lowregret.export.peft import load_adapter
     from lowregret.models.load import load_base, resolve
     from lowregret.spec import RL, DataSpec, LoRA, TrainingSpec, TrialSpec
     from lowregret.train.checkpoint import Progress

@@ -9,8 +9,8 @@ from typing import Any
 from lowregret.engine import Engine
 from lowregret.models import load
 from lowregret.models.load import Base
-from lowregret.planner import plan
-from lowregret.report.html import write_report
+from lowregret.plan.api import make_plan
+from lowregret.report.pages.html import write_report
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrainSpec, build
@@ -18,7 +18,7 @@ from lowregret.study import runner
 from lowregret.study.observer import Observer
 from lowregret.train import job
 
-__all__ = ["Engine", "compare", "load_base", "plan", "train"]
+__all__ = ["Engine", "compare", "fine_tune", "load_base", "make_plan"]
 
 
 def load_base(model: str) -> Base:
@@ -52,7 +52,9 @@ def compare(
     return verdict
 
 
-def train(model: str, data: str | Mapping[str, Any], *, method: str, out: str | Path, **options: Any) -> TrialRecord:
+def fine_tune(
+    model: str, data: str | Mapping[str, Any], *, method: str, out: str | Path, **options: Any
+) -> TrialRecord:
     """Train one policy and leave its record, its curve and its adapter or model in `out`.
 
     Args:

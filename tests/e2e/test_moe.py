@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from lowregret.engine import Engine
-from lowregret.engine.export import load_adapter
+from lowregret.export.peft import load_adapter
 from lowregret.models.load import load_base, resolve
 from lowregret.runs.metrics import read_metrics
 

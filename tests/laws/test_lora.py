@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
-from lowregret.engine.export import merge
+from lowregret.export.merge import merge
 from lowregret.spec import LoRA
 
 EVERYTHING = ("attention", "mlp", "unembedding")

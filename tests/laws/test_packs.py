@@ -19,7 +19,7 @@ from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES, METRICS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
-from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
+from lowregret.spec import AdamW, CompareSpec, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.study import scheduler as study_scheduler
 from lowregret.study.observer import Silent
 from lowregret.study.scheduler import Scheduler
@@ -44,7 +44,7 @@ def training(**changed: Any) -> TrainingSpec:
         "data": DataSpec(train="small"),
         "batch_size": 4,
         "steps": STEPS,
-        "optimizer": OptimizerSpec(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
+        "optimizer": AdamW(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
         "evals": 3,
         "checkpoint_seconds": 1e9,
     }

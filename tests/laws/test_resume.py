@@ -16,7 +16,7 @@ from lowregret.engine import Engine
 from lowregret.runs.files import EXAMPLES, METRICS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric
-from lowregret.spec import DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
+from lowregret.spec import AdamW, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.train.interrupt import Interrupted
 from lowregret.train.sft.alone import run_trial
 
@@ -32,7 +32,7 @@ def specs(method: LoRA | FullFT, checkpoint_seconds: float) -> tuple[TrainingSpe
         batch_size=4,
         micro_batch_size=3,
         steps=STEPS,
-        optimizer=OptimizerSpec(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
+        optimizer=AdamW(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
         evals=3,
         checkpoint_seconds=checkpoint_seconds,
     )

@@ -17,7 +17,7 @@ from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES, FAILURES, METRICS, TRANSCRIPTS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
-from lowregret.spec import RL, DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
+from lowregret.spec import RL, AdamW, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.tasks import Grade, Problem
 from lowregret.train.checkpoint import read_checkpoint
 from lowregret.train.interrupt import Interrupted
@@ -41,7 +41,7 @@ def training(steps: int = 5, objective: dict[str, Any] | None = None, **changed:
         "objective": RL(**{"task": "math", "group_size": 4, "max_tokens": 8, **(objective or {})}),
         "batch_size": 4,
         "steps": steps,
-        "optimizer": OptimizerSpec(schedule="cosine", warmup_steps=1, weight_decay=0.1, clip_norm=0.5),
+        "optimizer": AdamW(schedule="cosine", warmup_steps=1, weight_decay=0.1, clip_norm=0.5),
         "evals": 2,
         "checkpoint_seconds": 1e9,
     }
@@ -227,7 +227,7 @@ def test_a_stop_repeats_no_step(bases: ModuleType, tmp_path: Path) -> None:
 def test_the_reward_rises(bases: ModuleType, tmp_path: Path, method: Any, objective: dict[str, Any]) -> None:
     # At this rate each objective rises so much with all of six seeds; at twice of it one LoRA in six gets stuck.
     # Without learning, two of a hundred would.
-    spec = training(steps=25, objective=objective, batch_size=8, optimizer=OptimizerSpec())
+    spec = training(steps=25, objective=objective, batch_size=8, optimizer=AdamW())
     trial = TrialSpec(method=method, learning_rate=1e-2)
     records, _ = train(task(Engine(bases.small_base("qwen3")), spec), tmp_path, [trial])
     curve = read_metrics(tmp_path / trial.id / METRICS)
@@ -267,7 +267,7 @@ def test_a_kl_penalty_keeps_to_the_base(bases: ModuleType, tmp_path: Path, metho
     """It is 0 at first, because the adapter switched off is the base; and a heavy one keeps it small."""
     found = []
     for weight in (1e-6, 3.0):
-        spec = training(steps=12, objective={"kl": weight}, optimizer=OptimizerSpec())
+        spec = training(steps=12, objective={"kl": weight}, optimizer=AdamW())
         engine = Engine(bases.small_base("qwen3"))
         work = RLWorkload(engine, spec, prompts(10, 0), prompts(6, 1), even_words, Engine(bases.small_base("qwen3")))
         if isinstance(method, LoRA):

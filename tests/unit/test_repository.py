@@ -135,6 +135,7 @@ TORCH_FREE = (
     "lowregret.plan",
     "lowregret.records",
     "lowregret.analysis",
+    "lowregret.questions",
     "lowregret.study.search",
     "lowregret.report",
 )

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from lowregret import __version__
 from lowregret.cli.compare import compare
 from lowregret.cli.eval import evaluate
 from lowregret.cli.export import export
@@ -15,6 +14,7 @@ from lowregret.cli.report import report
 from lowregret.cli.study import study
 from lowregret.cli.train import train
 from lowregret.cli.verify import verify
+from lowregret.version import __version__
 
 app = typer.Typer(
     name="lowregret",

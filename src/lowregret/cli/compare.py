@@ -122,7 +122,7 @@ def compare(
         with Progress(quiet=quiet, to_stderr=json_) as progress:
             progress.say(f"study: {folder}")
             progress.say(o.filled_in(spec))
-            from lowregret.report.html import write_report
+            from lowregret.report.pages.html import write_report
             from lowregret.study.runner import compare as run
             from lowregret.study.tracking.tracker import tracked
             from lowregret.train.liveness import untrained_experts
@@ -138,8 +138,8 @@ def compare(
             from rich.text import Text
 
             from lowregret.cli.progress import make_console
+            from lowregret.report.pages.captions import headline
             from lowregret.report.reading import load_study
-            from lowregret.report.words import headline
 
             console = make_console()
             console.print(Text(headline(load_study(folder))))

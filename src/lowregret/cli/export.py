@@ -66,7 +66,7 @@ def _tables(folders: list[Path], out: Path, table: str) -> str:
     from lowregret.errors import SpecError, did_you_mean
     from lowregret.report.export import TABLES
     from lowregret.report.export import export as write
-    from lowregret.report.studies import find_studies
+    from lowregret.report.finding import find_studies
 
     if table not in TABLES:
         raise SpecError(f"--table {table!r}: no such table. {did_you_mean(table, TABLES)}")
@@ -79,7 +79,7 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> s
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise SpecError(f"--out {out}: is there already. Name a new folder for the adapter.")
     from lowregret.engine import Engine
-    from lowregret.engine.export import export_policy, load_adapter
+    from lowregret.export.peft import export_policy, load_adapter
     from lowregret.models.load import load_base, resolve
 
     try:

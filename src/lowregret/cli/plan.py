@@ -131,7 +131,7 @@ def plan(
                 raise SpecError(f"{flag} needs data to plan for. Name them behind the model, or with --data.")
         plans = []
         for name in models:
-            from lowregret.planner import plan as make
+            from lowregret.plan.api import make_plan as make
 
             bits = _measure(name, source, flags) if measure and source is not None else None
             plans.append(make(name, source, bits_per_token=bits, **flags))

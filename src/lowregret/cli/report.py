@@ -33,14 +33,15 @@ def report(
 
         first = folders[0]
         if len(folders) == 1 and (first / "spec.json").is_file():
-            from lowregret.report.html import write_report
+            from lowregret.report.pages.html import write_report
 
             if out is not None or figures is not None:
                 raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
             typer.echo(str(write_report(first)))
             return
-        from lowregret.report.studies import find_studies, write_page
-        from lowregret.report.study_files import write_figures
+        from lowregret.report.figure_files import write_figures
+        from lowregret.report.finding import find_studies
+        from lowregret.report.pages.studies import write_page
         from lowregret.runs.atomic import make_folder
 
         studies = find_studies(folders, aside)

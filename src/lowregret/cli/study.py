@@ -11,8 +11,8 @@ from lowregret.cli import options as o
 from lowregret.cli.outcome import command_line, exit_codes
 
 if TYPE_CHECKING:
-    from lowregret.analysis.claims import Claims
-    from lowregret.spec.question import Question
+    from lowregret.questions.base import Question
+    from lowregret.questions.judge import Claims
 
 _QUICK = "A reduced size: `study all --quick` takes less than half an hour on 2 cores."
 
@@ -81,7 +81,7 @@ def study(
                 progress.say(f"study: {folder}")
                 if len(studies) == 1:
                     progress.say(o.filled_in(question))
-            from lowregret.report.studies import write_page
+            from lowregret.report.pages.studies import write_page
             from lowregret.study.suite import run_studies
             from lowregret.study.tracking.tracker import parse_track
 
@@ -105,8 +105,8 @@ def _ranks(text: str | None) -> list[int] | None:
 def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) -> dict[Path, Question]:
     """Folder → question."""
     from lowregret.errors import SpecError, did_you_mean
+    from lowregret.questions.registry import QUESTIONS, make_question
     from lowregret.spec import read_toml
-    from lowregret.spec.asked import QUESTIONS, make_question
 
     if recipe == "all":
         given = {name: value for name, value in flags.items() if value is not None}
@@ -116,7 +116,11 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
             raise SpecError(f"--{name}: is of no use with `all`, whose questions differ in it. Leave it out.")
         root = out or Path("runs/study-all")
         return {
-            root / kind: make_question({"kind": kind}, quick=quick, flags=_fitting(kind, flags))
+            root / kind: make_question(
+                {"kind": kind},
+                quick=quick,
+                flags={name: value for name, value in flags.items() if name not in question.OWN},
+            )
             for kind, question in QUESTIONS.items()
             if question.IN_ALL
         }
@@ -131,17 +135,6 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
     return {out or Path("runs") / Path(recipe).stem.replace("_", "-"): question}
 
 
-def _fitting(kind: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """Of the flags of `all`, those that a question leaves to the user: some need their own bases or data."""
-    own = {
-        "scaling": ("model",),
-        "moe": ("model",),
-        "compute": ("model", "data", "eval_data"),
-        "capacity": ("model", "data", "eval_data"),
-    }
-    return {name: value for name, value in flags.items() if name not in own.get(kind, ())}
-
-
 def _root(recipe: str, out: Path | None, studies: dict[Path, Question]) -> Path:
     """Where the page goes: beside the one study, or above all."""
     first = next(iter(studies))
@@ -153,7 +146,7 @@ def _show(found: dict[Path, Claims]) -> None:
     from rich.text import Text
 
     from lowregret.cli.progress import make_console
-    from lowregret.report.claims import interval_text, value_text
+    from lowregret.report.pages.claims import interval_text, value_text
 
     table = Table(box=None, pad_edge=False)
     for column in ("claim", "ruling", "here", "95 % interval", "threshold"):

@@ -23,8 +23,8 @@ def verify(
     Exit code 0 when all agree, 1 when something differs.
     """
     with exit_codes():
-        from lowregret.analysis.verification import verify_folder
-        from lowregret.report.studies import find_studies
+        from lowregret.report.finding import find_studies
+        from lowregret.report.verification import verify_folder
 
         differences = 0
         for folder in find_studies(folders, aside, compares=True):

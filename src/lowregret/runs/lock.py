@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lowregret import __version__
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, read_json, write_json, writing
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS
 from lowregret.spec import Spec, TrainingSpec
+from lowregret.version import __version__
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record, write_json
-from lowregret.runs.files import BASE, ENVIRONMENT, TRIAL, TRIALS
+from lowregret.runs.files import BASE, ENVIRONMENT, METRICS, TRIAL, TRIALS
+from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 
 
@@ -17,7 +19,7 @@ def trial_folder(study: Path, trial: str) -> Path:
 
 def read_trials(study: Path) -> list[TrialRecord]:
     """Every trial of a study's folder, by id."""
-    return [read_record(TrialRecord, path) for path in sorted((study / TRIALS).glob(f"*/{TRIAL}"))]
+    return [read_record(TrialRecord, folder / TRIAL) for folder in trial_folders(study)]
 
 
 def read_examples(path: Path) -> ExampleLosses | ExampleRewards:
@@ -52,3 +54,29 @@ def environment_of(study: Path) -> dict[str, str | int]:
         if first.get(key) != value
     }
     return {**first, **changes}
+
+
+def trial_folders(folder: Path) -> list[Path]:
+    """The folders of a compare's or a group's trials that have a record, by name."""
+    return sorted(file.parent for file in (folder / TRIALS).glob(f"*/{TRIAL}"))
+
+
+def start_loss(folder: Path) -> float | None:
+    """The base's held-out nats per supervised token, or minus its held-out reward; None when nobody measured it.
+
+    With reinforcement learning every trial is evaluated before its first step, by the same random numbers: LoRAs and
+    FullFT start as the base, so the first trial's evaluation is the base's. RecordsError names a damaged base.json.
+    """
+    path = folder / BASE
+    if path.exists():
+        found = read_json(path)
+        nll = found.get("test_nll") if isinstance(found, dict) else None
+        if isinstance(nll, float):
+            return nll
+        if not isinstance(found, dict) or found.get("objective") != "rl":
+            raise RecordsError(f"{path}: holds no finite 'test_nll'. Delete the file and run the same command again.")
+    for curve in sorted((folder / TRIALS).glob(f"*/{METRICS}")):
+        first = next(iter(read_metrics(curve)), None)
+        if first is not None and first.step == 0 and first.test_loss is not None:
+            return first.test_loss
+    return None

@@ -10,34 +10,10 @@ from pydantic import Field, model_validator
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import LoRA, Method
+from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective
 
-DEFAULT_DECAY_FRACTION = 0.33
 Count = Annotated[int, Field(ge=1)]
-
-
-class OptimizerSpec(Spec):
-    """AdamW and the shape of the learning rate over the run."""
-
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled, per step: w ← w − lr · weight_decay · w."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Global gradient norm above which gradients are scaled down; off when not given."""
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last
-    `decay_fraction`."""
-    warmup_steps: int = Field(default=0, ge=0)
-    decay_fraction: float = Field(default=DEFAULT_DECAY_FRACTION, gt=0, le=1)
-    """Share of the run over which `wsd` decays to zero."""
-
-    @model_validator(mode="after")
-    def _used(self) -> OptimizerSpec:
-        if self.schedule != "wsd" and self.decay_fraction != DEFAULT_DECAY_FRACTION:
-            raise ValueError(f"decay_fraction is of use with the schedule wsd only, not with {self.schedule}")
-        return self
 
 
 class TrainingSpec(Spec):
@@ -77,7 +53,7 @@ class TrainingSpec(Spec):
     """Passes over the training data; 1 when neither `epochs` nor `steps` is given."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; excludes `epochs`."""
-    optimizer: OptimizerSpec = OptimizerSpec()
+    optimizer: Optimizer = AdamW()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base and the arithmetic; trained weights stay float32. auto: float32 on a CPU, bfloat16 on a
     GPU."""
@@ -160,5 +136,5 @@ class TrainSpec(TrainingSpec):
 
     method: Method = LoRA(rank=16)
     learning_rate: Annotated[float, Field(gt=0, lt=1e3)] | Literal["auto"] = "auto"
-    """auto: the plan's prior for this base, method, batch and number of steps (plan/learning_rate.py)."""
+    """auto: the plan's prior for this base, method, batch and number of steps (plan/rates/recommend.py)."""
     seed: int = Field(default=0, ge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.engine.footprint import device_memory
-from lowregret.lora.bank import Form
+from lowregret.lora.bank import AdapterLayout
 from lowregret.models.targets import find_targets
 from lowregret.spec import LoRA, TrialSpec
 from lowregret.train.loop import Pack
@@ -11,8 +11,6 @@ from lowregret.train.members import Workload
 
 POLICY_SHARE = 0.25
 """Of the device's memory: what the weights, gradients and moments of a pack's LoRAs may take."""
-_BYTES = 16
-"""Of a trainable parameter: weight, gradient and two moments in float32."""
 
 
 def has_room(pack: Pack, trial: TrialSpec) -> bool:
@@ -24,11 +22,14 @@ def has_room(pack: Pack, trial: TrialSpec) -> bool:
         return True
     workload, members = pack.workload, len(pack.members) + 1
     methods = [member.trial.method for member in pack.members.values()] + [trial.method]
-    need = _BYTES * sum(_parameters(workload, method) for method in methods if isinstance(method, LoRA))
+    size = workload.spec.optimizer.bytes_per_parameter()
+    need = size * sum(_parameters(workload, method) for method in methods if isinstance(method, LoRA))
     if need > POLICY_SHARE * device_memory(workload.engine.device):
         return False
     return workload.has_room(members, list(pack.members))
 
 
 def _parameters(workload: Workload, method: LoRA) -> int:
-    return Form.of(method, find_targets(workload.engine.model, workload.engine.matrices, method.targets)).numbers
+    return AdapterLayout.of(
+        method, find_targets(workload.engine.model, workload.engine.matrices, method.targets)
+    ).numbers

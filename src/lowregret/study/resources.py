@@ -6,12 +6,12 @@ import gc
 import math
 from pathlib import Path
 
-from lowregret.analysis.start import start_loss
 from lowregret.engine import Engine
 from lowregret.errors import ModelError
 from lowregret.models.targets import find_targets
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import BASE
+from lowregret.runs.study import start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
 from lowregret.tasks import Grader
 from lowregret.train.inputs import RunInputs, Say, make_engine, make_workload
@@ -62,7 +62,7 @@ def _set_aside() -> None:
 def measure_base(folder: Path, resources: TrialResources) -> None:
     """base.json: the held-out loss before any training, nats per supervised token; measured once a folder.
 
-    With reinforcement learning every trial is evaluated before its first step: `analysis.start` finds the base there.
+    With reinforcement learning every trial is evaluated before its first step: `runs.study` finds the base there.
     """
     path = folder / BASE
     if isinstance(resources.spec.objective, RL):

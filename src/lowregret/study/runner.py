@@ -11,14 +11,13 @@ from pathlib import Path
 
 from lowregret.analysis.comparison import Examples
 from lowregret.analysis.regret import judge
-from lowregret.analysis.start import start_loss
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import bind_spec, lock_run
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import environment_of, read_examples, trial_folder
+from lowregret.runs.study import environment_of, read_examples, start_loss, trial_folder
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
 from lowregret.study.observer import Observer, Silent

@@ -2,7 +2,7 @@
 
 OUT/study.json              the question with every default, and its claims as they were stated before the run
 OUT/groups/<group>/         a group's trials (study.group), or OUT/timings/ for the question of compute
-OUT/claims.json             what became of each claim, a pure function of the above (analysis.claims); with it a study
+OUT/claims.json             what became of each claim, a pure function of the above (questions.judge); with it a study
                             is finished
 """
 
@@ -14,21 +14,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lowregret import __version__
-from lowregret.analysis.claims import Claims, judge_study
-from lowregret.analysis.evidence import read_evidence
-from lowregret.analysis.statements import statements
-from lowregret.engine.engine import choose_device
+from lowregret.engine.device import choose_device
 from lowregret.errors import ModelError, RecordsError
 from lowregret.models.load import load_config, resolve
+from lowregret.questions.base import Question
+from lowregret.questions.compute.spec import ComputeQuestion
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.registry import Asked, statements
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS
 from lowregret.runs.lock import lock_run
 from lowregret.runs.study import read_trials
 from lowregret.spec import FullFT, LoRA
-from lowregret.spec.asked import Asked
-from lowregret.spec.question import Question
-from lowregret.spec.questions import ComputeQuestion
 from lowregret.study.execute.local import GroupJob, run_jobs
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
@@ -36,6 +34,7 @@ from lowregret.study.observer import Observer, Silent
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import stop_requests
+from lowregret.version import __version__
 
 _SMALL_BASE = 200_000_000
 """Bytes of a base's folder up to which one trial leaves cores of a CPU idle."""

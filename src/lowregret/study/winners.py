@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowregret.engine import Engine
-from lowregret.engine.export import export_policy
+from lowregret.export.peft import export_policy
 from lowregret.runs.atomic import read_record, write_json, writing
 from lowregret.runs.files import ADAPTER, BEST, MODEL, TRIAL
 from lowregret.runs.records import TrialRecord

@@ -11,10 +11,10 @@ from typing import Any
 from lowregret.data.chat import Example
 from lowregret.data.prepare import PreparedData, prepare
 from lowregret.engine import Engine
-from lowregret.engine.engine import choose_device, choose_dtype
+from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.errors import SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
-from lowregret.plan.learning_rate import Rate, recommend
+from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
@@ -60,7 +60,7 @@ class RunInputs:
             "dtype": self.dtype,
         }
 
-    def prior(self, method: FullFT | LoRA) -> Rate:
+    def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
         shapes = shapes_from(self.config, self.spec.model)
         kind = self.spec.objective.kind

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import Engine
-from lowregret.engine.export import export_policy, load_adapter
 from lowregret.errors import DivergedError, RecordsError
+from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import load_config, load_tokenizer, resolve
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import ADAPTER, MODEL, TRIAL

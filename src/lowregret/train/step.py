@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from lowregret.data.batches import Batch, passes
-from lowregret.engine import AdamParams, Engine, PassResult
+from lowregret.engine import Engine, PassResult, StepParams, step_params
 from lowregret.engine.footprint import max_tokens
 from lowregret.spec import OptimizerSpec, TrainingSpec
 from lowregret.train.members import Member, StepResult, TrialOutcome
@@ -81,7 +81,7 @@ class Passes:
 
 
 def update(
-    engine: Engine, members: Sequence[Member], params: Mapping[str, AdamParams]
+    engine: Engine, members: Sequence[Member], params: Mapping[str, StepParams]
 ) -> tuple[dict[str, float | None], dict[str, TrialOutcome], float]:
     """One optimizer step of each member, by its parameters, once its gradients are complete.
 
@@ -121,15 +121,10 @@ def memory_advice(problem: str) -> str:
     return f"out of memory: {problem} Run the same command with a lower --micro-batch-size: the trial starts again."
 
 
-def adam_params(optimizer: OptimizerSpec, learning_rate: float, step: int, steps: int) -> AdamParams:
-    """The hyper-parameters of one step (from 0)."""
-    return AdamParams(
-        learning_rate=learning_rate * rate_factor(optimizer, step, steps),
-        beta1=optimizer.beta1,
-        beta2=optimizer.beta2,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        clip_norm=optimizer.clip_norm,
+def scheduled_params(optimizer: OptimizerSpec, member: Member) -> StepParams:
+    """The hyper-parameters of a member's next step: the optimizer's, at the rate that its schedule gives."""
+    return step_params(
+        optimizer, member.trial.learning_rate * rate_factor(optimizer, member.progress.step, member.steps)
     )
 
 

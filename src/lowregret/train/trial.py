@@ -29,7 +29,7 @@ def begin(pack: Pack, trial: TrialSpec, folder: Path, checkpoint: Checkpoint | N
     make_folder(folder)
     engine, progress = pack.workload.engine, Progress()
     try:
-        engine.add_policy(trial.id, trial.method, trial.seed)
+        engine.add_policy(trial.id, trial.method, trial.seed, optimizer=pack.workload.spec.optimizer.name)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

@@ -7,9 +7,9 @@ from dataclasses import replace
 from lowregret.data.chat import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.data.report import DataReport
-from lowregret.plan.learning_rate import recommend
-from lowregret.plan.shapes import Weight
-from lowregret.plan.sources import find_model
+from lowregret.plan.rates.recommend import recommend
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.plan.shapes.weights import Weight
 from lowregret.spec import FullFT, LoRA, TrainSpec, build
 from lowregret.train.advice import advice_lines
 

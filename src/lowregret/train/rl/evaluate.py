@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowregret.engine.export import load_adapter
 from lowregret.errors import DivergedError, ModelError, RecordsError
+from lowregret.export.peft import load_adapter
 from lowregret.runs.atomic import read_json
 from lowregret.runs.files import ADAPTER, MODEL, SPEC
 from lowregret.spec import RL, FullFT, TrainingSpec, TrainSpec, build

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lowregret.engine import Completion, Engine, SamplingParams
 from lowregret.engine.footprint import max_decode_rows
-from lowregret.engine.vllm import VllmSampler
+from lowregret.engine.sampling.vllm import VllmSampler
+from lowregret.export.peft import export_policy
 from lowregret.runs.files import FAILURES
 from lowregret.runs.metrics import append_lines
 from lowregret.spec import RL
@@ -45,7 +46,7 @@ class Sampling:
     ) -> None:
         """`longest_row`: tokens of the longest prompt and completion."""
         self._engine, self._objective, self._grade, self._say = engine, objective, grade, say
-        self._sampler = VllmSampler(engine) if objective.sampler == "vllm" else engine
+        self._sampler = VllmSampler(engine, export_policy) if objective.sampler == "vllm" else engine
         self._longest_row = longest_row
         self._params = sampling_params(engine, objective)
         self._most_rows = sys.maxsize

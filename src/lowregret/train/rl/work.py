@@ -28,7 +28,7 @@ from lowregret.train.members import Evaluation, Member, Stepper, StepResult, Tri
 from lowregret.train.rl.problems import Prompt
 from lowregret.train.rl.rollout import Rollout, Sample, batches, column, draw_seed, measure
 from lowregret.train.rl.sampling import Grading, Sampling
-from lowregret.train.step import Passes, adam_params, forget_gradients, update
+from lowregret.train.step import Passes, forget_gradients, scheduled_params, update
 
 EVALUATION_SEED = -1
 """Of held-out samples: the same in all trials and at all steps, so that trials are compared on equal luck."""
@@ -237,7 +237,7 @@ class RLStepper:
                 forget_gradients(engine, member.name)
                 found[member.name] = TrialOutcome("diverged", error=f"the loss is {loss} in step {step}.")
         going = [member for member in going if member.name not in found]
-        params = {m.name: adam_params(spec.optimizer, m.trial.learning_rate, m.progress.step, m.steps) for m in going}
+        params = {member.name: scheduled_params(spec.optimizer, member) for member in going}
         norms, unfit, _ = update(engine, going, params)
         found |= unfit
         for name, norm in norms.items():
@@ -286,9 +286,7 @@ class RLStepper:
         return losses
 
     def _result(self, member: Member, rollout: Rollout, learned: _Learned) -> StepResult:
-        rate = adam_params(
-            self.workload.spec.optimizer, member.trial.learning_rate, member.progress.step, member.steps
-        ).learning_rate
+        rate = scheduled_params(self.workload.spec.optimizer, member).learning_rate
         tokens = sum(sample.tokens for sample in rollout.samples)
         measures = {"rl": measure(rollout, learned.gaps, learned.kl)}
         return StepResult(None, tokens, rate, learned.grad_norm, measures)

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lowregret.data.batches import batch_indices, collate
 from lowregret.data.chat import Example
-from lowregret.engine import AdamParams, Engine
+from lowregret.engine import Engine, StepParams
 from lowregret.engine.footprint import max_tokens
 from lowregret.runs.records import ExampleLosses
 from lowregret.spec import TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress
 from lowregret.train.members import Evaluation, Member, Stepper, StepResult, TrialOutcome, enter
-from lowregret.train.step import Passes, activation_budget, adam_params, memory_advice, out_of_memory, update
+from lowregret.train.step import Passes, activation_budget, memory_advice, out_of_memory, scheduled_params, update
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class SFTStepper:
         results, found = self._passes.gradients(batches, lambda part: engine.forward_backward(part))
         losses = _read({name: [result.loss for _, result in parts] for name, parts in results.items()})
         going = [member for member in members if member.name in losses]
-        params = {m.name: adam_params(spec.optimizer, m.trial.learning_rate, m.progress.step, m.steps) for m in going}
+        params = {member.name: scheduled_params(spec.optimizer, member) for member in going}
         for member in going:
             error = self._divergence(member, losses[member.name], params[member.name])
             if error is not None:
@@ -152,7 +152,7 @@ class SFTStepper:
         rows = batch_indices(len(train), spec.batch_size, member.trial.seed, member.progress.step, member.visits)
         return sorted((train[i] for i in rows), key=lambda example: len(example.token_ids))
 
-    def _divergence(self, member: Member, train_nll: float, params: AdamParams) -> str | None:
+    def _divergence(self, member: Member, train_nll: float, params: StepParams) -> str | None:
         first = member.first_nll
         limit = math.inf if first is None else 2 * max(self._uniform, first)
         if math.isfinite(train_nll) and train_nll <= limit:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lowregret.errors import RecordsError, SpecError
-from lowregret.spec.asked import make_question
+from lowregret.questions.registry import make_question
 from lowregret.study.execute.local import GroupJob, _Parent
 from lowregret.study.observer import Silent
 
