@@ -38,6 +38,8 @@ class TrialRecord(Spec):
     """Its share of the time of its training steps in passes with other trials."""
     shared_seconds_alone: float = 0.0
     """What those steps would have taken alone: an estimate from its second step, which has passes of its own."""
+    forward_path: str | None = None
+    """How the base was run, and why no faster way was taken; None in records from before it was noted."""
     trainable_parameters: int = 0
     checkpoint_bytes: int = 0
     """Size of what would be shipped: the adapter, or the whole model."""

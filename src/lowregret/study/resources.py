@@ -33,6 +33,7 @@ class TrialResources:
         self.spec, self.inputs = spec, inputs
         self._grader, self._say = grader, say
         self._engine: Engine | None = None
+        self._said = False
 
     def engine(self) -> Engine:
         if self._engine is None:
@@ -41,6 +42,9 @@ class TrialResources:
             for method in self.spec.methods:  # a target that matches nothing is told before anything is trained
                 if isinstance(method, LoRA):
                     find_targets(self._engine.model, self._engine.matrices, method.targets)
+            if not self._said:
+                self._said = True
+                self._say(self._engine.forward_path.line())
         return self._engine
 
     def workload(self) -> Workload:

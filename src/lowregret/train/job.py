@@ -53,7 +53,9 @@ def fine_tune(
                 return record
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
         with stop_requests(say) as should_stop, grading(spec) as grader:
-            workload = make_workload(spec, inputs, make_engine(spec, inputs.source), grader, say)
+            engine = make_engine(spec, inputs.source)
+            say(engine.forward_path.line())
+            workload = make_workload(spec, inputs, engine, grader, say)
             pack = Pack(workload, on_step)
             record = _run_alone(pack, trial, folder, should_stop)
         for line in untrained_experts([folder]):

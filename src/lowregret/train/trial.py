@@ -33,12 +33,12 @@ def begin(pack: Pack, trial: TrialSpec, folder: Path, checkpoint: Checkpoint | N
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _write(folder, TrialRecord(**_facts(trial), status="failed", error=memory_advice(str(error))))
+        return _write(folder, TrialRecord(**_facts(engine, trial), status="failed", error=memory_advice(str(error))))
     if checkpoint is not None:
         checkpoint.restore(engine, trial.id)
         progress = next(member.progress for member in checkpoint.members if member.name == trial.id)
     size = engine.policies[trial.id].trainable_parameters
-    record = _write(folder, TrialRecord(**_facts(trial, size), status="running"))
+    record = _write(folder, TrialRecord(**_facts(engine, trial, size), status="running"))
     pack.join(trial.id, trial, folder, progress)
     return record
 
@@ -51,7 +51,7 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     engine, done = pack.workload.engine, member.progress
     found = outcome.evaluation
     record = TrialRecord(
-        **_facts(member.trial, engine.policies[member.name].trainable_parameters),
+        **_facts(engine, member.trial, engine.policies[member.name].trainable_parameters),
         status=outcome.status,
         test_nll=None if found is None else found.test_nll,
         test_reward=None if found is None else found.test_reward,
@@ -73,13 +73,14 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     return record
 
 
-def _facts(trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
+def _facts(engine: Engine, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
     return {
         "id": trial.id,
         "method": trial.method.name,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
         "spec": trial,
+        "forward_path": engine.forward_path.description,
         "trainable_parameters": trainable_parameters,
         "checkpoint_bytes": 4 * trainable_parameters,
     }

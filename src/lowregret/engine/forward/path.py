@@ -49,10 +49,14 @@ class ForwardPath:
         rows = "padding-free" if self.padding_free else "padded"
         return f"{rows}, {'chunked' if self.chunked else 'full'} logits"
 
+    @property
+    def description(self) -> str:
+        """What was chosen and why nothing faster was, for a record."""
+        return self.name if self.refused is None else f"{self.name} ({self.refused})"
+
     def line(self) -> str:
-        """What was chosen and why nothing faster was, for a user."""
-        why = "" if self.refused is None else f" ({self.refused})"
-        return f"forward path: {self.name}{why}"
+        """The same, for a user."""
+        return f"forward path: {self.description}"
 
 
 PATHS = tuple(ForwardPath(padding_free, chunked) for padding_free in (True, False) for chunked in (True, False))
