@@ -8,8 +8,10 @@ from pathlib import Path
 from lowregret.analysis.edl import ExcessDescriptionLength, HeldOutPoint, excess_description_length
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import trial_folders
 from lowregret.spec import LoRA
 
 
@@ -19,32 +21,31 @@ def read_pilot(folder: Path) -> tuple[ExcessDescriptionLength, str]:
     Raises RecordsError when the folder is neither, or nothing in it has finished with a held-out loss.
     """
     home = _trial_folder(folder)
-    record = read_record(TrialRecord, home / "trial.json")
+    record = read_record(TrialRecord, home / TRIAL)
     if record.status != "finished" or record.test_nll is None:
         raise RecordsError(f"{home}: the trial is {record.status}, and a pilot must be finished. Run it to its end.")
     steps, data = _epoch(home)
-    metrics = read_metrics(home / "metrics.jsonl")
+    metrics = read_metrics(home / METRICS)
     first = [metric.train_nll for metric in metrics if metric.step <= steps and metric.train_nll is not None]
     if not first:
-        raise RecordsError(f"{home / 'metrics.jsonl'}: holds no training loss. Name a folder of `lowregret train`.")
+        raise RecordsError(f"{home / METRICS}: holds no training loss. Name a folder of `lowregret train`.")
     evaluations = [
         HeldOutPoint(metric.step / len(first), metric.test_nll)
         for metric in metrics
         if metric.test_nll is not None and metric.step <= len(first)
     ]
-    return excess_description_length(
-        first, evaluations, record.test_nll
-    ), f"EDL of {record.method} in {folder}, on {data}"
+    found = excess_description_length(first, evaluations, record.test_nll)
+    return found, f"EDL of {record.method} in {folder}, on {data}"
 
 
 def _trial_folder(folder: Path) -> Path:
     """Where trial.json and metrics.jsonl lie: the run itself, or a trial of the study."""
     if not folder.is_dir():
         raise RecordsError(f"{folder}: no such folder. Name one that `lowregret train` or `compare` has left.")
-    if (folder / "trial.json").is_file():
+    if (folder / TRIAL).is_file():
         return folder
-    homes = sorted(path.parent for path in folder.glob("trials/*/trial.json"))
-    records = [(read_record(TrialRecord, home / "trial.json"), home) for home in homes]
+    homes = trial_folders(folder)
+    records = [(read_record(TrialRecord, home / TRIAL), home) for home in homes]
     finished = [(record, home) for record, home in records if record.status == "finished" and record.test_nll]
     if not finished:
         raise RecordsError(
@@ -60,9 +61,9 @@ def _size(record: TrialRecord) -> int:
 
 def _epoch(home: Path) -> tuple[int, str]:
     """Steps of an epoch and the data, by the spec.json of the run, or of the study that the trial belongs to."""
-    path = home / "spec.json"
-    if not path.exists() and home.parent.name == "trials":
-        path = home.parents[1] / "spec.json"
+    path = home / SPEC
+    if not path.exists() and home.parent.name == TRIALS:
+        path = home.parents[1] / SPEC
     stored = read_json(path)
     try:
         batch_size = int(stored["spec"]["batch_size"])

@@ -10,6 +10,7 @@ from lowregret.analysis.comparison import Measured
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.stats import Interval
+from lowregret.runs.files import TRIAL
 from lowregret.runs.verdict import MethodResult
 from lowregret.spec import CompareSpec, FullFT
 
@@ -203,7 +204,7 @@ def _not_searched(spec: CompareSpec, side: Measured) -> list[str]:
     if side.statuses.get("diverged") or side.statuses.get("pruned"):
         remedy = "try smaller learning rates with --learning-rates"
     elif side.statuses.get("failed"):
-        remedy = "the field `error` of each trial's trial.json says why"
+        remedy = f"the field `error` of each trial's {TRIAL} says why"
     else:
         remedy = "run the same command again to complete the study"
     return [f"No trial of {side.name} finished ({ended}): {remedy}."]
