@@ -1,4 +1,4 @@
-"""The shape of the source: no import circle, no run folder's file named outside its room, no torch where none must load."""
+"""The shape of the source: no import circle, and no file of a run folder named outside its room."""
 
 from __future__ import annotations
 
