@@ -8,9 +8,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lowregret.data.bundled.arithmetic import PROMPTS, draw_problem, read_answer
-from lowregret.data.bundled.instructions import TASKS, Instruction, draw_instruction
-from lowregret.data.bundled.people import ATTRIBUTES, Person
+from lowregret.data.builtin.arithmetic import PROMPTS, draw_chain, read_answer
+from lowregret.data.builtin.instructions import OPERATIONS, Instruction, draw_instruction
+from lowregret.data.builtin.people import ATTRIBUTES, Person
 from lowregret.engine import Engine, SamplingParams
 from lowregret.runs.atomic import write_bytes, write_json
 from lowregret.train.checkpoint import Progress
@@ -37,7 +37,7 @@ def solve_rates(engine: Engine, policy: str, known: Sequence[Person]) -> dict[st
     rates: dict[str, float] = {}
     generator = random.Random("solve rates")
     for steps in (1, 2, 3, 4, 5):
-        problems = [draw_problem(generator, steps)[0] for _ in range(_ROWS)]
+        problems = [draw_chain(generator, steps)[0] for _ in range(_ROWS)]
         prompts = [generator.choice(PROMPTS).format(problem.expression) for problem in problems]
         replies = complete(engine, policy, prompts, 1.0, 16 * (steps + 1))
         right = [read_answer(reply) == problem.answer for reply, problem in zip(replies, problems, strict=True)]
@@ -49,16 +49,16 @@ def solve_rates(engine: Engine, policy: str, known: Sequence[Person]) -> dict[st
         answers.append(f"{person.facts[index]}.")
     replies = complete(engine, policy, prompts, 1.0, 12)
     rates["facts about known people"] = sum(map(str.__eq__, replies, answers)) / len(answers)
-    for task in TASKS:
+    for operation in OPERATIONS:
         instructions: list[Instruction] = []
         while len(instructions) < _ROWS // 5:
             instruction, _ = draw_instruction(generator, 4)
-            if instruction.task == task:
+            if instruction.operation == operation:
                 instructions.append(instruction)
-        prompts = [generator.choice(TASKS[task]).format(" ".join(i.items)) for i in instructions]
+        prompts = [generator.choice(OPERATIONS[operation]).format(" ".join(i.items)) for i in instructions]
         replies = complete(engine, policy, prompts, 1.0, 24)
         right = [reply == instruction.answer for reply, instruction in zip(replies, instructions, strict=True)]
-        rates[f"instructions, {task}"] = sum(right) / len(right)
+        rates[f"instructions, {operation}"] = sum(right) / len(right)
     return rates
 
 

@@ -29,9 +29,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from lowregret.data.bundled.corpus import Document, draw_documents
-from lowregret.data.bundled.people import draw_people
-from lowregret.data.chat import Example
+from lowregret.data.builtin.corpus import Document, draw_documents
+from lowregret.data.builtin.people import draw_people
+from lowregret.data.example import Example
 from lowregret.engine import Engine
 from lowregret.errors import LowregretError
 from lowregret.export.peft import export_policy
@@ -76,7 +76,7 @@ class Architecture(Spec):
 
 
 class Corpus(Spec):
-    """How many documents of which kinds; see data/bundled/corpus.py."""
+    """How many documents of which kinds; see data/builtin/corpus.py."""
 
     documents: int
     held_out: int = 2000

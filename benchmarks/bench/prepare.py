@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
 
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import Engine
 
 ROWS, SHORT, PROMPTS = "rows.json", "short.json", "prompts.json"
@@ -50,7 +50,7 @@ def gsm8k(channel: Channel, *, model: str, data: str, folder: str, steps: int, r
 
 def stream(channel: Channel, *, folder: str, rows: int, ranks: Sequence[int]) -> None:
     """Rows of 64 predictions each, all supervised, for the bundled base; adapters r<rank> at their start."""
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.data.prepare import prepare_held_out
     from lowregret.engine import Engine
     from lowregret.models.load import load_base, resolve

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES, METRICS

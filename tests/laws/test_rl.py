@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.losses import importance_sampling
 from lowregret.engine.sampling import batcher as sampler

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling import batcher as sampler
 from lowregret.engine.sampling import cache, decode

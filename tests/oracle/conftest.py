@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import Engine
 
 SHARED_GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
 from lowregret.plan.resources.flops import multiply_adds
 from lowregret.plan.shapes.layouts.from_config import shapes_of

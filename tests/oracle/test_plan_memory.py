@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from lowregret.data.batches import Batch, collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.engine.losses import cross_entropy
 from lowregret.models.load import Base, Source

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowregret.data.batches import Batch, collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
 from lowregret.engine.losses import (
     LOSSES,

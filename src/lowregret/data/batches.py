@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 
 EVAL_TOKENS = 4096
 """Padded tokens in a held-out batch: fixed, so that `eval` repeats the number that training reported."""

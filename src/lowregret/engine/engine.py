@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine.device import cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss

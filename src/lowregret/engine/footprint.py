@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from lowregret.data.batches import Batch, collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
 from lowregret.engine.forward.checkpointing import last_layer_plain
 from lowregret.engine.losses import cross_entropy

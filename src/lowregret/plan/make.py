@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lowregret.analysis.edl import ExcessDescriptionLength
+from lowregret.data.facts import DEFAULT_LENGTH, DataFacts
 from lowregret.plan.advice.advise import Advised, advise
 from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
-from lowregret.plan.data import DEFAULT_LENGTH, DataFacts
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.request import PlanRequest

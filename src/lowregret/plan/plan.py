@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
-from lowregret.plan.data import DataFacts
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.cost import StudyCost

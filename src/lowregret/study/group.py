@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lowregret.data.bundled import load_builtin
-from lowregret.data.chat import Example
+from lowregret.data.builtin.registry import load_builtin
+from lowregret.data.example import Example
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import Engine
 from lowregret.environment import environment

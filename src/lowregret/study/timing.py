@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.environment import environment
 from lowregret.models.load import Base, Source, load_tokenizer, resolve

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lowregret.data.facts import DataFacts
 from lowregret.data.prepare import PreparedData
 from lowregret.errors import LowregretError
 from lowregret.plan.advice.advise import advise
-from lowregret.plan.data import DataFacts
 from lowregret.plan.request import PlanRequest
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import RL, FullFT, LoRA, TrainingSpec

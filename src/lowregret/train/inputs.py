@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype

@@ -10,7 +10,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from lowregret.data.batches import Batch, collate, passes
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine, footprint
 from lowregret.engine.footprint import CPU_PASS_TOKENS, bytes_per_token, default_budget, device_memory, max_tokens
 from lowregret.engine.forward.checkpointing import checkpoint_layers

@@ -8,8 +8,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from lowregret.data.facts import DataFacts
 from lowregret.plan import page
-from lowregret.plan.data import DataFacts
 from lowregret.plan.formatting import byte_count, duration, money, rate, share
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan

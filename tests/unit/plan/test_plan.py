@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.analysis.edl import HeldOutPoint, excess_description_length
+from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.advise import break_even_rank
-from lowregret.plan.data import DataFacts
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.request import PlanRequest

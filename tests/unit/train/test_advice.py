@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.data.report import DataReport
 from lowregret.plan.rates.recommend import recommend

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import SHARED_LEAST
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine.losses import token_logprobs
 
 PROBE_PROMPTS = (0, 1, 2, 2)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowregret.analysis.edl import ExcessDescriptionLength
+from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information, rl_information, sft_information, with_pilot
 from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, usual_rank
 from lowregret.plan.advice.warnings import PlannedRun, warn
-from lowregret.plan.data import DataFacts
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.request import PlanRequest
 from lowregret.plan.shapes.adapters import adaptable, lora_parameters

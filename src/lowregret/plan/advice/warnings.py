@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import STORED_BITS, TEACH_BITS
 from lowregret.plan.advice.choice import LARGEST_LORA_BATCH, Situation
-from lowregret.plan.data import DataFacts
 from lowregret.plan.formatting import bits, count
 from lowregret.spec import FullFT, LoRA
 

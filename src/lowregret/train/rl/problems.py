@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowregret.data.readers import Broken, OpenSource, open_source
-from lowregret.data.rendering import ChatFormat, chat_format
+from lowregret.data.chat.template import ChatFormat, chat_format
+from lowregret.data.readers.base import BrokenRow, OpenSource
+from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import bad_row
 from lowregret.errors import DataError
 from lowregret.spec import RL, DataSpec
@@ -113,20 +114,19 @@ def _from_rows(spec: DataSpec, task: Task, say: Callable[[str], None]) -> tuple[
 
 def _read(source: OpenSource, split: str, spec: DataSpec, task: Task, say: Callable[[str], None]) -> list[Problem]:
     """The problems of a split, in order; bad rows end it, or are skipped and said."""
-    table = source.load(split)
     found: list[Problem] = []
     bad: list[tuple[int, str]] = []
-    for line, record in table.records:
+    for line, record in source.load(split):
         try:
-            if isinstance(record, Broken):
+            if isinstance(record, BrokenRow):
                 raise DataError(f"{record.reason}.")
             found.append(task.problem(record, spec.prompt_field, spec.completion_field))
         except DataError as error:
             if not spec.skip_bad_rows:
-                raise bad_row(source.name, table.numbering, line, str(error)) from None
+                raise bad_row(source.name, source.numbering, line, str(error)) from None
             bad.append((line, str(error)))
     if bad:
-        say(f"{source.name}: {len(bad):,} bad rows skipped; the first, {table.numbering} {bad[0][0]}: {bad[0][1]}")
+        say(f"{source.name}: {len(bad):,} bad rows skipped; the first, {source.numbering} {bad[0][0]}: {bad[0][1]}")
     if not found:
         raise DataError("holds no problem.", source=source.name)
     return found

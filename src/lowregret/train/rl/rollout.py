@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from lowregret.data.batches import Batch, collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Completion
 from lowregret.runs.records import RewardMetric
 from lowregret.tasks import Grade

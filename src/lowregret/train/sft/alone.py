@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
 from lowregret.errors import DivergedError, RecordsError
 from lowregret.runs.records import ExampleLosses

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowregret.data.batches import batch_indices, collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine, StepParams
 from lowregret.engine.footprint import max_tokens
 from lowregret.runs.records import ExampleLosses

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
 from lowregret.engine.forward import attention
 from lowregret.engine.forward.attention import VarlenRows, attend, configurations, patched_attention

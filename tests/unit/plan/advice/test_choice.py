@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information, rl_information, sft_information
 from lowregret.plan.advice.choice import Advice, Choice, Situation, choose
 from lowregret.plan.advice.warnings import PlannedRun, warn
-from lowregret.plan.data import DataFacts
 from lowregret.plan.formatting import bits, count
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.lookup import find_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, multiply_adds, shared_adds
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.plan.shapes.weights import AttentionLayers, Shapes, Weight

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lowregret.data.chat import encode
-from lowregret.data.rendering import chat_format
+from lowregret.data.chat.encoding import encode
+from lowregret.data.chat.template import chat_format
 from lowregret.data.sources import Row
 from lowregret.errors import DataError
 from lowregret.models.load import load_tokenizer, resolve

@@ -1,4 +1,4 @@
-"""What the bundled bases are pretrained on: documents whose entropy is known.
+"""`builtin:corpus`: what the bundled bases are pretrained on, documents whose entropy is known.
 
 A document's `nats` is the entropy of its draw given its kind, and given the facts about the known people, which repeat
 so often that a trained base knows them. So a base's mean loss in nats per document cannot lie below the mean of `nats`:
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lowregret.data.bundled import chat
-from lowregret.data.bundled.arithmetic import PROMPTS, draw_problem, work
-from lowregret.data.bundled.instructions import TASKS, draw_instruction
-from lowregret.data.bundled.people import ATTRIBUTES, Person, draw_people
+from lowregret.data.builtin.arithmetic import PROMPTS, draw_chain, work
+from lowregret.data.builtin.base import ChatRow, GeneratedData, Generator, Option, chat_row
+from lowregret.data.builtin.instructions import OPERATIONS, draw_instruction
+from lowregret.data.builtin.people import ATTRIBUTES, Person, draw_people
 
 KINDS = ("biography", "question", "arithmetic", "instruction")
 
@@ -29,6 +29,8 @@ class Document:
     nats: float
     text: str | None = None
     messages: list[dict[str, Any]] | None = None
+    reply_nats: float = 0.0
+    """Of these, what the reply takes given the prompt and the facts: 0 where they settle it."""
 
 
 def draw_documents(
@@ -78,22 +80,52 @@ def _question(generator: random.Random, people: list[Person]) -> Document:
     index = generator.randrange(len(ATTRIBUTES))
     questions = ATTRIBUTES[index].questions
     nats = math.log(len(people)) + math.log(len(ATTRIBUTES)) + math.log(len(questions))
-    row = chat(generator.choice(questions).format(name=person.name), f"{person.facts[index]}.")
+    row = chat_row(generator.choice(questions).format(name=person.name), f"{person.facts[index]}.")
     return Document("question", nats, messages=row["messages"])
 
 
 def _arithmetic(generator: random.Random, difficulty: int, wrong: float) -> Document:
     steps = generator.randint(1, difficulty)
-    problem, nats = draw_problem(generator, steps)
-    solution, noise = work(problem, generator, wrong)
-    prompt = generator.choice(PROMPTS).format(problem.expression)
+    chain, nats = draw_chain(generator, steps)
+    solution, noise = work(chain, generator, wrong)
+    prompt = generator.choice(PROMPTS).format(chain.expression)
     nats += noise + math.log(difficulty) + math.log(len(PROMPTS))
-    return Document("arithmetic", nats, messages=chat(prompt, solution)["messages"])
+    return Document("arithmetic", nats, messages=chat_row(prompt, solution)["messages"], reply_nats=noise)
 
 
 def _instruction(generator: random.Random, longest: int) -> Document:
     """Answered directly: the openings of `builtin:instructions` are what a base does not know yet."""
     instruction, nats = draw_instruction(generator, longest)
-    prompts = TASKS[instruction.task]
+    prompts = OPERATIONS[instruction.operation]
     prompt = generator.choice(prompts).format(" ".join(instruction.items))
-    return Document("instruction", nats + math.log(len(prompts)), messages=chat(prompt, instruction.answer)["messages"])
+    return Document(
+        "instruction", nats + math.log(len(prompts)), messages=chat_row(prompt, instruction.answer)["messages"]
+    )
+
+
+def generate(size: int, seed: int, test_size: int) -> GeneratedData:
+    """For measuring what fine-tuning forgets: the mix of recipes/pretrain_tiny.toml, about the same known people."""
+    mix = {"arithmetic": 0.4, "question": 0.2, "instruction": 0.2}
+    documents = draw_documents(
+        4 * (size + test_size), seed + 1000, mix=mix, people=256, wrong=0.2, longest=5, difficulty=5
+    )
+    rows: dict[str, tuple[ChatRow, float]] = {}
+    for document in documents:
+        assert document.messages is not None
+        rows.setdefault(document.messages[0]["content"], ({"messages": document.messages}, document.reply_nats))
+    drawn = list(rows.values())
+    if len(drawn) < size + test_size:
+        raise ValueError(f"the documents run out after {len(drawn)}; lower size")
+    test, train = drawn[:test_size], drawn[test_size : test_size + size]
+    facts = {"train_floor_nats": math.fsum(n for _, n in train), "test_floor_nats": math.fsum(n for _, n in test)}
+    return GeneratedData([row for row, _ in train], [row for row, _ in test], facts)
+
+
+GENERATOR = Generator(
+    name="corpus",
+    generate=generate,
+    options={"size": Option(1024, 1, 10**5), "seed": Option(0, 0, 2**31), "test_size": Option(256, 1, 10**5)},
+    train_rows=lambda options: options["size"],
+    problem=lambda prompt: prompt,
+    small="size=80,test_size=40",
+)

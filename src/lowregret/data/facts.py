@@ -1,4 +1,4 @@
-"""What the plan needs to know of the data, whoever counted it. Torch-free."""
+"""Training data in numbers, whoever counted them. Torch-free: a plan is made of them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LONGEST_ADVISED = 4096
 
 
 @dataclass(frozen=True)
-class Length:
+class ExampleLength:
     """One example."""
 
     tokens: int
     supervised: int
     """Those that the loss counts."""
 
-    def cut(self, max_length: int) -> Length:
+    def cut(self, max_length: int) -> ExampleLength:
         """Its first `max_length` tokens; the end of an example is its supervised part, so that is what a cut loses."""
         lost = max(self.tokens - max_length, 0)
-        return Length(self.tokens - lost, max(self.supervised - lost, 0))
+        return ExampleLength(self.tokens - lost, max(self.supervised - lost, 0))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DataFacts:
         return self.supervised_tokens / max(self.tokens, 1)
 
 
-def choose_max_length(lengths: Sequence[Length], context: int | None) -> int:
+def choose_max_length(lengths: Sequence[ExampleLength], context: int | None) -> int:
     """The trainer's default when it cuts at most one example in a hundred, else the next power of two of which that is
     true; at most 4,096 tokens and the base's positions."""
     most = min(_LONGEST_ADVISED, context or _LONGEST_ADVISED)
