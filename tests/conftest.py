@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -79,6 +82,28 @@ def load(path: Path) -> ModuleType:
 def load_module() -> Callable[[Path], ModuleType]:
     """`load` for the conftest files below this one."""
     return load
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Ended]:
+    """`run("train", …)`: the command line in this process, so that torch is imported once for all."""
+    from lowregret.cli import app
+
+    def call(*arguments: object) -> Ended:
+        with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
+            code = app.run([str(argument) for argument in arguments])
+        return Ended(code, stdout.getvalue(), stderr.getvalue())
+
+    return call
 
 
 @pytest.fixture(scope="session")

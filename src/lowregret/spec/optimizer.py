@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from lowregret.spec.base import Spec
+from lowregret.spec.marks import Unit
 
 DEFAULT_DECAY_FRACTION = 0.33
 DEFAULT_OPTIMIZER = "adamw"
@@ -37,9 +38,10 @@ class OptimizerSpec(Spec):
     clip_norm: float | None = Field(default=None, gt=0)
     """Global gradient norm above which gradients are scaled down; off when not given."""
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last
-    `decay_fraction`."""
-    warmup_steps: int = Field(default=0, ge=0)
+    """The learning rate after warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over
+    the last `decay_fraction`."""
+    warmup_steps: Annotated[int, Unit("steps")] = Field(default=0, ge=0)
+    """Over so many steps the learning rate rises linearly from zero."""
     decay_fraction: float = Field(default=DEFAULT_DECAY_FRACTION, gt=0, le=1)
     """Share of the run over which `wsd` decays to zero."""
 
@@ -80,10 +82,13 @@ class _OfAdamW(Spec):
     kind: Literal["adamw"] = Field(default="adamw", exclude_if=_is_default)
     """Which optimizer."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean of the gradients, per step."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the running mean of their squares, per step."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of that mean, which divides the step."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled, per step: w ← w − lr · weight_decay · w."""
+    """Decoupled weight decay, per step: w ← w − lr · weight_decay · w."""
 
 
 class AdamW(OptimizerSpec, _OfAdamW):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lowregret.cli.options import filled_in, make_spec
+from lowregret.cli.specs import filled_in, make_spec
 from lowregret.errors import SpecError
 from lowregret.spec import RL, SFT, TrainSpec
 

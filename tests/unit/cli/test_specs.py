@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowregret.cli.options import filled_in, make_spec
+from lowregret.cli.specs import filled_in, make_spec
 from lowregret.errors import SpecError
 from lowregret.spec import CompareSpec, FullFT, LoRA, TrainSpec
 
@@ -155,25 +155,3 @@ def test_every_default_that_was_filled_in_is_said_and_nothing_else() -> None:
         assert said in line
     for chosen in ("batch_size", "data.max_length", "optimizer.clip_norm", "model", "data.train"):
         assert f"{chosen} " not in line.replace("micro_batch_size ", "")
-
-
-def test_help_shows_the_defaults() -> None:
-    """In square brackets the console would take them for markup and leave them out."""
-    from typer.testing import CliRunner
-
-    from lowregret.cli.app import app
-
-    shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
-    assert "(default: 512)" in shown
-    assert "(default: lora:16,full)" in shown
-
-
-@pytest.mark.parametrize("verb", ["train", "compare"])
-def test_every_field_of_a_training_has_a_flag_or_a_table(verb: str) -> None:
-    import inspect
-
-    from lowregret.cli import compare, train
-
-    command = {"train": train.train, "compare": compare.compare}[verb]
-    kind = {"train": TrainSpec, "compare": CompareSpec}[verb]
-    assert set(kind.model_fields) - {"optimizer"} <= set(inspect.signature(command).parameters)
