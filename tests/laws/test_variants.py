@@ -291,7 +291,7 @@ def test_bfloat16_products_change_little(bases: ModuleType, name: str) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("p", "q"), [(2.0, 0.5), (0.3, 7.0), (3.0, 3.0)])
 def test_two_of_the_four_scales_are_a_matter_of_convention(bases: ModuleType, p: float, q: float) -> None:
-    """SCIENCE.md 3.10: alpha / (pq), p · A, rates p and q train the same model, for an epsilon of nothing."""
+    """SCIENCE 3.10: alpha / (pq), p · A, rates p and q train the same model, for an epsilon of nothing."""
     curves = []
     for method in (
         LoRA(rank=4, alpha=8, targets=EVERYTHING),

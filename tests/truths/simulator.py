@@ -2,7 +2,7 @@
 
 A world says how much each method learns, at which rate it learns most, and what follows from that for each claim. What
 noise there is has a mean of zero over the three seeds, so that a statistic must come out at the world's own number. No
-code that measures or judges is used here, and every file's shape is that of `lowregret.records`.
+code that measures or judges is used here, and every file's shape is that of `lowregret.runs`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bits that weights can store, and those that a trained policy has stored (SCIENCE.md 3.8). Torch-free."""
+"""Bits that weights can store, and those that a trained policy has stored (SCIENCE 3.8). Torch-free."""
 
 from __future__ import annotations
 

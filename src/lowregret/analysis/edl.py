@@ -1,4 +1,4 @@
-"""The excess description length (EDL) of a training, from its curve: how much it learned, in bits (SCIENCE.md 5).
+"""The excess description length (EDL) of a training, from its curve: how much it learned, in bits (SCIENCE 5).
 
 EDL = Σ first-epoch pre-update loss − n · final held-out loss. Pure arithmetic on losses; `analysis.pilot` reads them
 from a run's folder.
@@ -41,7 +41,7 @@ class ExcessDescriptionLength:
 def excess_description_length(
     train_nll: Sequence[float], evaluations: Sequence[HeldOutPoint], final_nll: float
 ) -> ExcessDescriptionLength:
-    """EDL of a training from its curve (SCIENCE.md 5).
+    """EDL of a training from its curve (SCIENCE 5).
 
     The sign of d(EDL/n)/dn tells the regime; falling is elicitation. At each evaluation within the first epoch the
     training so far is a training on that much data, whose first-epoch loss is that of its steps. It is the slope at

@@ -1,4 +1,4 @@
-"""The excess description length of a finished run, from its folder (SCIENCE.md 5)."""
+"""The excess description length of a finished run, from its folder (SCIENCE 5)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from lowregret.runs.files import TRIAL
 from lowregret.runs.verdict import MethodResult
 from lowregret.spec import CompareSpec, FullFT
 
-_POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE.md 3.2 and 3.3
+_POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE 3.2 and 3.3
 _SHORT_UNTIL_STEPS = 300
 """Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
 _MOST_SEEDS = 32

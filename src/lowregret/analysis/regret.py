@@ -30,7 +30,7 @@ def judge(
     environment: Mapping[str, Any],
     rules: Sequence[str] = (),
 ) -> Verdict:
-    """Build `verdict.json` from a study's records (DESIGN.md, The verdict).
+    """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
     Selection bias: the best learning rate is the minimum over rates on the held-out set itself, for both methods, and
     `lora` is the minimum over LoRAs. A minimum over noisy losses lies a little below the truth. Both sides search in

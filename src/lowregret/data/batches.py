@@ -1,6 +1,6 @@
 """Examples → padded batches of tensors, in an order that a seed decides.
 
-Whoever builds the batch normalises (DESIGN.md, principle 5): the weights of a batch sum to one over its supervised
+Whoever builds the batch normalises (docs/design.md, principle 5): the weights of a batch sum to one over its supervised
 tokens, and splitting the batch afterwards changes nothing.
 """
 

@@ -37,7 +37,7 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
     """Write a policy to `folder`, replacing what is there once the new one is whole; returns the weights' bytes.
 
     LoRAs on experts are written as PEFT's target parameters, or with `each_expert` as a plain LoRA for each matrix of
-    each expert, all at the method's rank, which vLLM reads (docs/moe.md).
+    each expert, all at the method's rank, which vLLM reads (docs/guides/moe.md).
     """
     policy = engine.policies[name]
     partial = folder.with_name(folder.name + ".partial")

@@ -47,7 +47,7 @@ def expert_start(
 def uniform(
     matrix: Matrix, rank: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
-    """A uniform on ±1/√d_in, B zero (SCIENCE.md 2): the adapted base starts as the base, exactly.
+    """A uniform on ±1/√d_in, B zero (SCIENCE 2): the adapted base starts as the base, exactly.
 
     Drawn in float32 on the CPU, so that a seed gives the same adapter on every device.
     """
@@ -157,7 +157,7 @@ class Initialisation:
 
 
 INITIALISATIONS: Mapping[str, Initialisation] = {
-    "uniform": Initialisation(_start_uniform, "SCIENCE.md 2", scaled=True, peft=True),
+    "uniform": Initialisation(_start_uniform, "docs/science.md 2", scaled=True, peft=True),
     "pissa": Initialisation(_start_pissa, "arXiv 2404.02948", residual=True, peft="pissa"),
     "olora": Initialisation(_start_olora, "arXiv 2406.01775", residual=True, peft="olora"),
     "orthogonal": Initialisation(

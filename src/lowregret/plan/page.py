@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _COMMAND_WIDTH = 74
-_FOOT = "SCIENCE n: the rule of that number in docs/plan.md. GB: 10⁹ bytes."
+_FOOT = "SCIENCE n: section n of docs/science.md. GB: 10⁹ bytes."
 
 
 @dataclass(frozen=True)

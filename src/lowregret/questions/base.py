@@ -153,7 +153,7 @@ class Statement(Spec):
 
     key: str
     number: str
-    """Section of SCIENCE.md."""
+    """Section of docs/science.md."""
     sentence: str
     """What the post, or the work cited there, says."""
     statistic: str

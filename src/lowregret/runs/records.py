@@ -76,7 +76,7 @@ class RewardMetric(Spec):
     """Groups of equal rewards: they teach nothing and are left out."""
     bits: float
     """Σ over samples of the entropy of their group's rewards, in bits: a bound on what the step can teach
-    (SCIENCE.md 5)."""
+    (SCIENCE 5)."""
     failures: int = 0
     """Samples whose grading failed; `failures.jsonl` names them."""
 

@@ -1,4 +1,4 @@
-"""The shape of `verdict.json` (docs/verdict.md has the rules)."""
+"""The shape of `verdict.json` (docs/guides/verdict.md has the rules)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Gains(Spec):
 
 
 class Verdict(Spec):
-    """`verdict.json`: the answer and its evidence (DESIGN.md, The verdict)."""
+    """`verdict.json`: the answer and its evidence (docs/design.md, The verdict)."""
 
     verdict: Literal["low_regret", "regret", "inconclusive"]
     regret_nats: float | None

@@ -56,10 +56,10 @@ class FullFT(Spec):
 
 
 class LoRA(Spec):
-    """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE.md 2).
+    """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE 2).
 
     B₀·A₀ is the product at the start, which is zero unless `init` takes it from W. The fields after `targets` are the
-    published variants (docs/methods.md); at their defaults they appear neither in a name nor in a record.
+    published variants (docs/guides/methods.md); at their defaults they appear neither in a name nor in a record.
     """
 
     kind: Literal["lora"] = "lora"
@@ -74,7 +74,7 @@ class LoRA(Spec):
     """Of LoRA: the matrices that carry it, as `attention`, `mlp`, `experts`, `router` and `unembedding` joined with +,
     as `all`, which is attention and mlp, or as `re:REGEX` over module names. `mlp` takes the experts along."""
     convention: Convention = Field(default=DEFAULT_CONVENTION, exclude_if=_is_default)
-    """What the rank means for the experts of a mixture (docs/moe.md)."""
+    """What the rank means for the experts of a mixture (docs/guides/moe.md)."""
     init: Init = Field(default="uniform", exclude_if=_is_default)
     """How A and B start. `uniform`: A uniform on ±1/√d_in, B zero. `pissa`: the largest `rank` singular values of W and
     their vectors, their root in A and in B (arXiv 2404.02948). `olora`: the first `rank` columns of Q and rows of R of
@@ -82,7 +82,7 @@ class LoRA(Spec):
     scaling: Scaling = Field(default="alpha/r", exclude_if=_is_default)
     """What multiplies B·A; `alpha/sqrt(r)` is rsLoRA (arXiv 2312.03732)."""
     init_scale: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
-    """Multiplies the initial A of the init `uniform`: p of SCIENCE.md 3.10."""
+    """Multiplies the initial A of the init `uniform`: p of SCIENCE 3.10."""
     a_rate: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
     """Learning rate of A over that of the trial."""
     b_rate: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
@@ -129,7 +129,7 @@ class LoRA(Spec):
         return self.scale_of(self.rank)
 
     def scale_of(self, rank: int) -> float:
-        """What multiplies B·A of another rank: that of one expert (docs/moe.md)."""
+        """What multiplies B·A of another rank: that of one expert (docs/guides/moe.md)."""
         return self.alpha / (rank if self.scaling == "alpha/r" else math.sqrt(rank))
 
     @property

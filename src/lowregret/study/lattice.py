@@ -1,7 +1,7 @@
 """The search for the best learning rates of a group of trials: records in, next trials out. Pure and torch-free.
 
 All rates lie on one lattice, 1e-3 · 2^k. The LoRA of the middle rank searches first, from the prior. The best rate
-moves little with rank (SCIENCE.md 3.2), so every other LoRA starts beside what the first one found and needs three
+moves little with rank (SCIENCE 3.2), so every other LoRA starts beside what the first one found and needs three
 trials more often than not. A search ends when the best rate has been compared with its neighbours on the lattice on
 both sides; a parabola through the three then gives the best rate to a fraction of a step (`analysis.fits`).
 """

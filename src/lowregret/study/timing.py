@@ -110,7 +110,7 @@ def _vocabulary(engine: Engine) -> int:
 
 
 def _theory(engine: Engine, rank: int) -> float:
-    """Multiply-adds of a LoRA step over those of a FullFT step (SCIENCE.md 3.9), the frozen unembedding included.
+    """Multiply-adds of a LoRA step over those of a FullFT step (SCIENCE 3.9), the frozen unembedding included.
 
     Attention scores, norms and the optimizer, which a count of matrix products leaves out, are left out.
     """

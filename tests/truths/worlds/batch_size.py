@@ -1,4 +1,4 @@
-"""Worlds of the question of batch sizes (SCIENCE.md 3.5)."""
+"""Worlds of the question of batch sizes (SCIENCE 3.5)."""
 
 from __future__ import annotations
 

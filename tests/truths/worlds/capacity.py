@@ -1,4 +1,4 @@
-"""Worlds of the question of capacity (SCIENCE.md 3.8 and 5)."""
+"""Worlds of the question of capacity (SCIENCE 3.8 and 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds of the question of compute (SCIENCE.md 3.9)."""
+"""Worlds of the question of compute (SCIENCE 3.9)."""
 
 from __future__ import annotations
 

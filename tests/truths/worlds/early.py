@@ -1,4 +1,4 @@
-"""Worlds of the question of early training (SCIENCE.md 3.4)."""
+"""Worlds of the question of early training (SCIENCE 3.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds of the question of invariance (SCIENCE.md 3.10)."""
+"""Worlds of the question of invariance (SCIENCE 3.10)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEARNED = 1.5
 
 
 def world(name: str, same: float, times: float, holds: bool) -> World:
-    """Runs that SCIENCE.md 3.10 says are the same lie apart by `same` of what is learned, others by `times` that."""
+    """Runs that SCIENCE 3.10 says are the same lie apart by `same` of what is learned, others by `times` that."""
 
     def apart(method: LoRA) -> float:
         if method == LoRA(rank=method.rank):

@@ -1,4 +1,4 @@
-"""Worlds of the question of layers (SCIENCE.md 3.6)."""
+"""Worlds of the question of layers (SCIENCE 3.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds of the question of learning rates (SCIENCE.md 3.2)."""
+"""Worlds of the question of learning rates (SCIENCE 3.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds of the question of mixtures of experts (SCIENCE.md 3.6, 3.1, 3.13 and 4)."""
+"""Worlds of the question of mixtures of experts (SCIENCE 3.6, 3.1, 3.13 and 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds of the question of rank (SCIENCE.md 3.1)."""
+"""Worlds of the question of rank (SCIENCE 3.1)."""
 
 from __future__ import annotations
 

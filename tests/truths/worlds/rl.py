@@ -1,4 +1,4 @@
-"""Worlds of the question of reinforcement learning (SCIENCE.md 3.7 and 3.8)."""
+"""Worlds of the question of reinforcement learning (SCIENCE 3.7 and 3.8)."""
 
 from __future__ import annotations
 

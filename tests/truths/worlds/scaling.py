@@ -1,4 +1,4 @@
-"""Worlds of the question of scaling (SCIENCE.md 3.11 and 3.1)."""
+"""Worlds of the question of scaling (SCIENCE 3.11 and 3.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds of the question of short runs (SCIENCE.md 3.3)."""
+"""Worlds of the question of short runs (SCIENCE 3.3)."""
 
 from __future__ import annotations
 

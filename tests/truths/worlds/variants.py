@@ -1,4 +1,4 @@
-"""Worlds of the question of LoRA's variants (SCIENCE.md 5)."""
+"""Worlds of the question of LoRA's variants (SCIENCE 5)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def reference(base: nn.Module, x: Tensor, found: SlotSpan, a: Tensor, b: Tensor)
 
 
 def test_a_is_uniform_to_one_over_sqrt_d_in_and_b_is_zero() -> None:
-    """SCIENCE.md 2; the spread of U(−1/√d, 1/√d) is 1/√(3d)."""
+    """SCIENCE 2; the spread of U(−1/√d, 1/√d) is 1/√(3d)."""
     a, b = uniform(Matrix("m", "mlp", 64, 8), 256, torch.Generator().manual_seed(0))
     assert a.shape == (256, 64)
     assert b.shape == (8, 256)

@@ -106,7 +106,7 @@ def _information(
 
 
 def break_even_rank(shapes: Shapes, lora: LoRA) -> float:
-    """The rank at which a LoRA costs as many multiply-adds as full training of what it adapts (SCIENCE.md 3.9).
+    """The rank at which a LoRA costs as many multiply-adds as full training of what it adapts (SCIENCE 3.9).
 
     3·d_in·d_out = 2·d_in·d_out + 3R(d_in + d_out), summed over the matrices that a token passes through.
     """

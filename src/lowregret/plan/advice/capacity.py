@@ -1,8 +1,8 @@
 """How much the data have to say, in bits, and how much a LoRA of some rank can hold. Torch-free.
 
 A dataset's description length is bounded by its total first-epoch log loss, about one bit per token of text, and about
-two bits per parameter can be stored (SCIENCE.md 3.8). What a training *learns* is less: the excess description length
-EDL = Σ first-epoch pre-update loss − n · final test loss (SCIENCE.md 5). A LoRA begins to lose where EDL per parameter
+two bits per parameter can be stored (SCIENCE 3.8). What a training *learns* is less: the excess description length
+EDL = Σ first-epoch pre-update loss − n · final test loss (SCIENCE 5). A LoRA begins to lose where EDL per parameter
 passes 0.7 to 2.2 bits when training teaches new facts, 0.02 to 0.05 when it elicits what the base knows.
 """
 
@@ -21,11 +21,11 @@ from lowregret.spec.conventions import Convention
 
 PRIOR_BITS_PER_TOKEN = 1.0
 TEACH_BITS = (0.7, 2.2)
-"""Per parameter: where a rank began to lose, lowest and highest case measured (SCIENCE.md 5)."""
+"""Per parameter: where a rank began to lose, lowest and highest case measured (SCIENCE 5)."""
 STORED_BITS = 2.0
-"""Per parameter, after long training (SCIENCE.md 3.8)."""
+"""Per parameter, after long training (SCIENCE 3.8)."""
 ELICIT_BITS = (0.02, 0.05)
-"""Per parameter (SCIENCE.md 5)."""
+"""Per parameter (SCIENCE 5)."""
 MAX_RANK = 65536
 
 
@@ -59,7 +59,7 @@ class Information:
         """What a parameter is taken to hold: the cautious end of what is known of the regime.
 
         The elicitation figure is one of EDL. The raw loss of the first epoch is far above it and does not tell the two
-        regimes apart (SCIENCE.md 5), so without a pilot the raw loss meets the figure for teaching.
+        regimes apart (SCIENCE 5), so without a pilot the raw loss meets the figure for teaching.
         """
         return ELICIT_BITS[0] if self.edl_bits is not None and self.regime == "elicit" else TEACH_BITS[0]
 
@@ -81,7 +81,7 @@ def binary_entropy(share: float) -> float:
 def group_bits(group_size: int, pass_rate: float) -> tuple[float, float]:
     """Bits that the rewards of one group of samples can teach, and the chance that a group teaches anything.
 
-    The entropy of its binary rewards, at most H₂(p) an episode (SCIENCE.md 5), with the two outcomes in which all are
+    The entropy of its binary rewards, at most H₂(p) an episode (SCIENCE 5), with the two outcomes in which all are
     equal counted as one: both give an advantage, and so a gradient, of zero. [calc]
     """
     if group_size < 1:

@@ -21,19 +21,19 @@ Objective = Literal["sft", "rl"]
 Confidence = Literal["high", "medium", "low"]
 
 LARGEST_RANK = 512
-"""The highest that the post trained (SCIENCE.md 2)."""
+"""The highest that the post trained (SCIENCE 2)."""
 _RANK_SFT = 64
-"""In the public sweep (SCIENCE.md 4) going from rank 16 to 64 gains 0.2 to 1.8 % of the loss, from 64 to 128 at most
+"""In the public sweep (SCIENCE 4) going from rank 16 to 64 gains 0.2 to 1.8 % of the loss, from 64 to 128 at most
 0.5 %."""
 _RANK_LEAST = 16
 _RANK_RL = 8
-"""Rank 1 is enough (SCIENCE.md 3.7); 8 keeps clear of rank 1's lower best rate (3.2) for next to nothing."""
+"""Rank 1 is enough (SCIENCE 3.7); 8 keeps clear of rank 1's lower best rate (3.2) for next to nothing."""
 LARGEST_LORA_BATCH = 32
-"""Where the post found the gap to FullFT small; it grew above (SCIENCE.md 3.5)."""
+"""Where the post found the gap to FullFT small; it grew above (SCIENCE 3.5)."""
 _LEAST_BATCH = 4
 RL_BATCH = 8
 SHORT_RUN_STEPS = 100
-"""SCIENCE.md 3.3."""
+"""SCIENCE 3.3."""
 _MOST_EPOCHS = 3.0
 _SAFE_MARGIN = 4.0
 _SMALLEST_STUDIED = 1e9
@@ -145,12 +145,12 @@ def choose(situation: Situation) -> Choice:
 
 
 def usual_rank(shapes: Shapes) -> int:
-    """64, or less in a narrow base: at rank hidden/32 an adapter adds 3/32 to the multiply-adds (SCIENCE.md 3.9)."""
+    """64, or less in a narrow base: at rank hidden/32 an adapter adds 3/32 to the multiply-adds (SCIENCE 3.9)."""
     return max(_RANK_LEAST, min(_RANK_SFT, _power_of_two(shapes.hidden_size / 32)))
 
 
 def _largest_rank(shapes: Shapes) -> int:
-    """What may be advised: no more than was studied, nor than costs less than FullFT (N/6, SCIENCE.md 3.9)."""
+    """What may be advised: no more than was studied, nor than costs less than FullFT (N/6, SCIENCE 3.9)."""
     return max(1, min(LARGEST_RANK, _power_of_two(shapes.hidden_size / 6)))
 
 

@@ -127,7 +127,7 @@ def _rank_law(cells: Sequence[Cell]) -> Law:
 
 
 def _formula(cell: Cell) -> float:
-    """SCIENCE.md 3.11 with M = 10; for families that it does not name, the mean of its two powers."""
+    """SCIENCE 3.11 with M = 10; for families that it does not name, the mean of its two powers."""
     powers = {"llama": 0.781, "qwen": 0.0775}
     found = [power for family, power in powers.items() if family in cell.family]
     power = found[0] if found else statistics.mean(powers.values())

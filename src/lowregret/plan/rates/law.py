@@ -1,6 +1,6 @@
 """The law of LoRA's best learning rate by rank, size and family, and its constants. Torch-free.
 
-It is fitted on a public sweep (SCIENCE.md 4: tulu3, batch 128, 780 steps, LoRA on everything, alpha 32):
+It is fitted on a public sweep (SCIENCE 4: tulu3, batch 128, 780 steps, LoRA on everything, alpha 32):
 `python -m lowregret.plan.rates.fit SWEEP.csv` refits it and prints the constants that stand here.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 RANK_LIMIT = 256
-"""Ranks count as r / (1 + r / 256): the sweep ends at 128, and the best rate cannot go on rising for ever (SCIENCE.md
+"""Ranks count as r / (1 + r / 256): the sweep ends at 128, and the best rate cannot go on rising for ever (SCIENCE
 3.2: less than 2x from 4 to 512). Its place is our assumption; the sweep cannot tell it from none."""
 SIZE_UNIT = 1e10
 SWEEP_BATCH, SWEEP_STEPS = 128, 780

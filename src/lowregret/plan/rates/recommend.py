@@ -82,7 +82,8 @@ def _base_terms(method: FullFT | LoRA, shapes: Shapes) -> Iterator[_Term]:
     yield _Term(
         LAW.log_rate(group, total, rank),
         LAW.width if known else LAW.width_unknown,
-        f"Fitted on the public tulu3 sweep of 23 models (SCIENCE.md 4; FINDINGS.md): {LAW.level:.3g} for rank 1 and "
+        f"Fitted on the public tulu3 sweep of 23 models (docs/science.md 4; FINDINGS.md): "
+        f"{LAW.level:.3g} for rank 1 and "
         f"10 B parameters, with rank to the power {LAW.rank_power:.2f} (flattening above 128), parameters to the power "
         f"{LAW.size_power:.2f}; {family}.",
     )
@@ -112,11 +113,11 @@ _NARROW = 600
 _RATIO_SPREAD = math.log(1.5)
 _NARROW_SPREAD = math.log(2.0)
 _TARGET_FACTORS: Mapping[tuple[str, ...], float] = {("attention",): 3.5 / 2.5, ("mlp",): 3.0 / 2.5}
-"""Best rates of rank 256 on attention (3.5e-4), MLP (3.0e-4) and both (2.5e-4): SCIENCE.md 4, Qwen3-4B."""
+"""Best rates of rank 256 on attention (3.5e-4), MLP (3.0e-4) and both (2.5e-4): SCIENCE 4, Qwen3-4B."""
 
 
 def ratio(steps: int) -> float:
-    """LoRA's best rate over FullFT's: 15 up to 100 steps (SCIENCE.md 3.3), 10 from 1,000 on (3.2).
+    """LoRA's best rate over FullFT's: 15 up to 100 steps (SCIENCE 3.3), 10 from 1,000 on (3.2).
 
     In between linear in log steps; where between the two it falls is our assumption.
     """
@@ -132,7 +133,7 @@ def _method_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator
         -math.log(ratio(SWEEP_STEPS)),
         _RATIO_SPREAD,
         f"FullFT's best rate is LoRA's at rank {FULL_REFERENCE_RANK} over {ratio(SWEEP_STEPS):.3g}: the ratio is 10 in "
-        "long and 15 in short runs (SCIENCE.md 3.2, 3.3); the reference rank is our assumption.",
+        "long and 15 in short runs (docs/science.md 3.2, 3.3); the reference rank is our assumption.",
     )
     if shapes.hidden_size < _NARROW:
         factor = min(_NARROW / shapes.hidden_size, ratio(SWEEP_STEPS))
@@ -152,7 +153,7 @@ def _lora_terms(method: LoRA) -> Iterator[_Term]:
             math.log(factor),
             math.log(factor),
             f"Adapters on {targets[0]} alone want x{factor:.2f} (Qwen3-4B at rank 256: 3.5e-4 on attention, 3.0e-4 on "
-            "MLP, 2.5e-4 on both: SCIENCE.md 4).",
+            "MLP, 2.5e-4 on both: docs/science.md 4).",
         )
     elif targets != ("attention", "mlp"):
         yield _Term(
@@ -166,7 +167,8 @@ def _lora_terms(method: LoRA) -> Iterator[_Term]:
             -0.5 * math.log(scale),
             0.5 * abs(math.log(scale)),
             f"The update is scaled {scale:.3g} times as much as with alpha 32 over r: x{scale**-0.5:.2f}, the root of "
-            "the inverse (SCIENCE.md 3.10 with one rate for A and B; so r^-1/4 for 1/sqrt(r) scaling, SCIENCE.md 5).",
+            "the inverse (docs/science.md 3.10 with one rate for A and B; so r^-1/4 for 1/sqrt(r) scaling, "
+            "docs/science.md 5).",
         )
     rates = method.a_rate * method.b_rate
     if rates != 1:
@@ -174,20 +176,20 @@ def _lora_terms(method: LoRA) -> Iterator[_Term]:
             -0.5 * math.log(rates),
             0.5 * abs(math.log(rates)),
             f"A learns at {method.a_rate:g} and B at {method.b_rate:g} times the rate: x{rates**-0.5:.2f}, so that the "
-            "product of their rates stays (from SCIENCE.md 3.10; our assumption).",
+            "product of their rates stays (from docs/science.md 3.10; our assumption).",
         )
     if method.init_scale != 1:
         yield _Term(
             0.0,
             0.5 * abs(math.log(method.init_scale)),
             f"A starts {method.init_scale:g} times as large: A wants a rate as many times as large and B one as many "
-            "times smaller (SCIENCE.md 3.10), so the rate stays and the interval is wider.",
+            "times smaller (docs/science.md 3.10), so the rate stays and the interval is wider.",
         )
     if method.residual:
         yield _Term(
             -math.log(2),
             math.log(3),
-            f"{method.init} wants a smaller rate than the uniform start (SCIENCE.md 5): a half is our assumption.",
+            f"{method.init} wants a smaller rate than the uniform start (docs/science.md 5): a half is our assumption.",
         )
     if method.dora or method.init == "orthogonal":
         yield _Term(0.0, math.log(1.5), "A variant of LoRA that the sweep does not have: a wider interval.")
@@ -204,7 +206,7 @@ _RL = _Term(
     0.0,
     math.log(3),
     "RL by policy gradient: the rate of SFT at the sweep's setting, whatever batch and length, with a wider interval "
-    "(the range of good rates is wider, SCIENCE.md 3.7); that they are centred alike is our assumption.",
+    "(the range of good rates is wider, docs/science.md 3.7); that they are centred alike is our assumption.",
 )
 
 
@@ -218,7 +220,8 @@ def _setting_terms(method: FullFT | LoRA, batch_size: int, steps: int) -> Iterat
             math.log(factor),
             spread,
             f"Batch {batch_size} where the sweep had {SWEEP_BATCH}: x{factor:.2f}, to the power 1/8: our assumption, "
-            "between none, which measurements at batch 8 and 32 fit (SCIENCE.md 4, FINDINGS.md), and the root rule for "
+            "between none, which measurements at batch 8 and 32 fit (docs/science.md 4, FINDINGS.md), and "
+            "the root rule for "
             "Adam (arXiv 2205.10287). The interval is wider.",
         )
         spread = 0.0
@@ -229,5 +232,5 @@ def _setting_terms(method: FullFT | LoRA, batch_size: int, steps: int) -> Iterat
             math.log(factor),
             spread,
             f"{steps} steps where the sweep had {SWEEP_STEPS}: x{factor:.2f}; LoRA's ratio to FullFT is 15 in short "
-            "runs and 10 in long ones (SCIENCE.md 3.3), of which each method moves by the root (our assumption).",
+            "runs and 10 in long ones (docs/science.md 3.3), of which each method moves by the root (our assumption).",
         )

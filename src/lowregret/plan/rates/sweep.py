@@ -120,7 +120,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                         raise DataError(f"column {name!r}: is empty. Fill it in.", source=path, line=reader.line_num)
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot be read as CSV: {error}. Give a file as in SCIENCE.md 4.", source=path) from error
+        raise DataError(f"cannot be read as CSV: {error}. Give a file as in docs/science.md 4.", source=path) from error
 
 
 def _rank(text: str, path: Path, line: int) -> int:

@@ -60,7 +60,7 @@ def multiply_adds(shapes: Shapes, method: FullFT | LoRA, length: int, supervised
     """Of a token in rows of `length` tokens, of which `supervised_share` are supervised.
 
     FullFT: W x, and the gradients of x and W: 3·d_in·d_out. LoRA: W x and the gradient of x, and three products with
-    each of A and B: 2·d_in·d_out + 3R(d_in + d_out) (SCIENCE.md 3.9). A gradient that nobody needs is not computed: of
+    each of A and B: 2·d_in·d_out + 3R(d_in + d_out) (SCIENCE 3.9). A gradient that nobody needs is not computed: of
     what lies before the first adapter, and of the inputs of the first matrices.
     """
     full = isinstance(method, FullFT)

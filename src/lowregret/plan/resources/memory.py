@@ -1,7 +1,7 @@
 """How much memory training takes on our engine, counted from shapes. Torch-free.
 
 The engine keeps frozen weights once and gives them no gradient, keeps x and x Aᵀ of an adapted matrix and not its
-output, never holds all logits, and lays rows end to end without padding (docs/engine.md). Constants that were measured
+output, never holds all logits, and lays rows end to end without padding (docs/guides/engine.md). Measured constants
 say so; FINDINGS.md has the measurements.
 """
 

@@ -1,7 +1,7 @@
 """How many parameters a LoRA has, by target, rank and mixture-of-experts convention. Torch-free.
 
 A matrix of shape (d_out, d_in) costs rank × (d_in + d_out); a fused one (Phi-3's qkv_proj) counts as the one that
-it is. The embedding carries no adapter, and the router only when it is named (SCIENCE.md 4).
+it is. The embedding carries no adapter, and the router only when it is named (SCIENCE 4).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the post says of the batch (SCIENCE.md 3.5), each statement beside what measures it. Torch-free."""
+"""What the post says of the batch (SCIENCE 3.5), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from lowregret.spec.trial import Count
 
 
 class BatchSizeQuestion(Question):
-    """SCIENCE.md 3.5: does LoRA lose more than FullFT as the batch grows, whatever its rank?"""
+    """SCIENCE 3.5: does LoRA lose more than FullFT as the batch grows, whatever its rank?"""
 
     TITLE: ClassVar[str] = "How large may the batch be?"
     QUICK: ClassVar[dict[str, Any]] = {"batches": (4, 16, 64, 256), "examples": 2048}

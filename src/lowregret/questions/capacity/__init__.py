@@ -1,1 +1,1 @@
-"""SCIENCE.md 3.8 and 5: how many bits does a parameter hold, and does training elicit or teach?"""
+"""SCIENCE 3.8 and 5: how many bits does a parameter hold, and does training elicit or teach?"""

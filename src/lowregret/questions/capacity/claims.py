@@ -1,4 +1,4 @@
-"""What is said of capacity (SCIENCE.md 3.8 and 5), each statement beside what measures it. Torch-free."""
+"""What is said of capacity (SCIENCE 3.8 and 5), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _details(stored: dict[LoRA, list[float]], total: float) -> dict[str, float |
 
 
 def _edl_slope(evidence: Evidence[CapacityQuestion], name: str) -> Measure:
-    """d(EDL/n)/d(ln n) by seed, at the best rate; beside it MDL and EDL of the epoch, bits per token (SCIENCE.md 5)."""
+    """d(EDL/n)/d(ln n) by seed, at the best rate; beside it MDL and EDL of the epoch, bits per token (SCIENCE 5)."""
     if evidence.conditions["facts"].fact_bits is None:
         return Measure(None)
     condition = evidence.conditions[name]

@@ -18,7 +18,7 @@ _FACTS_OF_A_PERSON, _TEST_SIZE = 5, 256
 
 
 class CapacityQuestion(Question):
-    """SCIENCE.md 3.8 and 5: how many bits does a parameter hold, and does training elicit or teach?
+    """SCIENCE 3.8 and 5: how many bits does a parameter hold, and does training elicit or teach?
 
     Facts of a known number of bits, met again and again by adapters too small for them.
     """

@@ -1,4 +1,4 @@
-"""What the post says of time and memory (SCIENCE.md 3.9), each statement beside what measures it. Torch-free."""
+"""What the post says of time and memory (SCIENCE 3.9), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from lowregret.spec.trial import Count
 
 
 class ComputeQuestion(Question):
-    """SCIENCE.md 3.9: time and memory of a LoRA step over those of a FullFT step, against theory.
+    """SCIENCE 3.9: time and memory of a LoRA step over those of a FullFT step, against theory.
 
     Measured on bases with random weights, one trial at a time, with nothing else running.
     """

@@ -1,4 +1,4 @@
-"""What the post says of the first steps (SCIENCE.md 3.4), each statement beside what measures it. Torch-free."""
+"""What the post says of the first steps (SCIENCE 3.4), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from lowregret.spec.trial import Count
 
 
 class EarlyQuestion(Question):
-    """SCIENCE.md 3.4: at one rate, are the curves of all ranks the same at first?"""
+    """SCIENCE 3.4: at one rate, are the curves of all ranks the same at first?"""
 
     TITLE: ClassVar[str] = "The first steps"
     QUICK: ClassVar[dict[str, Any]] = {"ranks": (1, 4, 16, 64, 256)}

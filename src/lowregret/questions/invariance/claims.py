@@ -1,4 +1,4 @@
-"""What is said of equal settings (SCIENCE.md 3.10), each statement beside what measures it. Torch-free."""
+"""What is said of equal settings (SCIENCE 3.10), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from lowregret.spec.trial import Count
 
 
 class InvarianceQuestion(Question):
-    """SCIENCE.md 3.10: which changes of alpha, init and rates leave a training as it was?"""
+    """SCIENCE 3.10: which changes of alpha, init and rates leave a training as it was?"""
 
     TITLE: ClassVar[str] = "Which settings are the same?"
     QUICK: ClassVar[dict[str, Any]] = {"steps": 40}

@@ -1,1 +1,1 @@
-"""SCIENCE.md 3.6: which matrices should carry the adapter?"""
+"""SCIENCE 3.6: which matrices should carry the adapter?"""

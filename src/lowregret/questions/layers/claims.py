@@ -1,4 +1,4 @@
-"""What the post says of the matrices to adapt (SCIENCE.md 3.6), each statement beside what measures it. Torch-free."""
+"""What the post says of the matrices to adapt (SCIENCE 3.6), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from lowregret.spec.study import GroupSpec
 
 
 class LayersQuestion(Question):
-    """SCIENCE.md 3.6: which matrices should carry the adapter?"""
+    """SCIENCE 3.6: which matrices should carry the adapter?"""
 
     TITLE: ClassVar[str] = "Which matrices?"
     QUICK: ClassVar[dict[str, Any]] = {"steps": 160, "ranks": (8,)}

@@ -1,4 +1,4 @@
-"""What the post says of the best learning rate (SCIENCE.md 3.2), each statement beside what measures it. Torch-free."""
+"""What the post says of the best learning rate (SCIENCE 3.2), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

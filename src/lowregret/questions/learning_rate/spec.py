@@ -9,7 +9,7 @@ from lowregret.spec.study import GroupSpec
 
 
 class LearningRateQuestion(Question):
-    """SCIENCE.md 3.2: how far is LoRA's best rate above FullFT's, and does it move with rank?"""
+    """SCIENCE 3.2: how far is LoRA's best rate above FullFT's, and does it move with rank?"""
 
     TITLE: ClassVar[str] = "Which learning rate?"
     QUICK: ClassVar[dict[str, Any]] = {"steps": 160, "ranks": (1, 4, 16, 64)}

@@ -15,7 +15,7 @@ ALIKE = 0.05
 
 
 def claims(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
-    """SCIENCE.md 3.6, 3.1, 3.13 and 4; the bounds are those of the same claims on dense bases where there are such."""
+    """SCIENCE 3.6, 3.1, 3.13 and 4; the bounds are those of the same claims on dense bases where there are such."""
     rank = question.rank
     return (
         Stated(

@@ -19,7 +19,7 @@ _ON_TINY_MOE: Mapping[Convention, int] = MappingProxyType({"per-total": 40, "sha
 
 
 class MoEQuestion(Question):
-    """SCIENCE.md 3.6 and 3.13: on a sparse base, must the adapter be on the experts, and how is its rank divided?
+    """SCIENCE 3.6 and 3.13: on a sparse base, must the adapter be on the experts, and how is its rank divided?
 
     Ranks that make two adapters as large as each other depend on the base, so they are given; the claims that rest on
     them stay open where they are off.

@@ -1,1 +1,1 @@
-"""SCIENCE.md 3.1: do FullFT and high ranks coincide, and where do low ranks leave the common curve?"""
+"""SCIENCE 3.1: do FullFT and high ranks coincide, and where do low ranks leave the common curve?"""

@@ -1,4 +1,4 @@
-"""What the post says of ranks (SCIENCE.md 3.1), each statement beside what measures it. Torch-free."""
+"""What the post says of ranks (SCIENCE 3.1), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from lowregret.spec.trial import Count
 
 
 class RankQuestion(Question):
-    """SCIENCE.md 3.1: do FullFT and high ranks coincide, and where do low ranks leave the common curve?"""
+    """SCIENCE 3.1: do FullFT and high ranks coincide, and where do low ranks leave the common curve?"""
 
     TITLE: ClassVar[str] = "How much rank is enough?"
     QUICK: ClassVar[dict[str, Any]] = {"steps": 240, "ranks": (1, 4, 16, 64), "sizes": (32, 256)}

@@ -1,4 +1,4 @@
-"""What the post says of training by reward (SCIENCE.md 3.7, 3.8), each statement beside what measures it. Torch-free.
+"""What the post says of training by reward (SCIENCE 3.7, 3.8), each statement beside what measures it. Torch-free.
 
 A loss is minus a held-out reward here.
 """

@@ -1,4 +1,4 @@
-"""The question about reinforcement learning, a study with a recipe of its own (SCIENCE.md 3.7, 3.8). Torch-free."""
+"""The question about reinforcement learning, a study with a recipe of its own (SCIENCE 3.7, 3.8). Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASK = "builtin:arithmetic:difficulty=5"
 
 
 class RLQuestion(Question):
-    """SCIENCE.md 3.7: does LoRA match FullFT down to rank 1 where rewards teach, at more learning rates?
+    """SCIENCE 3.7: does LoRA match FullFT down to rank 1 where rewards teach, at more learning rates?
 
     A trial samples, so it takes far longer than one of supervised fine-tuning: `study all` leaves the question out.
     """

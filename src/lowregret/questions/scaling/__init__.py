@@ -1,1 +1,1 @@
-"""SCIENCE.md 3.11: which claims drift with the size of the base?"""
+"""SCIENCE 3.11: which claims drift with the size of the base?"""

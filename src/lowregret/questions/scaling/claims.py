@@ -1,4 +1,4 @@
-"""What changes with the width of the base (SCIENCE.md 3.11 and 3.1), each statement beside its measure. Torch-free."""
+"""What changes with the width of the base (SCIENCE 3.11 and 3.1), each statement beside its measure. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""SCIENCE.md 3.3: is the ratio of best rates larger in short runs?"""
+"""SCIENCE 3.3: is the ratio of best rates larger in short runs?"""

@@ -1,4 +1,4 @@
-"""What the post says of short runs (SCIENCE.md 3.3), each statement beside what measures it. Torch-free."""
+"""What the post says of short runs (SCIENCE 3.3), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

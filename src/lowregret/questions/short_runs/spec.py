@@ -13,7 +13,7 @@ from lowregret.spec.trial import Count
 
 
 class ShortRunsQuestion(Question):
-    """SCIENCE.md 3.3: is the ratio of best rates larger in short runs?
+    """SCIENCE 3.3: is the ratio of best rates larger in short runs?
 
     One run at a constant rate passes through all shorter ones, so each trial serves every length.
     """

@@ -1,1 +1,1 @@
-"""SCIENCE.md 5: are the published variants better than plain LoRA, and which forgets least?"""
+"""SCIENCE 5: are the published variants better than plain LoRA, and which forgets least?"""

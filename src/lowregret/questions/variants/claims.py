@@ -1,4 +1,4 @@
-"""What is said of the variants of LoRA (SCIENCE.md 5), each statement beside what measures it. Torch-free."""
+"""What is said of the variants of LoRA (SCIENCE 5), each statement beside what measures it. Torch-free."""
 
 from __future__ import annotations
 

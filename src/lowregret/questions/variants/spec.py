@@ -10,7 +10,7 @@ from lowregret.spec.study import GroupSpec
 
 
 class VariantsQuestion(Question):
-    """SCIENCE.md 5: tuned alike, are the published variants better than plain LoRA, and which forgets least?"""
+    """SCIENCE 5: tuned alike, are the published variants better than plain LoRA, and which forgets least?"""
 
     TITLE: ClassVar[str] = "Are the variants better?"
     QUICK: ClassVar[dict[str, Any]] = {"steps": 100}

@@ -1,6 +1,6 @@
 """Transcripts before and after, and failures of the reward function, as escaped HTML.
 
-Both files are written a line at a time by trials of reinforcement learning (docs/rl.md); a line that a kill has torn is
+Both files are written a line at a time by trials of reinforcement learning (docs/guides/rl.md); a torn line is
 left out.
 """
 

@@ -1,4 +1,4 @@
-"""The four conventions count what SCIENCE.md 4 says, on the model as transformers builds it and in `plan` alike."""
+"""The four conventions count what SCIENCE 4 says, on the model as transformers builds it and in `plan` alike."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_an_episode_teaches_at_most_the_entropy_of_its_reward(size: int, rate: f
 
 
 def test_the_posts_example_of_math() -> None:
-    """~10,000 problems × 32 samples: 320,000 bits at most (SCIENCE.md 3.8), and a rank-1 adapter holds them."""
+    """~10,000 problems × 32 samples: 320,000 bits at most (SCIENCE 3.8), and a rank-1 adapter holds them."""
     found = rl_information(10_000 * 32, 32, 0.5)
     assert found.bits == pytest.approx(320_000, rel=1e-6)
     assert rank_for(find_model("Llama-3.1-8B"), found.bits, 0.7) == 1

@@ -1,4 +1,4 @@
-"""Multiply-adds by kind, against the formulas of SCIENCE.md 3.9; tests/oracle holds them to torch's counter."""
+"""Multiply-adds by kind, against the formulas of SCIENCE 3.9; tests/oracle holds them to torch's counter."""
 
 from __future__ import annotations
 

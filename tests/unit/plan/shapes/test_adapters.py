@@ -1,4 +1,4 @@
-"""How many parameters a LoRA has: the figures of SCIENCE.md 4."""
+"""How many parameters a LoRA has: the figures of SCIENCE 4."""
 
 from __future__ import annotations
 
