@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from lowregret.cli import compare, plan, study, train
 from lowregret.cli.flags import Asks
-from lowregret.questions.base import Question
+from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
 from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import TOML_ONLY, Key, keys

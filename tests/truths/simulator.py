@@ -32,7 +32,7 @@ WEIGHTS = tuple(range(1, 13))
 TOKENS = sum(WEIGHTS)
 FORGETTING_BASE = 1.0
 """Loss on held-out text of the base before training."""
-_COMMON, _OWN = 0.02, 2e-4
+_COMMON, _OWN = 0.02, 1e-3
 """Nats by which examples are harder or easier: for all methods alike, and for one more than for another."""
 
 AnyMethod = FullFT | LoRA
@@ -155,7 +155,8 @@ def _rates(group: GroupSpec, nature: Nature, method: AnyMethod) -> list[float]:
 def _strays(home: Path, group: GroupSpec, nature: Nature) -> None:
     """What a reader must leave out: a seed and a method that are not asked for, and a trial that has not ended.
 
-    Each of them would change what is found. Beside them is one that diverged, far above the best rates.
+    A reader that took one of them in would find something else. Beside them is one that diverged, far above the best
+    rates.
     """
     first, other = group.methods[0], LoRA(rank=3)
     assert other not in group.methods
@@ -164,9 +165,11 @@ def _strays(home: Path, group: GroupSpec, nature: Nature) -> None:
     for rate in rates:
         asked = group.model_copy(update={"methods": (other,)})
         _trial(home, asked, Nature(learned=lambda *_: 2.5), TrialSpec(method=other, learning_rate=rate))
+    # The curve of one that is under way lies below all others.
+    _trial(home, group, Nature(lambda *_: 2.5, away=lambda method, learned, *_: learned), _above(first, rates, 8))
     too_high: tuple[tuple[Status, int], ...] = (("running", 8), ("diverged", 16))
     for status, factor in too_high:
-        trial = TrialSpec(method=first, learning_rate=factor * rates[-1])
+        trial = _above(first, rates, factor)
         record = TrialRecord(
             id=trial.id,
             method=first.name,
@@ -178,6 +181,10 @@ def _strays(home: Path, group: GroupSpec, nature: Nature) -> None:
             test_reward=100.0 if _rewarded(group) else None,
         )
         _write(home / "trials" / trial.id / "trial.json", record)
+
+
+def _above(method: AnyMethod, rates: Sequence[float], factor: int) -> TrialSpec:
+    return TrialSpec(method=method, learning_rate=factor * rates[-1])
 
 
 def _steps(group: GroupSpec) -> int:
@@ -222,8 +229,9 @@ def _trial(home: Path, group: GroupSpec, nature: Nature, trial: TrialSpec) -> No
     own = _OWN * (0 if isinstance(trial.method, FullFT) else 1 + group.methods.index(trial.method))
     _write(folder / "examples.json", _examples(loss, own, _rewarded(group)))
     off = _off(group, nature, trial, steps)
-    if nature.forgets is not None:  # a rate too high or too low forgets otherwise
-        rise = nature.forgets(trial.method) * (1 + NOISE * place(group, trial.method, trial.seed)) + 0.5 * round(off)
+    if nature.forgets is not None:  # the next rates forget twice as much
+        noise = 1 + NOISE * place(group, trial.method, trial.seed)
+        rise = nature.forgets(trial.method) * noise * (1 + abs(round(off)))
         _write(folder / "forgetting.json", {"test_nll": FORGETTING_BASE + rise})
     record = TrialRecord(
         id=trial.id,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lowregret.questions.base import Statement
+from lowregret.questions.claim import Statement
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, judge_study
 from lowregret.questions.registry import QUESTIONS, make_question, statements

@@ -11,6 +11,7 @@ from lowregret.cli.command import verb
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.errors import SpecError
+from lowregret.runs.files import REPORT, SPEC
 
 
 @verb("report")
@@ -19,7 +20,7 @@ def report(
         Path,
         positional("A folder of `lowregret compare`, or any number of `lowregret study`.", "FOLDER", required=True),
     ],
-    out: Annotated[Path | None, option("Where report.html goes. (default: the first folder)")] = None,
+    out: Annotated[Path | None, option(f"Where {REPORT} goes. (default: the first folder)")] = None,
     figures: Annotated[Path | None, option("Also write each figure of the studies here, as SVG and PNG.")] = None,
     as_json: o.Json = False,
 ) -> None:
@@ -35,7 +36,7 @@ def report(
 def _write(folders: Sequence[Path], out: Path | None, figures: Path | None) -> tuple[list[Path], Path]:
     """The figures and the page."""
     first = folders[0]
-    if len(folders) == 1 and (first / "spec.json").is_file():
+    if len(folders) == 1 and (first / SPEC).is_file():
         from lowregret.report.pages.html import write_report
 
         if out is not None or figures is not None:

@@ -12,7 +12,7 @@ from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.errors import SpecError, did_you_mean
-from lowregret.questions.base import Question
+from lowregret.questions.question import Question
 from lowregret.spec import read_toml
 from lowregret.spec.recipes import recipes
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lowregret.runs.files import REPORT
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -48,7 +50,7 @@ _ALL = (
         "rate.",
         function="evaluate",
     ),
-    Verb("report", "Write report.html again from records; nothing is trained."),
+    Verb("report", f"Write {REPORT} again from records; nothing is trained."),
     Verb(
         "study",
         "Answer one question of the post, or all, on this base and these data, and judge its claims.",

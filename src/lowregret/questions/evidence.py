@@ -13,7 +13,7 @@ from typing import Any
 
 from lowregret.analysis.condition import Condition, Trial
 from lowregret.errors import RecordsError, SpecError
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.registry import Asked
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, GROUPS, METRICS, STUDY, TIMINGS, TRIAL

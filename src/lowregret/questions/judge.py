@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.fits import Estimate
-from lowregret.questions.base import Evidence, Measure, Statement
+from lowregret.questions.claim import Evidence, Measure, Statement
 from lowregret.questions.registry import claims
 from lowregret.spec import Spec
 

@@ -1,86 +1,61 @@
 """The one list of questions, and what goes by it: specs from recipes and flags, statements, figures. Torch-free.
 
-A question is added by its folder and a line here. Its figures are imported when they are drawn, since altair is slow.
+A question is added by its folder and a line here. Its claims and figures are imported when they are asked for: help and
+recipes need neither, and the statistics and charts behind them take longer than help may.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib import import_module
 from operator import or_
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field
 
 from lowregret.errors import SpecError, did_you_mean
-from lowregret.questions.base import Evidence, Q, Question, Stated, Statement
-from lowregret.questions.batch_size.claims import claims as batch_size
 from lowregret.questions.batch_size.spec import BatchSizeQuestion
-from lowregret.questions.capacity.claims import claims as capacity
 from lowregret.questions.capacity.spec import CapacityQuestion
-from lowregret.questions.compute.claims import claims as compute
 from lowregret.questions.compute.spec import ComputeQuestion
-from lowregret.questions.early.claims import claims as early
 from lowregret.questions.early.spec import EarlyQuestion
-from lowregret.questions.invariance.claims import claims as invariance
 from lowregret.questions.invariance.spec import InvarianceQuestion
-from lowregret.questions.layers.claims import claims as layers
 from lowregret.questions.layers.spec import LayersQuestion
-from lowregret.questions.learning_rate.claims import claims as learning_rate
 from lowregret.questions.learning_rate.spec import LearningRateQuestion
-from lowregret.questions.moe.claims import claims as moe
 from lowregret.questions.moe.spec import MoEQuestion
-from lowregret.questions.rank.claims import claims as rank
+from lowregret.questions.question import Question
 from lowregret.questions.rank.spec import RankQuestion
-from lowregret.questions.rl.claims import claims as rl
 from lowregret.questions.rl.spec import RLQuestion
-from lowregret.questions.scaling.claims import claims as scaling
 from lowregret.questions.scaling.spec import ScalingQuestion
-from lowregret.questions.short_runs.claims import claims as short_runs
 from lowregret.questions.short_runs.spec import ShortRunsQuestion
-from lowregret.questions.variants.claims import claims as variants
 from lowregret.questions.variants.spec import VariantsQuestion
 from lowregret.spec.base import Spec, build
 from lowregret.spec.data import DataSpec
 
-
-@dataclass(frozen=True)
-class Entry(Generic[Q]):
-    """A question's folder."""
-
-    spec: type[Q]
-    claims: Callable[[Q], tuple[Stated[Q], ...]]
-
-    @property
-    def kind(self) -> str:
-        """How recipes name it."""
-        return str(self.spec.model_fields["kind"].default)
-
-
-_ENTRIES: tuple[Entry[Any], ...] = (
-    Entry(RankQuestion, rank),
-    Entry(LearningRateQuestion, learning_rate),
-    Entry(ShortRunsQuestion, short_runs),
-    Entry(EarlyQuestion, early),
-    Entry(BatchSizeQuestion, batch_size),
-    Entry(LayersQuestion, layers),
-    Entry(CapacityQuestion, capacity),
-    Entry(ComputeQuestion, compute),
-    Entry(InvarianceQuestion, invariance),
-    Entry(VariantsQuestion, variants),
-    Entry(ScalingQuestion, scaling),
-    Entry(MoEQuestion, moe),
-    Entry(RLQuestion, rl),
+_QUESTIONS: tuple[type[Question], ...] = (
+    RankQuestion,
+    LearningRateQuestion,
+    ShortRunsQuestion,
+    EarlyQuestion,
+    BatchSizeQuestion,
+    LayersQuestion,
+    CapacityQuestion,
+    ComputeQuestion,
+    InvarianceQuestion,
+    VariantsQuestion,
+    ScalingQuestion,
+    MoEQuestion,
+    RLQuestion,
 )
-"""In the order of the page."""
-_BY_KIND: Mapping[str, Entry[Any]] = MappingProxyType({entry.kind: entry for entry in _ENTRIES})
-QUESTIONS: Mapping[str, type[Question]] = MappingProxyType({entry.kind: entry.spec for entry in _ENTRIES})
+QUESTIONS: Mapping[str, type[Question]] = MappingProxyType(
+    {str(question.model_fields["kind"].default): question for question in _QUESTIONS}
+)
 """By kind, in the order of the page."""
 
 if TYPE_CHECKING:
+    from lowregret.questions.claim import Evidence, Stated, Statement
+
     AnyQuestion = Question
 else:
     AnyQuestion = Annotated[reduce(or_, QUESTIONS.values()), Field(discriminator="kind")]
@@ -127,21 +102,8 @@ def make_question(
     return build(question, asked | given, source=source)
 
 
-def claims(question: Question) -> tuple[Stated[Any], ...]:
-    """The statements of a question, each beside what measures it, in the order of its page."""
-    kind = str(getattr(question, "kind", ""))
-    if kind not in _BY_KIND:
-        raise SpecError(f"the question {kind!r} states no claims. Valid: {', '.join(_BY_KIND)}.")
-    return _BY_KIND[kind].claims(question)
-
-
-def statements(question: Question) -> tuple[Statement, ...]:
-    """The claims of a question before its evidence, in the order of its page."""
-    return tuple(stated.statement for stated in claims(question))
-
-
 class Drawn(Protocol):
-    """What the figures of a question are: charts.figure.Figure, which needs altair."""
+    """What a figure is: report.charts.drawing.Figure."""
 
     @property
     def key(self) -> str: ...
@@ -153,8 +115,26 @@ class Drawn(Protocol):
     def caption(self) -> str: ...
 
 
+def claims(question: Question) -> Sequence[Stated[Any]]:
+    """The statements of a question, each beside what measures it, in the order of its page."""
+    found: Sequence[Stated[Any]] = _part(question, "claims").claims(question)
+    return found
+
+
+def statements(question: Question) -> tuple[Statement, ...]:
+    """The claims of a question before its evidence, in the order of its page."""
+    return tuple(stated.statement for stated in claims(question))
+
+
 def figures(evidence: Evidence[Any]) -> Sequence[Drawn]:
     """The figures of a study, most important first."""
-    folder = _BY_KIND[evidence.kind].spec.__module__.rpartition(".")[0]
-    found: Sequence[Drawn] = import_module(f"{folder}.figures").figures(evidence)
+    found: Sequence[Drawn] = _part(evidence.question, "figures").figures(evidence)
     return found
+
+
+def _part(question: Question, name: str) -> Any:
+    """A module of the question's folder."""
+    kind = str(getattr(question, "kind", ""))
+    if kind not in QUESTIONS:
+        raise SpecError(f"the question {kind!r} states no claims. Valid: {', '.join(QUESTIONS)}.")
+    return import_module(f"{QUESTIONS[kind].__module__.rpartition('.')[0]}.{name}")

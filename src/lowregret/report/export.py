@@ -12,7 +12,7 @@ from typing import Any
 
 from lowregret.analysis.condition import Condition, Trial
 from lowregret.errors import SpecError
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import judge_study
 from lowregret.runs.atomic import replacing

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.analysis.regret import judge
-from lowregret.questions.base import Statement
+from lowregret.questions.claim import Statement
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements

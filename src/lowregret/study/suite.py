@@ -17,10 +17,10 @@ from typing import Any
 from lowregret.engine.device import choose_device
 from lowregret.errors import ModelError, RecordsError
 from lowregret.models.load import load_config, resolve
-from lowregret.questions.base import Question
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.question import Question
 from lowregret.questions.registry import Asked, statements
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS

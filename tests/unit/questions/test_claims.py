@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lowregret.questions.base import Question
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, judge_study
+from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS, make_question, statements
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
 

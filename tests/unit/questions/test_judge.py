@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.analysis.fits import Estimate
-from lowregret.questions.base import Statement
+from lowregret.questions.claim import Statement
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import judge_study, rule
 from lowregret.questions.registry import make_question

@@ -11,7 +11,7 @@ import pytest
 
 import lowregret.questions
 from lowregret.errors import SpecError
-from lowregret.questions.base import Statement
+from lowregret.questions.claim import Statement
 from lowregret.questions.layers.spec import LayersQuestion
 from lowregret.questions.registry import QUESTIONS, Asked, claims, make_question, statements
 from lowregret.spec import FullFT, read_toml

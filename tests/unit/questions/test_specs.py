@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lowregret.questions.base import log_spaced
 from lowregret.questions.invariance.spec import InvarianceQuestion
+from lowregret.questions.question import log_spaced
 from lowregret.questions.registry import make_question
 from lowregret.spec import LoRA
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from lowregret.questions.base import Question
+from lowregret.questions.question import Question
 from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import Key, keys
 from lowregret.spec.marks import Flag, Unit

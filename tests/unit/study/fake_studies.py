@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lowregret.questions.base import Question
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import judge_study
+from lowregret.questions.question import Question
 from lowregret.questions.registry import Asked, statements
 from lowregret.runs.atomic import write_json
 from lowregret.runs.metrics import append_metric

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean, slope
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
 from lowregret.questions.batch_size.spec import BatchSizeQuestion
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 
 Slopes = dict[str, dict[int, float]]
 """Method → seed → slope of the loss per doubling of the batch."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lowregret.analysis.condition import FULL
 from lowregret.analysis.envelope import plain_loras
-from lowregret.questions.base import Evidence
 from lowregret.questions.batch_size.spec import BatchSizeQuestion
+from lowregret.questions.claim import Evidence
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.plots import Axis, Reference, Series, curves
 from lowregret.report.charts.ranks import NATS, named, shade

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.questions.base import Once, Question, Ranks, facts, loras
+from lowregret.questions.question import Once, Question, Ranks, facts, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count

@@ -9,8 +9,8 @@ from lowregret.analysis.bits import stored_bits
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.edl import HeldOutPoint, excess_description_length
 from lowregret.analysis.fits import mean, slope
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
 from lowregret.questions.capacity.spec import CapacityQuestion
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.spec import LoRA
 
 SATURATED = 0.9

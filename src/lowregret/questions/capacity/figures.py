@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lowregret.analysis.bits import stored_bits
 from lowregret.analysis.fits import mean
-from lowregret.questions.base import Evidence
 from lowregret.questions.capacity.spec import CapacityQuestion
+from lowregret.questions.claim import Evidence
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.plots import Axis, Reference, Series, curves
 from lowregret.report.charts.ranks import FULL_NAME

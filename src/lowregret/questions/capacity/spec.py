@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from lowregret.questions.base import FACTS, Question, Ranks, facts, log_spaced, loras, sized
+from lowregret.questions.question import FACTS, Question, Ranks, facts, log_spaced, loras, sized
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import LoRA
 from lowregret.spec.study import GroupSpec

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lowregret.analysis.fits import Estimate, exponential, mean
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.compute.spec import ComputeQuestion
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.compute.claims import time_ratios
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.report.charts.drawing import Figure

@@ -7,7 +7,7 @@ import math
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import exponential, mean
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.early.spec import EarlyQuestion
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.analysis.envelope import plain_loras
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.early.claims import spread_over_ranks
 from lowregret.questions.early.spec import EarlyQuestion
 from lowregret.report.charts.drawing import Figure

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lowregret.questions.base import Once, Question, Rank, loras
+from lowregret.questions.question import Once, Question, Rank, loras
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count
 

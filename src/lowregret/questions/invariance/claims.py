@@ -7,7 +7,7 @@ import statistics
 
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.fits import exponential, mean
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.invariance.spec import InvarianceQuestion
 
 ROUNDING = 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lowregret.analysis.fits import exponential, mean
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.invariance.claims import ROUNDING, distances
 from lowregret.questions.invariance.spec import InvarianceQuestion
 from lowregret.report.charts.drawing import Figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lowregret.questions.base import Question, Rank
+from lowregret.questions.question import Question, Rank
 from lowregret.spec.method import DEFAULT_ALPHA, LoRA
 from lowregret.spec.optimizer import AdamW
 from lowregret.spec.study import GroupSpec, PositiveRate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.analysis.fits import Estimate
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.layers.spec import LayersQuestion
 from lowregret.spec import LoRA
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.analysis.condition import FULL
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.layers.spec import LayersQuestion
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.plots import Axis, Reference, Series, curves, forest

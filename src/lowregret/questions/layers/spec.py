@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lowregret.questions.base import Question, Ranks
+from lowregret.questions.question import Question, Ranks
 from lowregret.spec.method import DEFAULT_TARGETS, LoRA
 from lowregret.spec.study import GroupSpec
 

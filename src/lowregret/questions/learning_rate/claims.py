@@ -6,7 +6,7 @@ from lowregret.analysis.condition import Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import exponential, mean
 from lowregret.analysis.rates import loose, ratio, unless_loose
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.learning_rate.spec import LearningRateQuestion
 
 LOW_RANK = 4

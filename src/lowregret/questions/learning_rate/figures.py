@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.learning_rate.spec import LearningRateQuestion
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.ranks import u_curves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lowregret.questions.base import Question, Ranks, loras
+from lowregret.questions.question import Question, Ranks, loras
 from lowregret.spec.study import GroupSpec
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.fits import Estimate
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.moe.spec import MoEQuestion
 from lowregret.spec import LoRA
 

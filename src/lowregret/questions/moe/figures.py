@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lowregret.analysis.condition import FULL, Condition
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.moe.claims import parameters
 from lowregret.questions.moe.spec import MoEQuestion
 from lowregret.report.charts.drawing import Figure

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lowregret.questions.base import Question, Rank
+from lowregret.questions.question import Question, Rank
 from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention
 from lowregret.spec.method import LoRA
 from lowregret.spec.study import GroupSpec

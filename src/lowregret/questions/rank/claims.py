@@ -7,7 +7,7 @@ import math
 from lowregret.analysis.condition import FULL
 from lowregret.analysis.envelope import common_curve, departure, envelope, plain_loras, top_rank
 from lowregret.analysis.fits import Estimate, mean, r_squared, slope
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.rank.spec import RankQuestion
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from lowregret.analysis.envelope import MARGIN, common_curve, departure, envelope, plain_loras
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.rank.spec import RankQuestion
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.plots import Axis, Series, curves

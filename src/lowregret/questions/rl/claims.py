@@ -15,7 +15,7 @@ from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import exponential, mean
 from lowregret.analysis.rates import loose, unless_loose
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.rl.spec import RLQuestion
 from lowregret.spec import RL
 

@@ -9,7 +9,7 @@ from lowregret.analysis.bits import BITS_PER_PARAMETER
 from lowregret.analysis.condition import Trial
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.rl.claims import good_ranges
 from lowregret.questions.rl.spec import RLQuestion
 from lowregret.report.charts import words

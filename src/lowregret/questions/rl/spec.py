@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.questions.base import Question, Ranks, loras
+from lowregret.questions.question import Question, Ranks, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.rl import RL, Objective
 from lowregret.spec.study import RL_TOLERANCE, GroupSpec

@@ -10,7 +10,7 @@ from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean, slope
 from lowregret.analysis.rates import log_ratios, unless_loose
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.scaling.spec import ScalingQuestion
 
 

@@ -7,7 +7,7 @@ import math
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean, slope
 from lowregret.analysis.rates import log_ratios, ratio, unless_loose
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.short_runs.spec import ShortRunsQuestion
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import exponential, mean
 from lowregret.analysis.rates import log_ratios
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.short_runs.spec import ShortRunsQuestion
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.plots import Axis, Reference, Series, curves

@@ -7,7 +7,7 @@ import statistics
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.fits import Estimate, exponential, mean
 from lowregret.analysis.rates import log_ratios, unless_loose
-from lowregret.questions.base import Evidence, Measure, Stated, Statement
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.variants.spec import VariantsQuestion
 from lowregret.spec import LoRA
 

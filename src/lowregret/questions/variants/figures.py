@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lowregret.analysis.condition import FULL
 from lowregret.analysis.fits import mean
-from lowregret.questions.base import Evidence
+from lowregret.questions.claim import Evidence
 from lowregret.questions.variants.claims import forgetting
 from lowregret.questions.variants.spec import VariantsQuestion
 from lowregret.report.charts import words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from lowregret.questions.base import Once, Question
+from lowregret.questions.question import Once, Question
 from lowregret.spec.method import LoRA, Method
 from lowregret.spec.study import GroupSpec
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from lowregret.questions.base import Evidence, Question
+from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.question import Question
 from lowregret.questions.registry import figures
 from lowregret.report.charts import words
 from lowregret.report.pages.claims import claims_table

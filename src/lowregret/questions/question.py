@@ -1,23 +1,15 @@
-"""What a question of the post is made of: groups of trials, statements with what measures them, and its evidence.
+"""A question of the post as a spec: which groups of trials answer it. Torch-free.
 
-A question says which groups of trials answer it; the runner trains them, `judge` rules on its claims, and its own
-figures draw what was found. Torch-free.
+The runner trains them, `judge` rules on the claims of the question's folder, and its figures draw what was found.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lowregret.analysis.condition import Condition, Trial
-from lowregret.analysis.fits import Estimate
-from lowregret.spec import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.study import GroupSpec
@@ -35,7 +27,6 @@ Once = AfterValidator(_once)
 """Of a list: nothing is in it twice, which would be trained once and counted twice."""
 Rank = Annotated[int, Field(ge=1, le=65536)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), Once]
-Unit = Literal["ratio", "share", "nats", "bits", "number"]
 FACTS = "builtin:biographies"
 
 
@@ -143,95 +134,3 @@ def plain(model: str) -> str:
     """A model's name as a part of a folder's."""
     last = model.rstrip("/").rpartition("/")[2]
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in last)
-
-
-# --- claims ---------------------------------------------------------------------------------------------------------
-
-
-class Statement(Spec):
-    """A claim before its evidence; it depends on the question alone, and `study.json` keeps it from the start."""
-
-    key: str
-    number: str
-    """Section of docs/science.md."""
-    sentence: str
-    """What the post, or the work cited there, says."""
-    statistic: str
-    """What is measured here."""
-    unit: Unit
-    low: float | None = None
-    high: float | None = None
-    """The claim holds when the whole interval of the statistic lies within these bounds, and does not hold when it lies
-    wholly outside. A bound of zero is itself outside."""
-
-    @property
-    def threshold(self) -> str:
-        """The bounds in words."""
-        if self.low is None:
-            return f"at most {_said(self.high, self.unit)}" if self.high else "below 0"
-        if self.high is None:
-            return f"at least {_said(self.low, self.unit)}" if self.low else "above 0"
-        return f"{_said(self.low, self.unit)} to {_said(self.high, self.unit)}"
-
-
-def _said(value: float | None, unit: Unit) -> str:
-    if value is None:
-        return "anything"
-    if unit == "share":
-        return f"{100 * value:g} %"
-    return f"{value:g}" + {"ratio": "×", "nats": " nats", "bits": " bits"}.get(unit, "")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What was measured of a statement's statistic."""
-
-    estimate: Estimate | None
-    """None when it could not be."""
-    note: str = ""
-    details: Mapping[str, float | None] = field(default_factory=dict)
-    """The parts of the statistic, such as its value at each size."""
-
-
-Q = TypeVar("Q", bound=Question)
-
-
-@dataclass(frozen=True)
-class Evidence(Generic[Q]):
-    """A study's folder as claims and figures need it (`evidence.read_evidence` reads one)."""
-
-    folder: Path
-    question: Q
-    command: str
-    conditions: Mapping[str, Condition]
-    """By name, in the order of the question."""
-    timings: tuple[Mapping[str, Any], ...] = ()
-
-    @property
-    def kind(self) -> str:
-        return str(getattr(self.question, "kind", ""))
-
-    @cached_property
-    def noise(self) -> float | None:
-        """The noise floor: the standard deviation over seeds of the loss at a best rate, pooled, nats."""
-        squares, freedom = 0.0, 0
-        for condition in self.conditions.values():
-            for method in condition.methods:
-                losses = [trial.loss() for trial in condition.at_best(method.name)]
-                if len(losses) > 1:
-                    middle = sum(losses) / len(losses)
-                    squares += sum((loss - middle) ** 2 for loss in losses)
-                    freedom += len(losses) - 1
-        return math.sqrt(squares / freedom) if freedom else None
-
-    @property
-    def trials(self) -> list[Trial]:
-        return [trial for condition in self.conditions.values() for trial in condition.trials]
-
-
-@dataclass(frozen=True)
-class Stated(Generic[Q]):
-    """A claim as its question's folder states it: the statement beside what measures its statistic."""
-
-    statement: Statement
-    measure: Callable[[Evidence[Q]], Measure]
