@@ -13,9 +13,9 @@ from lowregret.runs.atomic import write_json
 from lowregret.runs.metrics import append_metric
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import LoRA, TrialSpec
-from lowregret.study import tracking as module
 from lowregret.study.observer import Silent
 from lowregret.study.tracking import tools as trackers
+from lowregret.study.tracking import tracker as module
 from lowregret.study.tracking.tools import RunFacts, TensorBoard, values
 from lowregret.study.tracking.tracker import Track, Tracker, facts, parse_track, tracked
 
