@@ -10,9 +10,9 @@ import csv
 import io
 from pathlib import Path
 
-from lowregret.records import make_folder, write_bytes, write_json
-from lowregret.report import figures
+from lowregret.report.charts import compare as figures
 from lowregret.report.reading import load_study
+from lowregret.runs.atomic import make_folder, write_bytes, write_json
 
 COLUMNS = (
     "id",

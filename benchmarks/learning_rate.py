@@ -2,7 +2,7 @@
 
     python benchmarks/learning_rate.py SWEEP.csv --out FOLDER [--yardstick SCRIPT]
 
-SWEEP.csv is the public table of SCIENCE.md 4. Prints two tables in Markdown and writes, for each way of leaving out, a
+SWEEP.csv is the public table of SCIENCE 4. Prints two tables in Markdown and writes, for each way of leaving out, a
 CSV (model, lora_rank, learning_rate) that the yardstick script reads; with --yardstick that script is run on each.
 Takes some seconds.
 """
@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowregret.errors import LowregretError
-from lowregret.plan.fit_learning_rate import Protocol, refit, table
-from lowregret.plan.learning_rate import SWEEP_BATCH, SWEEP_STEPS, recommend
-from lowregret.plan.sources import find_model
-from lowregret.plan.sweep import Cell, read_sweep
+from lowregret.plan.rates.fit import Protocol, refit, table
+from lowregret.plan.rates.law import SWEEP_BATCH, SWEEP_STEPS
+from lowregret.plan.rates.recommend import recommend
+from lowregret.plan.rates.sweep import Cell, read_sweep
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
 
 _QWEN, _SMOL, _TINY = "Qwen/Qwen3-4B", "HuggingFaceTB/SmolLM2-135M-Instruct", "tiny"
@@ -38,7 +39,7 @@ ELSEWHERE: tuple[tuple[str, FullFT | LoRA, int, int, float], ...] = (
     (_TINY, LoRA(rank=16), 8, 120, 3.6e-3),
     (_TINY, FullFT(), 8, 120, 2.0e-3),
 )
-"""Model, method, batch size, steps, best rate. Qwen3-4B on No Robots: SCIENCE.md 4; SmolLM2 on GSM8K (vertices of
+"""Model, method, batch size, steps, best rate. Qwen3-4B on No Robots: SCIENCE 4; SmolLM2 on GSM8K (vertices of
 parabolas) and tiny on biographies: FINDINGS.md. The law is not fitted to them, but the terms for batch, length, targets
 and narrow bases, and how much wider the interval is away from the sweep, were set with these numbers in view: that the
 intervals hold them is how they were made, not a test of them."""

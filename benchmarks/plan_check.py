@@ -63,10 +63,10 @@ def run(model: str, method: str, rows: int, length: int, steps: int) -> dict[str
 
 def predicted(model: str, method: str, rows: int, length: int, tokens: int) -> dict[str, Any]:
     """The plan's memory and step time."""
-    from lowregret.plan.cost import run_cost
-    from lowregret.plan.hardware import this_cpu
-    from lowregret.plan.memory import memory
-    from lowregret.plan.sources import find_model
+    from lowregret.plan.resources.cost import run_cost
+    from lowregret.plan.resources.hardware import this_cpu
+    from lowregret.plan.resources.memory import memory
+    from lowregret.plan.shapes.lookup import find_model
     from lowregret.spec.method import FullFT, LoRA, parse_method
 
     fields = dict(parse_method(method))

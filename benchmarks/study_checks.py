@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.evidence import read_evidence
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.registry import make_question
 from lowregret.spec import FullFT, GroupSpec
-from lowregret.spec.asked import make_question
-from lowregret.study.crew import Silent
 from lowregret.study.group import run_group
+from lowregret.study.observer import Silent
 from lowregret.study.suite import run_studies
 
 PROGRAM = str(Path(sys.executable).with_name("lowregret"))
@@ -46,8 +46,10 @@ def grid(out: Path, arguments: argparse.Namespace) -> None:
     question = make_question({"kind": "learning-rate"}, quick=True, flags={"ranks": [1, 4, 64], "seeds": seeds})
     run_studies({out / "search": question}, observer=_Printing())
     condition = read_evidence(out / "search").conditions["main"]
-    searched = sum(run.record.seed == 0 for run in condition.runs)
-    print(f"search: {searched} trials with seed 0 and {len(condition.runs) - searched} with others; the grid: ", end="")
+    searched = sum(trial.record.seed == 0 for trial in condition.trials)
+    print(
+        f"search: {searched} trials with seed 0 and {len(condition.trials) - searched} with others; the grid: ", end=""
+    )
     print(f"{GRID * len(condition.methods)} a seed, {GRID * len(condition.methods) * seeds} in all")
     for method in condition.methods:
         best = condition.best(method.name)
@@ -81,7 +83,7 @@ def speed(out: Path, arguments: argparse.Namespace) -> None:
         known["study"] = _timed(["study", "rank", "--quick", "--quiet", "--out", str(study)])
         seconds.write_text(json.dumps(known))
     evidence = read_evidence(study)
-    trials = [(condition, run) for condition in evidence.conditions.values() for run in condition.runs]
+    trials = [(condition, run) for condition in evidence.conditions.values() for run in condition.trials]
     for condition, run in random.Random(0).sample(trials, min(arguments.sample, len(trials))):
         name = f"{condition.name} {run.record.id}"
         if name in known:

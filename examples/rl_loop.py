@@ -12,9 +12,9 @@ from lowregret.engine import AdamParams
 from lowregret.engine.losses import importance_sampling
 from lowregret.spec import RL, DataSpec, LoRA
 from lowregret.tasks import Grade, open_task
-from lowregret.train.rl_problems import prepare_problems
-from lowregret.train.rl_rollout import Rollout, Sample, batches, draw_seed
-from lowregret.train.rl_sampling import sampling_params
+from lowregret.train.rl.problems import prepare_problems
+from lowregret.train.rl.rollout import Rollout, Sample, batches, draw_seed
+from lowregret.train.rl.sampling import sampling_params
 
 
 def rl(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,13 +18,15 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
+from lowregret.lora.forms import FORMS, carrier_name, form_of
 from lowregret.models.load import Base, Source
 from lowregret.spec import LoRA
 
 VOCABULARY = 64
 EVERYTHING = ("attention", "mlp", "unembedding")
+DENSE = ("llama", "qwen3", "gemma2", "gpt2", "phi3", "gpt_neox", "opt")
 MIXTURES = ("qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "deepseek_v3")
 
 _SHAPE: dict[str, Any] = {
@@ -130,6 +134,25 @@ def examples(count: int, seed: int = 0, *, shortest: int = 3, longest: int = 12)
 def adapted(engine: Engine, name: str = "lora", *, rank: int = 3, targets: Any = EVERYTHING, seed: int = 0) -> Any:
     """Put a LoRA on the base whose B is not zero, so that it does something."""
     return stir(engine.add_policy(name, LoRA(rank=rank, alpha=rank, targets=targets), seed), seed)
+
+
+def placed(engine: Engine, form: str) -> list[str]:
+    """The matrices of a base that is not adapted yet which take a form of adapter."""
+    modules = [(matrix, engine.model.get_submodule(carrier_name(matrix))) for matrix in engine.matrices]
+    return [matrix.name for matrix, module in modules if form_of(matrix, module) is FORMS[form]]
+
+
+@cache
+def homes(form: str) -> list[str]:
+    """The small bases that have a place for a form of adapter."""
+    return [architecture for architecture in (*DENSE, *MIXTURES) if placed(Engine(small_base(architecture)), form)]
+
+
+def method_on(engine: Engine, form: str, variant: str, init: str, **fields: Any) -> LoRA:
+    """The LoRA that takes this form alone; of rank 6, which is padded, and which every convention makes another of."""
+    names = "|".join(re.escape(name) for name in placed(engine, form))
+    asked = {"targets": (f"re:^({names})$",), "init": init, **FORMS[form].variants[variant], **fields}
+    return LoRA(rank=6, alpha=12, **asked)
 
 
 def stir(policy: Any, seed: int = 0) -> Any:

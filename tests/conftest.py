@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -25,20 +28,23 @@ for _library in ("OMP", "MKL", "OPENBLAS"):
 install_import_hook(
     [
         "lowregret.data.batches",
-        "lowregret.engine.attention",
-        "lowregret.engine.head",
-        "lowregret.engine.layout",
+        "lowregret.engine.forward.attention",
+        "lowregret.engine.forward.head",
+        "lowregret.engine.forward.layout",
+        "lowregret.engine.forward.path",
         "lowregret.engine.losses",
-        "lowregret.engine.sampler",
-        "lowregret.engine.unembedding",
+        "lowregret.engine.sampling.batcher",
+        "lowregret.engine.forward.unembedding",
         "lowregret.lora.bank",
         "lowregret.lora.dropout",
-        "lowregret.lora.experts",
-        "lowregret.lora.factors",
+        "lowregret.lora.moe.experts",
+        "lowregret.lora.moe.factors",
+        "lowregret.lora.moe.rows",
+        "lowregret.lora.routing",
         "lowregret.lora.init",
         "lowregret.lora.linear",
-        "lowregret.lora.router",
-        "lowregret.lora.segments",
+        "lowregret.lora.moe.router",
+        "lowregret.lora.moe.segments",
     ],
     "beartype.beartype",
 )
@@ -48,7 +54,7 @@ settings.register_profile("explore", deadline=None, max_examples=1000, print_blo
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 TESTS = Path(__file__).parent
-TIERS = ("unit", "laws", "oracle", "golden", "e2e")
+TIERS = ("unit", "laws", "oracle", "golden", "truths", "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,6 +82,28 @@ def load(path: Path) -> ModuleType:
 def load_module() -> Callable[[Path], ModuleType]:
     """`load` for the conftest files below this one."""
     return load
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Ended]:
+    """`run("train", …)`: the command line in this process, so that torch is imported once for all."""
+    from lowregret.cli import app
+
+    def call(*arguments: object) -> Ended:
+        with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
+            code = app.run([str(argument) for argument in arguments])
+        return Ended(code, stdout.getvalue(), stderr.getvalue())
+
+    return call
 
 
 @pytest.fixture(scope="session")

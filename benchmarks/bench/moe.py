@@ -91,7 +91,7 @@ def ours(channel: Channel, *, targets: Sequence[str], steps: int) -> None:
     import torch
 
     from lowregret.data.batches import collate
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import AdamParams, Engine
     from lowregret.models.load import Base, Source, load_tokenizer, resolve
     from lowregret.spec import LoRA

@@ -12,7 +12,7 @@ from benchmarks.bench.worker import clock
 if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
 
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import AdamParams, Engine
 
 FULL = "full"
@@ -134,7 +134,7 @@ def _engine(model: str) -> Engine:
 
 
 def _add(engine: Engine, name: str, adapter: str, folder: str) -> None:
-    from lowregret.engine.export import load_adapter
+    from lowregret.export.peft import load_adapter
     from lowregret.spec import FullFT
 
     if adapter == FULL:
@@ -144,7 +144,7 @@ def _add(engine: Engine, name: str, adapter: str, folder: str) -> None:
 
 
 def _examples(folder: str, rows: str) -> list[Example]:
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
 
     return [
         Example(tuple(row["input_ids"]), tuple(bool(on) for on in row["completion_mask"]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
 
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import Engine
 
 ROWS, SHORT, PROMPTS = "rows.json", "short.json", "prompts.json"
@@ -50,7 +50,7 @@ def gsm8k(channel: Channel, *, model: str, data: str, folder: str, steps: int, r
 
 def stream(channel: Channel, *, folder: str, rows: int, ranks: Sequence[int]) -> None:
     """Rows of 64 predictions each, all supervised, for the bundled base; adapters r<rank> at their start."""
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.data.prepare import prepare_held_out
     from lowregret.engine import Engine
     from lowregret.models.load import load_base, resolve
@@ -90,7 +90,7 @@ def _write_rows(examples: Iterable[Example], path: Path) -> None:
 
 
 def _write_adapters(engine: Engine, ranks: Sequence[int], out: Path) -> None:
-    from lowregret.engine.export import export_policy
+    from lowregret.export.peft import export_policy
     from lowregret.spec import LoRA
 
     for rank in ranks:
@@ -103,7 +103,7 @@ def _write_trained(engine: Engine, count: int, out: Path) -> None:
     """Adapters of rank 16 with a B that is not zero, so that each policy says something else."""
     import torch
 
-    from lowregret.engine.export import export_policy
+    from lowregret.export.peft import export_policy
     from lowregret.spec import LoRA
 
     for number in range(count):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
 
     from lowregret.tasks import Grade, Problem
-    from lowregret.train.rl_problems import Prompt
+    from lowregret.train.rl.problems import Prompt
 
 
 def reward(text: str) -> float:
@@ -28,7 +28,7 @@ def prepare(channel: Channel, *, model: str, data: str | None, folder: str, coun
     """Chat prompts of GSM8K, or of the built-in arithmetic, whose text has the same tokens for both sides."""
     from lowregret.models.load import load_tokenizer, resolve
     from lowregret.spec import RL, DataSpec
-    from lowregret.train.rl_problems import prepare_problems
+    from lowregret.train.rl.problems import prepare_problems
 
     tokenizer = load_tokenizer(resolve(model))
     task = "builtin:arithmetic:difficulty=5" if data is None else "math"
@@ -62,12 +62,12 @@ def ours(
     import tempfile
 
     from lowregret.engine import Engine
-    from lowregret.engine.export import load_adapter
+    from lowregret.export.peft import load_adapter
     from lowregret.models.load import load_base, resolve
     from lowregret.spec import RL, DataSpec, LoRA, TrainingSpec, TrialSpec
     from lowregret.train.checkpoint import Progress
-    from lowregret.train.rl import RLTask
-    from lowregret.train.step import Taken
+    from lowregret.train.members import StepResult
+    from lowregret.train.rl.work import RLWorkload
 
     engine = Engine(load_base(resolve(model)), device="cpu", precision="float32")
     engine.base.tokenizer.eos_token_id = None  # no row ends early
@@ -84,7 +84,7 @@ def ours(
         device="cpu",
         precision="float32",
     )
-    work = RLTask(engine, spec, prompts, prompts[:1], _grade).work()
+    work = RLWorkload(engine, spec, prompts, prompts[:1], _grade).work()
     sampling = _Watched(engine)
     with tempfile.TemporaryDirectory() as out:
         trials = {
@@ -98,7 +98,7 @@ def ours(
             began = clock()
             for some in [members] if request["together"] else [[member] for member in members]:
                 for taken in work(some)[0].values():
-                    assert isinstance(taken, Taken), taken
+                    assert isinstance(taken, StepResult), taken
             seconds = clock() - began
             for member in members:
                 member.progress = member.progress.model_copy(update={"step": member.progress.step + 1})
@@ -126,7 +126,7 @@ class _Watched:
 
 def _prompts(folder: str) -> list[Prompt]:
     from lowregret.tasks import Problem
-    from lowregret.train.rl_problems import Prompt
+    from lowregret.train.rl.problems import Prompt
 
     return [Prompt(tuple(row["ids"]), Problem(row["text"])) for row in read_problems(folder)]
 

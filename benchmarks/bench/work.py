@@ -63,7 +63,7 @@ def read_shapes(folder: Path) -> Shapes:
 
 
 def lora_matrix(matrix: Matrix, rank: int) -> int:
-    """A token's multiply-adds in one adapted matrix: 2·d_in·d_out + 3R(d_in + d_out) (SCIENCE.md 3.9).
+    """A token's multiply-adds in one adapted matrix: 2·d_in·d_out + 3R(d_in + d_out) (SCIENCE 3.9).
 
     Forward: W x, A x, B(A x). Backward: Wᵀ g and Aᵀ(Bᵀ g) for the input, and the gradients of A and B, which share
     Bᵀ g with it. In a first matrix the input's gradient falls away: d_in·d_out + R(2·d_in + 3·d_out) are left.
@@ -101,7 +101,7 @@ def full_step(shapes: Shapes, rows: Sequence[Row]) -> int:
 
 
 def plain_ratio(shapes: Shapes, rank: int) -> float:
-    """LoRA over FullFT by SCIENCE.md 3.9 alone: the layers' matrices, without head, attention or the first's saving."""
+    """LoRA over FullFT by SCIENCE 3.9 alone: the layers' matrices, without head, attention or the first's saving."""
     lora = sum(2 * m.d_in * m.d_out + 3 * rank * (m.d_in + m.d_out) for m in shapes.matrices)
     return lora / sum(full_matrix(matrix) for matrix in shapes.matrices)
 

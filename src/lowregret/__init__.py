@@ -2,43 +2,32 @@
 
     import lowregret
 
-    plan = lowregret.plan("qwen3-8b", "builtin:arithmetic")
+    plan = lowregret.make_plan("qwen3-8b", "builtin:arithmetic")
     verdict = lowregret.compare("tiny", "builtin:arithmetic", out="runs/first")
-    record = lowregret.train("tiny", "builtin:arithmetic", method="lora:16", out="runs/second")
+    record = lowregret.fine_tune("tiny", "builtin:arithmetic", method="lora:16", out="runs/second")
     engine = lowregret.Engine(lowregret.load_base("tiny"))
 
-Importing this package is cheap, and so is `plan`: torch is loaded by the first of the other names that is used.
+Importing this package is cheap, and so is `make_plan`: torch is loaded by the first of the other names that is used.
+No public name is that of a package: importing any module of a package would bind it over the function.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Engine", "compare", "load_base", "plan", "train"]
-_LIGHT = {"plan": "lowregret.planner"}
+from lowregret.version import __version__ as __version__
+
+__all__ = ["Engine", "compare", "fine_tune", "load_base", "make_plan"]
+_LIGHT = {"make_plan": "lowregret.plan.api"}
 
 if TYPE_CHECKING:
-    from lowregret.api import compare, load_base, train
+    from lowregret.api import compare, fine_tune, load_base
     from lowregret.engine import Engine
-    from lowregret.planner import plan
+    from lowregret.plan.api import make_plan
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(_LIGHT.get(name, "lowregret.api")), name)
     raise AttributeError(f"module 'lowregret' has no attribute {name!r}")
-
-
-class CallablePackage(ModuleType):
-    """A package that bears the name of a public function, `lowregret.train` or `lowregret.plan`.
-
-    Importing any module of it binds the package to that name, over the function. So the package, when called, is that
-    function, found by name: the layers above are not the package's to import.
-    """
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """The public function."""
-        return __getattr__(self.__name__.rpartition(".")[2])(*arguments, **options)

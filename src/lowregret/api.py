@@ -9,15 +9,16 @@ from typing import Any
 from lowregret.engine import Engine
 from lowregret.models import load
 from lowregret.models.load import Base
-from lowregret.planner import plan
-from lowregret.records import TrialRecord, Verdict
-from lowregret.report.html import write_report
+from lowregret.plan.api import make_plan
+from lowregret.report.pages.html import write_report
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrainSpec, build
 from lowregret.study import runner
-from lowregret.study.crew import Observer
+from lowregret.study.observer import Observer
 from lowregret.train import job
 
-__all__ = ["Engine", "compare", "load_base", "plan", "train"]
+__all__ = ["Engine", "compare", "fine_tune", "load_base", "make_plan"]
 
 
 def load_base(model: str) -> Base:
@@ -51,7 +52,9 @@ def compare(
     return verdict
 
 
-def train(model: str, data: str | Mapping[str, Any], *, method: str, out: str | Path, **options: Any) -> TrialRecord:
+def fine_tune(
+    model: str, data: str | Mapping[str, Any], *, method: str, out: str | Path, **options: Any
+) -> TrialRecord:
     """Train one policy and leave its record, its curve and its adapter or model in `out`.
 
     Args:
@@ -62,7 +65,7 @@ def train(model: str, data: str | Mapping[str, Any], *, method: str, out: str | 
     Raises:
         LowregretError: as for `compare`, and DivergedError when the loss left the region of sense.
     """
-    return job.train(build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options}), out)
+    return job.fine_tune(build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options}), out)
 
 
 def _data(data: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lowregret import __version__
+from lowregret.version import __version__
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,32 +17,8 @@ PROGRAM = str(Path(sys.executable).with_name("lowregret"))
 SMALL = "--model tiny --batch-size 4 --max-length 64 --evals 2".split()
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture(scope="session")
-def run() -> Run:
-    """`run("train", …)` in this process: torch is imported once for all."""
-    from typer.testing import CliRunner
-
-    from lowregret.cli.app import app
-
-    def call(*arguments: object) -> Ended:
-        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Ended(done.exit_code, done.stdout, done.stderr)
-
-    return call
+Run = Callable[..., Any]
+"""`run` of the conftest above: exit_code, stdout and stderr of a command."""
 
 
 @pytest.fixture(scope="session")

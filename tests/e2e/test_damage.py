@@ -146,7 +146,7 @@ def test_two_processes_in_one_folder(run: Any, train: list[str], tmp_path: Path)
 @pytest.fixture(scope="module")
 def halfway(run: Any, train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training interrupted after some steps: a checkpoint, a curve, a record that says `running`."""
-    from lowregret.train.pack import Pack
+    from lowregret.train.loop import Pack
 
     out = tmp_path_factory.mktemp("halfway") / "out"
     whole, calls = Pack.save, []

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 
 from lowregret.engine import Engine
-from lowregret.engine.export import load_adapter
+from lowregret.export.peft import load_adapter
 from lowregret.models.load import load_base, resolve
-from lowregret.records import read_metrics
+from lowregret.runs.metrics import read_metrics
 
 SMALL = "--model tiny-moe --batch-size 4 --max-length 64 --evals 1 --steps 4".split()
 ARITHMETIC = "--data builtin:arithmetic:size=32 --max-train 16 --max-eval 8".split()

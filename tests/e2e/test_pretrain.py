@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tools import model_card, pretrain
 
 from lowregret.engine import Engine
 from lowregret.models.load import load_base, resolve
 from lowregret.spec import FullFT, read_toml
-from lowregret.train import model_card, pretrain
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain_tiny_moe.toml"
 

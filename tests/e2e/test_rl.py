@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from lowregret.records import Metric, TrialRecord, read_metrics, read_record
+from lowregret.runs.atomic import read_record
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric, TrialRecord
 
 ARITHMETIC = (
     "train --model tiny --objective rl --task builtin:arithmetic:difficulty=2,size=256,test_size=40 --max-tokens 32 "

@@ -12,10 +12,12 @@ import torch
 
 from lowregret.engine import Engine
 from lowregret.errors import LivenessError, TargetError
-from lowregret.records import TrialRecord, Verdict, read_record
+from lowregret.runs.atomic import read_record
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import read_trials
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
 from lowregret.study import runner
-from lowregret.study.crew import read_trials
 from lowregret.study.winners import keep_winners
 
 FIELDS: dict[str, Any] = {

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lowregret.errors import DataError
-from lowregret.spec.asked import make_question
+from lowregret.questions.registry import make_question
 from lowregret.study.suite import run_studies
 
 PROGRAM = str(Path(sys.executable).with_name("lowregret"))

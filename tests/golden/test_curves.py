@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from lowregret.records import read_json, read_metrics
+from lowregret.runs.atomic import read_json
+from lowregret.runs.metrics import read_metrics
 from lowregret.spec import DataSpec, TrainingSpec, TrainSpec
-from lowregret.train.job import evaluate_model, train
+from lowregret.train.job import evaluate_model, fine_tune
 
 CURVES = Path(__file__).with_name("curves.json")
 COMMAND = "LOWREGRET_RECORD=1 python -m pytest tests/golden"
@@ -42,7 +43,7 @@ def measure(data: str, method: str, out: Path) -> dict[str, Any]:
         precision="float32",
         device="cpu",
     )
-    record = train(spec, out)
+    record = fine_tune(spec, out)
     metrics = read_metrics(out / "metrics.jsonl")
     return {
         "train_nll": [metric.train_nll for metric in metrics],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import Engine
 
 

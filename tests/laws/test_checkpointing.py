@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
-from lowregret.engine.checkpointing import checkpoint_layers, decoder_layers
+from lowregret.engine.forward.checkpointing import checkpoint_layers, decoder_layers
 from lowregret.errors import ModelError
 from lowregret.spec import FullFT, LoRA
 

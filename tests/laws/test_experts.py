@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from lowregret.data.batches import collate, passes
 from lowregret.engine import AdamParams, Engine, SamplingParams
-from lowregret.engine.export import merge
 from lowregret.errors import TargetError
-from lowregret.lora.experts import LoRAExperts
+from lowregret.export.merge import merge
+from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import CONVENTIONS
 

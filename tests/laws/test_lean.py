@@ -10,8 +10,9 @@ import torch
 import transformers
 from transformers import PretrainedConfig
 
-from lowregret.engine import Engine, SamplingParams, decode
-from lowregret.engine.lean import lean_step
+from lowregret.engine import Engine, SamplingParams
+from lowregret.engine.sampling import decode
+from lowregret.engine.sampling.lean import lean_step
 from lowregret.models.load import Base, Source
 
 PROMPTS = [[5, 9, 4], [7], [3, 8, 12, 6, 11, 20, 31, 2, 9]]

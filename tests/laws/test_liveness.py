@@ -13,12 +13,13 @@ from torch import nn
 
 from lowregret.engine import Engine
 from lowregret.errors import LivenessError
-from lowregret.lora.factors import Factors, Owners
+from lowregret.lora.moe.factors import ExpertFactors
+from lowregret.lora.moe.rows import RowRouting
 from lowregret.models.targets import matrices
 from lowregret.spec import DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.spec.conventions import CONVENTIONS
 from lowregret.train.liveness import Liveness
-from lowregret.train.sft import run_trial
+from lowregret.train.sft.alone import run_trial
 
 DEAD = "model.layers.1.mlp.up_proj"
 
@@ -125,28 +126,28 @@ def test_healthy_full_fine_tuning_of_a_mixture_passes(bases: ModuleType, archite
     run(bases, engine, FullFT(), tmp_path)
 
 
-class DeadExpert(Factors):
+class DeadExpert(ExpertFactors):
     """An implementation that forgets the adapter of one expert."""
 
-    def expand(self, pairs: Any, total: Any, u: Any) -> None:
+    def expand(self, block: Any, total: Any, u: Any) -> None:
         kept = u.clone()
-        kept[pairs.expert == 2] = 0
-        super().expand(pairs, total, kept)
+        kept[block.expert == 2] = 0
+        super().expand(block, total, kept)
 
-    def expanded_gradient(self, pairs: Any, dy: Any, u: Any) -> Any:
+    def expanded_gradient(self, block: Any, dy: Any, u: Any) -> Any:
         kept = dy.clone()
-        kept[pairs.expert == 2] = 0
-        return super().expanded_gradient(pairs, kept, u)
+        kept[block.expert == 2] = 0
+        return super().expanded_gradient(block, kept, u)
 
 
 def forget_one(monkeypatch: pytest.MonkeyPatch, role: str) -> None:
-    whole = Owners.factors
+    whole = ExpertFactors.of
 
-    def forgetful(self: Owners, matrix: str, experts: int, dtype: torch.dtype) -> Factors:
-        found = whole(self, matrix, experts, dtype)
+    def forgetful(routing: RowRouting, matrix: str, experts: int, dtype: torch.dtype) -> ExpertFactors:
+        found = whole(routing, matrix, experts, dtype)
         return DeadExpert(**vars(found)) if matrix.endswith(role) else found
 
-    monkeypatch.setattr(Owners, "factors", forgetful)
+    monkeypatch.setattr(ExpertFactors, "of", forgetful)
 
 
 @pytest.mark.parametrize("role", ["gate_proj", "up_proj", "down_proj"])
@@ -166,14 +167,14 @@ def test_one_experts_dead_a_is_found_in_the_second_step(
 ) -> None:
     engine, method = Engine(bases.small_base("qwen3_moe")), LoRA(rank=4, targets=("experts",))
     engine.add_policy("policy", method)
-    whole = Factors.add_a_gradient
+    whole = ExpertFactors.add_a_gradient
 
-    def forgetful(self: Factors, pairs: Any, du: Any, rows: Any) -> None:
+    def forgetful(self: ExpertFactors, block: Any, du: Any, rows: Any) -> None:
         kept = du.clone()
-        kept[pairs.expert == 1] = 0
-        whole(self, pairs, kept, rows)
+        kept[block.expert == 1] = 0
+        whole(self, block, kept, rows)
 
-    monkeypatch.setattr(Factors, "add_a_gradient", forgetful)
+    monkeypatch.setattr(ExpertFactors, "add_a_gradient", forgetful)
     with pytest.raises(LivenessError, match=r"step 2, 6 of .* no gradient: .*experts\.gate_proj\.lora_A of expert 1"):
         run(bases, engine, method, tmp_path)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
-from lowregret.engine.export import merge
+from lowregret.export.merge import merge
 from lowregret.spec import LoRA
 
 EVERYTHING = ("attention", "mlp", "unembedding")
@@ -77,7 +77,7 @@ def test_a_policy_taken_off_leaves_the_base_as_it_was(bases: ModuleType, archite
 
 @pytest.mark.parametrize("p", [2.0, 0.25])
 def test_the_scale_of_a_adapter_is_a_matter_of_convention(bases: ModuleType, p: float) -> None:
-    """SCIENCE.md 3.10 with p = q: α/p², p·A, p·lr and ε/p train the same model; powers of two make it exact."""
+    """SCIENCE 3.10 with p = q: α/p², p·A, p·lr and ε/p train the same model; powers of two make it exact."""
     curves, finals = [], []
     for factor in (1.0, p):
         engine, found = Engine(bases.small_base("qwen3")), bases.examples(8)

@@ -13,15 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
-from lowregret.records import Metric, TrialRecord, read_metrics, read_record
-from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
-from lowregret.study import crew as study_crew
-from lowregret.study.crew import Crew, Silent
+from lowregret.runs.atomic import read_record
+from lowregret.runs.files import EXAMPLES, METRICS
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.spec import AdamW, CompareSpec, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
+from lowregret.study import scheduler as study_scheduler
+from lowregret.study.observer import Silent
+from lowregret.study.scheduler import Scheduler
 from lowregret.train.checkpoint import read_checkpoint
-from lowregret.train.pack import Hooks, Interrupted, Pack, Pruning, run_pack
-from lowregret.train.step import EXAMPLES, METRICS, Ending, Member, Task
+from lowregret.train.interrupt import Interrupted
+from lowregret.train.loop import OnStep, Pack, rounds
+from lowregret.train.sft.work import SFTWorkload
 from lowregret.train.trial import begin, settle
 
 STEPS = 6
@@ -39,7 +44,7 @@ def training(**changed: Any) -> TrainingSpec:
         "data": DataSpec(train="small"),
         "batch_size": 4,
         "steps": STEPS,
-        "optimizer": OptimizerSpec(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
+        "optimizer": AdamW(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
         "evals": 3,
         "checkpoint_seconds": 1e9,
     }
@@ -51,21 +56,25 @@ def train(
     examples: tuple[list[Example], list[Example]],
     folder: Path,
     trials: Sequence[TrialSpec],
-    hooks: Hooks | None = None,
+    on_step: OnStep = lambda trial, steps, metric: None,
+    prune: tuple[TrialSpec, int] | None = None,
 ) -> tuple[dict[str, TrialRecord], dict[str, dict[str, Tensor]]]:
-    """All of these from the start, side by side: their records, and their weights when they ended."""
-    pack = Pack(Task(engine, training(), *examples), hooks or Hooks())
+    """All of these from the start, side by side: their records, and their weights when they ended.
+
+    `prune`: (the trial that is stopped early, after which step).
+    """
+    pack = Pack(SFTWorkload(engine, training(), *examples), on_step)
     records: dict[str, TrialRecord] = {}
     weights: dict[str, dict[str, Tensor]] = {}
-
-    def ended(member: Member, ending: Ending) -> None:
-        policy = engine.policies[member.name]
-        weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
-        records[member.name] = settle(pack, member, ending, lambda *_: None)
-
     for trial in trials:
         begin(pack, trial, folder / trial.id)
-    run_pack(pack, folder, refill=lambda: None, settle=ended)
+    for done in rounds(pack, folder):
+        if prune is not None and prune[0].id in done.measured and pack.members[prune[0].id].progress.step == prune[1]:
+            pack.prune(done, prune[0].id, "", "")
+        for member, outcome in done.ended:
+            policy = engine.policies[member.name]
+            weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
+            records[member.name] = settle(pack, member, outcome, lambda *_: None)
     assert not engine.policies
     return records, weights
 
@@ -103,24 +112,16 @@ def test_together_equals_alone(bases: ModuleType, tmp_path: Path, examples: Any)
 def test_how_one_ends_changes_no_bit_of_another(bases: ModuleType, tmp_path: Path, examples: Any) -> None:
     """The second ends with step 4: because it is pruned, or because its weights are NaN since step 3."""
     doomed = TRIALS[1]
+    engine = Engine(bases.small_base("qwen3"))
 
-    def run(name: str, hooks: Callable[[Engine], Hooks]) -> tuple[Any, Any]:
-        engine = Engine(bases.small_base("qwen3"))
-        return train(engine, examples, tmp_path / name, TRIALS, hooks(engine))
+    def poison(trial: TrialSpec, steps: int, metric: Metric) -> None:
+        if trial == doomed and metric.step == 3:
+            for weight in engine.policies[trial.id].weights.values():
+                weight.data.fill_(float("nan"))
 
-    def prune(engine: Engine) -> Hooks:
-        return Hooks(should_prune=lambda t, step, nll: Pruning("", "") if t == doomed and step == 4 else None)
-
-    def poison(engine: Engine) -> Hooks:
-        def on_step(trial: TrialSpec, steps: int, metric: Metric) -> None:
-            if trial == doomed and metric.step == 3:
-                for weight in engine.policies[trial.id].weights.values():
-                    weight.data.fill_(float("nan"))
-
-        return Hooks(on_step=on_step)
-
-    pruned, healthy = run("pruned", prune)
-    diverged, beside_nan = run("diverged", poison)
+    diverged, beside_nan = train(engine, examples, tmp_path / "diverged", TRIALS, poison)
+    other = Engine(bases.small_base("qwen3"))
+    pruned, healthy = train(other, examples, tmp_path / "pruned", TRIALS, prune=(doomed, 4))
     assert (pruned[doomed.id].status, pruned[doomed.id].steps) == ("pruned", 4)
     assert (diverged[doomed.id].status, diverged[doomed.id].steps) == ("diverged", 3)
     assert diverged[doomed.id].error is not None
@@ -163,7 +164,7 @@ class Crash(Exception):
     """Stands for whatever ends a process."""
 
 
-class Session:
+class Session(Silent):
     """One process of a study: a fresh engine, and what is in the folder. Crashes or stops at a step of any trial."""
 
     def __init__(self, bases: ModuleType, folder: Path, checkpoint_seconds: float = 1e9) -> None:
@@ -174,28 +175,30 @@ class Session:
 
     def run(self, crash_at: int = 0, stop_at: int = 0) -> list[TrialRecord]:
         (self.folder / "trials").mkdir(parents=True, exist_ok=True)
-        checkpoint = read_checkpoint(self.folder)
-        crew = Crew(self.folder, self.spec, {}, Silent(), checkpoint)
+        self.crash_at = crash_at
+        scheduler = Scheduler(self.folder, self.spec, {}, self)
+        scheduler.run(self, {}, lambda: 0 < stop_at <= len(self.taken))  # type: ignore[arg-type]
+        return scheduler.records
 
-        def on_step(trial: TrialSpec, steps: int, metric: Metric) -> None:
-            self.taken.append((trial.id, metric.step))
-            if len(self.taken) == crash_at:
-                raise Crash
+    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
+        """As the observer."""
+        self.taken.append((trial.id, metric.step))
+        if len(self.taken) == self.crash_at:
+            raise Crash
 
-        hooks = Hooks(on_step, crew.should_prune, lambda: 0 < stop_at <= len(self.taken))
-        while checkpoint or crew.wanted():
-            engine = Engine(self.bases.small_base("qwen3"))
-            whole = engine.forward_backward
+    def workload(self) -> SFTWorkload:
+        """As the resources: a fresh base for each pack."""
+        engine = Engine(self.bases.small_base("qwen3"))
+        whole = engine.forward_backward
 
-            def noted(batches: Any, whole: Any = whole) -> Any:
-                self.passes.append(tuple(batches))
-                return whole(batches)
+        def noted(batches: Any) -> Any:
+            self.passes.append(tuple(batches))
+            return whole(batches)
 
-            engine.forward_backward = noted  # type: ignore[method-assign]
-            task = Task(engine, self.spec, self.bases.examples(18), self.bases.examples(9, seed=1))
-            crew.train(task, hooks, checkpoint)
-            checkpoint = None
-        return crew.records
+        engine.forward_backward = noted  # type: ignore[method-assign]
+        return SFTWorkload(engine, self.spec, self.bases.examples(18), self.bases.examples(9, seed=1))
+
+    def spent(self) -> None: ...
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -216,7 +219,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def room_for_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six LoRA trials in a pack of three: others take the places of those that end."""
-    monkeypatch.setattr(study_crew, "has_room", lambda pack, trial: len(pack.members) < 3)
+    monkeypatch.setattr(study_scheduler, "has_room", lambda pack, trial: len(pack.members) < 3)
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +294,6 @@ def test_what_is_younger_than_the_checkpoint_does_not_count(bases: ModuleType, t
     assert json.loads((tmp_path / "trials" / pruned["id"] / "trial.json").read_text())["status"] == "pruned"
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint is not None
-    crew = Crew(tmp_path, STUDY, {}, Silent(), checkpoint)
+    crew = Scheduler(tmp_path, STUDY, {}, Silent())
     assert crew.records == list(checkpoint.records) == []
     assert not list(tmp_path.glob("trials/*/trial.json"))

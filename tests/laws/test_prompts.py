@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 
 from lowregret.data.batches import Batch, collate, passes
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.engine.losses import importance_sampling
 from lowregret.models.load import Base, Source

@@ -13,11 +13,12 @@ import torch
 
 from lowregret.data.batches import batch_indices
 from lowregret.engine import Engine
-from lowregret.records import Metric, read_metrics
-from lowregret.spec import DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
-from lowregret.train.pack import Hooks, Interrupted
-from lowregret.train.sft import run_trial
-from lowregret.train.step import EXAMPLES, METRICS
+from lowregret.runs.files import EXAMPLES, METRICS
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric
+from lowregret.spec import AdamW, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
+from lowregret.train.interrupt import Interrupted
+from lowregret.train.sft.alone import run_trial
 
 STEPS = 6
 METHODS = [LoRA(rank=4, targets=("attention", "mlp", "unembedding")), FullFT()]
@@ -31,21 +32,19 @@ def specs(method: LoRA | FullFT, checkpoint_seconds: float) -> tuple[TrainingSpe
         batch_size=4,
         micro_batch_size=3,
         steps=STEPS,
-        optimizer=OptimizerSpec(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
+        optimizer=AdamW(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
         evals=3,
         checkpoint_seconds=checkpoint_seconds,
     )
     return training, TrialSpec(method=method, learning_rate=5e-3, seed=3)
 
 
-def start(
-    bases: ModuleType, method: Any, folder: Path, hooks: Hooks | None = None, checkpoint_seconds: float = 1e9
-) -> Any:
+def start(bases: ModuleType, method: Any, folder: Path, *, checkpoint_seconds: float = 1e9, **watching: Any) -> Any:
     """A new engine on a new base, as in a new process; returns the policy when the trial ends."""
     engine = Engine(bases.small_base("qwen3"))
     policy = engine.add_policy("policy", method, seed=3)
     training, trial = specs(method, checkpoint_seconds)
-    run_trial(engine, "policy", training, trial, bases.examples(18), bases.examples(9, seed=1), folder, hooks)
+    run_trial(engine, "policy", training, trial, bases.examples(18), bases.examples(9, seed=1), folder, **watching)
     return policy
 
 
@@ -70,23 +69,23 @@ class Crash(Exception):
     """Stands for whatever ends a process."""
 
 
-def crash_after(step: int) -> Hooks:
+def crash_after(step: int) -> dict[str, Any]:
     def on_step(trial: TrialSpec, steps: int, metric: Metric) -> None:
         if metric.step == step:
             raise Crash
 
-    return Hooks(on_step=on_step)
+    return {"on_step": on_step}
 
 
-def stop_after(step: int) -> Hooks:
+def stop_after(step: int) -> dict[str, Any]:
     calls = iter(range(1, STEPS + 1))
-    return Hooks(should_stop=lambda: next(calls) >= step)
+    return {"should_stop": lambda: next(calls) >= step}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
 @pytest.mark.parametrize("step", [1, 4, STEPS - 1])
 @pytest.mark.parametrize(
-    ("hooks", "error", "checkpoint_seconds"),
+    ("ended_by", "error", "checkpoint_seconds"),
     [(stop_after, Interrupted, 1e9), (crash_after, Crash, 0.0)],
     ids=["stopped", "crashed"],
 )
@@ -95,18 +94,17 @@ def test_resumed_equals_uninterrupted(
     tmp_path: Path,
     method: Any,
     step: int,
-    hooks: Callable[[int], Hooks],
+    ended_by: Callable[[int], dict[str, Any]],
     whole: Callable[[Any], tuple[Any, Path]],
     error: type[Exception],
     checkpoint_seconds: float,
 ) -> None:
     expected, folder = whole(method)
     with pytest.raises(error):
-        start(bases, method, tmp_path / "parts", hooks(step), checkpoint_seconds)
+        start(bases, method, tmp_path / "parts", checkpoint_seconds=checkpoint_seconds, **ended_by(step))
     assert len(read_metrics(tmp_path / "parts" / METRICS)) == step
     taken: list[int] = []
-    hooked = Hooks(on_step=lambda trial, steps, metric: taken.append(metric.step))
-    resumed = start(bases, method, tmp_path / "parts", hooked)
+    resumed = start(bases, method, tmp_path / "parts", on_step=lambda trial, steps, metric: taken.append(metric.step))
     # A crash in step n comes after its line and before its checkpoint: that step is repeated. A stop repeats none.
     assert taken == list(range(step if error is Crash else step + 1, STEPS + 1))
     assert bases.same(bases.weights(resumed), bases.weights(expected))
@@ -120,7 +118,7 @@ def test_crashing_in_every_step_still_ends_at_the_same_bit(bases: ModuleType, tm
     expected, folder = whole(METHODS[0])
     for step in range(1, STEPS + 1):
         with pytest.raises(Crash):
-            start(bases, METHODS[0], tmp_path / "parts", crash_after(step), checkpoint_seconds=0)
+            start(bases, METHODS[0], tmp_path / "parts", checkpoint_seconds=0, **crash_after(step))
     resumed = start(bases, METHODS[0], tmp_path / "parts")
     assert bases.same(bases.weights(resumed), bases.weights(expected))
     assert records(tmp_path / "parts") == records(folder)
@@ -130,7 +128,7 @@ def test_without_a_checkpoint_a_trial_starts_afresh(bases: ModuleType, tmp_path:
     """Lines of the lost attempt do not stay in the curve."""
     expected, folder = whole(METHODS[0])
     with pytest.raises(Crash):
-        start(bases, METHODS[0], tmp_path / "parts", crash_after(4))
+        start(bases, METHODS[0], tmp_path / "parts", **crash_after(4))
     assert bases.same(bases.weights(start(bases, METHODS[0], tmp_path / "parts")), bases.weights(expected))
     assert records(tmp_path / "parts") == records(folder)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
-from lowregret.engine import Engine, SamplingParams, sampler
+from lowregret.data.example import Example
+from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.losses import importance_sampling
+from lowregret.engine.sampling import batcher as sampler
 from lowregret.spec import FullFT
 
 PROMPTS = [[random.Random(n).randrange(2, 64) for _ in range(n)] for n in (1, 9, 4, 6)]

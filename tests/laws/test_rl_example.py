@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lowregret
-from lowregret.records import read_metrics
+from lowregret.runs.metrics import read_metrics
 from lowregret.spec import RL
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rl_loop.py"
@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "rl_loop.py"
 def test_the_example_trains_as_the_trainer_does(tmp_path: Path, objective: RL) -> None:
     rl = runpy.run_path(str(EXAMPLE))["rl"]
     curve = rl("tiny", objective, rank=2, learning_rate=5e-3, steps=4, batch_size=4, seed=1)
-    record = lowregret.train(
+    record = lowregret.fine_tune(
         "tiny",
         objective.task,
         method="lora:2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from lowregret.engine import Engine
-from lowregret.records import Metric, TrialRecord, read_metrics, read_record
-from lowregret.spec import RL, DataSpec, FullFT, LoRA, OptimizerSpec, TrainingSpec, TrialSpec
+from lowregret.runs.atomic import read_record
+from lowregret.runs.files import EXAMPLES, FAILURES, METRICS, TRANSCRIPTS
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.spec import RL, AdamW, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.tasks import Grade, Problem
 from lowregret.train.checkpoint import read_checkpoint
-from lowregret.train.pack import Hooks, Interrupted, Pack, run_pack
-from lowregret.train.rl import RLTask
-from lowregret.train.rl_log import FAILURES, TRANSCRIPTS
-from lowregret.train.rl_problems import Prompt
-from lowregret.train.step import EXAMPLES, METRICS, Ending, Member
+from lowregret.train.interrupt import Interrupted
+from lowregret.train.loop import OnStep, Pack, rounds
+from lowregret.train.rl.problems import Prompt
+from lowregret.train.rl.work import RLWorkload
 from lowregret.train.trial import begin, settle
 
 TRIALS = [
@@ -39,7 +41,7 @@ def training(steps: int = 5, objective: dict[str, Any] | None = None, **changed:
         "objective": RL(**{"task": "math", "group_size": 4, "max_tokens": 8, **(objective or {})}),
         "batch_size": 4,
         "steps": steps,
-        "optimizer": OptimizerSpec(schedule="cosine", warmup_steps=1, weight_decay=0.1, clip_norm=0.5),
+        "optimizer": AdamW(schedule="cosine", warmup_steps=1, weight_decay=0.1, clip_norm=0.5),
         "evals": 2,
         "checkpoint_seconds": 1e9,
     }
@@ -62,27 +64,29 @@ def even_words(samples: Sequence[tuple[str, Problem]]) -> list[Grade]:
     return found
 
 
-def task(engine: Engine, spec: TrainingSpec, grade: Any = even_words) -> RLTask:
-    return RLTask(engine, spec, prompts(10, 0), prompts(6, 1), grade)
+def task(engine: Engine, spec: TrainingSpec, grade: Any = even_words) -> RLWorkload:
+    return RLWorkload(engine, spec, prompts(10, 0), prompts(6, 1), grade)
 
 
 def train(
-    work: RLTask, folder: Path, trials: Sequence[TrialSpec], hooks: Hooks | None = None
+    work: RLWorkload,
+    folder: Path,
+    trials: Sequence[TrialSpec],
+    on_step: OnStep = lambda trial, steps, metric: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, TrialRecord], dict[str, dict[str, Tensor]]]:
     """All of these from the start, or from the checkpoint, side by side: records and last weights."""
-    pack = Pack(work, hooks or Hooks())
+    pack = Pack(work, on_step)
     records: dict[str, TrialRecord] = {}
     weights: dict[str, dict[str, Tensor]] = {}
     checkpoint = read_checkpoint(folder)
-
-    def ended(member: Member, ending: Ending) -> None:
-        policy = work.engine.policies[member.name]
-        weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
-        records[member.name] = settle(pack, member, ending, lambda *_: None)
-
     for trial in trials:
         begin(pack, trial, folder / trial.id, checkpoint)
-    run_pack(pack, folder, refill=lambda: None, settle=ended)
+    for done in rounds(pack, folder, should_stop):
+        for member, outcome in done.ended:
+            policy = work.engine.policies[member.name]
+            weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
+            records[member.name] = settle(pack, member, outcome, lambda *_: None)
     return records, weights
 
 
@@ -142,7 +146,7 @@ def test_a_nan_in_one_leaves_the_others_as_they_were(bases: ModuleType, tmp_path
                 for weight in engine.policies[trial.id].weights.values():
                     weight.data.fill_(float("nan"))
 
-        return train(task(engine, training()), tmp_path / name, TRIALS, Hooks(on_step=on_step))
+        return train(task(engine, training()), tmp_path / name, TRIALS, on_step)
 
     _, healthy = run("healthy", False)
     records, beside_nan = run("poisoned", True)
@@ -173,7 +177,7 @@ def test_killed_at_any_step_it_goes_on_as_if_nothing_had_happened(
 
         spec = training(checkpoint_seconds=checkpoint_seconds)
         engine = Engine(bases.small_base("qwen3"))
-        train(task(engine, spec), folder, TRIALS, Hooks(on_step=on_step))
+        train(task(engine, spec), folder, TRIALS, on_step)
         return taken
 
     whole = session(tmp_path / "whole")
@@ -196,8 +200,8 @@ def test_a_stop_repeats_no_step(bases: ModuleType, tmp_path: Path) -> None:
             here.append(metric.step)
             taken.append(metric.step)
 
-        hooks = Hooks(on_step=on_step, should_stop=lambda: stop_at is not None and len(here) >= stop_at)
-        train(task(Engine(bases.small_base("qwen3")), training()), folder, TRIALS[:1], hooks)
+        work = task(Engine(bases.small_base("qwen3")), training())
+        train(work, folder, TRIALS[:1], on_step, lambda: stop_at is not None and len(here) >= stop_at)
 
     session(tmp_path / "whole", None)
     taken.clear()
@@ -223,7 +227,7 @@ def test_a_stop_repeats_no_step(bases: ModuleType, tmp_path: Path) -> None:
 def test_the_reward_rises(bases: ModuleType, tmp_path: Path, method: Any, objective: dict[str, Any]) -> None:
     # At this rate each objective rises so much with all of six seeds; at twice of it one LoRA in six gets stuck.
     # Without learning, two of a hundred would.
-    spec = training(steps=25, objective=objective, batch_size=8, optimizer=OptimizerSpec())
+    spec = training(steps=25, objective=objective, batch_size=8, optimizer=AdamW())
     trial = TrialSpec(method=method, learning_rate=1e-2)
     records, _ = train(task(Engine(bases.small_base("qwen3")), spec), tmp_path, [trial])
     curve = read_metrics(tmp_path / trial.id / METRICS)
@@ -251,7 +255,7 @@ def test_equal_rewards_teach_nothing_to_the_bit(bases: ModuleType, tmp_path: Pat
     def on_step(_: TrialSpec, steps: int, metric: Metric) -> None:
         kept.append(bases.weights(engine.policies[trial.id]))
 
-    train(task(engine, training(), graded), tmp_path, [trial], Hooks(on_step=on_step))
+    train(task(engine, training(), graded), tmp_path, [trial], on_step)
     assert all(bases.same(weights, kept[0]) for weights in kept[1:])
     curve = read_metrics(tmp_path / trial.id / METRICS)
     assert [metric.rl.dropped_groups for metric in curve[2:] if metric.rl] == [4] * 4
@@ -263,9 +267,9 @@ def test_a_kl_penalty_keeps_to_the_base(bases: ModuleType, tmp_path: Path, metho
     """It is 0 at first, because the adapter switched off is the base; and a heavy one keeps it small."""
     found = []
     for weight in (1e-6, 3.0):
-        spec = training(steps=12, objective={"kl": weight}, optimizer=OptimizerSpec())
+        spec = training(steps=12, objective={"kl": weight}, optimizer=AdamW())
         engine = Engine(bases.small_base("qwen3"))
-        work = RLTask(engine, spec, prompts(10, 0), prompts(6, 1), even_words, Engine(bases.small_base("qwen3")))
+        work = RLWorkload(engine, spec, prompts(10, 0), prompts(6, 1), even_words, Engine(bases.small_base("qwen3")))
         if isinstance(method, LoRA):
             work = task(engine, spec)
         trial = TrialSpec(method=method, learning_rate=1e-2 if isinstance(method, LoRA) else 2e-3)

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
-from lowregret.engine import Engine, SamplingParams, cache, decode, sampler
+from lowregret.data.example import Example
+from lowregret.engine import Engine, SamplingParams
+from lowregret.engine.sampling import batcher as sampler
+from lowregret.engine.sampling import cache, decode
 from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source
 from lowregret.spec import LoRA

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from lowregret.errors import SpecError
-from lowregret.records import Metric, TrialRecord, append_metric, write_json
+from lowregret.runs.atomic import write_json
+from lowregret.runs.metrics import append_metric
+from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import LoRA, TrialSpec
-from lowregret.study import trackers
-from lowregret.study import tracking as module
-from lowregret.study.crew import Silent
-from lowregret.study.trackers import RunFacts, TensorBoard, values
-from lowregret.study.tracking import Track, Tracker, facts, parse_track, tracked
+from lowregret.study.observer import Silent
+from lowregret.study.tracking import tools as trackers
+from lowregret.study.tracking import tracker as module
+from lowregret.study.tracking.tools import RunFacts, TensorBoard, values
+from lowregret.study.tracking.tracker import Track, Tracker, facts, parse_track, tracked
 
 TRIAL = TrialSpec(method=LoRA(rank=4), learning_rate=2e-3, seed=1)
 OTHER = TrialSpec(method=LoRA(rank=8), learning_rate=2e-3, seed=1)

@@ -12,22 +12,27 @@ import torch
 
 from lowregret.data.batches import collate, passes
 from lowregret.engine import AdamParams, Engine, SamplingParams
-from lowregret.engine.export import export_policy, load_adapter, merge
+from lowregret.export.merge import merge
+from lowregret.export.peft import export_policy, load_adapter
+from lowregret.lora.init import INITIALISATIONS
 from lowregret.spec import LoRA
 
 EVERYTHING = ("attention", "mlp", "unembedding")
-VARIANTS = {
-    "pissa": LoRA(rank=4, alpha=8, targets=EVERYTHING, init="pissa"),
-    "olora": LoRA(rank=3, alpha=6, targets=EVERYTHING, init="olora"),
-    "orthogonal": LoRA(rank=4, alpha=8, targets=EVERYTHING, init="orthogonal"),
+MIXED = {
     "rslora": LoRA(rank=4, alpha=8, targets=EVERYTHING, scaling="alpha/sqrt(r)"),
     "lora+": LoRA(rank=4, alpha=8, targets=EVERYTHING, b_rate=4),
     "scaled": LoRA(rank=4, alpha=8, targets=EVERYTHING, init_scale=0.5, a_rate=2, b_rate=0.25),
-    "dora": LoRA(rank=4, alpha=8, targets=EVERYTHING, dora=True),
     "all at once": LoRA(
         rank=4, alpha=8, targets=EVERYTHING, init="pissa", scaling="alpha/sqrt(r)", b_rate=4, dora=True
     ),
 }
+"""What is no entry of a registry (those have test_adapters.py), and several forms in one policy."""
+STARTS: dict[str, LoRA] = {
+    init: LoRA(rank=4 if entry.even_rank else 3, alpha=6, targets=EVERYTHING, init=init)  # type: ignore[arg-type]
+    for init, entry in INITIALISATIONS.items()
+    if init != "uniform"
+}
+VARIANTS = {**STARTS, "dora": LoRA(rank=4, alpha=8, targets=EVERYTHING, dora=True), **MIXED}
 NEIGHBOURS = {
     "plain": LoRA(rank=4, alpha=8, targets=EVERYTHING),
     "dora dropped": LoRA(rank=4, alpha=4, targets=EVERYTHING, dora=True, dropout=0.3),
@@ -35,7 +40,7 @@ NEIGHBOURS = {
 }
 PACK = {**VARIANTS, **NEIGHBOURS}
 RATE = 5e-3
-variants = pytest.mark.parametrize("variant", list(VARIANTS))
+variants = pytest.mark.parametrize("variant", list(MIXED))
 
 
 def engine_with(base: Any, *names: str, **options: Any) -> Engine:
@@ -58,18 +63,15 @@ def flat(tensors: Any) -> torch.Tensor:
 
 @variants
 def test_at_its_start_a_variant_is_the_base(bases: ModuleType, architecture: str, variant: str) -> None:
-    """To the bit, but for a product of orthogonal factors, which is zero to rounding."""
+    """To the bit, several forms in one policy."""
     batch = collate(bases.examples(5))
     engine = Engine(bases.small_base(architecture))
     bare = engine.forward({"base": batch})["base"].logprobs
     engine.add_policy("lora", VARIANTS[variant])
     started = engine.forward({"lora": batch})["lora"].logprobs
     trained = engine.forward_backward({"lora": batch})["lora"].logprobs
-    if variant == "orthogonal":
-        assert bases.distance(started, bare) < 1e-5
-    else:
-        assert torch.equal(started, bare)
-        assert torch.equal(trained, bare)
+    assert torch.equal(started, bare)
+    assert torch.equal(trained, bare)
 
 
 def test_dropout_leaves_the_start_as_it_is(bases: ModuleType) -> None:
@@ -97,7 +99,7 @@ def test_a_packed_variant_equals_the_same_alone(bases: ModuleType, architecture:
         assert bases.distance(mine, its) < 1e-7, f"{architecture} {name}"
 
 
-@pytest.mark.parametrize("sick", ["pissa", "dora", "all at once", "lora+"])
+@pytest.mark.parametrize("sick", [*STARTS, "dora", "all at once", "lora+"])
 def test_a_nan_in_a_variant_leaves_its_neighbours_untouched(bases: ModuleType, sick: str) -> None:
     healthy, ill = (engine_with(bases.small_base("llama"), *PACK) for _ in range(2))
     with torch.no_grad():
@@ -173,7 +175,7 @@ def test_resumed_equals_uninterrupted(bases: ModuleType, name: str, tmp_path: Pa
 
 @variants
 def test_an_exported_variant_is_read_back(bases: ModuleType, architecture: str, variant: str, tmp_path: Path) -> None:
-    """PiSSA and OLoRA as the plain LoRA of twice the rank that they amount to."""
+    """A residual start as the plain LoRA of twice the rank that it amounts to."""
     engine, batch = engine_with(bases.small_base(architecture), variant), collate(bases.examples(5))
     train(bases, engine, [variant], 4)
     export_policy(engine, variant, tmp_path / "adapter")
@@ -247,7 +249,7 @@ def test_gradients_are_the_slopes_of_the_loss(bases: ModuleType, name: str) -> N
             assert float((slopes[key] * direction).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-8), key
 
 
-@pytest.mark.parametrize("name", ["pissa", "dora", "all at once"])
+@pytest.mark.parametrize("name", [*STARTS, "dora", "all at once"])
 def test_what_is_sampled_is_what_the_policy_says(bases: ModuleType, name: str) -> None:
     """And norms that are kept while sampling are forgotten when the weights move."""
     engine = engine_with(bases.small_base("llama"), name, "plain")
@@ -262,9 +264,9 @@ def test_what_is_sampled_is_what_the_policy_says(bases: ModuleType, name: str) -
             torch.testing.assert_close(logprobs, torch.tensor(completion.logprobs), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["pissa", "dora", "all at once"])
+@pytest.mark.parametrize("name", [*(init for init in STARTS if INITIALISATIONS[init].exact), "dora", "all at once"])
 def test_bfloat16_products_change_little(bases: ModuleType, name: str) -> None:
-    """A PiSSA is its change: the base's largest part is not taken off and added again in eight bits."""
+    """A residual start is its change: the base's part is not taken off and added again in eight bits."""
     batch = collate(bases.examples(8))
     exact = Engine(bases.small_base("llama"))
     rounded = Engine(bases.small_base("llama"), precision="bfloat16")
@@ -289,7 +291,7 @@ def test_bfloat16_products_change_little(bases: ModuleType, name: str) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("p", "q"), [(2.0, 0.5), (0.3, 7.0), (3.0, 3.0)])
 def test_two_of_the_four_scales_are_a_matter_of_convention(bases: ModuleType, p: float, q: float) -> None:
-    """SCIENCE.md 3.10: alpha / (pq), p · A, rates p and q train the same model, for an epsilon of nothing."""
+    """SCIENCE 3.10: alpha / (pq), p · A, rates p and q train the same model, for an epsilon of nothing."""
     curves = []
     for method in (
         LoRA(rank=4, alpha=8, targets=EVERYTHING),
@@ -374,4 +376,7 @@ def test_a_pissa_holds_the_largest_part_of_the_base(bases: ModuleType) -> None:
         values = torch.linalg.svdvals(weight)
         left = weight - adapter.scale * adapter.b @ adapter.a
         expected = torch.cat([values[20:], torch.zeros(min(20, len(values)))])
-        torch.testing.assert_close(torch.linalg.svdvals(left.detach()), expected, rtol=0, atol=1e-5)
+        # Bound as tests/unit/lora/test_init.py derives it.
+        eps, size, rank = torch.finfo(weight.dtype).eps, max(weight.shape), min(20, len(values))
+        bound = float(eps * (6 * size * values[0] + (rank / 2 + 3) * values[:rank].sum()))
+        torch.testing.assert_close(torch.linalg.svdvals(left.detach()), expected, rtol=0, atol=bound)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from lowregret.data.chat import Example
+    from lowregret.data.example import Example
     from lowregret.engine import Engine
 
 SHARED_GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
@@ -53,10 +53,10 @@ def train_by_hand(bases: ModuleType) -> Reference:
 @pytest.fixture
 def train_ours(tmp_path: Path) -> Any:
     """The real loop, `run_trial`; returns the loss of every step from its own record."""
-    from lowregret.records import read_metrics
+    from lowregret.runs.files import METRICS
+    from lowregret.runs.metrics import read_metrics
     from lowregret.spec import DataSpec, TrainingSpec, TrialSpec
-    from lowregret.train.sft import run_trial
-    from lowregret.train.step import METRICS
+    from lowregret.train.sft.alone import run_trial
 
     def train(
         engine: Engine, policy: str, examples: Sequence[Example], learning_rate: float, *, batch: int, steps: int

@@ -18,8 +18,8 @@ from torch.func import functional_call
 
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
-from lowregret.engine.export import export_policy, load_adapter
 from lowregret.errors import ModelError
+from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.experts import columns
 from lowregret.spec import LoRA
 from lowregret.spec.conventions import CONVENTIONS
@@ -43,8 +43,11 @@ def _double() -> Iterator[None]:
 @pytest.mark.parametrize("architecture", MIXTURES)
 @pytest.mark.usefixtures("_double")
 def test_a_whole_model_with_dense_deltas_in_float64(bases: ModuleType, architecture: str, convention: Any) -> None:
-    """The experts alone agree to 1e-9 (tests/unit/lora/test_experts.py). Around them, transformers computes norms and
-    routers in float32, whatever the model's type: rounding there is the tolerance here."""
+    """The experts alone agree to 1e-9 (tests/unit/lora/moe/test_experts.py).
+
+    Around them, transformers computes norms and routers in float32, whatever the model's type: rounding there is the
+    tolerance here.
+    """
     base, found = bases.double_base(architecture), bases.examples(5)
     reference: Any = bases.copied(base)
     engine = Engine(base)

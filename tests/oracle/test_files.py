@@ -16,7 +16,7 @@ import lowregret
 from lowregret.data.batches import collate
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import AdamParams, Engine
-from lowregret.engine.export import export_policy, load_adapter
+from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import load_base, load_tokenizer, resolve
 from lowregret.spec import DataSpec, FullFT, TrainingSpec
 from lowregret.train.job import evaluate_model
@@ -43,7 +43,7 @@ def their_nll(bases: ModuleType, model: Any) -> float:
 
 
 def train(method: str, out: Path) -> dict[str, Any]:
-    lowregret.train("tiny", DATA, method=method, out=out, learning_rate=3e-3, steps=4, batch_size=4)
+    lowregret.fine_tune("tiny", DATA, method=method, out=out, learning_rate=3e-3, steps=4, batch_size=4)
     record: dict[str, Any] = json.loads((out / "trial.json").read_text())
     return record
 

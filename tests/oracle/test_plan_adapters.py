@@ -9,8 +9,8 @@ import pytest
 
 from lowregret.errors import TargetError
 from lowregret.models.targets import Matrix, find_targets, matrices
-from lowregret.plan.adapters import lora_parameters
-from lowregret.plan.layouts import shapes_of
+from lowregret.plan.shapes.adapters import lora_parameters
+from lowregret.plan.shapes.layouts.from_config import shapes_of
 
 _ARCHITECTURES = ["llama", "qwen3", "gemma2", "gpt2", "phi3", "gpt_neox", "opt", "qwen3_moe", "mixtral"]
 _RANK = 3

@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine
-from lowregret.plan.flops import multiply_adds
-from lowregret.plan.layouts import shapes_of
-from lowregret.plan.shapes import AttentionLayers, Shapes
+from lowregret.plan.resources.flops import multiply_adds
+from lowregret.plan.shapes.layouts.from_config import shapes_of
+from lowregret.plan.shapes.weights import AttentionLayers, Shapes
 from lowregret.spec import FullFT, LoRA
 
 _ROWS, _LENGTH, _SUPERVISED = 3, 24, 12

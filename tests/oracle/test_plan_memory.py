@@ -27,13 +27,13 @@ from transformers import (
 )
 
 from lowregret.data.batches import Batch, collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.engine.losses import cross_entropy
 from lowregret.models.load import Base, Source
-from lowregret.plan.activations import token_bytes
-from lowregret.plan.layouts import shapes_of
-from lowregret.plan.memory import memory
+from lowregret.plan.resources.activations import token_bytes
+from lowregret.plan.resources.memory import memory
+from lowregret.plan.shapes.layouts.from_config import shapes_of
 from lowregret.spec import FullFT, LoRA
 
 _LENGTH, _LAYERS = 32, 3
@@ -177,7 +177,7 @@ def _tracked(
     """Bytes at the peak."""
     _let_frozen_weights_be_tracked(monkeypatch)
     # A fake base cannot be asked how its attention takes rows, nor be moved; it is Llama, and on its device.
-    monkeypatch.setattr(Engine, "_find_way", lambda self: None)
+    monkeypatch.setattr(Engine, "_select_forward_path", lambda self: None)
     monkeypatch.setattr(PreTrainedModel, "to", lambda self, *_: self)
     mask = (False,) + (True,) * length
     example: Any = Example(tuple(range(2, 3 + length)), mask)

@@ -14,10 +14,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from lowregret.plan.catalogue import Entry, entries
-from lowregret.plan.layouts import shapes_of
-from lowregret.plan.shapes import Shapes
-from lowregret.plan.sources import find_model, from_catalogue
+from lowregret.plan.shapes.catalogue.entries import CatalogueEntry, entries
+from lowregret.plan.shapes.layouts.from_config import shapes_of
+from lowregret.plan.shapes.lookup import find_model, from_catalogue
+from lowregret.plan.shapes.weights import Shapes
 
 _SAME_CLASS = {"kimi_k2": "deepseek_v3", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe"}
 """Text models that are another class's (Kimi-K2 names DeepseekV3ForCausalLM itself), or that cannot stand alone."""
@@ -30,7 +30,7 @@ def _text(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config["text_config"]) | outer if "text_config" in config else dict(config)
 
 
-def _distinct() -> Iterator[Entry]:
+def _distinct() -> Iterator[CatalogueEntry]:
     """One entry for each set of shapes; those that only differ in context are one."""
     seen = set()
     for entry in entries():
@@ -40,7 +40,7 @@ def _distinct() -> Iterator[Entry]:
             yield entry
 
 
-def _transformers_config(entry: Entry) -> PretrainedConfig:
+def _transformers_config(entry: CatalogueEntry) -> PretrainedConfig:
     values = _text(entry.config)
     model_type = values.pop("model_type")
     model_type = _SAME_CLASS.get(model_type, model_type)
@@ -101,7 +101,7 @@ def _embedding(model: Any) -> torch.nn.Parameter:
 
 
 @pytest.mark.parametrize("entry", list(_distinct()), ids=lambda entry: entry.name)
-def test_a_catalogue_model_is_transformers_weight_by_weight(entry: Entry) -> None:
+def test_a_catalogue_model_is_transformers_weight_by_weight(entry: CatalogueEntry) -> None:
     config = _transformers_config(entry)
     shapes = from_catalogue(entry)
     _check(shapes, config)

@@ -133,8 +133,9 @@ TORCH_FREE = (
     "lowregret.errors",
     "lowregret.spec",
     "lowregret.plan",
-    "lowregret.records",
+    "lowregret.runs",
     "lowregret.analysis",
+    "lowregret.questions",
     "lowregret.study.search",
     "lowregret.report",
 )

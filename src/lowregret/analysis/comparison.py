@@ -13,7 +13,9 @@ from lowregret.analysis.gains import seconds_alone
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
-from lowregret.records import ExampleLosses, ExampleRewards, MethodResult, TrialRecord
+from lowregret.runs.files import EXAMPLES, TRIALS
+from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
+from lowregret.runs.verdict import MethodResult
 from lowregret.spec import FullFT, LoRA
 
 Examples = ExampleLosses | ExampleRewards
@@ -136,12 +138,12 @@ def _same_examples(names: Sequence[str], rows: Sequence[Examples]) -> None:
     for name, row in zip(names, rows, strict=True):
         if not fit_together(row, rows[0]):
             raise RecordsError(
-                f"trials/{name}/examples.json: its held-out examples are not those of trials/{names[0]}/examples.json. "
+                f"{TRIALS}/{name}/{EXAMPLES}: its held-out examples are not those of {TRIALS}/{names[0]}/{EXAMPLES}. "
                 "Delete the folder of the trial that is wrong and run the same command again."
             )
         if not np.isfinite(row.loss_sums).all():
             field = "nll_sums" if isinstance(row, ExampleLosses) else "rewards"
             raise RecordsError(
-                f"trials/{name}/examples.json: field {field!r} holds a number that is not finite. "
+                f"{TRIALS}/{name}/{EXAMPLES}: field {field!r} holds a number that is not finite. "
                 "Delete the trial's folder and run the same command again."
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lowregret.analysis.evidence import Condition
+from lowregret.analysis.condition import Condition
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.spec import LoRA
 

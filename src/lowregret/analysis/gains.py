@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lowregret.records import Gains, TrialRecord
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import Gains
 
 
 def seconds_alone(record: TrialRecord) -> float:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowregret.records import TrialRecord
+from lowregret.runs.records import TrialRecord
 
 SEARCH_SEED = 0
 """The search compares learning rates at this one seed; the other seeds run at the winner only."""

@@ -10,10 +10,11 @@ from lowregret.analysis.comparison import Measured
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.stats import Interval
-from lowregret.records import MethodResult
+from lowregret.runs.files import TRIAL
+from lowregret.runs.verdict import MethodResult
 from lowregret.spec import CompareSpec, FullFT
 
-_POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE.md 3.2 and 3.3
+_POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE 3.2 and 3.3
 _SHORT_UNTIL_STEPS = 300
 """Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
 _MOST_SEEDS = 32
@@ -203,7 +204,7 @@ def _not_searched(spec: CompareSpec, side: Measured) -> list[str]:
     if side.statuses.get("diverged") or side.statuses.get("pruned"):
         remedy = "try smaller learning rates with --learning-rates"
     elif side.statuses.get("failed"):
-        remedy = "the field `error` of each trial's trial.json says why"
+        remedy = f"the field `error` of each trial's {TRIAL} says why"
     else:
         remedy = "run the same command again to complete the study"
     return [f"No trial of {side.name} finished ({ended}): {remedy}."]

@@ -15,7 +15,8 @@ from lowregret.analysis.comparison import Examples, Measured, measure, regret_in
 from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.numbers import scale_of
 from lowregret.analysis.stats import Interval
-from lowregret.records import Recommendation, TrialRecord, Verdict
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import Recommendation, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 Ruling = Literal["low_regret", "regret", "inconclusive"]
@@ -29,7 +30,7 @@ def judge(
     environment: Mapping[str, Any],
     rules: Sequence[str] = (),
 ) -> Verdict:
-    """Build `verdict.json` from a study's records (DESIGN.md, The verdict).
+    """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
     Selection bias: the best learning rate is the minimum over rates on the held-out set itself, for both methods, and
     `lora` is the minimum over LoRAs. A minimum over noisy losses lies a little below the truth. Both sides search in

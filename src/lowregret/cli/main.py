@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130
-
 
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it as Ctrl-C later does."""
     try:
-        from lowregret.cli.app import app
+        from lowregret.cli.app import run
     except KeyboardInterrupt:
+        from lowregret.cli.codes import INTERRUPTED
+
         sys.exit(INTERRUPTED)
-    app()
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

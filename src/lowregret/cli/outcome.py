@@ -1,42 +1,60 @@
-"""How a command ends: exit codes and what is said on standard error."""
+"""How a command ends: exit codes, what is printed as its result, and what is said on standard error."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from lowregret.cli.main import INTERRUPTED
+from lowregret.cli.codes import BAD_INPUT, BROKEN_PIPE, INTERRUPTED
 from lowregret.errors import LowregretError
+
+if TYPE_CHECKING:  # a verb without records does not wait for pydantic
+    from pydantic import BaseModel
+
+
+def say(text: str) -> None:
+    """A line of the result, on standard output; at once, so that a closed pipe is met here and not at exit."""
+    print(text, flush=True)
+
+
+def say_json(data: Any, indent: int | None = 2) -> None:
+    """The result as JSON, on standard output."""
+    say(json.dumps(data, indent=indent, allow_nan=False))
+
+
+def plain(record: BaseModel) -> Any:
+    """A record as JSON has it: what is no number is null."""
+    return json.loads(record.model_dump_json())
 
 
 def aside(line: str) -> None:
     """Something to know beside the result, on standard error."""
-    typer.echo(line, err=True)
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def exit_codes(resumable: bool = False) -> Iterator[None]:
-    """0 when all went well, 2 for a LowregretError, 130 after Ctrl-C; each with one clear message."""
+    """2 for a LowregretError, 130 after Ctrl-C, 1 for a closed pipe, as a SystemExit; with one clear message."""
     try:
         yield
     except LowregretError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+        aside(f"error: {error}")
+        raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, InterruptedError):
         again = " Nothing is lost: run the same command again to go on." if resumable else ""
-        typer.echo(f"\nstopped.{again}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        aside(f"\nstopped.{again}")
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+        raise SystemExit(BROKEN_PIPE) from None
     except OSError as error:  # the machine's doing, and met where no layer below could name the remedy
-        typer.echo(f"error: {error.filename or 'the operating system'}: {error.strerror or error}.", err=True)
-        raise typer.Exit(LowregretError.exit_code) from None
+        aside(f"error: {error.filename or 'the operating system'}: {error.strerror or error}.")
+        raise SystemExit(BAD_INPUT) from None
 
 
 def command_line() -> str:

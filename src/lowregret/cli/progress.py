@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowregret.analysis.numbers import nats
-from lowregret.records import Metric, TrialRecord
+from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import TrialSpec
 
 _ROWS = 18

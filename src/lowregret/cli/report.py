@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from lowregret.cli import options as o
+from lowregret.cli.command import verb
+from lowregret.cli.options import option, positional
+from lowregret.cli.outcome import aside, say, say_json
+from lowregret.errors import SpecError
+from lowregret.runs.files import REPORT, SPEC
 
-from lowregret.cli.outcome import aside, exit_codes
 
-
+@verb("report")
 def report(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(help="A folder of `lowregret compare`, or any number of `lowregret study`.", show_default=False),
+    *folders: Annotated[
+        Path,
+        positional("A folder of `lowregret compare`, or any number of `lowregret study`.", "FOLDER", required=True),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where report.html goes. (default: the first folder)", show_default=False),
-    ] = None,
-    figures: Annotated[
-        Path | None,
-        typer.Option(help="Also write each figure of the studies here, as SVG and PNG.", show_default=False),
-    ] = None,
+    out: Annotated[Path | None, option(f"Where {REPORT} goes. (default: the first folder)")] = None,
+    figures: Annotated[Path | None, option("Also write each figure of the studies here, as SVG and PNG.")] = None,
+    as_json: o.Json = False,
 ) -> None:
-    """Write report.html again from records; nothing is trained.
+    """Several studies make one page: the claims first, then each figure."""
+    drawn, page = _write(folders, out, figures)
+    if as_json:
+        say_json({"report": str(page), "figures": [str(path) for path in drawn]})
+        return
+    for path in (*drawn, page):
+        say(str(path))
 
-    Several studies make one page: the claims first, then each figure.
-    """
-    with exit_codes():
-        from lowregret.errors import SpecError
 
-        first = folders[0]
-        if len(folders) == 1 and (first / "spec.json").is_file():
-            from lowregret.report.html import write_report
+def _write(folders: Sequence[Path], out: Path | None, figures: Path | None) -> tuple[list[Path], Path]:
+    """The figures and the page."""
+    first = folders[0]
+    if len(folders) == 1 and (first / SPEC).is_file():
+        from lowregret.report.pages.html import write_report
 
-            if out is not None or figures is not None:
-                raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
-            typer.echo(str(write_report(first)))
-            return
-        from lowregret.records import make_folder
-        from lowregret.report.studies import find_studies, write_page
-        from lowregret.report.study_files import write_figures
+        if out is not None or figures is not None:
+            raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
+        return [], write_report(first)
+    from lowregret.report.figure_files import write_figures
+    from lowregret.report.finding import find_studies
+    from lowregret.report.pages.studies import write_page
+    from lowregret.runs.atomic import make_folder
 
-        studies = find_studies(folders, aside)
-        root = out or first
-        make_folder(root)
-        if figures is not None:
-            for path in write_figures(studies, figures):
-                typer.echo(str(path))
-        typer.echo(str(write_page(studies, root)))
+    studies = find_studies(folders, aside)
+    root = out or first
+    make_folder(root)
+    drawn = list(write_figures(studies, figures)) if figures is not None else []
+    return drawn, write_page(studies, root)

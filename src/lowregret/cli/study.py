@@ -5,141 +5,138 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from lowregret.cli import options as o
-from lowregret.cli.outcome import command_line, exit_codes
+from lowregret.cli.command import verb
+from lowregret.cli.flags import Asks
+from lowregret.cli.options import option, positional
+from lowregret.cli.outcome import command_line, plain, say, say_json
+from lowregret.cli.specs import filled_in
+from lowregret.errors import SpecError, did_you_mean
+from lowregret.questions.question import Question
+from lowregret.spec import read_toml
+from lowregret.spec.recipes import recipes
 
 if TYPE_CHECKING:
-    from lowregret.analysis.claims import Claims
-    from lowregret.spec.question import Question
+    from lowregret.questions.judge import Claims
 
-_QUICK = "A reduced size: `study all --quick` takes less than half an hour on 2 cores."
+_ITS_OWN = "the question's"
+ASKS = Asks(
+    Question,
+    leaves_out={
+        "the question fixes it; a recipe may change it": (
+            "objective", "optimizer", "balance_experts", "first_eval", "prune",
+        ),
+        "the data are the question's, or of known columns": (
+            "data.prompt_field", "data.completion_field", "data.overlong", "data.eval_fraction", "data.split_seed",
+            "data.skip_bad_rows",
+        ),
+        "a study's length is given in steps": ("epochs",),
+        "many small trials share the machine; a recipe may change it": (
+            "memory_gb", "checkpoint_activations", "checkpoint_seconds",
+        ),
+    },
+    defaults=dict.fromkeys(
+        ("model", "data", "eval_data", "steps", "batch_size", "evals", "max_length", "max_eval"), _ITS_OWN
+    ),
+)  # fmt: skip
 
 
+@verb("study", ASKS.parameters())
 def study(
     recipe: Annotated[
         str,
-        typer.Argument(
-            help="A recipe (recipes/study_*.toml), the name of a question with its defaults (rank, learning-rate, …), "
-            "or `all` but rl, which samples and so takes half as long as all others.",
-            show_default=False,
+        positional(
+            "A recipe (its file, or its name in `lowregret recipes`), the name of a question with its defaults (rank, "
+            "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others.",
+            "RECIPE",
         ),
     ],
-    model: o.Model = None,
-    data: o.Data = None,
-    eval_data: o.EvalData = None,
-    quick: Annotated[bool, typer.Option("--quick", help=_QUICK)] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="The study's folder. (default: runs/study-NAME)", show_default=False)
-    ] = None,
-    steps: o.Steps = None,
-    batch_size: o.BatchSize = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Trials at the rates that a claim rests on. (default: 3)", show_default=False)
-    ] = None,
-    ranks: Annotated[
-        str | None, typer.Option(help="Ranks, separated by commas. (default: the question's)", show_default=False)
-    ] = None,
-    evals: Annotated[
-        int | None,
-        typer.Option(help="Held-out evaluations per trial. (default: the question's)", show_default=False),
-    ] = None,
-    max_length: o.MaxLength = None,
-    max_train: o.MaxTrain = None,
-    max_eval: o.MaxEval = None,
-    precision: o.Precision = None,
-    device: o.Device = None,
-    micro_batch_size: o.MicroBatchSize = None,
+    /,
+    *,
+    quick: Annotated[
+        bool, option("A reduced size: `study all --quick` takes less than half an hour on 2 cores.")
+    ] = False,
+    out: Annotated[Path | None, option("The study's folder. (default: runs/study-NAME)")] = None,
+    ranks: Annotated[str | None, option(f"Ranks, separated by commas. (default: {_ITS_OWN})")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Processes that train side by side. (default: as many as cores for a small base on a CPU, else 1)",
-            show_default=False,
+        option(
+            "Processes that train side by side. (1 or more; default: as many as cores for a small base on a CPU, "
+            "else 1)"
         ),
     ] = None,
+    as_json: o.Json = False,
     track: o.Track = None,
     quiet: o.Quiet = False,
+    **flags: Any,
 ) -> None:
-    """Answer one question of the post, or all, on this base and these data, and judge its claims.
-
-    A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not repeated.
-
-    The same command goes on where it was stopped.
+    """A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not
+    repeated.
     """
-    flags: dict[str, Any] = dict(locals())
-    for name in ("recipe", "quick", "out", "workers", "track", "quiet"):
-        flags.pop(name)
-    with exit_codes(resumable=True):
-        from lowregret.cli.progress import Progress
-
+    if workers is not None and workers < 1:
+        raise SpecError(f"--workers {workers}: must be 1 or more.")
+    if ranks is not None:
         flags["ranks"] = _ranks(ranks)
-        studies = _studies(recipe, quick, out, flags)
-        with Progress(quiet=quiet) as progress:
-            for folder, question in studies.items():
-                progress.say(f"study: {folder}")
-                if len(studies) == 1:
-                    progress.say(o.filled_in(question))
-            from lowregret.report.studies import write_page
-            from lowregret.study.suite import run_studies
-            from lowregret.study.tracking import parse_track
+    studies = _studies(recipe, quick, out, flags)
+    from lowregret.cli.progress import Progress
 
-            root = _root(recipe, out, studies)
-            runs = None if track is None else parse_track(track, root).checked(progress.say)
-            found = run_studies(studies, workers=workers, command=command_line(), observer=progress, track=runs)
-            page = write_page(list(studies), root)
-        _show(found)
-        typer.echo(f"report: {page}")
+    with Progress(quiet=quiet, to_stderr=as_json) as progress:
+        for folder, question in studies.items():
+            progress.say(f"study: {folder}")
+            if len(studies) == 1:
+                progress.say(filled_in(question))
+        from lowregret.report.pages.studies import write_page
+        from lowregret.study.suite import run_studies
+        from lowregret.study.tracking.tracker import parse_track
+
+        root = _root(recipe, out, studies)
+        runs = None if track is None else parse_track(track, root).checked(progress.say)
+        found = run_studies(studies, workers=workers, command=command_line(), observer=progress, track=runs)
+        page = write_page(list(studies), root)
+    if as_json:
+        say_json({"studies": {str(folder): plain(claims) for folder, claims in found.items()}, "report": str(page)})
+        return
+    _show(found)
+    say(f"report: {page}")
 
 
-def _ranks(text: str | None) -> list[int] | None:
-    from lowregret.errors import SpecError
-
+def _ranks(text: str) -> list[int]:
     try:
-        return None if text is None else [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
         raise SpecError(f"--ranks {text!r}: give whole numbers separated by commas, such as 1,4,16.") from None
 
 
 def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) -> dict[Path, Question]:
     """Folder → question."""
-    from lowregret.errors import SpecError, did_you_mean
-    from lowregret.spec import read_toml
-    from lowregret.spec.asked import QUESTIONS, make_question
+    from lowregret.questions.registry import QUESTIONS, make_question
 
     if recipe == "all":
-        given = {name: value for name, value in flags.items() if value is not None}
-        unfit = sorted(given.keys() - {"model", "data", "eval_data", "seeds", "precision", "device"})
+        unfit = sorted(flags.keys() - {"model", "data", "eval_data", "seeds", "precision", "device"})
         if unfit:
             name = unfit[0].replace("_", "-")
             raise SpecError(f"--{name}: is of no use with `all`, whose questions differ in it. Leave it out.")
         root = out or Path("runs/study-all")
         return {
-            root / kind: make_question({"kind": kind}, quick=quick, flags=_fitting(kind, flags))
+            root / kind: make_question(
+                {"kind": kind},
+                quick=quick,
+                flags={name: value for name, value in flags.items() if name not in question.OWN},
+            )
             for kind, question in QUESTIONS.items()
             if question.IN_ALL
         }
     if recipe in QUESTIONS:
         question = make_question({"kind": recipe}, quick=quick, flags=flags)
         return {out or Path("runs") / f"study-{recipe}": question}
-    if not recipe.endswith(".toml"):
+    shipped = {name: found for name, found in recipes().items() if found.verb == "study"}
+    if not recipe.endswith(".toml") and recipe not in shipped:
         raise SpecError(
             f"no question named {recipe!r}. {did_you_mean(recipe, (*QUESTIONS, 'all'))} Or name a .toml file."
         )
-    question = make_question(read_toml(recipe), quick=quick, flags=flags, source=recipe)
-    return {out or Path("runs") / Path(recipe).stem.replace("_", "-"): question}
-
-
-def _fitting(kind: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """Of the flags of `all`, those that a question leaves to the user: some need their own bases or data."""
-    own = {
-        "scaling": ("model",),
-        "moe": ("model",),
-        "compute": ("model", "data", "eval_data"),
-        "capacity": ("model", "data", "eval_data"),
-    }
-    return {name: value for name, value in flags.items() if name not in own.get(kind, ())}
+    file = str(shipped[recipe].path) if recipe in shipped else recipe
+    question = make_question(read_toml(file), quick=quick, flags=flags, source=file)
+    return {out or Path("runs") / Path(file).stem.replace("_", "-"): question}
 
 
 def _root(recipe: str, out: Path | None, studies: dict[Path, Question]) -> Path:
@@ -153,7 +150,7 @@ def _show(found: dict[Path, Claims]) -> None:
     from rich.text import Text
 
     from lowregret.cli.progress import make_console
-    from lowregret.report.claims import interval_text, value_text
+    from lowregret.report.pages.claims import interval_text, value_text
 
     table = Table(box=None, pad_edge=False)
     for column in ("claim", "ruling", "here", "95 % interval", "threshold"):

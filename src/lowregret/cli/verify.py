@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from lowregret.cli import options as o
+from lowregret.cli.codes import DIFFERS
+from lowregret.cli.command import verb
+from lowregret.cli.options import positional
+from lowregret.cli.outcome import aside, say, say_json
 
-from lowregret.cli.outcome import aside, exit_codes
 
-DIFFERS = 1
-
-
+@verb("verify")
 def verify(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(help="Folders that `lowregret study` or `compare` has left, or one that holds such folders."),
+    *folders: Annotated[
+        Path,
+        positional(
+            "Folders that `lowregret study` or `compare` has left, or one that holds such folders.",
+            "FOLDER",
+            required=True,
+        ),
     ],
+    as_json: o.Json = False,
 ) -> None:
-    """Compute every claim and verdict again from the raw records alone, and compare with what is stored.
+    """Exit code 0 when all agree, 1 when something differs."""
+    from lowregret.report.finding import find_studies
+    from lowregret.report.verification import verify_folder
 
-    Exit code 0 when all agree, 1 when something differs.
-    """
-    with exit_codes():
-        from lowregret.analysis.verification import verify_folder
-        from lowregret.report.studies import find_studies
-
-        differences = 0
-        for folder in find_studies(folders, aside, compares=True):
-            found = verify_folder(folder)
-            for line in found.lines:
-                typer.echo(f"{folder}: {line}")
-            differences += len(found.differences)
-            for line in found.differences:
-                typer.echo(f"{folder}: DIFFERS: {line}")
-        if differences:
-            raise typer.Exit(DIFFERS)
+    differences = 0
+    forms: list[dict[str, Any]] = []
+    for folder in find_studies(folders, aside, compares=True):
+        found = verify_folder(folder)
+        differences += len(found.differences)
+        forms.append({"folder": str(folder), "lines": list(found.lines), "differences": list(found.differences)})
+        if as_json:
+            continue
+        for line in found.lines:
+            say(f"{folder}: {line}")
+        for line in found.differences:
+            say(f"{folder}: DIFFERS: {line}")
+    if as_json:
+        say_json({"agrees": not differences, "folders": forms})
+    if differences:
+        raise SystemExit(DIFFERS)

@@ -1,0 +1,1 @@
+"""What is trained on: sources of rows, their columns, the examples made of them and the batches made of those."""

@@ -1,6 +1,6 @@
 """Examples → padded batches of tensors, in an order that a seed decides.
 
-Whoever builds the batch normalises (DESIGN.md, principle 5): the weights of a batch sum to one over its supervised
+Whoever builds the batch normalises (docs/design.md, principle 5): the weights of a batch sum to one over its supervised
 tokens, and splitting the batch afterwards changes nothing.
 """
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 
 EVAL_TOKENS = 4096
 """Padded tokens in a held-out batch: fixed, so that `eval` repeats the number that training reported."""

@@ -1,4 +1,4 @@
-"""Columns and what they mean: which of the known layouts a row has, and its chat turns or text."""
+"""Columns and what they mean: which of the known schemas a row has, and its chat turns or text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHAREGPT_ROLES = {
 
 
 @dataclass(frozen=True)
-class Content:
+class RowContent:
     """What a row holds: chat turns or text."""
 
     messages: tuple[Message, ...] | None
@@ -38,8 +38,8 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One way to lay out rows."""
+class ColumnSchema:
+    """Columns that rows may have."""
 
     kind: str
     """messages, conversations, pair, instruction or text."""
@@ -57,18 +57,20 @@ class Layout:
         return self.columns[0]
 
 
-KNOWN_LAYOUTS = (
-    Layout("messages", ("messages",)),
-    Layout("conversations", ("conversations",)),
-    Layout("pair", ("prompt", "completion")),
-    Layout("pair", ("question", "answer")),
-    Layout("instruction", ("instruction", "output"), ("input",)),
-    Layout("text", ("text",)),
+KNOWN_SCHEMAS = (
+    ColumnSchema("messages", ("messages",)),
+    ColumnSchema("conversations", ("conversations",)),
+    ColumnSchema("pair", ("prompt", "completion")),
+    ColumnSchema("pair", ("question", "answer")),
+    ColumnSchema("instruction", ("instruction", "output"), ("input",)),
+    ColumnSchema("text", ("text",)),
 )
 
 
-def detect(row: Mapping[str, Any], prompt_field: str | None = None, completion_field: str | None = None) -> Layout:
-    """The layout of this row: the columns named, else the first known layout it fits.
+def detect(
+    row: Mapping[str, Any], prompt_field: str | None = None, completion_field: str | None = None
+) -> ColumnSchema:
+    """The schema of this row: the columns named, else the first known schema it fits.
 
     Raises DataError that lists the columns found and the valid choices.
     """
@@ -78,12 +80,12 @@ def detect(row: Mapping[str, Any], prompt_field: str | None = None, completion_f
         for flag, name in (("--prompt-field", prompt_field), ("--completion-field", completion_field)):
             if name not in row:
                 raise DataError(f"no column {name!r}, which {flag} names. {did_you_mean(name, map(str, row))}")
-        return Layout("pair", (prompt_field, completion_field))
-    present = [layout for layout in KNOWN_LAYOUTS if all(name in row for name in layout.columns)]
+        return ColumnSchema("pair", (prompt_field, completion_field))
+    present = [schema for schema in KNOWN_SCHEMAS if all(name in row for name in schema.columns)]
     # A table of mixed rows has every column everywhere: prefer one that is filled in here.
-    filled = [layout for layout in present if all(row[name] is not None for name in layout.columns)]
+    filled = [schema for schema in present if all(row[name] is not None for name in schema.columns)]
     if not present:
-        valid = "; ".join("+".join(layout.columns) for layout in KNOWN_LAYOUTS)
+        valid = "; ".join("+".join(schema.columns) for schema in KNOWN_SCHEMAS)
         found = ", ".join(map(str, row)) or "none"
         raise DataError(
             f"no known columns. Found: {found}. Valid: {valid}. Rename the columns, or name yours with "
@@ -92,32 +94,32 @@ def detect(row: Mapping[str, Any], prompt_field: str | None = None, completion_f
     return (filled or present)[0]
 
 
-def convert(layout: Layout, row: Mapping[str, Any]) -> Content:
-    """The content of a row in this layout. Raises DataError (without a place) that names the field at fault."""
-    if layout.kind == "text":
-        return Content(None, _text(row, "text"))
-    if layout.kind in ("messages", "conversations"):
-        name = layout.columns[0]
-        messages, ignored = _messages(_filled(row, name), name, sharegpt=layout.kind == "conversations")
+def convert(schema: ColumnSchema, row: Mapping[str, Any]) -> RowContent:
+    """The content of a row in this schema. Raises DataError (without a place) that names the field at fault."""
+    if schema.kind == "text":
+        return RowContent(None, _text(row, "text"))
+    if schema.kind in ("messages", "conversations"):
+        name = schema.columns[0]
+        messages, ignored = _messages(_filled(row, name), name, sharegpt=schema.kind == "conversations")
         _require_assistant(messages, name)
-        return Content(messages, None, 0, ignored)
-    if layout.kind == "instruction":
+        return RowContent(messages, None, 0, ignored)
+    if schema.kind == "instruction":
         prompt = _text(row, "instruction")
         given = row.get("input")
         if given is not None and not isinstance(given, str):
             raise DataError(f"field 'input': {_kind(given)} where text is needed.")
         if given and given.strip():
             prompt += "\n\n" + _encodable(given, "input")
-        return Content((_turn("user", prompt), _turn("assistant", _text(row, "output"))), None, 1)
-    return _pair(layout, row)
+        return RowContent((_turn("user", prompt), _turn("assistant", _text(row, "output"))), None, 1)
+    return _pair(schema, row)
 
 
-def _pair(layout: Layout, row: Mapping[str, Any]) -> Content:
-    prompt_field, completion_field = layout.columns
+def _pair(schema: ColumnSchema, row: Mapping[str, Any]) -> RowContent:
+    prompt_field, completion_field = schema.columns
     prompt, ignored = _turns(row, prompt_field, "user")
     completion, more = _turns(row, completion_field, "assistant")
     _require_assistant(completion, completion_field)
-    return Content((*prompt, *completion), None, len(prompt), tuple(dict.fromkeys((*ignored, *more))))
+    return RowContent((*prompt, *completion), None, len(prompt), tuple(dict.fromkeys((*ignored, *more))))
 
 
 def _turns(row: Mapping[str, Any], name: str, role: str) -> tuple[tuple[Message, ...], tuple[str, ...]]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lowregret.data.chat import Encoded, Example, encode_rows
-from lowregret.data.readers import OpenSource, open_source
-from lowregret.data.rendering import chat_format
-from lowregret.data.report import Counts, DataReport, PartReport
+from lowregret.data.chat.encoding import Encoded, encode_rows
+from lowregret.data.chat.template import chat_format
+from lowregret.data.example import Example
+from lowregret.data.readers.base import OpenSource
+from lowregret.data.readers.registry import open_source
+from lowregret.data.report import Counts, DataReport, SplitReport
 from lowregret.data.sources import Row, SourceReport, bad_row, read_open
 from lowregret.errors import DataError
 from lowregret.spec.data import DataSpec
@@ -37,11 +39,11 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     left.
     """
     source = open_source(spec.train)
-    train, train_part = _read_part("train", source, "train", spec, tokenizer)
+    train, train_report = _read_split("train", source, "train", spec, tokenizer)
     if spec.eval is None and source.held_out is None:
-        return _split(spec, train, train_part)
+        return _split(spec, train, train_report)
     judge = source if spec.eval is None else open_source(spec.eval)
-    test, test_part = _read_part("held out", judge, judge.held_out or "train", spec, tokenizer)
+    test, test_report = _read_split("held out", judge, judge.held_out or "train", spec, tokenizer)
     kept = _without(train, test)
     if not kept:
         same = spec.eval == spec.train
@@ -54,9 +56,9 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     chosen_train, train_limit = kept[: spec.max_train], _limit(first, spec.max_train, len(kept))
     chosen_test, test_limit = test[: spec.max_eval], _limit(first, spec.max_eval, len(test))
     report = DataReport(
-        parts=(
-            replace(train_part, used=Counts.of(chosen_train), limit=train_limit),
-            replace(test_part, used=Counts.of(chosen_test), limit=test_limit),
+        splits=(
+            replace(train_report, used=Counts.of(chosen_train), limit=train_limit),
+            replace(test_report, used=Counts.of(chosen_test), limit=test_limit),
         ),
         removed_across_split=len(train) - len(kept),
     )
@@ -69,15 +71,15 @@ def prepare_held_out(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> tupl
     Of a builtin or hub source this is the test (or validation) split, if it has one; of a file, all rows.
     """
     source = open_source(spec.train)
-    examples, part = _read_part("held out", source, source.held_out or "train", spec, tokenizer)
+    examples, found = _read_split("held out", source, source.held_out or "train", spec, tokenizer)
     chosen = examples[: spec.max_eval]
     limit = _limit("the first {:,} of {:,}, in file order", spec.max_eval, len(examples))
-    return tuple(chosen), DataReport(parts=(replace(part, used=Counts.of(chosen), limit=limit),))
+    return tuple(chosen), DataReport(splits=(replace(found, used=Counts.of(chosen), limit=limit),))
 
 
-def _read_part(
+def _read_split(
     role: str, source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Example], PartReport]:
+) -> tuple[list[Example], SplitReport]:
     rows, found = read_open(
         source,
         prompt_field=spec.prompt_field,
@@ -98,7 +100,7 @@ def _read_part(
         )
     overlong = sum(result.overlong for result in encoded)
     lost = len(encoded) - len(examples)
-    return examples, PartReport(
+    return examples, SplitReport(
         role=role,
         source=found,
         template=chat_format(tokenizer).description(texts=rows[0].messages is None),
@@ -133,7 +135,7 @@ def _set_aside_refused(
     return encoded, replace(found, rows=len(encoded), bad_rows=bad)
 
 
-def _split(spec: DataSpec, examples: list[Example], part: PartReport) -> PreparedData:
+def _split(spec: DataSpec, examples: list[Example], found: SplitReport) -> PreparedData:
     """Hold out a share of the examples: the seed's shuffle picks, the order stays that of the file."""
     if len(examples) < 2:
         raise DataError(
@@ -156,8 +158,9 @@ def _split(spec: DataSpec, examples: list[Example], part: PartReport) -> Prepare
     train = [examples[index] for index in sorted(kept[: spec.max_train])]
     picked = "{:,} of {:,}, picked by the split's shuffle"
     report = DataReport(
-        parts=(replace(part, used=Counts.of(train), limit=_limit(picked, spec.max_train, len(kept))),),
-        split=f"{held_out:,} of {len(examples):,} examples held out by seed {spec.split_seed}, for want of --eval-data",
+        splits=(replace(found, used=Counts.of(train), limit=_limit(picked, spec.max_train, len(kept))),),
+        how_split=f"{held_out:,} of {len(examples):,} examples held out by seed {spec.split_seed}, "
+        "for want of --eval-data",
         test=Counts.of(test),
         test_limit=_limit(picked, spec.max_eval, held_out),
         removed_across_split=len(train_order) - len(kept),

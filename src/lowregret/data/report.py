@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from lowregret.data.example import Example
 from lowregret.data.sources import SourceReport
-
-if TYPE_CHECKING:
-    from lowregret.data.chat import Example
 
 _REASONS_SHOWN = 10
 
@@ -34,8 +31,8 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class PartReport:
-    """One source, read and encoded."""
+class SplitReport:
+    """One split of a source, read and encoded."""
 
     role: str
     """train or held out."""
@@ -58,7 +55,7 @@ class PartReport:
     limit: str | None = None
 
     def lines(self) -> Iterator[str]:
-        """The part in words."""
+        """The split in words."""
         found = self.source
         split = f", split {found.split}" if found.split else ""
         yield f"{self.role}: {found.source} ({found.format}{split}), columns {found.columns}"
@@ -96,9 +93,9 @@ class PartReport:
 class DataReport:
     """Everything that was decided about the data."""
 
-    parts: tuple[PartReport, ...]
-    """The training source and the held-out source; one part when a split was made or only one source was read."""
-    split: str | None = None
+    splits: tuple[SplitReport, ...]
+    """The training source and the held-out source; one when a split was made or only one source was read."""
+    how_split: str | None = None
     """The split made, in words; None when held-out data came from a source of its own."""
     test: Counts | None = None
     """The held-out side of that split."""
@@ -109,16 +106,16 @@ class DataReport:
     def lines(self) -> list[str]:
         """All of it, to be printed."""
         found: list[str] = []
-        for part in self.parts:
-            found.extend(part.lines())
-        if self.split:
-            found.append(f"split: {self.split}")
+        for split in self.splits:
+            found.extend(split.lines())
+        if self.how_split:
+            found.append(f"split: {self.how_split}")
         if self.removed_across_split:
             found.append(
                 f"duplicates removed across the split: {self.removed_across_split:,} training examples "
                 "equal to held-out ones, token for token"
             )
-        found.extend(_use(part.role, part.used, part.limit) for part in self.parts)
+        found.extend(_use(split.role, split.used, split.limit) for split in self.splits)
         if self.test is not None:
             found.append(_use("held out", self.test, self.test_limit))
         return found

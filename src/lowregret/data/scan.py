@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowregret.data.readers import OpenSource, open_source
+from lowregret.data.facts import Counted, DataFacts, ExampleLength, choose_max_length, list_problems
+from lowregret.data.readers.base import OpenSource
+from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import Row, read_open
 from lowregret.errors import DataError
-from lowregret.plan.data import Counted, DataFacts, Length, choose_max_length, list_problems
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -128,7 +129,7 @@ def _repeats(name: str, separator: str, rows: Sequence[Row]) -> list[tuple[str, 
     return [(f"{name}{separator}{line}", f"{count:,} {said}; this one row {earlier}.")]
 
 
-def _lengths(rows: Sequence[Row], folder: Path | None) -> tuple[list[Length], Counted, str]:
+def _lengths(rows: Sequence[Row], folder: Path | None) -> tuple[list[ExampleLength], Counted, str]:
     """Tokens of every row. A sample through the tokenizer sets the tokens a piece of the others."""
     pieces = [_pieces(row) for row in rows]
     tokenizer = _open_tokenizer(folder)
@@ -143,7 +144,7 @@ def _lengths(rows: Sequence[Row], folder: Path | None) -> tuple[list[Length], Co
     all_pieces, supervised_pieces = (max(sum(part), 1) for part in zip(*pieces[::step], strict=True))
     whole = sum(length.tokens - added for length in exact) / all_pieces
     supervised = sum(length.supervised for length in exact) / supervised_pieces
-    lengths = [Length(round(found * whole) + added, round(own * supervised)) for found, own in pieces]
+    lengths = [ExampleLength(round(found * whole) + added, round(own * supervised)) for found, own in pieces]
     lengths[::step] = exact
     return lengths, "sampled", f"the model's tokenizer on {len(sample):,} of {len(rows):,} rows"
 
@@ -165,9 +166,9 @@ def _pieces(row: Row) -> tuple[int, int]:
     return tuple(sum(len(_PIECES.findall(text)) for text in texts) for texts in (_texts(row), _supervised(row)))  # type: ignore[return-value]
 
 
-def _estimated(row: Row, pieces: tuple[int, int]) -> Length:
+def _estimated(row: Row, pieces: tuple[int, int]) -> ExampleLength:
     whole, supervised = (round(_TOKENS_PER_PIECE * found) for found in pieces)
-    return Length(whole + _TEMPLATE_TOKENS * len(row.messages or ()), supervised + len(_supervised(row)))
+    return ExampleLength(whole + _TEMPLATE_TOKENS * len(row.messages or ()), supervised + len(_supervised(row)))
 
 
 def _open_tokenizer(folder: Path | None) -> Tokenizer | None:
@@ -182,7 +183,7 @@ def _open_tokenizer(folder: Path | None) -> Tokenizer | None:
         return None
 
 
-def _count(rows: Sequence[Row], tokenizer: Tokenizer, folder: Path) -> tuple[list[Length], int]:
+def _count(rows: Sequence[Row], tokenizer: Tokenizer, folder: Path) -> tuple[list[ExampleLength], int]:
     """Tokens of rows: those of their contents, and what the chat template adds to each, by the mean of a few rows."""
     texts = [_texts(row) for row in rows]
     found = iter(tokenizer.encode_batch([text for row in texts for text in row], add_special_tokens=False))
@@ -191,11 +192,11 @@ def _count(rows: Sequence[Row], tokenizer: Tokenizer, folder: Path) -> tuple[lis
     lengths = []
     for row, counts in zip(rows, contents, strict=True):
         if row.messages is None:
-            lengths.append(Length(counts[0] + 1, counts[0]))
+            lengths.append(ExampleLength(counts[0] + 1, counts[0]))
             continue
         turns = list(zip(row.messages, counts, strict=True))[row.prompt_turns :]
         supervised = sum(count + 1 for turn, count in turns if turn["role"] == "assistant")
-        lengths.append(Length(sum(counts) + added, supervised))
+        lengths.append(ExampleLength(sum(counts) + added, supervised))
     return lengths, added
 
 

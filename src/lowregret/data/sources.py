@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowregret.data.columns import Layout, convert, detect
-from lowregret.data.readers import Broken, OpenSource, Table, open_source
+from lowregret.data.columns import ColumnSchema, convert, detect
+from lowregret.data.readers.base import BrokenRow, OpenSource
+from lowregret.data.readers.registry import open_source
 from lowregret.errors import DataError
 
 
@@ -74,39 +75,39 @@ def read_open(
     split: str = "train",
 ) -> tuple[list[Row], SourceReport]:
     """`read_rows` of a source that is already open."""
-    table = opened.load(split)
-    if not table.records:
+    found = opened.load(split)
+    if not found:
         raise DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
-    layout: Layout | None = None
+    schema: ColumnSchema | None = None
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []
     unused: dict[str, None] = {}
-    for line, record in table.records:
+    for line, record in found:
         try:
-            if isinstance(record, Broken):
+            if isinstance(record, BrokenRow):
                 raise DataError(f"{record.reason}.")
-            candidate = layout or detect(record, prompt_field, completion_field)
+            candidate = schema or detect(record, prompt_field, completion_field)
             content = convert(candidate, record)
         except DataError as error:
             if not skip_bad_rows:
-                raise bad_row(opened.name, table.numbering, line, str(error)) from None
+                raise bad_row(opened.name, opened.numbering, line, str(error)) from None
             bad.append((line, str(error)))
             continue
-        layout = candidate
+        schema = candidate
         rows.append(Row(content.messages, content.text, opened.name, line, content.prompt_turns))
-        unused.update(dict.fromkeys(str(key) for key in record if key not in (*layout.columns, *layout.optional)))
+        unused.update(dict.fromkeys(str(key) for key in record if key not in (*schema.columns, *schema.optional)))
         unused.update(dict.fromkeys(content.ignored))
-    if layout is None:
-        raise _all_bad(opened.name, table, bad)
+    if schema is None:
+        raise _all_bad(opened, bad)
     report = SourceReport(
         source=opened.name,
         format=opened.format,
-        columns=layout.description,
+        columns=schema.description,
         rows=len(rows),
         bad_rows=tuple(bad),
         unused_columns=tuple(unused),
         split=None if opened.splits is None else split,
-        numbering=table.numbering,
+        numbering=opened.numbering,
     )
     return rows, report
 
@@ -121,6 +122,6 @@ def bad_row(source: str, numbering: str, line: int, reason: str) -> DataError:
     return error
 
 
-def _all_bad(source: str, table: Table, bad: list[tuple[int, str]]) -> DataError:
+def _all_bad(opened: OpenSource, bad: list[tuple[int, str]]) -> DataError:
     line, reason = bad[0]
-    return DataError(f"all {len(bad)} rows are bad; the first, {table.numbering} {line}: {reason}", source=source)
+    return DataError(f"all {len(bad)} rows are bad; the first, {opened.numbering} {line}: {reason}", source=opened.name)

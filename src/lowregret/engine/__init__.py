@@ -1,7 +1,19 @@
 """One base, any number of policies, four verbs."""
 
 from lowregret.engine.engine import Engine, PassResult
-from lowregret.engine.optimizer import AdamParams
-from lowregret.engine.sampler import Completion, SamplingParams
+from lowregret.engine.forward.path import ForwardPath
+from lowregret.engine.optim.adamw import AdamParams
+from lowregret.engine.optim.optimizer import StepParams
+from lowregret.engine.optim.registry import step_params
+from lowregret.engine.sampling.batcher import Completion, SamplingParams
 
-__all__ = ["AdamParams", "Completion", "Engine", "PassResult", "SamplingParams"]
+__all__ = [
+    "AdamParams",
+    "Completion",
+    "Engine",
+    "ForwardPath",
+    "PassResult",
+    "SamplingParams",
+    "StepParams",
+    "step_params",
+]

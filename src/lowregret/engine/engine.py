@@ -11,33 +11,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import cycle, islice, product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowregret.data.batches import EVAL_TOKENS, SHARED_LEAST, Batch, collate, eval_groups
-from lowregret.data.chat import Example
-from lowregret.engine.attention import attending, configurations, tells_all
-from lowregret.engine.balance import BalanceLoss
-from lowregret.engine.checkpointing import checkpoint_layers
-from lowregret.engine.decode import Decoder, Prompts, Run, decoder
-from lowregret.engine.layout import Layout, lay_out
-from lowregret.engine.losses import Loss, cross_entropy, token_logprobs
-from lowregret.engine.mixture import experts_under_autocast
-from lowregret.engine.optimizer import AdamParams
+from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
+from lowregret.data.example import Example
+from lowregret.engine.device import cast_base, choose_device, choose_dtype
+from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
+from lowregret.engine.forward.balance import BalanceLoss
+from lowregret.engine.forward.checkpointing import checkpoint_layers
+from lowregret.engine.forward.layout import Layout, lay_out
+from lowregret.engine.forward.mixture import experts_under_autocast
+from lowregret.engine.forward.path import (
+    PROBE_PROMPTS,
+    ForwardPath,
+    own_logprobs,
+    probe_rows,
+    select_forward_path,
+)
+from lowregret.engine.forward.unembedding import Unembedding
+from lowregret.engine.losses import Loss, cross_entropy
+from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
-from lowregret.engine.sampler import Completion, SamplingParams, generate
-from lowregret.engine.unembedding import Unembedding
+from lowregret.engine.sampling.batcher import Completion, SamplingParams, generate
+from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts, decoder
+from lowregret.engine.state import load_state, save_state
 from lowregret.errors import SpecError
-from lowregret.lora.bank import Bank, Form
-from lowregret.lora.linear import Routing
-from lowregret.lora.parts import Member, Part, parts
+from lowregret.lora.bank import AdapterBank, AdapterLayout
+from lowregret.lora.routing import PolicyRouting
+from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
 EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
 """Tokens of all policies in a held-out pass."""
@@ -81,25 +90,31 @@ class Engine:
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
         self.model.requires_grad_(False)
-        _cast(self.model, self.dtype)
+        cast_base(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
         self.policies: dict[str, Policy] = {}
         self.matrices = matrices(self.model)
-        self._banks: list[Bank] = []
-        self._routing = Routing(anchor=torch.zeros((), device=self.device, requires_grad=True))
+        self._banks: list[AdapterBank] = []
+        self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._configs = configurations(self.model)
         self._unembedding = Unembedding(self.model)
         self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
         self.padding_free = True
         """Whether rows are laid end to end; else they are padded to the longest of a pass."""
-        self._find_way()
+        self.forward_path = self._select_forward_path()
+        """What was found when the base was put here, and why a faster path was refused."""
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
-    def add_policy(self, name: str, method: FullFT | LoRA, seed: int = 0) -> Policy:
-        """Put a new policy on the base; `seed` draws the initial A of a LoRA and its dropout."""
+    def add_policy(
+        self, name: str, method: FullFT | LoRA, seed: int = 0, *, optimizer: str = DEFAULT_OPTIMIZER
+    ) -> Policy:
+        """Put a new policy on the base; `seed` draws the initial A of a LoRA and its dropout.
+
+        `optimizer` is the kind that will step it (`spec.optimizer.name`), SpecError when there is none of that kind.
+        """
         if name in self.policies:
             raise SpecError(f"there is a policy named {name!r} already.")
         if any(isinstance(policy, FullPolicy) for policy in self.policies.values()) or (
@@ -109,19 +124,19 @@ class Engine:
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
-            bank = self._bank(Form.of(method, targeted))
-            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing)
+            bank = self._bank(AdapterLayout.of(method, targeted))
+            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer)
         else:
-            policy = FullPolicy(name, method, self.model)
+            policy = FullPolicy(name, method, self.model, optimizer)
         self.policies[name] = policy
-        self._look()
+        self._refresh_views()
         return policy
 
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
         self._banks = [bank for bank in self._banks if bank.members]
-        self._look()
+        self._refresh_views()
 
     def forward_backward(
         self, batches: Mapping[str, Batch], loss: Loss = cross_entropy, *, temperature: float = 1.0
@@ -155,8 +170,12 @@ class Engine:
         with self._passing(layout, temperature):
             return self._forward(layout, batches, cross_entropy)
 
-    def optim_step(self, params: Mapping[str, AdamParams]) -> dict[str, float]:
-        """One AdamW step for each policy named; returns gradient norms before clipping. Others are not touched."""
+    def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
+        """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
+
+        A policy takes the hyper-parameters of its own optimizer: `AdamParams` for AdamW, or what `step_params` makes of
+        a spec. TypeError for another's.
+        """
         norms = [self.policies[name].optimizer.step(step) for name, step in params.items()]
         for name in params:
             self.policies[name].steps += 1
@@ -216,14 +235,10 @@ class Engine:
 
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Weights and optimizer state of a policy, atomically, as one safetensors file."""
-        from lowregret.engine.state import save_state
-
         save_state(self.policies[policy], path, metadata or {})
 
     def load(self, policy: str, path: Path) -> dict[str, str]:
         """Restore what `save` wrote, and return its metadata; RecordsError when the file is damaged or another's."""
-        from lowregret.engine.state import load_state
-
         return load_state(self.policies[policy], path)
 
     def _lay_out(self, batches: Mapping[str, Batch]) -> Layout:
@@ -245,9 +260,9 @@ class Engine:
         return {name: found[name] for name in batches}
 
     def _logits(
-        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: Run
+        self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
-        """Logits [positions, vocabulary] for the sampler: see `decode.Forward`."""
+        """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
         all_of, wanted = (self._parts(list(of), list(of.values())) for of in (tokens, positions))
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
@@ -256,7 +271,7 @@ class Engine:
     @contextmanager
     def _passing(self, layout: Layout, temperature: float = 1.0) -> Iterator[None]:
         """Everything that is different during one pass, its backward included, and only then."""
-        attention = attending(self._configs) if self.padding_free else nullcontext()
+        attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
         tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
         positions = [] if self._unembedding.chunked else self._position_parts(layout)
@@ -265,7 +280,7 @@ class Engine:
 
     @contextmanager
     def _routed(
-        self, tokens: Sequence[Part], positions: Sequence[Part], selected: Tensor | None, *, chunked: bool
+        self, tokens: Sequence[SlotSpan], positions: Sequence[SlotSpan], selected: Tensor | None, *, chunked: bool
     ) -> Iterator[None]:
         """Route tokens, and the positions that the unembedding sees, to their policies."""
         head, routing, own = self._unembedding, self._routing, self._unembedding.chunked
@@ -290,107 +305,53 @@ class Engine:
 
         return sorted(names, key=place)
 
-    def _position_parts(self, layout: Layout) -> list[Part]:
+    def _position_parts(self, layout: Layout) -> list[SlotSpan]:
         return self._parts(layout.names, layout.positions, layout.position_rows)
 
     def _parts(
         self, names: Sequence[str], counts: Sequence[int], rows: Sequence[Sequence[tuple[int, int]]] | None = None
-    ) -> list[Part]:
+    ) -> list[SlotSpan]:
         """Runs of neighbours in a bank, with their tokens; `rows`, (number, tokens) each, is what dropout goes by."""
-        members: list[Member] = []
+        members: list[SlotRows] = []
         start = 0
         for name, count, own in zip(names, counts, rows or [()] * len(names), strict=True):
             policy = self.policies.get(name)
             if isinstance(policy, LoRAPolicy) and count:
                 dropout = policy.dropout(own) if torch.is_grad_enabled() else None
                 scales = (policy.scale, policy.expert_scale)
-                members.append(Member(policy.bank, policy.slot, start, count, *scales, dropout))
+                members.append(SlotRows(policy.bank, policy.slot, start, count, *scales, dropout))
             start += count
-        return parts(members, start)
+        return slot_spans(members, start)
 
-    def _bank(self, form: Form) -> Bank:
-        """The bank for this form: one that is there, or a new one."""
+    def _bank(self, layout: AdapterLayout) -> AdapterBank:
+        """The bank for this layout: one that is there, or a new one."""
         for bank in self._banks:
-            if bank.form == form:
+            if bank.layout == layout:
                 return bank
-        self._banks.append(Bank(form))
+        self._banks.append(AdapterBank(layout))
         return self._banks[-1]
 
-    def _look(self) -> None:
+    def _refresh_views(self) -> None:
         """After policies have come or gone: views of banks, and the module at the end, are others now."""
         for policy in self.policies.values():
             if isinstance(policy, LoRAPolicy):
-                policy.look()
+                policy.refresh_views()
         self._unembedding.watch()
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
-    def _find_way(self) -> None:
-        """How this base can be run: rows end to end, logits in chunks, both, or neither.
-
-        Its modeling code decides, and is asked: short rows, two of which share a prompt, must get the log-probabilities
-        that the base itself gives to each alone. The plainest way, padded rows and its own logits, needs no proof.
-        """
-        some = [token for token in range(8) if token != self.base.pad_id]
-        lengths = ((1, 3), (1, 5), (SHARED_LEAST + 1, 2), (SHARED_LEAST + 1, 3))  # of prompt and completion
-        rows = [Example(tuple(islice(cycle(some), p + c)), (False,) * p + (True,) * c) for p, c in lengths]
+    def _select_forward_path(self) -> ForwardPath:
+        """How this base can be run, by its own answers on short rows: see `select_forward_path`."""
+        rows = probe_rows(self.base.pad_id)
         with torch.no_grad(), self._arithmetic():
-            expected = torch.cat([_own_logprobs(self.model, row, self.device) for row in rows])
-        batch = {"base": replace(collate(rows, self.base.pad_id), prompts=torch.tensor([0, 1, 2, 2]))}
-        end_to_end = (True, False) if tells_all(self._configs) else (False,)
-        for self.padding_free, self._unembedding.chunked in product(end_to_end, (True, False)):
-            if not self.padding_free and not self._unembedding.chunked:
-                return
-            try:
-                found = self.forward(batch)["base"].logprobs
-            except (torch.OutOfMemoryError, MemoryError):
-                raise
-            except Exception:  # modeling code may refuse in any way it likes: then this is not the way
-                continue
-            if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=_PROBE_TOLERANCE[self.dtype]):
-                return
+            expected = torch.cat([own_logprobs(self.model, row, self.device) for row in rows])
+        batch = {"base": replace(collate(rows, self.base.pad_id), prompts=torch.tensor(PROBE_PROMPTS))}
 
+        def attempt(path: ForwardPath) -> Tensor:
+            self.padding_free, self._unembedding.chunked = path.padding_free, path.chunked
+            return self.forward(batch)["base"].logprobs
 
-_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Largest difference of a log-probability, nats, that is still rounding."""
-
-
-def _own_logprobs(model: PreTrainedModel, row: Example, device: torch.device) -> Tensor:
-    """log p of each supervised token of a row, as the base computes it without any of ours."""
-    ids = torch.tensor([row.token_ids], device=device)
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
-    return token_logprobs(logits, ids[0, 1:])[torch.tensor(row.supervised[1:], device=device)]
-
-
-def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Weight matrices to `dtype`; vectors and embeddings (and a matrix shared with one) to float32.
-
-    A float64 base, which only a caller can have made, stays as it is.
-    """
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.dtype is not torch.float64:
-            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            parameter.data = parameter.data.to(dtype if matrix else torch.float32)
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU; SpecError for a device that torch does not have."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise SpecError(
-            f"device {device!r} is not available: {str(error).splitlines()[0]}. Use auto, cpu or cuda:N."
-        ) from None
-    return chosen
-
-
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is float32 on a CPU and bfloat16 elsewhere."""
-    if precision == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        chosen = select_forward_path(attempt, expected, self.dtype, varlen=supports_varlen(self._configs))
+        self.padding_free, self._unembedding.chunked = chosen.padding_free, chosen.chunked
+        return chosen

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from lowregret.data.batches import Batch, collate
-from lowregret.data.chat import Example
-from lowregret.engine.checkpointing import last_layer_plain
+from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
+from lowregret.engine.forward.checkpointing import last_layer_plain
 from lowregret.engine.losses import cross_entropy
 from lowregret.engine.policy import FullPolicy, LoRAPolicy
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.optimizer import NUMBER_BYTES
 
 ACTIVATION_SHARE = 0.5
 """Of the memory that weights, gradients and moments leave. The rest is for what a pass needs beside the activations it
@@ -98,12 +99,13 @@ def device_memory(device: torch.device) -> int:
 
 
 def _resident_bytes(engine: Engine) -> int:
-    """The base, and each policy's weights, gradients and two moments (float32)."""
+    """The base, and each policy's weights, gradients and what its optimizer keeps."""
     found = sum(parameter.numel() * parameter.element_size() for parameter in engine.model.parameters())
     for policy in engine.policies.values():
-        copies = 3 if isinstance(policy, FullPolicy) else 4  # a FullFT policy's weights are the base's
-        found += copies * 4 * policy.trainable_parameters
-        found += 4 * sum(start.numel() for start in policy.initial.values())
+        each = policy.optimizer.spec.bytes_per_parameter()
+        each -= NUMBER_BYTES if isinstance(policy, FullPolicy) else 0  # its weights are the base's
+        found += each * policy.trainable_parameters
+        found += NUMBER_BYTES * sum(start.numel() for start in policy.initial.values())
     return found
 
 

@@ -13,7 +13,9 @@ under the policy that drew it) and, for the penalty, `reference_logprobs` (under
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -112,3 +114,26 @@ def entropy_bonus(
     of −Σ weight · H as its mean over the tokens that the sampler could have drawn (H = −Σ p log p, ∇p = p · ∇log p).
     """
     return (weights * (logprobs - sampler_logprobs).exp() * logprobs).sum()
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """A loss and what it takes of a batch beside log-probabilities and weights."""
+
+    function: Loss
+    columns: tuple[str, ...] = ()
+    """Names of `Batch.columns`."""
+
+
+_RATIO = ("advantages", "sampler_logprobs")
+LOSSES: Mapping[str, LossEntry] = MappingProxyType(
+    {
+        "cross_entropy": LossEntry(cross_entropy),
+        "importance_sampling": LossEntry(importance_sampling, _RATIO),
+        "ppo_clip": LossEntry(ppo_clip, _RATIO),
+        "cispo": LossEntry(cispo, _RATIO),
+        "kl_penalty": LossEntry(kl_penalty, ("reference_logprobs",)),
+        "entropy_bonus": LossEntry(entropy_bonus, ("sampler_logprobs",)),
+    }
+)
+"""All of them, by name: tests/laws/test_losses.py runs over what is here, and finds what is not."""

@@ -12,22 +12,20 @@ from jaxtyping import Int64
 from torch import nn
 from transformers import PreTrainedModel
 
-from lowregret.engine.optimizer import Names, PolicyOptimizer, by_name
+from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, by_name
+from lowregret.engine.optim.registry import optimizer_of
 from lowregret.errors import TargetError
-from lowregret.lora.bank import Bank, Block, rank_on
+from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
-from lowregret.lora.experts import LoRAExperts
-from lowregret.lora.init import Start, expert_start, initial
-from lowregret.lora.linear import LoRALinear, Routing
-from lowregret.lora.router import LoRARouter
+from lowregret.lora.forms import Carrier, carrier_name, form_of
+from lowregret.lora.moe.experts import LoRAExperts
+from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
-
-Carrier = LoRALinear | LoRAExperts | LoRARouter
-"""The modules that carry adapters, in the place of the base's own."""
+from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
 
 class Policy(ABC):
@@ -36,10 +34,11 @@ class Policy(ABC):
     weights: dict[str, nn.Parameter]
     initial: dict[str, nn.Parameter]
     """The start of those weights whose first product is taken off, by the same names; frozen."""
-    optimizer: PolicyOptimizer
+    optimizer: PolicyOptimizer[Any]
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, optimizer: str) -> None:
         self.name = name
+        self._optimizer_type = optimizer_of(optimizer)
         self.steps = 0
         """Optimizer steps so far."""
 
@@ -72,10 +71,11 @@ class LoRAPolicy(Policy):
         matrices: Sequence[Matrix],
         seed: int,
         model: PreTrainedModel,
-        bank: Bank,
-        routing: Routing,
+        bank: AdapterBank,
+        routing: PolicyRouting,
+        optimizer: str = DEFAULT_OPTIMIZER,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, optimizer)
         self.method = method
         self.matrices = matrices
         self.seed = seed
@@ -86,14 +86,18 @@ class LoRAPolicy(Policy):
             raise TargetError(
                 f"{method.convention} is a convention for experts, and none are targeted here. Leave it out."
             )
-        self._pieces: list[tuple[Block, nn.Parameter]] = []
+        self._pieces: list[tuple[WeightSlice, nn.Parameter]] = []
         """What the optimizer steps when A and B have rates of their own: neighbouring numbers of `_flat`."""
         generator = torch.Generator().manual_seed(seed)
         device = next(model.parameters()).device
         carriers = {matrix.name: _adapted(model, matrix, routing) for matrix in matrices}
         start = bank.known_start(method)
         if start is None:
-            start = {m.name: _start(method, m, carriers[m.name], generator) for m in matrices}
+            start = {}
+            for matrix in matrices:
+                carrier = carriers[matrix.name]
+                form = form_of(matrix, carrier.base)
+                start[matrix.name] = form.start(method, matrix, carrier, generator)
         bank.add(name, start, device, method)
         for carrier in carriers.values():
             if bank not in carrier.banks:
@@ -133,7 +137,7 @@ class LoRAPolicy(Policy):
 
     def before_backward(self) -> None:
         if self.bank.need_gradients() or self._flat.grad is None:
-            self.look()
+            self.refresh_views()
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         names = dict.fromkeys(carrier_name(matrix) for matrix in self.matrices if matrix.experts)
@@ -144,7 +148,7 @@ class LoRAPolicy(Policy):
             if isinstance(carrier, LoRAExperts) and self.name in carrier.traffic
         }
 
-    def look(self) -> None:
+    def refresh_views(self) -> None:
         """View the bank as it is now: after it has got or lost a member, or its gradients."""
         gradients, row = self.bank.gradients, self.bank.weights[self.slot]
         pairs = [(self._flat, row), *((piece, row[block.place]) for block, piece in self._pieces)]
@@ -176,18 +180,18 @@ class LoRAPolicy(Policy):
             if not carrier.banks:
                 _replace(self._model, name, carrier.base)
 
-    def _optimizer(self) -> PolicyOptimizer:
+    def _optimizer(self) -> PolicyOptimizer[Any]:
         """One vector for all that learns at one rate; else a vector for each block, with its own."""
         method = self.method
         if method.a_rate == method.b_rate == 1:
-            return PolicyOptimizer([(self._flat, self._named)], gradients_stay=True)
+            return self._optimizer_type([(self._flat, self._named)], gradients_stay=True)
         flat = self._flat.detach()
-        self._pieces = [(block, nn.Parameter(flat[block.place])) for block in self.bank.blocks]
+        self._pieces = [(block, nn.Parameter(flat[block.place])) for block in self.bank.slices]
         named: list[tuple[nn.Parameter, Names]] = [
             (piece, partial(_view, block, method)) for block, piece in self._pieces
         ]
         rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block, _ in self._pieces]
-        return PolicyOptimizer(named, gradients_stay=True, rates=rates)
+        return self._optimizer_type(named, gradients_stay=True, rates=rates)
 
     def _adapter(self, matrix: Matrix) -> LoRAWeights:
         a, b = f"{matrix.name}.lora_A", f"{matrix.name}.lora_B"
@@ -211,8 +215,8 @@ class LoRAPolicy(Policy):
 class FullPolicy(Policy):
     """The base's own weights, all of them; it must be the only policy of its engine."""
 
-    def __init__(self, name: str, method: FullFT, model: PreTrainedModel) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, method: FullFT, model: PreTrainedModel, optimizer: str = DEFAULT_OPTIMIZER) -> None:
+        super().__init__(name, optimizer)
         self.method = method
         self.weights, self.initial = {}, {}
         for key, parameter in model.named_parameters():
@@ -224,7 +228,7 @@ class FullPolicy(Policy):
         self._traffic: dict[str, torch.Tensor] = {}
         self._experts = dict(fused_experts(model))
         self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in self._experts.items()]
-        self.optimizer = PolicyOptimizer(by_name(self.weights), gradients_stay=False)
+        self.optimizer = self._optimizer_type(by_name(self.weights), gradients_stay=False)
 
     def before_backward(self) -> None:
         """Nothing to do: autograd makes the gradients."""
@@ -251,37 +255,18 @@ class FullPolicy(Policy):
             output.register_hook(add)
 
 
-def carrier_name(matrix: Matrix) -> str:
-    """The module that carries a matrix's adapters: its own, or that of all matrices of the experts of a layer."""
-    return matrix.name.rpartition(".")[0] if matrix.experts else matrix.name
-
-
-def _view(block: Block, method: LoRA, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
+def _view(block: WeightSlice, method: LoRA, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """One weight by its name."""
     return {block.name: block.view(numbers, method)}
 
 
-def _start(method: LoRA, matrix: Matrix, carrier: Carrier, generator: torch.Generator) -> Start:
-    if isinstance(carrier, LoRAExperts):
-        return expert_start(method, matrix, generator)
-    if isinstance(carrier, LoRARouter) and (method.dora or method.dropout):
-        raise TargetError(f"{matrix.name}: on a router, a LoRA with dora or dropout is not built. Leave it out.")
-    return initial(method, matrix, carrier.matrix, generator)
-
-
-def _adapted(model: PreTrainedModel, matrix: Matrix, routing: Routing) -> Carrier:
+def _adapted(model: PreTrainedModel, matrix: Matrix, routing: PolicyRouting) -> Carrier:
     """What carries adapters at this place, put there when it is still the plain module."""
     name = carrier_name(matrix)
     module = model.get_submodule(name)
     if isinstance(module, Carrier):
         return module
-    carrier: Carrier
-    if matrix.experts:
-        carrier = LoRAExperts(name, module, routing)
-    elif matrix.group == "router" and not isinstance(module, nn.Linear):
-        carrier = LoRARouter(name, module, routing)
-    else:
-        carrier = LoRALinear(name, module, routing, unembedding=matrix.group == "unembedding")
+    carrier = form_of(matrix, module).carry(matrix, module, routing)
     _replace(model, name, carrier)
     return carrier
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
-from lowregret.records import replacing
+from lowregret.runs.atomic import replacing
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -38,11 +38,13 @@ def refusals(path: Path) -> Iterator[None]:
 def state_tensors(policy: Policy) -> dict[str, Tensor]:
     """All that a policy needs to go on: `weights/<name>`, optimizer state as `adam/<kind>/<name>`, and `steps`.
 
+    Another optimizer's state begins with another word.
+
     And `initial/<name>` where the first product is taken off: another machine would find it with other rounding.
     """
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
     tensors |= {f"initial/{name}": weight.detach() for name, weight in policy.initial.items()}
-    tensors |= {f"adam/{key}": value for key, value in policy.optimizer.state().items()}
+    tensors |= {f"{policy.optimizer.prefix}/{key}": value for key, value in policy.optimizer.state().items()}
     tensors["steps"] = torch.tensor(policy.steps)
     return tensors
 
@@ -83,12 +85,16 @@ def damaged(path: Path, problem: object) -> RecordsError:
 
 def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy the state that `state_tensors` gave into the policy's own tensors; `path` is where it was read from."""
-    weights, initial, adam = (
+    prefixes = ("weights/", "initial/", f"{policy.optimizer.prefix}/")
+    weights, initial, kept = (
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        for prefix in ("weights/", "initial/", "adam/")
+        for prefix in prefixes
     )
     # All of it before the first is copied: nothing is restored by half, and the fused optimizer trusts its shapes.
-    problem = _misfit(policy, weights, initial, adam) if "steps" in tensors else "it does not count its steps"
+    problem = _misfit(policy, weights, initial, kept) if "steps" in tensors else "it does not count its steps"
+    others = sorted(key for key in tensors if key != "steps" and not key.startswith(prefixes))
+    if not problem and others:
+        problem = f"it holds {others[0]}, which is no state of this policy's optimizer"
     if problem:
         raise damaged(path, problem)
     with torch.no_grad():
@@ -96,27 +102,30 @@ def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> 
             policy.weights[name].copy_(value)
         for name, value in initial.items():
             policy.initial[name].copy_(value)
-    policy.optimizer.load_state(adam)
+    policy.optimizer.load_state(kept)
     policy.steps = int(tensors["steps"])
 
 
 def _misfit(
-    policy: Policy, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor], adam: Mapping[str, Tensor]
+    policy: Policy, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor], kept: Mapping[str, Tensor]
 ) -> str | None:
-    """Why these weights and moments cannot be this policy's; None when they can."""
-    moments = {key.partition("/")[2] for key in adam}
+    """Why these weights and this state of the optimizer cannot be this policy's; None when they can."""
+    moved = {key.partition("/")[2] for key in kept}
     if (
         weights.keys() != policy.weights.keys()
         or initial.keys() != policy.initial.keys()
-        or not moments <= weights.keys()
+        or not moved <= weights.keys()
     ):
         return "it holds other weights than this policy has"
-    expected = {f"{kind}/{name}": weights[name].shape for name in moments for kind in ("exp_avg", "exp_avg_sq")}
-    expected |= {f"step/{name}": torch.Size() for name in moments}
-    if adam.keys() != expected.keys():
+    expected = {
+        f"{kind}/{name}": torch.Size(shape)
+        for name in moved
+        for kind, shape in policy.optimizer.spec.state_shapes(tuple(weights[name].shape)).items()
+    }
+    if kept.keys() != expected.keys():
         return "its moments are not complete"
     expected |= {name: weight.shape for name, weight in policy.weights.items()}
-    for name, value in (*weights.items(), *initial.items(), *adam.items()):
+    for name, value in (*weights.items(), *initial.items(), *kept.items()):
         if value.shape != expected[name] or value.dtype is not torch.float32:
             return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
     return None

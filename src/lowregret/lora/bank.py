@@ -44,8 +44,8 @@ def rank_on(method: LoRA, matrix: Matrix) -> int:
 
 
 @dataclass(frozen=True)
-class Form:
-    """What one bank holds: policies of one form can be neighbours."""
+class AdapterLayout:
+    """What one bank holds: policies of one layout can be neighbours."""
 
     matrices: tuple[Matrix, ...]
     rank: int
@@ -61,8 +61,8 @@ class Form:
     """Whether all experts of a layer have one factor in common: that on the side of the hidden states."""
 
     @classmethod
-    def of(cls, method: LoRA, matrices: Sequence[Matrix]) -> Form:
-        """The form of a method's policies on these matrices."""
+    def of(cls, method: LoRA, matrices: Sequence[Matrix]) -> AdapterLayout:
+        """The layout of a method's policies on these matrices."""
         of_experts = [rank_on(method, matrix) for matrix in matrices if matrix.experts]
         return cls(
             tuple(matrices),
@@ -89,7 +89,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Block:
+class WeightSlice:
     """Where one weight lies in the numbers of one policy."""
 
     name: str
@@ -99,44 +99,44 @@ class Block:
     shape: tuple[int, ...]
     """[…, rank, d_in], […, d_out, rank] or [d_out], padding included."""
 
-    def view(self, numbers: Float[Tensor, " block"], method: LoRA) -> Tensor:
-        """A method's weight in the numbers of this block, without padding."""
+    def view(self, numbers: Float[Tensor, " piece"], method: LoRA) -> Tensor:
+        """A method's weight in the numbers of this piece, without padding."""
         whole, rank = numbers.view(self.shape), rank_on(method, self.matrix)
         if self.name.endswith(".lora_A"):
             return whole[..., :rank, :]
         return whole[..., :rank] if self.name.endswith(".lora_B") else whole
 
 
-class Bank:
-    """Policies of one form."""
+class AdapterBank:
+    """Policies of one layout."""
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
-        self.matrices = {matrix.name: matrix for matrix in form.matrices}
+    def __init__(self, layout: AdapterLayout) -> None:
+        self.layout = layout
+        self.matrices = {matrix.name: matrix for matrix in layout.matrices}
         self.members: list[str] = []
         self.weights = torch.empty(0, 0)
         """[members, numbers of one policy]."""
         self.gradients: Tensor | None = None
         """The same shape; None until a first backward pass needs it."""
         self.initial: Tensor | None = None
-        """The weights at the start, the same shape; None unless the form is residual."""
+        """The weights at the start, the same shape; None unless the layout is residual."""
         self.origins: dict[str, tuple[str, int, float]] = {}
         """Init, rank and scale of members that found their start in the base as it is now."""
-        self.blocks: list[Block] = []
+        self.slices: list[WeightSlice] = []
         """In the order in which they lie."""
         self._size = 0
-        for matrix in form.matrices:
-            a, b = form.shapes(matrix)
+        for matrix in layout.matrices:
+            a, b = layout.shapes(matrix)
             self._put("lora_A", matrix, a)
             self._put("lora_B", matrix, b)
-            if form.dora:
+            if layout.dora:
                 self._put("lora_magnitude", matrix, (matrix.d_out,))
-        self._block = {block.name: block for block in self.blocks}
+        self._by_name = {piece.name: piece for piece in self.slices}
 
     def _put(self, kind: str, matrix: Matrix, shape: tuple[int, ...]) -> None:
         start = self._size
         self._size += math.prod(shape)
-        self.blocks.append(Block(f"{matrix.name}.{kind}", matrix, slice(start, self._size), shape))
+        self.slices.append(WeightSlice(f"{matrix.name}.{kind}", matrix, slice(start, self._size), shape))
 
     def known_start(self, method: LoRA) -> dict[str, tuple[Tensor, Tensor]] | None:
         """A and B by matrix of a member that found them in the base for a method alike; None when there is none.
@@ -164,7 +164,7 @@ class Bank:
         row = row.to(device)
         if self.gradients is not None:
             self.gradients = torch.cat([self.gradients, torch.zeros_like(row)])
-        if self.form.residual:
+        if self.layout.residual:
             self.initial = row.clone() if self.initial is None else torch.cat([self.initial, row])
             if method is not None:
                 self.origins[name] = _origin(method)
@@ -231,7 +231,7 @@ class Bank:
 
     def views(self, flat: Float[Tensor, " numbers"], method: LoRA) -> dict[str, Tensor]:
         """A method's weights by name in one policy's vector, unpadded."""
-        return {block.name: block.view(flat[block.place], method) for block in self.blocks}
+        return {piece.name: piece.view(flat[piece.place], method) for piece in self.slices}
 
     def _a(self, rows: Tensor, matrix: str) -> Tensor:
         return self._in(rows, f"{matrix}.lora_A")
@@ -243,8 +243,8 @@ class Bank:
         return self._in(rows, f"{matrix}.lora_magnitude")
 
     def _in(self, rows: Tensor, name: str) -> Tensor:
-        block = self._block[name]
-        return rows[:, block.place].view(-1, *block.shape)
+        piece = self._by_name[name]
+        return rows[:, piece.place].view(-1, *piece.shape)
 
 
 def _origin(method: LoRA) -> tuple[str, int, float]:

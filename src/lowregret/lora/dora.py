@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lowregret.lora.parts import Norms, Part
+from lowregret.lora.routing import RowNorms
+from lowregret.lora.spans import SlotSpan
 from lowregret.lora.weights import divisors, row_norms
 
 
@@ -27,36 +28,36 @@ def magnified(
     weight: Float[Tensor, "d_out d_in"],
     bias: Float[Tensor, " d_out"] | None,
     matrix: str,
-    parts: Sequence[Part],
-    norms: Norms | None,
+    spans: Sequence[SlotSpan],
+    norms: RowNorms | None,
 ) -> Float[Tensor, "tokens d_out"]:
-    """y = x Wᵀ + bias, with the tokens of DoRA's parts as the formula says, and the others as they are."""
+    """y = x Wᵀ + bias, with the tokens of DoRA's spans as the formula says, and the others as they are."""
     cuts: list[int] = []
-    for part in parts:
-        cuts += [part.start - sum(cuts), sum(part.sizes)]
+    for span in spans:
+        cuts += [span.start - sum(cuts), sum(span.sizes)]
     cuts.append(len(x) - sum(cuts))
     inputs, outputs = x.split(cuts), list(y.split(cuts))
-    for number, part in enumerate(parts):
+    for number, span in enumerate(spans):
         place = 2 * number + 1
-        found = part_norms(part, matrix, weight, norms)
+        found = span_norms(span, matrix, weight, norms)
         outputs[place] = _Magnified.apply(  # type: ignore[no-untyped-call]
-            inputs[place], outputs[place], anchor, weight, bias, matrix, part, found
+            inputs[place], outputs[place], anchor, weight, bias, matrix, span, found
         )
     outputs = [piece for piece in outputs if len(piece)]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def part_norms(
-    part: Part, matrix: str, weight: Float[Tensor, "d_out d_in"], norms: Norms | None
+def span_norms(
+    span: SlotSpan, matrix: str, weight: Float[Tensor, "d_out d_in"], norms: RowNorms | None
 ) -> Float[Tensor, "policies d_out"]:
     """‖W + s B A‖ of each row for each policy, to divide by, from `norms` where they are known."""
     found = []
-    names = part.bank.members[part.slots]
-    for member, (name, scale) in enumerate(zip(names, part.scales, strict=True)):
+    names = span.bank.members[span.slots]
+    for index, (name, scale) in enumerate(zip(names, span.scales, strict=True)):
         known = None if norms is None else norms.get((matrix, name))
         if known is None:
-            slot = part.slots.start + member
-            a, b = part.bank.factors(matrix, slice(slot, slot + 1), part.bank.weights.dtype)
+            slot = span.slots.start + index
+            a, b = span.bank.factors(matrix, slice(slot, slot + 1), span.bank.weights.dtype)
             known = divisors(row_norms(weight, a[0], b[0], scale))
             if norms is not None:
                 norms[matrix, name] = known
@@ -65,7 +66,7 @@ def part_norms(
 
 
 class _Magnified(torch.autograd.Function):
-    """The tokens of one part. Gradients of A, B and m are added straight to their bank, in float32."""
+    """The tokens of one span. Gradients of A, B and m are added straight to their bank, in float32."""
 
     @staticmethod
     def forward(
@@ -76,40 +77,40 @@ class _Magnified(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         matrix: str,
-        part: Part,
+        span: SlotSpan,
         norms: Tensor,
     ) -> Tensor:
-        a, b = part.factors(matrix, x.dtype)
-        dropped = part.dropped(x, matrix)
-        u = part.scale_(part.times(dropped, a.transpose(1, 2)))
-        added = part.times(u, b.transpose(1, 2))
+        a, b = span.factors(matrix, x.dtype)
+        dropped = span.dropped(x, matrix)
+        u = span.scale_(span.times(dropped, a.transpose(1, 2)))
+        added = span.times(u, b.transpose(1, 2))
         base = y if bias is None else y - bias.to(y.dtype)
-        if any(part.dropouts):
+        if any(span.dropouts):
             base = dropped @ weight.to(x.dtype).T
-        gains = part.bank.magnitudes(matrix, part.slots) / norms
-        ctx.save_for_backward(x, weight, part.trained(u), base + added)
-        ctx.matrix, ctx.part, ctx.gains, ctx.norms = matrix, part, gains, norms
+        gains = span.bank.magnitudes(matrix, span.slots) / norms
+        ctx.save_for_backward(x, weight, span.trained(u), base + added)
+        ctx.matrix, ctx.span, ctx.gains, ctx.norms = matrix, span, gains, norms
         # Not c ⊙ (…): where c is 1, as at the start, this is the base to the bit.
-        return y + part.each(base, gains - 1) + part.each(added, gains)
+        return y + span.each(base, gains - 1) + span.each(added, gains)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, u, adapted = ctx.saved_tensors
         matrix: str = ctx.matrix
-        part: Part = ctx.part
+        span: SlotSpan = ctx.span
         dy = dy.contiguous()
-        a, b = part.factors(matrix, dy.dtype)
-        own = part.each(dy, ctx.gains)
-        du = part.scale_(part.times(own, b))
-        part.add_outer(part.bank.b_gradient(matrix, part.slots), own, u)
-        part.add_outer(part.bank.a_gradient(matrix, part.slots), part.trained_gradient(du), part.dropped(x, matrix))
-        of_magnitudes = part.bank.magnitudes_gradient(matrix, part.slots)
-        of_magnitudes += part.sums(dy * adapted) / ctx.norms
-        dropout = any(part.dropouts)
+        a, b = span.factors(matrix, dy.dtype)
+        own = span.each(dy, ctx.gains)
+        du = span.scale_(span.times(own, b))
+        span.add_outer(span.bank.b_gradient(matrix, span.slots), own, u)
+        span.add_outer(span.bank.a_gradient(matrix, span.slots), span.trained_gradient(du), span.dropped(x, matrix))
+        of_magnitudes = span.bank.magnitudes_gradient(matrix, span.slots)
+        of_magnitudes += span.sums(dy * adapted) / ctx.norms
+        dropout = any(span.dropouts)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = part.times(du, a)
+            dx = span.times(du, a)
             if dropout:
-                dx = part.dropped(dx.addmm_(own - dy, weight.to(dy.dtype)), matrix)
+                dx = span.dropped(dx.addmm_(own - dy, weight.to(dy.dtype)), matrix)
         return dx, (dy if dropout else own), None, None, None, None, None, None

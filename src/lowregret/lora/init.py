@@ -1,16 +1,21 @@
-"""How a LoRA starts."""
+"""How a LoRA starts: `INITIALISATIONS`, by the names that `LoRA.init` has for them.
+
+An entry is all that a new one needs here; its name goes into the spec's `Init`, which stays free of torch, and the laws
+(tests/laws/test_adapters.py) run over both.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lowregret.errors import TargetError
-from lowregret.lora.bank import Form, rank_on
+from lowregret.lora.bank import AdapterLayout, rank_on
 from lowregret.models.targets import Matrix
 from lowregret.spec import LoRA
 
@@ -19,15 +24,8 @@ Start = tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]
 
 
 def initial(method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], generator: torch.Generator) -> Start:
-    """A and B of a method on one matrix, whose weight is read by the residual inits only."""
-    if method.init == "pissa":
-        return pissa(weight, method.rank, method.scale)
-    if method.init == "olora":
-        return olora(weight, method.rank)
-    if method.init == "orthogonal":
-        return orthogonal(matrix, method.rank, generator)
-    a, b = uniform(matrix, method.rank, generator)
-    return (a if method.init_scale == 1 else a * method.init_scale), b
+    """A and B of a method on one matrix, whose weight is read by the residual ones only."""
+    return INITIALISATIONS[method.init].start(method, matrix, weight, generator)
 
 
 def expert_start(
@@ -40,7 +38,7 @@ def expert_start(
             f"{matrix.name}: on experts, a LoRA with {' and '.join(asked)} is not built. Leave it out, or leave the "
             "experts out with the target `attention`."
         )
-    (a_copies, *_), (b_copies, *_) = Form.of(method, [matrix]).shapes(matrix)
+    (a_copies, *_), (b_copies, *_) = AdapterLayout.of(method, [matrix]).shapes(matrix)
     rank = rank_on(method, matrix)
     a, _ = uniform(replace(matrix, d_out=1), rank * a_copies, generator)
     return a.view(a_copies, rank, matrix.d_in) * method.init_scale, torch.zeros(b_copies, matrix.d_out, rank)
@@ -49,7 +47,7 @@ def expert_start(
 def uniform(
     matrix: Matrix, rank: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
-    """A uniform on ±1/√d_in, B zero (SCIENCE.md 2): the adapted base starts as the base, exactly.
+    """A uniform on ±1/√d_in, B zero (SCIENCE 2): the adapted base starts as the base, exactly.
 
     Drawn in float32 on the CPU, so that a seed gives the same adapter on every device.
     """
@@ -112,3 +110,57 @@ def _filled(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         b = torch.cat([b, b.new_zeros(b.shape[0], missing)], dim=1)
     dtype = torch.get_default_dtype()
     return a.to(dtype), b.to(dtype)
+
+
+def _start_uniform(
+    method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], generator: torch.Generator
+) -> Start:
+    a, b = uniform(matrix, method.rank, generator)
+    return (a if method.init_scale == 1 else a * method.init_scale), b
+
+
+def _start_pissa(
+    method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], generator: torch.Generator
+) -> Start:
+    return pissa(weight, method.rank, method.scale)
+
+
+def _start_olora(
+    method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], generator: torch.Generator
+) -> Start:
+    return olora(weight, method.rank)
+
+
+def _start_orthogonal(
+    method: LoRA, matrix: Matrix, weight: Float[Tensor, "d_out d_in"], generator: torch.Generator
+) -> Start:
+    return orthogonal(matrix, method.rank, generator)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """One way to start A and B."""
+
+    start: Callable[[LoRA, Matrix, Tensor, torch.Generator], Start]
+    """(method, matrix, weight [d_out, d_in], generator) → A [rank, d_in] and B [d_out, rank]."""
+    source: str
+    residual: bool = False
+    """Whether A and B are a part of the weight, so that B A is not zero and is taken off again."""
+    exact: bool = True
+    """Whether what is added at the start is zero to the bit; else to rounding."""
+    even_rank: bool = False
+    """Whether the rank must be even."""
+    scaled: bool = False
+    """Whether `init_scale` multiplies A."""
+    peft: str | bool | None = None
+    """PEFT's `init_lora_weights` that starts the same way; None where it has none."""
+
+
+INITIALISATIONS: Mapping[str, Initialisation] = {
+    "uniform": Initialisation(_start_uniform, "docs/science.md 2", scaled=True, peft=True),
+    "pissa": Initialisation(_start_pissa, "arXiv 2404.02948", residual=True, peft="pissa"),
+    "olora": Initialisation(_start_olora, "arXiv 2406.01775", residual=True, peft="olora"),
+    "orthogonal": Initialisation(
+        _start_orthogonal, "PEFT's orthogonal", exact=False, even_rank=True, peft="orthogonal"
+    ),
+}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,56 +12,16 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
-from lowregret.lora.bank import Bank, updates
-from lowregret.lora.dora import magnified, part_norms
-from lowregret.lora.parts import Factors, Norms, Part
-
-
-@dataclass
-class Routing:
-    """Which tokens belong to which policies in the current pass; shared by all adapted matrices of an engine.
-
-    `tokens` is for inputs of all positions, `positions` for the unembedding when only supervised ones reach it. Tokens
-    of no policy pass through the base alone.
-    """
-
-    tokens: Sequence[Part] = ()
-    positions: Sequence[Part] | None = None
-    """None when the unembedding sees every token."""
-    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
-    """Ties outputs to the graph though no input may need a gradient: adapters get theirs as a side effect."""
-    norms: Norms | None = None
-    """DoRA's, kept while no weight changes; None while they may."""
-    known: Factors | None = None
-    """Those that were asked for, kept as long."""
-
-    @contextmanager
-    def unchanging(self) -> Iterator[None]:
-        """No weight changes inside, and no policy comes or goes: what is known of them is not computed again."""
-        self.norms, self.known = {}, {}
-        try:
-            yield
-        finally:
-            self.norms = self.known = None
-
-    def factors(
-        self, part: Part, matrix: str, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "policies d_in factors"], Float[Tensor, "policies factors d_out"]]:
-        """Aᵀ and Bᵀ of what each policy of a part adds to one matrix, in the type of products."""
-        key = (matrix, id(part.bank), part.slots.start, part.slots.stop, dtype)
-        found = None if self.known is None else self.known.get(key)
-        if found is None:
-            a, b = part.factors(matrix, dtype)
-            found = a.transpose(1, 2), b.transpose(1, 2)
-            if self.known is not None:
-                self.known[key] = found
-        return found
+from lowregret.lora.bank import AdapterBank, updates
+from lowregret.lora.dora import magnified, span_norms
+from lowregret.lora.routing import PolicyRouting
+from lowregret.lora.spans import SlotSpan
 
 
 class LoRALinear(nn.Module):
     """y = base(x), plus each policy's update on that policy's tokens."""
 
-    def __init__(self, name: str, base: nn.Module, routing: Routing, *, unembedding: bool = False) -> None:
+    def __init__(self, name: str, base: nn.Module, routing: PolicyRouting, *, unembedding: bool = False) -> None:
         super().__init__()
         if not isinstance(base, nn.Linear | Conv1D) or type(base).forward not in (nn.Linear.forward, Conv1D.forward):
             raise TargetError(f"{name} is a {type(base).__name__}, no plain matrix. Leave it out with re:REGEX.")
@@ -71,7 +29,7 @@ class LoRALinear(nn.Module):
         self.base = base
         self.routing = routing
         self.unembedding = unembedding
-        self.banks: list[Bank] = []
+        self.banks: list[AdapterBank] = []
 
     @property
     def weight(self) -> Tensor:
@@ -91,38 +49,38 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """[..., d_in] → [..., d_out] for the tokens of the current pass, in its order."""
-        parts = [part for part in self._parts(x.numel() // x.shape[-1]) if part.bank in self.banks]
-        if not parts:
+        spans = [span for span in self._spans(x.numel() // x.shape[-1]) if span.bank in self.banks]
+        if not spans:
             y: Tensor = self.base(x)
             return y
         weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
         flat = _as(x.reshape(-1, x.shape[-1]), dtype)
         anchor, bias = self.routing.anchor, self.base.bias
-        dora = [part for part in parts if part.bank.form.dora]
-        plain = [part for part in parts if not part.bank.form.dora] if dora else parts
+        dora = [span for span in spans if span.bank.layout.dora]
+        plain = [span for span in spans if not span.bank.layout.dora] if dora else spans
         if torch.is_grad_enabled():
             y = _Product.apply(flat, anchor, weight, bias, self.name, plain)  # type: ignore[no-untyped-call]
         else:
             # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
             decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= _few_rows()
             y = (_transposed_product if decoding else _product)(flat, _as(weight, dtype).T, bias)
-            for part in plain:
-                part.add_update(y, flat, *self.routing.factors(part, self.name, dtype))
+            for span in plain:
+                span.add_update(y, flat, *self.routing.factors(span, self.name, dtype))
         if dora:
             y = magnified(flat, y, anchor, weight, bias, self.name, dora, self.routing.norms)
         return y.view(*x.shape[:-1], -1)
 
-    def _parts(self, tokens: int) -> Sequence[Part]:
+    def _spans(self, tokens: int) -> Sequence[SlotSpan]:
         if self.unembedding and self.routing.positions is not None:
             return self.routing.positions
-        parts = self.routing.tokens
-        if parts and tokens != parts[0].total:
+        spans = self.routing.tokens
+        if spans and tokens != spans[0].total:
             raise TargetError(
-                f"{self.name} gets {tokens} tokens in a pass of {parts[0].total}: the base sends it a selection of "
+                f"{self.name} gets {tokens} tokens in a pass of {spans[0].total}: the base sends it a selection of "
                 "them, so whose they are is not known. Leave it out with re:REGEX."
             )
-        return parts
+        return spans
 
 
 class _Product(torch.autograd.Function):
@@ -140,17 +98,17 @@ class _Product(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         matrix: str,
-        parts: Sequence[Part],
+        spans: Sequence[SlotSpan],
     ) -> Tensor:
         y = _product(x, _as(weight, x.dtype).T, bias)
         low_rank = []
-        for part in parts:
-            a, b = part.factors(matrix, x.dtype)
-            u = part.scale_(part.times(part.dropped(x[part.tokens], matrix), a.transpose(1, 2)))
-            part.add_times(y[part.tokens], u, b.transpose(1, 2))
-            low_rank.append(part.trained(u))
+        for span in spans:
+            a, b = span.factors(matrix, x.dtype)
+            u = span.scale_(span.times(span.dropped(x[span.tokens], matrix), a.transpose(1, 2)))
+            span.add_times(y[span.tokens], u, b.transpose(1, 2))
+            low_rank.append(span.trained(u))
         ctx.save_for_backward(x, weight, *low_rank)
-        ctx.matrix, ctx.parts = matrix, parts
+        ctx.matrix, ctx.spans = matrix, spans
         return y
 
     @staticmethod
@@ -160,19 +118,19 @@ class _Product(torch.autograd.Function):
         matrix: str = ctx.matrix
         dy = dy.contiguous()  # what follows views it by policy
         dx = dy @ _as(weight, dy.dtype) if ctx.needs_input_grad[0] else None
-        for part, u in zip(ctx.parts, low_rank, strict=True):
-            a, b = part.factors(matrix, dy.dtype)
-            own = dy[part.tokens]
-            du = part.scale_(part.times(own, b))
-            part.add_outer(part.bank.b_gradient(matrix, part.slots), own, u)
-            of_a = part.bank.a_gradient(matrix, part.slots)
-            part.add_outer(of_a, part.trained_gradient(du), part.dropped(x[part.tokens], matrix))
+        for span, u in zip(ctx.spans, low_rank, strict=True):
+            a, b = span.factors(matrix, dy.dtype)
+            own = dy[span.tokens]
+            du = span.scale_(span.times(own, b))
+            span.add_outer(span.bank.b_gradient(matrix, span.slots), own, u)
+            of_a = span.bank.a_gradient(matrix, span.slots)
+            span.add_outer(of_a, span.trained_gradient(du), span.dropped(x[span.tokens], matrix))
             if dx is None:
                 continue
-            if any(part.dropouts):
-                dx[part.tokens] += part.dropped(part.times(du, a), matrix)
+            if any(span.dropouts):
+                dx[span.tokens] += span.dropped(span.times(du, a), matrix)
             else:
-                part.add_times(dx[part.tokens], du, a)
+                span.add_times(dx[span.tokens], du, a)
         return dx, None, None, None, None, None
 
 
@@ -201,24 +159,24 @@ def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def adapted_product(
-    linear: LoRALinear, part: Part, member: int, x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_out d_in"]
+    linear: LoRALinear, span: SlotSpan, index: int, x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_out d_in"]
 ) -> tuple[
     Float[Tensor, "tokens k"], Float[Tensor, "d_out k"], tuple[Float[Tensor, "tokens n"], Float[Tensor, "d_out n"]]
 ]:
-    """(x′, W′, (u, B′)) of one member of a part on one matrix, for whoever takes the products elsewhere.
+    """(x′, W′, (u, B′)) of one index of a span on one matrix, for whoever takes the products elsewhere.
 
     The adapted output is x′ W′ᵀ + u B′ᵀ + bias. x′ and W′ are x and W, but for DoRA. Gradients of what trains go to the
     bank, as everywhere.
     """
-    bank, anchor, name = part.bank, linear.routing.anchor, linear.name
-    slots = slice(part.slots.start + member, part.slots.start + member + 1)
+    bank, anchor, name = span.bank, linear.routing.anchor, linear.name
+    slots = slice(span.slots.start + index, span.slots.start + index + 1)
     a, b = trained_factors(anchor, name, bank, slots)
-    dropout = part.dropouts[member]
+    dropout = span.dropouts[index]
     dropped = x if dropout is None else dropout(x, name)
-    u = nn.functional.linear(dropped, a) * part.scales[member]
-    if not bank.form.dora:
+    u = nn.functional.linear(dropped, a) * span.scales[index]
+    if not bank.layout.dora:
         return x, weight, (u, b)
-    norm = part_norms(part, name, weight, linear.routing.norms)[member]
+    norm = span_norms(span, name, weight, linear.routing.norms)[index]
     gain = (_trained(anchor, name, slots, bank.magnitudes, bank.magnitudes_gradient) / norm)[:, None]
     if dropout is None:
         return x, gain * weight, (u, gain * b)
@@ -226,9 +184,9 @@ def adapted_product(
 
 
 def trained_factors(
-    anchor: Tensor, matrix: str, bank: Bank, slot: slice
+    anchor: Tensor, matrix: str, bank: AdapterBank, slot: slice
 ) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
-    """`Bank.factors` of one member, from which gradients flow to the bank by autograd."""
+    """`Bank.factors` of one index, from which gradients flow to the bank by autograd."""
     a = _trained(anchor, matrix, slot, bank.a, bank.a_gradient)
     b = _trained(anchor, matrix, slot, bank.b, bank.b_gradient)
     start = bank.start(matrix, slot)

@@ -1,9 +1,1 @@
-"""Answers before anything is trained: shapes, capacity, learning rate, memory, time, advice. Torch-free."""
-
-from __future__ import annotations
-
-import sys
-
-from lowregret import CallablePackage
-
-sys.modules[__name__].__class__ = CallablePackage
+"""Answers before anything is trained: which method, rank and rate, how much memory, time and money. Torch-free."""

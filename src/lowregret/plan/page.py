@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowregret.plan.advice import Advice
-from lowregret.plan.data import DEFAULT_LENGTH
-from lowregret.plan.hardware import Hardware
-from lowregret.plan.plan import Plan, Side
-from lowregret.plan.words import bits, byte_count, count, describe, duration, money, rate, share
+from lowregret.data.facts import DEFAULT_LENGTH
+from lowregret.plan.advice.choice import Advice
+from lowregret.plan.formatting import bits, byte_count, count, describe, duration, money, rate, share
+from lowregret.plan.plan import MethodPlan, Plan
+from lowregret.plan.resources.hardware import Hardware
 from lowregret.spec import FullFT, LoRA
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _COMMAND_WIDTH = 74
-_FOOT = "SCIENCE n: the rule of that number in docs/plan.md. GB: 10⁹ bytes."
+_FOOT = "SCIENCE n: section n of docs/science.md. GB: 10⁹ bytes."
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table."""
 
     label: str
@@ -92,18 +92,18 @@ def answer(plan: Plan) -> str:
 
 def asked_otherwise(plan: Plan) -> str:
     """Which method the table is for, when it is not the advised one; else empty."""
-    method = plan.wishes.method
+    method = plan.request.method
     if method is None or method == plan.advice.choice.method:
         return ""
     return f"You asked for {describe(method)}: the table below is for that."
 
 
-def rows(plan: Plan) -> Iterator[Row]:
+def rows(plan: Plan) -> Iterator[TableRow]:
     """LoRA beside FullFT, line by line."""
     lora, full = plan.lora, plan.full
 
-    def both(label: str, source: str, of: Callable[[Side], str]) -> Row:
-        return Row(label, of(lora), of(full), source)
+    def both(label: str, source: str, of: Callable[[MethodPlan], str]) -> TableRow:
+        return TableRow(label, of(lora), of(full), source)
 
     yield both("learning rate", "fitted on a sweep", lambda side: rate(side.rate.value))
     yield both("  likely in", "9 of 10 bases", lambda side: f"{rate(side.rate.low)} – {rate(side.rate.high)}")
@@ -124,26 +124,26 @@ def rows(plan: Plan) -> Iterator[Row]:
 
 
 def _on_hardware(
-    plan: Plan, hardware: Hardware, both: Callable[[str, str, Callable[[Side], str]], Row]
-) -> Iterator[Row]:
-    devices = f"{plan.wishes.shards} × " if plan.wishes.shards > 1 else ""
+    plan: Plan, hardware: Hardware, both: Callable[[str, str, Callable[[MethodPlan], str]], TableRow]
+) -> Iterator[TableRow]:
+    devices = f"{plan.request.shards} × " if plan.request.shards > 1 else ""
     assumed = "assumed" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
     yield both(f"on {devices}{hardware.name}", assumed, _fit)
     use = "measured here" if hardware.kind == "cpu" else f"{100 * hardware.utilisation:.0f} % of peak"
-    left_out = "no sampling; " if plan.wishes.objective == "rl" else ""
+    left_out = "no sampling; " if plan.request.objective == "rl" else ""
     yield both("  time", left_out + use, lambda side: _if_it_fits(side, duration, side.seconds))
     if plan.lora.money is not None:
         source = "--price" if plan.price_given else "a list price"
         yield both("  money", source, lambda side: _if_it_fits(side, money, side.money))
 
 
-def _if_it_fits(side: Side, words: Callable[[float], str], value: float | None) -> str:
+def _if_it_fits(side: MethodPlan, words: Callable[[float], str], value: float | None) -> str:
     if value is None:
         return ""
     return words(value) if side.fits is not False else f"{words(value)} if it fits"
 
 
-def _fit(side: Side) -> str:
+def _fit(side: MethodPlan) -> str:
     if not side.fits:
         return f"no; {side.remedy}" if side.remedy else "does not fit"
     return f"fits, {side.micro_batch} row{'s' if side.micro_batch > 1 else ''}"
@@ -164,7 +164,7 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
 
 def next_steps(plan: Plan) -> list[str]:
     """Commands to go on with, to be copied as they stand."""
-    if plan.facts is None or not plan.facts.examples or plan.wishes.objective == "rl":
+    if plan.facts is None or not plan.facts.examples or plan.request.objective == "rl":
         return []
     choice = plan.advice.choice
     more = [] if plan.facts.max_length == DEFAULT_LENGTH else ["--max-length", str(plan.facts.max_length)]

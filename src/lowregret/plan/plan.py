@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lowregret.plan.advice import Advice
-from lowregret.plan.capacity import Information
-from lowregret.plan.cost import Study
-from lowregret.plan.data import DataFacts
-from lowregret.plan.hardware import Hardware
-from lowregret.plan.learning_rate import Rate
-from lowregret.plan.memory import Memory
-from lowregret.plan.shapes import Shapes
-from lowregret.plan.wishes import Wishes
+from lowregret.data.facts import DataFacts
+from lowregret.plan.advice.capacity import Information
+from lowregret.plan.advice.choice import Advice
+from lowregret.plan.rates.recommend import RatePrior
+from lowregret.plan.request import PlanRequest
+from lowregret.plan.resources.cost import StudyCost
+from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.memory import Memory
+from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA
 
 
 @dataclass(frozen=True)
-class Side:
+class MethodPlan:
     """What one method costs."""
 
     method: FullFT | LoRA
     trainable: int
-    rate: Rate
+    rate: RatePrior
     memory: Memory
     """At `micro_batch` rows."""
     micro_batch: int
@@ -52,16 +52,16 @@ class Plan:
     """Everything that `lowregret plan` says about one model."""
 
     shapes: Shapes
-    wishes: Wishes
+    request: PlanRequest
     facts: DataFacts | None
     information: Information | None
     advice: Advice
     hardware: Hardware | None
     hardware_assumed: bool
     """Nobody named it; advice does not depend on it."""
-    lora: Side
+    lora: MethodPlan
     """The LoRA asked for, else the advised one, else the usual one."""
-    full: Side
+    full: MethodPlan
     batch_size: int
     steps: int
     length: int
@@ -70,13 +70,13 @@ class Plan:
     """Parameters of that LoRA."""
     capacity: dict[str, Any]
     price_given: bool
-    study: Study | None
+    study: StudyCost | None
     """What it would cost to measure the regret."""
 
     @property
-    def asked(self) -> Side:
+    def asked(self) -> MethodPlan:
         """The method that was asked for; the advised one when none was."""
-        return self.full if isinstance(self.wishes.method or self.advice.choice.method, FullFT) else self.lora
+        return self.full if isinstance(self.request.method or self.advice.choice.method, FullFT) else self.lora
 
     def as_dict(self) -> dict[str, Any]:
         """The form of --json: plain values only, None for what is not known."""
@@ -86,7 +86,7 @@ class Plan:
             "model": self.shapes.name,
             "parameters": {"total": self.shapes.total, "active": self.shapes.active},
             "method": asked.method.name,
-            "objective": self.wishes.objective,
+            "objective": self.request.objective,
             "lora": {"rank": lora.rank, "parameters": self.lora.trainable, "by_target": self.by_target},
             "learning_rate": _rate(asked.rate),
             "batch_size": self.batch_size,
@@ -108,7 +108,7 @@ class Plan:
         return {**asdict(self.hardware), "assumed": self.hardware_assumed, "fits": self.asked.fits}
 
 
-def _rate(rate: Rate) -> dict[str, Any]:
+def _rate(rate: RatePrior) -> dict[str, Any]:
     return {"value": rate.value, "low": rate.low, "high": rate.high, "sources": list(rate.sources)}
 
 
@@ -116,7 +116,7 @@ def _memory(need: Memory) -> dict[str, int]:
     return {**asdict(need), "total": need.total}
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: MethodPlan) -> dict[str, Any]:
     return {
         "method": side.method.name,
         "trainable_parameters": side.trainable,

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.claims import judge_study
-from lowregret.analysis.evidence import Condition, Evidence, Run, read_evidence
+from lowregret.analysis.condition import Condition, Trial
 from lowregret.errors import SpecError
-from lowregret.records import replacing
+from lowregret.questions.claim import Evidence
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import judge_study
+from lowregret.runs.atomic import replacing
 from lowregret.spec import LoRA
 
 TABLES = ("trials", "curves", "claims")
 FORMATS = (".csv", ".parquet", ".db")
-Placed = tuple[str, Evidence]
+Placed = tuple[str, Evidence[Any]]
 """A study behind where it is: its folder, from the one that holds all."""
 
 
@@ -60,8 +62,8 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
-    for place, study, condition, run in _runs(studies):
-        record, method = run.record, run.record.spec.method
+    for place, study, condition, trial in _placed(studies):
+        record, method = trial.record, trial.record.spec.method
         lora = method if isinstance(method, LoRA) else None
         yield {
             "study": study.kind,
@@ -75,7 +77,7 @@ def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
             "status": record.status,
             "test_nll": record.test_nll,
             "test_reward": record.test_reward,
-            "forgetting_nll": run.forgetting_nll,
+            "forgetting_nll": trial.forgetting_nll,
             "steps": record.steps,
             "tokens": record.tokens,
             "seconds": record.seconds,
@@ -84,20 +86,20 @@ def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
 
 
 def _curves(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
-    for place, study, condition, run in _runs(studies):
-        for step, loss in run.test.items():
-            samples = run.samples.get(step)
+    for place, study, condition, trial in _placed(studies):
+        for step, loss in trial.test.items():
+            samples = trial.samples.get(step)
             yield {
                 "study": study.kind,
                 "folder": place,
                 "condition": condition.name,
-                "method": run.record.method,
-                "learning_rate": run.record.learning_rate,
-                "seed": run.record.seed,
+                "method": trial.record.method,
+                "learning_rate": trial.record.learning_rate,
+                "seed": trial.record.seed,
                 "step": step,
                 "test_nll": None if condition.rewarded else loss,
                 "test_reward": 0.0 - loss if condition.rewarded else None,
-                "train_nll": run.train.get(step),
+                "train_nll": trial.train.get(step),
                 "train_reward": None if samples is None else samples.reward,
             }
 
@@ -126,11 +128,11 @@ def _claims(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
 _ROWS = {"trials": _trials, "curves": _curves, "claims": _claims}
 
 
-def _runs(studies: Sequence[Placed]) -> Iterator[tuple[str, Evidence, Condition, Run]]:
+def _placed(studies: Sequence[Placed]) -> Iterator[tuple[str, Evidence[Any], Condition, Trial]]:
     for place, study in studies:
         for condition in study.conditions.values():
-            for run in condition.runs:
-                yield place, study, condition, run
+            for trial in condition.trials:
+                yield place, study, condition, trial
 
 
 def _optuna(studies: Sequence[Placed], target: Path) -> int:
@@ -149,8 +151,8 @@ def _optuna(studies: Sequence[Placed], target: Path) -> int:
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
         kinds = Counter(study.kind for _, study in studies)
         stored: dict[str, Any] = {}
-        for place, study, condition, run in _runs(studies):
-            record = run.record
+        for place, study, condition, trial in _placed(studies):
+            record = trial.record
             own = f"{study.kind} ({place})" if kinds[study.kind] > 1 else study.kind
             name = f"{own} {condition.name} {record.method}"
             if name not in stored:
@@ -158,19 +160,19 @@ def _optuna(studies: Sequence[Placed], target: Path) -> int:
                 stored[name] = optuna.create_study(storage=storage, study_name=name, direction=direction)
             state = states.get(record.status, optuna.trial.TrialState.FAIL)
             whole = state == optuna.trial.TrialState.COMPLETE
-            trial = optuna.trial.create_trial(
+            kept = optuna.trial.create_trial(
                 state=state,
                 value=(record.test_reward if condition.rewarded else record.test_nll) if whole else None,
                 params={"learning_rate": record.learning_rate, "seed": record.seed},
                 distributions={"learning_rate": rates, "seed": seeds},
                 intermediate_values={
                     step: 0.0 - loss if condition.rewarded else loss
-                    for step, loss in run.test.items()
+                    for step, loss in trial.test.items()
                     if math.isfinite(loss)
                 },
                 user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds, "folder": place},
             )
-            stored[name].add_trial(trial)
+            stored[name].add_trial(kept)
             written += 1
         storage.remove_session()
         storage.engine.dispose()

@@ -10,10 +10,14 @@ from types import MappingProxyType
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
-from lowregret.records import MethodResult, Metric, TrialRecord, Verdict, read_json, read_metrics, read_record
-from lowregret.spec import CompareSpec, FullFT, Method, build
-from lowregret.spec.conventions import DEFAULT_CONVENTION
-from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, short
+from lowregret.report.charts.words import label
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.study import trial_folders
+from lowregret.runs.verdict import MethodResult, Verdict
+from lowregret.spec import CompareSpec, build
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class StudyRecords:
     def rewarded(self) -> bool:
         """Whether the objective is a reward, not a loss."""
         return self.spec.objective.kind == "rl"
+
+    @property
+    def tolerance(self) -> float | None:
+        """The regret up to which it counts as low, in nats or in reward."""
+        return self.verdict.tolerance_reward if self.rewarded else self.verdict.tolerance_nats
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -90,22 +99,21 @@ def load_study(folder: Path) -> StudyRecords:
 
     Raises RecordsError, naming the file and the remedy, when a record is missing, damaged or of another kind of run.
     """
-    head = read_json(folder / "spec.json")
+    head = read_json(folder / SPEC)
     if not isinstance(head, dict) or not isinstance(head.get("spec"), dict):
-        raise RecordsError(f"{folder / 'spec.json'}: no field 'spec'. Name the folder that `lowregret compare` wrote.")
+        raise RecordsError(f"{folder / SPEC}: no field 'spec'. Name the folder that `lowregret compare` wrote.")
     try:
-        spec = build(CompareSpec, head["spec"], source=str(folder / "spec.json"))
+        spec = build(CompareSpec, head["spec"], source=str(folder / SPEC))
     except SpecError as error:
         raise RecordsError(f"{error}\nName a folder that this version of `lowregret compare` wrote.") from error
-    if not (folder / "verdict.json").exists():
-        raise RecordsError(f"{folder}: no verdict.json yet. Run the same `lowregret compare` again to finish it.")
-    files = sorted((folder / "trials").glob("*/trial.json"))
+    if not (folder / VERDICT).exists():
+        raise RecordsError(f"{folder}: no {VERDICT} yet. Run the same `lowregret compare` again to finish it.")
     order = {method.name: index for index, method in enumerate(spec.methods)}
     trials = sorted(
-        (read_record(TrialRecord, file) for file in files),
+        (read_record(TrialRecord, home / TRIAL) for home in trial_folders(folder)),
         key=lambda trial: (order.get(trial.method, len(order)), trial.method, trial.learning_rate, trial.seed),
     )
-    metrics = {trial.id: tuple(read_metrics(folder / "trials" / trial.id / "metrics.jsonl")) for trial in trials}
+    metrics = {trial.id: tuple(read_metrics(folder / TRIALS / trial.id / METRICS)) for trial in trials}
     return StudyRecords(
         folder=folder,
         command=str(head.get("command", "")),
@@ -113,38 +121,16 @@ def load_study(folder: Path) -> StudyRecords:
         spec=spec,
         trials=tuple(trials),
         metrics=MappingProxyType(metrics),
-        verdict=read_record(Verdict, folder / "verdict.json"),
+        verdict=read_record(Verdict, folder / VERDICT),
     )
-
-
-_INITS = {"pissa": "PiSSA", "olora": "OLoRA", "orthogonal": "orthogonal init"}
-
-
-def label(method: Method) -> str:
-    """A method as a reader would say it, defaults left out; two methods of different names have different labels."""
-    if isinstance(method, FullFT):
-        return "Full fine-tuning"
-    parts = [f"rank {method.rank}"]
-    if method.targets != DEFAULT_TARGETS:
-        parts.append(" + ".join(method.targets))
-    parts += [
-        said
-        for differs, said in (
-            (method.init != "uniform", _INITS.get(method.init, method.init)),
-            (method.scaling == "alpha/sqrt(r)", "rsLoRA"),
-            (method.dora, "DoRA"),
-            (method.b_rate != 1, f"LoRA+ {short(method.b_rate)}"),
-            (method.a_rate != 1, f"A's rate × {short(method.a_rate)}"),
-            (method.init_scale != 1, f"initial A × {short(method.init_scale)}"),
-            (method.alpha != DEFAULT_ALPHA, f"alpha {short(method.alpha)}"),
-            (method.dropout != 0, f"dropout {short(method.dropout)}"),
-            (method.convention != DEFAULT_CONVENTION, method.convention),
-        )
-        if differs
-    ]
-    return f"LoRA ({', '.join(parts)})"
 
 
 def finished(trial: TrialRecord) -> bool:
     """Whether a trial ran to its end and has a held-out loss or reward."""
     return trial.status == "finished" and trial.test_loss is not None and math.isfinite(trial.test_loss)
+
+
+def cost_of(result: MethodResult) -> tuple[float, float, float, float]:
+    """Seconds alone, peak bytes, trainable parameters and checkpoint bytes of one trial."""
+    seconds = result.seconds if result.alone_seconds is None else result.alone_seconds
+    return (seconds, result.peak_memory_bytes, result.trainable_parameters, result.checkpoint_bytes)

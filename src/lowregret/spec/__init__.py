@@ -3,13 +3,15 @@
 from lowregret.spec.base import Spec, build, read_toml
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import FullFT, LoRA, Method
+from lowregret.spec.optimizer import AdamW, Optimizer, OptimizerSpec
 from lowregret.spec.rl import RL, SFT, Objective
 from lowregret.spec.study import CompareSpec, GroupSpec
-from lowregret.spec.trial import OptimizerSpec, TrainingSpec, TrainSpec, TrialSpec
+from lowregret.spec.trial import TrainingSpec, TrainSpec, TrialSpec
 
 __all__ = [
     "RL",
     "SFT",
+    "AdamW",
     "CompareSpec",
     "DataSpec",
     "FullFT",
@@ -17,6 +19,7 @@ __all__ = [
     "LoRA",
     "Method",
     "Objective",
+    "Optimizer",
     "OptimizerSpec",
     "Spec",
     "TrainSpec",

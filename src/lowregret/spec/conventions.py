@@ -1,4 +1,4 @@
-"""What the rank of a LoRA means for the experts of a mixture: the four conventions in use (SCIENCE.md 4)."""
+"""What the rank of a LoRA means for the experts of a mixture: the four conventions in use (SCIENCE 4)."""
 
 from __future__ import annotations
 

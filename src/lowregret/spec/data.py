@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from lowregret.spec.base import Spec
+from lowregret.spec.marks import Flag, Unit
 
 DEFAULT_EVAL_FRACTION = 0.1
 
@@ -14,26 +15,27 @@ DEFAULT_EVAL_FRACTION = 0.1
 class DataSpec(Spec):
     """Training data and held-out data, and how rows become examples."""
 
-    train: str
-    """A .jsonl, .json, .csv or .parquet file, a hub dataset id, or `builtin:NAME[:key=value,…]`."""
-    eval: str | None = None
-    """Held-out data of the same forms; a split of `train` when not given."""
+    train: Annotated[str, Flag(name="data")]
+    """Training rows: a .jsonl, .json, .csv or .parquet file, a hub dataset id, or `builtin:NAME[:key=value,…]`."""
+    eval: Annotated[str | None, Flag(name="eval_data")] = None
+    """Held-out rows of the same forms; a split of the training rows when not given."""
     prompt_field: str | None = None
     """Column of the prompt; detected when not given."""
     completion_field: str | None = None
     """Column of the completion, the only tokens that are supervised; detected when not given."""
-    max_length: int = Field(default=512, ge=2)
-    """Longest example in tokens."""
+    max_length: Annotated[int, Unit("tokens")] = Field(default=512, ge=2)
+    """Longest example; `overlong` says what becomes of longer ones."""
     overlong: Literal["cut", "drop"] = "cut"
     """What becomes of an example over `max_length`: its tail is cut, or it is dropped; counted either way."""
-    max_train: int | None = Field(default=None, ge=1)
-    """Use only the first so many training examples."""
-    max_eval: int | None = Field(default=None, ge=1)
-    """Use only the first so many held-out examples."""
+    max_train: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
+    """Use only the first so many training examples; all when not given."""
+    max_eval: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
+    """Use only the first so many held-out examples; all when not given."""
     eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, gt=0, lt=1)
-    """Share of `train` held out when `eval` is not given."""
+    """Share of the training rows that is held out when there are no `eval` rows."""
     split_seed: int = Field(default=0, ge=0)
-    """Seed of that split; independent of the trial seeds, so that all trials share one held-out set."""
+    """Seed of the split into training and held-out rows; independent of the trial seeds, so that all trials
+    share one held-out set."""
     skip_bad_rows: bool = False
     """Go on past broken rows and report them, instead of stopping at the first."""
 

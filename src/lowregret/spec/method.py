@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from lowregret.errors import did_you_mean
 from lowregret.spec.base import Spec
 from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention
+from lowregret.spec.marks import TRAINING, Flag
 
 TARGET_GROUPS = ("attention", "mlp", "experts", "router", "unembedding")
 DEFAULT_TARGETS = ("attention", "mlp")
@@ -55,25 +56,25 @@ class FullFT(Spec):
 
 
 class LoRA(Spec):
-    """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE.md 2).
+    """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE 2).
 
     B₀·A₀ is the product at the start, which is zero unless `init` takes it from W. The fields after `targets` are the
-    published variants (docs/methods.md); at their defaults they appear neither in a name nor in a record.
+    published variants (docs/guides/methods.md); at their defaults they appear neither in a name nor in a record.
     """
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(ge=1, le=65536)
     """Columns of B and rows of A."""
-    alpha: float = Field(default=DEFAULT_ALPHA, gt=0)
-    """The update is scaled by alpha / rank, or as `scaling` says."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the inputs of A that is zeroed while training, drawn anew for every pass; the rest is scaled up by
-    1 / (1 − dropout). The base's own path sees all of them."""
-    targets: tuple[str, ...] = DEFAULT_TARGETS
-    """Groups (`attention`, `mlp`, `experts`, `router`, `unembedding`; `mlp` takes the experts along, `all` is attention
-    and mlp), or one regex `re:…` over module names."""
+    alpha: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=DEFAULT_ALPHA, gt=0)
+    """Of LoRA: the update is scaled by alpha / rank, or as `scaling` says."""
+    dropout: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=0.0, ge=0, lt=1)
+    """Of LoRA: share of the inputs of A that is zeroed while training, drawn anew for every pass. The rest is scaled up
+    by 1 / (1 − dropout), and the base's own path sees all of them."""
+    targets: Annotated[tuple[str, ...], Flag(group=TRAINING, fills=True)] = DEFAULT_TARGETS
+    """Of LoRA: the matrices that carry it, as `attention`, `mlp`, `experts`, `router` and `unembedding` joined with +,
+    as `all`, which is attention and mlp, or as `re:REGEX` over module names. `mlp` takes the experts along."""
     convention: Convention = Field(default=DEFAULT_CONVENTION, exclude_if=_is_default)
-    """What the rank means for the experts of a mixture (docs/moe.md)."""
+    """What the rank means for the experts of a mixture (docs/guides/moe.md)."""
     init: Init = Field(default="uniform", exclude_if=_is_default)
     """How A and B start. `uniform`: A uniform on ±1/√d_in, B zero. `pissa`: the largest `rank` singular values of W and
     their vectors, their root in A and in B (arXiv 2404.02948). `olora`: the first `rank` columns of Q and rows of R of
@@ -81,7 +82,7 @@ class LoRA(Spec):
     scaling: Scaling = Field(default="alpha/r", exclude_if=_is_default)
     """What multiplies B·A; `alpha/sqrt(r)` is rsLoRA (arXiv 2312.03732)."""
     init_scale: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
-    """Multiplies the initial A of the init `uniform`: p of SCIENCE.md 3.10."""
+    """Multiplies the initial A of the init `uniform`: p of SCIENCE 3.10."""
     a_rate: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
     """Learning rate of A over that of the trial."""
     b_rate: float = Field(default=1.0, gt=0, le=1e6, exclude_if=_is_one)
@@ -128,7 +129,7 @@ class LoRA(Spec):
         return self.scale_of(self.rank)
 
     def scale_of(self, rank: int) -> float:
-        """What multiplies B·A of another rank: that of one expert (docs/moe.md)."""
+        """What multiplies B·A of another rank: that of one expert (docs/guides/moe.md)."""
         return self.alpha / (rank if self.scaling == "alpha/r" else math.sqrt(rank))
 
     @property
@@ -147,6 +148,17 @@ class LoRA(Spec):
         parts += [word for word, (field, value) in _WORDS.items() if getattr(self, field) == value]
         parts += ["+".join(self.targets)] if self.targets != DEFAULT_TARGETS else []
         return ":".join(parts)
+
+
+def spellings() -> dict[str, str]:
+    """Field of a LoRA → how `lora:RANK:…` spells it."""
+    found: dict[str, list[str]] = {"rank": ["lora:RANK"]}
+    for option, field in _OPTIONS.items():
+        found.setdefault(field, []).append(f"{option}=VALUE")
+    for word, (field, _) in _WORDS.items():
+        found.setdefault(field, []).append(word)
+    found["targets"] = ["the last part"]
+    return {name: ", ".join(found[name]) for name in LoRA.model_fields if name in found}
 
 
 def short(number: float) -> str:
@@ -203,4 +215,8 @@ def _option(option: str) -> tuple[str, Any] | None:
     return _OPTIONS[key], number
 
 
-Method = Annotated[FullFT | LoRA, Field(discriminator="kind"), BeforeValidator(parse_method)]
+Method = Annotated[
+    FullFT | LoRA,
+    Field(discriminator="kind"),
+    BeforeValidator(parse_method, json_schema_input_type=str | FullFT | LoRA),
+]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from lowregret.spec.base import Spec
+from lowregret.spec.marks import Unit
 
 OWN_PROBLEMS = ("builtin:", "gym:")
 """How the spellings of tasks begin that bring their own problems."""
@@ -29,39 +30,42 @@ class RL(Spec):
 
     kind: Literal["rl"] = "rl"
     task: str
-    """`builtin:arithmetic[:key=value,…]`, `gym:NAME[:key=value,…]`, `math`, or a function as `MODULE:FUNCTION`."""
+    """What rewards: `builtin:arithmetic[:key=value,…]`, `gym:NAME[:key=value,…]`, `math`, or a function
+    (prompt, completion, row) -> float of yours as `MODULE:FUNCTION`."""
     instruction: str = ""
-    """Follows each problem in the prompt after a blank line: how to answer. Not part of what rewards see."""
-    group_size: int = Field(default=8, ge=2)
+    """Follows each problem in the prompt after a blank line, to say how to answer; nothing when not given. Not part of
+    what rewards see."""
+    group_size: Annotated[int, Unit("completions")] = Field(default=8, ge=2)
     """Completions of each problem of a batch; an advantage is a reward minus the mean of its group."""
-    max_tokens: int = Field(default=128, ge=1)
-    """Longest completion, in tokens."""
+    max_tokens: Annotated[int, Unit("tokens")] = Field(default=128, ge=1)
+    """Longest completion."""
     temperature: float = Field(default=1.0, gt=0, le=10)
-    """Divides the logits, when sampling and when learning."""
+    """Of sampling: divides the logits, there and when learning."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample from the most likely tokens that together have this probability. Below 1 the sampler is no longer the
     policy, and the ratios of importance sampling stay below one."""
     sampler: Literal["engine", "vllm"] = "engine"
     """What draws completions: the engine that trains, or vLLM on a GPU, which takes plain LoRAs only."""
     stop: tuple[str, ...] = ()
-    """Texts that end a completion, besides the end of the turn; the grader does not see them."""
+    """A text that ends a completion, besides the end of the turn; may be repeated, and there is none when not given.
+    The grader does not see it."""
     estimator: Literal["importance_sampling", "ppo_clip", "cispo"] = "importance_sampling"
-    """−Σ (p_learner / p_sampler) · A, or one of its clipped relatives (engine/losses.py)."""
+    """The loss: −Σ (p_learner / p_sampler) · A, or one of its clipped relatives (engine/losses.py)."""
     clip: float | None = Field(default=None, gt=0)
-    """ppo_clip: the ratio counts within 1 ± clip, 0.2 when not given. cispo: up to 1 + clip, 4 when not given."""
+    """How far a ratio may be from 1: 0.2 for ppo_clip, both ways, and 4 for cispo, upwards, when not given."""
     divide_by_std: bool = False
     """Divide advantages by the standard deviation of their group, as GRPO does."""
-    kl: float = Field(default=0.0, ge=0)
-    """Weight of the KL divergence from the base, nats a token."""
-    entropy: float = Field(default=0.0, ge=0)
-    """Weight of the entropy of the policy, nats a token."""
-    updates: int = Field(default=1, ge=1)
+    kl: Annotated[float, Unit("reward per nat a token")] = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the base."""
+    entropy: Annotated[float, Unit("reward per nat a token")] = Field(default=0.0, ge=0)
+    """Weight of the entropy of the policy."""
+    updates: Annotated[int, Unit("steps")] = Field(default=1, ge=1)
     """Optimizer steps for each batch of samples, each on an equal part of its groups."""
-    time_limit: float = Field(default=5.0, gt=0)
-    """Seconds that grading one completion may take."""
+    time_limit: Annotated[float, Unit("seconds")] = Field(default=5.0, gt=0)
+    """How long grading one completion may take."""
     failure_reward: float = Field(default=0.0, allow_inf_nan=False)
     """The reward of a completion whose grading raises, takes too long or gives no finite number; each is reported."""
-    eval_samples: int = Field(default=1, ge=1)
+    eval_samples: Annotated[int, Unit("completions")] = Field(default=1, ge=1)
     """Completions of each held-out problem in an evaluation."""
 
     @property
@@ -99,4 +103,6 @@ def _parse(value: Any) -> Any:
     return {"kind": value}
 
 
-Objective = Annotated[SFT | RL, Field(discriminator="kind"), BeforeValidator(_parse)]
+Objective = Annotated[
+    SFT | RL, Field(discriminator="kind"), BeforeValidator(_parse, json_schema_input_type=Literal["sft"] | SFT | RL)
+]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from lowregret.spec.marks import Unit
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.trial import TrainingSpec
 
@@ -34,18 +35,24 @@ class CompareSpec(TrainingSpec):
     """`lowregret compare`: LoRA against full fine-tuning, each at its own bracketed learning rate."""
 
     methods: tuple[Method, ...] = (LoRA(rank=16), FullFT())
+    """What is compared: `full`, `lora:RANK` and `lora:RANK:TARGETS`, separated by commas."""
     learning_rates: tuple[PositiveRate, ...] | Literal["auto"] = "auto"
-    """auto: search from the prior, widen until bracketed, then refine. A list: exactly these, for every method."""
-    seeds: int = Field(default=3, ge=1)
+    """`auto` searches from the prior, widens until bracketed, then refines; a list is tried as it is."""
+    seeds: Annotated[int, Unit("trials")] = Field(default=3, ge=1)
     """Trials at each method's best learning rate; the search itself uses seed 0."""
-    tolerance: Annotated[float, BeforeValidator(_fraction), Field(gt=0, lt=1)] = 0.005
-    """Regret counts as low when the whole interval lies under this share of the FullFT loss. With reinforcement
-    learning it is so much reward, not a share: 0.02 when not given, two points of a pass rate."""
-    prune: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_fraction_or_off)] = 0.25
-    """Stop a search trial at a mid-run evaluation whose loss exceeds that of the method's best trial at the same
-    step by more than this share; `"off"` runs every trial to its end. With reinforcement learning it is so much reward,
-    and off when not given: rewards rise along an S, so that a slow rate which is far behind in the middle of a run may
-    end level, and a few hundred graded samples are a noisy measure."""
+    tolerance: Annotated[float, BeforeValidator(_fraction, json_schema_input_type=float | str), Field(gt=0, lt=1)] = (
+        0.005
+    )
+    """Regret is low when its whole interval lies under this share of the FullFT loss; with rewards, under so much
+    reward, 0.02 when not given. That is two points of a pass rate. A
+    percentage such as "0.5%" is a share, too."""
+    prune: Annotated[
+        Annotated[float, Field(gt=0)] | None,
+        BeforeValidator(_fraction_or_off, json_schema_input_type=float | str | None),
+    ] = 0.25
+    """Stop a search trial whose mid-run loss is by more than this share above the best one's at the same step, or
+    `off`; with rewards, so much reward below it, and off when not given. Rewards rise along an S, so that a slow rate
+    which is far behind in the middle of a run may end level, and a few hundred graded samples are a noisy measure."""
 
     @model_validator(mode="before")
     @classmethod

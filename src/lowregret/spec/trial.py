@@ -9,35 +9,12 @@ from pydantic import Field, model_validator
 
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
+from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.method import LoRA, Method
+from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective
 
-DEFAULT_DECAY_FRACTION = 0.33
 Count = Annotated[int, Field(ge=1)]
-
-
-class OptimizerSpec(Spec):
-    """AdamW and the shape of the learning rate over the run."""
-
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled, per step: w ← w − lr · weight_decay · w."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Global gradient norm above which gradients are scaled down; off when not given."""
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
-    """After warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over the last
-    `decay_fraction`."""
-    warmup_steps: int = Field(default=0, ge=0)
-    decay_fraction: float = Field(default=DEFAULT_DECAY_FRACTION, gt=0, le=1)
-    """Share of the run over which `wsd` decays to zero."""
-
-    @model_validator(mode="after")
-    def _used(self) -> OptimizerSpec:
-        if self.schedule != "wsd" and self.decay_fraction != DEFAULT_DECAY_FRACTION:
-            raise ValueError(f"decay_fraction is of use with the schedule wsd only, not with {self.schedule}")
-        return self
 
 
 class TrainingSpec(Spec):
@@ -55,38 +32,40 @@ class TrainingSpec(Spec):
     """A Hugging Face folder, a hub id, a .gguf file, or a bundled base."""
     data: DataSpec
     objective: Objective = SFT()
-    """`sft`, or a table with kind = "rl" and the task that rewards."""
-    batch_size: int = Field(default=8, ge=1)
+    """`sft`, supervised; or `rl`: sample completions and follow their rewards. In a file a table with kind = "rl"."""
+    batch_size: Annotated[int, Unit("examples"), Flag(group=TRAINING)] = Field(default=8, ge=1)
     """Examples per optimizer step; with reinforcement learning, problems per batch of samples."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=MACHINE)] = Field(default=None, ge=1)
     """At most so many examples of a trial per forward/backward; as many as `memory_gb` allows when not given. Changes
     memory, not results."""
-    memory_gb: float | None = Field(default=None, gt=0)
-    """For the activations that one forward/backward keeps, in units of 10⁹ bytes: a step that needs more is done in
-    several passes. When not given: half of what weights, gradients and moments leave of the device's memory. On a CPU
-    passes are no larger than pays in any case. Changes memory and time, not results."""
-    checkpoint_activations: bool = False
-    """Keep only the inputs of each layer and compute the rest again in the backward pass: a fraction of the memory for
-    one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no bit of the
-    results."""
-    balance_experts: bool = Field(default=False, exclude_if=lambda value: value is False)
-    """Add the load-balancing loss of a mixture of experts, as the base's own code defines it with its own coefficient,
-    to what is trained on, for both methods. The losses that are reported are without it. It is an error for a base that
-    defines none."""
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the training data; 1 when neither `epochs` nor `steps` is given."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps; excludes `epochs`."""
-    optimizer: OptimizerSpec = OptimizerSpec()
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen base and the arithmetic; trained weights stay float32. auto: float32 on a CPU, bfloat16 on a
-    GPU."""
-    device: str = "auto"
-    """auto: the first GPU if there is one, else the CPU."""
-    evals: Count | tuple[Count, ...] = 2
+    memory_gb: Annotated[float | None, Unit("10⁹ bytes"), Flag(group=MACHINE)] = Field(default=None, gt=0)
+    """For the activations that one forward/backward keeps; half of what weights, gradients and moments leave of the
+    device's memory when not given. A step that needs more is done in several passes. On a CPU passes are no larger than
+    pays in any case. Changes memory and time, not results."""
+    checkpoint_activations: Annotated[bool, Flag(group=MACHINE)] = False
+    """Keep only the inputs of each layer and compute the rest again in the backward pass. That is a fraction of the
+    memory for one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no
+    bit of the results."""
+    balance_experts: Annotated[bool, Flag(group=TRAINING)] = Field(
+        default=False, exclude_if=lambda value: value is False
+    )
+    """Train on the load-balancing loss of a mixture of experts too, with both methods. It is the one that the base's
+    own code defines, with its own coefficient. The losses that are reported are without it. It is an error for a base
+    that defines none."""
+    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(default=None, gt=0)
+    """Passes over the training data; 1 when not given and no `steps` are."""
+    steps: Annotated[int | None, Unit("steps"), Flag(group=TRAINING)] = Field(default=None, ge=1)
+    """Optimizer steps, instead of `epochs`; as many as these take when not given."""
+    optimizer: Optimizer = AdamW()
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Flag(group=MACHINE)] = "auto"
+    """Of the frozen base and the arithmetic; auto is float32 on a CPU, bfloat16 on a GPU. Trained weights stay
+    float32."""
+    device: Annotated[str, Flag(group=MACHINE)] = "auto"
+    """Where to train: `cpu`, `cuda`, `cuda:1`, …; auto is the first GPU if there is one, else the CPU."""
+    evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 2
     """Held-out evaluations per trial, evenly spaced, the last after the last step. Or the steps after which to
     evaluate; the last step is always one of them."""
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    checkpoint_seconds: Annotated[float, Unit("seconds"), Flag(group=MACHINE)] = Field(default=60.0, ge=0)
     """Wall time between resumable checkpoints; 0 writes one after every step."""
 
     @model_validator(mode="before")
@@ -159,6 +138,8 @@ class TrainSpec(TrainingSpec):
     """`lowregret train`: one trial on its own."""
 
     method: Method = LoRA(rank=16)
+    """What is trained: `full`, `lora:RANK` or `lora:RANK:TARGETS`."""
     learning_rate: Annotated[float, Field(gt=0, lt=1e3)] | Literal["auto"] = "auto"
-    """auto: the plan's prior for this base, method, batch and number of steps (plan/learning_rate.py)."""
+    """A number, or auto: the plan's prior for this base, method, batch and steps (plan/rates/recommend.py)."""
     seed: int = Field(default=0, ge=0)
+    """Draws the initial A of a LoRA and the order of the examples."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, search_loss
 from lowregret.errors import SpecError
-from lowregret.records import TrialRecord
+from lowregret.runs.records import TrialRecord
 from lowregret.spec import CompareSpec, FullFT, LoRA, TrialSpec
 
 FIRST_EXPONENTS = (0, 2, -2)

@@ -2,7 +2,7 @@
 
 OUT/study.json              the question with every default, and its claims as they were stated before the run
 OUT/groups/<group>/         a group's trials (study.group), or OUT/timings/ for the question of compute
-OUT/claims.json             what became of each claim, a pure function of the above (analysis.claims); with it a study
+OUT/claims.json             what became of each claim, a pure function of the above (questions.judge); with it a study
                             is finished
 """
 
@@ -14,29 +14,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lowregret import __version__
-from lowregret.analysis.claims import Claims, judge_study
-from lowregret.analysis.evidence import read_evidence
-from lowregret.analysis.statements import statements
-from lowregret.engine.engine import choose_device
+from lowregret.engine.device import choose_device
 from lowregret.errors import ModelError, RecordsError
 from lowregret.models.load import load_config, resolve
-from lowregret.records import make_folder, read_json, write_json
+from lowregret.questions.compute.spec import ComputeQuestion
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.question import Question
+from lowregret.questions.registry import Asked, statements
+from lowregret.runs.atomic import make_folder, read_json, write_json
+from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS
+from lowregret.runs.lock import lock_run
+from lowregret.runs.study import read_trials
 from lowregret.spec import FullFT, LoRA
-from lowregret.spec.asked import Asked
-from lowregret.spec.question import Question
-from lowregret.spec.questions import ComputeQuestion
-from lowregret.study.crew import Observer, Silent, read_trials
+from lowregret.study.execute.local import GroupJob, run_jobs
 from lowregret.study.group import require_extension
-from lowregret.study.rates import anchor_of, bracket, lattice_rate, losses_at
-from lowregret.study.tracking import Track
-from lowregret.study.workers import Job, run_jobs
-from lowregret.train.folder import opened
+from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
+from lowregret.study.observer import Observer, Silent
+from lowregret.study.timing import time_steps
+from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import stop_requests
+from lowregret.version import __version__
 
-STUDY = "study.json"
-CLAIMS = "claims.json"
-GROUPS = "groups"
 _SMALL_BASE = 200_000_000
 """Bytes of a base's folder up to which one trial leaves cores of a CPU idle."""
 
@@ -59,7 +58,7 @@ def run_studies(
     _require_models(studies.values())
     with ExitStack() as stack:
         for folder, question in studies.items():
-            stack.enter_context(opened(folder))
+            stack.enter_context(lock_run(folder))
             _claim(folder, question, command)
         should_stop = stack.enter_context(stop_requests(watching.say))
         jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
@@ -68,7 +67,7 @@ def run_studies(
         found: dict[Path, Claims] = {}
         waited_for = {folder: {job.folder for job in jobs if folder in job.folder.parents} for folder in studies}
 
-        def ended(job: Job) -> None:
+        def ended(job: GroupJob) -> None:
             for folder, left in waited_for.items():
                 if job.folder in left:
                     left.remove(job.folder)
@@ -80,9 +79,7 @@ def run_studies(
             run_jobs(jobs, count, threads, _starts, watching, should_stop, ended, track)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
-                from lowregret.study.timing import time_steps
-
-                time_steps(question, folder / "timings", watching.say, should_stop)
+                time_steps(question, folder / TIMINGS, watching.say, should_stop)
                 found[folder] = _judged(folder)
         return {folder: found[folder] for folder in studies}
 
@@ -118,7 +115,7 @@ def _claim(folder: Path, question: Question, command: str) -> None:
         there = stored.get("question", {}).get("kind") if isinstance(stored, dict) else None
         if there != kind:
             raise RecordsError(f"{path}: belongs to the question {there!r}, not to {kind!r}. Use another --out.")
-    elif (folder / "spec.json").exists():
+    elif (folder / SPEC).exists():
         raise RecordsError(f"{folder}: belongs to `lowregret compare` or `train`. Use another --out.")
     for group in question.groups():  # before study.json is replaced: what is there must stay as it is judged
         require_extension(folder / GROUPS / group.key, group)
@@ -128,17 +125,17 @@ def _claim(folder: Path, question: Question, command: str) -> None:
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
 
 
-def _jobs(folder: Path, question: Question) -> list[Job]:
+def _jobs(folder: Path, question: Question) -> list[GroupJob]:
     found = []
     for group in question.groups():
         kind = group.key.rpartition(".")[2]
         after = None if group.start_from is None else folder / GROUPS / f"{group.start_from}.{kind}"
         label = f"{getattr(question, 'kind', '')} {group.key}"
-        found.append(Job(folder / GROUPS / group.key, group, label, after))
+        found.append(GroupJob(folder / GROUPS / group.key, group, label, after))
     return found
 
 
-def _starts(job: Job) -> dict[str, float]:
+def _starts(job: GroupJob) -> dict[str, float]:
     """The best rates of the group that a job starts from, as far as they are bracketed there."""
     if job.after is None:
         return {}

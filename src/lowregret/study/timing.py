@@ -11,20 +11,18 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from lowregret.data.batches import collate
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import AdamParams, Engine
 from lowregret.environment import environment
 from lowregret.models.load import Base, Source, load_tokenizer, resolve
-from lowregret.records import make_folder, write_json
-from lowregret.spec import FullFT, LoRA
-from lowregret.spec.questions import ComputeQuestion
-from lowregret.train.pack import Interrupted
+from lowregret.questions.compute.spec import ComputeQuestion
+from lowregret.runs.atomic import make_folder, write_json
+from lowregret.spec import AdamW, FullFT, LoRA
+from lowregret.spec.optimizer import NUMBER_BYTES
+from lowregret.train.interrupt import Interrupted
 
 _ROW = 64
 _HEAD = 32
-_BYTES = 4
-_COPIES = 4
-"""Weight, gradient and two moments."""
 
 
 def time_steps(
@@ -75,8 +73,10 @@ def _time_width(question: ComputeQuestion, width: int) -> dict[str, Any]:
         "parameters": base,
         "full_seconds": seconds["full"],
         "lora_seconds": {str(rank): seconds[f"lora:{rank}"] for rank in question.ranks},
-        "full_bytes": _BYTES * _COPIES * base,
-        "lora_bytes": {str(rank): _BYTES * (base + _COPIES * size) for rank, size in trained.items()},
+        "full_bytes": AdamW.bytes_per_parameter() * base,
+        "lora_bytes": {
+            str(rank): NUMBER_BYTES * base + AdamW.bytes_per_parameter() * size for rank, size in trained.items()
+        },
         "theory": {str(rank): _theory(engines["lora"], rank) for rank in question.ranks},
     }
 
@@ -110,7 +110,7 @@ def _vocabulary(engine: Engine) -> int:
 
 
 def _theory(engine: Engine, rank: int) -> float:
-    """Multiply-adds of a LoRA step over those of a FullFT step (SCIENCE.md 3.9), the frozen unembedding included.
+    """Multiply-adds of a LoRA step over those of a FullFT step (SCIENCE 3.9), the frozen unembedding included.
 
     Attention scores, norms and the optimizer, which a count of matrix products leaves out, are left out.
     """

@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lowregret.engine import Engine
-from lowregret.engine.export import export_policy
-from lowregret.records import TrialRecord, Verdict, read_record, write_json, writing
+from lowregret.export.peft import export_policy
+from lowregret.runs.atomic import read_record, write_json, writing
+from lowregret.runs.files import ADAPTER, BEST, MODEL, TRIAL
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import trial_folder
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import FullFT
 
 
@@ -25,7 +29,7 @@ def keep_if_best(
     """Ship a finished trial's weights to its folder, unless one of the others is better."""
     best = best_of(record.method, [other for other in records if other.id != record.id])
     if best is None or _loss(record) <= _loss(best):  # of equals, the first by name is the best
-        export_policy(engine, policy, folder / "trials" / record.id / _shipped(record))
+        export_policy(engine, policy, trial_folder(folder, record.id) / _shipped(record))
 
 
 def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
@@ -33,7 +37,7 @@ def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
     for record in records:
         best = best_of(record.method, records)
         if record.status != "running" and best is not None and record.id != best.id:
-            shutil.rmtree(folder / "trials" / record.id / _shipped(record), ignore_errors=True)
+            shutil.rmtree(trial_folder(folder, record.id) / _shipped(record), ignore_errors=True)
 
 
 def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord]) -> None:
@@ -49,15 +53,15 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
         winner = best_of(name, records)
         if winner is None:
             continue
-        source = folder / "trials" / winner.id / _shipped(winner)
-        target = folder / "best" / kind
-        if (target / "trial.json").exists() and read_record(TrialRecord, target / "trial.json").id == winner.id:
+        source = trial_folder(folder, winner.id) / _shipped(winner)
+        target = folder / BEST / kind
+        if (target / TRIAL).exists() and read_record(TrialRecord, target / TRIAL).id == winner.id:
             continue
         partial = target.with_name(kind + ".partial")
         with writing(target):
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(source, partial, copy_function=_link)
-            write_json(partial / "trial.json", winner)
+            write_json(partial / TRIAL, winner)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
 
@@ -68,7 +72,7 @@ def _loss(record: TrialRecord) -> float:
 
 
 def _shipped(record: TrialRecord) -> str:
-    return "model" if isinstance(record.spec.method, FullFT) else "adapter"
+    return MODEL if isinstance(record.spec.method, FullFT) else ADAPTER
 
 
 def _link(source: str, target: str) -> None:

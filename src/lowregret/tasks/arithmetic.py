@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, final
 
-from lowregret.data.bundled import load_builtin
-from lowregret.data.bundled.arithmetic import read_answer
+from lowregret.data.builtin.arithmetic import read_answer
+from lowregret.data.builtin.registry import load_builtin
 from lowregret.errors import SpecError
-from lowregret.tasks.base import Problem
+from lowregret.tasks.base import Problem, TaskEntry, TaskExample
 
 
 @final
@@ -44,7 +44,7 @@ def _problem(row: Mapping[str, Any]) -> Problem:
 
 
 def _value(question: str) -> int:
-    """The value of the expression in a question: signed digits, as data/bundled/arithmetic.py writes them."""
+    """The value of the expression in a question: signed digits, as data/builtin/arithmetic.py writes them."""
     sign, total = 1, 0
     for character in question:
         if character in "+-":
@@ -52,3 +52,16 @@ def _value(question: str) -> int:
         elif character.isdigit():
             total += sign * int(character)
     return total
+
+
+ENTRY = TaskEntry(
+    usage="builtin:arithmetic",
+    claims=lambda spelling: spelling.split(":")[:2] == ["builtin", "arithmetic"],
+    open=Arithmetic,
+    brings_problems=True,
+    example=TaskExample(
+        "builtin:arithmetic:size=12,test_size=8,difficulty=4,wrong=0.3",
+        right=lambda problem: problem.gold or "",
+        wrong=lambda problem: f"Answer: {problem.row['answer'] + 1}",
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,18 +35,33 @@ class Task(Protocol):
         """Import what grading needs; SpecError when that is not there."""
 
 
-def options(text: str) -> dict[str, str]:
-    """`key=value,…` as a dictionary; ValueError names a part that is none."""
-    found: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{part!r} is no key=value")
-        found[key] = value
-    return found
+@dataclass(frozen=True)
+class TaskExample:
+    """A small task whose answers are known."""
+
+    spelling: str
+    """Of a few problems; with options, `seed` among those it takes, when the task brings its own problems."""
+    right: Callable[[Problem], str]
+    """A completion that must be rewarded by 1 or more."""
+    wrong: Callable[[Problem], str]
+    """One that must be rewarded by less."""
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Of a user's data, when the task grades those."""
 
 
-def after_last(text: str, mark: str) -> str | None:
-    """What follows the last `mark`; None without one."""
-    _, found, tail = text.rpartition(mark)
-    return tail if found else None
+@dataclass(frozen=True)
+class TaskEntry:
+    """One kind of task: which spellings are its own, and how it is opened."""
+
+    usage: str
+    """How a user spells it, for messages."""
+    claims: Callable[[str], bool]
+    """Whether a spelling is of this kind; the first kind that claims it has it."""
+    open: Callable[[str], Task]
+    """From the spelling. Imports nothing of the user's, and no extra."""
+    brings_problems: bool
+    """Whether it has problems of its own, so that no data are named."""
+    example: TaskExample
+    """What the laws of tests/laws/test_tasks.py run over."""
+    needs: str | None = None
+    """The module of an extra without which it cannot grade."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from lowregret.errors import SpecError, did_you_mean
-from lowregret.tasks.base import Problem
-from lowregret.tasks.mathematics import column
+from lowregret.tasks.base import Problem, TaskEntry, TaskExample
+from lowregret.tasks.parsing import text_column
 
 _PROMPTS = ("prompt", "question", "problem", "instruction")
 
@@ -27,7 +27,7 @@ class Function:
 
     def problem(self, row: Mapping[str, Any], prompt_field: str | None, answer_field: str | None) -> Problem:
         """The column named, or the first of the usual ones; the function gets the whole row."""
-        return Problem(column(row, prompt_field, _PROMPTS), dict(row))
+        return Problem(text_column(row, prompt_field, _PROMPTS), dict(row))
 
     def grade(self, completion: str, problem: Problem) -> float:
         """Whatever the function returns."""
@@ -55,3 +55,27 @@ class Function:
                 f"task {self._spelling!r}: {module_name} has no function {name!r}. {did_you_mean(name, valid)}"
             )
         self._function = found
+
+
+def _claims(spelling: str) -> bool:
+    module, colon, name = spelling.partition(":")
+    return bool(colon and module) and name.isidentifier()
+
+
+def is_answer(prompt: str, completion: str, row: dict[str, Any]) -> float:
+    """A reward function as users write them: 1 when the completion is the row's answer and nothing else."""
+    return float(completion.strip() == row["answer"])
+
+
+ENTRY = TaskEntry(
+    usage="a function of yours as MODULE:FUNCTION",
+    claims=_claims,
+    open=Function,
+    brings_problems=False,
+    example=TaskExample(
+        "lowregret.tasks.function:is_answer",
+        right=lambda problem: str(problem.row["answer"]),
+        wrong=lambda problem: f"not {problem.row['answer']}",
+        rows=({"prompt": "2 + 2", "answer": "4"}, {"question": "A word?", "answer": "été", "level": 3}),
+    ),
+)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from lowregret.errors import SpecError, did_you_mean
-from lowregret.tasks.base import Problem, after_last, options
+from lowregret.tasks.base import Problem, TaskEntry, TaskExample
+from lowregret.tasks.parsing import after_last, options
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _TEST_SEED = 1_000_003
@@ -96,3 +97,17 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+ENTRY = TaskEntry(
+    usage="gym:NAME",
+    claims=lambda spelling: spelling.startswith("gym:") and spelling != "gym:",
+    open=Gym,
+    brings_problems=True,
+    example=TaskExample(
+        "gym:chain_sum:size=6,test_size=4",
+        right=lambda problem: problem.gold or "",
+        wrong=lambda problem: f"<answer>{int(problem.row['entry']['answer']) + 1}</answer>",
+    ),
+    needs="reasoning_gym",
+)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from lowregret.errors import DataError, SpecError
-from lowregret.tasks.base import Problem, after_last
+from lowregret.tasks.base import Problem, TaskEntry, TaskExample
+from lowregret.tasks.parsing import after_last, text_column
 
 QUESTIONS = ("question", "problem", "prompt")
 ANSWERS = ("answer", "solution", "completion")
@@ -27,8 +28,8 @@ class Mathematics:
 
     def problem(self, row: Mapping[str, Any], prompt_field: str | None, answer_field: str | None) -> Problem:
         """From the columns named, or from the first of the usual ones that is there."""
-        question = column(row, prompt_field, QUESTIONS)
-        answer = column(row, answer_field, ANSWERS)
+        question = text_column(row, prompt_field, QUESTIONS)
+        answer = text_column(row, answer_field, ANSWERS)
         final_answer(answer)
         return Problem(question, dict(row), answer)
 
@@ -60,20 +61,6 @@ class Mathematics:
         except ImportError as error:
             raise SpecError(f"the task math needs math-verify: pip install 'lowregret[rl]' ({error}).") from None
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is no time limit of its own
-
-
-def column(row: Mapping[str, Any], asked: str | None, usual: tuple[str, ...]) -> str:
-    """The text in the column asked for, or in the first of the usual ones; DataError (without a place) if none."""
-    name = asked if asked is not None else next((name for name in usual if row.get(name) is not None), None)
-    if name is None:
-        have = ", ".join(map(str, row)) or "none"
-        raise DataError(
-            f"no column {' or '.join(usual)} (columns: {have}). Name it with --prompt-field and --completion-field."
-        )
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"field {name!r} holds no text.")
-    return value
 
 
 def final_answer(text: str) -> str:
@@ -112,3 +99,22 @@ def _last_box(text: str) -> str | None:
 def _delimited(answer: str) -> str:
     """As LaTeX, which math-verify reads numbers, sets and expressions from alike."""
     return answer if "$" in answer else f"${answer}$"
+
+
+ENTRY = TaskEntry(
+    usage="math",
+    claims=lambda spelling: spelling == "math",
+    open=lambda spelling: Mathematics(),
+    brings_problems=False,
+    example=TaskExample(
+        "math",
+        right=lambda problem: f"So it is \\boxed{{{final_answer(problem.gold or '')}}}.",
+        wrong=lambda problem: "The answer is 99.",
+        rows=(
+            {"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4 eggs.\n#### 4"},
+            {"problem": "Find $x$.", "solution": "Then $x = \\boxed{\\frac{\\sqrt{3}}{2}}$."},
+            {"prompt": "What?", "completion": "-7.5"},
+        ),
+    ),
+    needs="math_verify",
+)

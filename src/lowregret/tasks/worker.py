@@ -16,7 +16,7 @@ from typing import Any
 
 from lowregret.errors import LowregretError
 from lowregret.tasks.base import Problem, Task
-from lowregret.tasks.opening import open_task
+from lowregret.tasks.registry import open_task
 
 _LONGEST_REASON = 500
 """Characters."""

@@ -1,9 +1,1 @@
-"""The training loop, its checkpoints and its records."""
-
-from __future__ import annotations
-
-import sys
-
-from lowregret import CallablePackage
-
-sys.modules[__name__].__class__ = CallablePackage
+"""The one training loop for both methods and both objectives, its checkpoints, and a run of one trial."""

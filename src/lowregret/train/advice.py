@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lowregret.data.facts import DataFacts
 from lowregret.data.prepare import PreparedData
 from lowregret.errors import LowregretError
-from lowregret.plan.advisor import advise
-from lowregret.plan.data import DataFacts
-from lowregret.plan.shapes import Shapes
-from lowregret.plan.wishes import Wishes
+from lowregret.plan.advice.advise import advise
+from lowregret.plan.request import PlanRequest
+from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
-from lowregret.train.rl_problems import Problems
+from lowregret.train.rl.problems import Problems
 
 
 def advice_lines(
@@ -34,18 +34,18 @@ def advice_lines(
         learning_rate: the user's; None when it is chosen.
     """
     try:
-        found = [advise(shapes, _wishes(spec, steps, method, learning_rate), _facts(spec, data)) for method in methods]
+        found = [advise(shapes, _request(spec, steps, method, learning_rate), _facts(spec, data)) for method in methods]
     except LowregretError as error:  # a base or a target that the plan cannot count must not keep anybody from training
         return [f"plan: no advice for this base: {error}"]
     warnings = dict.fromkeys(warning for each in found for warning in each.advice.warnings)
     return found[0].advice.lines(tuple(warnings))
 
 
-def _wishes(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rate: float | None) -> Wishes:
-    wishes = Wishes(method=method, batch_size=spec.batch_size, steps=steps, learning_rate=learning_rate)
+def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rate: float | None) -> PlanRequest:
+    request = PlanRequest(method=method, batch_size=spec.batch_size, steps=steps, learning_rate=learning_rate)
     if isinstance(spec.objective, RL):
-        return replace(wishes, objective="rl", group_size=spec.objective.group_size)
-    return wishes
+        return replace(request, objective="rl", group_size=spec.objective.group_size)
+    return request
 
 
 def _facts(spec: TrainingSpec, data: PreparedData | Problems) -> DataFacts:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lowregret.engine import Engine
 from lowregret.engine.state import damaged, read_tensors, restore_state, save_tensors, state_tensors
-from lowregret.records import TrialRecord
+from lowregret.runs.files import CHECKPOINT
+from lowregret.runs.records import TrialRecord
 from lowregret.spec import Spec, TrialSpec
 
-NAME = "checkpoint.safetensors"
 _CONTENTS = "pack"
 
 
@@ -82,12 +82,12 @@ def save_checkpoint(
         for key, value in state_tensors(engine.policies[member.name]).items()
     }
     contents = _Contents(members=tuple(members), records=tuple(records))
-    save_tensors(tensors, folder / NAME, {_CONTENTS: contents.model_dump_json()})
+    save_tensors(tensors, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json()})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """What `save_checkpoint` wrote; None when there is no checkpoint, RecordsError when it is damaged."""
-    path = folder / NAME
+    path = folder / CHECKPOINT
     if not path.exists():
         return None
     tensors, metadata = read_tensors(path)
@@ -102,5 +102,5 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 def delete_checkpoint(folder: Path) -> None:
     """Trials that have ended need no checkpoint."""
-    for name in (NAME, f"{NAME}.partial"):  # the second is what a kill leaves of one being written
+    for name in (CHECKPOINT, f"{CHECKPOINT}.partial"):  # the second is what a kill leaves of one being written
         (folder / name).unlink(missing_ok=True)

@@ -9,6 +9,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 
+class Interrupted(InterruptedError):
+    """The user asked to stop; a checkpoint has been written."""
+
+
 @contextmanager
 def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether SIGINT or SIGTERM has arrived; a second SIGINT interrupts at once.

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.errors import LivenessError
-from lowregret.records import read_json
-
-EXPERTS = "experts.json"
-"""Beside a trial's record, of a mixture: {module: what its experts got}, see `ExpertUse`."""
+from lowregret.runs.atomic import read_json
+from lowregret.runs.files import EXPERTS
 
 
 @dataclass(frozen=True)

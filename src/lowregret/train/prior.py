@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lowregret.errors import ModelError
-from lowregret.plan.layouts import shapes_of
-from lowregret.plan.shapes import Shapes, Weight
+from lowregret.plan.shapes.layouts.from_config import shapes_of
+from lowregret.plan.shapes.weights import Shapes, Weight
 
 
 def shapes_from(config: Any, name: str) -> Shapes:

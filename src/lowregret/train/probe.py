@@ -1,6 +1,7 @@
 """What this machine's CPU does in a second, as torch uses it: `python -m lowregret.train.probe` prints it as JSON.
 
-It is a program of its own because a plan must not load torch (plan/hardware.py runs it once and keeps the answer).
+It is a program of its own because a plan must not load torch (plan/resources/hardware.py runs it once and keeps the
+answer).
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def _call_seconds() -> float:
 def _fastest(work: Callable[[], object], times: int) -> float:
     """Seconds of one call in the fastest of ROUNDS rounds, after one to warm up.
 
-    The answer is kept (plan/hardware.py): other programs slow most rounds down, and must not slow down every plan to
-    come. Pauses between rounds give them time to pass.
+    The answer is kept (plan/resources/hardware.py): other programs slow most rounds down, and must not slow down every
+    plan to come. Pauses between rounds give them time to pass.
     """
     work()
     found = []

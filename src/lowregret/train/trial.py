@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.engine import Engine
-from lowregret.records import TrialRecord, make_folder, write_json
+from lowregret.runs.atomic import make_folder, write_json
+from lowregret.runs.files import TRIAL
+from lowregret.runs.records import TrialRecord
 from lowregret.spec import TrialSpec
 from lowregret.train.checkpoint import Checkpoint, Progress
-from lowregret.train.pack import Pack
-from lowregret.train.step import Ending, Member, memory_advice, out_of_memory
+from lowregret.train.loop import Pack
+from lowregret.train.members import Member, TrialOutcome
+from lowregret.train.step import memory_advice, out_of_memory
 
-RECORD = "trial.json"
 Deliver = Callable[[Engine, str, TrialRecord], object]
 """(engine, policy, its record): called before trial.json says `finished`, so that what a trial ships exists by then."""
 
@@ -25,35 +27,35 @@ def begin(pack: Pack, trial: TrialSpec, folder: Path, checkpoint: Checkpoint | N
     policy, else `running`.
     """
     make_folder(folder)
-    engine, progress = pack.task.engine, Progress()
+    engine, progress = pack.workload.engine, Progress()
     try:
-        engine.add_policy(trial.id, trial.method, trial.seed)
+        engine.add_policy(trial.id, trial.method, trial.seed, optimizer=pack.workload.spec.optimizer.name)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _write(folder, TrialRecord(**_facts(trial), status="failed", error=memory_advice(str(error))))
+        return _write(folder, TrialRecord(**_facts(engine, trial), status="failed", error=memory_advice(str(error))))
     if checkpoint is not None:
         checkpoint.restore(engine, trial.id)
         progress = next(member.progress for member in checkpoint.members if member.name == trial.id)
     size = engine.policies[trial.id].trainable_parameters
-    record = _write(folder, TrialRecord(**_facts(trial, size), status="running"))
+    record = _write(folder, TrialRecord(**_facts(engine, trial, size), status="running"))
     pack.join(trial.id, trial, folder, progress)
     return record
 
 
-def settle(pack: Pack, member: Member, ending: Ending, deliver: Deliver) -> TrialRecord:
+def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) -> TrialRecord:
     """Write how a trial ended, ship what it delivers, and take its policy off the engine.
 
     A diverged, pruned or out-of-memory trial is a result.
     """
-    engine, done = pack.task.engine, member.progress
-    found = ending.evaluation
+    engine, done = pack.workload.engine, member.progress
+    found = outcome.evaluation
     record = TrialRecord(
-        **_facts(member.trial, engine.policies[member.name].trainable_parameters),
-        status=ending.status,
+        **_facts(engine, member.trial, engine.policies[member.name].trainable_parameters),
+        status=outcome.status,
         test_nll=None if found is None else found.test_nll,
         test_reward=None if found is None else found.test_reward,
-        test_tokens=0 if found is None else pack.task.test_tokens,
+        test_tokens=0 if found is None else pack.workload.test_tokens,
         steps=done.step,
         tokens=done.tokens,
         seconds=done.seconds,
@@ -61,8 +63,8 @@ def settle(pack: Pack, member: Member, ending: Ending, deliver: Deliver) -> Tria
         pack_size=done.pack_size,
         shared_seconds=done.shared_seconds,
         shared_seconds_alone=done.shared_seconds_alone,
-        error=ending.error,
-        pruned_by=ending.pruned_by,
+        error=outcome.error,
+        pruned_by=outcome.pruned_by,
     )
     if record.status == "finished":
         deliver(engine, member.name, record)
@@ -71,18 +73,19 @@ def settle(pack: Pack, member: Member, ending: Ending, deliver: Deliver) -> Tria
     return record
 
 
-def _facts(trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
+def _facts(engine: Engine, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
     return {
         "id": trial.id,
         "method": trial.method.name,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
         "spec": trial,
+        "forward_path": engine.forward_path.description,
         "trainable_parameters": trainable_parameters,
         "checkpoint_bytes": 4 * trainable_parameters,
     }
 
 
 def _write(folder: Path, record: TrialRecord) -> TrialRecord:
-    write_json(folder / RECORD, record)
+    write_json(folder / TRIAL, record)
     return record

@@ -1,78 +1,52 @@
-"""EDL from a run folder's files."""
+"""The excess description length of a curve, and the regime that it tells."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 
-from lowregret.analysis.edl import read_pilot
-from lowregret.errors import RecordsError
-from lowregret.records import Metric, TrialRecord, append_metric, write_json
-from lowregret.spec import LoRA, TrialSpec
-
-LOSSES = (2.0, 1.5, 1.0, 0.5, 0.4, 0.3)
-"""Of six steps; four are an epoch."""
+from lowregret.analysis.edl import HeldOutPoint, excess_description_length
+from lowregret.errors import SpecError
 
 
-def trial(home: Path, rank: int = 4, test_nll: float | None = 0.25, status: str = "finished") -> None:
-    home.mkdir(parents=True)
-    spec = TrialSpec(method=LoRA(rank=rank), learning_rate=1e-3)
-    write_json(
-        home / "trial.json",
-        TrialRecord(
-            id=spec.id, method=spec.method.name, learning_rate=1e-3, seed=0, status=status, spec=spec, test_nll=test_nll
-        ),  # type: ignore[arg-type]
-    )
-    for step, loss in enumerate(LOSSES, start=1):
-        held_out = {2: 1.0, 4: 0.5, 6: 0.25}.get(step)
-        append_metric(
-            home / "metrics.jsonl", Metric(step=step, tokens=step, train_nll=loss, test_nll=held_out, seconds=1.0)
-        )
+def test_edl_by_hand() -> None:
+    """Σ first-epoch loss − n · final loss, in bits a token; the slope by the two evaluations."""
+    losses = [4.0, 3.0, 2.0, 1.0]
+    found = excess_description_length(losses, [HeldOutPoint(0.5, 1.5), HeldOutPoint(1.0, 1.0)], 1.0)
+    assert found.bits_per_token == pytest.approx((2.5 - 1.0) / math.log(2))
+    # EDL/n is 3.5 − 1.5 after two steps and 2.5 − 1.0 after four.
+    assert found.slope == pytest.approx((1.5 - 2.0) / math.log(2) / (math.log(4) - math.log(2)))
+    assert found.regime == "elicit"
 
 
-def run_spec(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.json").write_text(
-        json.dumps({"spec": {"batch_size": 8, "data": {"train": "rows.jsonl"}}, "resolved": {"train_examples": 30}})
-    )
+def test_the_regime_is_the_sign_of_the_slope() -> None:
+    """A loss that drops at once is elicited; one that the held-out loss runs ahead of, step after step, is taught."""
+    quick = [3.0, *[1.0] * 99]
+    slow = [3.0] * 100
+    evaluations = [HeldOutPoint(0.5, 2.5), HeldOutPoint(0.75, 2.0), HeldOutPoint(1.0, 1.6)]
+    flat = [HeldOutPoint(share, 1.0) for share in (0.5, 0.75, 1.0)]
+    assert excess_description_length(quick, flat, 1.0).regime == "elicit"
+    assert excess_description_length(slow, evaluations, 1.6).regime == "teach"
+    assert excess_description_length(slow, evaluations[:1], 2.5).regime == "unknown"
 
 
-def test_the_first_epoch_alone_is_summed(tmp_path: Path) -> None:
-    trial(tmp_path / "run")
-    run_spec(tmp_path / "run")
-    found, _ = read_pilot(tmp_path / "run")
-    assert found.bits_per_token == pytest.approx((1.25 - 0.25) / math.log(2))
-    # After two steps (1.75 − 1.0), after four (1.25 − 0.5): equal, so neither regime.
-    assert found.slope == pytest.approx(0, abs=1e-12)
+def test_the_first_half_of_an_epoch_says_nothing_of_the_regime() -> None:
+    """Every training rises at first, when it has learned nothing yet."""
+    late = [HeldOutPoint(share, 1.0) for share in (0.5, 0.75, 1.0)]
+    losses = [3.0, *[1.0] * 99]
+    assert excess_description_length(
+        losses, [HeldOutPoint(0.1, 3.0), HeldOutPoint(0.2, 2.0), *late], 1.0
+    ) == excess_description_length(losses, late, 1.0)
 
 
-def test_a_study_gives_its_best_trial_at_the_highest_rank(tmp_path: Path) -> None:
-    run_spec(tmp_path)
-    trial(tmp_path / "trials" / "a", rank=4, test_nll=0.1)
-    trial(tmp_path / "trials" / "b", rank=16, test_nll=0.3)
-    trial(tmp_path / "trials" / "c", rank=16, test_nll=0.2)
-    trial(tmp_path / "trials" / "d", rank=64, test_nll=None, status="diverged")
-    found, name = read_pilot(tmp_path)
-    assert found.bits_per_token == pytest.approx((1.25 - 0.2) / math.log(2))
-    assert name == f"EDL of lora:16 in {tmp_path}, on rows.jsonl"
-    assert read_pilot(tmp_path / "trials" / "c")[0] == found
+def test_a_slope_within_its_noise_says_nothing() -> None:
+    noisy = [HeldOutPoint(share, nll) for share, nll in ((0.5, 1.0), (0.6, 1.3), (0.7, 0.9), (0.8, 1.2), (1.0, 1.0))]
+    found = excess_description_length([2.0] * 100, noisy, 1.0)
+    assert found.slope is not None
+    assert found.regime == "unknown"
 
 
-def test_what_is_no_pilot_says_what_would_be(tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match="no such folder"):
-        read_pilot(tmp_path / "nowhere")
-    with pytest.raises(RecordsError, match="no finished trial"):
-        read_pilot(tmp_path)
-    trial(tmp_path / "run", status="running")
-    run_spec(tmp_path / "run")
-    with pytest.raises(RecordsError, match="must be finished"):
-        read_pilot(tmp_path / "run")
-    trial(tmp_path / "other")
-    with pytest.raises(RecordsError, match=r"spec\.json"):
-        read_pilot(tmp_path / "other")
-    (tmp_path / "other" / "spec.json").write_text("{}")
-    with pytest.raises(RecordsError, match="names no data, batch_size"):
-        read_pilot(tmp_path / "other")
+def test_a_pilot_without_steps_says_so() -> None:
+    with pytest.raises(SpecError, match="without a training step"):
+        excess_description_length([], [], 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lowregret.analysis.gains import measure_gains, seconds_alone, sentences
-from lowregret.records import TrialRecord
+from lowregret.runs.records import TrialRecord
 from lowregret.spec import LoRA, TrialSpec
 
 

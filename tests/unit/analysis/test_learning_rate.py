@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.analysis.learning_rate import BestRate, best_rate
-from lowregret.records import Status, TrialRecord
+from lowregret.runs.records import Status, TrialRecord
 from lowregret.spec import LoRA, TrialSpec
 
 

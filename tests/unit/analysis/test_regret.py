@@ -14,7 +14,9 @@ from lowregret.analysis.reasons import settling
 from lowregret.analysis.regret import judge
 from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
-from lowregret.records import ExampleLosses, ExampleRewards, Status, TrialRecord, Verdict, read_record, write_json
+from lowregret.runs.atomic import read_record, write_json
+from lowregret.runs.records import ExampleLosses, ExampleRewards, Status, TrialRecord
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
 
 EXAMPLES = 40

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lowregret.cli import progress as module
 from lowregret.cli.progress import Progress
-from lowregret.records import Metric, TrialRecord
+from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import FullFT, LoRA, TrialSpec
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.data.batches import SHARED_LEAST, Batch, batch_indices, collate, eval_groups, passes, training_order
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 
 
 @st.composite

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lowregret.data.chat import Encoded, Example, encode, encode_rows
-from lowregret.data.rendering import chat_format
+from lowregret.data.chat.encoding import Encoded, encode, encode_rows
+from lowregret.data.chat.template import chat_format
+from lowregret.data.example import Example
 from lowregret.data.sources import Row
 from lowregret.errors import DataError
 

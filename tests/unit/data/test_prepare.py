@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare, prepare_held_out
 from lowregret.errors import DataError
 from lowregret.spec import DataSpec
@@ -113,7 +113,7 @@ def test_training_on_the_held_out_file_is_an_error(tmp_path: Path, chatml: Any) 
 def test_builtin_data_is_judged_on_its_own_test_split(chatml: Any, named: str | None) -> None:
     source = "builtin:instructions:size=9,test_size=4"
     data = prepare(DataSpec(train=source, eval=named), chatml)
-    assert (len(data.train), len(data.test), data.report.split) == (9, 4, None)
+    assert (len(data.train), len(data.test), data.report.how_split) == (9, 4, None)
     assert prepare_held_out(DataSpec(train=source), chatml)[0] == data.test
 
 
@@ -127,7 +127,7 @@ def test_hub_data_is_judged_on_its_own_test_split_or_on_one_made(chatml: Any, mo
     del splits["test"]
     data = prepare(DataSpec(train="org/name"), chatml)
     assert (len(data.train), len(data.test)) == (3, 1)
-    assert data.report.split is not None
+    assert data.report.how_split is not None
 
 
 def uneven(path: Path, lengths: list[tuple[int, int]]) -> str:
@@ -139,7 +139,7 @@ def uneven(path: Path, lengths: list[tuple[int, int]]) -> str:
 def test_overlong_examples_are_counted_by_what_became_of_them(tmp_path: Path, chatml: Any, overlong: Any) -> None:
     source = uneven(tmp_path / "a.jsonl", [(1, 1), (1, 100), (100, 1), (2, 1)])
     _, report = prepare_held_out(DataSpec(train=source, max_length=50, overlong=overlong), chatml)
-    (part,) = report.parts
+    (part,) = report.splits
     counts = (part.overlong_cut, part.overlong_emptied, part.overlong_dropped)
     assert counts == ((1, 1, 0) if overlong == "cut" else (0, 0, 2))
     assert part.used.examples == (3 if overlong == "cut" else 2)
@@ -149,7 +149,7 @@ def test_overlong_examples_are_counted_by_what_became_of_them(tmp_path: Path, ch
 @pytest.mark.parametrize("overlong", ["cut", "drop"])
 def test_when_nothing_is_left_the_error_gives_the_numbers(tmp_path: Path, chatml: Any, overlong: Any) -> None:
     source = uneven(tmp_path / "a.jsonl", [(100, 1), (120, 1)])
-    longest = prepare_held_out(DataSpec(train=source), chatml)[1].parts[0].longest
+    longest = prepare_held_out(DataSpec(train=source), chatml)[1].splits[0].longest
     with pytest.raises(DataError, match=rf"all 2 are over 50 tokens.*Raise --max-length to {longest}"):
         prepare_held_out(DataSpec(train=source, max_length=50, overlong=overlong), chatml)
     assert len(prepare_held_out(DataSpec(train=source, max_length=longest, overlong="drop"), chatml)[0]) == 2
@@ -169,8 +169,8 @@ def test_a_row_that_the_template_refuses_is_a_bad_row(tmp_path: Path, make_token
     with pytest.raises(DataError, match=r"a\.jsonl:3: the chat template refuses this row: not this.*--skip-bad-rows"):
         prepare_held_out(DataSpec(train=source), picky)
     examples, report = prepare_held_out(DataSpec(train=source, skip_bad_rows=True), picky)
-    assert len(examples) == report.parts[0].source.rows == 3
-    assert report.parts[0].source.bad_rows[0][0] == 3
+    assert len(examples) == report.splits[0].source.rows == 3
+    assert report.splits[0].source.bad_rows[0][0] == 3
     with pytest.raises(DataError, match="no row can be encoded"):
         prepare_held_out(DataSpec(train=file_of(tmp_path / "b.jsonl", [2, 2]), skip_bad_rows=True), picky)
 

@@ -28,7 +28,7 @@ def write(path: Path, *rows: object) -> str:
 def test_small_data_are_counted_as_the_trainer_counts_them(source: str) -> None:
     found = scan(source, tokenizer=TINY)
     prepared = prepare(DataSpec(train=source), load_tokenizer(resolve("tiny")))
-    train, test = (part.read for part in prepared.report.parts)
+    train, test = (part.read for part in prepared.report.splits)
     assert found.counted == "exact"
     assert (found.examples, found.held_out) == (train.examples, test.examples)
     assert found.supervised_tokens == pytest.approx(train.supervised_tokens, rel=0.01)

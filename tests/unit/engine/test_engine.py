@@ -10,7 +10,7 @@ import torch
 
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
-from lowregret.engine.engine import choose_device, choose_dtype
+from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.engine.losses import cross_entropy, token_logprobs
 from lowregret.errors import SpecError, TargetError
 from lowregret.spec import FullFT, LoRA

@@ -10,10 +10,10 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from lowregret.data.batches import Batch, collate, passes
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.engine import Engine, footprint
-from lowregret.engine.checkpointing import checkpoint_layers
 from lowregret.engine.footprint import CPU_PASS_TOKENS, bytes_per_token, default_budget, device_memory, max_tokens
+from lowregret.engine.forward.checkpointing import checkpoint_layers
 from lowregret.spec import FullFT, LoRA
 
 METHODS = [LoRA(rank=4), LoRA(rank=16, dropout=0.1, targets=("attention", "mlp", "unembedding")), FullFT()]

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lowregret.lora.bank import Bank, Form
+from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.dropout import Dropout
-from lowregret.lora.linear import LoRALinear, Routing, adapted_product
-from lowregret.lora.parts import Part
+from lowregret.lora.linear import LoRALinear, adapted_product
+from lowregret.lora.routing import PolicyRouting
+from lowregret.lora.spans import SlotSpan
 from lowregret.lora.weights import LoRAWeights, divisors, row_norms
 from lowregret.models.targets import Matrix
 
@@ -27,11 +28,11 @@ def float64() -> object:
     torch.set_default_dtype(before)
 
 
-def bank(form: str, members: int) -> Bank:
+def bank(form: str, members: int) -> AdapterBank:
     """Random members, away from their start."""
     torch.manual_seed(1)
     residual, dora = FORMS[form]
-    found = Bank(Form((Matrix("m", "mlp", D_IN, D_OUT),), RANK, residual, dora))
+    found = AdapterBank(AdapterLayout((Matrix("m", "mlp", D_IN, D_OUT),), RANK, residual, dora))
     for member in range(members):
         found.add(str(member), {"m": (torch.randn(RANK, D_IN), torch.randn(D_OUT, RANK))}, CPU)
     found.weights += torch.randn(found.weights.shape)
@@ -39,42 +40,42 @@ def bank(form: str, members: int) -> Bank:
     return found
 
 
-def expected(base: nn.Module, own: Bank, part: Part, x: Tensor, leaves: list[tuple[Tensor, ...]]) -> Tensor:
+def expected(base: nn.Module, own: AdapterBank, span: SlotSpan, x: Tensor, leaves: list[tuple[Tensor, ...]]) -> Tensor:
     """The formula for each member, with its own leaves for A, B and magnitudes."""
     weight = base.weight.T if isinstance(base, Conv1D) else base.weight
-    pieces = [base(x[: part.start])]
-    for member, rows in enumerate(x[part.tokens].split(part.sizes)):
+    pieces = [base(x[: span.start])]
+    for member, rows in enumerate(x[span.tokens].split(span.sizes)):
         a, b, magnitude = leaves[member]
-        dropout = part.dropouts[member]
+        dropout = span.dropouts[member]
         dropped = rows if dropout is None else dropout(rows, "m")
         delta = b @ a
         if own.initial is not None:
             a0, b0 = (value[0] for value in own.start("m", slice(member, member + 1)) or ())
             delta = delta - b0 @ a0
-        delta = part.scales[member] * delta
-        if own.form.dora:
+        delta = span.scales[member] * delta
+        if own.layout.dora:
             gain = magnitude / (weight + delta).detach().norm(dim=1)
             pieces.append(base(rows) + (gain - 1) * (dropped @ weight.T) + gain * (dropped @ delta.T))
         else:
             pieces.append(base(rows) + dropped @ delta.T)
-    return torch.cat([*pieces, base(x[part.tokens.stop :])])
+    return torch.cat([*pieces, base(x[span.tokens.stop :])])
 
 
-def leaves_of(own: Bank) -> list[tuple[Tensor, ...]]:
+def leaves_of(own: AdapterBank) -> list[tuple[Tensor, ...]]:
     found = []
     for member in range(len(own.members)):
         slots = slice(member, member + 1)
-        magnitude = own.magnitudes("m", slots)[0] if own.form.dora else torch.zeros(D_OUT)
+        magnitude = own.magnitudes("m", slots)[0] if own.layout.dora else torch.zeros(D_OUT)
         found.append(tuple(v.clone().requires_grad_() for v in (own.a("m", slots)[0], own.b("m", slots)[0], magnitude)))
     return found
 
 
-def check_gradients(own: Bank, leaves: list[tuple[Tensor, ...]]) -> None:
+def check_gradients(own: AdapterBank, leaves: list[tuple[Tensor, ...]]) -> None:
     for member, (a, b, magnitude) in enumerate(leaves):
         slots = slice(member, member + 1)
         torch.testing.assert_close(own.a_gradient("m", slots)[0], a.grad)
         torch.testing.assert_close(own.b_gradient("m", slots)[0], b.grad)
-        if own.form.dora:
+        if own.layout.dora:
             torch.testing.assert_close(own.magnitudes_gradient("m", slots)[0], magnitude.grad)
 
 
@@ -90,13 +91,13 @@ def test_values_and_gradients_are_the_formulas(form: str, sizes: tuple[int, ...]
     dropouts = tuple(Dropout(0.4, 1, 0, [(0, size)]) if drop and not slot else None for slot, size in enumerate(sizes))
     scales = tuple(0.5 + slot for slot in range(len(sizes)))
     total = 2 + sum(sizes) + 1
-    part = Part(own, slice(0, len(sizes)), 2, sizes, scales, dropouts, total)
-    linear = LoRALinear("m", base, Routing(tokens=[part]))
+    span = SlotSpan(own, slice(0, len(sizes)), 2, sizes, scales, dropouts, total)
+    linear = LoRALinear("m", base, PolicyRouting(tokens=[span]))
     linear.banks = [own]
     x, other = (torch.randn(total, D_IN, generator=torch.Generator().manual_seed(2)).requires_grad_() for _ in range(2))
     y = linear(x)
     leaves = leaves_of(own)
-    reference = expected(base, own, part, other, leaves)
+    reference = expected(base, own, span, other, leaves)
     torch.testing.assert_close(y, reference)
     slope = torch.randn(y.shape)
     y.backward(slope)
@@ -111,14 +112,14 @@ def test_products_that_are_taken_elsewhere_are_the_same(form: str, drop: bool) -
     """Of the second of two members, as the unembedding takes them."""
     own, base = bank(form, 2), nn.Linear(D_IN, D_OUT).requires_grad_(False)
     dropouts = (None, Dropout(0.4, 1, 0, [(0, 3)]) if drop else None)
-    part = Part(own, slice(0, 2), 0, (2, 3), (0.5, 1.5), dropouts, 5)
-    linear = LoRALinear("m", base, Routing(tokens=[part]))
+    span = SlotSpan(own, slice(0, 2), 0, (2, 3), (0.5, 1.5), dropouts, 5)
+    linear = LoRALinear("m", base, PolicyRouting(tokens=[span]))
     linear.banks = [own]
     x = torch.randn(5, D_IN)
-    inputs, weight, (u, b) = adapted_product(linear, part, 1, x[2:], base.weight)
+    inputs, weight, (u, b) = adapted_product(linear, span, 1, x[2:], base.weight)
     y = inputs @ weight.T + u @ b.T + base.bias
     leaves = leaves_of(own)
-    reference = expected(base, own, part, x, leaves)[2:]
+    reference = expected(base, own, span, x, leaves)[2:]
     torch.testing.assert_close(y, reference)
     slope = torch.randn(y.shape)
     y.backward(slope)
@@ -132,8 +133,8 @@ def test_products_that_are_taken_elsewhere_are_the_same(form: str, drop: bool) -
 @pytest.mark.parametrize("form", list(FORMS))
 def test_a_merged_weight_does_what_the_linear_map_does(form: str) -> None:
     own, base = bank(form, 1), nn.Linear(D_IN, D_OUT, bias=False).requires_grad_(False)
-    part = Part(own, slice(0, 1), 0, (3,), (0.5,), (None,), 3)
-    linear = LoRALinear("m", base, Routing(tokens=[part]))
+    span = SlotSpan(own, slice(0, 1), 0, (3,), (0.5,), (None,), 3)
+    linear = LoRALinear("m", base, PolicyRouting(tokens=[span]))
     linear.banks = [own]
     start = own.start("m", slice(0, 1))
     weights = LoRAWeights(
@@ -141,12 +142,12 @@ def test_a_merged_weight_does_what_the_linear_map_does(form: str) -> None:
         nn.Parameter(own.b("m")[0]),
         0.5,
         None if start is None else (start[0][0], start[1][0]),
-        nn.Parameter(own.magnitudes("m")[0]) if own.form.dora else None,
+        nn.Parameter(own.magnitudes("m")[0]) if own.layout.dora else None,
     )
     x = torch.randn(3, D_IN)
     torch.testing.assert_close(linear(x), x @ weights.merged(base.weight).T)
     a, b = weights.factors()
-    assert a.shape[0] == (2 if own.form.residual else 1) * RANK
+    assert a.shape[0] == (2 if own.layout.residual else 1) * RANK
     torch.testing.assert_close(0.5 * b @ a, weights.delta())
 
 
@@ -166,7 +167,7 @@ def test_a_row_of_zeros_stays_one() -> None:
 
 def test_norms_are_computed_once_where_no_weight_changes() -> None:
     own, base = bank("dora", 1), nn.Linear(D_IN, D_OUT).requires_grad_(False)
-    routing = Routing(tokens=[Part(own, slice(0, 1), 0, (3,), (0.5,), (None,), 3)])
+    routing = PolicyRouting(tokens=[SlotSpan(own, slice(0, 1), 0, (3,), (0.5,), (None,), 3)])
     linear = LoRALinear("m", base, routing)
     linear.banks = [own]
     x = torch.randn(3, D_IN)

@@ -12,41 +12,46 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
-from lowregret.lora.bank import Bank, Form, padded_rank
+from lowregret.lora.bank import AdapterBank, AdapterLayout, padded_rank
 from lowregret.lora.dropout import Dropout
 from lowregret.lora.init import uniform
-from lowregret.lora.linear import LoRALinear, Routing
-from lowregret.lora.parts import Part
+from lowregret.lora.linear import LoRALinear
+from lowregret.lora.routing import PolicyRouting
+from lowregret.lora.spans import SlotSpan
 from lowregret.models.targets import Matrix
 
 MATRIX = Matrix("m", "mlp", d_in=5, d_out=4)
 CPU = torch.device("cpu")
 
 
-def bank(ranks: Sequence[int]) -> Bank:
+def bank(ranks: Sequence[int]) -> AdapterBank:
     """One with random members of these ranks, all padded alike."""
     torch.manual_seed(0)
-    found = Bank(Form((MATRIX,), padded_rank(max(ranks))))
+    found = AdapterBank(AdapterLayout((MATRIX,), padded_rank(max(ranks))))
     for member, rank in enumerate(ranks):
         found.add(str(member), {"m": (torch.randn(rank, 5), torch.randn(4, rank))}, CPU)
     found.need_gradients()
     return found
 
 
-def part(of: Bank, start: int, sizes: tuple[int, ...], dropouts: tuple[Dropout | None, ...] | None = None) -> Part:
+def span(
+    of: AdapterBank, start: int, sizes: tuple[int, ...], dropouts: tuple[Dropout | None, ...] | None = None
+) -> SlotSpan:
     scales = tuple(0.5 + slot for slot in range(len(sizes)))
     dropouts = dropouts or (None,) * len(sizes)
-    return Part(of, slice(0, len(sizes)), start, sizes, scales, dropouts, total=0)
+    return SlotSpan(of, slice(0, len(sizes)), start, sizes, scales, dropouts, total=0)
 
 
-def adapted(base: nn.Module, banks: list[Bank], parts: list[Part], total: int, **options: bool) -> LoRALinear:
+def adapted(
+    base: nn.Module, banks: list[AdapterBank], spans: list[SlotSpan], total: int, **options: bool
+) -> LoRALinear:
     """A linear map in the middle of a pass of so many tokens."""
-    linear = LoRALinear("m", base, Routing(tokens=[replace(part, total=total) for part in parts]), **options)
+    linear = LoRALinear("m", base, PolicyRouting(tokens=[replace(span, total=total) for span in spans]), **options)
     linear.banks = banks
     return linear
 
 
-def reference(base: nn.Module, x: Tensor, found: Part, a: Tensor, b: Tensor) -> Tensor:
+def reference(base: nn.Module, x: Tensor, found: SlotSpan, a: Tensor, b: Tensor) -> Tensor:
     """Token by token, by the formula."""
     pieces = list(base(x).split([found.start, *found.sizes, x.shape[0] - found.tokens.stop]))
     inputs = x[found.tokens].split(found.sizes)
@@ -56,7 +61,7 @@ def reference(base: nn.Module, x: Tensor, found: Part, a: Tensor, b: Tensor) -> 
 
 
 def test_a_is_uniform_to_one_over_sqrt_d_in_and_b_is_zero() -> None:
-    """SCIENCE.md 2; the spread of U(−1/√d, 1/√d) is 1/√(3d)."""
+    """SCIENCE 2; the spread of U(−1/√d, 1/√d) is 1/√(3d)."""
     a, b = uniform(Matrix("m", "mlp", 64, 8), 256, torch.Generator().manual_seed(0))
     assert a.shape == (256, 64)
     assert b.shape == (8, 256)
@@ -80,7 +85,7 @@ def test_values_and_gradients_are_the_formulas(sizes: tuple[int, ...], kind: str
     own = bank([2, 3][: len(sizes)])
     base = Conv1D(4, 5) if kind == "conv1d" else nn.Linear(5, 4, bias=kind == "bias")
     base.requires_grad_(False)
-    found = part(own, 2, sizes)
+    found = span(own, 2, sizes)
     total = found.tokens.stop + 1
     x, target = torch.randn(total, 5, requires_grad=True), torch.randn(total, 4)
     y = adapted(base, [own], [found], total)(x)
@@ -97,7 +102,7 @@ def test_values_and_gradients_are_the_formulas(sizes: tuple[int, ...], kind: str
 
 def test_gradients_add_up_and_need_no_input_that_trains() -> None:
     own = bank([4])
-    linear = adapted(nn.Linear(5, 4).requires_grad_(False), [own], [part(own, 0, (3,))], 3)
+    linear = adapted(nn.Linear(5, 4).requires_grad_(False), [own], [span(own, 0, (3,))], 3)
     x = torch.randn(3, 5)
     linear(x).sum().backward()
     once = own.b_gradient("m").clone()
@@ -108,7 +113,7 @@ def test_gradients_add_up_and_need_no_input_that_trains() -> None:
 
 def test_padding_gets_no_gradient() -> None:
     own = bank([1, 3])
-    adapted(nn.Linear(5, 4).requires_grad_(False), [own], [part(own, 0, (3, 3))], 6)(torch.randn(6, 5)).sum().backward()
+    adapted(nn.Linear(5, 4).requires_grad_(False), [own], [span(own, 0, (3, 3))], 6)(torch.randn(6, 5)).sum().backward()
     for member, rank in enumerate((1, 3)):
         for values, gradients in ((own.a("m"), own.a_gradient("m")), (own.b("m").mT, own.b_gradient("m").mT)):
             assert not values[member, rank:].any()
@@ -134,7 +139,7 @@ def test_gradients_under_dropout_are_the_formulas() -> None:
     """Only one of the two neighbours has it."""
     own, base = bank([2, 2]), nn.Linear(5, 4).requires_grad_(False)
     drop = Dropout(0.5, seed=0, step=0, rows=((0, 6),))
-    found = part(own, 0, (6, 6), (None, drop))
+    found = span(own, 0, (6, 6), (None, drop))
     x, target = torch.randn(12, 5, requires_grad=True), torch.randn(12, 4)
     y = adapted(base, [own], [found], 12)(x)
     (y * target).sum().backward()
@@ -151,8 +156,8 @@ def test_gradients_under_dropout_are_the_formulas() -> None:
 
 def test_the_unembedding_has_its_own_routing() -> None:
     own, base = bank([2]), nn.Linear(5, 4)
-    linear = adapted(base, [own], [part(own, 0, (6,))], 6, unembedding=True)
-    linear.routing.positions = [part(own, 1, (2,))]
+    linear = adapted(base, [own], [span(own, 0, (6,))], 6, unembedding=True)
+    linear.routing.positions = [span(own, 1, (2,))]
     x = torch.randn(4, 5)
     y = linear(x)
     assert torch.equal(y[[0, 3]], base(x)[[0, 3]])
@@ -168,7 +173,7 @@ def test_outside_a_pass_it_is_the_base() -> None:
 def test_a_selection_of_tokens_is_refused() -> None:
     """A router's choice: whose they are is not known."""
     own = bank([2])
-    linear = adapted(nn.Linear(5, 4), [own], [part(own, 0, (6,))], 6)
+    linear = adapted(nn.Linear(5, 4), [own], [span(own, 0, (6,))], 6)
     with pytest.raises(TargetError, match="m gets 5 tokens in a pass of 6"):
         linear(torch.randn(5, 5))
 
@@ -179,7 +184,7 @@ def test_a_matrix_with_a_forward_of_its_own_is_refused() -> None:
             return 2 * super().forward(x)
 
     with pytest.raises(TargetError, match=r"m is a Odd.*re:REGEX"):
-        LoRALinear("m", Odd(5, 4), Routing())
+        LoRALinear("m", Odd(5, 4), PolicyRouting())
 
 
 def test_a_bank_keeps_its_members_apart_when_one_leaves() -> None:

@@ -8,14 +8,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from lowregret.data.facts import DataFacts
 from lowregret.plan import page
-from lowregret.plan.data import DataFacts
-from lowregret.plan.hardware import find_hardware
-from lowregret.plan.make import make_plan
+from lowregret.plan.formatting import byte_count, duration, money, rate, share
+from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
-from lowregret.plan.sources import find_model
-from lowregret.plan.wishes import Wishes
-from lowregret.plan.words import byte_count, duration, money, rate, share
+from lowregret.plan.request import PlanRequest
+from lowregret.plan.resources.hardware import find_hardware
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
 
 FACTS = DataFacts(
@@ -23,8 +23,8 @@ FACTS = DataFacts(
 )
 
 
-def make(name: str = "Qwen3-8B", facts: DataFacts | None = FACTS, **wishes: object) -> Plan:
-    return make_plan(find_model(name), Wishes(**wishes), facts=facts, hardware=find_hardware("H100"))  # type: ignore[arg-type]
+def make(name: str = "Qwen3-8B", facts: DataFacts | None = FACTS, **request: object) -> Plan:
+    return build_plan(find_model(name), PlanRequest(**request), facts=facts, hardware=find_hardware("H100"))  # type: ignore[arg-type]
 
 
 def printed(plan: Plan, width: int = 80) -> str:

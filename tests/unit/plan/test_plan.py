@@ -10,19 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lowregret
-from lowregret.errors import SpecError
-from lowregret.plan.adapters import lora_parameters
-from lowregret.plan.advisor import break_even_rank
-from lowregret.plan.capacity import Evaluation, excess
-from lowregret.plan.data import DataFacts
-from lowregret.plan.flops import multiply_adds
-from lowregret.plan.hardware import catalogue, find_hardware
-from lowregret.plan.make import make_plan
+from lowregret.analysis.edl import HeldOutPoint, excess_description_length
+from lowregret.data.facts import DataFacts
+from lowregret.plan.advice.advise import break_even_rank
+from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
-from lowregret.plan.shapes import Shapes, Weight
-from lowregret.plan.sources import find_model
-from lowregret.plan.wishes import Wishes
+from lowregret.plan.request import PlanRequest
+from lowregret.plan.resources.flops import multiply_adds
+from lowregret.plan.resources.hardware import catalogue, find_hardware
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.plan.shapes.weights import Shapes, Weight
 from lowregret.spec import FullFT, LoRA
 
 NAMES = ("tiny", "SmolLM2-135M", "Llama-3.1-8B", "Qwen3-30B-A3B", "DeepSeek-V3", "Kimi-K2-Instruct")
@@ -43,8 +40,8 @@ def finite(value: object) -> bool:
 @given(st.sampled_from(NAMES), st.one_of(st.none(), METHODS), st.sampled_from([None, *catalogue()]), st.booleans())
 def test_every_plan_adds_up(name: str, method: FullFT | LoRA | None, hardware: object, rewards: bool) -> None:
     shapes = find_model(name)
-    wishes = Wishes(objective="rl" if rewards else "sft", method=method)
-    found = make_plan(shapes, wishes, facts=FACTS, hardware=hardware)  # type: ignore[arg-type]
+    request = PlanRequest(objective="rl" if rewards else "sft", method=method)
+    found = build_plan(shapes, request, facts=FACTS, hardware=hardware)  # type: ignore[arg-type]
     form = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert finite(form)
     assert form["parameters"] == {"total": shapes.total, "active": shapes.active}
@@ -62,7 +59,7 @@ def test_every_plan_adds_up(name: str, method: FullFT | LoRA | None, hardware: o
 
 @pytest.mark.parametrize("device", catalogue(), ids=lambda device: device.name)
 def test_the_micro_batch_is_the_largest_that_fits(device: object) -> None:
-    found = make_plan(find_model("Llama-3.1-8B"), Wishes(batch_size=32), facts=FACTS, hardware=device)  # type: ignore[arg-type]
+    found = build_plan(find_model("Llama-3.1-8B"), PlanRequest(batch_size=32), facts=FACTS, hardware=device)  # type: ignore[arg-type]
     side = found.lora
     if not side.fits:
         assert side.micro_batch == 1
@@ -70,32 +67,32 @@ def test_the_micro_batch_is_the_largest_that_fits(device: object) -> None:
         return
     assert side.memory.total <= found.hardware.memory_bytes  # type: ignore[union-attr]
     if side.micro_batch < 32:
-        wishes = Wishes(batch_size=32, micro_batch_size=2 * side.micro_batch, method=side.method)
-        more = make_plan(found.shapes, wishes, facts=FACTS, hardware=device)  # type: ignore[arg-type]
+        request = PlanRequest(batch_size=32, micro_batch_size=2 * side.micro_batch, method=side.method)
+        more = build_plan(found.shapes, request, facts=FACTS, hardware=device)  # type: ignore[arg-type]
         assert more.lora.micro_batch <= side.micro_batch
 
 
 def test_what_does_not_fit_gets_the_flag_that_makes_it_fit() -> None:
     device = find_hardware("A100 80GB")
     shapes = find_model("Llama-3.1-8B")
-    found = make_plan(shapes, Wishes(method=FullFT()), facts=FACTS, hardware=device)
+    found = build_plan(shapes, PlanRequest(method=FullFT()), facts=FACTS, hardware=device)
     assert found.full.fits is False
     assert any("does not fit" in warning for warning in found.advice.warnings)
     flag, shards = found.full.remedy.split()
     assert flag == "--shards"
-    assert make_plan(shapes, Wishes(method=FullFT(), shards=int(shards)), facts=FACTS, hardware=device).full.fits
+    assert build_plan(shapes, PlanRequest(method=FullFT(), shards=int(shards)), facts=FACTS, hardware=device).full.fits
 
 
 def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
-    found = make_plan(find_model("Llama-3.1-8B"), Wishes(), facts=FACTS)
+    found = build_plan(find_model("Llama-3.1-8B"), PlanRequest(), facts=FACTS)
     assert found.hardware_assumed
     assert found.asked.fits
     assert found.asked.money is not None
     cheaper = [d for d in catalogue() if d.price_per_hour and d.memory_bytes < found.hardware.memory_bytes]  # type: ignore[union-attr]
     for device in cheaper:
-        same = Wishes(method=found.lora.method)
-        assert make_plan(find_model("Llama-3.1-8B"), same, facts=FACTS, hardware=device).lora.fits is False
-    named = make_plan(find_model("Llama-3.1-8B"), Wishes(), facts=FACTS, hardware=found.hardware)
+        same = PlanRequest(method=found.lora.method)
+        assert build_plan(find_model("Llama-3.1-8B"), same, facts=FACTS, hardware=device).lora.fits is False
+    named = build_plan(find_model("Llama-3.1-8B"), PlanRequest(), facts=FACTS, hardware=found.hardware)
     assert named.advice == found.advice
     assert not named.hardware_assumed
 
@@ -103,7 +100,7 @@ def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
 def test_a_price_is_per_hour_and_device() -> None:
     device = find_hardware("H100 SXM")
     one, two = (
-        make_plan(find_model("Qwen3-8B"), Wishes(shards=shards), facts=FACTS, hardware=device, price_per_hour=2.0)
+        build_plan(find_model("Qwen3-8B"), PlanRequest(shards=shards), facts=FACTS, hardware=device, price_per_hour=2.0)
         for shards in (1, 2)
     )
     assert one.lora.seconds is not None
@@ -114,17 +111,17 @@ def test_a_price_is_per_hour_and_device() -> None:
 def test_more_data_take_longer_and_longer_rows_more_memory() -> None:
     shapes = find_model("Qwen3-8B")
     device = find_hardware("H100 SXM")
-    usual = make_plan(shapes, Wishes(), facts=FACTS, hardware=device)
-    twice = make_plan(shapes, Wishes(), facts=replace(FACTS, examples=20_000, tokens=4_000_000), hardware=device)
+    usual = build_plan(shapes, PlanRequest(), facts=FACTS, hardware=device)
+    twice = build_plan(shapes, PlanRequest(), facts=replace(FACTS, examples=20_000, tokens=4_000_000), hardware=device)
     assert twice.lora.seconds == pytest.approx(2 * usual.lora.seconds, rel=0.1)  # type: ignore[operator]
-    longer = make_plan(shapes, Wishes(micro_batch_size=1), facts=replace(FACTS, longest=4096), hardware=device)
-    short = make_plan(shapes, Wishes(micro_batch_size=1), facts=FACTS, hardware=device)
+    longer = build_plan(shapes, PlanRequest(micro_batch_size=1), facts=replace(FACTS, longest=4096), hardware=device)
+    short = build_plan(shapes, PlanRequest(micro_batch_size=1), facts=FACTS, hardware=device)
     assert longer.lora.memory.activations > short.lora.memory.activations
 
 
 def test_a_pilot_decides_the_regime_and_the_rank() -> None:
-    elicits = excess([3.0, *[1.0] * 99], [Evaluation(0.5, 1.0), Evaluation(1.0, 1.0)], 1.0)
-    found = make_plan(find_model("tiny"), Wishes(), facts=FACTS, pilot=(elicits, "EDL of lora:16 in runs/one"))
+    elicits = excess_description_length([3.0, *[1.0] * 99], [HeldOutPoint(0.5, 1.0), HeldOutPoint(1.0, 1.0)], 1.0)
+    found = build_plan(find_model("tiny"), PlanRequest(), facts=FACTS, pilot=(elicits, "EDL of lora:16 in runs/one"))
     form = found.as_dict()["capacity"]
     assert form["regime"] == "elicit"
     assert form["edl_bits"] == pytest.approx(1_000_000 * 0.02 / math.log(2))
@@ -154,40 +151,13 @@ def test_at_the_break_even_rank_both_methods_cost_the_same(name: str) -> None:
     assert cost(LoRA(rank=rank)) == pytest.approx(cost(FullFT()), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"epochs": 1.0, "steps": 3}, "not both"),
-        ({"epochs": float("nan")}, "--epochs"),
-        ({"learning_rate": 0.0}, "above 0"),
-        ({"pass_rate": 0.5}, "--objective rl"),
-        ({"objective": "rl", "pass_rate": -0.1}, "0 to 1"),
-        ({"max_length": 1}, "--max-length 1"),
-    ],
-)
-def test_a_wish_out_of_bounds_is_an_error(wrong: dict[str, object], words: str) -> None:
-    with pytest.raises(SpecError, match=words):
-        Wishes(**wrong)  # type: ignore[arg-type]
-
-
-def test_the_public_name_is_a_function_and_a_package() -> None:
-    for _ in range(2):  # the first use binds the package's name
-        found = lowregret.plan("tiny", "builtin:arithmetic:size=32", method="lora:4", batch_size=4)
-        assert isinstance(found, Plan)
-    assert lowregret.plan.make.make_plan is make_plan  # type: ignore[attr-defined]
-    assert sum(lora_parameters(find_model("tiny"), 4).values()) == found.lora.trainable
-    with pytest.raises(SpecError, match=r"unknown option 'batchsize'.*Did you mean 'batch_size'"):
-        lowregret.plan("tiny", batchsize=4)
-
-
 def test_a_prompt_is_counted_once_a_group_in_rl() -> None:
     """Prompts of 400 and completions of 100 tokens: 8 rows are 1,200 tokens, not 4,000; with dropout they are."""
     facts = replace(FACTS, tokens=4_000_000, supervised_tokens=0, held_out=0)
     device = find_hardware("H100 SXM")
 
     def made(method: LoRA, group: int) -> Plan:
-        wishes = Wishes(
+        request = PlanRequest(
             objective="rl",
             method=method,
             group_size=group,
@@ -196,7 +166,7 @@ def test_a_prompt_is_counted_once_a_group_in_rl() -> None:
             steps=10,
             max_tokens=100,
         )
-        return make_plan(find_model("Llama-3.1-8B"), wishes, facts=facts, hardware=device)
+        return build_plan(find_model("Llama-3.1-8B"), request, facts=facts, hardware=device)
 
     alone, shared = made(LoRA(rank=16), 1).lora, made(LoRA(rank=16), 8).lora
     assert alone.seconds is not None

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from lowregret.report import StudyRecords, load_study, write_report
+from lowregret.report.pages.html import write_report
+from lowregret.report.reading import StudyRecords, load_study
 
 
 @pytest.fixture(scope="session")

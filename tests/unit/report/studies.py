@@ -6,16 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lowregret.records import (
-    MethodResult,
-    Metric,
-    Recommendation,
-    TrialRecord,
-    Verdict,
-    append_metric,
-    make_folder,
-    write_json,
-)
+from lowregret.runs.atomic import make_folder, write_json
+from lowregret.runs.metrics import append_metric
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.verdict import MethodResult, Recommendation, Verdict
 from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, Method, TrialSpec
 
 STEPS = 120

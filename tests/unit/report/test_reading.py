@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from lowregret.errors import RecordsError
-from lowregret.report import StudyRecords, load_study
-from lowregret.report.reading import label
+from lowregret.report.charts.words import label
+from lowregret.report.reading import StudyRecords, load_study
 from lowregret.spec import FullFT, LoRA, Method
 from lowregret.spec.conventions import CONVENTIONS
 

@@ -8,23 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.claims import judge_study
-from lowregret.analysis.evidence import read_evidence
-from lowregret.analysis.statements import statements
-from lowregret.records import (
-    ExampleLosses,
-    ExampleRewards,
-    Metric,
-    RewardMetric,
-    TrialRecord,
-    append_metric,
-    write_json,
-)
+from lowregret.questions.compute.spec import ComputeQuestion
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import judge_study
+from lowregret.questions.question import Question
+from lowregret.questions.registry import Asked, statements
+from lowregret.runs.atomic import write_json
+from lowregret.runs.metrics import append_metric
+from lowregret.runs.records import ExampleLosses, ExampleRewards, Metric, RewardMetric, TrialRecord
 from lowregret.spec import RL, GroupSpec, LoRA, TrialSpec
-from lowregret.spec.asked import Asked
-from lowregret.spec.question import Question
-from lowregret.spec.questions import ComputeQuestion
-from lowregret.study.rates import group_trials
+from lowregret.study.lattice import group_trials
 
 EXAMPLES = 16
 SAMPLES = RewardMetric(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lowregret.analysis.learning_rate import best_rate
 from lowregret.errors import SpecError
-from lowregret.records import Status, TrialRecord
+from lowregret.runs.records import Status, TrialRecord
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
 from lowregret.study.search import LIMIT, describe, lattice_rate, next_trials, total_estimate
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lowregret.data.chat import Example
+from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.data.report import DataReport
-from lowregret.plan.learning_rate import recommend
-from lowregret.plan.shapes import Weight
-from lowregret.plan.sources import find_model
+from lowregret.plan.rates.recommend import recommend
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.plan.shapes.weights import Weight
 from lowregret.spec import FullFT, LoRA, TrainSpec, build
 from lowregret.train.advice import advice_lines
 
@@ -52,7 +52,7 @@ def test_a_base_that_cannot_be_counted_is_trained_without_advice() -> None:
 
 
 def test_reinforcement_learning_has_its_own_advice() -> None:
-    from lowregret.train.rl_problems import Problems
+    from lowregret.train.rl.problems import Problems
 
     spec = build(
         TrainSpec, {"model": "llama", "data": {"train": "r.jsonl"}, "objective": {"kind": "rl", "task": "math"}}

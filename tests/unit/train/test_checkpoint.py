@@ -12,9 +12,10 @@ import torch
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
 from lowregret.errors import RecordsError
-from lowregret.records import TrialRecord
+from lowregret.runs.files import CHECKPOINT
+from lowregret.runs.records import TrialRecord
 from lowregret.spec import LoRA, TrialSpec
-from lowregret.train.checkpoint import NAME, Progress, Standing, delete_checkpoint, read_checkpoint, save_checkpoint
+from lowregret.train.checkpoint import Progress, Standing, delete_checkpoint, read_checkpoint, save_checkpoint
 
 PROGRESS = Progress(step=7, tokens=1234, seconds=0.1 + 0.2, peak_memory_bytes=2**40, alone_seconds_per_token=1 / 3)
 TRIAL = TrialSpec(method=LoRA(rank=3, alpha=3), learning_rate=1e-3 / 3, seed=1)
@@ -82,10 +83,10 @@ def test_none_means_the_start(engine: Engine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["empty", "cut", "header", "text"])
 def test_a_damaged_file_is_refused_by_name(engine: Engine, bases: ModuleType, tmp_path: Path, damage: str) -> None:
     save_checkpoint(engine, tmp_path, [STANDING])
-    whole = (tmp_path / NAME).read_bytes()
+    whole = (tmp_path / CHECKPOINT).read_bytes()
     broken = {"empty": b"", "cut": whole[:-100], "header": b"\xff" * 8 + whole[8:], "text": b"not a checkpoint\n"}
-    (tmp_path / NAME).write_bytes(broken[damage])
-    with pytest.raises(RecordsError, match=rf"{NAME}: the checkpoint is damaged \(.*Delete it"):
+    (tmp_path / CHECKPOINT).write_bytes(broken[damage])
+    with pytest.raises(RecordsError, match=rf"{CHECKPOINT}: the checkpoint is damaged \(.*Delete it"):
         read_checkpoint(tmp_path)
 
 
@@ -93,7 +94,7 @@ def test_a_damaged_file_is_refused_by_name(engine: Engine, bases: ModuleType, tm
     "metadata", [{}, {"pack": "{"}, {"pack": '{"members": [{"name": "policy"}], "records": []}'}], ids=str
 )
 def test_missing_progress_is_damage(engine: Engine, tmp_path: Path, metadata: dict[str, str]) -> None:
-    engine.save("policy", tmp_path / NAME, metadata)
+    engine.save("policy", tmp_path / CHECKPOINT, metadata)
     with pytest.raises(RecordsError, match="damaged"):
         read_checkpoint(tmp_path)
 
@@ -109,7 +110,7 @@ def test_another_policys_checkpoint_is_refused(engine: Engine, bases: ModuleType
 
 def test_a_foreign_optimizer_state_is_refused(engine: Engine, bases: ModuleType, tmp_path: Path) -> None:
     save_checkpoint(engine, tmp_path, [STANDING])
-    path = tmp_path / NAME
+    path = tmp_path / CHECKPOINT
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = safetensors.torch.load_file(path)
@@ -124,7 +125,7 @@ def test_a_failed_write_leaves_the_last_checkpoint(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(engine, tmp_path, [STANDING])
-    before = (tmp_path / NAME).read_bytes()
+    before = (tmp_path / CHECKPOINT).read_bytes()
 
     def full(*_: object) -> None:
         raise safetensors.SafetensorError("Error while serializing: No space left on device (os error 28)")
@@ -132,4 +133,4 @@ def test_a_failed_write_leaves_the_last_checkpoint(
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(RecordsError, match="the disk is full"):
         save_checkpoint(engine, tmp_path, [])
-    assert (tmp_path / NAME).read_bytes() == before
+    assert (tmp_path / CHECKPOINT).read_bytes() == before

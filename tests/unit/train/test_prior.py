@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from lowregret.plan.learning_rate import recommend
+from lowregret.plan.rates.recommend import recommend
 from lowregret.spec import FullFT
 from lowregret.train.prior import shapes_from
 

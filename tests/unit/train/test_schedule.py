@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowregret.spec import DataSpec, OptimizerSpec, TrainingSpec
+from lowregret.spec import AdamW, DataSpec, TrainingSpec
 from lowregret.train.schedule import eval_steps, rate_factor, total_examples, total_steps
 
 SCHEDULES = ["constant", "linear", "cosine", "wsd"]
@@ -38,7 +38,7 @@ def test_the_length_of_a_run(fields: dict[str, object], examples: int, visits: i
 @given(st.sampled_from(SCHEDULES), st.integers(0, 20), st.integers(1, 60), st.floats(0.05, 1))
 def test_every_factor_lies_in_0_1_and_only_warm_up_rises(schedule: str, warmup: int, steps: int, decay: float) -> None:
     wsd = {"decay_fraction": decay} if schedule == "wsd" else {}
-    optimizer = OptimizerSpec(schedule=schedule, warmup_steps=warmup, **wsd)
+    optimizer = AdamW(schedule=schedule, warmup_steps=warmup, **wsd)
     factors = [rate_factor(optimizer, step, steps) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors), "a step at rate zero would be wasted"
     for step, (before, after) in enumerate(itertools.pairwise(factors), start=1):
@@ -50,7 +50,7 @@ def test_every_factor_lies_in_0_1_and_only_warm_up_rises(schedule: str, warmup: 
 
 def test_shapes_by_hand() -> None:
     def shape(**fields: object) -> list[float]:
-        return [rate_factor(OptimizerSpec.model_validate(fields), step, 8) for step in range(8)]
+        return [rate_factor(AdamW.model_validate(fields), step, 8) for step in range(8)]
 
     assert shape() == [1.0] * 8
     assert shape(schedule="linear") == pytest.approx([1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])

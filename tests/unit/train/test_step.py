@@ -14,15 +14,16 @@ from lowregret.data.batches import Batch
 from lowregret.engine import Engine
 from lowregret.spec import DataSpec, LoRA, TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress
-from lowregret.train.step import Ending, Member, StepTaker, Taken, Task, enter, evaluate, evaluate_within_memory
+from lowregret.train.members import Member, StepResult, TrialOutcome, enter
+from lowregret.train.sft.work import SFTStepper, SFTWorkload, evaluate, evaluate_within_memory
 
 NAMES = ("a", "b", "c")
 
 
-def start(bases: ModuleType, folder: Path, **changed: Any) -> tuple[Task, list[Member]]:
+def start(bases: ModuleType, folder: Path, **changed: Any) -> tuple[SFTWorkload, list[Member]]:
     engine = Engine(bases.small_base("qwen3"))
     spec = TrainingSpec(model="small", data=DataSpec(train="small"), batch_size=4, steps=3, **changed)
-    task = Task(engine, spec, bases.examples(18), [])
+    task = SFTWorkload(engine, spec, bases.examples(18), [])
     members = []
     for seed, name in enumerate(NAMES):
         trial = TrialSpec(method=LoRA(rank=2 + seed), learning_rate=1e-2, seed=seed)
@@ -49,16 +50,16 @@ def small_memory(engine: Engine, tokens: int, never: str = "") -> list[int]:
 
 def test_a_pass_that_does_not_fit_is_halved_and_nothing_counts_twice(bases: ModuleType, tmp_path: Path) -> None:
     task, members = start(bases, tmp_path / "whole")
-    expected, _ = StepTaker(task)(members)
+    expected, _ = SFTStepper(task)(members)
     other, same = start(bases, tmp_path / "parts")
     sizes = small_memory(other.engine, 30)
-    take = StepTaker(other)
+    take = SFTStepper(other)
     found, _ = take(same)
     assert max(sizes) > 30
     for name in NAMES:
         ours, theirs = found[name], expected[name]
-        assert isinstance(ours, Taken)
-        assert isinstance(theirs, Taken)
+        assert isinstance(ours, StepResult)
+        assert isinstance(theirs, StepResult)
         assert ours.train_nll == pytest.approx(theirs.train_nll, rel=1e-6)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
         for key, weight in other.engine.policies[name].weights.items():
@@ -74,20 +75,20 @@ def test_one_whose_row_never_fits_fails_alone(bases: ModuleType, tmp_path: Path)
     task, members = start(bases, tmp_path)
     small_memory(task.engine, 10**9, never="b")
     before = bases.weights(task.engine.policies["b"])
-    found, _ = StepTaker(task)(members)
+    found, _ = SFTStepper(task)(members)
     failed = found["b"]
-    assert isinstance(failed, Ending)
+    assert isinstance(failed, TrialOutcome)
     assert failed.status == "failed"
     assert "lower --micro-batch-size" in str(failed.error)
-    assert isinstance(found["a"], Taken)
-    assert isinstance(found["c"], Taken)
+    assert isinstance(found["a"], StepResult)
+    assert isinstance(found["c"], StepResult)
     assert bases.same(bases.weights(task.engine.policies["b"]), before)
 
 
 def test_an_explicit_micro_batch_size_is_not_second_guessed(bases: ModuleType, tmp_path: Path) -> None:
     task, members = start(bases, tmp_path, micro_batch_size=2)
     sizes = small_memory(task.engine, 1)
-    found, _ = StepTaker(task)(members)
+    found, _ = SFTStepper(task)(members)
     assert {name: getattr(what, "status", "taken") for name, what in found.items()} == dict.fromkeys(NAMES, "failed")
     assert len(sizes) == 1
 
@@ -100,7 +101,7 @@ def test_another_error_is_no_lack_of_memory(bases: ModuleType, tmp_path: Path) -
 
     task.engine.forward_backward = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        StepTaker(task)(members)
+        SFTStepper(task)(members)
 
 
 @pytest.mark.parametrize("times", [1.9, 2.1])
@@ -119,14 +120,14 @@ def test_a_loss_beyond_twice_the_first_ends_a_trial_and_no_other(
     task.engine.forward_backward = scaled  # type: ignore[method-assign]
     members[0].first_nll = 5.0
     before = bases.weights(task.engine.policies["a"])
-    found, _ = StepTaker(task)(members)
+    found, _ = SFTStepper(task)(members)
     first = found["a"]
-    assert isinstance(first, Ending) == (times > 2)
-    if isinstance(first, Ending):
+    assert isinstance(first, TrialOutcome) == (times > 2)
+    if isinstance(first, TrialOutcome):
         assert first.status == "diverged"
         assert "and the first step's was 5.00" in str(first.error)
         assert bases.same(bases.weights(task.engine.policies["a"]), before)
-    assert isinstance(found["b"], Taken)
+    assert isinstance(found["b"], StepResult)
 
 
 @pytest.mark.parametrize("most", [1, 0])
@@ -148,10 +149,10 @@ def test_an_evaluation_that_does_not_fit_together_is_done_one_by_one(
     for name in NAMES:
         one = found[name]
         if most:
-            assert not isinstance(one, Ending)
+            assert not isinstance(one, TrialOutcome)
             assert one.nll_sums == pytest.approx(expected[name].nll_sums, rel=1e-5)
         else:
-            assert isinstance(one, Ending)
+            assert isinstance(one, TrialOutcome)
             assert one.status == "failed"
 
 
@@ -162,5 +163,5 @@ def test_an_update_without_room_for_its_moments_fails(bases: ModuleType, tmp_pat
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     task.engine.optim_step = refuse  # type: ignore[method-assign]
-    found, _ = StepTaker(task)(members)
+    found, _ = SFTStepper(task)(members)
     assert {getattr(what, "status", "taken") for what in found.values()} == {"failed"}

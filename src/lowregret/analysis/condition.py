@@ -1,0 +1,177 @@
+"""The trials under one condition of a study: curves, best learning rates, paired differences. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.comparison import fit_together, paired
+from lowregret.analysis.fits import Estimate, exponential, mean, vertex
+from lowregret.analysis.learning_rate import SEARCH_SEED
+from lowregret.errors import RecordsError
+from lowregret.runs.atomic import read_record
+from lowregret.runs.files import EXAMPLES
+from lowregret.runs.records import ExampleLosses, ExampleRewards, RewardMetric, TrialRecord
+from lowregret.runs.study import read_examples
+from lowregret.spec import GroupSpec, Method
+
+FULL = "full"
+Curve = Mapping[int, float]
+"""Step → nats per supervised token, or minus the held-out reward."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial: its record and its curves."""
+
+    record: TrialRecord
+    home: Path
+    test: Curve
+    """Held-out loss."""
+    train: Curve
+    """Training loss before the step's update."""
+    forgetting_nll: float | None
+    samples: Mapping[int, RewardMetric] = field(default_factory=dict)
+    """With reinforcement learning: step → what was recorded of its samples."""
+
+    @property
+    def log_rate(self) -> float:
+        """log2 of the learning rate."""
+        return math.log2(self.record.learning_rate)
+
+    def loss(self, step: int | None = None) -> float:
+        """The held-out loss after `step`, or at the end; infinite when the trial did not get there."""
+        if step is not None:
+            return self.test.get(step, math.inf)
+        loss = self.record.test_loss
+        return loss if self.record.status == "finished" and loss is not None else math.inf
+
+    def results(self) -> ExampleLosses | ExampleRewards:
+        """The last evaluation, example by example."""
+        return read_examples(self.home / EXAMPLES)
+
+    def examples(self) -> ExampleLosses:
+        """The last evaluation of supervised fine-tuning."""
+        return read_record(ExampleLosses, self.home / EXAMPLES)
+
+
+@dataclass(frozen=True)
+class Best:
+    """A method's best learning rate under a condition."""
+
+    learning_rate: float
+    """Of the lattice."""
+    losses: Mapping[int, float]
+    """Seed → held-out loss there."""
+    fitted: Mapping[int, float]
+    """Seed → log2 of the rate at the bottom of the parabola through the best rate and its neighbours."""
+    depth: Mapping[int, float]
+    """Seed → the loss at that bottom."""
+    bracketed: bool
+    level: tuple[float, ...]
+    """The rates, this one first, whose losses are equal at the search's seed; of those the lowest is the best."""
+
+    @property
+    def loss(self) -> Estimate | None:
+        return mean(list(self.losses.values()))
+
+    @property
+    def fitted_rate(self) -> Estimate | None:
+        """The best rate by the fits; with one seed its interval is what the neighbours allow, a factor of 2."""
+        found = exponential(mean(list(self.fitted.values())))
+        if found is not None and not found.known and self.bracketed:
+            return Estimate(value=found.value, low=self.learning_rate / 2, high=self.learning_rate * 2)
+        return found
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All trials under one condition."""
+
+    name: str
+    spec: GroupSpec
+    """Of one of its groups; `methods` are those of all."""
+    methods: tuple[Method, ...]
+    trials: tuple[Trial, ...]
+    base_nll: float
+    """Held-out loss before training; with reinforcement learning, minus the reward."""
+    hidden_size: int
+    base_forgetting: float | None = None
+    fact_bits: float | None = None
+    """Bits of all facts of the data, where these are known."""
+    sessions: tuple[Mapping[str, Any], ...] = field(default=())
+
+    @property
+    def steps(self) -> int:
+        return self.spec.steps or 0
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether trials are judged by a reward."""
+        return self.spec.objective.kind == "rl"
+
+    def of(self, method: str, seed: int | None = None) -> list[Trial]:
+        """The trials of a method, by learning rate and seed."""
+        found = [t for t in self.trials if t.record.method == method and (seed is None or t.record.seed == seed)]
+        return sorted(found, key=lambda t: (t.record.learning_rate, t.record.seed))
+
+    def best(self, method: str, step: int | None = None) -> Best | None:
+        """The best rate at the end, or after `step`; None when no trial got there."""
+        searched = {t.record.learning_rate: t.loss(step) for t in self.of(method, SEARCH_SEED)}
+        finite = {rate: loss for rate, loss in searched.items() if math.isfinite(loss)}
+        if not finite:
+            return None
+        rate = min(finite, key=lambda r: (finite[r], r))
+        seeds = sorted({t.record.seed for t in self.of(method)})
+        grid = {(t.record.learning_rate, t.record.seed): t.loss(step) for t in self.of(method)}
+        losses = {s: loss for s in seeds if math.isfinite(loss := grid.get((rate, s), math.inf))}
+        fitted, depth = {}, {}
+        for seed in losses:
+            below, above = (grid.get((rate * factor, seed), math.inf) for factor in (0.5, 2.0))
+            if math.isfinite(below) and math.isfinite(above):
+                place, bottom = vertex(below, losses[seed], above)
+                fitted[seed], depth[seed] = math.log2(rate) + place, bottom
+        if not fitted:  # beside a rate that diverged the lattice is all there is
+            fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
+        level = tuple(sorted(r for r in finite if finite[r] == finite[rate]))
+        return Best(rate, losses, fitted, depth, min(searched) < rate < max(searched), level)
+
+    def at_best(self, method: str) -> list[Trial]:
+        """The finished trials at a method's best rate, by seed."""
+        best = self.best(method)
+        if best is None:
+            return []
+        return [t for t in self.of(method) if t.record.learning_rate == best.learning_rate and math.isfinite(t.loss())]
+
+    def diverged(self, method: str) -> tuple[int, ...]:
+        """The seeds that diverged at a method's best rate: what rests on that rate is without them."""
+        best = self.best(method)
+        at_best = [] if best is None else [t for t in self.of(method) if t.record.learning_rate == best.learning_rate]
+        return tuple(t.record.seed for t in at_best if t.record.status == "diverged")
+
+    def difference(self, first: str, second: str) -> Estimate | None:
+        """The held-out loss of `first` minus that of `second`, each at its best rate, by paired examples and seeds."""
+        pairs = [{trial.record.seed: trial for trial in self.at_best(name)} for name in (first, second)]
+        seeds = sorted(pairs[0].keys() & pairs[1].keys())
+        if not seeds:
+            return None
+        losses = [[side[seed].results() for seed in seeds] for side in pairs]
+        for seed, *sides in zip(seeds, *losses, strict=True):
+            for trial, side in zip((pairs[0][seed], pairs[1][seed]), sides, strict=True):
+                if not fit_together(side, losses[0][0]):
+                    raise RecordsError(
+                        f"{trial.home / EXAMPLES}: its held-out examples are not those of the others. Delete the "
+                        "trial's folder and run the same command again."
+                    )
+        found = paired(*losses)
+        return Estimate(value=found.value, low=found.low, high=found.high, n=len(seeds))
+
+    def learned_by_full(self) -> float | None:
+        """Nats by which FullFT at its best rate lowers the held-out loss; None when it does not."""
+        best = self.best(FULL)
+        if best is None or best.loss is None or self.base_nll <= best.loss.value:
+            return None
+        return self.base_nll - best.loss.value

@@ -1,0 +1,7 @@
+"""Exit codes. A leaf, so that what must answer at once can import it."""
+
+DIFFERS = 1
+"""`verify` found something that differs."""
+BROKEN_PIPE = 1
+BAD_INPUT = 2
+INTERRUPTED = 130

@@ -1,0 +1,1 @@
+"""Where rows come from: one file a format, and a registry that finds the reader of a source."""

@@ -1,0 +1,38 @@
+"""`builtin:NAME`: rows that a generator makes, see `lowregret.data.builtin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.data.builtin.registry import BUILTIN_PREFIX, load_builtin
+from lowregret.data.readers.base import Advice, NumberedRow, OpenSource, Reader, Sample, choose_split, number_rows
+
+
+def open_builtin(source: str, advice: Advice) -> OpenSource:
+    """Generate both splits. Raises DataError for an unknown name or option."""
+    data = load_builtin(source)
+    splits = {"train": data.train, "test": data.test}
+
+    def load(split: str) -> list[NumberedRow]:
+        return number_rows(choose_split(source, splits, split))
+
+    return OpenSource(source, READER.format, READER.numbering, tuple(splits), load)
+
+
+def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
+    """As many rows as asked for, but the generator's own."""
+    source = f"{BUILTIN_PREFIX}arithmetic:size={len(rows)},test_size=1"
+    generated = load_builtin(source).train
+    return Sample(source, generated, list(range(1, len(generated) + 1)))
+
+
+READER = Reader(
+    format="builtin",
+    numbering="row",
+    spelling=f"{BUILTIN_PREFIX}NAME",
+    open=open_builtin,
+    sample=sample,
+    prefix=BUILTIN_PREFIX,
+)

@@ -1,0 +1,81 @@
+"""A dataset of the hub, or one that is in its library's cache: `ORG/NAME[:CONFIG]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.data.readers.base import (
+    Advice,
+    NumberedRow,
+    OpenSource,
+    Reader,
+    Sample,
+    choose_split,
+    first_line,
+    number_rows,
+)
+from lowregret.errors import DataError
+
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_SAMPLE = "lowregret/sample"
+
+
+def open_dataset(source: str, advice: Advice) -> OpenSource:
+    """Load all splits. Raises DataError when neither the cache nor the hub has the dataset."""
+    import datasets
+
+    name, _, config = source.partition(":")
+    try:
+        splits = datasets.load_dataset(name, config or None)
+    # The library lets errors of every layer under it through: HTTP, file system, Arrow, its own.
+    except Exception as error:
+        raise DataError(
+            f"neither an existing file nor a dataset in the local cache, and the hub gave none ({first_line(error)}). "
+            f"{advice()}; a hub dataset must be in the cache or within reach, and may need "
+            "a config.",
+            source=source,
+        ) from None
+
+    def load(split: str) -> list[NumberedRow]:
+        return number_rows(choose_split(source, splits, split))
+
+    return OpenSource(source, READER.format, READER.numbering, tuple(map(str, splits)), load)
+
+
+def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
+    """A dataset of one split as the library caches it; found once `datasets.config.HF_DATASETS_CACHE` is `folder`."""
+    import datasets
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist([dict(row) for row in rows])
+    name = _SAMPLE.partition("/")[2]
+    home = folder / _SAMPLE.replace("/", "___") / "default" / "0.0.0" / "0"
+    home.mkdir(parents=True)
+    with (
+        pyarrow.OSFile(str(home / f"{name}-train.arrow"), "wb") as file,
+        pyarrow.ipc.new_stream(file, table.schema) as to,
+    ):
+        to.write_table(table)
+    splits = datasets.SplitDict(dataset_name=name)
+    splits.add(datasets.SplitInfo("train", num_examples=len(rows)))
+    datasets.DatasetInfo(
+        features=datasets.Features.from_arrow_schema(table.schema),
+        dataset_name=name,
+        config_name="default",
+        version="0.0.0",
+        splits=splits,
+    ).write_to_directory(str(home))
+    return Sample(_SAMPLE, [dict(row) for row in rows], list(range(1, len(rows) + 1)))
+
+
+READER = Reader(
+    format="hub dataset",
+    numbering="row",
+    spelling="a hub dataset as ORG/NAME or ORG/NAME:CONFIG",
+    open=open_dataset,
+    sample=sample,
+    pattern=_ID,
+)

@@ -1,0 +1,36 @@
+"""JSON Lines: an object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.data.readers.base import BrokenRow, NumberedRow, file_reader
+from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_object
+
+
+def read(source: str) -> list[NumberedRow]:
+    """A row for each line that is not blank, numbered by its line."""
+    rows: list[NumberedRow] = []
+    # Only \n ends a line: str.splitlines would also cut at U+2028 and others that JSON strings may hold.
+    for number, line in enumerate(read_bytes(source).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = require_object(parse_json(line))
+        except ValueError as error:
+            row = BrokenRow(str(error))
+        rows.append((number, row))
+    return rows
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """A line for each row; its numbers."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8", newline="")
+    return list(range(1, len(rows) + 1))
+
+
+READER = file_reader(".jsonl", "line", read, write)

@@ -1,0 +1,41 @@
+"""Where an engine computes, and in which type."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from lowregret.errors import SpecError
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is the first GPU if there is one, else the CPU; SpecError for a device that torch does not have."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(
+            f"device {device!r} is not available: {str(error).splitlines()[0]}. Use auto, cpu or cuda:N."
+        ) from None
+    return chosen
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is float32 on a CPU and bfloat16 elsewhere."""
+    if precision == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def cast_base(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Weight matrices to `dtype`; vectors and embeddings (and a matrix shared with one) to float32.
+
+    A float64 base, which only a caller can have made, stays as it is.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dtype is not torch.float64:
+            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+            parameter.data = parameter.data.to(dtype if matrix else torch.float32)

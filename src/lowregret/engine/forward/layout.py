@@ -1,0 +1,147 @@
+"""The rows of all policies of a pass, laid out as the model takes them.
+
+Without padding where the base allows it: rows lie end to end in one sequence [1, tokens], position ids start again at
+each, and attention keeps them apart (`attention.py`). Positions that rows of one prompt share lie there once, before
+the first of these rows, as a row from which the others go on. Else padded on the right to the longest, [rows, length]:
+right padding lies behind every supervised position, which causal attention never sees, so no mask is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from lowregret.data.batches import Batch
+from lowregret.engine.forward.attention import VarlenRows
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One pass. Tokens are positions that are computed; positions are the supervised among them."""
+
+    inputs: dict[str, Any]
+    """What the model is called with."""
+    names: tuple[str, ...]
+    """The policies, in the order of their tokens."""
+    tokens: tuple[int, ...]
+    """How many tokens each has."""
+    positions: tuple[int, ...]
+    """How many supervised positions each has."""
+    token_rows: tuple[tuple[tuple[int, int], ...], ...]
+    """(number in its batch, tokens) of each row of each policy; what rows share goes by the first of them."""
+    position_rows: tuple[tuple[tuple[int, int], ...], ...]
+    """(number in its batch, supervised positions) of the same rows."""
+    selected: Int64[Tensor, " positions"]
+    """The supervised positions among the flattened tokens."""
+    targets: Int64[Tensor, " positions"]
+    weights: Float32[Tensor, " positions"]
+    columns: tuple[dict[str, Float32[Tensor, " _"]], ...]
+    """What else each policy's loss takes, of its own positions."""
+
+    @property
+    def parts(self) -> list[slice]:
+        """Each policy's share of `selected`."""
+        stops = list(accumulate(self.positions))
+        return [slice(stop - count, stop) for stop, count in zip(stops, self.positions, strict=True)]
+
+
+def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.device, *, padded: bool) -> Layout:
+    """The batches in the order named.
+
+    Indices are found on the CPU, where batches are built: on a GPU, finding them would wait for the device.
+    """
+    chosen = [batches[name] for name in order]
+    longest = max(int(batch.used.max()) for batch in chosen)
+    every = [_pieces(replace(batch, prompts=None) if padded else batch) for batch in chosen]
+    ids, places, supervised = [], [], []
+    for batch, pieces in zip(chosen, every, strict=True):
+        columns = torch.arange(longest).expand(len(pieces.rows), -1)
+        stops = torch.full_like(pieces.stops, longest) if padded else pieces.stops
+        mask = (columns >= pieces.starts[:, None]) & (columns < stops[:, None])
+        ids.append(_wide(batch.input_ids, longest)[pieces.rows][mask])
+        places.append(columns[mask])
+        supervised.append(_wide(batch.supervised, longest)[pieces.rows][mask])
+    inputs: dict[str, Any] = {"input_ids": torch.cat(ids).to(device), "use_cache": False}
+    if padded:
+        inputs["input_ids"] = inputs["input_ids"].view(-1, longest)
+    else:
+        inputs["input_ids"] = inputs["input_ids"][None]
+        inputs["position_ids"] = torch.cat(places)[None].to(device)
+        inputs["rows"] = _rows(every, device)
+    return Layout(
+        inputs=inputs,
+        names=tuple(order),
+        tokens=tuple(len(own) for own in ids),
+        positions=tuple(int(own.sum()) for own in supervised),
+        token_rows=tuple(
+            _numbered(batch.numbers[pieces.rows], torch.full_like(pieces.rows, longest) if padded else pieces.lengths)
+            for batch, pieces in zip(chosen, every, strict=True)
+        ),
+        position_rows=tuple(_numbered(batch.numbers, batch.supervised.sum(1)) for batch in chosen),
+        selected=torch.cat(supervised).nonzero()[:, 0].to(device),
+        targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]).to(device),
+        weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]).to(device),
+        columns=tuple(
+            {name: column[batch.supervised].to(device) for name, column in batch.columns.items()} for batch in chosen
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What is computed of a batch, in order: the positions from `starts` to `stops` of rows, all [pieces]."""
+
+    rows: Int64[Tensor, " pieces"]
+    starts: Int64[Tensor, " pieces"]
+    stops: Int64[Tensor, " pieces"]
+    after: Int64[Tensor, " pieces"]
+    """The piece that holds what comes before `starts`; -1 where nothing does."""
+
+    @property
+    def lengths(self) -> Int64[Tensor, " pieces"]:
+        return self.stops - self.starts
+
+
+def _pieces(batch: Batch) -> _Pieces:
+    """Each row up to its last supervised position; what it shares as a piece before the first that shares it."""
+    rows = torch.arange(batch.rows)
+    if batch.prompts is None:
+        return _Pieces(rows, torch.zeros_like(rows), batch.used, torch.full_like(rows, -1))
+    shared, leaders = batch.shared, batch.leaders
+    leads = (shared > 0) & (leaders == rows)
+    place = rows + leads.cumsum(0)  # of each row's own piece; what it leads with lies just before
+    before = torch.where(leads, place - 1, -1)
+    order = torch.cat([rows[leads], rows])[torch.cat([before[leads], place]).argsort()]
+    own = torch.zeros(len(order), dtype=torch.bool).index_fill_(0, place, True)
+    return _Pieces(
+        rows=order,
+        starts=torch.where(own, shared[order], 0),
+        stops=torch.where(own, batch.used[order], shared[order]),
+        after=torch.where(own & (shared[order] > 0), before[leaders[order]], -1),
+    )
+
+
+def _rows(every: Sequence[_Pieces], device: torch.device) -> VarlenRows:
+    """Where all pieces lie, those of one batch behind those of another."""
+    lengths: list[int] = []
+    after: list[int | None] = []
+    for pieces in every:
+        first = len(lengths)
+        lengths += pieces.lengths.tolist()
+        after += [None if piece < 0 else first + piece for piece in pieces.after.tolist()]
+    return VarlenRows.of(lengths, device, after)
+
+
+def _numbered(numbers: Int64[Tensor, " rows"], counts: Int64[Tensor, " rows"]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+
+def _wide(x: Tensor, length: int) -> Tensor:
+    """[rows, any] → [rows, length]: cut or filled with zeros (any token will do, and none is supervised)."""
+    return torch.nn.functional.pad(x, (0, length - x.shape[1]))

@@ -1,0 +1,155 @@
+"""How a base can be run: rows end to end, logits in chunks, both, or neither; and why not the faster way.
+
+The base's modeling code decides, and is asked: short rows, two of which share a prompt, must get the log-probabilities
+that the base itself gives to each alone. The plainest way, padded rows and its own logits, needs no proof.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from types import TracebackType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lowregret.data.batches import SHARED_LEAST
+from lowregret.data.example import Example
+from lowregret.engine.losses import token_logprobs
+
+PROBE_PROMPTS = (0, 1, 2, 2)
+"""The number of the prompt of each of `probe_rows`."""
+_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Largest difference of a log-probability, nats, that is still rounding."""
+_BETWEEN = ("torch", "jaxtyping", "beartype", "contextlib")
+"""Packages that raise on behalf of who called them."""
+_KEYWORDS = re.compile(r"unexpected keyword argument '(rows|position_ids|use_cache)'")
+"""What a base says that knows nothing of rows end to end."""
+
+
+@dataclass(frozen=True)
+class ForwardPath:
+    """One way to run a base."""
+
+    padding_free: bool
+    """Whether rows lie end to end; else they are padded to the longest of a pass."""
+    chunked: bool
+    """Whether the unembedding's product and its softmax are taken in chunks; else the base makes all logits."""
+    refused: str | None = None
+    """Why each faster way was not taken, in a sentence; None for the fastest."""
+
+    @property
+    def name(self) -> str:
+        """As records and messages have it."""
+        rows = "padding-free" if self.padding_free else "padded"
+        return f"{rows}, {'chunked' if self.chunked else 'full'} logits"
+
+    @property
+    def description(self) -> str:
+        """What was chosen and why nothing faster was, for a record."""
+        return self.name if self.refused is None else f"{self.name} ({self.refused})"
+
+    def line(self) -> str:
+        """The same, for a user."""
+        return f"forward path: {self.description}"
+
+
+PATHS = tuple(ForwardPath(padding_free, chunked) for padding_free in (True, False) for chunked in (True, False))
+"""The fastest first."""
+
+
+def select_forward_path(
+    attempt: Callable[[ForwardPath], Float[Tensor, " positions"]],
+    expected: Float[Tensor, " positions"],
+    dtype: torch.dtype,
+    *,
+    varlen: bool,
+) -> ForwardPath:
+    """The first path whose attempt gives the expected log-probabilities, in `dtype`'s precision.
+
+    `varlen`: whether the base's attention can be told where rows lie (`supports_varlen`). A path is refused when the
+    numbers differ, when our code says that it does not compute what the base asks for (NotImplementedError), or when
+    the base's own code raises whatever it likes: `refused` says which. Any other exception of our code is a fault of
+    ours and is raised, as is a lack of memory.
+    """
+    refused: dict[str, list[ForwardPath]] = {}
+    for path in PATHS:
+        if path.padding_free and not varlen:
+            problem: str | None = "its masks cut rows into chunks, which attention is not told of"
+        elif path == PATHS[-1]:
+            problem = None
+        else:
+            problem = _problem(attempt, path, expected, dtype)
+        if problem is None:
+            reasons = [f"{_named(paths)} refused: {why}" for why, paths in refused.items()]
+            return replace(path, refused="; ".join(reasons) or None)
+        refused.setdefault(problem, []).append(path)
+    raise AssertionError("the last path is never refused")
+
+
+def _named(paths: list[ForwardPath]) -> str:
+    """Paths that were refused for one reason."""
+    if paths == list(PATHS[:2]):
+        return "padding-free"
+    return " and ".join(path.name for path in paths)
+
+
+def _problem(
+    attempt: Callable[[ForwardPath], Float[Tensor, " positions"]],
+    path: ForwardPath,
+    expected: Float[Tensor, " positions"],
+    dtype: torch.dtype,
+) -> str | None:
+    """Why this path is not to be taken; None when it is."""
+    try:
+        found = attempt(path)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except NotImplementedError as error:
+        return _said(error)
+    except Exception as error:  # modeling code may refuse in any way it likes; ours may not
+        if _ours(error.__traceback__) and not (isinstance(error, TypeError) and _KEYWORDS.search(str(error))):
+            raise
+        return f"the base's code raised {type(error).__name__}: {_said(error)} ({_place(error)})"
+    if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=_PROBE_TOLERANCE[dtype]):
+        return None
+    worst = float((found - expected.to(found.dtype)).abs().max())
+    return f"log-probabilities differ from the base's own by {worst:.3g} nats"
+
+
+def _ours(trace: TracebackType | None) -> bool:
+    """Whether an exception comes from this package: the innermost frame that does not act for another decides."""
+    frames = [frame for frame, _ in traceback.walk_tb(trace)]
+    packages = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in frames]
+    raised = [package for package in packages if package not in _BETWEEN]
+    return bool(raised) and raised[-1] == __name__.partition(".")[0]
+
+
+def _said(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _place(error: BaseException) -> str:
+    """The innermost function of an exception."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
+
+
+def probe_rows(pad_id: int) -> list[Example]:
+    """The short rows that a base is asked with; none has its padding token."""
+    some = [token for token in range(8) if token != pad_id]
+    lengths = ((1, 3), (1, 5), (SHARED_LEAST + 1, 2), (SHARED_LEAST + 1, 3))  # of prompt and completion
+    return [Example(tuple(islice(cycle(some), p + c)), (False,) * p + (True,) * c) for p, c in lengths]
+
+
+def own_logprobs(model: PreTrainedModel, row: Example, device: torch.device) -> Float[Tensor, " positions"]:
+    """log p of each supervised token of a row, as the base computes it without any of ours."""
+    ids = torch.tensor([row.token_ids], device=device)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
+    return token_logprobs(logits, ids[0, 1:])[torch.tensor(row.supervised[1:], device=device)]

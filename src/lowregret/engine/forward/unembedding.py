@@ -1,0 +1,125 @@
+"""The end of a pass: hidden states of the supervised positions → log-probabilities of their targets.
+
+A hook on the unembedding takes its input away and leaves it nothing to compute, so that whatever the base does before
+it is done by the base's own code; the product, the softmax and their gradients are then taken in chunks (`head.py`). A
+base whose logits are not what `head_transform` says keeps its own unembedding, which then computes supervised positions
+only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lowregret.engine.forward.head import head_transform, linear_cross_entropy, linear_logprobs
+from lowregret.engine.forward.layout import Layout
+from lowregret.engine.losses import token_logprobs
+from lowregret.lora.linear import LoRALinear, adapted_product
+from lowregret.lora.spans import SlotSpan
+
+
+class Unembedding:
+    """The unembedding of a model, as it is at the time: adapters on it wrap it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self.scale, self.softcap = head_transform(model.config)
+        self.chunked = True
+        """Whether products are taken here, in chunks; else by the base."""
+        self.selected: Tensor | None = None
+        """Which flattened positions reach it in the current pass; None lets all pass."""
+        self.temperature = 1.0
+        """What the base's logits are divided by before the softmax of the current pass."""
+        self._hidden: Tensor | None = None
+        self._hook: RemovableHandle | None = None
+        self.watch()
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The module that makes logits, adapters included."""
+        found: torch.nn.Module = self._model.get_output_embeddings()
+        return found
+
+    def watch(self) -> None:
+        """Hook the module that is there now: call it after policies have come or gone."""
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = self.module.register_forward_pre_hook(self._select)
+
+    def logprobs(self, logits: Tensor, layout: Layout, parts: list[SlotSpan]) -> Float[Tensor, " positions"]:
+        """log p(target) of the layout's positions, float32, nats; `logits` are what the model returned."""
+        if not self.chunked:
+            logits = logits.reshape(-1, logits.shape[-1])
+            if logits.shape[0] != layout.targets.shape[0]:  # a base that reads its unembedding's weight uncalled
+                logits = logits[layout.selected]
+            return token_logprobs(logits / self.temperature, layout.targets)
+        hidden, self._hidden = self._hidden, None
+        if hidden is None:
+            raise NotImplementedError("the base does not call its unembedding")
+        module = self.module
+        found, start = [], 0
+        for part in parts:
+            if not isinstance(module, LoRALinear) or part.bank not in module.banks:
+                continue
+            found.append(self._base_logprobs(hidden, layout, slice(start, part.start)))
+            start = part.start
+            for slot, size in enumerate(part.sizes):
+                own = slice(start, start + size)
+                inputs, weight, update = adapted_product(module, part, slot, hidden[own], self._weight)
+                found.append(linear_logprobs(inputs, weight, layout.targets[own], update=update, **self._transform))
+                start += size
+        found.append(self._base_logprobs(hidden, layout, slice(start, hidden.shape[0])))
+        return torch.cat([piece for piece in found if piece is not None])
+
+    def trained_cross_entropy(self, layout: Layout) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]] | None:
+        """−Σ weight · log p and the log-probabilities, when the unembedding itself trains and products are taken here.
+
+        That the loss is this one spares the gradient of the unembedding a product (`linear_cross_entropy`).
+        """
+        if not self.chunked or self._hidden is None or not (torch.is_grad_enabled() and self._weight.requires_grad):
+            return None
+        hidden, self._hidden = self._hidden, None
+        return linear_cross_entropy(hidden, self._weight, layout.targets, layout.weights, **self._transform)
+
+    def _base_logprobs(self, hidden: Tensor, layout: Layout, own: slice) -> Tensor | None:
+        if own.stop == own.start:
+            return None
+        return linear_logprobs(hidden[own], self._weight, layout.targets[own], **self._transform)
+
+    @property
+    def _plain(self) -> Any:
+        """The unembedding without adapters."""
+        module = self.module
+        return module.base if isinstance(module, LoRALinear) else module
+
+    @property
+    def _weight(self) -> Float[Tensor, "vocabulary d"]:
+        plain = self._plain
+        weight = getattr(plain, "weight", None)
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise NotImplementedError(f"a {type(plain).__name__} as the unembedding")
+        return weight.T if isinstance(plain, Conv1D) else weight
+
+    @property
+    def _transform(self) -> dict[str, Any]:
+        # cap(scale · x) / temperature: a cap that is as much lower saturates at the same x.
+        softcap = None if self.softcap is None else self.softcap / self.temperature
+        return {"bias": getattr(self._plain, "bias", None), "softcap": softcap, "scale": self.scale / self.temperature}
+
+    def _select(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """[rows, length, d] → [positions, d], or nothing at all when the product is taken here."""
+        if self.selected is None:
+            return None
+        if not inputs:
+            raise NotImplementedError("the base calls its unembedding by keyword")
+        chosen = inputs[0].flatten(0, -2).index_select(0, self.selected)
+        if not self.chunked:
+            return (chosen, *inputs[1:])
+        self._hidden = chosen
+        return (chosen[:0], *inputs[1:])

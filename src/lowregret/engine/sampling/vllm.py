@@ -1,0 +1,153 @@
+"""vLLM as the sampler: the base is loaded there once more, and each step hands the adapters over.
+
+vLLM is no dependency. What is used of it: `LLM(enable_lora=…)`, `LLM.generate` of token ids with a `LoRARequest` a
+prompt, and the processed log-probability of each sampled token (docs.vllm.ai, LLM and LoRARequest). It was never run
+with vLLM itself, for want of a GPU: the tests have a fake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from lowregret.engine.engine import Engine
+from lowregret.engine.policy import LoRAPolicy
+from lowregret.engine.sampling.batcher import Completion, SamplingParams
+from lowregret.errors import SpecError
+from lowregret.lora.formats.peft import CONFIG_NAME
+
+MEMORY_SHARE = 0.4
+"""Of the GPU, for vLLM: the trainer needs the rest."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM accepts as the largest rank of an adapter."""
+_OTHERWISE = "Use --sampler engine."
+
+
+class AdapterWriter(Protocol):
+    """Writes the adapter of a policy to a folder, in PEFT's format: `export.peft.export_policy`."""
+
+    def __call__(self, engine: Engine, name: str, folder: Path, *, each_expert: bool = False) -> int:
+        """With `each_expert`, LoRAs on experts as a plain one for each of their matrices. Returns the bytes written."""
+
+
+class VllmSampler:
+    """Samples for the policies of an engine as `Engine.sample` does: LoRAs, and the base under any other name."""
+
+    def __init__(self, engine: Engine, write_adapter: AdapterWriter) -> None:
+        """`write_adapter` writes what is handed over.
+
+        SpecError when vLLM is not installed, there is no GPU, or the base is a GGUF file.
+        """
+        try:
+            self._vllm = importlib.import_module("vllm")
+            self._request = importlib.import_module("vllm.lora.request").LoRARequest
+        except ImportError as error:
+            raise SpecError(f"--sampler vllm needs vLLM: pip install vllm ({error}). {_OTHERWISE}") from None
+        if engine.device.type != "cuda":
+            raise SpecError(f"--sampler vllm needs a CUDA device; this run is on {engine.device}. {_OTHERWISE}")
+        if engine.base.source.gguf_file:
+            raise SpecError(f"--sampler vllm takes a folder or hub id; the base is a GGUF file. {_OTHERWISE}")
+        self._engine, self._write_adapter = engine, write_adapter
+        self._llm: Any = None
+        self._room: tuple[int, int] = (0, 0)
+        """(adapters at once, largest rank) that vLLM was started for."""
+        self._handed = 0
+        """Adapters handed over so far: vLLM takes an id that it knows for the weights that it knows."""
+
+    def sample(
+        self,
+        prompts: Mapping[str, Sequence[Sequence[int]]],
+        params: SamplingParams,
+        seeds: Mapping[str, int] | None = None,
+        max_rows: int | None = None,
+    ) -> dict[str, list[Completion]]:
+        """One completion for each prompt (token ids) of each policy; vLLM decides how many rows run at once.
+
+        Equal seeds give equal completions with one build of vLLM, but not those of the engine. SpecError for a policy
+        that vLLM cannot take: full fine-tuning changes the base, and DoRA is not among its adapters.
+        """
+        with TemporaryDirectory(prefix="lowregret-vllm-") as folder:
+            requests = {name: self._hand_over(name, Path(folder)) for name in prompts}
+            self._start([request for request in requests.values() if request is not None])
+            asked = [
+                ({"prompt_token_ids": list(prompt)}, self._params(params, (seeds or {}).get(name, params.seed), row))
+                for name, group in prompts.items()
+                for row, prompt in enumerate(group)
+            ]
+            loras = [
+                None if request is None else request[0] for name, request in requests.items() for _ in prompts[name]
+            ]
+            outputs = iter(
+                self._llm.generate(
+                    [prompt for prompt, _ in asked], [own for _, own in asked], lora_request=loras, use_tqdm=False
+                )
+                if asked
+                else ()
+            )
+        return {name: [_completion(next(outputs)) for _ in group] for name, group in prompts.items()}
+
+    def _hand_over(self, name: str, folder: Path) -> tuple[Any, int] | None:
+        """(the request that names an adapter's weights of now, its rank); None for the base."""
+        policy = self._engine.policies.get(name)
+        if policy is None:
+            return None
+        if not isinstance(policy, LoRAPolicy) or policy.method.dora:
+            what = "DoRA" if isinstance(policy, LoRAPolicy) else "full fine-tuning"
+            raise SpecError(f"--sampler vllm takes plain LoRAs, and {name} is {what}. {_OTHERWISE}")
+        self._handed += 1
+        path = folder / str(self._handed)
+        self._write_adapter(self._engine, name, path, each_expert=any(matrix.experts for matrix in policy.matrices))
+        rank = int(json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["r"])
+        return self._request(f"{name}-{self._handed}", self._handed, str(path)), rank
+
+    def _start(self, requests: Sequence[tuple[Any, int]]) -> None:
+        """Have a vLLM that these adapters fit into."""
+        wanted = max(len(requests), 1), max((rank for _, rank in requests), default=1)
+        if self._llm is not None and wanted[0] <= self._room[0] and wanted[1] <= self._room[1]:
+            return
+        allowed = [rank for rank in RANKS if rank >= wanted[1]]
+        if not allowed:
+            raise SpecError(f"--sampler vllm takes ranks up to {RANKS[-1]}, not {wanted[1]}. {_OTHERWISE}")
+        self._llm = None  # its memory first
+        self._room = max(wanted[0], self._room[0]), max(allowed[0], self._room[1])
+        engine = self._engine
+        self._llm = self._vllm.LLM(
+            model=engine.base.source.path,
+            dtype=str(engine.dtype).removeprefix("torch."),
+            enable_lora=True,
+            max_loras=self._room[0],
+            max_lora_rank=self._room[1],
+            gpu_memory_utilization=MEMORY_SHARE,
+            logprobs_mode="processed_logprobs",  # after temperature and top-p, as the engine's are
+        )
+
+    def _params(self, params: SamplingParams, seed: int, row: int) -> Any:
+        """The same meaning in vLLM's words. Only stop tokens that are named end a completion."""
+        digest = hashlib.sha256(f"vllm {seed} {row}".encode()).digest()
+        return self._vllm.SamplingParams(
+            n=1,
+            max_tokens=params.max_tokens,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=0,
+            seed=int.from_bytes(digest[:4], "big"),
+            stop=list(params.stop_texts),
+            stop_token_ids=list(params.stop_ids),
+            ignore_eos=True,
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            logprobs=0,
+        )
+
+
+def _completion(output: Any) -> Completion:
+    """What vLLM drew for one prompt, with the log-probability of each token drawn."""
+    drawn = output.outputs[0]
+    ids = tuple(int(token) for token in drawn.token_ids)
+    scores = tuple(float(known[token].logprob) for token, known in zip(ids, drawn.logprobs, strict=True))
+    return Completion(ids, scores, drawn.finish_reason == "stop")

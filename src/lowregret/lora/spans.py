@@ -1,0 +1,192 @@
+"""Whose tokens of a pass are whose, and products of each policy's tokens with its own matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lowregret.lora.bank import AdapterBank
+from lowregret.lora.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class SlotSpan:
+    """Neighbours in one bank, and which tokens of the pass are theirs.
+
+    When all have the same number of tokens, their products are one `bmm`; else one `mm` each. Gathering tokens into a
+    padded tensor for `bmm` costs more than it saves on a CPU, and `grouped_mm` wants widths that are multiples of 16
+    bytes (FINDINGS.md has the times).
+    """
+
+    bank: AdapterBank
+    slots: slice
+    start: int
+    """First token, in the flattened inputs."""
+    sizes: tuple[int, ...]
+    """Tokens of each policy, in the bank's order."""
+    scales: tuple[float, ...]
+    """The scale of each policy's product."""
+    dropouts: tuple[Dropout | None, ...]
+    total: int
+    """Tokens of all policies in the pass."""
+    expert_scales: tuple[float, ...] = ()
+    """Scales on matrices of experts, which have ranks of their own; needed where those are adapted."""
+
+    @property
+    def tokens(self) -> slice:
+        """All tokens of this span."""
+        return slice(self.start, self.start + sum(self.sizes))
+
+    def factors(
+        self, matrix: str, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "policies factors d_in"], Float[Tensor, "policies d_out factors"]]:
+        """A and B of what each policy adds to one matrix, in the type of products."""
+        return self.bank.factors(matrix, self.slots, dtype)
+
+    def add_update(
+        self,
+        y: Float[Tensor, "all d_out"],
+        x: Float[Tensor, "all d_in"],
+        a: Float[Tensor, "policies d_in factors"],
+        b: Float[Tensor, "policies factors d_out"],
+    ) -> None:
+        """y += scale · x Aᵀ Bᵀ on this span's tokens, each by its own policy, in place; a and b are Aᵀ and Bᵀ."""
+        y, x = y[self.tokens], x[self.tokens]
+        if len(self.sizes) == 1:  # a step of decoding is short: no loop for the one
+            y.addmm_(torch.mm(x, a[0]), b[0], alpha=self.scales[0])
+        elif self._even and len(set(self.scales)) == 1:
+            self._stacked(y).baddbmm_(torch.bmm(self._stacked(x), a), b, alpha=self.scales[0])
+        else:
+            pieces = zip(y.split(self.sizes), x.split(self.sizes), a, b, self.scales, strict=True)
+            for into, own, down, up, scale in pieces:
+                into.addmm_(torch.mm(own, down), up, alpha=scale)
+
+    def trained(self, u: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
+        """scale · x Aᵀ of the trained A, from the same with the A of `factors`."""
+        half = u.shape[1] // 2
+        return u if self.bank.initial is None else u[:, :half] + u[:, half:]
+
+    def trained_gradient(self, du: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
+        """scale · dy B of the trained B, from the same with the B of `factors`."""
+        return du if self.bank.initial is None else du[:, : du.shape[1] // 2]
+
+    def times(self, x: Float[Tensor, "tokens k"], factor: Float[Tensor, "policies k m"]) -> Float[Tensor, "tokens m"]:
+        """Each policy's tokens times its own matrix."""
+        if self._even:
+            return torch.bmm(self._stacked(x), factor).view(x.shape[0], -1)
+        out = x.new_empty(x.shape[0], factor.shape[2])
+        for left, right, into in zip(x.split(self.sizes), factor, out.split(self.sizes), strict=True):
+            torch.mm(left, right, out=into)
+        return out
+
+    def add_times(
+        self,
+        total: Float[Tensor, "tokens m"],
+        x: Float[Tensor, "tokens k"],
+        factor: Float[Tensor, "policies k m"],
+    ) -> None:
+        """total += `times`, in place."""
+        if self._even:
+            self._stacked(total).baddbmm_(self._stacked(x), factor)
+            return
+        for into, left, right in zip(total.split(self.sizes), x.split(self.sizes), factor, strict=True):
+            into.addmm_(left, right)
+
+    def add_outer(
+        self,
+        total: Float[Tensor, "policies k m"],
+        left: Float[Tensor, "tokens k"],
+        right: Float[Tensor, "tokens m"],
+    ) -> None:
+        """total += leftᵀ right of each policy, in place and in the type of `total`."""
+        same = total.dtype is left.dtype
+        if self._even:
+            # Not `baddbmm_`: neighbours in a bank do not lie end to end, and then it is a loop of products on a CPU.
+            total += torch.bmm(self._stacked(left).transpose(1, 2), self._stacked(right))
+            return
+        for into, one, other in zip(total, left.split(self.sizes), right.split(self.sizes), strict=True):
+            if same:
+                into.addmm_(one.T, other)
+            else:
+                into += one.T @ other
+
+    @property
+    def _even(self) -> bool:
+        return len(set(self.sizes)) == 1
+
+    def _stacked(self, x: Float[Tensor, "tokens k"]) -> Float[Tensor, "policies own k"]:
+        """A view, for policies with equally many tokens."""
+        return x.view(len(self.sizes), self.sizes[0], x.shape[1])
+
+    def each(self, x: Float[Tensor, "tokens k"], factor: Float[Tensor, "policies k"]) -> Float[Tensor, "tokens k"]:
+        """Each policy's tokens times its own numbers, in the type of x."""
+        if self._even:
+            return (self._stacked(x) * factor[:, None]).to(x.dtype).view(x.shape)
+        return torch.cat([(own * row).to(x.dtype) for own, row in zip(x.split(self.sizes), factor, strict=True)])
+
+    def sums(self, x: Float[Tensor, "tokens k"]) -> Float[Tensor, "policies k"]:
+        """The sum of each policy's tokens, in float32 at least."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.stack([own.sum(0, dtype=dtype) for own in x.split(self.sizes)])
+
+    def scale_(self, u: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens factors"]:
+        """Each policy's tokens times its scale, in place."""
+        if len(set(self.scales)) == 1:
+            return u.mul_(self.scales[0])
+        for own, scale in zip(u.split(self.sizes), self.scales, strict=True):
+            own.mul_(scale)
+        return u
+
+    def dropped(self, x: Float[Tensor, "tokens d"], matrix: str) -> Float[Tensor, "tokens d"]:
+        """x with each policy's dropout; the same mask at every call within a pass, so it is its own derivative."""
+        if not any(self.dropouts):
+            return x
+        pieces = x.split(self.sizes)
+        return torch.cat(
+            [
+                piece if dropout is None else dropout(piece, matrix)
+                for piece, dropout in zip(pieces, self.dropouts, strict=True)
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class SlotRows:
+    """One policy's share of a pass: its place in a bank, and its tokens."""
+
+    bank: AdapterBank
+    slot: int
+    start: int
+    tokens: int
+    scale: float
+    expert_scale: float
+    dropout: Dropout | None
+
+
+def slot_spans(members: Sequence[SlotRows], total: int) -> list[SlotSpan]:
+    """Members in the order of their tokens, `total` tokens in the pass → runs of neighbours in a bank."""
+    runs: list[list[SlotRows]] = []
+    for member in members:
+        last = runs[-1][-1] if runs else None
+        follows = last is not None and last.bank is member.bank and last.slot + 1 == member.slot
+        if follows and last is not None and last.start + last.tokens == member.start:
+            runs[-1].append(member)
+        else:
+            runs.append([member])
+    return [
+        SlotSpan(
+            bank=run[0].bank,
+            slots=slice(run[0].slot, run[-1].slot + 1),
+            start=run[0].start,
+            sizes=tuple(member.tokens for member in run),
+            scales=tuple(member.scale for member in run),
+            expert_scales=tuple(member.expert_scale for member in run),
+            dropouts=tuple(member.dropout for member in run),
+            total=total,
+        )
+        for run in runs
+    ]

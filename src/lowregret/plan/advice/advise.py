@@ -1,0 +1,120 @@
+"""From a model, data and a request to the advice: what `plan`, `train` and `compare` have in common. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lowregret.analysis.edl import ExcessDescriptionLength
+from lowregret.data.facts import DataFacts
+from lowregret.plan.advice.capacity import Information, rl_information, sft_information, with_pilot
+from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, usual_rank
+from lowregret.plan.advice.warnings import PlannedRun, warn
+from lowregret.plan.rates.recommend import RatePrior, recommend
+from lowregret.plan.request import PlanRequest
+from lowregret.plan.shapes.adapters import adaptable, lora_parameters
+from lowregret.plan.shapes.weights import Shapes
+from lowregret.spec import FullFT, LoRA
+
+
+@dataclass(frozen=True)
+class Advised:
+    """The advice, and what it was made from."""
+
+    advice: Advice
+    information: Information | None
+    method: FullFT | LoRA
+    """The one asked for, else the advised one."""
+    lora: LoRA
+    """The LoRA asked for, else the advised one, else the usual one."""
+    lora_parameters: dict[str, int]
+    """Of that LoRA, by target."""
+    lora_rate: RatePrior
+    full_rate: RatePrior
+
+    @property
+    def choice(self) -> Choice:
+        """What is advised, without its numbers."""
+        return self.advice.choice
+
+
+def advise(
+    shapes: Shapes,
+    request: PlanRequest,
+    facts: DataFacts | None = None,
+    *,
+    bits_per_token: float | None = None,
+    pilot: tuple[ExcessDescriptionLength, str] | None = None,
+    fits: Callable[[FullFT | LoRA], bool | None] = lambda method: None,
+) -> Advised:
+    """Choose what is open, judge what is fixed.
+
+    Args:
+        shapes, request, facts: the model, what the user fixed, and the data, if any.
+        bits_per_token: the base's own loss on a sample of the data, measured; else a prior.
+        pilot: EDL of a finished run, and what it is called.
+        fits: whether a method fits on the hardware; None when none is named.
+    """
+    usable = facts if facts is not None and facts.examples else None
+    information = _information(request, usable, bits_per_token, pilot)
+    examples = 0 if usable is None else usable.examples
+    situation = Situation(
+        shapes, request.objective, information, examples, request.batch_size, request.epochs, request.steps, fits
+    )
+    choice = choose(situation)
+    method = request.method or choice.method
+    lora = next((m for m in (method, choice.method) if isinstance(m, LoRA)), LoRA(rank=usual_rank(shapes)))
+    parameters = lora_parameters(shapes, lora.rank, lora.targets, lora.convention)
+
+    def rate(of: FullFT | LoRA) -> RatePrior:
+        return recommend(of, shapes, batch_size=choice.batch_size, steps=choice.steps, objective=request.objective)
+
+    lora_rate, full_rate = rate(lora), rate(FullFT())
+    about = PlannedRun(
+        method=method,
+        batch_size=choice.batch_size,
+        learning_rate=request.learning_rate,
+        lora_rate=(lora_rate.low, lora_rate.high),
+        full_rate=(full_rate.low, full_rate.high),
+        parameters=sum(parameters.values()),
+        break_even_rank=break_even_rank(shapes, lora),
+    )
+    advice = Advice(choice, rate(choice.method).value, warn(situation, about, facts))
+    return Advised(advice, information, method, lora, parameters, lora_rate, full_rate)
+
+
+def _information(
+    request: PlanRequest,
+    facts: DataFacts | None,
+    bits_per_token: float | None,
+    pilot: tuple[ExcessDescriptionLength, str] | None,
+) -> Information | None:
+    """What the run can learn; None without data."""
+    if facts is None:
+        return None
+    if request.objective == "rl":
+        batch = request.batch_size or RL_BATCH
+        problems = request.steps * batch if request.steps else facts.examples * (request.epochs or 1.0)
+        return rl_information(
+            round(problems * request.group_size),
+            request.group_size,
+            0.5 if request.pass_rate is None else request.pass_rate,
+        )
+    if pilot is not None:
+        return with_pilot(facts.supervised_tokens, *pilot)
+    return sft_information(facts.supervised_tokens, bits_per_token)
+
+
+def break_even_rank(shapes: Shapes, lora: LoRA) -> float:
+    """The rank at which a LoRA costs as many multiply-adds as full training of what it adapts (SCIENCE 3.9).
+
+    3·d_in·d_out = 2·d_in·d_out + 3R(d_in + d_out), summed over the matrices that a token passes through.
+    """
+    kinds = {kind for kind, count in lora_parameters(shapes, 1, lora.targets, lora.convention).items() if count}
+    weights = [weight for weight in adaptable(shapes) if weight.kind in kinds]
+    full = sum(weight.size * weight.active for weight in weights)
+    divided = {"per-active": shapes.active_experts, "per-total": shapes.experts}.get(lora.convention, 1) or 1
+    per_rank = sum(
+        sum(weight.shape) * weight.active / (divided if weight.kind == "experts" else 1) for weight in weights
+    )
+    return full / (3 * per_rank) if per_rank else float("inf")

@@ -1,0 +1,307 @@
+"""What to train, why, how sure that is, what would change it, and what to beware of. Torch-free.
+
+Every threshold names its source. Thresholds without one are our own judgement and say so: they choose between settings
+that are known to be close.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from lowregret.plan.advice.capacity import Information, rank_for
+from lowregret.plan.formatting import bits, count, describe
+from lowregret.plan.shapes.adapters import lora_parameters
+from lowregret.plan.shapes.weights import Shapes
+from lowregret.spec import FullFT, LoRA
+
+Objective = Literal["sft", "rl"]
+Confidence = Literal["high", "medium", "low"]
+
+LARGEST_RANK = 512
+"""The highest that the post trained (SCIENCE 2)."""
+_RANK_SFT = 64
+"""In the public sweep (SCIENCE 4) going from rank 16 to 64 gains 0.2 to 1.8 % of the loss, from 64 to 128 at most
+0.5 %."""
+_RANK_LEAST = 16
+_RANK_RL = 8
+"""Rank 1 is enough (SCIENCE 3.7); 8 keeps clear of rank 1's lower best rate (3.2) for next to nothing."""
+LARGEST_LORA_BATCH = 32
+"""Where the post found the gap to FullFT small; it grew above (SCIENCE 3.5)."""
+_LEAST_BATCH = 4
+RL_BATCH = 8
+SHORT_RUN_STEPS = 100
+"""SCIENCE 3.3."""
+_MOST_EPOCHS = 3.0
+_SAFE_MARGIN = 4.0
+_SMALLEST_STUDIED = 1e9
+"""Parameters of the smallest base in the post's and the sweep's evidence."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is advised, before any number of it is worked out."""
+
+    method: FullFT | LoRA
+    batch_size: int
+    epochs: float | None
+    """None when the length is given in steps."""
+    steps: int
+    rank_needed: int | None
+    """From this rank on capacity does not bind, by the cautious figure; None when no rank is enough."""
+    confidence: Confidence
+    confidence_reason: str
+    reasons: tuple[str, ...]
+    would_change: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer, as the page, the JSON, `compare` and `train` print it."""
+
+    choice: Choice
+    learning_rate: float
+    warnings: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        return self.choice.method.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `advice` of --json."""
+        choice, method = self.choice, self.choice.method
+        lora = method if isinstance(method, LoRA) else None
+        return {
+            "method": method.name,
+            "rank": lora and lora.rank,
+            "targets": lora and list(lora.targets),
+            "learning_rate": self.learning_rate,
+            "batch_size": choice.batch_size,
+            "epochs": choice.epochs,
+            "steps": choice.steps,
+            "confidence": choice.confidence,
+            "confidence_reason": choice.confidence_reason,
+            "reasons": list(choice.reasons),
+            "would_change": list(choice.would_change),
+            "warnings": list(self.warnings),
+        }
+
+    def lines(self, warnings: Sequence[str] | None = None) -> list[str]:
+        """The short form: the answer, its first reason, and every warning (or those given)."""
+        choice = self.choice
+        answer = (
+            f"plan: {describe(choice.method)} at learning rate {self.learning_rate:.2g}, batch {choice.batch_size}; "
+            f"confidence {choice.confidence}: {choice.confidence_reason}"
+        )
+        said = self.warnings if warnings is None else warnings
+        return [
+            answer,
+            *(f"plan: {reason}" for reason in choice.reasons[:1]),
+            *(f"plan: warning: {one}" for one in said),
+        ]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the choice rests on."""
+
+    shapes: Shapes
+    objective: Objective
+    information: Information | None
+    """None without data."""
+    examples: int
+    """Training examples; 0 without data."""
+    batch_size: int | None
+    epochs: float | None
+    steps: int | None
+    """What the user fixed, each None when open."""
+    fits: Callable[[FullFT | LoRA], bool | None]
+    """Whether a method fits on the hardware named; None when none is named."""
+
+
+def choose(situation: Situation) -> Choice:
+    """LoRA or FullFT, at which rank, batch and length."""
+    shapes, information = situation.shapes, situation.information
+    batch = situation.batch_size or _batch(situation)
+    epochs, steps = _length(situation, batch)
+    needed = None if information is None else rank_for(shapes, information.to_hold, information.bits_per_parameter)
+    limit = _largest_rank(shapes)
+    beyond = information is not None and (needed is None or needed > limit)
+    usual = _RANK_RL if situation.objective == "rl" else usual_rank(shapes)
+    rank = limit if beyond else max(usual, needed or 1)
+    lora = LoRA(rank=_that_fits(rank, needed or _RANK_LEAST, situation.fits))
+    method: FullFT | LoRA = FullFT() if beyond and situation.fits(FullFT()) is not False else lora
+    draft = Choice(method, batch, epochs, steps, needed, "medium", "", (), ())
+    confidence, why = _confidence(situation, draft, beyond)
+    return replace(
+        draft,
+        confidence=confidence,
+        confidence_reason=why,
+        reasons=tuple(_reasons(situation, draft, beyond)),
+        would_change=tuple(_would_change(situation, draft, beyond)),
+    )
+
+
+def usual_rank(shapes: Shapes) -> int:
+    """64, or less in a narrow base: at rank hidden/32 an adapter adds 3/32 to the multiply-adds (SCIENCE 3.9)."""
+    return max(_RANK_LEAST, min(_RANK_SFT, _power_of_two(shapes.hidden_size / 32)))
+
+
+def _largest_rank(shapes: Shapes) -> int:
+    """What may be advised: no more than was studied, nor than costs less than FullFT (N/6, SCIENCE 3.9)."""
+    return max(1, min(LARGEST_RANK, _power_of_two(shapes.hidden_size / 6)))
+
+
+def _power_of_two(limit: float) -> int:
+    return 1 << max(math.floor(math.log2(limit)), 0) if limit >= 1 else 1
+
+
+def _that_fits(rank: int, least: int, fits: Callable[[FullFT | LoRA], bool | None]) -> int:
+    """Halved while it does not fit and half of it would do."""
+    while rank // 2 >= least and fits(LoRA(rank=rank)) is False:
+        rank //= 2
+    return rank
+
+
+def _batch(situation: Situation) -> int:
+    """The largest power of two up to 32 that leaves the run a hundred steps or more, and at least 4."""
+    if situation.objective == "rl":
+        return RL_BATCH
+    if situation.steps is not None:
+        per_step = situation.examples / situation.steps if situation.examples else LARGEST_LORA_BATCH
+    elif situation.examples:
+        per_step = situation.examples * (situation.epochs or 1.0) / SHORT_RUN_STEPS
+    else:
+        per_step = LARGEST_LORA_BATCH
+    return min(LARGEST_LORA_BATCH, max(_LEAST_BATCH, _power_of_two(per_step)))
+
+
+ASSUMED_STEPS = 1000
+
+
+def _length(situation: Situation, batch: int) -> tuple[float | None, int]:
+    """Epochs (None when steps are given, or nothing is known of the data) and steps."""
+    if situation.steps is not None:
+        return None, situation.steps
+    if not situation.examples:
+        return None, ASSUMED_STEPS
+    epochs = situation.epochs
+    if epochs is None:
+        wanted = SHORT_RUN_STEPS * batch / situation.examples
+        epochs = float(min(_MOST_EPOCHS, max(1.0, math.ceil(wanted)))) if situation.objective == "sft" else 1.0
+    return epochs, max(1, math.ceil(round(situation.examples * epochs) / batch))
+
+
+# --- how sure -------------------------------------------------------------------------------------------------------
+
+
+def _confidence(situation: Situation, choice: Choice, beyond: bool) -> tuple[Confidence, str]:
+    information = situation.information
+    if information is None:
+        return "low", "no data were given, so neither capacity nor length is known"
+    doubts = list(_doubts(situation, choice, beyond))
+    if len(doubts) > 2:
+        return "low", "; ".join(doubts)
+    if doubts:
+        return "medium", "; ".join(doubts)
+    return "high", "inside of what the post and the public sweep have covered"
+
+
+def _doubts(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
+    shapes, information = situation.shapes, situation.information
+    assert information is not None
+    if beyond:
+        yield "the bits of the data are an upper bound" if not information.measured else "one pilot, one base"
+    elif isinstance(choice.method, LoRA) and _margin(situation, choice.method) < _SAFE_MARGIN:
+        yield "the data come near to what the adapter holds"
+    if information.regime == "teach":
+        yield "training teaches new facts, which LoRA may learn more slowly (arXiv 2405.09673)"
+    if shapes.total < _SMALLEST_STUDIED:
+        yield "the evidence is on bases of 1 B parameters and more"
+    if shapes.experts:
+        yield "how best to adapt experts is an open question (SCIENCE 3)"
+    if situation.objective == "sft" and choice.steps < SHORT_RUN_STEPS:
+        yield "the run is short"
+    if situation.objective == "sft" and choice.batch_size > LARGEST_LORA_BATCH:
+        yield "the batch is larger than what LoRA is known to bear"
+
+
+def _margin(situation: Situation, method: LoRA) -> float:
+    """What the adapter holds, by the cautious figure, over what the data hold."""
+    information = situation.information
+    if information is None or not information.to_hold:
+        return math.inf
+    held = sum(lora_parameters(situation.shapes, method.rank, "all").values()) * information.bits_per_parameter
+    return held / information.to_hold
+
+
+# --- why ------------------------------------------------------------------------------------------------------------
+
+
+def _reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
+    information, shapes = situation.information, situation.shapes
+    if isinstance(choice.method, FullFT) and information is not None:
+        yield (
+            f"The data may hold {bits(information.to_hold)}, more than a LoRA of rank {_largest_rank(shapes)} can "
+            f"({information.bits_per_parameter:g} bit a parameter; SCIENCE 3.8, 5)."
+        )
+        return
+    yield from _lora_reasons(situation, choice, beyond)
+
+
+def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
+    information, shapes, method = situation.information, situation.shapes, choice.method
+    assert isinstance(method, LoRA)
+    if situation.objective == "rl":
+        yield (
+            "Policy gradients learn at most a bit an episode, and LoRA matches full fine-tuning down to rank 1 "
+            "(SCIENCE 3.7, 3.8)."
+        )
+    elif beyond:
+        yield "Full fine-tuning would hold more, but does not fit on this hardware."
+    elif information is None:
+        yield "On small and medium data LoRA reaches the loss of full fine-tuning (SCIENCE 3.1)."
+    else:
+        margin = _margin(situation, method)
+        times = f"{margin:.0f}×" if margin < 1e3 else "more than 1,000×"
+        yield (
+            f"The adapter holds {times} what the data can teach, at {information.bits_per_parameter:g} bit a "
+            "parameter; below capacity LoRA reaches the loss of full fine-tuning (SCIENCE 3.1, 3.8, 5)."
+        )
+    if situation.objective == "sft" and choice.rank_needed is not None and method.rank > choice.rank_needed:
+        yield (
+            f"Rank {method.rank}: {choice.rank_needed} would hold the data; in the public sweep loss still falls up to "
+            f"about 64 (SCIENCE 4), at {300 * method.rank / shapes.hidden_size:.0f} % more multiply-adds (3.9)."
+        )
+    yield "All matrices: attention alone is clearly worse, at any rank (SCIENCE 3.6, 3.12)."
+    if situation.batch_size is None and situation.objective == "sft":
+        yield f"Batch {choice.batch_size}: LoRA can lose with large batches; the gap was small at 32 (SCIENCE 3.5)."
+
+
+# --- what would change it -------------------------------------------------------------------------------------------
+
+
+def _would_change(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
+    information = situation.information
+    if information is None:
+        yield "Your data: name a file, and capacity and length are worked out."
+        return
+    if situation.objective == "rl":
+        if information.informative_groups is not None and information.informative_groups < 0.5:
+            yield "Problems with a pass rate nearer to a half: most groups now have equal rewards and teach nothing."
+        return
+    if isinstance(choice.method, LoRA) and not beyond:
+        held = information.to_hold * _margin(situation, LoRA(rank=_largest_rank(situation.shapes)))
+        if math.isfinite(held):
+            tokens = held / (information.bits_per_token or 1.0) * (information.bits / max(information.to_hold, 1e-9))
+            limit = _largest_rank(situation.shapes)
+            yield f"More than {count(tokens)} supervised tokens: over what rank {limit} holds, so full fine-tuning."
+    if information.edl_bits is None:
+        yield (
+            "A pilot (--pilot DIR): it tells teaching from eliciting, and how much the data really teach, which is "
+            "less than their loss (SCIENCE 5)."
+        )
+    if situation.shapes.total < _SMALLEST_STUDIED or beyond or choice.steps < SHORT_RUN_STEPS:
+        yield "A measurement: `lowregret compare` on this base and these data."

@@ -1,0 +1,128 @@
+"""What is known to go wrong with a plan. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lowregret.data.facts import DataFacts
+from lowregret.plan.advice.capacity import STORED_BITS, TEACH_BITS
+from lowregret.plan.advice.choice import LARGEST_LORA_BATCH, Situation
+from lowregret.plan.formatting import bits, count
+from lowregret.spec import FullFT, LoRA
+
+_FEW_HELD_OUT = 100
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What is planned in the end, by the user's wish or by advice, with the numbers that warnings need."""
+
+    method: FullFT | LoRA
+    batch_size: int
+    learning_rate: float | None
+    """The user's; None for the recommended one."""
+    lora_rate: tuple[float, float]
+    """Where a LoRA's best rate is expected."""
+    full_rate: tuple[float, float]
+    parameters: int
+    """Of the method, when it is a LoRA."""
+    break_even_rank: float
+    """Over all adapted matrices."""
+
+
+def warn(situation: Situation, planned: PlannedRun, facts: DataFacts | None) -> tuple[str, ...]:
+    """Everything about the plan that is known to go wrong, as sentences."""
+    found = [*_rate(planned), *_batch(situation, planned)]
+    if isinstance(planned.method, LoRA):
+        found += [*_lora(situation, planned, planned.method), *_capacity(situation, planned)]
+    if situation.fits(planned.method) is False:
+        found.append("It does not fit on this hardware, even with one row at a time: see the memory.")
+    found += _data(situation, facts)
+    information = situation.information
+    if situation.objective == "rl" and information is not None and situation.examples and not information.bits:
+        found.append("Every group has equal rewards, so nothing is learned: choose problems that are solved sometimes.")
+    return tuple(found)
+
+
+def _rate(planned: PlannedRun) -> Iterator[str]:
+    rate = planned.learning_rate
+    if rate is None:
+        return
+    lora = isinstance(planned.method, LoRA)
+    low, high = planned.lora_rate if lora else planned.full_rate
+    if lora and rate < low and rate <= planned.full_rate[1]:
+        yield (
+            f"Learning rate {rate:.2g} is one for full fine-tuning: LoRA's best is about 10× as high (SCIENCE 3.2), "
+            f"here {low:.2g} to {high:.2g}."
+        )
+    elif not lora and rate > high and rate >= planned.lora_rate[0]:
+        yield (
+            f"Learning rate {rate:.2g} is one for LoRA: full fine-tuning takes {low:.2g} to {high:.2g} here "
+            "(SCIENCE 3.2)."
+        )
+    elif not low <= rate <= high:
+        yield f"Learning rate {rate:.2g} lies outside of {low:.2g} to {high:.2g}, where the best one is expected."
+
+
+def _batch(situation: Situation, planned: PlannedRun) -> Iterator[str]:
+    size = planned.batch_size
+    if isinstance(planned.method, LoRA) and situation.objective == "sft" and size > LARGEST_LORA_BATCH:
+        yield (
+            f"Batch {size} is large for LoRA: it can lose more than full fine-tuning as the batch grows, at any rank "
+            f"(SCIENCE 3.5). Use {LARGEST_LORA_BATCH} or less."
+        )
+    if situation.examples and size > situation.examples:
+        yield f"Batch {size} is larger than the {situation.examples:,} training examples."
+
+
+def _lora(situation: Situation, planned: PlannedRun, method: LoRA) -> Iterator[str]:
+    if method.targets == ("attention",):
+        yield "Attention only: clearly worse than the MLP alone, even with more parameters (SCIENCE 3.6). Use `all`."
+    even = situation.shapes.hidden_size / 6
+    if method.rank > even:
+        yield (
+            f"Rank {method.rank} is above the break-even of hidden/6 = {even:.0f}: a square matrix then costs more "
+            "multiply-adds than full fine-tuning (SCIENCE 3.9); over all that is adapted here the break-even is "
+            f"{planned.break_even_rank:.0f}."
+        )
+
+
+def _capacity(situation: Situation, planned: PlannedRun) -> Iterator[str]:
+    information = situation.information
+    if information is None or information.to_hold <= 0:
+        return
+    each = information.to_hold / max(planned.parameters, 1)
+    cautious = information.bits_per_parameter
+    most = STORED_BITS if cautious == TEACH_BITS[0] else cautious
+    if each > most:
+        yield (
+            f"The data are beyond capacity: {bits(information.to_hold)} for {count(planned.parameters)} parameters, "
+            f"{each:.2g} bit each, where {most:g} can be held (SCIENCE 3.8, 5). Raise the rank, or train all weights."
+        )
+    elif each > cautious:
+        yield (
+            f"The data are near capacity: {each:.2g} bit a parameter, and a LoRA began to lose at {cautious:g} to "
+            f"{TEACH_BITS[1]:g} (SCIENCE 5)."
+        )
+
+
+def _data(situation: Situation, facts: DataFacts | None) -> Iterator[str]:
+    if facts is None:
+        return
+    if not facts.examples:
+        yield f"No row of {facts.source} can be used, so length and capacity are unknown: see the problems."
+        return
+    if situation.objective == "sft" and facts.held_out < _FEW_HELD_OUT:
+        yield (
+            f"Only {facts.held_out:,} held-out examples: a regret would have a wide interval. Hold out {_FEW_HELD_OUT} "
+            "or more (--eval-data)."
+        )
+    if situation.objective == "sft" and not facts.supervised_tokens:
+        yield f"Cut to {facts.max_length:,} tokens, no example keeps a supervised one: raise --max-length."
+    elif facts.overlong:
+        number = f"{facts.overlong:,}" if facts.counted == "exact" else f"About {facts.overlong:,}"
+        yield f"{number} examples are over {facts.max_length:,} tokens and would be cut (--max-length)."
+    context = situation.shapes.context
+    if context is not None and facts.longest > context:
+        yield f"An example has {facts.longest:,} tokens, the base {context:,} positions. Use --max-length {context}."

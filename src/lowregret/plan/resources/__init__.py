@@ -1,0 +1,1 @@
+"""What a training takes of a device: memory, arithmetic, time and money."""

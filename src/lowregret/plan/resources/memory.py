@@ -1,0 +1,190 @@
+"""How much memory training takes on our engine, counted from shapes. Torch-free.
+
+The engine keeps frozen weights once and gives them no gradient, keeps x and x Aᵀ of an adapted matrix and not its
+output, never holds all logits, and lays rows end to end without padding (docs/guides/engine.md). Measured constants
+say so; FINDINGS.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from lowregret.plan.resources.activations import PRECISE, inner_width, padded, token_bytes
+from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.shapes.adapters import lora_parameters, ranks_of
+from lowregret.plan.shapes.weights import Shapes
+from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+
+CPU_PASS_TOKENS = 1024
+"""Tokens of a pass on a CPU, at most (engine/footprint.py); a longer row is a pass of its own."""
+EVAL_TOKENS = 4096
+"""Tokens of a held-out pass (data/batches.py)."""
+CHUNK_BYTES = 128 * 2**20
+"""Of the logits that are there at once (engine/forward/head.py)."""
+CPU_PROCESS = 445_000_000
+"""Python, torch and transformers with their libraries, resident: measured."""
+CPU_HEAP = 0.45
+"""Of what a pass takes (in FullFT gradients too, which go after each step), a CPU's heap holds so much more: tensors of
+some MB are freed in another order than they came. Measured with glibc on bases of 192 to 768 hidden units that no check
+of the plan uses: 0.27 to 0.58."""
+CUDA_CONTEXT = 500_000_000
+"""CUDA's context with the kernels that are loaded: 0.3 to 0.6 GB by device and driver; assumed, not measured here."""
+GPU_FRAGMENTATION = 0.05
+"""Share of all else that torch's allocator holds on a GPU and nobody uses; assumed, not measured here."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device at the peak of a run, evaluations included."""
+
+    weights: int
+    """The base, and the adapter or the copies in another type that training adds."""
+    gradients: int
+    optimizer: int
+    """What it keeps from step to step: AdamW's two moments, float32."""
+    activations: int
+    """What a pass keeps until its backward pass, and the temporaries of the widest layer."""
+    logits: int
+    context: int
+    """The process's libraries on a CPU, CUDA's context on a GPU."""
+    fragmentation: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def memory(
+    shapes: Shapes,
+    method: FullFT | LoRA,
+    *,
+    rows: int,
+    length: int,
+    supervised: int | None = None,
+    spared: int = 0,
+    checkpoint_activations: bool = False,
+    accumulating: bool = False,
+    shards: int = 1,
+    hardware: Hardware | None = None,
+    optimizer: type[OptimizerSpec] = AdamW,
+) -> Memory:
+    """Training with `rows` rows of `length` tokens at once, `supervised` of them supervised in each (all when None);
+    `spared` of all their tokens are computed once for several rows, and are not computed again.
+
+    On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
+    and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
+    the start of the later ones; on a CPU that follows from the tokens. With `shards` devices (FSDP) each holds its
+    share of weights, gradients and moments, and one layer in full; `rows` are those of one device.
+    """
+    cpu = hardware is not None and hardware.kind == "cpu"
+    wide = 4 if cpu else 2
+    whole = tokens = rows * length - spared
+    if cpu and tokens > CPU_PASS_TOKENS:
+        tokens = min(max(CPU_PASS_TOKENS // length, 1) * length, whole)
+        accumulating = accumulating or tokens < whole
+    trained = trainable(shapes, method)
+    kept = tokens * token_bytes(shapes, method, wide, length)
+    if checkpoint_activations:  # the input of every layer, and all of the one at work
+        kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
+    logits = _logits(shapes, math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole)), wide)
+    gradients = PRECISE * trained
+    if isinstance(method, FullFT):
+        by_parameters = _with_gradients(shapes, wide, gradients, accumulating)
+    else:
+        by_parameters = (_unembedding_copy(shapes, method, wide), 0, 0)
+    loss_known, backward, done = (size / shards for size in by_parameters)
+    judged = EVAL_TOKENS * _forward_bytes(shapes, wide)
+    peak = max(
+        kept + logits + loss_known,
+        kept + tokens * _backward_bytes(shapes, wide) + backward,
+        done,
+        max(judged, _logits(shapes, EVAL_TOKENS, wide)) + _unembedding_copy(shapes, method, wide) / shards,
+    )
+    if isinstance(method, FullFT):  # what it has been given beside the gradients, which are counted for themselves
+        peak = max(peak - gradients / shards, 0.0)
+    if shards > 1:
+        peak += 2 * wide * _products(shapes) / max(shapes.layers, 1)  # a layer, gathered, and the next
+    logits = round(min(logits, peak))
+    weights = _weights(shapes, method, wide, trained) // shards
+    parts = (weights, gradients // shards, optimizer.state_bytes() * trained // shards, round(peak) - logits, logits)
+    if cpu:
+        passing = peak + (gradients if isinstance(method, FullFT) else 0)
+        return Memory(*parts, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
+    return Memory(*parts, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * sum(parts)))
+
+
+def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
+    """Numbers that train as they are stored: ranks padded, on experts those of the convention."""
+    if isinstance(method, FullFT):
+        return shapes.total
+    counts = lora_parameters(shapes, method.rank, method.targets, method.convention)
+    each = ranks_of(shapes, method.rank, method.convention)
+    experts = counts.pop("experts", 0)
+    return sum(counts.values()) // method.rank * padded(method.rank) + experts // each * padded(each)
+
+
+def _products(shapes: Shapes) -> int:
+    """Parameters whose type is that of products; a tied unembedding is the embedding, which stays float32."""
+    kinds = ("attention", "mlp", "experts", "router", "unembedding")
+    return sum(count for kind, count in shapes.by_kind().items() if kind in kinds)
+
+
+def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: int) -> int:
+    """Bytes of the base and the adapter: what trains is float32, and so is what is no matrix."""
+    if isinstance(method, FullFT):
+        return PRECISE * shapes.total
+    matrices = _products(shapes)
+    # An adapter that starts as a part of its matrix keeps that start (lora/bank.py).
+    return wide * matrices + PRECISE * (shapes.total - matrices + trained * (2 if method.residual else 1))
+
+
+def _tied(shapes: Shapes) -> bool:
+    return any(weight.kind == "unembedding" and weight.tied for weight in shapes.weights)
+
+
+def _unembedding_copy(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
+    """Bytes of the unembedding in the type of products, while it is at work, where it is stored in float32."""
+    stored_wide = isinstance(method, LoRA) and not _tied(shapes)
+    return 0 if wide == PRECISE or stored_wide else wide * shapes.vocabulary * shapes.hidden_size
+
+
+def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: bool) -> tuple[int, int, int]:
+    """Bytes of gradients, and of weights in another type, at three moments of FullFT: when the loss is known, when the
+    backward pass has begun, and when it is done.
+
+    Gradients of a step's first pass appear as activations go; the unembedding's is there first. A tied one is summed
+    with the embedding's: three of that size at once. Autocast's copies of the layers' matrices last as long as the
+    graph; experts have none, their products are left in float32.
+    """
+    one = PRECISE * shapes.vocabulary * shapes.hidden_size
+    before = gradients if accumulating else 0
+    rest = one * ((3 if accumulating else 2) if _tied(shapes) else (1 if accumulating else 0))
+    cast = ("attention", "mlp", "router")
+    copies = wide * sum(count for kind, count in shapes.by_kind().items() if kind in cast) if wide < PRECISE else 0
+    known = before + one + copies + _unembedding_copy(shapes, FullFT(), wide)
+    return known, before + one + copies, gradients + rest
+
+
+def _logits(shapes: Shapes, positions: int, wide: int) -> float:
+    """Bytes of a chunk of logits (engine/forward/head.py), and of the selected hidden states and their gradient."""
+    number = PRECISE + (wide if wide < PRECISE else 0)
+    most = max(CHUNK_BYTES // (shapes.vocabulary * number), 1)
+    chunk = math.ceil(positions / math.ceil(positions / most)) if positions else 0
+    states = PRECISE + wide + (wide if wide < PRECISE else 0)
+    return chunk * shapes.vocabulary * number + positions * shapes.hidden_size * states
+
+
+def _backward_bytes(shapes: Shapes, wide: int) -> float:
+    """A token's share of what a layer's backward pass adds to what is kept: gradients of the product, the activation
+    and up, as the product goes; those of the pairs of a mixture; and of the residual."""
+    pairs = 2 * shapes.active_experts * shapes.hidden_size
+    return wide * (2 * inner_width(shapes) + pairs) + 3 * PRECISE * shapes.hidden_size
+
+
+def _forward_bytes(shapes: Shapes, wide: int) -> float:
+    """A token's share of what a pass without gradients holds: the residual twice, the embedding, a norm's output;
+    gate, up and their product; the pairs of a mixture."""
+    pairs = shapes.active_experts * shapes.hidden_size
+    return wide * (3 * inner_width(shapes) + pairs) + 4 * PRECISE * shapes.hidden_size

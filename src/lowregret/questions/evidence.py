@@ -1,0 +1,92 @@
+"""A study's folder read as its claims and figures need it. Torch-free.
+
+Only raw records are read (trials, curves, examples, forgetting and timings); what the runner made of them is found
+again here, so that a reader need not trust it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.condition import Condition, Trial
+from lowregret.errors import RecordsError, SpecError
+from lowregret.questions.claim import Evidence
+from lowregret.questions.registry import Asked
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, GROUPS, METRICS, STUDY, TIMINGS, TRIAL
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import start_loss, trial_folders
+from lowregret.spec import FullFT, GroupSpec, Method, build
+
+
+def read_evidence(folder: Path) -> Evidence[Any]:
+    """Read a study's folder; RecordsError names the file that is missing or damaged, and the remedy."""
+    path = folder / STUDY
+    head = read_json(path)
+    if not isinstance(head, dict) or not isinstance(head.get("question"), dict):
+        raise RecordsError(f"{path}: no field 'question'. Name a folder that `lowregret study` wrote.")
+    try:
+        question = build(Asked, {"question": head["question"]}, source=str(path)).question
+    except SpecError as error:
+        raise RecordsError(f"{error}\nName a folder that this version of `lowregret study` wrote.") from error
+    groups = question.groups()
+    conditions = {}
+    for name in dict.fromkeys(group.condition for group in groups):
+        conditions[name] = _condition(folder, name, [group for group in groups if group.condition == name])
+    timings = tuple(read_json(file) for file in sorted((folder / TIMINGS).glob("*.json")))
+    return Evidence(folder, question, str(head.get("command", "")), conditions, timings)
+
+
+def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Condition:
+    methods: list[Method] = []
+    trials: list[Trial] = []
+    sessions: list[Mapping[str, Any]] = []
+    base: dict[str, Any] = {}
+    for group in groups:
+        home = folder / GROUPS / group.key
+        if not (home / BASE).exists():
+            raise RecordsError(f"{home}: not trained yet. Run the same `lowregret study` again to finish it.")
+        base |= read_json(home / BASE)
+        start = start_loss(home)
+        if start is not None:
+            base["start"] = start
+        if (home / ENVIRONMENT).exists():
+            sessions += read_json(home / ENVIRONMENT)["sessions"]
+        asked = {method.name for method in group.methods}
+        for path in trial_folders(home):
+            record = read_record(TrialRecord, path / TRIAL)
+            # a folder may hold more than the question asked last
+            rates = group.learning_rates
+            fits = record.method in asked and (rates == "search" or record.learning_rate in rates)
+            if fits and record.seed < group.seeds and record.status != "running":
+                trials.append(_trial(record, path))
+        methods += group.methods
+    methods.sort(key=lambda method: isinstance(method, FullFT))
+    return Condition(
+        name=name,
+        spec=groups[0],
+        methods=tuple(methods),
+        trials=tuple(trials),
+        base_nll=base.get("start", math.inf),
+        hidden_size=base["hidden_size"],
+        base_forgetting=base.get("forgetting_nll"),
+        fact_bits=base.get("fact_bits"),
+        sessions=tuple(sessions),
+    )
+
+
+def _trial(record: TrialRecord, home: Path) -> Trial:
+    metrics = read_metrics(home / METRICS)
+    forgetting = home / FORGETTING
+    return Trial(
+        record=record,
+        home=home,
+        test={m.step: loss for m in metrics if (loss := m.test_loss) is not None},
+        train={m.step: m.train_nll for m in metrics if m.train_nll is not None},
+        forgetting_nll=read_json(forgetting)["test_nll"] if forgetting.exists() else None,
+        samples={m.step: m.rl for m in metrics if m.rl is not None},
+    )

@@ -1,0 +1,1 @@
+"""SCIENCE 3.6: which matrices should carry the adapter?"""

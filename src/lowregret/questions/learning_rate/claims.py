@@ -1,0 +1,94 @@
+"""What the post says of the best learning rate (SCIENCE 3.2), each statement beside what measures it. Torch-free."""
+
+from __future__ import annotations
+
+from lowregret.analysis.condition import Condition
+from lowregret.analysis.envelope import plain_loras
+from lowregret.analysis.fits import exponential, mean
+from lowregret.analysis.rates import loose, ratio, unless_loose
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
+from lowregret.questions.learning_rate.spec import LearningRateQuestion
+
+LOW_RANK = 4
+"""From this rank on the post has the best learning rate move by less than a factor of 2."""
+
+
+def claims(question: LearningRateQuestion) -> tuple[Stated[LearningRateQuestion], ...]:
+    return (
+        Stated(
+            Statement(
+                key="rate-ratio",
+                number="3.2",
+                sentence="LoRA's best learning rate is about ten times that of full fine-tuning.",
+                statistic="LoRA's fitted best rate over FullFT's, geometric mean over ranks from 4 up",
+                unit="ratio",
+                low=5.0,
+                high=20.0,
+            ),
+            _ratio,
+        ),
+        Stated(
+            Statement(
+                key="rate-drift",
+                number="3.2",
+                sentence="The best learning rate moves by less than a factor of 2 between ranks, from rank 4 up.",
+                statistic="largest fitted best rate over the smallest, ranks from 4 up",
+                unit="ratio",
+                high=2.0,
+            ),
+            _drift,
+        ),
+        Stated(
+            Statement(
+                key="rate-rank-1",
+                number="3.2",
+                sentence="Rank 1 has a lower best learning rate than the other ranks.",
+                statistic="fitted best rate of rank 1 over the geometric mean of those from rank 4 up",
+                unit="ratio",
+                high=1.0,
+            ),
+            _rank_1,
+        ),
+    )
+
+
+def _high(condition: Condition) -> list[str]:
+    return [method.name for method in plain_loras(condition) if method.rank >= LOW_RANK]
+
+
+def _ratio(evidence: Evidence[LearningRateQuestion]) -> Measure:
+    condition = evidence.conditions["main"]
+    rates: dict[str, float | None] = {}
+    for method in condition.methods:
+        best = condition.best(method.name)
+        rates[method.name] = None if best is None or best.fitted_rate is None else best.fitted_rate.value
+    estimate, note, by_seed = ratio(condition, _high(condition))
+    return Measure(estimate, note, {**by_seed, **rates})
+
+
+def _drift(evidence: Evidence[LearningRateQuestion]) -> Measure:
+    condition = evidence.conditions["main"]
+    high = _high(condition)
+    fits = [best.fitted for name in high if (best := condition.best(name)) is not None]
+    drifts = {}
+    if len(fits) > 1:
+        for seed in sorted(set.intersection(*(set(found) for found in fits))):
+            drifts[seed] = max(found[seed] for found in fits) - min(found[seed] for found in fits)
+    note = loose(condition, high)
+    estimate = unless_loose(exponential(mean(list(drifts.values()))), note)
+    return Measure(estimate, note, {f"seed {s}": 2.0**v for s, v in drifts.items()})
+
+
+def _rank_1(evidence: Evidence[LearningRateQuestion]) -> Measure:
+    condition = evidence.conditions["main"]
+    loras, high = plain_loras(condition), _high(condition)
+    if not loras or loras[0].rank != 1 or not high:
+        return Measure(None)
+    others = [best.fitted for name in high if (best := condition.best(name)) is not None]
+    own = condition.best(loras[0].name)
+    if own is None or not others:
+        return Measure(None)
+    seeds = sorted(set.intersection(set(own.fitted), *(set(found) for found in others)))
+    values = [own.fitted[s] - sum(found[s] for found in others) / len(others) for s in seeds]
+    note = loose(condition, [loras[0].name, *high])
+    return Measure(unless_loose(exponential(mean(values)), note), note)

@@ -1,0 +1,181 @@
+"""What the post says of training by reward (SCIENCE 3.7, 3.8), each statement beside what measures it. Torch-free.
+
+A loss is minus a held-out reward here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lowregret.analysis.bits import BITS_PER_PARAMETER
+from lowregret.analysis.condition import FULL, Condition
+from lowregret.analysis.envelope import plain_loras
+from lowregret.analysis.fits import exponential, mean
+from lowregret.analysis.rates import loose, unless_loose
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
+from lowregret.questions.rl.spec import RLQuestion
+from lowregret.spec import RL
+
+
+def claims(question: RLQuestion) -> tuple[Stated[RLQuestion], ...]:
+    rank, good = min(question.ranks), f"{100 * question.good:g} %"
+    return (
+        Stated(
+            Statement(
+                key="rl-rank-1",
+                number="3.7",
+                sentence=f"Trained by reward, LoRA ends where full fine-tuning does, down to rank {rank}.",
+                statistic=f"held-out reward of FullFT minus that of rank {rank}, each at its best rate",
+                unit="number",
+                high=question.tolerance,
+            ),
+            _regret,
+        ),
+        Stated(
+            Statement(
+                key="rl-range",
+                number="3.7",
+                sentence="Trained by reward, LoRA has a wider range of good learning rates than full fine-tuning.",
+                statistic=f"highest over lowest rate that gains {good} of what the best one gains over the base: "
+                "LoRA's, geometric mean over ranks, over FullFT's",
+                unit="ratio",
+                low=1.0,
+            ),
+            _range,
+        ),
+        Stated(
+            Statement(
+                key="rl-bits",
+                number="3.8",
+                sentence=f"An episode teaches a bit at most, so that rank {rank} has room for all that a run can "
+                "teach.",
+                statistic=f"entropy of the groups' rewards, summed over a run of rank {rank} at its best rate, as a "
+                f"share of {BITS_PER_PARAMETER:g} bits for each parameter of the adapter",
+                unit="share",
+                high=1.0,
+            ),
+            _bits,
+        ),
+    )
+
+
+def _regret(evidence: Evidence[RLQuestion]) -> Measure:
+    """The lowest rank's regret; the others', and every best reward, as details."""
+    condition = evidence.conditions["main"]
+    details: dict[str, float | None] = {"base": -condition.base_nll}
+    for method in condition.methods:
+        best = condition.best(method.name)
+        details[method.name] = None if best is None or best.loss is None else -best.loss.value
+    loras = plain_loras(condition)
+    for lora in loras:
+        found = condition.difference(lora.name, FULL)
+        details[f"{lora.name}, regret"] = None if found is None else found.value
+    lowest = loras[0].name
+    note = loose(condition, (lowest, FULL))
+    estimate = unless_loose(condition.difference(lowest, FULL), note)
+    return Measure(estimate, " ".join(filter(None, (note, _level(condition, (lowest, FULL))))), details)
+
+
+def _level(condition: Condition, methods: tuple[str, ...]) -> str:
+    """Graded samples are few, so that several rates may have the very same reward."""
+    found = []
+    for name in methods:
+        best = condition.best(name)
+        if best is not None and len(best.level) > 1:
+            found.append(f"{name} at {', '.join(f'{rate:.3g}' for rate in best.level)}")
+    return f"Level at the search's seed, where the lowest rate counts as the best: {'; '.join(found)}." if found else ""
+
+
+@dataclass(frozen=True)
+class GoodRange:
+    """The learning rates at which training gains enough, one seed."""
+
+    low: float
+    """log2 of the lowest."""
+    high: float
+    closed: bool
+    """Whether rates that gain too little were tried on both sides; if not, the range is at least so wide."""
+
+    @property
+    def width(self) -> float:
+        """log2 of the highest rate over the lowest."""
+        return self.high - self.low
+
+
+def good_ranges(condition: Condition, method: str, good: float) -> dict[int, GoodRange]:
+    """Seed → the range around the best rate in which the gain over the base is `good` of that seed's at the best rate.
+
+    Between two rates the gain is interpolated in log2 of the rate. A seed that gained nothing there has no range.
+    """
+    best = condition.best(method)
+    found: dict[int, GoodRange] = {}
+    for seed, loss in (best.losses if best is not None else {}).items():
+        assert best is not None
+        gains = {trial.log_rate: _gain(condition, trial.loss()) for trial in condition.of(method, seed)}
+        enough = good * (condition.base_nll - loss)
+        if enough > 0:
+            centre = math.log2(best.learning_rate)
+            (low, ended), (high, stopped) = (_end(gains, centre, enough, side) for side in (-1, 1))
+            found[seed] = GoodRange(low, high, ended and stopped)
+    return found
+
+
+def _gain(condition: Condition, loss: float) -> float:
+    """Over the base; a trial that came to nothing has lost all that there was."""
+    return condition.base_nll - loss if math.isfinite(loss) else 0.0
+
+
+def _end(gains: Mapping[float, float], centre: float, enough: float, side: int) -> tuple[float, bool]:
+    """Where the gain falls below `enough` on one side, and whether it does."""
+    place = centre
+    for rate in sorted((r for r in gains if (r - centre) * side > 0), key=lambda r: abs(r - centre)):
+        if gains[rate] < enough:
+            share = (gains[place] - enough) / (gains[place] - gains[rate])
+            return place + share * (rate - place), True
+        place = rate
+    return place, False
+
+
+def _range(evidence: Evidence[RLQuestion]) -> Measure:
+    """How many times wider LoRA's range is, by seed."""
+    condition, good = evidence.conditions["main"], evidence.question.good
+    ranges = {method.name: good_ranges(condition, method.name, good) for method in condition.methods}
+    details: dict[str, float | None] = {
+        name: 2.0 ** statistics.fmean(r.width for r in found.values()) if found else None
+        for name, found in ranges.items()
+    }
+    names = [method.name for method in plain_loras(condition)]
+    full = ranges[FULL]
+    seeds = sorted(set(full).intersection(*(ranges[name] for name in names)))
+    ratios = [statistics.fmean(ranges[name][s].width for name in names) - full[s].width for s in seeds]
+    estimate, note = exponential(mean(ratios)), ""
+    open_ended = [name for name in (*names, FULL) if not all(ranges[name][s].closed for s in seeds)]
+    if open_ended:
+        note = f"The range of {', '.join(open_ended)} is at least as wide as the rates that were tried."
+    return Measure(unless_loose(estimate, note) if FULL in open_ended else estimate, note, details)
+
+
+def _bits(evidence: Evidence[RLQuestion]) -> Measure:
+    """What the samples of a run could teach at most, over what the lowest rank can store."""
+    condition = evidence.conditions["main"]
+    objective = condition.spec.objective
+    assert isinstance(objective, RL)
+    episodes = condition.spec.batch_size * objective.group_size
+    details: dict[str, float | None] = {}
+    shares: list[float] = []
+    for method in condition.methods:
+        trials = condition.at_best(method.name)
+        totals = [math.fsum(samples.bits for samples in trial.samples.values()) for trial in trials]
+        steps = sum(len(trial.samples) for trial in trials)
+        details[f"{method.name}, bits an episode"] = math.fsum(totals) / (steps * episodes) if steps else None
+        if method.name == plain_loras(condition)[0].name:
+            shares = [
+                total / (BITS_PER_PARAMETER * trial.record.trainable_parameters)
+                for total, trial in zip(totals, trials, strict=True)
+            ]
+            details["bits of a run"] = statistics.fmean(totals) if totals else None
+            details["parameters"] = float(trials[0].record.trainable_parameters) if trials else None
+    return Measure(mean(shares), details=details)

@@ -1,0 +1,1 @@
+"""SCIENCE 3.11: which claims drift with the size of the base?"""

@@ -1,0 +1,73 @@
+"""What the post says of short runs (SCIENCE 3.3), each statement beside what measures it. Torch-free."""
+
+from __future__ import annotations
+
+import math
+
+from lowregret.analysis.envelope import plain_loras
+from lowregret.analysis.fits import mean, slope
+from lowregret.analysis.rates import log_ratios, ratio, unless_loose
+from lowregret.questions.claim import Evidence, Measure, Stated, Statement
+from lowregret.questions.short_runs.spec import ShortRunsQuestion
+
+
+def claims(question: ShortRunsQuestion) -> tuple[Stated[ShortRunsQuestion], ...]:
+    return (
+        Stated(
+            Statement(
+                key="short-ratio",
+                number="3.3",
+                sentence="In runs of about 100 steps, LoRA's best learning rate is about fifteen times that of FullFT.",
+                statistic="LoRA's fitted best rate over FullFT's at the length nearest to 100 steps",
+                unit="ratio",
+                low=10.0,
+                high=22.5,
+            ),
+            _ratio,
+        ),
+        Stated(
+            Statement(
+                key="short-falls",
+                number="3.3",
+                sentence="The ratio of best learning rates falls with the length of the run.",
+                statistic="slope of log2(ratio) against log2(steps)",
+                unit="number",
+                high=0.0,
+            ),
+            _falls,
+        ),
+    )
+
+
+def _by_length(evidence: Evidence[ShortRunsQuestion]) -> dict[int, tuple[dict[int, float], str]]:
+    """Length of the run → what `log_ratios` says of it."""
+    condition = evidence.conditions["main"]
+    names = [method.name for method in plain_loras(condition)]
+    return {step: log_ratios(condition, names, step) for step in evidence.question.lengths}
+
+
+def _details(by_length: dict[int, tuple[dict[int, float], str]]) -> dict[str, float | None]:
+    return {
+        f"{step} steps": 2.0 ** (sum(found.values()) / len(found)) if found else None
+        for step, (found, _) in by_length.items()
+    }
+
+
+def _ratio(evidence: Evidence[ShortRunsQuestion]) -> Measure:
+    condition = evidence.conditions["main"]
+    names = [method.name for method in plain_loras(condition)]
+    nearest = min(evidence.question.lengths, key=lambda step: abs(math.log(step / 100)))
+    estimate, note, _ = ratio(condition, names, nearest)
+    return Measure(estimate, " ".join(filter(None, (f"at {nearest} steps.", note))), _details(_by_length(evidence)))
+
+
+def _falls(evidence: Evidence[ShortRunsQuestion]) -> Measure:
+    by_length = _by_length(evidence)
+    slopes = []
+    for seed in sorted(set().union(*(set(found) for found, _ in by_length.values()))):
+        points = [(math.log2(step), found[seed]) for step, (found, _) in by_length.items() if seed in found]
+        line = slope([x for x, _ in points], [y for _, y in points])
+        if line is not None:
+            slopes.append(line.value)
+    loose = next((note for _, note in by_length.values() if note), "")
+    return Measure(unless_loose(mean(slopes), loose), loose, _details(by_length))

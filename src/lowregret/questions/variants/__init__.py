@@ -1,0 +1,1 @@
+"""SCIENCE 5: are the published variants better than plain LoRA, and which forgets least?"""

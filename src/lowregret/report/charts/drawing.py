@@ -1,0 +1,112 @@
+"""What all figures have in common: their words, theming and saving, the scale of a loss, the channels of a method."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from lowregret.report.charts.theme import PAPER, Theme, config
+from lowregret.report.reading import StudyRecords
+
+WIDTH = 760
+HEIGHT = 400
+POINTS = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
+LOSS = "held-out loss (nats per supervised token)"
+
+Chart = alt.LayerChart | alt.ConcatChart
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture and what to see in it."""
+
+    key: str
+    title: str
+    chart: Chart
+    caption: str
+
+
+def themed(chart: Chart, theme: Theme = "light") -> Chart:
+    """A copy of a chart in a theme, ready for `chart.save` or a notebook."""
+    copy = chart.copy()
+    copy.config = alt.Config(**config(theme))
+    return copy
+
+
+def save(chart: Chart, path: Path, theme: Theme = "light") -> None:
+    """Write a chart, offline, as the suffix says: .png at double resolution on the theme's paper, .svg on none."""
+    drawn = themed(chart, theme)
+    if path.suffix == ".png":
+        drawn = drawn.properties(background=PAPER[theme])
+    drawn.save(str(path), scale_factor=2 if path.suffix == ".png" else 1)
+
+
+def svg(chart: Chart | dict[str, Any], theme: Theme = "light") -> str:
+    """A chart, or its specification, as the text of an SVG, offline; the same text for the same chart."""
+    import vl_convert
+
+    spec = chart if isinstance(chart, dict) else chart.to_dict()
+    text = vl_convert.vegalite_to_svg({**spec, "config": config(theme)}, allowed_base_urls=[])
+    # Vega numbers its clip paths through the life of the process.
+    return _renumbered(text)
+
+
+def _renumbered(text: str) -> str:
+    names = {name: f"clip{index}" for index, name in enumerate(dict.fromkeys(re.findall(r'id="(clip\d+)"', text)))}
+    return re.sub(r"\bclip\d+\b", lambda found: names.get(found.group(), found.group()), text)
+
+
+class LossScale:
+    """The vertical scale of a loss figure: data in the middle, lanes for labels above and below."""
+
+    def __init__(self, values: Sequence[float], above: float, below: float) -> None:
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        spread = max(high - low, 1e-3 * max(abs(high), 1.0))
+        unit = spread / (HEIGHT - above - below)
+        self.low, self.high, self._unit = low - below * unit, low + spread + above * unit, unit
+        self._ticks = _ticks(low, low + spread) if values else []
+
+    def at(self, pixels: float) -> float:
+        """The loss at this many pixels under the top edge."""
+        return self.high - pixels * self._unit
+
+    def channel(self, field: str, title: str | None = LOSS) -> alt.Y:
+        scale = alt.Scale(domain=[self.low, self.high], nice=False, zero=False)
+        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=self._ticks))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Some four to seven round values inside the data's range, none in the lanes."""
+    raw = (high - low) / 7
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    margin = 0.1 * (high - low)
+    first, last = math.ceil((low - margin) / step), math.floor((high + margin) / step)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def data(rows: Sequence[dict[str, Any]]) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=list(rows)))
+
+
+def method_color(study: StudyRecords) -> alt.Color:
+    labels = [study.label(name) for name in study.methods]
+    return alt.Color("method:N", scale=alt.Scale(domain=labels, range="category"), legend=None)
+
+
+def method_shape(study: StudyRecords) -> alt.Shape:
+    """A second mark of the method beside its colour, where points of equal loss lie on each other."""
+    labels = [study.label(name) for name in study.methods]
+    return alt.Shape("method:N", scale=alt.Scale(domain=labels, range=POINTS), legend=None)
+
+
+def layered(layers: list[alt.Chart], description: str, height: float = HEIGHT) -> alt.LayerChart:
+    autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
+    chart = alt.LayerChart(layer=layers)
+    return chart.properties(width=WIDTH, height=height, description=description, autosize=autosize)

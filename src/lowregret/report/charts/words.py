@@ -1,0 +1,94 @@
+"""Numbers and methods as a reader would say them. Plain text: whoever puts it on a page escapes it."""
+
+from __future__ import annotations
+
+from lowregret.analysis import numbers
+from lowregret.spec import FullFT, Method
+from lowregret.spec.conventions import DEFAULT_CONVENTION
+from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, short
+
+MINUS = "−"
+
+
+def rate(value: float) -> str:
+    """A learning rate: `2e-4`, `2.83e-4`."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def nats(value: float) -> str:
+    """A loss."""
+    return numbers.nats(value).replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """A difference of losses, with its sign."""
+    return numbers.nats(value, sign=True).replace("-", MINUS)
+
+
+def interval(ci: tuple[float, float]) -> str:
+    """An interval of differences."""
+    return f"{signed(ci[0])} to {signed(ci[1])}"
+
+
+def share(fraction: float) -> str:
+    """A fraction as a percentage, three significant digits: `0.5 %`."""
+    return f"{fraction * 100:.3g} %"
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    if value < 120:
+        return f"{value:.3g} s"
+    return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units."""
+    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+
+
+def count(value: float) -> str:
+    """A number of things: `1.23 M`."""
+    return _scaled(value, ("", "k", "M", "G", "T")).strip()
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    power = 0
+    # 999.5 would be shown as 1e+03 in three digits, so it goes to the next unit already.
+    while value >= 999.5 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {units[power]}"
+
+
+def mid_sentence(label: str) -> str:
+    """A method's label inside a sentence."""
+    return "full fine-tuning" if label == "Full fine-tuning" else label
+
+
+_INITS = {"pissa": "PiSSA", "olora": "OLoRA", "orthogonal": "orthogonal init"}
+
+
+def label(method: Method) -> str:
+    """A method as a reader would say it, defaults left out; two methods of different names have different labels."""
+    if isinstance(method, FullFT):
+        return "Full fine-tuning"
+    parts = [f"rank {method.rank}"]
+    if method.targets != DEFAULT_TARGETS:
+        parts.append(" + ".join(method.targets))
+    parts += [
+        said
+        for differs, said in (
+            (method.init != "uniform", _INITS.get(method.init, method.init)),
+            (method.scaling == "alpha/sqrt(r)", "rsLoRA"),
+            (method.dora, "DoRA"),
+            (method.b_rate != 1, f"LoRA+ {short(method.b_rate)}"),
+            (method.a_rate != 1, f"A's rate × {short(method.a_rate)}"),
+            (method.init_scale != 1, f"initial A × {short(method.init_scale)}"),
+            (method.alpha != DEFAULT_ALPHA, f"alpha {short(method.alpha)}"),
+            (method.dropout != 0, f"dropout {short(method.dropout)}"),
+            (method.convention != DEFAULT_CONVENTION, method.convention),
+        )
+        if differs
+    ]
+    return f"LoRA ({', '.join(parts)})"

@@ -1,0 +1,1 @@
+"""What is written: HTML pages of one file each, which need no network."""

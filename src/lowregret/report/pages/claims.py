@@ -1,0 +1,65 @@
+"""The claims of studies as text and as the table that opens the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from lowregret.questions.judge import Claim
+from lowregret.report.charts.words import MINUS
+from lowregret.report.pages.tables import NONE, text
+
+MARKS = {"holds": "✓", "does not hold": "✗", "open": "?"}
+
+
+def value_text(claim: Claim) -> str:
+    """The statistic with its unit."""
+    return NONE if claim.estimate is None else amount(claim.estimate.value, claim.statement.unit)
+
+
+def interval_text(claim: Claim) -> str:
+    """The interval with its unit; a dash when there is none."""
+    found = claim.estimate
+    if found is None or found.low is None or found.high is None:
+        return NONE
+    if found.low == found.high:
+        return "exact"
+    return f"{amount(found.low, claim.statement.unit)} to {amount(found.high, claim.statement.unit)}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number in a claim's unit: `9.8×`, `0.52 %`, `0.0031 nats`."""
+    if unit == "share":
+        said = f"{100 * value:.3g} %"
+    else:
+        said = f"{value:.3g}" + {"ratio": "×", "nats": " nats", "bits": " bits"}.get(unit, "")
+    return said.replace("-", MINUS)
+
+
+def claims_table(rows: Sequence[tuple[str, str, Claim]]) -> str:
+    """One line a claim; a row is (link to its study, name of its study, the claim). On a phone a line is a card."""
+    lines = []
+    for link, study, claim in rows:
+        stated = claim.statement
+        note = f'<span class="why">{text(claim.note)}</span>' if claim.note else ""
+        where = f'<a href="#{escape(link)}">{escape(study)}</a>'
+        lines.append(
+            f'<tr class="ruling-{claim.ruling.replace(" ", "-")}">\n'
+            f'<td data-label="Claim"><span class="sentence">{text(stated.sentence)}</span>'
+            f'<span class="why">{where}, SCIENCE {escape(stated.number)}: {text(stated.statistic)}</span></td>\n'
+            f'<td data-label="Here"><strong class="ruling">{MARKS[claim.ruling]} {claim.ruling}</strong>{note}</td>\n'
+            f'<td class="number" data-label="Measured">{text(value_text(claim))}'
+            f'<span class="why">{text(interval_text(claim))}</span></td>\n'
+            f'<td class="number" data-label="Holds if">{text(stated.threshold).replace("-", MINUS)}</td></tr>'
+        )
+    heads = "".join(
+        f'<th scope="col"{kind}>{title}</th>'
+        for title, kind in (
+            ("Claim", ""),
+            ("Here", ""),
+            ("Measured, 95 % interval", ' class="number"'),
+            ("Holds if", ' class="number"'),
+        )
+    )
+    body = "\n".join(lines)
+    return f'<div class="claims"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'

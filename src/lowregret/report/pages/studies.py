@@ -1,0 +1,102 @@
+"""The page of studies: the claims first, then each study's figures. One file that needs no network.
+
+It is a pure function of the records, as a compare's page is, and shares its style and scripts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from lowregret.questions.claim import Evidence
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.question import Question
+from lowregret.questions.registry import figures
+from lowregret.report.charts import words
+from lowregret.report.pages.claims import claims_table
+from lowregret.report.pages.document import document, figure, section
+from lowregret.report.pages.tables import definitions, text
+from lowregret.runs.atomic import write_bytes
+from lowregret.runs.files import REPORT
+from lowregret.version import __version__
+
+
+def write_page(folders: Sequence[Path], root: Path) -> Path:
+    """Write root/report.html about these studies, atomically, and return its path."""
+    path = root / REPORT
+    write_bytes(path, page([read_evidence(folder) for folder in folders]).encode())
+    return path
+
+
+def page(studies: Sequence[Evidence[Question]]) -> str:
+    """The whole page."""
+    judged = [(f"study-{index}", evidence, judge_study(evidence)) for index, evidence in enumerate(studies)]
+    rows = [(link, _title(evidence), claim) for link, evidence, found in judged for claim in found.claims]
+    count = Counter(claim.ruling for _, _, claim in rows)
+    does = "does" if count["does not hold"] == 1 else "do"
+    headline = (
+        f"{count['holds']} of {len(rows)} claims hold here, {count['does not hold']} {does} not, {count['open']} open"
+    )
+    body = [
+        _head(headline, studies),
+        section("claims", "Claims", claims_table(rows) + _how(judged)),
+    ]
+    specs = {}
+    for link, evidence, found in judged:
+        body.append(f'<h2 class="study" id="{link}">{text(_title(evidence))}</h2>\n{_facts(evidence, found)}')
+        for number, drawn in enumerate(figures(evidence)):
+            key = f"{link}-{number}"
+            specs[key] = drawn.chart.to_dict()
+            body.append(figure(key, drawn.title, specs[key], drawn.caption))
+    body.append(section("reproduce", "Reproduce", _reproduce(studies)))
+    return document(headline, __version__, "".join(body), specs)
+
+
+def _title(evidence: Evidence[Question]) -> str:
+    return evidence.question.TITLE
+
+
+def _head(headline: str, studies: Sequence[Evidence[Question]]) -> str:
+    bases = sorted({base for one in studies for base in one.question.bases}) or ["bases of its own"]
+    return (
+        '<header class="verdict">\n<p class="topline"><span class="badge">studies</span> '
+        f"LoRA against full fine-tuning on {escape(', '.join(bases))}</p>\n<h1>{text(headline)}</h1>\n"
+        "<p>Each claim is a sentence of <em>LoRA Without Regret</em> (Schulman et al., 2025) or of work that followed "
+        "it, with the statistic and the bounds that were set before the run. It holds when the whole 95 % interval "
+        "lies within the bounds, does not when it lies wholly outside, and is open otherwise.</p>\n</header>\n"
+    )
+
+
+def _how(judged: Sequence[tuple[str, Evidence[Question], Claims]]) -> str:
+    trials: Counter[str] = Counter()
+    for _, _, found in judged:
+        trials.update(found.trials)
+    said = ", ".join(f"{count:,} {status}" for status, count in sorted(trials.items())) or "none"
+    seconds = sum(found.seconds for _, _, found in judged)
+    loose = [name for _, _, found in judged for name in found.unbracketed]
+    unbracketed = f" Best rates that no worse one bounds on both sides: {', '.join(loose)}." if loose else ""
+    lost = [f"{name}, {found.kind}" for _, _, found in judged for name in found.diverged]
+    diverged = f" Diverged at a best rate, and so in no mean: {'; '.join(lost)}." if lost else ""
+    return (
+        f'<p class="note">Trials: {said}; {words.seconds(seconds)} of training in all.{text(unbracketed + diverged)} '
+        "<code>lowregret verify</code> computes this table again from the raw records.</p>"
+    )
+
+
+def _facts(evidence: Evidence[Question], found: Claims) -> str:
+    question = evidence.question
+    parts = question.setting()
+    if evidence.conditions:
+        parts |= {"Trials": f"{sum(found.trials.values())}, {words.seconds(found.seconds)} of training"}
+    if found.noise_nats is not None:
+        unit = "of reward" if evidence.question.objective.kind == "rl" else "nats"
+        parts["Noise floor"] = f"{words.nats(found.noise_nats)} {unit}: standard deviation between seeds at a best rate"
+    return definitions(parts, "")
+
+
+def _reproduce(studies: Sequence[Evidence[Question]]) -> str:
+    commands = dict.fromkeys(evidence.command for evidence in studies)
+    return "".join(f'<pre class="command" tabindex="0"><code>{escape(command)}</code></pre>\n' for command in commands)

@@ -1,0 +1,147 @@
+"""The tables of the page, as escaped HTML."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Generic, TypeVar
+
+from lowregret.report.charts import words
+from lowregret.report.reading import StudyRecords
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.verdict import MethodResult
+
+Row = TypeVar("Row")
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """A column: what it shows, and the number or text it sorts by."""
+
+    title: str
+    shown: Callable[[Row], str]
+    key: Callable[[Row], float | str | None]
+    numeric: bool = True
+
+
+def text(plain: str) -> str:
+    """Escaped, with a percent sign that stays with its number."""
+    return escape(plain).replace(" %", "&nbsp;%")
+
+
+def trials_table(study: StudyRecords) -> str:
+    """Every trial, the failed ones too; sorted by a click on a heading."""
+    columns: tuple[Column[TrialRecord], ...] = (
+        Column("Method", lambda t: study.label(t.method), lambda t: study.methods.index(t.method), numeric=False),
+        Column("Learning rate", lambda t: words.rate(t.learning_rate), lambda t: t.learning_rate),
+        Column("Seed", lambda t: str(t.seed), lambda t: t.seed),
+        Column("Status", lambda t: t.status, lambda t: t.status, numeric=False),
+        _result(study, lambda t: t.test_reward if study.rewarded else t.test_nll),
+        Column("Steps", lambda t: f"{t.steps:,}", lambda t: t.steps),
+        Column("Tokens", lambda t: f"{t.tokens:,}", lambda t: t.tokens),
+        Column("Seconds", lambda t: f"{t.seconds:,.1f}", lambda t: t.seconds),
+        Column("Peak memory", lambda t: _or_none(_peak(t), words.size), _peak),
+        Column("Together", lambda t: str(t.pack_size), lambda t: t.pack_size),
+        Column("Trainable", lambda t: f"{t.trainable_parameters:,}", lambda t: t.trainable_parameters),
+        Column("Error", lambda t: t.error or "", lambda t: t.error, numeric=False),
+    )
+    note = (
+        f"{_measure(study)} Together: the most trials in training at once with this one, "
+        "itself included; its seconds are its share of their time, its peak memory is that of all. Trainable: "
+        "parameters. Click a heading to sort."
+    )
+    return f'<p class="note">{note}</p>' + _table(
+        "All trials", columns, study.trials, sortable=True, mark=lambda t: f"status-{t.status}"
+    )
+
+
+def _measure(study: StudyRecords) -> str:
+    if study.rewarded:
+        return "Test reward: mean over the held-out problems."
+    return "Test NLL: held-out nats per supervised token."
+
+
+def _result(study: StudyRecords, value: Callable[[Row], float | None]) -> Column[Row]:
+    """The held-out loss or reward."""
+    return Column("Test reward" if study.rewarded else "Test NLL", lambda row: _or_none(value(row), words.nats), value)
+
+
+def _peak(trial: TrialRecord) -> int | None:
+    return trial.peak_memory_bytes or None
+
+
+def methods_table(study: StudyRecords) -> str:
+    """One line a method."""
+    columns: tuple[Column[MethodResult], ...] = (
+        Column("Method", lambda r: study.label(r.name), lambda r: r.name, numeric=False),
+        Column("Best rate", lambda r: _or_none(r.best_learning_rate, words.rate), lambda r: r.best_learning_rate),
+        Column("Bracketed", lambda r: "yes" if r.bracketed else "no", lambda r: r.bracketed, numeric=False),
+        _result(study, lambda r: r.test_reward if study.rewarded else r.test_nll),
+        Column("Regret", lambda r: _or_none(r.regret, words.signed), lambda r: r.regret),
+        Column("95 % interval", lambda r: words.interval(r.ci95) if r.ci95 else NONE, lambda r: r.ci95 and r.ci95[0]),
+        Column("Seeds", lambda r: str(r.seeds), lambda r: r.seeds),
+        Column("Trials", lambda r: str(r.trials), lambda r: r.trials),
+        Column("Tokens a trial", lambda r: f"{r.tokens:,}", lambda r: r.tokens),
+    )
+    return _table("Methods", columns, study.verdict.methods, sortable=False)
+
+
+def definitions(values: Mapping[str, Any], otherwise: str) -> str:
+    """Names and values; nested ones are named `outer.inner`."""
+    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in _flat(values))
+    return f'<dl class="pairs">{rows}</dl>' if rows else f"<p>{escape(otherwise)}</p>" if otherwise else ""
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = prefix + str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{name}.")
+        else:
+            said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            found.append((name, said))
+    return found
+
+
+def _or_none(value: float | None, spell: Callable[[float], str]) -> str:
+    return NONE if value is None or not math.isfinite(value) else spell(value)
+
+
+def _table(
+    title: str,
+    columns: Sequence[Column[Row]],
+    rows: Sequence[Row],
+    *,
+    sortable: bool,
+    mark: Callable[[Row], str] = lambda row: "",
+) -> str:
+    heads = "".join(_heading(column, sortable) for column in columns)
+    lines = "".join(
+        f'<tr class="{escape(mark(row))}">{"".join(_cell(column, row) for column in columns)}</tr>\n' for row in rows
+    )
+    kind = ' class="sortable"' if sortable else ""
+    return (
+        f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0"><table{kind}>\n'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>"
+    )
+
+
+def _heading(column: Column[Row], sortable: bool) -> str:
+    kind = ' class="number"' if column.numeric else ""
+    if not sortable:
+        return f'<th scope="col"{kind}>{escape(column.title)}</th>'
+    return f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(column.title)}</button></th>'
+
+
+def _cell(column: Column[Row], row: Row) -> str:
+    key = column.key(row)
+    # Missing and non-finite values sort last, whatever the direction; the script knows them by the empty key.
+    missing = key is None or (isinstance(key, float) and not math.isfinite(key))
+    sort = "" if missing else str(key)
+    kind = ' class="number"' if column.numeric else f' class="{escape(column.title.lower())}"'
+    return f'<td{kind} data-key="{escape(sort)}"><span>{escape(column.shown(row))}</span></td>'

@@ -1,0 +1,102 @@
+"""`lowregret verify`: claims and verdicts computed again from raw records, and held against what is stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.regret import judge
+from lowregret.questions.claim import Statement
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.registry import statements
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import read_examples, start_loss, trial_folders
+from lowregret.runs.verdict import Verdict
+from lowregret.spec import CompareSpec, build
+
+_CLOSE = 1e-9
+"""Relative: what summing in another order may do to a mean loss."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and what did not agree."""
+
+    lines: tuple[str, ...]
+    differences: tuple[str, ...]
+
+
+def verify_folder(folder: Path) -> Verification:
+    """Verify one study or compare; RecordsError when its records are missing or damaged."""
+    lines: list[str] = []
+    differences: list[str] = []
+    homes = sorted(file.parent for file in folder.glob(f"**/{TRIALS}/*/{TRIAL}") if BEST not in file.parts)
+    for home in homes:
+        differences += _trial(home)
+    lines.append(f"{len(homes)} trials: their results are those of their examples and curves")
+    if (folder / STUDY).exists():
+        differences += _study(folder, lines)
+    else:
+        differences += _compare(folder, lines)
+    return Verification(tuple(lines), tuple(differences))
+
+
+def _trial(home: Path) -> Iterator[str]:
+    """trial.json against examples.json and metrics.jsonl."""
+    record = read_record(TrialRecord, home / TRIAL)
+    if record.status != "finished" or record.test_loss is None:
+        return
+    field, sign = ("test_nll", 1) if record.test_reward is None else ("test_reward", -1)
+    stored = sign * record.test_loss
+    found = read_examples(home / EXAMPLES)
+    again = sign * math.fsum(found.loss_sums) / max(sum(found.weights), 1)
+    if not math.isclose(again, stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
+        yield f"{home.name}: {field} is {stored} in {TRIAL} and {again} by {EXAMPLES}"
+    curve = [loss for metric in read_metrics(home / METRICS) if (loss := metric.test_loss) is not None]
+    if not curve or not math.isclose(sign * curve[-1], stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
+        last = sign * curve[-1] if curve else "missing"
+        yield f"{home.name}: {field} is {stored} in {TRIAL} and {last} at the end of {METRICS}"
+
+
+def _study(folder: Path, lines: list[str]) -> Iterator[str]:
+    evidence = read_evidence(folder)
+    stated = tuple(Statement.model_validate(row) for row in read_json(folder / STUDY).get("claims", ()))
+    if stated != statements(evidence.question):
+        yield f"{STUDY}: the claims stated before the run are not those of the question"
+    stored, again = read_record(Claims, folder / CLAIMS), judge_study(evidence)
+    yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{CLAIMS}: ")
+    lines.append(f"{len(again.claims)} claims: " + ", ".join(f"{c.statement.key} {c.ruling}" for c in again.claims))
+
+
+def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
+    stored = read_record(Verdict, folder / VERDICT)
+    spec = build(CompareSpec, read_json(folder / SPEC)["spec"], source=str(folder / SPEC))
+    homes = trial_folders(folder)
+    records = [read_record(TrialRecord, home / TRIAL) for home in homes]
+    losses = {
+        home.name: read_examples(home / EXAMPLES)
+        for home, record in zip(homes, records, strict=True)
+        if record.status == "finished"
+    }
+    base = start_loss(folder)
+    again = judge(spec, records, losses, base, stored.environment, stored.search.get("rules", ()))
+    yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{VERDICT}: ")
+    lines.append(f"verdict: {again.verdict}")
+
+
+def _differences(stored: Any, again: Any, place: str) -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(again, dict):
+        for key in {**stored, **again}:
+            yield from _differences(stored.get(key), again.get(key), f"{place}{key} ")
+    elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
+        for index, (one, other) in enumerate(zip(stored, again, strict=True)):
+            yield from _differences(one, other, f"{place}{index} ")
+    elif stored != again:
+        yield f"{place}is {stored}, computed again {again}"

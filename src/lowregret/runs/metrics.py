@@ -1,0 +1,60 @@
+"""The files of a trial that grow: metrics.jsonl, and the transcripts and failures of reinforcement learning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lowregret.errors import RecordsError
+from lowregret.runs.atomic import finite, write_bytes, writing
+from lowregret.runs.records import Metric
+
+
+def append_metric(path: Path, metric: Metric) -> None:
+    """Append one line to metrics.jsonl in a single write."""
+    with writing(path), open(path, "ab") as file:
+        line = finite(metric.model_dump(mode="json", exclude_none=True))
+        file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+
+
+def read_metrics(path: Path) -> list[Metric]:
+    """All complete lines of metrics.jsonl; a last line torn by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    found: list[Metric] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found.append(Metric.model_validate_json(line))
+        except ValidationError as error:
+            raise RecordsError(
+                f"{path}:{number}: damaged ({error.errors()[0]['msg']}). Delete the trial's folder."
+            ) from error
+    return found
+
+
+def keep_metrics_until(path: Path, step: int) -> None:
+    """Drop the lines after `step`: a resumed trial writes them again."""
+    kept: Iterable[Metric] = (metric for metric in read_metrics(path) if metric.step <= step)
+    lines = (json.dumps(finite(metric.model_dump(mode="json", exclude_none=True))) + "\n" for metric in kept)
+    write_bytes(path, "".join(lines).encode())
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append objects, one a line, in a single write."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    if text:
+        with writing(path), open(path, "ab") as file:
+            file.write(text.encode("utf-8", errors="replace"))
+
+
+def keep_lines_until(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and one torn by a kill: a trial that goes on writes them again."""
+    if path.exists():
+        whole = path.read_bytes().split(b"\n")[:-1]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        write_bytes(path, b"".join(line + b"\n" for line in kept))

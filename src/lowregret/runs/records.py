@@ -1,0 +1,144 @@
+"""The shapes of what a trial leaves in its folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lowregret.spec import Spec, TrialSpec
+
+Status = Literal["running", "finished", "diverged", "pruned", "failed"]
+
+
+class TrialRecord(Spec):
+    """`trials/<id>/trial.json`: one trial, from its start to its end."""
+
+    id: str
+    method: str
+    learning_rate: float
+    seed: int
+    status: Status
+    spec: TrialSpec
+    test_nll: float | None = None
+    """Held-out nats per supervised token at the last evaluation; None before one."""
+    test_tokens: int = 0
+    test_reward: float | None = None
+    """With reinforcement learning: mean held-out reward at the last evaluation; None before one."""
+    steps: int = 0
+    """Optimizer steps taken; with reinforcement learning, batches of samples."""
+    tokens: int = 0
+    """Training tokens processed, prompts included."""
+    seconds: float = 0.0
+    """Wall time in the training loop, evaluation included, loading excluded. Of a pack's time, the trial's share:
+    of each pass by its tokens, of the rest in equal parts."""
+    peak_memory_bytes: int = 0
+    """While the trial was in training; that of the whole pack, when it was one of several."""
+    pack_size: int = 1
+    """The most trials in training at once with this one, itself included."""
+    shared_seconds: float = 0.0
+    """Its share of the time of its training steps in passes with other trials."""
+    shared_seconds_alone: float = 0.0
+    """What those steps would have taken alone: an estimate from its second step, which has passes of its own."""
+    forward_path: str | None = None
+    """How the base was run, and why no faster way was taken; None in records from before it was noted."""
+    trainable_parameters: int = 0
+    checkpoint_bytes: int = 0
+    """Size of what would be shipped: the adapter, or the whole model."""
+    error: str | None = None
+    pruned_by: str | None = None
+    """The id of the trial that a pruned one was compared with."""
+
+    @property
+    def test_loss(self) -> float | None:
+        """What a search makes small: `test_nll`, or minus `test_reward`."""
+        return self.test_nll if self.test_reward is None else -self.test_reward
+
+
+class RewardMetric(Spec):
+    """What a line of `metrics.jsonl` says about the samples of a step of reinforcement learning."""
+
+    reward: float
+    """Mean over the samples, before the step's update."""
+    pass_rate: float
+    """Share of the samples whose reward is 1 or more."""
+    length: float
+    """Tokens of a completion, mean."""
+    truncated: float
+    """Share of the samples that were cut at `max_tokens`."""
+    entropy: float
+    """−log p of the sampled tokens under the sampler, mean: an estimate of the policy's entropy, nats a token."""
+    logprob_gap: float | None = None
+    """|log p_learner − log p_sampler| of the tokens of the first update, mean, nats; None when all groups dropped."""
+    logprob_gap_max: float | None = None
+    kl: float | None = None
+    """From the base, nats a token; None when it has no weight."""
+    groups: int
+    dropped_groups: int
+    """Groups of equal rewards: they teach nothing and are left out."""
+    bits: float
+    """Σ over samples of the entropy of their group's rewards, in bits: a bound on what the step can teach
+    (SCIENCE 5)."""
+    failures: int = 0
+    """Samples whose grading failed; `failures.jsonl` names them."""
+
+
+class Metric(Spec):
+    """A line of `metrics.jsonl`."""
+
+    step: int
+    """Optimizer steps done, from 1; with reinforcement learning, 0 is the evaluation before the first."""
+    tokens: int
+    train_nll: float | None = None
+    """Before the step's update, on the step's batch, nats per supervised token."""
+    test_nll: float | None = None
+    """After the step's update, on the whole held-out set."""
+    test_reward: float | None = None
+    """The same with reinforcement learning: the mean reward of held-out problems."""
+    rl: RewardMetric | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    seconds: float
+
+    @property
+    def test_loss(self) -> float | None:
+        """What a search makes small: `test_nll`, or minus `test_reward`."""
+        return self.test_nll if self.test_reward is None else -self.test_reward
+
+
+class ExampleLosses(Spec):
+    """`trials/<id>/examples.json`: the last evaluation, example by example, for paired statistics."""
+
+    nll_sums: tuple[float, ...]
+    """Summed over the example's supervised tokens, nats."""
+    tokens: tuple[int, ...]
+    """Supervised tokens of each example."""
+
+    @property
+    def loss_sums(self) -> tuple[float, ...]:
+        """What a paired comparison sums up."""
+        return self.nll_sums
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """What it divides by."""
+        return self.tokens
+
+
+class ExampleRewards(Spec):
+    """`trials/<id>/examples.json` with reinforcement learning: the last evaluation, problem by problem."""
+
+    rewards: tuple[float, ...]
+    """Mean over the problem's completions."""
+    samples: int
+    """Completions of each problem; the same random numbers draw them in every trial."""
+    tokens: tuple[int, ...]
+    """Tokens of each problem's completions."""
+
+    @property
+    def loss_sums(self) -> tuple[float, ...]:
+        """What a paired comparison sums up: minus the rewards."""
+        return tuple(-reward for reward in self.rewards)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Every problem counts alike."""
+        return (1,) * len(self.rewards)

@@ -1,0 +1,82 @@
+"""A study's folder: its trials, its base, and the environments that have run in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lowregret.errors import RecordsError
+from lowregret.runs.atomic import read_json, read_record, write_json
+from lowregret.runs.files import BASE, ENVIRONMENT, METRICS, TRIAL, TRIALS
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
+
+
+def trial_folder(study: Path, trial: str) -> Path:
+    """Where the trial of this id has its files."""
+    return study / TRIALS / trial
+
+
+def read_trials(study: Path) -> list[TrialRecord]:
+    """Every trial of a study's folder, by id."""
+    return [read_record(TrialRecord, folder / TRIAL) for folder in trial_folders(study)]
+
+
+def read_examples(path: Path) -> ExampleLosses | ExampleRewards:
+    """A trial's examples.json, of either kind."""
+    content = read_json(path)
+    rewarded = isinstance(content, dict) and "rewards" in content
+    return read_record(ExampleRewards, path) if rewarded else read_record(ExampleLosses, path)
+
+
+def note_base(study: Path, **facts: Any) -> None:
+    """Add facts about the base to base.json, which is there."""
+    found: dict[str, Any] = read_json(study / BASE)
+    if found != found | facts:
+        write_json(study / BASE, found | facts)
+
+
+def note_environment(study: Path, session: dict[str, str | int]) -> None:
+    """environment.json: every distinct environment that has run trials of this study, in order."""
+    path = study / ENVIRONMENT
+    known = read_json(path)["sessions"] if path.exists() else []
+    if session not in known:
+        write_json(path, {"sessions": [*known, session]})
+
+
+def environment_of(study: Path) -> dict[str, str | int]:
+    """The first session's; what differed in a later one is added as `<key>, session 2`."""
+    first, *later = read_json(study / ENVIRONMENT)["sessions"]
+    changes = {
+        f"{key}, session {number}": value
+        for number, session in enumerate(later, start=2)
+        for key, value in session.items()
+        if first.get(key) != value
+    }
+    return {**first, **changes}
+
+
+def trial_folders(folder: Path) -> list[Path]:
+    """The folders of a compare's or a group's trials that have a record, by name."""
+    return sorted(file.parent for file in (folder / TRIALS).glob(f"*/{TRIAL}"))
+
+
+def start_loss(folder: Path) -> float | None:
+    """The base's held-out nats per supervised token, or minus its held-out reward; None when nobody measured it.
+
+    With reinforcement learning every trial is evaluated before its first step, by the same random numbers: LoRAs and
+    FullFT start as the base, so the first trial's evaluation is the base's. RecordsError names a damaged base.json.
+    """
+    path = folder / BASE
+    if path.exists():
+        found = read_json(path)
+        nll = found.get("test_nll") if isinstance(found, dict) else None
+        if isinstance(nll, float):
+            return nll
+        if not isinstance(found, dict) or found.get("objective") != "rl":
+            raise RecordsError(f"{path}: holds no finite 'test_nll'. Delete the file and run the same command again.")
+    for curve in sorted((folder / TRIALS).glob(f"*/{METRICS}")):
+        first = next(iter(read_metrics(curve)), None)
+        if first is not None and first.step == 0 and first.test_loss is not None:
+            return first.test_loss
+    return None

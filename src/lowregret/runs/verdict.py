@@ -1,0 +1,109 @@
+"""The shape of `verdict.json` (docs/guides/verdict.md has the rules)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lowregret.spec import Spec
+
+
+class MethodResult(Spec):
+    """What a study found about one method."""
+
+    name: str
+    best_learning_rate: float | None
+    bracketed: bool
+    """True only when worse losses lie on both sides of the best learning rate."""
+    test_nll: float | None
+    """Mean over seeds at the best learning rate, nats per supervised token; None with reinforcement learning."""
+    test_reward: float | None = None
+    """With reinforcement learning: mean held-out reward, over seeds, at the best learning rate."""
+    seeds: int
+    """Finished trials at the best learning rate."""
+    trials: int
+    """All trials of this method, failed and diverged ones included."""
+    tokens: int
+    """Training tokens of one trial at the best learning rate."""
+    seconds: float
+    """Wall time of one trial at the best learning rate, median over seeds; of packed trials, the share of it."""
+    alone_seconds: float | None = None
+    """The same as if each had been trained alone: an estimate where trials were packed. Methods are compared by it."""
+    peak_memory_bytes: int
+    trainable_parameters: int
+    checkpoint_bytes: int = 0
+    pack_size: int = 1
+    """The most trials in training at once with one of those at the best learning rate: more than 1 makes `seconds` a
+    share, `alone_seconds` an estimate and `peak_memory_bytes` the whole pack's."""
+    regret_nats: float | None = None
+    """For a LoRA: against the best FullFT. None for FullFT."""
+    regret_reward: float | None = None
+    """With reinforcement learning: the reward of the best FullFT minus this one's."""
+    ci95: tuple[float, float] | None = None
+    """Of the regret, in its unit."""
+
+    @property
+    def test_loss(self) -> float | None:
+        """`test_nll`, or minus `test_reward`."""
+        return self.test_nll if self.test_reward is None else -self.test_reward
+
+    @property
+    def regret(self) -> float | None:
+        """In nats, or in reward."""
+        return self.regret_nats if self.regret_reward is None else self.regret_reward
+
+
+class Recommendation(Spec):
+    """What to train with."""
+
+    method: str
+    rank: int | None
+    learning_rate: float
+    batch_size: int
+    targets: tuple[str, ...] | None
+
+
+class Gains(Spec):
+    """What training together and stopping early have saved, each by itself."""
+
+    packed_trials: int
+    """Trials that were trained in passes with others."""
+    largest_pack: int
+    shared_seconds: float
+    """Time of the training steps in passes that several trials shared."""
+    shared_seconds_alone: float
+    """What the same steps would have taken one trial after the other, by each one's second step, which ran alone."""
+    packing_gain: float | None
+    """shared_seconds_alone / shared_seconds; None when nothing was shared."""
+    steps: int
+    """Optimizer steps taken by all trials."""
+    steps_left_out: int
+    """Steps that pruned and diverged trials did not take any more."""
+    seconds_left_out: float
+    """Their time, at the pace of the steps that the same trials did take."""
+
+
+class Verdict(Spec):
+    """`verdict.json`: the answer and its evidence (docs/design.md, The verdict)."""
+
+    verdict: Literal["low_regret", "regret", "inconclusive"]
+    regret_nats: float | None
+    regret_percent: float | None
+    ci95: tuple[float, float] | None
+    tolerance_nats: float | None
+    reasons: tuple[str, ...]
+    recommendation: Recommendation | None
+    methods: tuple[MethodResult, ...]
+    lora: MethodResult | None
+    full: MethodResult | None
+    base_nll: float | None = None
+    """Held-out loss before any training."""
+    regret_reward: float | None = None
+    """With reinforcement learning, in place of `regret_nats`, `tolerance_nats` and `base_nll`; `ci95` is in reward."""
+    tolerance_reward: float | None = None
+    base_reward: float | None = None
+    search: dict[str, Any] = Field(default_factory=dict)
+    """Counts: trials run, pruned, diverged, and the stopping rule in words."""
+    gains: Gains | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)

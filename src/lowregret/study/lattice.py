@@ -1,0 +1,209 @@
+"""The search for the best learning rates of a group of trials: records in, next trials out. Pure and torch-free.
+
+All rates lie on one lattice, 1e-3 · 2^k. The LoRA of the middle rank searches first, from the prior. The best rate
+moves little with rank (SCIENCE 3.2), so every other LoRA starts beside what the first one found and needs three
+trials more often than not. A search ends when the best rate has been compared with its neighbours on the lattice on
+both sides; a parabola through the three then gives the best rate to a fraction of a step (`analysis.fits`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from lowregret.analysis.learning_rate import SEARCH_SEED, search_loss
+from lowregret.runs.records import TrialRecord
+from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
+from lowregret.study.search import has_settled
+
+LATTICE = 1e-3
+WIDE, NARROW = 2, 1
+"""Exponents between the first rates of a search: without, and with, another method's result to start from."""
+LIMIT = 14
+"""Steps of the lattice from the start beyond which nothing is tried: such a search stays without a bracket."""
+_RATE_BOUND = 1e3  # the spec's own bound on a learning rate
+_TYPICAL_RANGE = 5  # three good rates, and one on each side that is not
+Curve = Mapping[int, float]
+"""Step → held-out loss."""
+Curves = Callable[[TrialRecord], Curve]
+
+
+def lattice_rate(exponent: int) -> float:
+    """1e-3 · 2^exponent: scaling by a power of two is exact, so the same exponent gives the same float everywhere."""
+    return math.ldexp(LATTICE, exponent)
+
+
+def nearest_exponent(rate: float) -> int:
+    """Of the lattice's rate nearest to this one."""
+    return round(math.log2(rate / LATTICE))
+
+
+def group_trials(
+    spec: GroupSpec, priors: Mapping[str, float], records: Sequence[TrialRecord], curves: Curves
+) -> list[TrialSpec]:
+    """The next trials of a group, to be run in any order or together; [] when it is complete.
+
+    Args:
+        priors: method name → learning rate to start from.
+        records: the group's trials so far, in any order; failed ones are not asked for again.
+        curves: the held-out losses of a trial, for groups that must be bracketed at several steps.
+    """
+    by_id = {record.id: record for record in records}
+    ended = {name: record for name, record in by_id.items() if has_settled(record, by_id)}
+    found: dict[str, TrialSpec] = {}
+    anchor = anchor_of(spec.methods)
+    for method in spec.methods:
+        own = [record for record in ended.values() if record.method == method.name]
+        if spec.learning_rates != "search":
+            wanted = _trials(method, spec.learning_rates, range(spec.seeds))
+        else:
+            start = _start(spec, method, anchor, priors, list(ended.values()), curves)
+            wanted = _searched(spec, method, start, own, curves)
+        found |= {trial.id: trial for trial in wanted if trial.id not in ended}
+    return list(found.values())
+
+
+def anchor_of(methods: Sequence[FullFT | LoRA]) -> FullFT | LoRA:
+    """The method that searches first: the one of the middle rank, the first of equals."""
+    ranks = sorted(method.rank for method in methods if isinstance(method, LoRA))
+    if not ranks:
+        return methods[0]
+    middle = ranks[len(ranks) // 2]
+    return next(method for method in methods if isinstance(method, LoRA) and method.rank == middle)
+
+
+def group_estimate(spec: GroupSpec, records: Sequence[TrialRecord]) -> int:
+    """A guess of how many trials the whole group takes; never below those recorded."""
+    if spec.learning_rates != "search":
+        return max(len(spec.learning_rates) * len(spec.methods) * spec.seeds, len(records))
+    at = {"best": 1, "bracket": 3, "range": _TYPICAL_RANGE}[spec.seeds_at]
+    each = max(4, at) + len(spec.bracket_at) // 2 + (spec.seeds - 1) * at
+    return max(each * len(spec.methods) + 1, len(records))
+
+
+def bracket(losses: Mapping[int, float]) -> tuple[int, int, int] | None:
+    """(below, best, above): the best exponent and its neighbours on the lattice, once both have been tried.
+
+    None before that, and when every rate diverged. A tie is taken for a worse loss only beside the lowest of its rates.
+    """
+    if not losses or math.isinf(min(losses.values())):
+        return None
+    best = min(losses, key=lambda k: (losses[k], k))
+    return (best - 1, best, best + 1) if {best - 1, best + 1} <= losses.keys() else None
+
+
+def losses_at(records: Iterable[TrialRecord], step: int | None, curves: Curves) -> dict[int, float]:
+    """Exponent → held-out loss of the search's trials: at their end, or after `step`; infinite where there is none."""
+    found: dict[int, float] = {}
+    for record in records:
+        if record.seed != SEARCH_SEED:
+            continue
+        loss = search_loss(record)
+        if loss is None:
+            continue
+        if step is not None:
+            loss = curves(record).get(step, math.inf)
+        found[nearest_exponent(record.learning_rate)] = loss if math.isfinite(loss) else math.inf
+    return found
+
+
+def _start(
+    spec: GroupSpec,
+    method: FullFT | LoRA,
+    anchor: FullFT | LoRA,
+    priors: Mapping[str, float],
+    ended: Sequence[TrialRecord],
+    curves: Curves,
+) -> tuple[int, int] | None:
+    """(the exponent to start at, the distance of the first two others); None while the first search is under way."""
+    prior = nearest_exponent(priors[method.name])
+    if method.name == anchor.name:
+        return prior, WIDE if spec.start_from is None else NARROW
+    own = [record for record in ended if record.method == anchor.name]
+    known = bracket(losses_at(own, spec.bracket_at[-1] if spec.bracket_at else None, curves))
+    if known is not None:
+        return known[1], NARROW
+    start = (nearest_exponent(priors[anchor.name]), WIDE)
+    stuck = not _searched(spec, anchor, start, own, curves)
+    return (prior, WIDE) if stuck else None
+
+
+def _searched(
+    spec: GroupSpec, method: FullFT | LoRA, start: tuple[int, int] | None, own: Sequence[TrialRecord], curves: Curves
+) -> list[TrialSpec]:
+    """What one method's search asks for, and after it the other seeds."""
+    if start is None:
+        return []
+    tried = {record.id for record in own}
+    brackets: set[int] = set()
+    for step in spec.bracket_at or (None,):
+        losses = losses_at(own, step, curves)
+        wanted = [k for k in _next_exponents(losses, *start) if 0 < lattice_rate(k) < _RATE_BOUND]
+        trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t.id not in tried]
+        if trials:  # one that failed says nothing and is not asked for again: its side stays open
+            return trials
+        found = bracket(losses)
+        if found is None:
+            continue
+        rates: tuple[int, ...] = found if spec.seeds_at == "bracket" else found[1:2]
+        if spec.until_gain is not None:
+            ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
+            wanted = [k for k in _beyond(losses, ends, start[0]) if 0 < lattice_rate(k) < _RATE_BOUND]
+            trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t.id not in tried]
+            if trials:
+                return trials
+            if spec.seeds_at == "range":
+                low, high = (min(losses) if ends[0] is None else ends[0], max(losses) if ends[1] is None else ends[1])
+                rates = tuple(k for k in losses if low <= k <= high)
+        brackets.update(rates)
+    seeds = [seed for seed in range(spec.seeds) if seed != SEARCH_SEED]
+    return _trials(method, [lattice_rate(k) for k in sorted(brackets)], seeds)
+
+
+def range_ends(losses: Mapping[int, float], start: float, share: float) -> tuple[int | None, int | None]:
+    """The nearest exponents below and above the best whose gain is less than `share` of its; None where none is.
+
+    `start` is the loss before training, of which a gain is what is left over. Where the best has gained nothing, no
+    rate is good.
+    """
+    best = min(losses, key=lambda k: (losses[k], k))
+    enough = share * (start - losses[best])
+    poor = [k for k, loss in losses.items() if k != best and not start - loss >= enough]
+    return max((k for k in poor if k < best), default=None), min((k for k in poor if k > best), default=None)
+
+
+def _start_loss(own: Iterable[TrialRecord], curves: Curves) -> float:
+    """Before the first step, where trials are evaluated then; infinite where they are not."""
+    return next((loss for record in own if (loss := curves(record).get(0)) is not None), math.inf)
+
+
+def _beyond(losses: Mapping[int, float], ends: tuple[int | None, int | None], centre: int) -> list[int]:
+    """What to try next on the sides where every rate is good, in factors of 4."""
+    low, high = min(losses) - WIDE, max(losses) + WIDE
+    return [
+        *([low] if ends[0] is None and low >= centre - LIMIT else []),
+        *([high] if ends[1] is None and high <= centre + LIMIT else []),
+    ]
+
+
+def _next_exponents(losses: Mapping[int, float], centre: int, distance: int) -> list[int]:
+    first = [k for k in (centre, centre + distance, centre - distance) if k not in losses]
+    if first:
+        return first
+    low, high = min(losses), max(losses)
+    if math.isinf(min(losses.values())):
+        return [low - WIDE] if low > centre - LIMIT else []
+    best = min(losses, key=lambda k: (losses[k], k))
+    if best == high:
+        return [high + distance] if high < centre + LIMIT else []
+    if best == low:
+        return [low - distance] if low > centre - LIMIT else []
+    missing = [k for k in (best - 1, best + 1) if k not in losses]
+    below, above = max(k for k in losses if k < best), min(k for k in losses if k > best)
+    # One at a time, the more promising side first: whether the other is worth a trial depends on it.
+    return sorted(missing, reverse=losses[above] < losses[below])[:1]
+
+
+def _trials(method: FullFT | LoRA, rates: Iterable[float], seeds: Iterable[int]) -> list[TrialSpec]:
+    listed = list(seeds)
+    return [TrialSpec(method=method, learning_rate=rate, seed=seed) for rate in rates for seed in listed]

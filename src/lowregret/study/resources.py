@@ -1,0 +1,84 @@
+"""What the trials of a folder are run with: an engine, loaded when it is needed, and what its base scores untrained."""
+
+from __future__ import annotations
+
+import gc
+import math
+from pathlib import Path
+
+from lowregret.engine import Engine
+from lowregret.errors import ModelError
+from lowregret.models.targets import find_targets
+from lowregret.runs.atomic import write_json
+from lowregret.runs.files import BASE
+from lowregret.runs.study import start_loss
+from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
+from lowregret.tasks import Grader
+from lowregret.train.inputs import RunInputs, Say, make_engine, make_workload
+from lowregret.train.members import Workload
+from lowregret.train.sft.work import evaluate, mean_nll
+
+
+class TrialResources:
+    """The engine, loaded when first needed and afresh after a FullFT trial has changed the base."""
+
+    def __init__(
+        self,
+        spec: CompareSpec | GroupSpec,
+        inputs: RunInputs,
+        grader: Grader | None = None,
+        say: Say = lambda line: None,
+    ) -> None:
+        """`grader` for reinforcement learning: what rewards samples, for as long as they are in use."""
+        self.spec, self.inputs = spec, inputs
+        self._grader, self._say = grader, say
+        self._engine: Engine | None = None
+        self._said = False
+
+    def engine(self) -> Engine:
+        if self._engine is None:
+            _set_aside()
+            self._engine = make_engine(self.spec, self.inputs.source)
+            for method in self.spec.methods:  # a target that matches nothing is told before anything is trained
+                if isinstance(method, LoRA):
+                    find_targets(self._engine.model, self._engine.matrices, method.targets)
+            if not self._said:
+                self._said = True
+                self._say(self._engine.forward_path.line())
+        return self._engine
+
+    def workload(self) -> Workload:
+        return make_workload(self.spec, self.inputs, self.engine(), self._grader, self._say)
+
+    def spent(self) -> None:
+        """The base has been trained: what comes next needs another."""
+        self._engine = None
+        gc.collect()  # engine and model know each other; the next base must not be loaded beside this one
+
+
+def _set_aside() -> None:
+    """Keep what is there before any engine out of later collections: hundreds of thousands of objects of libraries."""
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+
+
+def measure_base(folder: Path, resources: TrialResources) -> None:
+    """base.json: the held-out loss before any training, nats per supervised token; measured once a folder.
+
+    With reinforcement learning every trial is evaluated before its first step: `runs.study` finds the base there.
+    """
+    path = folder / BASE
+    if isinstance(resources.spec.objective, RL):
+        if not path.exists():
+            write_json(path, {"objective": "rl"})
+    elif not path.exists():
+        losses = evaluate(resources.engine(), ["base"], resources.inputs.examples.test)["base"]
+        nll = mean_nll(losses)
+        if not math.isfinite(nll):
+            raise ModelError(
+                f"{resources.spec.model}: the base's own held-out loss is {nll}, so nothing can be compared "
+                "with it. Try --precision float32, or other data."
+            )
+        write_json(path, {"test_nll": nll, "test_tokens": sum(losses.tokens)})
+    start_loss(folder)  # tells of a file that is damaged before anything is trained

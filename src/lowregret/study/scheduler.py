@@ -1,0 +1,205 @@
+"""Who trains when, beside whom, and until when: between the search, which knows records alone, and the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lowregret.analysis.numbers import nats
+from lowregret.runs.atomic import write_json
+from lowregret.runs.files import METRICS, TRIAL
+from lowregret.runs.metrics import read_metrics
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import note_environment, read_trials, trial_folder
+from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
+from lowregret.study.lattice import group_estimate, group_trials
+from lowregret.study.observer import Observer
+from lowregret.study.packing import has_room
+from lowregret.study.resources import TrialResources
+from lowregret.study.search import next_trials, total_estimate
+from lowregret.study.winners import drop_superseded, keep_if_best
+from lowregret.train.checkpoint import Checkpoint, read_checkpoint
+from lowregret.train.interrupt import Interrupted
+from lowregret.train.loop import Pack, Round, rounds
+from lowregret.train.members import Workload
+from lowregret.train.trial import Deliver, begin, settle
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Why a trial is stopped early."""
+
+    reason: str
+    rival: str
+    """The id of the trial that it was compared with."""
+
+
+class Scheduler:
+    """The trials of one compare, or of one group of a study."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: CompareSpec | GroupSpec,
+        priors: Mapping[str, float],
+        watching: Observer,
+        deliver: Deliver | None = None,
+    ) -> None:
+        """`deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept."""
+        self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
+        self._deliver = deliver
+        self._checkpoint = read_checkpoint(folder)
+        self.records = to_go_on_with(folder, self._checkpoint, watching.say)
+        """As the folder has them."""
+        drop_superseded(folder, self.records)
+
+    def wanted(self) -> list[TrialSpec]:
+        """The trials that the search asks for, those in training among them."""
+        if isinstance(self.spec, CompareSpec):
+            return next_trials(self.spec, self.priors, self.records)
+        return group_trials(self.spec, self.priors, self.records, self._curve)
+
+    def ended(self) -> list[TrialRecord]:
+        """The trials that need no more training, as far as is known."""
+        return [record for record in self.records if record.status != "running"]
+
+    def run(self, resources: TrialResources, session: Mapping[str, str | int], should_stop: Callable[[], bool]) -> None:
+        """Train pack after pack until the search asks for nothing more.
+
+        `session` is the environment, for the record. Raises LowregretError, or Interrupted after a clean stop.
+        """
+        checkpoint = self._checkpoint
+        while checkpoint or self.wanted():
+            if should_stop():
+                raise Interrupted
+            note_environment(self.folder, {**session, "threads": torch.get_num_threads()})
+            if self.train(resources.workload(), checkpoint, should_stop):
+                resources.spent()
+            checkpoint = None
+
+    def train(self, workload: Workload, checkpoint: Checkpoint | None, should_stop: Callable[[], bool]) -> bool:
+        """One pack, from its checkpoint or from nothing, for as long as trials join it; True when the base is spent.
+
+        All LoRA trials that the search asks for come first. A FullFT trial is alone, and spends the base.
+        """
+        pack = Pack(workload, self.watching.step)
+        pack.settled = self.ended()
+        if checkpoint is None:  # what ends before the first checkpoint would happen again, beside the same trials
+            pack.save(self.folder)
+        for standing in () if checkpoint is None else checkpoint.members:
+            self._begin(pack, standing.trial, checkpoint)
+        self._fill(pack)
+        for done in rounds(pack, self.folder, should_stop):
+            if done.saved:  # what is younger may happen again, what is older will not
+                drop_superseded(self.folder, self.records)
+            self._prune(pack, done)
+            for member, outcome in done.ended:
+                deliver = self._deliver or partial(keep_if_best, records=self.records, folder=self.folder)
+                record = settle(pack, member, outcome, deliver)
+                self.records = read_trials(self.folder)
+                self.watching.trial_ended(record)
+            if done.ended:
+                self._fill(pack)
+        drop_superseded(self.folder, self.records)
+        return pack.spent
+
+    def _prune(self, pack: Pack, done: Round) -> None:
+        """Stop those that a round has shown to be too far behind; all are judged before any is settled."""
+        found: dict[str, Pruning] = {}
+        for name, evaluation in done.measured.items():
+            member = pack.members[name]
+            pruning = self.should_prune(member.trial, member.progress.step, evaluation.loss)
+            if pruning is not None:
+                found[name] = pruning
+        for name, pruning in found.items():
+            pack.prune(done, name, pruning.reason, pruning.rival)
+
+    def should_prune(self, trial: TrialSpec, step: int, loss: float) -> Pruning | None:
+        """The stopping rule: a search trial against the lowest loss at the same step of the method's others.
+
+        Those are the finished ones and those in training, so that trials in lockstep are compared with each other. Of
+        a loss `prune` is a share; with reinforcement learning, where it is off unless asked for, so much reward.
+        """
+        if self.spec.prune is None or trial.seed != 0:
+            return None
+        if isinstance(self.spec, GroupSpec) and 2 * step < (self.spec.steps or 0):
+            return None  # early on, a rate that is merely slow looks bad
+        known: list[tuple[float, TrialRecord]] = []
+        for record in self.records:
+            if record.method != trial.method.name or record.seed != trial.seed or record.id == trial.id:
+                continue
+            if record.status in ("finished", "running"):
+                curve = read_metrics(trial_folder(self.folder, record.id) / METRICS)
+                known += [(found, record) for m in curve if m.step == step and (found := m.test_loss) is not None]
+        if not known:
+            return None
+        lowest, rival = min(known, key=lambda found: found[0])
+        rewards = isinstance(self.spec.objective, RL)
+        limit = lowest + self.spec.prune if rewards else (1 + self.spec.prune) * lowest
+        if loss <= limit:
+            return None
+        other = f"that of learning rate {rival.learning_rate:.3g}, by more than"
+        said = (
+            f"its held-out reward {nats(-loss)} fell short of {nats(-lowest)}, {other} {self.spec.prune:g}"
+            if rewards
+            else f"its held-out loss {nats(loss)} exceeded {nats(lowest)}, {other} {self.spec.prune:.0%}"
+        )
+        return Pruning(f"after step {step} {said}", rival.id)
+
+    def _fill(self, pack: Pack) -> None:
+        """Whoever is to join now joins."""
+        while (trial := self._next(pack)) is not None:
+            self._begin(pack, trial, None)
+        pack.settled = self.ended()
+
+    def _next(self, pack: Pack) -> TrialSpec | None:
+        """Who joins now, if anybody does."""
+        if pack.spent:
+            return None
+        waiting = [trial for trial in self.wanted() if trial.id not in pack.members]
+        loras = [trial for trial in waiting if isinstance(trial.method, LoRA)]
+        if loras:
+            return loras[0] if has_room(pack, loras[0]) else None
+        return waiting[0] if waiting and not pack.members else None
+
+    def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
+        if isinstance(self.spec, CompareSpec):
+            expected = total_estimate(self.spec, self.records)
+        else:
+            expected = group_estimate(self.spec, self.records)
+        self.watching.trial_started(trial, len(self.ended()), expected)
+        record = begin(pack, trial, trial_folder(self.folder, trial.id), checkpoint)
+        self.records = read_trials(self.folder)
+        if record.status != "running":
+            self.watching.trial_ended(record)
+
+    def _curve(self, record: TrialRecord) -> dict[int, float]:
+        curve = read_metrics(trial_folder(self.folder, record.id) / METRICS)
+        return {metric.step: loss for metric in curve if (loss := metric.test_loss) is not None}
+
+
+def to_go_on_with(folder: Path, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> list[TrialRecord]:
+    """The trials of an earlier session, as they were at the checkpoint: what came after it happens again.
+
+    Those that failed (out of memory) are forgotten, so that they run again.
+    """
+    then = None if checkpoint is None else {record.id: record for record in checkpoint.records}
+    kept: list[TrialRecord] = []
+    for found in read_trials(folder):
+        record = found if then is None else then.get(found.id)
+        home = trial_folder(folder, found.id)
+        if record is None or record.status in ("running", "failed"):
+            if record is not None and record.status == "failed":
+                say(f"{record.id} failed before ({record.error}); it runs again")
+            (home / TRIAL).unlink()
+            continue
+        if record != found:
+            write_json(home / TRIAL, record)
+        kept.append(record)
+    if kept:
+        say(f"going on after {len(kept)} trials that have ended")
+    return kept

@@ -1,0 +1,1 @@
+"""Trials as runs at MLflow, Weights & Biases or TensorBoard, while they train."""

@@ -1,0 +1,170 @@
+"""What a run is made of before its first step: base, data, engine and grader, from a spec."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lowregret.data.example import Example
+from lowregret.data.prepare import PreparedData, prepare
+from lowregret.engine import Engine
+from lowregret.engine.device import choose_device, choose_dtype
+from lowregret.errors import SpecError
+from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
+from lowregret.plan.rates.recommend import RatePrior, recommend
+from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
+from lowregret.tasks import Grader
+from lowregret.train.advice import advice_lines
+from lowregret.train.members import Workload
+from lowregret.train.prior import shapes_from
+from lowregret.train.rl.problems import Problems, Prompt, prepare_problems
+from lowregret.train.rl.work import RLWorkload
+from lowregret.train.schedule import total_steps
+from lowregret.train.sft.work import SFTWorkload
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run knows before it loads any weights."""
+
+    spec: TrainingSpec
+    source: Source
+    data: PreparedData | Problems
+    steps: int
+    config: Any
+    """The base's transformers configuration."""
+    device: str
+    dtype: str
+
+    @property
+    def examples(self) -> PreparedData:
+        """The data of supervised fine-tuning."""
+        assert isinstance(self.data, PreparedData)
+        return self.data
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """For spec.json: what the spec leaves open."""
+        return {
+            "steps": self.steps,
+            "train_examples": len(self.data.train),
+            "test_examples": len(self.data.test),
+            "train_data": fingerprint(self.data.train),
+            "test_data": fingerprint(self.data.test),
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+    def prior(self, method: FullFT | LoRA) -> RatePrior:
+        """Where a search for this method's learning rate starts, and how sure that is."""
+        shapes = shapes_from(self.config, self.spec.model)
+        kind = self.spec.objective.kind
+        return recommend(method, shapes, batch_size=self.spec.batch_size, steps=self.steps, objective=kind)
+
+    def advice(self, methods: Sequence[FullFT | LoRA], learning_rate: float | None = None) -> list[str]:
+        """What the plan says of this run, as lines to print."""
+        shapes = shapes_from(self.config, self.spec.model)
+        return advice_lines(self.spec, shapes, self.data, self.steps, methods, learning_rate)
+
+
+def open_inputs(spec: TrainingSpec, say: Say) -> RunInputs:
+    """Resolve the base, prepare the data, and say what was found and filled in."""
+    source = resolve(spec.model)
+    config = load_config(source)
+    device = choose_device(spec.device)
+    data: PreparedData | Problems
+    if isinstance(spec.objective, RL):
+        data = prepare_problems(spec.data, spec.objective, load_tokenizer(source), say)
+        _completions_fit(data, config, spec.objective)
+    else:
+        data = prepare(spec.data, load_tokenizer(source))
+        for line in data.report.lines():
+            say(line)
+        fits_context((*data.train, *data.test), config, spec.data.max_length)
+    dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
+    return RunInputs(spec, source, data, total_steps(spec, len(data.train)), config, str(device), dtype)
+
+
+def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
+    """SpecError when a prompt and its completion may be longer than the base has positions for."""
+    context = _context(config)
+    longest = max(len(prompt.token_ids) for prompt in (*problems.train, *problems.test))
+    if context is not None and context < longest + objective.max_tokens:
+        raise SpecError(
+            f"--max-tokens {objective.max_tokens}: a prompt has {longest} tokens, and the base {context} positions. "
+            f"Use --max-tokens {max(context - longest, 1)}, or drop long prompts by a lower --max-length."
+        )
+
+
+def _context(config: Any) -> int | None:
+    """How many positions the base has; None when it does not say."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return context if isinstance(context, int) and context > 0 else None
+
+
+def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> None:
+    """SpecError when an example is longer than the base has positions for."""
+    context = _context(config)
+    longest = max(len(example.token_ids) for example in examples)
+    if context is not None and context < longest:
+        raise SpecError(
+            f"--max-length {max_length}: an example has {longest} tokens, and the base has {context} positions. "
+            f"Use --max-length {context}."
+        )
+
+
+def make_engine(spec: TrainingSpec, source: Source) -> Engine:
+    """A fresh engine on a freshly loaded base."""
+    device = choose_device(spec.device)
+    return Engine(
+        load_base(source, choose_dtype(spec.precision, device)),
+        device=spec.device,
+        precision=spec.precision,
+        checkpoint_activations=spec.checkpoint_activations,
+        balance_experts=spec.balance_experts,
+    )
+
+
+@contextmanager
+def grading(spec: TrainingSpec) -> Iterator[Grader | None]:
+    """The process that grades, started, for an objective that needs one; SpecError when its task cannot be loaded."""
+    objective = spec.objective
+    if not isinstance(objective, RL):
+        yield None
+        return
+    with Grader(objective.task, time_limit=objective.time_limit, failure_reward=objective.failure_reward) as grader:
+        grader.start()
+        yield grader
+
+
+def make_workload(
+    spec: TrainingSpec, inputs: RunInputs, engine: Engine, grader: Grader | None, say: Say = lambda line: None
+) -> Workload:
+    """What the trials of a run share, by its objective."""
+    if grader is None:
+        return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test)
+    assert isinstance(inputs.data, Problems)
+    reference = None
+    if isinstance(spec.objective, RL) and spec.objective.kl and _changes_base(spec):
+        reference = make_engine(spec, inputs.source)
+    return RLWorkload(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
+
+
+def _changes_base(spec: TrainingSpec) -> bool:
+    """Whether a FullFT is among the methods."""
+    asked = getattr(spec, "methods", None) or (getattr(spec, "method", None),)
+    return any(isinstance(method, FullFT) for method in asked)
+
+
+def fingerprint(examples: Sequence[Example | Prompt]) -> str:
+    """A hash of the tokens and masks, or answers: another file, tokenizer or template gives another."""
+    digest = hashlib.sha256()
+    for example in examples:
+        judged = example.supervised if isinstance(example, Example) else example.problem.gold
+        digest.update(repr((example.token_ids, judged)).encode())
+    return digest.hexdigest()[:16]

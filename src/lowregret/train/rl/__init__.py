@@ -1,0 +1,1 @@
+"""Reinforcement learning with verifiable rewards: problems, samples, grades, and the step."""

@@ -1,0 +1,105 @@
+"""Completions of prompts, within memory, and their grades."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lowregret.engine import Completion, Engine, SamplingParams
+from lowregret.engine.footprint import max_decode_rows
+from lowregret.engine.sampling.vllm import VllmSampler
+from lowregret.export.peft import export_policy
+from lowregret.runs.files import FAILURES
+from lowregret.runs.metrics import append_lines
+from lowregret.spec import RL
+from lowregret.tasks import Grade, Problem
+from lowregret.train.members import TrialOutcome
+from lowregret.train.rl.problems import Prompt
+from lowregret.train.rl.rollout import Rollout, Sample
+from lowregret.train.step import out_of_memory
+
+Grading = Callable[[Sequence[tuple[str, Problem]]], list[Grade]]
+"""A `Grader`, or whatever else grades (completion, problem)."""
+
+
+def sampling_params(engine: Engine, objective: RL) -> SamplingParams:
+    """How completions are drawn, in training and in evaluations alike."""
+    ends = {engine.base.tokenizer.eos_token_id}
+    generation = getattr(engine.model, "generation_config", None)
+    configured = getattr(generation, "eos_token_id", None)
+    ends.update(configured if isinstance(configured, list | tuple) else [configured])
+    return SamplingParams(
+        max_tokens=objective.max_tokens,
+        temperature=objective.temperature,
+        top_p=objective.top_p,
+        stop_ids=tuple(sorted(end for end in ends if end is not None)),
+        stop_texts=objective.stop,
+    )
+
+
+class Sampling:
+    """Draws and grades for all policies of an engine."""
+
+    def __init__(
+        self, engine: Engine, objective: RL, grade: Grading, say: Callable[[str], None], longest_row: int
+    ) -> None:
+        """`longest_row`: tokens of the longest prompt and completion."""
+        self._engine, self._objective, self._grade, self._say = engine, objective, grade, say
+        self._sampler = VllmSampler(engine, export_policy) if objective.sampler == "vllm" else engine
+        self._longest_row = longest_row
+        self._params = sampling_params(engine, objective)
+        self._most_rows = sys.maxsize
+        """Of a decode batch; smaller after one that did not fit in memory."""
+        self._told = False
+
+    def draw(
+        self, prompts: Mapping[str, Sequence[Prompt]], seeds: Mapping[str, int]
+    ) -> dict[str, list[Sample] | TrialOutcome]:
+        """Completions, as many rows of all policies at once as memory allows; `failed` where one is too many."""
+        ids = {name: [prompt.token_ids for prompt in own] for name, own in prompts.items()}
+        total = sum(map(len, ids.values()))
+        while True:
+            rows = min(total, self._most_rows, max_decode_rows(self._engine, self._longest_row))
+            try:
+                drawn = self._sampler.sample(ids, self._params, seeds, rows)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                problem = str(error)
+            else:
+                return {name: list(map(self._finished, prompts[name], drawn[name])) for name in prompts}
+            if rows <= len(prompts):  # a row of each
+                return dict.fromkeys(prompts, TrialOutcome("failed", error=f"out of memory while sampling: {problem}"))
+            self._most_rows = rows // 2
+
+    def graded(self, folder: Path, samples: Sequence[Sample], size: int, step: int) -> Rollout:
+        """Grade, and report the samples that cannot be."""
+        grades = self._grade([(sample.text, sample.prompt.problem) for sample in samples])
+        failed = [(sample, grade) for sample, grade in zip(samples, grades, strict=True) if grade.failure is not None]
+        append_lines(
+            folder / FAILURES,
+            (
+                {
+                    "step": step,
+                    "prompt": sample.prompt.problem.prompt,
+                    "completion": sample.text,
+                    "reward": grade.reward,
+                    "error": grade.failure,
+                }
+                for sample, grade in failed
+            ),
+        )
+        if failed and not self._told:
+            self._told = True
+            self._say(
+                f"grading failed for {len(failed)} of {len(samples)} samples: the first {failed[0][1].failure}. They "
+                f"count as {self._objective.failure_reward:g}; {folder / FAILURES} names them and later ones"
+            )
+        return Rollout(samples, grades, size)
+
+    def _finished(self, prompt: Prompt, completion: Completion) -> Sample:
+        """A completion with the text that is graded."""
+        text = str(self._engine.base.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
+        ends = [place for stop in self._objective.stop if (place := text.find(stop)) >= 0]
+        return Sample(prompt, completion, text[: min(ends)] if ends else text)

@@ -1,0 +1,46 @@
+"""Worlds of the question of early training (SCIENCE 3.4)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lowregret.spec.method import LoRA
+from lowregret.spec.study import GroupSpec
+from truths.simulator import AnyMethod, Nature, Truth, World
+
+EARLY, LAST = 8, 32
+QUESTION: dict[str, Any] = {
+    "kind": "early",
+    "ranks": (1, 4, 16),
+    "steps": LAST,
+    "early_steps": EARLY,
+    "evals": 6,
+}
+MIDDLE = 0.3
+"""Nats that the middle rank learns with a doubling of the steps; the others lie evenly around it."""
+
+
+def world(name: str, share: float, growth: float, holds: bool) -> World:
+    """Ranks lie apart by `share` of what was learned by the early step, and by `growth` times that at the end."""
+    apart = share * MIDDLE * math.log2(EARLY)
+    power: float = math.log(growth) / math.log(LAST / EARLY)
+
+    def learned(group: GroupSpec, method: AnyMethod, step: int) -> float:
+        assert isinstance(method, LoRA)
+        place = {1: -0.5, 4: 0.0, 16: 0.5}[method.rank]
+        apart_now: float = apart * (step / EARLY) ** power
+        return MIDDLE * math.log2(step) + place * apart_now
+
+    return World(
+        name,
+        QUESTION,
+        {"early-same": Truth(holds, share), "early-grow": Truth(holds, growth)},
+        Nature(learned),
+    )
+
+
+WORLDS = (
+    world("alike at first, then apart", share=0.035, growth=3.0, holds=True),
+    world("apart from the start", share=0.07, growth=1.5, holds=False),
+)

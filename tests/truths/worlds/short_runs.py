@@ -1,0 +1,39 @@
+"""Worlds of the question of short runs (SCIENCE 3.3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lowregret.spec.method import FullFT
+from lowregret.spec.study import GroupSpec
+from truths.simulator import AnyMethod, Nature, Truth, World
+
+QUESTION: dict[str, Any] = {
+    "kind": "short-runs",
+    "ranks": (16,),
+    "lengths": (25, 50, 100, 200),
+    "steps": 200,
+}
+
+
+def world(name: str, full: float, lora: float, slope: float, so: tuple[bool, bool]) -> World:
+    """The best rates in doublings: FullFT's, LoRA's after 100 steps, and by how much LoRA's moves with a doubling."""
+
+    def best(group: GroupSpec, method: AnyMethod, step: int) -> float:
+        return full if isinstance(method, FullFT) else lora + slope * math.log2(step / 100)
+
+    return World(
+        name,
+        QUESTION,
+        {"short-ratio": Truth(so[0], 2 ** (lora - full)), "short-falls": Truth(so[1], slope)},
+        Nature(lambda group, method, step: 0.2 * math.log2(step), best=best, drift=0.02),
+    )
+
+
+WORLDS = (
+    world("11 times, falling", 0.2, 3.7, -0.3, (True, True)),
+    world("20 times, falling", -0.3, 4.0, -0.3, (True, True)),
+    world("7 times, rising", 0.2, 3.0, 0.3, (False, False)),
+    world("30 times, falling", -0.9, 4.0, -0.3, (False, True)),
+)

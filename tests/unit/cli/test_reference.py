@@ -1,0 +1,58 @@
+"""docs/reference is what the specs say today, and its schemas take every recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema
+import pytest
+
+from lowregret.spec import LoRA, read_toml
+from lowregret.spec.method import spellings
+from lowregret.spec.recipes import PRETRAIN, Recipe, recipes
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = [recipe for recipe in recipes().values() if recipe.verb != PRETRAIN]
+
+
+@pytest.fixture(scope="module")
+def reference(load_module: Callable[[Path], ModuleType]) -> Any:
+    return load_module(ROOT / "tools" / "reference.py")
+
+
+def test_the_reference_is_not_stale(reference: Any) -> None:
+    folder = ROOT / "docs" / "reference"
+    kept = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.*")}
+    made = reference.files()
+    assert sorted(kept) == sorted(made)
+    stale = [name for name, text in made.items() if kept[name] != text]
+    assert stale == [], "renew it: python tools/reference.py"
+
+
+@pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: recipe.name)
+def test_the_schema_takes_every_recipe(recipe: Recipe) -> None:
+    schema = json.loads((ROOT / "docs" / "reference" / "schema" / f"{recipe.verb}.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(read_toml(recipe.path), schema)
+
+
+def test_the_schema_refuses_what_the_spec_refuses() -> None:
+    schema = json.loads((ROOT / "docs" / "reference" / "schema" / "train.json").read_text(encoding="utf-8"))
+    good = {"model": "tiny", "data": "rows.jsonl", "method": "lora:4", "objective": "sft"}
+    jsonschema.validate(good, schema)
+    for wrong in (
+        {"batch_size": 0},
+        {"batchsize": 3},
+        {"data": {"train": "x", "max_length": 1}},
+        {"precision": "int4"},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**good, **wrong}, schema)
+
+
+def test_every_field_of_a_lora_can_be_spelled() -> None:
+    assert set(spellings()) == set(LoRA.model_fields) - {"kind"}

@@ -1,0 +1,213 @@
+"""What is advised, how surely, and what is warned of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowregret.data.facts import DataFacts
+from lowregret.plan.advice.capacity import Information, rl_information, sft_information
+from lowregret.plan.advice.choice import Advice, Choice, Situation, choose
+from lowregret.plan.advice.warnings import PlannedRun, warn
+from lowregret.plan.formatting import bits, count
+from lowregret.plan.shapes.adapters import lora_parameters
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.spec import FullFT, LoRA
+
+LLAMA = find_model("Llama-3.1-8B")
+
+
+def unknown(method: FullFT | LoRA) -> bool | None:
+    return None
+
+
+def situation(tokens: int = 1_000_000, examples: int = 10_000, **changes: object) -> Situation:
+    base = Situation(LLAMA, "sft", sft_information(tokens), examples, None, None, None, unknown)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def rank(choice: Choice) -> int:
+    assert isinstance(choice.method, LoRA)
+    return choice.method.rank
+
+
+def test_usual_data_get_a_lora_with_room_to_spare() -> None:
+    choice = choose(situation())
+    assert (choice.method.name, choice.confidence, choice.batch_size, choice.epochs) == ("lora:64", "high", 32, 1.0)
+    assert choice.rank_needed == 1
+    assert any("SCIENCE 3.1" in reason for reason in choice.reasons)
+
+
+@given(st.integers(1, 10**12))
+def test_the_adapter_holds_the_data_or_is_not_advised(tokens: int) -> None:
+    choice = choose(situation(tokens))
+    if isinstance(choice.method, LoRA):
+        assert 0.7 * sum(lora_parameters(LLAMA, choice.method.rank).values()) >= tokens
+    else:
+        assert 0.7 * sum(lora_parameters(LLAMA, 512).values()) < tokens
+        assert "more than a LoRA of rank 512 can" in choice.reasons[0]
+        assert choice.confidence != "high"
+
+
+@given(st.integers(1, 10**10), st.integers(1, 10**10))
+def test_more_data_never_lower_the_rank(one: int, other: int) -> None:
+    few, many = (choose(situation(tokens)) for tokens in sorted((one, other)))
+    assert isinstance(many.method, FullFT) or rank(few) <= rank(many)
+
+
+def test_when_full_fine_tuning_does_not_fit_the_largest_lora_is_advised() -> None:
+    choice = choose(situation(10**12, fits=lambda method: isinstance(method, LoRA)))
+    assert rank(choice) == 512
+    assert "does not fit" in choice.reasons[0]
+
+
+def test_a_rank_that_does_not_fit_is_halved_but_not_below_the_data() -> None:
+    def small(method: FullFT | LoRA) -> bool:
+        return isinstance(method, LoRA) and method.rank <= 4
+
+    assert rank(choose(situation(fits=small))) == 4
+    assert rank(choose(situation(50_000_000, fits=small))) == 32
+
+
+def test_a_narrow_base_gets_a_lower_rank_and_less_confidence() -> None:
+    choice = choose(situation(shapes=find_model("SmolLM2-135M")))
+    assert rank(choice) == 16
+    assert choice.confidence == "medium"
+    assert "1 B parameters" in choice.confidence_reason
+
+
+def test_without_data_confidence_is_low() -> None:
+    choice = choose(situation(information=None, examples=0))
+    assert (choice.confidence, choice.epochs, choice.steps) == ("low", None, 1000)
+    assert "Your data" in choice.would_change[0]
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "epochs", "steps"),
+    [(10_000, 32, 1.0, 313), (3200, 32, 1.0, 100), (1000, 8, 1.0, 125), (300, 4, 2.0, 150), (40, 4, 3.0, 30)],
+)
+def test_batch_and_epochs_leave_a_hundred_steps_where_they_can(
+    examples: int, batch: int, epochs: float, steps: int
+) -> None:
+    choice = choose(situation(examples=examples))
+    assert (choice.batch_size, choice.epochs, choice.steps) == (batch, epochs, steps)
+
+
+def test_what_the_user_fixes_is_kept() -> None:
+    choice = choose(situation(batch_size=6, epochs=0.5))
+    assert (choice.batch_size, choice.epochs, choice.steps) == (6, 0.5, 834)
+    choice = choose(situation(steps=77))
+    assert (choice.epochs, choice.steps) == (None, 77)
+
+
+def test_an_eliciting_pilot_counts_with_the_lower_figure() -> None:
+    information = Information(1e6, 1.0, "pilot", measured=True, edl_bits=2e6, regime="elicit")
+    choice = choose(situation(information=information))
+    assert choice.rank_needed == 64  # 2e6 / 0.02 = 1e8 parameters at 2.62 M a rank
+    assert not any("pilot" in sentence for sentence in choice.would_change)
+
+
+def test_reinforcement_learning_takes_a_small_rank() -> None:
+    choice = choose(situation(objective="rl", information=rl_information(320_000, 32, 0.5)))
+    assert (rank(choice), choice.batch_size, choice.confidence) == (8, 8, "high")
+    assert "SCIENCE 3.7" in choice.reasons[0]
+    rare = choose(situation(objective="rl", information=rl_information(320_000, 8, 0.01)))
+    assert "pass rate nearer to a half" in rare.would_change[0]
+
+
+def test_experts_lower_the_confidence() -> None:
+    assert choose(situation(shapes=find_model("Qwen3-30B-A3B"))).confidence == "medium"
+
+
+# --- warnings -------------------------------------------------------------------------------------------------------
+
+FACTS = DataFacts(
+    "rows.jsonl", "text", 10_000, 10**6, 10**6, 400, 512, 0, 1000, "10% of the rows", "exact", "tokenizer"
+)
+
+
+USUAL = LoRA(rank=16)
+
+
+def asked(
+    method: FullFT | LoRA = USUAL, rate: float | None = None, batch: int = 8, parameters: int = 42_000_000
+) -> PlannedRun:
+    return PlannedRun(method, batch, rate, (2e-4, 8e-4), (2e-5, 8e-5), parameters, 887)
+
+
+def warned(about: PlannedRun, facts: DataFacts | None = FACTS, **changes: object) -> str:
+    return "\n".join(warn(situation(**changes), about, facts))  # type: ignore[arg-type]
+
+
+def test_a_sound_plan_has_no_warning() -> None:
+    assert warned(asked()) == ""
+    assert warned(asked(FullFT())) == ""
+    assert warned(asked(rate=4e-4)) == ""
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        (asked(rate=5e-5), "is one for full fine-tuning"),
+        (asked(rate=1e-6), "is one for full fine-tuning"),
+        (asked(rate=1e-4), "lies outside"),
+        (asked(rate=1e-1), "lies outside"),
+        (asked(FullFT(), rate=4e-4), "is one for LoRA"),
+        (asked(batch=256), "Batch 256 is large for LoRA"),
+        (asked(LoRA(rank=16, targets=("attention",))), "Attention only"),
+        (asked(LoRA(rank=700)), "hidden/6 = 683"),
+        (asked(parameters=400_000), "beyond capacity"),
+        (asked(parameters=1_000_000), "near capacity"),
+    ],
+)
+def test_each_known_mistake_is_named(about: PlannedRun, words: str) -> None:
+    found = warned(about)
+    assert words in found
+    assert found.count("\n") == 0, "one mistake, one warning"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"held_out": 12}, "Only 12 held-out"),
+        ({"overlong": 3, "supervised_tokens": 0, "max_length": 8}, "raise --max-length"),
+        ({"overlong": 3}, "3 examples are over 512 tokens"),
+        ({"longest": 10**6}, "131,072 positions"),
+        ({"examples": 0, "held_out": 0}, "No row of rows.jsonl"),
+    ],
+)
+def test_data_that_will_disappoint(changes: dict[str, int], words: str) -> None:
+    assert words in warned(asked(), replace(FACTS, **changes))
+
+
+def test_what_does_not_fit_and_what_cannot_learn() -> None:
+    assert "does not fit" in warned(asked(), fits=lambda method: False)
+    silent = {"objective": "rl", "information": rl_information(1000, 8, 1.0)}
+    assert "equal rewards" in warned(asked(), **silent)
+    assert "larger than the 5 training examples" in warned(asked(), examples=5)
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_short_form_has_the_answer_and_every_warning() -> None:
+    advice = Advice(choose(situation()), 4.5e-4, ("One.", "Two."))
+    lines = advice.lines()
+    assert "LoRA of rank 64 on attention + mlp at learning rate 0.00045, batch 32; confidence high" in lines[0]
+    assert lines[-2:] == ["plan: warning: One.", "plan: warning: Two."]
+    assert advice.as_dict()["method"] == "lora:64"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (999, "999"), (999.9, "1 k"), (43_600_000, "43.6 M"), (8.03e9, "8.03 B"), (2e13, "20 T")],
+)
+def test_count(value: float, words: str) -> None:
+    assert count(value) == words
+
+
+def test_bits() -> None:
+    assert (bits(1.2e6), bits(12)) == ("1.2 Mbit", "12 bit")

@@ -1,0 +1,175 @@
+"""Which rate to start from: the law and its terms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowregret.errors import SpecError
+from lowregret.plan.rates.law import LAW, effective_rank, group_of
+from lowregret.plan.rates.recommend import RatePrior, recommend
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.plan.shapes.weights import Shapes, Weight
+from lowregret.spec import FullFT, LoRA
+
+LLAMA = find_model("Llama-3.1-8B")
+
+
+def shapes(total: float, hidden: int = 4096, family: str = "llama") -> Shapes:
+    """A model of which only what the law looks at is real."""
+    matrix = Weight("all", "mlp", (1, int(total)), 1, 1)
+    return replace(LLAMA, family=family, hidden_size=hidden, weights=(matrix,))
+
+
+def at_the_sweep(method: FullFT | LoRA, model: Shapes = LLAMA, objective: Literal["sft", "rl"] = "sft") -> RatePrior:
+    return recommend(method, model, batch_size=128, steps=780, objective=objective)
+
+
+def width(rate: RatePrior) -> float:
+    return math.log(rate.high / rate.low)
+
+
+def test_at_the_sweeps_setting_it_is_the_fitted_law_by_hand() -> None:
+    offset = LAW.offsets["llama"]
+    expected = LAW.level * (64 / 1.25) ** LAW.rank_power * (8030261248 / 1e10) ** LAW.size_power * math.exp(offset)
+    rate = at_the_sweep(LoRA(rank=64))
+    assert rate.value == pytest.approx(expected, rel=1e-12)
+    assert rate.high / rate.value == pytest.approx(math.exp(LAW.width))
+    assert rate.value / rate.low == pytest.approx(math.exp(LAW.width))
+    assert len(rate.sources) == 1
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-VL-235B-A22B-Instruct"])
+def test_relatives_share_their_familys_offset(model: str) -> None:
+    assert group_of(find_model(model).family) == "qwen3"
+
+
+def test_an_unknown_family_gets_the_middle_and_a_wider_interval_no_error() -> None:
+    known, unknown = at_the_sweep(LoRA(rank=16)), at_the_sweep(LoRA(rank=16), shapes(LLAMA.total, family="llama4_text"))
+    assert known.value / unknown.value == pytest.approx(math.exp(LAW.offsets["llama"]))
+    assert width(unknown) > width(known)
+    assert "llama4_text is not in it" in unknown.sources[0]
+
+
+@given(
+    rank=st.integers(1, 512),
+    total=st.floats(1e6, 2e12),
+    hidden=st.integers(64, 16384),
+    batch=st.integers(1, 4096),
+    steps=st.integers(1, 1_000_000),
+    family=st.sampled_from([*LAW.offsets, "never heard of"]),
+    objective=st.sampled_from(["sft", "rl"]),
+)
+def test_everywhere_it_is_a_sane_rate_inside_its_interval(
+    rank: int, total: float, hidden: int, batch: int, steps: int, family: str, objective: Literal["sft", "rl"]
+) -> None:
+    model = shapes(total, hidden, family)
+    rates = {}
+    for method in (LoRA(rank=rank), FullFT()):
+        rate = recommend(method, model, batch_size=batch, steps=steps, objective=objective)
+        assert 0 < rate.low < rate.value < rate.high < 1
+        assert 1e-6 < rate.value < 2e-2
+        assert rate.high / rate.low < 1e4
+        rates[method.name] = rate.value
+    assert rates["full"] < recommend(LoRA(rank=32), model, batch_size=batch, steps=steps, objective=objective).value
+
+
+def test_the_rate_rises_with_rank_falls_with_size_and_does_neither_in_jumps() -> None:
+    ranks = [at_the_sweep(LoRA(rank=rank)).value for rank in range(1, 513)]
+    sizes = [at_the_sweep(LoRA(rank=16), shapes(10 ** (power / 10))).value for power in range(60, 121)]
+    widths = [at_the_sweep(FullFT(), shapes(1e9, hidden)).value for hidden in range(400, 800)]
+    for rates, most in ((ranks, 1.17), (sizes[::-1], 1.04), (widths[::-1], 1.01)):
+        steps = [after / before for before, after in itertools.pairwise(rates)]
+        assert all(0.999 < step < most for step in steps)
+    assert ranks[511] < 1.25 * ranks[127]  # it flattens where the sweep ends
+
+
+def test_no_rank_counts_for_more_than_256() -> None:
+    assert effective_rank(1) == pytest.approx(1, rel=0.01)
+    assert effective_rank(65536) < 256
+
+
+def test_the_interval_is_wider_where_nothing_was_measured() -> None:
+    inside = width(at_the_sweep(LoRA(rank=16)))
+    elsewhere: list[RatePrior] = [
+        at_the_sweep(LoRA(rank=512)),
+        at_the_sweep(LoRA(rank=16), shapes(1e6)),
+        at_the_sweep(LoRA(rank=16), shapes(5e12)),
+        at_the_sweep(LoRA(rank=16), objective="rl"),
+        at_the_sweep(FullFT()),
+        recommend(LoRA(rank=16), LLAMA, batch_size=8, steps=780),
+        recommend(LoRA(rank=16), LLAMA, batch_size=128, steps=100),
+    ]
+    assert all(width(rate) > inside for rate in elsewhere)
+
+
+def test_fullft_is_a_tenth_of_lora_in_long_runs_and_a_fifteenth_in_short_ones() -> None:
+    for steps, expected in ((10, 15.0), (100, 15.0), (1000, 10.0), (10**6, 10.0)):
+        lora, full = (recommend(m, LLAMA, batch_size=128, steps=steps).value for m in (LoRA(rank=32), FullFT()))
+        assert lora / full == pytest.approx(expected)
+
+
+def test_a_quarter_of_the_batch_takes_an_eighth_root_of_the_rate_and_rl_takes_no_notice() -> None:
+    for method in (LoRA(rank=16), FullFT()):
+        half, whole = (recommend(method, LLAMA, batch_size=batch, steps=780).value for batch in (32, 128))
+        assert half / whole == pytest.approx(0.25 ** (1 / 8))
+        for batch, steps in ((8, 10), (512, 5000)):
+            rl = recommend(method, LLAMA, batch_size=batch, steps=steps, objective="rl")
+            assert rl.value == pytest.approx(at_the_sweep(method).value)
+
+
+def test_in_narrow_bases_the_ratio_shrinks_to_what_was_measured_on_tiny() -> None:
+    tiny = find_model("tiny")
+    lora, full = (recommend(m, tiny, batch_size=8, steps=120).value for m in (LoRA(rank=16), FullFT()))
+    assert 1.8 <= lora / full <= 3.75
+
+
+@pytest.mark.parametrize(
+    ("changed", "factor"),
+    [
+        ({"targets": ("attention",)}, 1.4),
+        ({"targets": ("mlp",)}, 1.2),
+        ({"targets": ("attention", "mlp", "unembedding")}, 1.0),
+        ({"targets": ("re:q_proj",)}, 1.0),
+        ({"alpha": 128.0}, 0.5),
+        ({"alpha": 8.0}, 2.0),
+        ({"scaling": "alpha/sqrt(r)"}, 0.5),  # 16^(-1/4)
+        ({"b_rate": 16.0}, 0.25),
+        ({"init_scale": 4.0}, 1.0),
+        ({"init": "pissa"}, 0.5),
+        ({"dora": True}, 1.0),
+    ],
+)
+def test_what_a_variant_does_to_the_rate(changed: dict[str, Any], factor: float) -> None:
+    plain, variant = at_the_sweep(LoRA(rank=16)), at_the_sweep(LoRA(rank=16, **changed))
+    assert variant.value / plain.value == pytest.approx(factor)
+    assert variant.sources[0] == plain.sources[0]
+    if changed.get("targets") != ("attention", "mlp", "unembedding"):
+        assert len(variant.sources) == 2
+        assert width(variant) > width(plain)
+
+
+def test_every_source_says_where_it_comes_from() -> None:
+    variant = LoRA(rank=256, alpha=64, targets=("attention",), init="pissa", b_rate=4, dora=True)
+    methods = (variant, LoRA(rank=16, init_scale=2, targets=("re:q_proj",)), FullFT())
+    for method in methods:
+        for model in (find_model("tiny"), shapes(1e13, family="new")):
+            for objective in ("sft", "rl"):
+                rate = recommend(method, model, batch_size=4, steps=50, objective=objective)
+                for source in rate.sources:
+                    assert any(word in source for word in ("science.md", "FINDINGS.md", "sweep", "our assumption")), (
+                        source
+                    )
+                    assert source.endswith(".")
+
+
+@pytest.mark.parametrize(("batch", "steps", "field"), [(0, 10, "batch_size"), (8, 0, "steps")])
+def test_impossible_settings_are_named(batch: int, steps: int, field: str) -> None:
+    with pytest.raises(SpecError, match=field):
+        recommend(FullFT(), LLAMA, batch_size=batch, steps=steps)

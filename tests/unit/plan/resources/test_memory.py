@@ -1,0 +1,97 @@
+"""Memory: what is counted for certain, and what it grows with; tests/oracle holds it to torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.memory import Memory, memory, trainable
+from lowregret.plan.shapes.adapters import lora_parameters
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.spec import FullFT, LoRA
+
+CPU = Hardware("a CPU", "cpu", 2**35, 1e11, 6e10, 0.97, 5e-6, None, "made up")
+LARGE = find_model("Llama-3.1-8B")
+MIXTURE = find_model("Qwen3-30B-A3B")
+
+
+def need(method: LoRA | FullFT, **others: Any) -> Memory:
+    return memory(LARGE, method, **{"rows": 4, "length": 512} | others)
+
+
+def test_full_fine_tuning_stores_sixteen_bytes_a_parameter() -> None:
+    found = need(FullFT())
+    assert found.weights + found.gradients + found.optimizer == 16 * LARGE.total
+
+
+def test_a_lora_stores_the_base_once_and_sixteen_bytes_of_each_number_that_trains() -> None:
+    lora = LoRA(rank=16)
+    trained = sum(lora_parameters(LARGE, 16).values())
+    found = need(lora)
+    embedding = 128256 * 4096
+    assert found.gradients + found.optimizer == 12 * trained
+    # bfloat16, but for the embedding and the norms (65 of 4,096 numbers).
+    assert found.weights == 2 * (LARGE.total + embedding + 65 * 4096) + 4 * trained
+    assert need(LoRA(rank=16, init="pissa")).weights == found.weights + 4 * trained
+
+
+def test_ranks_are_stored_padded_those_of_experts_too() -> None:
+    assert trainable(LARGE, LoRA(rank=1)) == trainable(LARGE, LoRA(rank=4))
+    assert trainable(LARGE, LoRA(rank=5)) == 2 * trainable(LARGE, LoRA(rank=4))
+    # Rank 16 over 8 active experts is 2 for each, stored as 4.
+    stored, used = trainable(MIXTURE, LoRA(rank=16)), lora_parameters(MIXTURE, 16)
+    assert stored == 2 * used["experts"] + used["attention"]
+
+
+def test_the_total_is_the_sum() -> None:
+    found = need(LoRA(rank=16))
+    parts = (found.weights, found.gradients, found.optimizer, found.activations, found.logits)
+    assert found.total == sum(parts) + found.context + found.fragmentation
+    assert all(part >= 0 for part in parts)
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=16), FullFT()], ids=lambda method: method.name)
+@pytest.mark.parametrize("shapes", [LARGE, MIXTURE], ids=lambda shapes: shapes.name)
+def test_more_needs_more(shapes: Any, method: LoRA | FullFT) -> None:
+    usual = memory(shapes, method, rows=16, length=1024).total
+    assert memory(shapes, method, rows=32, length=1024).total > usual
+    assert memory(shapes, method, rows=16, length=2048).total > usual
+    assert memory(shapes, method, rows=16, length=1024, supervised=8).total <= usual
+    assert memory(shapes, method, rows=16, length=1024, checkpoint_activations=True).total < usual
+    assert memory(shapes, method, rows=16, length=1024, accumulating=True).total >= usual
+
+
+def test_shards_divide_what_is_stored_and_not_what_passes() -> None:
+    one, four = need(FullFT()), need(FullFT(), shards=4)
+    assert four.weights == one.weights // 4
+    assert four.optimizer == one.optimizer // 4
+    assert four.total > one.total / 4
+
+
+def test_a_cpu_cuts_a_batch_into_passes_so_that_a_larger_one_needs_no_more() -> None:
+    assert (
+        need(LoRA(rank=16), rows=8, hardware=CPU).activations == need(LoRA(rank=16), rows=2, hardware=CPU).activations
+    )
+    # But gradients are there from the second pass on.
+    assert need(FullFT(), rows=8, hardware=CPU).total > need(FullFT(), rows=2, hardware=CPU).total
+
+
+def test_attention_that_keeps_its_scores_needs_memory_by_the_square() -> None:
+    shapes = find_model("gpt-oss-20b")
+
+    def activations(length: int) -> int:
+        return memory(shapes, LoRA(rank=16, targets=("attention",)), rows=16384 // length, length=length).activations
+
+    assert activations(8192) > 1.5 * activations(1024)
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=16), FullFT()], ids=lambda method: method.name)
+@pytest.mark.parametrize("hardware", [None, CPU], ids=["gpu", "cpu"])
+def test_what_is_computed_once_for_several_rows_is_kept_once(method: LoRA | FullFT, hardware: Hardware | None) -> None:
+    """8 rows of 50 tokens behind one prompt of 150 are 550 tokens, of which 400 are supervised."""
+    shared = need(method, rows=8, length=200, supervised=50, spared=7 * 150, hardware=hardware)
+    assert shared == need(method, rows=1, length=550, supervised=400, hardware=hardware)
+    if isinstance(method, LoRA):  # of so large a base the gradients of all weights hide so few tokens
+        assert shared.total < need(method, rows=8, length=200, supervised=50, hardware=hardware).total

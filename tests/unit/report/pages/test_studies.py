@@ -1,0 +1,55 @@
+"""The page of studies: claims first, then figures, nothing from the network, nothing a record could break."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.registry import QUESTIONS
+from lowregret.report.finding import find_studies
+from lowregret.report.pages.studies import page, write_page
+
+
+def test_the_claims_come_first_and_the_studies_in_the_order_of_the_post(every_study: Path) -> None:
+    source = page([read_evidence(folder) for folder in find_studies([every_study], lambda line: None)])
+    places = [source.index(f">{question.TITLE}</h2>") for question in QUESTIONS.values()]
+    assert source.index('id="claims-title"') < min(places)
+    assert places == sorted(places)
+    claims = sum(len(json.loads((every_study / kind / "claims.json").read_text())["claims"]) for kind in QUESTIONS)
+    assert source.count('<tr class="ruling-') == claims
+
+
+def test_the_page_needs_no_network_and_has_one_policy(every_study: Path) -> None:
+    source = page([read_evidence(every_study / "early")])
+    assert "default-src 'none'" in source
+    assert not re.search(r'(src|href)="https?:', source)
+
+
+def test_the_page_is_a_function_of_the_records(every_study: Path, tmp_path: Path) -> None:
+    first = write_page([every_study / "layers"], tmp_path).read_bytes()
+    assert write_page([every_study / "layers"], tmp_path).read_bytes() == first
+
+
+def test_hostile_text_stays_text(every_study: Path) -> None:
+    path = every_study / "early" / "study.json"
+    before = path.read_text()
+    value = json.loads(before)
+    value["command"] = value["question"]["model"] = "</pre><script>alert(1)</script>"
+    try:
+        path.write_text(json.dumps(value))
+        assert "<script>alert(1)" not in page([read_evidence(every_study / "early")])
+    finally:
+        path.write_text(before)
+
+
+def test_a_seed_that_diverged_at_a_best_rate_is_on_the_page(every_study: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(every_study / "layers", tmp_path / "layers")
+    assert "Diverged at a best rate" not in page([read_evidence(folder)])
+    run = read_evidence(folder).conditions["main"].at_best("full")[-1]
+    record = json.loads((run.home / "trial.json").read_text())
+    (run.home / "trial.json").write_text(json.dumps(record | {"status": "diverged", "test_nll": None}))
+    said = page([read_evidence(folder)]).partition("Diverged at a best rate, and so in no mean: ")[2]
+    assert said.startswith(f"seed {run.record.seed} of full (main), layers.")

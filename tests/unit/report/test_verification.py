@@ -1,0 +1,53 @@
+"""Claims and verdicts are computed again, and tampering is seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowregret.errors import RecordsError
+from lowregret.questions.evidence import read_evidence
+from lowregret.report.verification import verify_folder
+
+
+@pytest.fixture
+def study(every_study: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(every_study / "learning-rate", tmp_path / "study")
+
+
+def edit(path: Path, change: Any) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_what_was_not_touched_verifies(study: Path) -> None:
+    found = verify_folder(study)
+    assert not found.differences
+    assert any("claims" in line for line in found.lines)
+
+
+def test_a_claim_that_was_improved_is_seen(study: Path) -> None:
+    edit(study / "claims.json", lambda value: value["claims"][0].update(ruling="does not hold"))
+    assert any("ruling" in line for line in verify_folder(study).differences)
+
+
+def test_a_threshold_that_was_moved_is_seen(study: Path) -> None:
+    edit(study / "study.json", lambda value: value["claims"][0].update(high=100.0))
+    assert any("stated before the run" in line for line in verify_folder(study).differences)
+
+
+def test_a_loss_that_was_improved_is_seen(study: Path) -> None:
+    path = next(study.glob("groups/main.lora/trials/*/trial.json"))
+    edit(path, lambda value: value.update(test_nll=0.1))
+    assert any("examples.json" in line for line in verify_folder(study).differences)
+
+
+def test_a_study_that_is_not_done_says_what_to_do(study: Path) -> None:
+    (study / "groups/main.full/base.json").unlink()
+    with pytest.raises(RecordsError, match="Run the same `lowregret study` again"):
+        read_evidence(study)

@@ -1,0 +1,225 @@
+"""Writes docs/reference/: a table of keys for every spec, and their JSON schemas; all of it from the specs themselves.
+
+    python tools/reference.py
+
+A test says when what is written there is stale.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from pydantic import Field, TypeAdapter
+
+from lowregret.cli import compare, plan, study, train
+from lowregret.cli.flags import Asks
+from lowregret.questions.question import Question
+from lowregret.questions.registry import QUESTIONS
+from lowregret.spec import CompareSpec, Spec, TrainSpec
+from lowregret.spec.keys import TOML_ONLY, Key, keys
+from lowregret.spec.method import LoRA, spellings
+from lowregret.spec.recipes import PRETRAIN, recipes
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+MADE = "<!-- Made by `python tools/reference.py` from the specs: change those. -->\n"
+_FROM_FLAGS = ("DataSpec", "RL")
+"""Tables whose required keys may come from flags instead of the file."""
+
+
+def files() -> dict[str, str]:
+    """Every file of docs/reference, by its path below it."""
+    return {
+        "index.md": _index(),
+        "train.md": _page("lowregret train", train.ASKS, _COMMON),
+        "compare.md": _page("lowregret compare", compare.ASKS, _COMMON),
+        "plan.md": _page("lowregret plan", plan.ASKS, "`plan` takes flags only: it has no file.\n"),
+        "method.md": _method(),
+        "study.md": _study(),
+        "recipes.md": _recipes(),
+        "schema/train.json": _schema(TrainSpec.model_json_schema(), "lowregret train"),
+        "schema/compare.json": _schema(CompareSpec.model_json_schema(), "lowregret compare"),
+        "schema/study.json": _schema(_any_question().json_schema(), "lowregret study"),
+    }
+
+
+_COMMON = (
+    "Keys of a TOML file for `--config`, and the flags that win over it. A key without a flag is for files only. "
+    "Every default that was filled in is printed when a command starts.\n"
+)
+
+
+def _index() -> str:
+    return f"""{MADE}
+# Reference
+
+Keys, flags, types, defaults, bounds and units. Everything here is made from the specs, which also make the flags, their
+help and the checks, so it cannot differ from them.
+
+- [train](train.md), [compare](compare.md), [study](study.md), [plan](plan.md): the keys and flags of a verb
+- [method](method.md): how a LoRA is spelled, and its fields
+- [recipes](recipes.md): the files that come with lowregret
+- [schema/](schema): JSON schemas of the TOML files. An editor that knows them (Even Better TOML, taplo) completes and
+  checks keys after a first line `#:schema docs/reference/schema/compare.json`.
+
+`lowregret --help` (or `-h`) lists the verbs, `lowregret VERB --help` the flags of one, with their defaults and bounds.
+Every verb that ends in a result takes `--json`: the result alone on standard output, all else on standard error.
+
+## Completion with Tab
+
+    lowregret --install-completion
+
+writes a script for the shell in use (bash, zsh, fish or PowerShell; `--shell` names another) and loads it from the
+shell's start-up file. After an update that changed flags, run it again.
+"""
+
+
+def _page(title: str, asks: Asks, introduction: str) -> str:
+    return f"{MADE}\n# {title}\n\n{_summary(asks.spec)}\n\n{introduction}\n{_tables(_with_its_flags(asks, asks.spec))}"
+
+
+def _with_its_flags(asks: Asks, spec: type[Spec]) -> list[Key]:
+    """The keys of a spec; those that the verb has no flag for are for files only."""
+    flags = {key.path for key in asks.flags()}
+    return [key if key.path in flags else replace(key, flag="") for key in keys(spec)]
+
+
+def _summary(spec: type[Spec]) -> str:
+    return " ".join((spec.__doc__ or "").split("\n\n")[0].split())
+
+
+def _tables(known: Iterable[Key]) -> str:
+    """A table for the keys of a file's top, and one for each of its tables."""
+    sections: dict[str, list[Key]] = {}
+    for key in known:
+        table = "" if key.fills else key.path.rpartition(".")[0]
+        if key.path == "objective.kind":  # stands with the others of its table
+            table = "objective"
+        sections.setdefault(table, []).append(key)
+    parts = []
+    for table, found in sorted(sections.items(), key=lambda section: section[0] != ""):
+        parts.append(f"## `[{table}]`\n\n" if table else "")
+        parts.append(_rows(found) + "\n")
+    return "".join(parts).rstrip() + "\n"
+
+
+def _rows(found: Iterable[Key]) -> str:
+    head = "| key | flag | type | default | bounds | unit | meaning |\n|---|---|---|---|---|---|---|\n"
+    return head + "".join(_row(key) for key in found)
+
+
+def _row(key: Key) -> str:
+    name = "" if key.fills else f"`{key.path.rpartition('.')[2]}`"
+    flag = f"`{key.option}`" if key.option else ""
+    default = "required" if key.default is None else key.default
+    meaning = key.meaning
+    if key.only_with:
+        default = f"required with {key.only_with}" if key.default is None else default
+    if key.path in TOML_ONLY:
+        meaning += f" In files only: {TOML_ONLY[key.path]}."
+    cells = (name, flag, key.type, default, key.bounds, key.unit, meaning)
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "or").replace("<", "&lt;").replace("\n", " ")
+
+
+def _method() -> str:
+    rows = "".join(
+        f"| `{name}` | {_cell(spelled)} | {_cell(LoRA.model_fields[name].description or '')} |\n"
+        for name, spelled in spellings().items()
+    )
+    return f"""{MADE}
+# Methods
+
+`full` is full fine-tuning: {_summary_of_full()} A LoRA is spelled `lora:RANK`, then any of the words and `name=value`
+below, then its targets, all after colons: `lora:16`, `lora:16:alpha=16:dora:attention+mlp`. In a file a method may be
+a table with `kind` and the fields, too.
+
+{_summary(LoRA)}
+
+| field | spelled | meaning |
+|---|---|---|
+{rows}"""
+
+
+def _summary_of_full() -> str:
+    return "every weight of the base trains."
+
+
+def _study() -> str:
+    common = _with_its_flags(study.ASKS, Question)
+    parts = [
+        f"{MADE}\n# lowregret study\n\n",
+        "A file names its question by `kind`; the other keys are those below, and those of the question. ",
+        "A question's own defaults win over the common ones; `--ranks` sets the `ranks` of one that has them.\n\n",
+        "## Common to all questions\n\n",
+        _tables(common).replace("## `[", "### `["),
+    ]
+    shared = {key.path: key for key in common}
+    for kind, question in QUESTIONS.items():
+        own = [key for key in _with_its_flags(study.ASKS, question) if "." not in key.path]
+        parts.append(
+            f"\n## {kind}\n\n{_summary(question)}\n\n{_rows(key for key in own if shared.get(key.path) != key)}"
+        )
+    return "".join(parts)
+
+
+def _recipes() -> str:
+    rows = "".join(
+        f"| `{recipe.name}` | {_command(recipe.name, recipe.verb)} | {_cell(recipe.sentence)} |\n"
+        for recipe in recipes().values()
+    )
+    return f"""{MADE}
+# Recipes
+
+`lowregret recipes` lists them. Flags win over a recipe, as over any file.
+
+| recipe | command | what it does |
+|---|---|---|
+{rows}"""
+
+
+def _command(name: str, verb: str) -> str:
+    if verb == PRETRAIN:
+        return f"`{PRETRAIN} FILE`"
+    return f"`lowregret study {name}`" if verb == "study" else f"`lowregret {verb} --recipe {name}`"
+
+
+def _any_question() -> TypeAdapter[Any]:
+    every: Any = Union[tuple(QUESTIONS.values())]  # noqa: UP007
+    kinds: Any = Annotated[every, Field(discriminator="kind")]
+    return TypeAdapter(kinds)
+
+
+def _schema(schema: dict[str, Any], title: str) -> str:
+    """As files are written: `data` may be a source alone, and what flags can give need not be there."""
+    definitions = schema.get("$defs", {})
+    for name in (None, *definitions):
+        table = schema if name is None else definitions[name]
+        if name is None or name in _FROM_FLAGS or name.endswith("Question"):
+            table["required"] = [key for key in table.get("required", ()) if key == "kind"]
+            if not table["required"]:
+                del table["required"]
+        data = table.get("properties", {}).get("data")
+        if data is not None:
+            table["properties"]["data"] = {"anyOf": [{"type": "string"}, data]}
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write all files."""
+    for name, text in files().items():
+        path = FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
