@@ -36,9 +36,9 @@ def compare(
         flags["learning_rates"] = _rates(flags["learning_rates"])
     spec = make_spec(CompareSpec, chosen_file("compare", config, recipe), flags)
     folder = out or Path("runs") / f"compare-{_name(spec)}"
-    from lowregret.cli.progress import Progress
+    from lowregret.cli.progress import LiveProgress
 
-    with Progress(quiet=quiet, to_stderr=as_json) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         from lowregret.report.pages.html import write_report

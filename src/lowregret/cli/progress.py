@@ -57,8 +57,8 @@ class _Running:
         return 0.0 if self.last is None else self.last.seconds / self.last.step * (self.steps - self.last.step)
 
 
-class Progress:
-    """An observer of studies and trials (study.crew.Observer) that writes to the console."""
+class LiveProgress:
+    """An observer of studies and trials (study.observer.Observer) that writes to the console."""
 
     def __init__(self, *, quiet: bool = False, to_stderr: bool = False) -> None:
         self._console = make_console(stderr=to_stderr, quiet=quiet)
@@ -74,7 +74,7 @@ class Progress:
         self._done = self._expected = 0
         self._drawn = 0.0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> LiveProgress:
         if self._live:
             self._live.start()
         return self

@@ -78,9 +78,9 @@ def study(
     if ranks is not None:
         flags["ranks"] = _ranks(ranks)
     studies = _studies(recipe, quick, out, flags)
-    from lowregret.cli.progress import Progress
+    from lowregret.cli.progress import LiveProgress
 
-    with Progress(quiet=quiet, to_stderr=as_json) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
         for folder, question in studies.items():
             progress.say(f"study: {folder}")
             if len(studies) == 1:

@@ -29,9 +29,9 @@ def train(
 ) -> None:
     """Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder."""
     spec = make_spec(TrainSpec, chosen_file("train", config, recipe), flags)
-    from lowregret.cli.progress import Progress
+    from lowregret.cli.progress import LiveProgress
 
-    with Progress(quiet=quiet, to_stderr=as_json) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
         progress.say(filled_in(spec))
         from lowregret.study.tracking.tracker import tracked
         from lowregret.train.job import fine_tune as run

@@ -25,7 +25,7 @@ EVALS = 2
 
 
 @dataclass(frozen=True)
-class Workload:
+class RunShape:
     """The rows of a step and of a run, whatever the method."""
 
     batch_size: int
@@ -75,7 +75,7 @@ def build_plan(
     if hardware is None:
         budget = replace(budget, hardware=budget.cheapest(found.method))
     rows = choice.batch_size * (request.group_size if request.objective == "rl" else 1)
-    work = Workload(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out, budget.shared)
+    work = RunShape(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out, budget.shared)
     budget = replace(budget, batch=rows)
     estimator = CostEstimator(shapes, request, work, budget, price_per_hour)
     return Plan(
@@ -144,7 +144,7 @@ class CostEstimator:
 
     shapes: Shapes
     request: PlanRequest
-    work: Workload
+    work: RunShape
     budget: MemoryBudget
     price_per_hour: float | None
 

@@ -49,7 +49,7 @@ class OpenSource:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleSource:
     """A source whose rows are known."""
 
     source: str
@@ -73,7 +73,7 @@ class Reader:
     spelling: str
     """How a user writes such a source, for messages."""
     open: Callable[[str, Advice], OpenSource]
-    sample: Callable[[Path, Sequence[Mapping[str, Any]]], Sample]
+    sample: Callable[[Path, Sequence[Mapping[str, Any]]], SampleSource]
     """Makes a source in an empty folder, for the laws of tests/laws/test_readers.py: of these rows, or, where a format
     holds none but its own (a generator), of as many. Rows have equal columns, each of one type."""
     suffixes: tuple[str, ...] = ()
@@ -99,10 +99,10 @@ def file_reader(
     def open_file(source: str, advice: Advice) -> OpenSource:
         return OpenSource(source, name, numbering, None, lambda split: read(source))
 
-    def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
+    def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:
         path = folder / f"rows{suffix}"
         numbers = write(path, rows)
-        return Sample(str(path), [dict(row) for row in rows], numbers)
+        return SampleSource(str(path), [dict(row) for row in rows], numbers)
 
     return Reader(
         format=name,

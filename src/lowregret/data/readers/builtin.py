@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.data.builtin.registry import BUILTIN_PREFIX, load_builtin
-from lowregret.data.readers.base import Advice, NumberedRow, OpenSource, Reader, Sample, choose_split, number_rows
+from lowregret.data.readers.base import Advice, NumberedRow, OpenSource, Reader, SampleSource, choose_split, number_rows
 
 
 def open_builtin(source: str, advice: Advice) -> OpenSource:
@@ -21,11 +21,11 @@ def open_builtin(source: str, advice: Advice) -> OpenSource:
     return OpenSource(source, READER.format, READER.numbering, tuple(splits), load)
 
 
-def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
+def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:
     """As many rows as asked for, but the generator's own."""
     source = f"{BUILTIN_PREFIX}arithmetic:size={len(rows)},test_size=1"
     generated = load_builtin(source).train
-    return Sample(source, generated, list(range(1, len(generated) + 1)))
+    return SampleSource(source, generated, list(range(1, len(generated) + 1)))
 
 
 READER = Reader(

@@ -12,7 +12,7 @@ from lowregret.data.readers.base import (
     NumberedRow,
     OpenSource,
     Reader,
-    Sample,
+    SampleSource,
     choose_split,
     first_line,
     number_rows,
@@ -45,7 +45,7 @@ def open_dataset(source: str, advice: Advice) -> OpenSource:
     return OpenSource(source, READER.format, READER.numbering, tuple(map(str, splits)), load)
 
 
-def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
+def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:
     """A dataset of one split as the library caches it; found once `datasets.config.HF_DATASETS_CACHE` is `folder`."""
     import datasets
     import pyarrow
@@ -68,7 +68,7 @@ def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
         version="0.0.0",
         splits=splits,
     ).write_to_directory(str(home))
-    return Sample(_SAMPLE, [dict(row) for row in rows], list(range(1, len(rows) + 1)))
+    return SampleSource(_SAMPLE, [dict(row) for row in rows], list(range(1, len(rows) + 1)))
 
 
 READER = Reader(
