@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lowregret.data import readers
-from lowregret.data.readers.base import Reader, Sample
+from lowregret.data.readers.base import Reader, SampleSource
 from lowregret.data.readers.registry import FILE_SUFFIXES, READERS, SOURCE_PREFIXES, find_reader, open_source
 from lowregret.data.sources import read_rows
 from lowregret.errors import DataError
@@ -76,7 +76,7 @@ def tables(draw: st.DrawFn) -> list[Row]:
 
 
 @contextmanager
-def made(reader: Reader, rows: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
+def made(reader: Reader, rows: Sequence[Mapping[str, Any]]) -> Iterator[SampleSource]:
     """A source of this format, of these rows if it can hold them."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)

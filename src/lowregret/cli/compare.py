@@ -42,13 +42,14 @@ def compare(
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         from lowregret.report.pages.html import write_report
+        from lowregret.runs.study import trial_folders
         from lowregret.study.runner import compare as run
         from lowregret.study.tracking.tracker import tracked
         from lowregret.train.liveness import untrained_experts
 
         with tracked(track, folder, progress) as watching:
             verdict = run(spec, folder, command=command_line(), observer=watching)
-        for line in untrained_experts(sorted((folder / "trials").iterdir())):
+        for line in untrained_experts(trial_folders(folder)):
             progress.say(line)
         page = write_report(folder)
     if as_json:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lowregret.cli import progress as module
-from lowregret.cli.progress import Progress
+from lowregret.cli.progress import LiveProgress
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import FullFT, LoRA, TrialSpec
 
@@ -33,7 +33,7 @@ def ended(number: int) -> TrialRecord:
     )
 
 
-def watch(progress: Progress, trials: int) -> None:
+def watch(progress: LiveProgress, trials: int) -> None:
     """So many trials that ended, and one in its third step."""
     for number in range(trials):
         progress.trial_started(trial(number), number, trials + 4)
@@ -44,11 +44,11 @@ def watch(progress: Progress, trials: int) -> None:
     progress.step(trial(trials), 9, Metric(step=3, tokens=2400, train_nll=2.125, test_nll=2.5, seconds=1.5))
 
 
-def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> tuple[Progress, io.StringIO]:
+def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> tuple[LiveProgress, io.StringIO]:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width, height=height, highlight=False)
     monkeypatch.setattr(module, "make_console", lambda **_: console)
-    return Progress(), screen
+    return LiveProgress(), screen
 
 
 @given(trials=st.integers(0, 40), width=st.integers(64, 200), height=st.integers(12, 60))
@@ -90,7 +90,7 @@ def test_trials_in_training_come_first_and_fit_the_window(running: int, ended_be
 
 def test_elsewhere_trials_in_training_together_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     """Evaluations of each, and ten other lines in all: of the first, for all."""
-    with Progress() as progress:
+    with LiveProgress() as progress:
         for number in (0, 2):
             progress.trial_started(trial(number), 0, 5)
         for step in range(1, 21):
@@ -134,7 +134,7 @@ def test_one_training_shows_its_step_and_no_empty_table(monkeypatch: pytest.Monk
 
 
 def test_elsewhere_it_says_plain_lines_of_any_length(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress() as progress:
+    with LiveProgress() as progress:
         progress.say("word " * 60)
         watch(progress, 1)
     out, err = capsys.readouterr()
@@ -149,7 +149,7 @@ def test_elsewhere_it_says_plain_lines_of_any_length(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(("quiet", "to_stderr"), [(True, False), (True, True), (False, True)])
 def test_quiet_and_standard_error(capsys: pytest.CaptureFixture[str], quiet: bool, to_stderr: bool) -> None:
-    with Progress(quiet=quiet, to_stderr=to_stderr) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=to_stderr) as progress:
         watch(progress, 1)
     out, err = capsys.readouterr()
     assert out == ""
