@@ -6,6 +6,7 @@ LowregretError            exit code 2
 ├── ModelError            a base that cannot be found or loaded
 ├── TargetError           a LoRA target that matches nothing in this base
 ├── RecordsError          a run folder: not writable, disk full, another spec, a damaged file
+│   └── FolderLockedError a run folder in which another process is writing
 ├── DivergedError         a loss that is not finite, or worse than guessing uniformly
 └── LivenessError         a targeted matrix that gets no gradient or does not move
 """
@@ -47,6 +48,10 @@ class TargetError(LowregretError):
 
 class RecordsError(LowregretError):
     """A run folder cannot be written, does not belong to this spec, or holds a damaged file."""
+
+
+class FolderLockedError(RecordsError):
+    """Another process is writing in the run folder."""
 
 
 class DivergedError(LowregretError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lowregret.engine import losses
 from lowregret.engine.losses import LOSSES
+from lowregret.spec.rl import DEFAULT_CLIP, RL
 
 POSITIONS = 30
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -44,6 +46,14 @@ def test_every_loss_of_the_module_is_in_the_registry() -> None:
         if inspect.isfunction(function) and list(inspect.signature(function).parameters)[:2] == ["logprobs", "weights"]
     }
     assert found == {name for name, entry in LOSSES.items() if entry.function is getattr(losses, name, None)}
+
+
+@pytest.mark.parametrize("estimator", get_args(RL.model_fields["estimator"].annotation))
+def test_an_estimator_that_the_spec_offers_is_a_loss_of_samples(estimator: str) -> None:
+    entry = LOSSES[estimator]
+    assert entry.columns == LOSSES["importance_sampling"].columns
+    assert set(entry.clips) <= set(inspect.signature(entry.function).parameters)
+    assert bool(entry.clips) == (estimator in DEFAULT_CLIP), "a clip has a default where it is of use, and nowhere else"
 
 
 @every_loss

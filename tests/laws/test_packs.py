@@ -198,7 +198,7 @@ class Session(Silent):
         engine.forward_backward = noted  # type: ignore[method-assign]
         return SFTWorkload(engine, self.spec, self.bases.examples(18), self.bases.examples(9, seed=1))
 
-    def spent(self) -> None: ...
+    def discard_engine(self) -> None: ...
 
 
 def numbers(folder: Path) -> dict[str, Any]:

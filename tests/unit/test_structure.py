@@ -63,3 +63,16 @@ def test_a_run_folders_files_are_named_in_one_place(path: Path) -> None:
         if name in str(node.value)
     ]
     assert not hits, "take the name from lowregret.runs.files:\n" + "\n".join(hits)
+
+
+@pytest.mark.parametrize("room", ["analysis", "cli", "questions", "report", "study", "train"])
+def test_who_works_in_a_run_folder_spells_no_path(room: str) -> None:
+    """`folder / "name"`: a new file gets its name in runs/files.py."""
+    hits = [
+        f"{path.relative_to(SOURCE)}:{node.lineno}: {ast.unparse(node)}"
+        for path in sorted((SOURCE / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        if isinstance(node.right, ast.Constant) and isinstance(node.right.value, str)
+    ]
+    assert not hits, "give it a name in lowregret.runs.files:\n" + "\n".join(hits)

@@ -42,8 +42,9 @@ def train(
         say_json(plain(record))
         return
     from lowregret.analysis.numbers import nats
+    from lowregret.runs.study import shipped_folder
 
-    shipped = out / ("adapter" if record.method != "full" else "model")
+    shipped = out / shipped_folder(record)
     if record.test_reward is not None:
         found = f"reward {record.test_reward:.4f}"
     elif record.test_nll is not None:

@@ -123,6 +123,8 @@ class LossEntry:
     function: Loss
     columns: tuple[str, ...] = ()
     """Names of `Batch.columns`."""
+    clips: tuple[str, ...] = ()
+    """Its arguments that say how far a ratio may be from 1."""
 
 
 _RATIO = ("advantages", "sampler_logprobs")
@@ -130,10 +132,12 @@ LOSSES: Mapping[str, LossEntry] = MappingProxyType(
     {
         "cross_entropy": LossEntry(cross_entropy),
         "importance_sampling": LossEntry(importance_sampling, _RATIO),
-        "ppo_clip": LossEntry(ppo_clip, _RATIO),
-        "cispo": LossEntry(cispo, _RATIO),
+        "ppo_clip": LossEntry(ppo_clip, _RATIO, clips=("low", "high")),
+        "cispo": LossEntry(cispo, _RATIO, clips=("high",)),
         "kl_penalty": LossEntry(kl_penalty, ("reference_logprobs",)),
         "entropy_bonus": LossEntry(entropy_bonus, ("sampler_logprobs",)),
     }
 )
-"""All of them, by name: tests/laws/test_losses.py runs over what is here, and finds what is not."""
+"""All of them, by name; an objective chooses its estimator here.
+
+tests/laws/test_losses.py runs over what is here, and finds what is not."""

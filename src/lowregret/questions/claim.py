@@ -78,7 +78,7 @@ class Evidence(Generic[Q]):
 
     @property
     def kind(self) -> str:
-        return str(getattr(self.question, "kind", ""))
+        return self.question.name
 
     @cached_property
     def noise(self) -> float | None:

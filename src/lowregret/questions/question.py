@@ -80,6 +80,12 @@ class Question(TrainingSpec):
         return self
 
     @property
+    def name(self) -> str:
+        """Its kind, as recipes and records have it; its folder is named alike."""
+        found: str = self.__dict__["kind"]
+        return found
+
+    @property
     def bases(self) -> tuple[str, ...]:
         """The bases that it shares with other questions, for the top of a page; none when all are its own."""
         return (self.model,)

@@ -134,7 +134,4 @@ def figures(evidence: Evidence[Any]) -> Sequence[Drawn]:
 
 def _part(question: Question, name: str) -> Any:
     """A module of the question's folder."""
-    kind = str(getattr(question, "kind", ""))
-    if kind not in QUESTIONS:
-        raise SpecError(f"the question {kind!r} states no claims. Valid: {', '.join(QUESTIONS)}.")
-    return import_module(f"{QUESTIONS[kind].__module__.rpartition('.')[0]}.{name}")
+    return import_module(f"{QUESTIONS[question.name].__module__.rpartition('.')[0]}.{name}")

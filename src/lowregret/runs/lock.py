@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lowregret.errors import RecordsError
+from lowregret.errors import FolderLockedError, RecordsError
 from lowregret.runs.atomic import make_folder, read_json, write_json, writing
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS
 from lowregret.spec import Spec, TrainingSpec
@@ -25,7 +25,7 @@ def lock_run(path: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RecordsError(
+            raise FolderLockedError(
                 f"{path}: another lowregret process is writing here. Wait for it, or use another --out."
             ) from None
         except OSError as error:

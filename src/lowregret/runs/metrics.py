@@ -37,6 +37,11 @@ def read_metrics(path: Path) -> list[Metric]:
     return found
 
 
+def held_out_curve(path: Path) -> dict[int, float]:
+    """Step → held-out loss (`Metric.test_loss`), of the steps that were evaluated."""
+    return {metric.step: loss for metric in read_metrics(path) if (loss := metric.test_loss) is not None}
+
+
 def keep_metrics_until(path: Path, step: int) -> None:
     """Drop the lines after `step`: a resumed trial writes them again."""
     kept: Iterable[Metric] = (metric for metric in read_metrics(path) if metric.step <= step)

@@ -7,14 +7,20 @@ from typing import Any
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record, write_json
-from lowregret.runs.files import BASE, ENVIRONMENT, METRICS, TRIAL, TRIALS
+from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, METRICS, MODEL, TRIAL, TRIALS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
+from lowregret.spec import FullFT
 
 
 def trial_folder(study: Path, trial: str) -> Path:
     """Where the trial of this id has its files."""
     return study / TRIALS / trial
+
+
+def shipped_folder(record: TrialRecord) -> str:
+    """The folder, in a trial's or a run's, with what the trial has trained."""
+    return MODEL if isinstance(record.spec.method, FullFT) else ADAPTER
 
 
 def read_trials(study: Path) -> list[TrialRecord]:

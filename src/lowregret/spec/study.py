@@ -75,6 +75,10 @@ class CompareSpec(TrainingSpec):
             raise ValueError("learning_rates: a rate is named twice")
         return self
 
+    @property
+    def asked(self) -> tuple[Method, ...]:
+        return self.methods
+
 
 class GroupSpec(TrainingSpec):
     """Trials of a study that share base, data, batch and steps: LoRAs, which train in packs, or FullFT alone.
@@ -111,6 +115,10 @@ class GroupSpec(TrainingSpec):
         if self.seeds_at == "range" and self.until_gain is None:
             raise ValueError("seeds_at: the range of good rates has no ends without until_gain")
         return self
+
+    @property
+    def asked(self) -> tuple[Method, ...]:
+        return self.methods
 
     @property
     def key(self) -> str:

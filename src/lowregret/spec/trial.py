@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
-from lowregret.spec.method import LoRA, Method
+from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective
 
@@ -67,6 +67,16 @@ class TrainingSpec(Spec):
     evaluate; the last step is always one of them."""
     checkpoint_seconds: Annotated[float, Unit("seconds"), Flag(group=MACHINE)] = Field(default=60.0, ge=0)
     """Wall time between resumable checkpoints; 0 writes one after every step."""
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether a FullFT is among its methods."""
+        return any(isinstance(method, FullFT) for method in self.asked)
+
+    @property
+    def asked(self) -> tuple[FullFT | LoRA, ...]:
+        """The methods that it trains."""
+        return ()
 
     @model_validator(mode="before")
     @classmethod
@@ -143,3 +153,7 @@ class TrainSpec(TrainingSpec):
     """A number, or auto: the plan's prior for this base, method, batch and steps (plan/rates/recommend.py)."""
     seed: int = Field(default=0, ge=0)
     """Draws the initial A of a LoRA and the order of the examples."""
+
+    @property
+    def asked(self) -> tuple[Method, ...]:
+        return (self.method,)

@@ -50,7 +50,7 @@ class TrialResources:
     def workload(self) -> Workload:
         return make_workload(self.spec, self.inputs, self.engine(), self._grader, self._say)
 
-    def spent(self) -> None:
+    def discard_engine(self) -> None:
         """The base has been trained: what comes next needs another."""
         self._engine = None
         gc.collect()  # engine and model know each other; the next base must not be loaded beside this one

@@ -12,7 +12,7 @@ import torch
 from lowregret.analysis.numbers import nats
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import METRICS, TRIAL
-from lowregret.runs.metrics import read_metrics
+from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import note_environment, read_trials, trial_folder
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
@@ -53,7 +53,7 @@ class Scheduler:
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder)
-        self.records = to_go_on_with(folder, self._checkpoint, watching.say)
+        self.records = resumable_records(folder, self._checkpoint, watching.say)
         """As the folder has them."""
         drop_superseded(folder, self.records)
 
@@ -78,7 +78,7 @@ class Scheduler:
                 raise Interrupted
             note_environment(self.folder, {**session, "threads": torch.get_num_threads()})
             if self.train(resources.workload(), checkpoint, should_stop):
-                resources.spent()
+                resources.discard_engine()
             checkpoint = None
 
     def train(self, workload: Workload, checkpoint: Checkpoint | None, should_stop: Callable[[], bool]) -> bool:
@@ -105,7 +105,7 @@ class Scheduler:
             if done.ended:
                 self._fill(pack)
         drop_superseded(self.folder, self.records)
-        return pack.spent
+        return pack.trains_base
 
     def _prune(self, pack: Pack, done: Round) -> None:
         """Stop those that a round has shown to be too far behind; all are judged before any is settled."""
@@ -133,8 +133,8 @@ class Scheduler:
             if record.method != trial.method.name or record.seed != trial.seed or record.id == trial.id:
                 continue
             if record.status in ("finished", "running"):
-                curve = read_metrics(trial_folder(self.folder, record.id) / METRICS)
-                known += [(found, record) for m in curve if m.step == step and (found := m.test_loss) is not None]
+                found = self._curve(record).get(step)
+                known += [] if found is None else [(found, record)]
         if not known:
             return None
         lowest, rival = min(known, key=lambda found: found[0])
@@ -158,7 +158,7 @@ class Scheduler:
 
     def _next(self, pack: Pack) -> TrialSpec | None:
         """Who joins now, if anybody does."""
-        if pack.spent:
+        if pack.trains_base:
             return None
         waiting = [trial for trial in self.wanted() if trial.id not in pack.members]
         loras = [trial for trial in waiting if isinstance(trial.method, LoRA)]
@@ -178,11 +178,10 @@ class Scheduler:
             self.watching.trial_ended(record)
 
     def _curve(self, record: TrialRecord) -> dict[int, float]:
-        curve = read_metrics(trial_folder(self.folder, record.id) / METRICS)
-        return {metric.step: loss for metric in curve if (loss := metric.test_loss) is not None}
+        return held_out_curve(trial_folder(self.folder, record.id) / METRICS)
 
 
-def to_go_on_with(folder: Path, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> list[TrialRecord]:
+def resumable_records(folder: Path, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> list[TrialRecord]:
     """The trials of an earlier session, as they were at the checkpoint: what came after it happens again.
 
     Those that failed (out of memory) are forgotten, so that they run again.

@@ -59,7 +59,7 @@ def run_studies(
     with ExitStack() as stack:
         for folder, question in studies.items():
             stack.enter_context(lock_run(folder))
-            _claim(folder, question, command)
+            _bind_question(folder, question, command)
         should_stop = stack.enter_context(stop_requests(watching.say))
         jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
         count = workers or _suitable_workers(list(studies.values()))
@@ -92,8 +92,7 @@ def _require_models(questions: Iterable[Question]) -> None:
             try:
                 load_config(resolve(model))
             except ModelError as error:
-                kind = getattr(question, "kind", "")
-                raise ModelError(f"question {kind!r}, field {field!r}: {error}") from error
+                raise ModelError(f"question {question.name!r}, field {field!r}: {error}") from error
 
 
 def _judged(folder: Path) -> Claims:
@@ -103,13 +102,13 @@ def _judged(folder: Path) -> Claims:
     return found
 
 
-def _claim(folder: Path, question: Question, command: str) -> None:
+def _bind_question(folder: Path, question: Question, command: str) -> None:
     """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
     make_folder(folder)
     path = folder / STUDY
     asked = Asked(question=question).model_dump(mode="json")
     stored: Any = {}
-    kind = getattr(question, "kind", "")
+    kind = question.name
     if path.exists():
         stored = read_json(path)
         there = stored.get("question", {}).get("kind") if isinstance(stored, dict) else None
@@ -130,7 +129,7 @@ def _jobs(folder: Path, question: Question) -> list[GroupJob]:
     for group in question.groups():
         kind = group.key.rpartition(".")[2]
         after = None if group.start_from is None else folder / GROUPS / f"{group.start_from}.{kind}"
-        label = f"{getattr(question, 'kind', '')} {group.key}"
+        label = f"{question.name} {group.key}"
         found.append(GroupJob(folder / GROUPS / group.key, group, label, after))
     return found
 

@@ -17,6 +17,7 @@ from lowregret.environment import environment
 from lowregret.models.load import Base, Source, load_tokenizer, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.runs.atomic import make_folder, write_json
+from lowregret.runs.files import timing_file
 from lowregret.spec import AdamW, FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
 from lowregret.train.interrupt import Interrupted
@@ -31,7 +32,7 @@ def time_steps(
     """Leave folder/width-N.json for each width; those that are there for the same ranks stay as they are."""
     make_folder(folder)
     for width in question.widths:
-        path = folder / f"width-{width:05}.json"
+        path = folder / timing_file(width)
         if path.exists():
             continue
         if should_stop():

@@ -10,11 +10,10 @@ from pathlib import Path
 from lowregret.engine import Engine
 from lowregret.export.peft import export_policy
 from lowregret.runs.atomic import read_record, write_json, writing
-from lowregret.runs.files import ADAPTER, BEST, MODEL, TRIAL
+from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, TRIAL
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import trial_folder
+from lowregret.runs.study import shipped_folder, trial_folder
 from lowregret.runs.verdict import Verdict
-from lowregret.spec import FullFT
 
 
 def best_of(method: str, records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -29,7 +28,7 @@ def keep_if_best(
     """Ship a finished trial's weights to its folder, unless one of the others is better."""
     best = best_of(record.method, [other for other in records if other.id != record.id])
     if best is None or _loss(record) <= _loss(best):  # of equals, the first by name is the best
-        export_policy(engine, policy, trial_folder(folder, record.id) / _shipped(record))
+        export_policy(engine, policy, trial_folder(folder, record.id) / shipped_folder(record))
 
 
 def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
@@ -37,7 +36,7 @@ def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
     for record in records:
         best = best_of(record.method, records)
         if record.status != "running" and best is not None and record.id != best.id:
-            shutil.rmtree(trial_folder(folder, record.id) / _shipped(record), ignore_errors=True)
+            shutil.rmtree(trial_folder(folder, record.id) / shipped_folder(record), ignore_errors=True)
 
 
 def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord]) -> None:
@@ -46,14 +45,14 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
     The LoRA is the recommended one when a LoRA is recommended, else the one with the lowest loss.
     """
     advice = verdict.recommendation
-    for kind, result in (("lora", verdict.lora), ("full", verdict.full)):
+    for kind, result in ((BEST_LORA, verdict.lora), (BEST_FULL, verdict.full)):
         if result is None:
             continue
-        name = advice.method if kind == "lora" and advice is not None and advice.rank is not None else result.name
+        name = advice.method if kind == BEST_LORA and advice is not None and advice.rank is not None else result.name
         winner = best_of(name, records)
         if winner is None:
             continue
-        source = trial_folder(folder, winner.id) / _shipped(winner)
+        source = trial_folder(folder, winner.id) / shipped_folder(winner)
         target = folder / BEST / kind
         if (target / TRIAL).exists() and read_record(TrialRecord, target / TRIAL).id == winner.id:
             continue
@@ -69,10 +68,6 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
 def _loss(record: TrialRecord) -> float:
     loss = record.test_loss
     return float("inf") if loss is None else loss
-
-
-def _shipped(record: TrialRecord) -> str:
-    return MODEL if isinstance(record.spec.method, FullFT) else ADAPTER
 
 
 def _link(source: str, target: str) -> None:

@@ -56,7 +56,7 @@ def _value(question: str) -> int:
 
 ENTRY = TaskEntry(
     usage="builtin:arithmetic",
-    claims=lambda spelling: spelling.split(":")[:2] == ["builtin", "arithmetic"],
+    matches=lambda spelling: spelling.split(":")[:2] == ["builtin", "arithmetic"],
     open=Arithmetic,
     brings_problems=True,
     example=TaskExample(

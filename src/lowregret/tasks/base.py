@@ -55,8 +55,8 @@ class TaskEntry:
 
     usage: str
     """How a user spells it, for messages."""
-    claims: Callable[[str], bool]
-    """Whether a spelling is of this kind; the first kind that claims it has it."""
+    matches: Callable[[str], bool]
+    """Whether a spelling is of this kind; the first kind that matches has it."""
     open: Callable[[str], Task]
     """From the spelling. Imports nothing of the user's, and no extra."""
     brings_problems: bool

@@ -57,7 +57,7 @@ class Function:
         self._function = found
 
 
-def _claims(spelling: str) -> bool:
+def _matches(spelling: str) -> bool:
     module, colon, name = spelling.partition(":")
     return bool(colon and module) and name.isidentifier()
 
@@ -69,7 +69,7 @@ def is_answer(prompt: str, completion: str, row: dict[str, Any]) -> float:
 
 ENTRY = TaskEntry(
     usage="a function of yours as MODULE:FUNCTION",
-    claims=_claims,
+    matches=_matches,
     open=Function,
     brings_problems=False,
     example=TaskExample(

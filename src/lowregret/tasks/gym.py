@@ -101,7 +101,7 @@ def _value(text: str) -> Any:
 
 ENTRY = TaskEntry(
     usage="gym:NAME",
-    claims=lambda spelling: spelling.startswith("gym:") and spelling != "gym:",
+    matches=lambda spelling: spelling.startswith("gym:") and spelling != "gym:",
     open=Gym,
     brings_problems=True,
     example=TaskExample(

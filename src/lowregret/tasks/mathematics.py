@@ -103,7 +103,7 @@ def _delimited(answer: str) -> str:
 
 ENTRY = TaskEntry(
     usage="math",
-    claims=lambda spelling: spelling == "math",
+    matches=lambda spelling: spelling == "math",
     open=lambda spelling: Mathematics(),
     brings_problems=False,
     example=TaskExample(

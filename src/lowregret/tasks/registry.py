@@ -1,6 +1,6 @@
 """All kinds of tasks, and from the spelling of a task to the task.
 
-A kind is an `ENTRY` of this folder, listed here; tests/laws/test_tasks.py then runs over it. The first that claims a
+A kind is an `ENTRY` of this folder, listed here; tests/laws/test_tasks.py then runs over it. The first that matches a
 spelling has it, so the functions of users come last.
 """
 
@@ -27,7 +27,7 @@ def find_entry(spelling: str) -> TaskEntry:
     if kind == _BUILTIN and name not in rewarded:
         raise SpecError(f"there is no reward for builtin:{name}. {did_you_mean(name, rewarded)}")
     for entry in TASKS:
-        if entry.claims(spelling):
+        if entry.matches(spelling):
             return entry
     *usages, last = (entry.usage for entry in TASKS)
     raise SpecError(f"unknown task {spelling!r}. Give {', '.join(usages)}, or {last}.")

@@ -150,15 +150,9 @@ def make_workload(
         return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test)
     assert isinstance(inputs.data, Problems)
     reference = None
-    if isinstance(spec.objective, RL) and spec.objective.kl and _changes_base(spec):
+    if isinstance(spec.objective, RL) and spec.objective.kl and spec.trains_base:
         reference = make_engine(spec, inputs.source)
     return RLWorkload(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
-
-
-def _changes_base(spec: TrainingSpec) -> bool:
-    """Whether a FullFT is among the methods."""
-    asked = getattr(spec, "methods", None) or (getattr(spec, "method", None),)
-    return any(isinstance(method, FullFT) for method in asked)
 
 
 def fingerprint(examples: Sequence[Example | Prompt]) -> str:

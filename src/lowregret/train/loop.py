@@ -56,7 +56,7 @@ class Pack:
         self.on_step = on_step
         self.members: dict[str, Member] = {}
         """By policy, in the order in which they joined: the order of their rows in a pass."""
-        self.spent = False
+        self.trains_base = False
         """A FullFT trial has joined: the base is its own, and nobody else may."""
         self.settled: Sequence[TrialRecord] = ()
         """The records of those that have ended, for checkpoints: whoever settles them keeps it up to date."""
@@ -66,7 +66,7 @@ class Pack:
     def join(self, name: str, trial: TrialSpec, folder: Path, progress: Progress | None = None) -> None:
         """A trial whose policy is on the engine; `progress` when it has been trained before."""
         self.members[name] = self._step.enter(name, trial, folder, progress or Progress())
-        self.spent = self.spent or isinstance(trial.method, FullFT)
+        self.trains_base = self.trains_base or isinstance(trial.method, FullFT)
         self._memory = None
 
     def round(self) -> Round:
@@ -78,31 +78,31 @@ class Pack:
         began = time.perf_counter()
         self._memory = self._memory or PeakMemory(self.workload.engine.device)
         members = list(self.members.values())
-        spent = dict.fromkeys(self.members, 0.0)
-        endings: dict[str, TrialOutcome] = {}
-        self._begin(members, spent)
-        taken: dict[str, StepResult] = {}
+        elapsed = dict.fromkeys(self.members, 0.0)
+        outcomes: dict[str, TrialOutcome] = {}
+        self._evaluate_first(members, elapsed)
+        results: dict[str, StepResult] = {}
         for group in _groups(members):
             found, seconds = self._step(group)
             steps = {name: what for name, what in found.items() if isinstance(what, StepResult)}
-            taken |= steps
-            endings |= {name: what for name, what in found.items() if isinstance(what, TrialOutcome)}
-            _share(spent, seconds, {name: step.tokens for name, step in steps.items()})
-            self._account(group, taken, seconds)
-        going = [member for member in members if member.name in taken]
+            results |= steps
+            outcomes |= {name: what for name, what in found.items() if isinstance(what, TrialOutcome)}
+            _share(elapsed, seconds, {name: step.tokens for name, step in steps.items()})
+            self._account(group, results, seconds)
+        going = [member for member in members if member.name in results]
         due = [member for member in going if member.progress.step + 1 in member.evaluations]
-        evaluated = self._evaluate(due, spent, endings)
+        evaluated = self._evaluate(due, elapsed, outcomes)
         for member in going:
-            self._record(member, taken[member.name], evaluated.get(member.name), spent[member.name])
-        measured = self._finish(going, evaluated, endings)
-        rest = time.perf_counter() - began - sum(spent.values())
+            self._record(member, results[member.name], evaluated.get(member.name), elapsed[member.name])
+        measured = self._finish(going, evaluated, outcomes)
+        rest = time.perf_counter() - began - sum(elapsed.values())
         peak = self._memory.bytes()
         for member in members:
             self._advance(member, seconds=rest / len(members), peak=peak)
-        if endings:
+        if outcomes:
             self._memory = None
-        ended = [(self.members.pop(name), endings[name]) for name in spent if name in endings]
-        return Round(tuple(spent), measured, ended)
+        ended = [(self.members.pop(name), outcomes[name]) for name in elapsed if name in outcomes]
+        return Round(tuple(elapsed), measured, ended)
 
     def prune(self, done: Round, name: str, error: str, rival: str) -> None:
         """Stop one that a round has measured, for a reason in words, by comparison with the trial `rival`."""
@@ -119,9 +119,9 @@ class Pack:
         standing = [member.standing for member in self.members.values()]
         save_checkpoint(self.workload.engine, folder, standing, self.settled)
 
-    def _account(self, group: Sequence[Member], taken: dict[str, StepResult], seconds: float) -> None:
+    def _account(self, group: Sequence[Member], results: dict[str, StepResult], seconds: float) -> None:
         """Note what a step alone costs, and what sharing has saved since."""
-        tokens = {member.name: taken[member.name].tokens for member in group if member.name in taken}
+        tokens = {member.name: results[member.name].tokens for member in group if member.name in results}
         total = sum(tokens.values())
         for member in group:
             own, per_token = tokens.get(member.name, 0), member.progress.alone_seconds_per_token
@@ -136,58 +136,58 @@ class Pack:
                 self._change(member, shared_seconds=shared, shared_seconds_alone=alone)
             self._change(member, pack_size=max(member.progress.pack_size, len(self.members)))
 
-    def _begin(self, members: Sequence[Member], spent: dict[str, float]) -> None:
+    def _evaluate_first(self, members: Sequence[Member], elapsed: dict[str, float]) -> None:
         """The evaluations that come before a first step. One that cannot be made is left out: the step will tell."""
         fresh = [member for member in members if member.progress.step == 0 and 0 in member.evaluations]
-        for name, evaluation in self._evaluate(fresh, spent, {}).items():
+        for name, evaluation in self._evaluate(fresh, elapsed, {}).items():
             rewarded = {"test_nll": evaluation.test_nll, "test_reward": evaluation.test_reward}
-            metric = Metric(step=0, tokens=0, seconds=round(spent[name], 4), **rewarded)
+            metric = Metric(step=0, tokens=0, seconds=round(elapsed[name], 4), **rewarded)
             append_metric(self.members[name].folder / METRICS, metric)
 
     def _evaluate(
-        self, due: Sequence[Member], spent: dict[str, float], endings: dict[str, TrialOutcome]
+        self, due: Sequence[Member], elapsed: dict[str, float], outcomes: dict[str, TrialOutcome]
     ) -> dict[str, Evaluation]:
         """How good those that are due are on the held-out data; one of which that cannot be said has ended."""
         if not due or not self.workload.test:
             return {}
         began = time.perf_counter()
         measured = self._step.evaluate(due)
-        _share(spent, time.perf_counter() - began, {member.name: 1 for member in due})
+        _share(elapsed, time.perf_counter() - began, {member.name: 1 for member in due})
         found: dict[str, Evaluation] = {}
         for member in due:
             evaluation = measured[member.name]
             if isinstance(evaluation, TrialOutcome):
-                endings[member.name] = evaluation
+                outcomes[member.name] = evaluation
             else:
                 found[member.name] = member.evaluation = evaluation
         return found
 
-    def _record(self, member: Member, taken: StepResult, evaluation: Evaluation | None, seconds: float) -> None:
+    def _record(self, member: Member, result: StepResult, evaluation: Evaluation | None, seconds: float) -> None:
         """Count the step and write its line."""
         done = member.progress
-        self._change(member, step=done.step + 1, tokens=done.tokens + taken.tokens, seconds=done.seconds + seconds)
+        self._change(member, step=done.step + 1, tokens=done.tokens + result.tokens, seconds=done.seconds + seconds)
         metric = Metric(
             step=member.progress.step,
             tokens=member.progress.tokens,
-            train_nll=taken.train_nll,
+            train_nll=result.train_nll,
             test_nll=None if evaluation is None else evaluation.test_nll,
             test_reward=None if evaluation is None else evaluation.test_reward,
-            lr=taken.learning_rate,
-            grad_norm=taken.grad_norm,
+            lr=result.learning_rate,
+            grad_norm=result.grad_norm,
             seconds=round(member.progress.seconds, 4),
-            **taken.measures,
+            **result.measures,
         )
         append_metric(member.folder / METRICS, metric)
         self.on_step(member.trial, member.steps, metric)
 
     def _finish(
-        self, going: Sequence[Member], evaluated: dict[str, Evaluation], endings: dict[str, TrialOutcome]
+        self, going: Sequence[Member], evaluated: dict[str, Evaluation], outcomes: dict[str, TrialOutcome]
     ) -> dict[str, Evaluation]:
         """Who has taken its last step; returns what was measured of the others."""
         measured: dict[str, Evaluation] = {}
         for member in going:
             name = member.name
-            if name in endings:
+            if name in outcomes:
                 continue
             if member.progress.step == member.steps:
                 sync_file(member.folder / METRICS)
@@ -195,7 +195,7 @@ class Pack:
                     write_json(member.folder / EXAMPLES, member.evaluation.examples)
                 if used := member.liveness.experts():
                     write_json(member.folder / EXPERTS, {use.module: use.facts() for use in used})
-                endings[name] = TrialOutcome("finished", evaluated.get(name))
+                outcomes[name] = TrialOutcome("finished", evaluated.get(name))
             elif name in evaluated:
                 measured[name] = evaluated[name]
         return measured
@@ -216,11 +216,11 @@ def _groups(members: Sequence[Member]) -> list[list[Member]]:
     return [*timed, others] if others else timed
 
 
-def _share(spent: dict[str, float], seconds: float, weights: dict[str, int]) -> None:
-    """Add each one's part of a time to what it has spent."""
+def _share(elapsed: dict[str, float], seconds: float, weights: dict[str, int]) -> None:
+    """Add each one's part of a time to what it has taken."""
     total = sum(weights.values())
     for name, weight in weights.items():
-        spent[name] += seconds * weight / total
+        elapsed[name] += seconds * weight / total
 
 
 def rounds(pack: Pack, folder: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Round]:

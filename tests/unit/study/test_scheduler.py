@@ -19,7 +19,7 @@ from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import CompareSpec, DataSpec, FullFT, GroupSpec, LoRA, TrialSpec
 from lowregret.study import scheduler as module
 from lowregret.study.observer import Silent
-from lowregret.study.scheduler import Scheduler, to_go_on_with
+from lowregret.study.scheduler import Scheduler, resumable_records
 from lowregret.train.loop import Round
 
 METHODS = (FullFT(), LoRA(rank=1), LoRA(rank=16))
@@ -53,11 +53,11 @@ class Packs:
 
     def pack(self, workload: Any, on_step: Any) -> Any:
         self.packs += 1
-        return SimpleNamespace(members={}, spent=False, settled=(), save=lambda folder: None)
+        return SimpleNamespace(members={}, trains_base=False, settled=(), save=lambda folder: None)
 
     def begin(self, pack: Any, trial: TrialSpec, folder: Path, checkpoint: Any) -> TrialRecord:
         pack.members[trial.id] = trial
-        pack.spent = pack.spent or isinstance(trial.method, FullFT)
+        pack.trains_base = pack.trains_base or isinstance(trial.method, FullFT)
         return self._write(record(trial, "running"))
 
     def settle(self, pack: Any, member: TrialSpec, outcome: Any, deliver: Any) -> TrialRecord:
@@ -189,7 +189,7 @@ def on_disk(folder: Path, *records: TrialRecord) -> None:
 def test_without_a_checkpoint_what_has_ended_has_ended(tmp_path: Path) -> None:
     on_disk(tmp_path, record(SEARCH[0], "finished"), record(SEARCH[1], "running"), record(SEARCH[2], "failed"))
     said: list[str] = []
-    assert [r.id for r in to_go_on_with(tmp_path, None, said.append)] == [SEARCH[0].id]
+    assert [r.id for r in resumable_records(tmp_path, None, said.append)] == [SEARCH[0].id]
     assert [path.parent.name for path in tmp_path.glob("trials/*/trial.json")] == [SEARCH[0].id]
     assert any("failed before" in line for line in said)
     assert said[-1] == "going on after 1 trials that have ended"
@@ -200,7 +200,7 @@ def test_with_a_checkpoint_all_is_as_it_was_then(tmp_path: Path) -> None:
     then = (record(SEARCH[0], "finished"), record(SEARCH[2], "pruned", pruned_by="x"), record(SEARCH[3], "finished"))
     on_disk(tmp_path, then[0], record(SEARCH[1], "finished"), record(SEARCH[2], "running"))
     checkpoint: Any = SimpleNamespace(records=then)
-    kept = to_go_on_with(tmp_path, checkpoint, lambda line: None)
+    kept = resumable_records(tmp_path, checkpoint, lambda line: None)
     assert {r.id: r.status for r in kept} == {SEARCH[0].id: "finished", SEARCH[2].id: "pruned"}
     assert sorted(module.read_trials(tmp_path), key=lambda r: r.id) == sorted(kept, key=lambda r: r.id)
 

@@ -9,7 +9,7 @@ from lowregret.report.pages.captions import headline
 from lowregret.report.pages.document import reproduce, section
 from lowregret.report.pages.tables import definitions, methods_table, text, trials_table
 from lowregret.report.reading import StudyRecords
-from lowregret.runs.files import BEST
+from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
 
 BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "inconclusive"}
 
@@ -71,7 +71,7 @@ def _recommendation(study: StudyRecords) -> str:
         rows |= {"Learning rate": words.rate(advice.learning_rate), "Batch size": str(advice.batch_size)}
         if advice.targets is not None:
             rows["Targets"] = ", ".join(advice.targets)
-        kind = "lora" if advice.rank is not None else "full"
+        kind = BEST_FULL if advice.rank is None else BEST_LORA
         if (study.folder / BEST / kind).is_dir():
             rows["Trained weights"] = f"{BEST}/{kind}"
         body = definitions(rows, "")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lowregret.errors import LowregretError, RecordsError
+from lowregret.errors import FolderLockedError, LowregretError, RecordsError
 from lowregret.spec import GroupSpec
 from lowregret.study.group import run_group
 from lowregret.study.observer import Lines, Observer
@@ -184,8 +184,8 @@ def _outcome(
         for last in _attempts():
             try:
                 run_group(job.folder, job.spec, starts, lines, lambda: asked() or parent.poll())
-            except RecordsError as error:
-                if last or "another lowregret process" not in str(error):
+            except FolderLockedError:
+                if last:
                     raise
                 time.sleep(0.5)
             else:

@@ -21,7 +21,8 @@ from types import TracebackType
 
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.runs.atomic import read_json, read_record, write_json
-from lowregret.runs.files import METRICS, SPEC, TRACKING, TRIAL, TRIALS
+from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import TrialSpec
@@ -59,7 +60,7 @@ def parse_track(text: str, folder: Path) -> Track:
     """TOOL or TOOL:WHERE; SpecError when there is no such tool, or its package is missing.
 
     Without WHERE: TensorBoard's events are in `folder`/tensorboard; MLflow's where MLFLOW_TRACKING_URI says, else in
-    `folder`/mlflow.db; W&B's project is WANDB_PROJECT, else lowregret.
+    mlflow.db in `folder`; W&B's project is WANDB_PROJECT, else lowregret.
     """
     tool, _, where = text.partition(":")
     if tool not in TOOLS:
@@ -67,8 +68,8 @@ def parse_track(text: str, folder: Path) -> Track:
     if find_spec(tool) is None:
         raise SpecError(f"--track {tool}: the package {tool} is missing. Install it by `pip install lowregret[track]`.")
     defaults = {
-        "tensorboard": str(folder / "tensorboard"),
-        "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}",
+        "tensorboard": str(folder / TENSORBOARD),
+        "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / MLFLOW).resolve()}",
         "wandb": os.environ.get("WANDB_PROJECT") or PROJECT,
     }
     if not where and tool == "mlflow":
@@ -274,7 +275,7 @@ def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFact
     file = folder / TRACKING
     if not file.exists():
         write_json(file, {"id": secrets.token_hex(6)})
-    stored = read_json(folder / SPEC)
+    stored = stored_spec(folder / SPEC)
     spec, resolved = stored["spec"], stored.get("resolved", {})
     method = {
         name: "+".join(value) if isinstance(value, list) else value

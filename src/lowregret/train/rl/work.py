@@ -18,7 +18,7 @@ from torch import Tensor
 from lowregret.data.batches import Batch, batch_indices
 from lowregret.engine import Engine, PassResult
 from lowregret.engine.footprint import max_decode_rows
-from lowregret.engine.losses import Loss, cispo, entropy_bonus, importance_sampling, k3, kl_penalty, ppo_clip
+from lowregret.engine.losses import LOSSES, Loss, entropy_bonus, k3, kl_penalty
 from lowregret.runs.files import FAILURES, TRANSCRIPTS
 from lowregret.runs.metrics import append_lines
 from lowregret.runs.records import ExampleRewards
@@ -90,13 +90,8 @@ class _Learned:
 
 def policy_loss(objective: RL) -> Loss:
     """The loss that an objective asks for, of a batch with the columns that it needs."""
-    clip = objective.clip_range if objective.estimator != "importance_sampling" else 0.0
-    estimators: dict[str, Loss] = {
-        "importance_sampling": importance_sampling,
-        "ppo_clip": partial(ppo_clip, low=clip, high=clip),
-        "cispo": partial(cispo, high=clip),
-    }
-    estimator = estimators[objective.estimator]
+    chosen = LOSSES[objective.estimator]
+    estimator = partial(chosen.function, **dict.fromkeys(chosen.clips, objective.clip_range))
 
     def loss(
         logprobs: Tensor,
