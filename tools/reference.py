@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union
 from pydantic import Field, TypeAdapter
 
 from lowregret.cli import compare, plan, study, train
-from lowregret.cli.flags import Asks
+from lowregret.cli.flags import VerbFlags
 from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
 from lowregret.spec import CompareSpec, Spec, TrainSpec
@@ -77,11 +77,11 @@ shell's start-up file. After an update that changed flags, run it again.
 """
 
 
-def _page(title: str, asks: Asks, introduction: str) -> str:
+def _page(title: str, asks: VerbFlags, introduction: str) -> str:
     return f"{MADE}\n# {title}\n\n{_summary(asks.spec)}\n\n{introduction}\n{_tables(_with_its_flags(asks, asks.spec))}"
 
 
-def _with_its_flags(asks: Asks, spec: type[Spec]) -> list[Key]:
+def _with_its_flags(asks: VerbFlags, spec: type[Spec]) -> list[Key]:
     """The keys of a spec; those that the verb has no flag for are for files only."""
     flags = {key.path for key in asks.flags()}
     return [key if key.path in flags else replace(key, flag="") for key in keys(spec)]

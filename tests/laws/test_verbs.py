@@ -14,7 +14,7 @@ import pytest
 from cyclopts import Parameter
 
 from lowregret.cli import study
-from lowregret.cli.flags import Asks
+from lowregret.cli.flags import VerbFlags
 from lowregret.cli.verbs import VERBS, Verb
 from lowregret.questions.registry import QUESTIONS
 from lowregret.spec.keys import TOML_ONLY, default_words, keys
@@ -39,9 +39,9 @@ def command(verb: Verb) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def asks(verb: Verb) -> Asks | None:
+def asks(verb: Verb) -> VerbFlags | None:
     """What a verb asks of its spec; None for a verb that builds none."""
-    found: Asks | None = getattr(importlib.import_module(verb.module), "ASKS", None)
+    found: VerbFlags | None = getattr(importlib.import_module(verb.module), "ASKS", None)
     return found
 
 

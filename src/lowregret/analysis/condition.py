@@ -59,7 +59,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Best:
+class BestOverSeeds:
     """A method's best learning rate under a condition."""
 
     learning_rate: float
@@ -118,7 +118,7 @@ class Condition:
         found = [t for t in self.trials if t.record.method == method and (seed is None or t.record.seed == seed)]
         return sorted(found, key=lambda t: (t.record.learning_rate, t.record.seed))
 
-    def best(self, method: str, step: int | None = None) -> Best | None:
+    def best(self, method: str, step: int | None = None) -> BestOverSeeds | None:
         """The best rate at the end, or after `step`; None when no trial got there."""
         searched = {t.record.learning_rate: t.loss(step) for t in self.of(method, SEARCH_SEED)}
         finite = {rate: loss for rate, loss in searched.items() if math.isfinite(loss)}
@@ -137,7 +137,7 @@ class Condition:
         if not fitted:  # beside a rate that diverged the lattice is all there is
             fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
         level = tuple(sorted(r for r in finite if finite[r] == finite[rate]))
-        return Best(rate, losses, fitted, depth, min(searched) < rate < max(searched), level)
+        return BestOverSeeds(rate, losses, fitted, depth, min(searched) < rate < max(searched), level)
 
     def at_best(self, method: str) -> list[Trial]:
         """The finished trials at a method's best rate, by seed."""

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
-from lowregret.cli.flags import Asks
+from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.cli.specs import make_spec
 from lowregret.errors import SpecError
 from lowregret.spec import TrainingSpec, build
 
-ASKS = Asks(
+ASKS = VerbFlags(
     TrainingSpec,
     leaves_out={
         "it is about how a policy is trained, and nothing is trained here": (

@@ -20,7 +20,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Asks:
+class VerbFlags:
     """Which spec a verb builds, and the fields of it that the verb has flags for: all that are not left out."""
 
     spec: type[Spec]
@@ -65,7 +65,7 @@ def _as_flags(sentence: str, known: Sequence[Key]) -> str:
     return re.sub(r"`([^`]*)`", lambda found: options.get(found[1], found[1]), sentence)
 
 
-def _parameter(asks: Asks, key: Key) -> inspect.Parameter:
+def _parameter(asks: VerbFlags, key: Key) -> inspect.Parameter:
     kinds: dict[str, Any] = {"switch": bool, "int": int, "float": float, "text": str, "texts": list[str]}
     # Of a few words, any text is let through: the spec judges it, with the sentence that it has for a file's.
     kind = Literal[key.choices] | str if key.reads == "choice" else kinds[key.reads]

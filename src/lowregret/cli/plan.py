@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
-from lowregret.cli.flags import Asks
+from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import say, say_json
 from lowregret.errors import SpecError
@@ -17,7 +17,7 @@ from lowregret.spec.plan import PlanSpec
 if TYPE_CHECKING:
     from lowregret.plan.plan import Plan
 
-ASKS = Asks(PlanSpec)
+ASKS = VerbFlags(PlanSpec)
 _MEASURED_EXAMPLES = 64
 _WIDEST = 104
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
-from lowregret.cli.flags import Asks
+from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lowregret.questions.judge import Claims
 
 _ITS_OWN = "the question's"
-ASKS = Asks(
+ASKS = VerbFlags(
     Question,
     leaves_out={
         "the question fixes it; a recipe may change it": (

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
-from lowregret.cli.flags import Asks
+from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
 from lowregret.spec import TrainSpec
 
-ASKS = Asks(TrainSpec)
+ASKS = VerbFlags(TrainSpec)
 
 
 @verb("train", ASKS.parameters())

@@ -23,7 +23,7 @@ from lowregret.engine.device import cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
 from lowregret.engine.forward.checkpointing import checkpoint_layers
-from lowregret.engine.forward.layout import Layout, lay_out
+from lowregret.engine.forward.layout import PassLayout, lay_out
 from lowregret.engine.forward.mixture import experts_under_autocast
 from lowregret.engine.forward.path import (
     PROBE_PROMPTS,
@@ -241,11 +241,11 @@ class Engine:
         """Restore what `save` wrote, and return its metadata; RecordsError when the file is damaged or another's."""
         return load_state(self.policies[policy], path)
 
-    def _lay_out(self, batches: Mapping[str, Batch]) -> Layout:
+    def _lay_out(self, batches: Mapping[str, Batch]) -> PassLayout:
         known = {name: b if self.shares(name) else replace(b, prompts=None) for name, b in batches.items()}
         return lay_out(known, self._order(known), self.device, padded=not self.padding_free)
 
-    def _forward(self, layout: Layout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
+    def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
             if loss is cross_entropy and len(layout.names) == 1:
@@ -269,7 +269,7 @@ class Engine:
         return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
 
     @contextmanager
-    def _passing(self, layout: Layout, temperature: float = 1.0) -> Iterator[None]:
+    def _passing(self, layout: PassLayout, temperature: float = 1.0) -> Iterator[None]:
         """Everything that is different during one pass, its backward included, and only then."""
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
@@ -305,7 +305,7 @@ class Engine:
 
         return sorted(names, key=place)
 
-    def _position_parts(self, layout: Layout) -> list[SlotSpan]:
+    def _position_parts(self, layout: PassLayout) -> list[SlotSpan]:
         return self._parts(layout.names, layout.positions, layout.position_rows)
 
     def _parts(

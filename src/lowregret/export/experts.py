@@ -98,7 +98,7 @@ def expert_loras(engine: Engine, policy: LoRAPolicy) -> tuple[dict[str, SavedAda
 
 
 @dataclass(frozen=True)
-class Read:
+class SavedExperts:
     """Experts' LoRAs out of a file, fitted to a base."""
 
     plain: dict[str, SavedAdapter]
@@ -108,13 +108,15 @@ class Read:
     convention: Convention
 
 
-def read_experts(engine: Engine, folder: Path, config: Mapping[str, Any], weights: Mapping[str, SavedAdapter]) -> Read:
+def read_experts(
+    engine: Engine, folder: Path, config: Mapping[str, Any], weights: Mapping[str, SavedAdapter]
+) -> SavedExperts:
     """Tell the experts' LoRAs from the plain ones; ModelError when they do not fit the base."""
     known = {matrix.name: matrix for matrix in engine.matrices if matrix.experts}
     modules = {name.rpartition(".")[0]: None for name in known}
     left = dict(weights)
     if not from_each(list(left)) and not any(_nested(place, name) for place in left for name in modules):
-        return Read(left, {}, "per-active")
+        return SavedExperts(left, {}, "per-active")
     scale = _scale(folder, config)
     found: dict[str, ExpertAdapter] = {}
     for name in modules:
@@ -151,7 +153,7 @@ def _fitted(
     known: Mapping[str, Matrix],
     plain: dict[str, SavedAdapter],
     found: Mapping[str, ExpertAdapter],
-) -> Read:
+) -> SavedExperts:
     """The convention with the lowest rank that holds them all, and the LoRAs at its rank and scale."""
     first = known[next(iter(found))]
     assert first.experts is not None
@@ -166,10 +168,10 @@ def _fitted(
         raise ModelError(f"{folder}: experts have rank {most}, above the {config['r']} that the configuration gives.")
     rank, convention = min(fits, key=lambda fit: fit[0])
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Read(plain, {name: _widened(lora, rank, scale) for name, lora in found.items()}, convention)
+    return SavedExperts(plain, {name: _widened(lora, rank, scale) for name, lora in found.items()}, convention)
 
 
-def copy_experts(policy: LoRAPolicy, read: Read) -> None:
+def copy_experts(policy: LoRAPolicy, read: SavedExperts) -> None:
     """Put what was read into a policy that was made for it."""
     for name, lora in read.experts.items():
         adapter: LoRAWeights = policy.adapters[name]

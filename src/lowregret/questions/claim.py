@@ -14,7 +14,7 @@ from lowregret.analysis.fits import Estimate
 from lowregret.questions.question import Question
 from lowregret.spec import Spec
 
-Unit = Literal["ratio", "share", "nats", "bits", "number"]
+StatisticUnit = Literal["ratio", "share", "nats", "bits", "number"]
 
 
 class Statement(Spec):
@@ -27,7 +27,7 @@ class Statement(Spec):
     """What the post, or the work cited there, says."""
     statistic: str
     """What is measured here."""
-    unit: Unit
+    unit: StatisticUnit
     low: float | None = None
     high: float | None = None
     """The claim holds when the whole interval of the statistic lies within these bounds, and does not hold when it lies
@@ -43,7 +43,7 @@ class Statement(Spec):
         return f"{_said(self.low, self.unit)} to {_said(self.high, self.unit)}"
 
 
-def _said(value: float | None, unit: Unit) -> str:
+def _said(value: float | None, unit: StatisticUnit) -> str:
     if value is None:
         return "anything"
     if unit == "share":

@@ -22,7 +22,7 @@ from lowregret.engine.forward.attention import VarlenRows
 
 
 @dataclass(frozen=True)
-class Layout:
+class PassLayout:
     """One pass. Tokens are positions that are computed; positions are the supervised among them."""
 
     inputs: dict[str, Any]
@@ -51,7 +51,7 @@ class Layout:
         return [slice(stop - count, stop) for stop, count in zip(stops, self.positions, strict=True)]
 
 
-def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.device, *, padded: bool) -> Layout:
+def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.device, *, padded: bool) -> PassLayout:
     """The batches in the order named.
 
     Indices are found on the CPU, where batches are built: on a GPU, finding them would wait for the device.
@@ -74,7 +74,7 @@ def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.de
         inputs["input_ids"] = inputs["input_ids"][None]
         inputs["position_ids"] = torch.cat(places)[None].to(device)
         inputs["rows"] = _rows(every, device)
-    return Layout(
+    return PassLayout(
         inputs=inputs,
         names=tuple(order),
         tokens=tuple(len(own) for own in ids),

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.forward.head import head_transform, linear_cross_entropy, linear_logprobs
-from lowregret.engine.forward.layout import Layout
+from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.losses import token_logprobs
 from lowregret.lora.linear import LoRALinear, adapted_product
 from lowregret.lora.spans import SlotSpan
@@ -52,7 +52,7 @@ class Unembedding:
             self._hook.remove()
         self._hook = self.module.register_forward_pre_hook(self._select)
 
-    def logprobs(self, logits: Tensor, layout: Layout, parts: list[SlotSpan]) -> Float[Tensor, " positions"]:
+    def logprobs(self, logits: Tensor, layout: PassLayout, parts: list[SlotSpan]) -> Float[Tensor, " positions"]:
         """log p(target) of the layout's positions, float32, nats; `logits` are what the model returned."""
         if not self.chunked:
             logits = logits.reshape(-1, logits.shape[-1])
@@ -77,7 +77,7 @@ class Unembedding:
         found.append(self._base_logprobs(hidden, layout, slice(start, hidden.shape[0])))
         return torch.cat([piece for piece in found if piece is not None])
 
-    def trained_cross_entropy(self, layout: Layout) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]] | None:
+    def trained_cross_entropy(self, layout: PassLayout) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]] | None:
         """−Σ weight · log p and the log-probabilities, when the unembedding itself trains and products are taken here.
 
         That the loss is this one spares the gradient of the unembedding a product (`linear_cross_entropy`).
@@ -87,7 +87,7 @@ class Unembedding:
         hidden, self._hidden = self._hidden, None
         return linear_cross_entropy(hidden, self._weight, layout.targets, layout.weights, **self._transform)
 
-    def _base_logprobs(self, hidden: Tensor, layout: Layout, own: slice) -> Tensor | None:
+    def _base_logprobs(self, hidden: Tensor, layout: PassLayout, own: slice) -> Tensor | None:
         if own.stop == own.start:
             return None
         return linear_logprobs(hidden[own], self._weight, layout.targets[own], **self._transform)

@@ -12,15 +12,17 @@ from torch import nn
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams
 from lowregret.spec.optimizer import AdamW
 
+_DEFAULT = AdamW()
+
 
 @dataclass(frozen=True)
 class AdamParams(StepParams):
     """One step's hyper-parameters; decay is decoupled: w ← w − lr · weight_decay · w."""
 
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    beta1: float = _DEFAULT.beta1
+    beta2: float = _DEFAULT.beta2
+    eps: float = _DEFAULT.eps
+    weight_decay: float = _DEFAULT.weight_decay
 
 
 @final

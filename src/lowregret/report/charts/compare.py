@@ -36,7 +36,7 @@ __all__ = [
     "cost",
     "loss_against_learning_rate",
     "loss_against_steps",
-    "regret_interval",
+    "regret_chart",
     "save",
     "svg",
     "themed",
@@ -133,7 +133,7 @@ def _panel(study: StudyRecords, title: str, rows: list[dict[str, Any]]) -> alt.L
     return alt.LayerChart(layer=layers).properties(title=title, width=(WIDTH - 34) / 2, height=40 * len(rows))
 
 
-def regret_interval(study: StudyRecords) -> alt.LayerChart:
+def regret_chart(study: StudyRecords) -> alt.LayerChart:
     """Regret of each LoRA (nats per supervised token) with its 95 % interval, zero and the tolerance."""
     results = [r for r in study.verdict.methods if r.name != "full"]
     known = [r for r in results if r.regret is not None]

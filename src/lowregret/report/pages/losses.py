@@ -22,7 +22,7 @@ def page(study: StudyRecords) -> str:
 def _figures(study: StudyRecords) -> list[Figure]:
     window = max((curves.curve(study, name).window for name in study.methods), default=1)
     return [
-        Figure("regret", "Regret", compare.regret_interval(study), captions.regret_caption(study)),
+        Figure("regret", "Regret", compare.regret_chart(study), captions.regret_caption(study)),
         Figure("rates", "Loss against learning rate", loss_against_learning_rate(study), captions.rate_caption(study)),
         Figure("steps", "Loss against steps", compare.loss_against_steps(study), captions.steps_caption(study, window)),
         Figure("cost", "Cost", compare.cost(study), captions.cost_caption(study)),

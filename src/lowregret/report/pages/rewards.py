@@ -58,7 +58,7 @@ def _compare_figures(study: StudyRecords) -> list[Figure]:
     marks = "Lines join the trials of the search, seed 0; a ring is a best rate. A loss's U is upside down here: "
     marks += f"a wide plateau forgives a wrong rate.{said}"
     return [
-        Figure("regret", "Regret", compare.regret_interval(study), captions.regret_caption(study)),
+        Figure("regret", "Regret", compare.regret_chart(study), captions.regret_caption(study)),
         Figure("steps", "Reward against steps", rewards.reward_curves(arms, base), _steps_caption(study)),
         Figure(
             "rates",

@@ -76,7 +76,7 @@ def test_cost_shows_values_with_units_and_bars_from_zero(study: StudyRecords) ->
 
 
 def test_regret_shows_intervals_zero_and_tolerance(study: StudyRecords) -> None:
-    chart = compare.regret_interval(study)
+    chart = compare.regret_chart(study)
     said = texts(compare.svg(chart))
     assert "regret (nats per supervised token)" in said
     assert "LoRA (rank 16): +0.0021 (−0.0012 to +0.0054)" in said
@@ -91,14 +91,14 @@ def test_regret_shows_intervals_zero_and_tolerance(study: StudyRecords) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_methods_take_the_colours_of_the_theme(study: StudyRecords, theme: str) -> None:
-    svg = compare.svg(compare.regret_interval(study), theme)  # type: ignore[arg-type]
+    svg = compare.svg(compare.regret_chart(study), theme)  # type: ignore[arg-type]
     first, second, *_ = config(theme)["range"]["category"]  # type: ignore[arg-type]
     assert first in svg
     assert second in svg
 
 
 def test_a_figure_is_saved_as_svg_and_png(study: StudyRecords, tmp_path: Path) -> None:
-    chart = compare.regret_interval(study)
+    chart = compare.regret_chart(study)
     for suffix, start in ((".svg", b"<svg"), (".png", b"\x89PNG")):
         path = tmp_path / f"regret{suffix}"
         compare.save(chart, path)
