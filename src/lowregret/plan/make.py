@@ -66,7 +66,13 @@ def build_plan(
     length, mean, share = _rows(shapes, request, usable)
 
     budget = MemoryBudget(
-        shapes, length, max(1, round(length * share)), request.checkpoint_activations, request.shards, hardware
+        shapes,
+        length,
+        max(1, round(length * share)),
+        request.checkpoint_activations,
+        request.shards,
+        hardware,
+        optimizer=request.optimizer,
     )
     if request.objective == "rl":
         budget = replace(budget, shared=SharedPrefix(length - request.max_tokens, request.group_size))
@@ -194,6 +200,7 @@ class CostEstimator:
             checkpoint_activations=self.request.checkpoint_activations,
             price_per_hour=self.price_per_hour,
             shards=self.request.shards,
+            optimizer=self.request.optimizer,
         )
 
     def study_cost(self, lora: LoRA) -> StudyCost | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lowregret.errors import SpecError
-from lowregret.spec import FullFT, LoRA
+from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
 
 ObjectiveKind = Literal["sft", "rl"]
 """The `kind` of a spec's objective."""
@@ -26,6 +26,8 @@ class PlanRequest:
     max_length: int | None = None
     micro_batch_size: int | None = None
     checkpoint_activations: bool = False
+    optimizer: type[OptimizerSpec] = AdamW
+    """Whose state and traffic memory and time are counted with."""
     shards: int = 1
     """Devices that share weights, gradients and moments (FSDP)."""
     group_size: int = 8

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from lowregret.data.batches import collate
 from lowregret.data.example import Example
-from lowregret.engine import AdamParams, Engine
+from lowregret.engine import Engine, step_params
 from lowregret.environment import environment
 from lowregret.models.load import Base, Source, load_tokenizer, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import timing_file
-from lowregret.spec import AdamW, FullFT, LoRA
+from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
 from lowregret.train.interrupt import Interrupted
 
@@ -48,9 +48,9 @@ def time_steps(
 
 def _time_width(question: ComputeQuestion, width: int) -> dict[str, Any]:
     engines = {"full": _engine(question, width), "lora": _engine(question, width)}
-    engines["full"].add_policy("full", FullFT())
+    engines["full"].add_policy("full", FullFT(), optimizer=question.optimizer.name)
     for rank in question.ranks:
-        engines["lora"].add_policy(f"lora:{rank}", LoRA(rank=rank))
+        engines["lora"].add_policy(f"lora:{rank}", LoRA(rank=rank), optimizer=question.optimizer.name)
     rows = max(1, question.tokens // _ROW)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, _vocabulary(engines["full"]), (rows, _ROW), generator=draw).tolist()
@@ -62,10 +62,11 @@ def _time_width(question: ComputeQuestion, width: int) -> dict[str, Any]:
             _wait(engine)
             began = time.perf_counter()
             engine.forward_backward({name: batch})
-            engine.optim_step({name: AdamParams(learning_rate=1e-4)})
+            engine.optim_step({name: step_params(question.optimizer, 1e-4)})
             _wait(engine)
             if turn:
                 times.append(time.perf_counter() - began)
+    bytes_each = question.optimizer.bytes_per_parameter()
     base = sum(parameter.numel() for parameter in engines["lora"].model.parameters())
     trained = {rank: engines["lora"].policies[f"lora:{rank}"].trainable_parameters for rank in question.ranks}
     return {
@@ -74,10 +75,8 @@ def _time_width(question: ComputeQuestion, width: int) -> dict[str, Any]:
         "parameters": base,
         "full_seconds": seconds["full"],
         "lora_seconds": {str(rank): seconds[f"lora:{rank}"] for rank in question.ranks},
-        "full_bytes": AdamW.bytes_per_parameter() * base,
-        "lora_bytes": {
-            str(rank): NUMBER_BYTES * base + AdamW.bytes_per_parameter() * size for rank, size in trained.items()
-        },
+        "full_bytes": bytes_each * base,
+        "lora_bytes": {str(rank): NUMBER_BYTES * base + bytes_each * size for rank, size in trained.items()},
         "theory": {str(rank): _theory(engines["lora"], rank) for rank in question.ranks},
     }
 

@@ -42,7 +42,13 @@ def advice_lines(
 
 
 def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rate: float | None) -> PlanRequest:
-    request = PlanRequest(method=method, batch_size=spec.batch_size, steps=steps, learning_rate=learning_rate)
+    request = PlanRequest(
+        method=method,
+        batch_size=spec.batch_size,
+        steps=steps,
+        learning_rate=learning_rate,
+        optimizer=type(spec.optimizer),
+    )
     if isinstance(spec.objective, RL):
         return replace(request, objective="rl", group_size=spec.objective.group_size)
     return request

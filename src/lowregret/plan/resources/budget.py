@@ -8,7 +8,7 @@ from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix
 from lowregret.plan.resources.hardware import Hardware, catalogue
 from lowregret.plan.resources.memory import Memory, memory
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import FullFT, LoRA
+from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
 
 _MOST_SHARDS = 64
 
@@ -26,6 +26,7 @@ class MemoryBudget:
     batch: int = 1
     """Rows of a step: with fewer at once, a step is several passes."""
     shared: SharedPrefix = NO_SHARED_PREFIX
+    optimizer: type[OptimizerSpec] = AdamW
 
     def need(self, method: FullFT | LoRA, rows: int) -> Memory:
         """Bytes on each device."""
@@ -40,6 +41,7 @@ class MemoryBudget:
             accumulating=rows < self.batch,
             shards=self.shards,
             hardware=self.hardware,
+            optimizer=self.optimizer,
         )
 
     def fits(self, method: FullFT | LoRA, rows: int = 1) -> bool | None:

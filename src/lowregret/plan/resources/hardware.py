@@ -107,7 +107,7 @@ def this_cpu() -> Hardware:
     except (OSError, ValueError, TypeError):
         pass
     probe = subprocess.run(
-        [sys.executable, "-m", "lowregret.train.probe"], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-m", "lowregret.engine.probe"], capture_output=True, text=True, check=False, timeout=300
     )
     if probe.returncode:
         raise LowregretError(f"--hardware auto: the probe of this machine failed: {probe.stderr.strip()[-300:]}")

@@ -42,7 +42,7 @@ class Memory:
     """The base, and the adapter or the copies in another type that training adds."""
     gradients: int
     optimizer: int
-    """What it keeps from step to step: AdamW's two moments, float32."""
+    """What it keeps from step to step: of AdamW two moments, float32."""
     activations: int
     """What a pass keeps until its backward pass, and the temporaries of the widest layer."""
     logits: int

@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 import pytest
 
+from lowregret.plan.make import build_plan
+from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.cost import run_cost
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.resources.memory import memory, trainable
@@ -39,3 +41,15 @@ def test_a_step_moves_what_is_declared() -> None:
         for optimizer in (AdamW, OneMoment)
     )
     assert usual - less == pytest.approx(8 * LLAMA.total / device.bytes_per_second)
+
+
+@pytest.mark.parametrize("method", [FullFT(), LoRA(rank=16)])
+def test_a_plan_counts_with_the_optimizer_of_its_request(method: FullFT | LoRA) -> None:
+    usual, less = (
+        build_plan(LLAMA, PlanRequest(method=method, optimizer=optimizer), hardware=find_hardware("H100 SXM"))
+        for optimizer in (AdamW, OneMoment)
+    )
+    assert less.asked.memory.optimizer * 2 == usual.asked.memory.optimizer
+    assert usual.asked.seconds is not None
+    assert less.asked.seconds is not None
+    assert less.asked.seconds < usual.asked.seconds

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lowregret.train import probe
+from lowregret.engine import probe
 
 
 def test_rounds_that_others_slow_down_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What this machine's CPU does in a second, as torch uses it: `python -m lowregret.train.probe` prints it as JSON.
+"""What this machine's CPU does in a second, as torch uses it: `python -m lowregret.engine.probe` prints it as JSON.
 
 It is a program of its own because a plan must not load torch (plan/resources/hardware.py runs it once and keeps the
 answer).
@@ -28,7 +28,7 @@ PAUSE = 0.03
 
 
 def probe() -> dict[str, object]:
-    """The fields of plan.hardware.Hardware, without this machine's memory."""
+    """The fields of plan.resources.hardware.Hardware, without this machine's memory."""
     return {
         "name": f"this CPU ({platform.machine()}, {torch.get_num_threads()} threads)",
         "kind": "cpu",
