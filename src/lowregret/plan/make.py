@@ -18,10 +18,10 @@ from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, share
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import FullFT, LoRA
+from lowregret.spec import FullFT, LoRA, TrainingSpec
 
-EVALS = 2
-"""Held-out evaluations of a run, by default."""
+EVALS = int(TrainingSpec.model_fields["evals"].default)
+"""Held-out evaluations of a trial, where nobody says otherwise."""
 
 
 @dataclass(frozen=True)

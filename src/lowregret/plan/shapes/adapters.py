@@ -13,8 +13,8 @@ from typing import Literal
 from lowregret.errors import SpecError, TargetError, did_you_mean
 from lowregret.plan.shapes.weights import Shapes, Weight
 from lowregret.spec.conventions import CONVENTIONS, Convention, expert_rank
+from lowregret.spec.method import TARGET_GROUPS
 
-GROUPS = ("attention", "mlp", "experts", "router", "unembedding")
 _OUTWARD = re.compile(r"\bdown_proj\b")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -40,7 +40,7 @@ def lora_parameters(
     is attention and mlp. TargetError: a target that matches nothing in this model.
     """
     each = ranks_of(shapes, rank, convention)
-    counts = dict.fromkeys(GROUPS, 0)
+    counts = dict.fromkeys(TARGET_GROUPS, 0)
     for weight, share in chosen(shapes, (targets,) if isinstance(targets, str) else tuple(targets)):
         if weight.kind == "experts":
             counts["experts"] += round(share * _expert_parameters(shapes, weight, each, convention))
@@ -58,7 +58,7 @@ def adapter_bytes(parameters: int, dtype: str = "float32") -> int:
 
 def adaptable(shapes: Shapes) -> Iterator[Weight]:
     """The matrices that can carry a LoRA."""
-    matrices = (weight for weight in shapes.weights if weight.kind in GROUPS and len(weight.shape) == 2)
+    matrices = (weight for weight in shapes.weights if weight.kind in TARGET_GROUPS and len(weight.shape) == 2)
     return (weight for weight in matrices if not weight.name.endswith("shared_expert_gate.weight"))
 
 
@@ -78,8 +78,8 @@ def chosen(shapes: Shapes, targets: tuple[str, ...]) -> Iterator[tuple[Weight, f
         return
     groups: list[str] = []
     for target in targets:
-        if target not in (*GROUPS, "all"):
-            raise SpecError(f"unknown target {target!r}. {did_you_mean(target, (*GROUPS, 'all'))}")
+        if target not in (*TARGET_GROUPS, "all"):
+            raise SpecError(f"unknown target {target!r}. {did_you_mean(target, (*TARGET_GROUPS, 'all'))}")
         wanted = {"all": ["attention", "mlp", "experts"], "mlp": ["mlp", "experts"]}.get(target, [target])
         groups += wanted
         if not any(weight.kind in wanted for weight in adaptable(shapes)):
