@@ -10,11 +10,11 @@ from lowregret.spec.keys import keys
 from lowregret.spec.plan import PlanSpec
 
 ELSEWHERE = ("method", "hardware", "price", "eval_data", "prompt_field", "completion_field", "pilot")
-"""What the planner takes beside the wishes."""
+"""What the planner takes beside what is asked of a training."""
 OUTSIDE = {"1 or more": 0, "2 or more": 1, "above 0": 0}
 
 
-def test_every_wish_is_a_flag_with_the_same_default() -> None:
+def test_every_field_of_a_request_is_a_flag_with_the_same_default() -> None:
     fields = {name: field.default for name, field in PlanRequest.__dataclass_fields__.items() if name != "method"}
     assert {name: field.default for name, field in PlanSpec.model_fields.items() if name not in ELSEWHERE} == fields
 
