@@ -1,4 +1,6 @@
-"""Keeps what FINDINGS.md needs of a study: its trials as CSV, its verdict, and two figures. No weights, no paths.
+"""Keeps what a page of docs/findings/ needs of a study: its trials as CSV, its verdict, and two figures.
+
+No weights, no paths.
 
 python benchmarks/collect_study.py runs/demo docs/results/demo
 """

@@ -40,9 +40,10 @@ ELSEWHERE: tuple[tuple[str, FullFT | LoRA, int, int, float], ...] = (
     (_TINY, FullFT(), 8, 120, 2.0e-3),
 )
 """Model, method, batch size, steps, best rate. Qwen3-4B on No Robots: SCIENCE 4; SmolLM2 on GSM8K (vertices of
-parabolas) and tiny on biographies: FINDINGS.md. The law is not fitted to them, but the terms for batch, length, targets
-and narrow bases, and how much wider the interval is away from the sweep, were set with these numbers in view: that the
-intervals hold them is how they were made, not a test of them."""
+parabolas): docs/findings/2026-11-24-smollm2-gsm8k.md; tiny on biographies: docs/findings/2026-11-24-demo-first.md. The
+law is not fitted to them, but the terms for batch, length, targets and narrow bases, and how much wider the interval is
+away from the sweep, were set with these numbers in view: that the intervals hold them is how they were made, not a test
+of them."""
 
 
 def recommended(cells: Sequence[Cell]) -> Protocol:

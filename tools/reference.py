@@ -1,4 +1,6 @@
-"""Writes docs/reference/: a table of keys for every spec, and their JSON schemas; all of it from the specs themselves.
+"""Writes docs/reference/: a page for every verb, with its options and keys, and the JSON schemas of its files.
+
+All of it comes from the verbs and the specs themselves:
 
     python tools/reference.py
 
@@ -7,16 +9,20 @@ A test says when what is written there is stale.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, get_args
 
+from cyclopts import Parameter
 from pydantic import Field, TypeAdapter
 
-from lowregret.cli import compare, plan, study, train
+from lowregret.cli import study
 from lowregret.cli.flags import VerbFlags
+from lowregret.cli.verbs import VERBS, Verb
 from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
 from lowregret.spec import CompareSpec, Spec, TrainSpec
@@ -25,7 +31,7 @@ from lowregret.spec.method import LoRA, spellings
 from lowregret.spec.recipes import PRETRAIN, recipes
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
-MADE = "<!-- Made by `python tools/reference.py` from the specs: change those. -->\n"
+MADE = "<!-- Made by `python tools/reference.py` from the verbs and their specs: change those. -->\n"
 _FROM_FLAGS = ("DataSpec", "RL")
 """Tables whose required keys may come from flags instead of the file."""
 
@@ -34,18 +40,15 @@ def files() -> dict[str, str]:
     """Every file of docs/reference, by its path below it."""
     return {
         "index.md": _index(),
-        "train.md": _page("lowregret train", train.ASKS, _COMMON),
-        "compare.md": _page("lowregret compare", compare.ASKS, _COMMON),
-        "plan.md": _page("lowregret plan", plan.ASKS, "`plan` takes flags only: it has no file.\n"),
         "method.md": _method(),
-        "study.md": _study(),
-        "recipes.md": _recipes(),
+        **{f"{verb.name}.md": _page(verb) for verb in VERBS.values()},
         "schema/train.json": _schema(TrainSpec.model_json_schema(), "lowregret train"),
         "schema/compare.json": _schema(CompareSpec.model_json_schema(), "lowregret compare"),
         "schema/study.json": _schema(_any_question().json_schema(), "lowregret study"),
     }
 
 
+_NO_FILE = "This verb reads no file: `key` is the name of the field in the spec.\n"
 _COMMON = (
     "Keys of a TOML file for `--config`, and the flags that win over it. A key without a flag is for files only. "
     "Every default that was filled in is printed when a command starts.\n"
@@ -53,15 +56,16 @@ _COMMON = (
 
 
 def _index() -> str:
+    verbs = "\n".join(f"  - [{verb.name}]({verb.name}.md): {_cell(verb.summary)}" for verb in VERBS.values())
     return f"""{MADE}
 # Reference
 
-Keys, flags, types, defaults, bounds and units. Everything here is made from the specs, which also make the flags, their
-help and the checks, so it cannot differ from them.
+Keys, flags, types, defaults, bounds and units. Everything here is made from the verbs and their specs, which also
+make the flags, their help and the checks, so it cannot differ from them.
 
-- [train](train.md), [compare](compare.md), [study](study.md), [plan](plan.md): the keys and flags of a verb
+- the verbs, with all their options:
+{verbs}
 - [method](method.md): how a LoRA is spelled, and its fields
-- [recipes](recipes.md): the files that come with lowregret
 - [schema/](schema): JSON schemas of the TOML files. An editor that knows them (Even Better TOML, taplo) completes and
   checks keys after a first line `#:schema docs/reference/schema/compare.json`.
 
@@ -77,8 +81,55 @@ shell's start-up file. After an update that changed flags, run it again.
 """
 
 
-def _page(title: str, asks: VerbFlags, introduction: str) -> str:
-    return f"{MADE}\n# {title}\n\n{_summary(asks.spec)}\n\n{introduction}\n{_tables(_with_its_flags(asks, asks.spec))}"
+def _page(verb: Verb) -> str:
+    """What a verb does, its own options, and the keys of its spec, or what else it is about."""
+    module = importlib.import_module(verb.module)
+    command = getattr(module, verb.import_path.partition(":")[2])
+    asks: VerbFlags | None = getattr(module, "ASKS", None)
+    parts = [f"{MADE}\n# lowregret {verb.name}", inspect.getdoc(command) or "", _own_options(command, asks)]
+    if verb.name in _MORE:
+        parts.append(_MORE[verb.name]())
+    elif asks is not None:
+        parts.append(_of_spec(command, asks))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _of_spec(command: Any, asks: VerbFlags) -> str:
+    """The tables of a verb's spec; without the keys that only a file can give, where there is no --config."""
+    if "config" in inspect.signature(command).parameters:
+        return f"## Keys and flags\n\n{_COMMON}\n{_below(_tables(_with_its_flags(asks, asks.spec)))}"
+    told = [replace(key, meaning=asks.says.get(key.flag, key.meaning)) for key in asks.flags()]
+    return f"## Flags of its spec\n\n{_NO_FILE}\n{_below(_tables(told))}"
+
+
+def _below(tables: str) -> str:
+    """Headings of tables, one level further down."""
+    return tables.replace("## `[", "### `[")
+
+
+def _own_options(command: Any, asks: VerbFlags | None) -> str:
+    """Words that stand alone, and options of the verb that are in no spec."""
+    of_spec = {key.flag for key in asks.flags()} if asks else set()
+    own = [p for name, p in inspect.signature(command).parameters.items() if name not in of_spec]
+    head = "## Its own options\n\n| option | type | meaning |\n|---|---|---|\n"
+    return head + "".join(_own_row(parameter) for parameter in own)
+
+
+def _own_row(parameter: inspect.Parameter) -> str:
+    kind, told = get_args(parameter.annotation)[0], get_args(parameter.annotation)[-1]
+    assert isinstance(told, Parameter)
+    names = ", ".join(f"`{name}`" for name in told.name or (f"--{parameter.name.replace('_', '-')}",))
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        names += " …"
+    (word,) = (word for known, word in _TYPES.items() if known == kind or known in get_args(kind))
+    must_be_there = told.required or (
+        parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+    )
+    meaning = f"{told.help} (required)" if must_be_there else str(told.help)
+    return f"| {names} | {word} | {_cell(meaning)} |\n"
+
+
+_TYPES = {Path: "path", bool: "switch", int: "integer", str: "text"}
 
 
 def _with_its_flags(asks: VerbFlags, spec: type[Spec]) -> list[Key]:
@@ -154,17 +205,17 @@ def _summary_of_full() -> str:
 def _study() -> str:
     common = _with_its_flags(study.ASKS, Question)
     parts = [
-        f"{MADE}\n# lowregret study\n\n",
+        "## Keys and flags\n\n",
         "A file names its question by `kind`; the other keys are those below, and those of the question. ",
         "A question's own defaults win over the common ones; `--ranks` sets the `ranks` of one that has them.\n\n",
-        "## Common to all questions\n\n",
-        _tables(common).replace("## `[", "### `["),
+        "### Common to all questions\n\n",
+        _tables(common).replace("## `[", "#### `["),
     ]
     shared = {key.path: key for key in common}
     for kind, question in QUESTIONS.items():
         own = [key for key in _with_its_flags(study.ASKS, question) if "." not in key.path]
         parts.append(
-            f"\n## {kind}\n\n{_summary(question)}\n\n{_rows(key for key in own if shared.get(key.path) != key)}"
+            f"\n### {kind}\n\n{_summary(question)}\n\n{_rows(key for key in own if shared.get(key.path) != key)}"
         )
     return "".join(parts)
 
@@ -174,10 +225,9 @@ def _recipes() -> str:
         f"| `{recipe.name}` | {_command(recipe.name, recipe.verb)} | {_cell(recipe.sentence)} |\n"
         for recipe in recipes().values()
     )
-    return f"""{MADE}
-# Recipes
+    return f"""## The recipes
 
-`lowregret recipes` lists them. Flags win over a recipe, as over any file.
+Flags win over a recipe, as over any file.
 
 | recipe | command | what it does |
 |---|---|---|
@@ -188,6 +238,10 @@ def _command(name: str, verb: str) -> str:
     if verb == PRETRAIN:
         return f"`{PRETRAIN} FILE`"
     return f"`lowregret study {name}`" if verb == "study" else f"`lowregret {verb} --recipe {name}`"
+
+
+_MORE = {"study": _study, "recipes": _recipes}
+"""What a verb's page has in the place of one table of keys."""
 
 
 def _any_question() -> TypeAdapter[Any]:

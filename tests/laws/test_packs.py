@@ -294,6 +294,6 @@ def test_what_is_younger_than_the_checkpoint_does_not_count(bases: ModuleType, t
     assert json.loads((tmp_path / "trials" / pruned["id"] / "trial.json").read_text())["status"] == "pruned"
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint is not None
-    crew = Scheduler(tmp_path, STUDY, {}, Silent())
-    assert crew.records == list(checkpoint.records) == []
+    scheduler = Scheduler(tmp_path, STUDY, {}, Silent())
+    assert scheduler.records == list(checkpoint.records) == []
     assert not list(tmp_path.glob("trials/*/trial.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ OUTSIDE = re.compile(r"\b(?:SCIENCE|DESIGN)\.md\b")
 
 def texts(*endings: str) -> list[Path]:
     """What is written by hand: source, tests, recipes and pages."""
-    folders = ("src", "docs", "recipes", "tests", "benchmarks", "examples")
+    folders = ("src", "docs", "recipes", "tests", "tools", "benchmarks", "examples")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     return [path for path in [*found, *ROOT.glob("*")] if path.suffix in endings]
 
@@ -105,6 +106,93 @@ def test_pages_that_source_names_are_there() -> None:
     for path in texts(".py", ".toml"):
         named = set(pattern.findall(path.read_text(encoding="utf-8"))) - foreign
         assert [name for name in named if not (ROOT / name).exists()] == [], path.relative_to(ROOT)
+
+
+# --- modules and paths that are named -----------------------------------------------------------------------------
+
+MODULE = re.compile(r"\bpython3? -m ([\w.]*\w)")
+FOREIGN_MODULES = {"pip", "pytest", "build", "twine"}
+NAMED_PATH = re.compile(r"(?<![\w/.<-])(?:src|tests|tools|docs|benchmarks|examples|recipes)/[\w./-]*")
+ROOMS = sorted(path.name for path in (ROOT / "src/lowregret").iterdir() if (path / "__init__.py").exists())
+NAMED_IN_A_ROOM = re.compile(rf"(?<=`)((?:{'|'.join(ROOMS)})/[\w./-]*)(?=[`:])")
+HISTORY = ("docs/findings", "docs/results", "CHANGELOG.md")
+"""Pages that say how something was, or was called."""
+PATTERNS = {"docs/findings/YYYY-MM-DD-slug.md"}
+
+
+def is_history(page: Path) -> bool:
+    return any(page.is_relative_to(ROOT / name) for name in HISTORY)
+
+
+def module_exists(name: str) -> bool:
+    """Whether `python -m NAME` starts something of the repository."""
+    place = name.replace(".", "/")
+    return any((base / f"{place}{end}").exists() for base in (ROOT, ROOT / "src") for end in (".py", "/__main__.py"))
+
+
+def lost_paths(text: str) -> list[str]:
+    """Files and folders of the repository that a text names and that are not there."""
+    named = {name.rstrip(".") for name in NAMED_PATH.findall(text)} - PATTERNS
+    return sorted(name for name in named if not (ROOT / name).exists())
+
+
+def lost_rooms(text: str) -> list[str]:
+    """The same for what is named from src/lowregret on, in backticks; NAME stands for any folder."""
+    lost = []
+    for name in NAMED_IN_A_ROOM.findall(text):
+        # `runs/demo` is the user's.
+        if (not name.startswith("runs/") or name.endswith(".py")) and not any(
+            (ROOT / "src/lowregret").glob(name.replace("NAME", "*"))
+        ):
+            lost.append(name)
+    return lost
+
+
+def test_every_module_that_a_command_starts_is_there() -> None:
+    """On the findings, too: their commands are spelled for the tree as it is."""
+    lost = []
+    for path in [ROOT / "Makefile", *texts(".md", ".toml", ".py")]:
+        if path not in (Path(__file__), ROOT / "CHANGELOG.md"):
+            named = set(MODULE.findall(path.read_text(encoding="utf-8"))) - FOREIGN_MODULES
+            lost += [f"{path.relative_to(ROOT)}: {name}" for name in named if not module_exists(name)]
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in texts(".md") if not is_history(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert lost_paths(text) == []
+    if page in (ROOT / "CONTRIBUTING.md", ROOT / "docs/design.md", *(ROOT / "docs/guides").iterdir()):
+        assert lost_rooms(text) == []
+
+
+def test_the_search_for_lost_modules_and_paths_finds_them() -> None:
+    assert MODULE.findall("`python -m tools.gone x`, python -m pytest.") == ["tools.gone", "pytest"]
+    assert not module_exists("tools.gone")
+    assert module_exists("tools.pretrain")
+    assert module_exists("benchmarks.bench")
+    text = "`src/lowregret/gone.py`, tests/unit/, [x](docs/index.md), see tools/gone.py. ../docs/gone.md"
+    assert lost_paths(text) == ["src/lowregret/gone.py", "tools/gone.py"]
+    assert lost_rooms("`cli/gone.py`, `cli/app.py`, `questions/NAME/`, `runs/demo`, `runs/gone.py`") == [
+        "cli/gone.py",
+        "runs/gone.py",
+    ]
+
+
+def test_a_source_names_the_page_of_a_measurement_and_not_the_index() -> None:
+    sources = [path for path in texts(".py", ".toml") if path != Path(__file__)]
+    assert [str(path) for path in sources if "FINDINGS.md" in path.read_text(encoding="utf-8")] == []
+
+
+def test_the_table_of_layers_is_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["id"] == "layers")
+    rooms = [re.findall(r"\w+", layer) for layer in layers if not layer.startswith("(") or layer == "(api)"]
+    table = (ROOT / "docs/design.md").read_text("utf-8").partition("## Layers")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert [re.findall(r"\w+", row) for row in rows] == rooms
 
 
 @pytest.mark.parametrize("page", FINDINGS, ids=lambda page: page.stem)

@@ -25,7 +25,8 @@ ACTIVATION_SHARE = 0.5
 """Of the memory that weights, gradients and moments leave. The rest is for what a pass needs beside the activations it
 keeps: the temporaries of a layer and of its backward pass, a chunk of logits, the allocator's gaps, other programs."""
 CPU_PASS_TOKENS = 1024
-"""Tokens of a pass on a CPU, at most: larger ones are no faster there and need more memory (FINDINGS.md has times)."""
+"""Tokens of a pass on a CPU, at most: larger ones are no faster there and need more memory (times:
+docs/findings/2026-11-24-engine-choices.md)."""
 PROBE_LENGTH = 64
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

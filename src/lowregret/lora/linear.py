@@ -149,7 +149,7 @@ def _transposed_product(
 
 
 def _few_rows() -> int:
-    """Rows up to which that is so (FINDINGS.md has the times)."""
+    """Rows up to which that is so (times: docs/findings/2026-11-24-rl-decoding-and-learning-steps.md)."""
     return 4 if torch.get_num_threads() == 1 else 32
 
 
@@ -186,7 +186,7 @@ def adapted_product(
 def trained_factors(
     anchor: Tensor, matrix: str, bank: AdapterBank, slot: slice
 ) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
-    """`Bank.factors` of one index, from which gradients flow to the bank by autograd."""
+    """`AdapterBank.factors` of one index, from which gradients flow to the bank by autograd."""
     a = _trained(anchor, matrix, slot, bank.a, bank.a_gradient)
     b = _trained(anchor, matrix, slot, bank.b, bank.b_gradient)
     start = bank.start(matrix, slot)

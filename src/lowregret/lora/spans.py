@@ -19,7 +19,7 @@ class SlotSpan:
 
     When all have the same number of tokens, their products are one `bmm`; else one `mm` each. Gathering tokens into a
     padded tensor for `bmm` costs more than it saves on a CPU, and `grouped_mm` wants widths that are multiples of 16
-    bytes (FINDINGS.md has the times).
+    bytes (docs/findings/2026-11-24-engine-choices.md has the times).
     """
 
     bank: AdapterBank

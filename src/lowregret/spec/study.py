@@ -84,7 +84,7 @@ class GroupSpec(TrainingSpec):
     """Trials of a study that share base, data, batch and steps: LoRAs, which train in packs, or FullFT alone.
 
     Best learning rates are searched for on one lattice, `1e-3 · 2^k`, whatever the base: so trials of a study that is
-    extended later fit those that are there (`study.rates` has the rules).
+    extended later fit those that are there (`study.lattice` has the rules).
     """
 
     condition: str

@@ -54,8 +54,9 @@ def recommend(
         steps: optimizer steps of the whole run.
         objective: sft, or rl by policy gradient.
 
-    At the sweep's own setting the value is that of `LAW`, which the yardstick is measured with (FINDINGS.md). Elsewhere
-    every term adds to ln rate, and the half-widths add up as a root of squares. SpecError: a batch or a length below 1.
+    At the sweep's own setting the value is that of `LAW`, which the yardstick is measured with
+    (docs/findings/2026-11-24-learning-rate-law.md). Elsewhere every term adds to ln rate, and the half-widths add up as
+    a root of squares. SpecError: a batch or a length below 1.
     """
     for name, given in (("batch_size", batch_size), ("steps", steps)):
         if given < 1:
@@ -82,8 +83,8 @@ def _base_terms(method: FullFT | LoRA, shapes: Shapes) -> Iterator[_Term]:
     yield _Term(
         LAW.log_rate(group, total, rank),
         LAW.width if known else LAW.width_unknown,
-        f"Fitted on the public tulu3 sweep of 23 models (docs/science.md 4; FINDINGS.md): "
-        f"{LAW.level:.3g} for rank 1 and "
+        "Fitted on the public tulu3 sweep of 23 models (docs/science.md 4; "
+        f"docs/findings/2026-11-24-learning-rate-law.md): {LAW.level:.3g} for rank 1 and "
         f"10 B parameters, with rank to the power {LAW.rank_power:.2f} (flattening above 128), parameters to the power "
         f"{LAW.size_power:.2f}; {family}.",
     )
@@ -140,7 +141,8 @@ def _method_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator
         yield _Term(
             math.log(factor),
             _NARROW_SPREAD,
-            f"In narrow bases the ratio is smaller (about 10 at hidden size 576, 1.8 to 3.75 at 128: FINDINGS.md): "
+            "In narrow bases the ratio is smaller (about 10 at hidden size 576: "
+            "docs/findings/2026-11-24-smollm2-gsm8k.md; 1.8 to 3.75 at 128: docs/findings/2026-11-24-demo-first.md): "
             f"x{factor:.2f}, in proportion to the hidden size below {_NARROW}.",
         )
 
@@ -220,9 +222,9 @@ def _setting_terms(method: FullFT | LoRA, batch_size: int, steps: int) -> Iterat
             math.log(factor),
             spread,
             f"Batch {batch_size} where the sweep had {SWEEP_BATCH}: x{factor:.2f}, to the power 1/8: our assumption, "
-            "between none, which measurements at batch 8 and 32 fit (docs/science.md 4, FINDINGS.md), and "
-            "the root rule for "
-            "Adam (arXiv 2205.10287). The interval is wider.",
+            "between none, which measurements at batch 8 and 32 fit (docs/science.md 4, "
+            "docs/findings/2026-11-24-smollm2-gsm8k.md), and the root rule for Adam (arXiv 2205.10287). "
+            "The interval is wider.",
         )
         spread = 0.0
     if steps != SWEEP_STEPS:

@@ -28,7 +28,8 @@ FORWARD_SHARE = 1 / 3
 SEARCH_TRIALS = 6
 """Trials of a search for one method's learning rate: five in most, seven at the most, in the studies so far."""
 PRUNED_SHARE = 0.15
-"""Of a search's steps that stopping early saves: 0.1 to 0.3 in the studies so far (FINDINGS.md)."""
+"""Of a search's steps that stopping early saves: 0.1 to 0.3 in the studies so far, as in
+docs/findings/2026-11-24-demo-on-packs.md."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The engine keeps frozen weights once and gives them no gradient, keeps x and x Aᵀ of an adapted matrix and not its
 output, never holds all logits, and lays rows end to end without padding (docs/guides/engine.md). Measured constants
-say so; FINDINGS.md has the measurements.
+say so; docs/findings/2026-11-24-plan-beside-what-happens.md has the measurements.
 """
 
 from __future__ import annotations

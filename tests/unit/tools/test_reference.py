@@ -1,16 +1,19 @@
-"""docs/reference is what the specs say today, and its schemas take every recipe."""
+"""docs/reference is what the verbs and specs say today, and its schemas take every recipe."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
+from lowregret.cli.verbs import VERBS, Verb
 from lowregret.spec import LoRA, read_toml
 from lowregret.spec.method import spellings
 from lowregret.spec.recipes import PRETRAIN, Recipe, recipes
@@ -31,6 +34,17 @@ def test_the_reference_is_not_stale(reference: Any) -> None:
     assert sorted(kept) == sorted(made)
     stale = [name for name, text in made.items() if kept[name] != text]
     assert stale == [], "renew it: python tools/reference.py"
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
+def test_every_option_of_a_verb_has_its_row(verb: Verb) -> None:
+    folder = ROOT / "docs" / "reference"
+    assert f"[{verb.name}]({verb.name}.md)" in (folder / "index.md").read_text(encoding="utf-8")
+    rows = [line for line in (folder / f"{verb.name}.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    command = getattr(importlib.import_module(verb.module), verb.import_path.partition(":")[2])
+    for parameter in inspect.signature(command).parameters.values():
+        for name in get_args(parameter.annotation)[-1].name or (f"--{parameter.name.replace('_', '-')}",):
+            assert [row for row in rows if f"`{name}`" in "".join(row.split(" | ")[:2])], name
 
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: recipe.name)
