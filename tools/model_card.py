@@ -118,7 +118,7 @@ A {kind} of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vo
 embeddings, {dtype}), pretrained by lowregret's own FullFT loop on text that lowregret generates. It exists so that the
 demo and the tests need no download; it knows nothing about the world.
 
-- Made by: `python -m tools.pretrain recipes/{recipe} --out DIR`
+- Made by: `python -m tools.pretrain tools/recipes/{recipe} --out DIR`
 - Data: {documents:,} documents, {tokens:,} tokens, one pass; biographies of made-up people in many wordings, questions
   about them, worked one-digit arithmetic with some steps written wrong on purpose, and list instructions, all in chat
   form but the biographies. Each document has its own row.

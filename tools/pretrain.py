@@ -1,6 +1,6 @@
 """Makes a bundled base from nothing, with the same FullFT loop that fine-tunes.
 
-    python -m tools.pretrain recipes/pretrain_tiny.toml --out DIR
+    python -m tools.pretrain tools/recipes/pretrain_tiny.toml --out DIR
 
 DIR/base is the Hugging Face folder with its model card, DIR/trial the run behind it. Killed and started again, it goes
 on.
@@ -88,7 +88,7 @@ class Corpus(Spec):
 
 
 class PretrainSpec(Spec):
-    """A recipe: recipes/pretrain_*.toml."""
+    """A recipe: tools/recipes/pretrain_*.toml."""
 
     name: str
     seed: int = 0
@@ -190,7 +190,7 @@ def random_base(spec: PretrainSpec, tokenizer: PreTrainedTokenizerFast) -> Base:
 def pretrain(spec: PretrainSpec, recipe: str, out: Path) -> Path:
     """Train the base of a recipe, measure it, and write it with its card; returns its folder."""
     with lock_run(out):
-        bind_spec(out, spec, {}, f"python -m tools.pretrain recipes/{recipe}")
+        bind_spec(out, spec, {}, f"python -m tools.pretrain tools/recipes/{recipe}")
         return _pretrain(spec, recipe, out)
 
 

@@ -28,7 +28,7 @@ from lowregret.questions.registry import QUESTIONS
 from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import TOML_ONLY, Key, keys
 from lowregret.spec.method import LoRA, spellings
-from lowregret.spec.recipes import PRETRAIN, recipes
+from lowregret.spec.recipes import recipes
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "<!-- Made by `python tools/reference.py` from the verbs and their specs: change those. -->\n"
@@ -235,8 +235,6 @@ Flags win over a recipe, as over any file.
 
 
 def _command(name: str, verb: str) -> str:
-    if verb == PRETRAIN:
-        return f"`{PRETRAIN} FILE`"
     return f"`lowregret study {name}`" if verb == "study" else f"`lowregret {verb} --recipe {name}`"
 
 

@@ -14,7 +14,7 @@ from lowregret.engine import Engine
 from lowregret.models.load import load_base, resolve
 from lowregret.spec import FullFT, read_toml
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain_tiny_moe.toml"
+RECIPE = Path(__file__).parents[2] / "tools" / "recipes" / "pretrain_tiny_moe.toml"
 
 
 def test_a_card_is_about_the_weights_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

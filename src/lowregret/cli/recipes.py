@@ -5,7 +5,6 @@ from __future__ import annotations
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.outcome import say_json
-from lowregret.spec.recipes import PRETRAIN, Recipe
 from lowregret.spec.recipes import recipes as shipped
 
 
@@ -27,12 +26,8 @@ def recipes(*, as_json: o.Json = False) -> None:
     for column in ("recipe", "command", "what it does"):
         table.add_column(column)
     for recipe in sorted(found, key=lambda recipe: (_ORDER.index(recipe.verb), recipe.name)):
-        table.add_row(recipe.name, _command(recipe), Text(recipe.sentence))
+        table.add_row(recipe.name, recipe.verb, Text(recipe.sentence))
     make_console().print(table)
 
 
-_ORDER = ("compare", "train", "study", PRETRAIN)
-
-
-def _command(recipe: Recipe) -> str:
-    return "pretrain (docs)" if recipe.verb == PRETRAIN else recipe.verb
+_ORDER = ("compare", "train", "study")

@@ -10,8 +10,6 @@ from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.base import read_toml
 
 _FOLDER = "lowregret.recipes"
-PRETRAIN = "python -m tools.pretrain"
-"""What takes the recipes of the bundled bases, which are no verb's."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,11 @@ class Recipe:
 
     @property
     def verb(self) -> str:
-        """Of `lowregret`, the verb that takes it; PRETRAIN for the recipe of a base."""
+        """Of `lowregret`, the verb that takes it."""
         values = read_toml(self.path)
         if "kind" in values:
             return "study"
-        if "methods" in values:
-            return "compare"
-        return "train" if "method" in values else PRETRAIN
+        return "compare" if "methods" in values else "train"
 
 
 def recipes() -> dict[str, Recipe]:
@@ -51,6 +47,5 @@ def find_recipe(name: str, verb: str) -> Recipe:
     if name not in known:
         raise SpecError(f"--recipe {name!r}: there is no such recipe. {did_you_mean(name, fitting)}")
     if (taker := known[name].verb) != verb:
-        command = f"`{taker} FILE`" if taker == PRETRAIN else f"`lowregret {taker}`"
-        raise SpecError(f"--recipe {name!r}: is for {command}. {did_you_mean(name, fitting)}")
+        raise SpecError(f"--recipe {name!r}: is for `lowregret {taker}`. {did_you_mean(name, fitting)}")
     return known[name]

@@ -61,7 +61,6 @@ def test_the_search_for_heavy_imports_finds_them() -> None:
         (["compare", "--config", "a.toml", "--recipe", "demo"], "Choose one"),
         (["compare", "--recipe", "dmeo"], "Did you mean 'demo'?"),
         (["compare", "--recipe", "adapter"], "is for `lowregret train`"),
-        (["train", "--out", "x", "--recipe", "pretrain_tiny"], "tools.pretrain"),
         (["study", "rnak"], "Did you mean 'rank'?"),
         (["study", "rank", "--workers", "0"], "--workers 0"),
         (["study", "rank", "more"], "unexpected 'more'"),

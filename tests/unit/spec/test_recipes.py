@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 
 from lowregret.errors import SpecError
-from lowregret.spec.recipes import PRETRAIN, Recipe, find_recipe, recipes
+from lowregret.spec.recipes import Recipe, find_recipe, recipes
 
 
 @pytest.mark.parametrize("recipe", recipes().values(), ids=lambda recipe: recipe.name)
 def test_a_recipe_says_what_it_does_and_who_takes_it(recipe: Recipe) -> None:
     assert len(recipe.sentence.split()) > 4
     assert not recipe.sentence.startswith("#")
-    prefix = recipe.name.partition("_")[0]
-    assert recipe.verb == {"study": "study", "pretrain": PRETRAIN}.get(prefix, recipe.verb)
+    assert (recipe.verb == "study") == recipe.name.startswith("study_")
 
 
 def test_all_are_there() -> None:
-    assert {"demo", "ranks", "adapter", "rl_arithmetic", "study_rank", "pretrain_tiny"} <= set(recipes())
+    assert {"demo", "ranks", "adapter", "rl_arithmetic", "study_rank"} <= set(recipes())
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,6 @@ def test_all_are_there() -> None:
     [
         ("dmeo", "compare", "Did you mean 'demo'?"),
         ("demo", "train", "is for `lowregret compare`"),
-        ("pretrain_tiny", "train", f"is for `{PRETRAIN} FILE`"),
         ("nothing at all", "compare", "Valid: demo"),
     ],
 )

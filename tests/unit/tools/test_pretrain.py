@@ -9,7 +9,7 @@ from tools.pretrain import PretrainSpec
 
 from lowregret.spec import build, read_toml
 
-RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("pretrain_*.toml"))
+RECIPES = sorted((Path(__file__).parents[3] / "tools" / "recipes").glob("pretrain_*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

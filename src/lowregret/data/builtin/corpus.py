@@ -104,7 +104,7 @@ def _instruction(generator: random.Random, longest: int) -> Document:
 
 
 def generate(size: int, seed: int, test_size: int) -> GeneratedData:
-    """For measuring what fine-tuning forgets: the mix of recipes/pretrain_tiny.toml, about the same known people."""
+    """For measuring what fine-tuning forgets: `tiny`'s mix (tools/recipes/pretrain_tiny.toml) of the same people."""
     mix = {"arithmetic": 0.4, "question": 0.2, "instruction": 0.2}
     documents = draw_documents(
         4 * (size + test_size), seed + 1000, mix=mix, people=256, wrong=0.2, longest=5, difficulty=5
