@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -133,10 +136,6 @@ def _cache_folder() -> Path:
 
 def _cpu_key() -> str:
     """Names the machine and what decides its speed: model, cores, threads, and the installed torch."""
-    import hashlib
-    import platform
-    from importlib.metadata import version
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS")
     facts = (PROBE_VERSION, platform.node(), platform.machine(), cores, threads, version("torch"))

@@ -76,7 +76,7 @@ def memory(
     On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
     and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
     the start of the later ones; on a CPU that follows from the tokens. With `shards` devices (FSDP) each holds its
-    share of weights, gradients and moments, and one layer in full; `rows` are those of one device.
+    share of weights, gradients and the optimizer's state, and one layer in full; `rows` are those of one device.
     """
     cpu = hardware is not None and hardware.kind == "cpu"
     wide = 4 if cpu else 2
