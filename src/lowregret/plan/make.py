@@ -11,7 +11,6 @@ from lowregret.plan.advice.advise import Advised, advise
 from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.rates.recommend import RatePrior
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.cost import RunCost, StudyCost, packing_gain, run_cost, study_cost
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, shared_adds
@@ -19,6 +18,7 @@ from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA, TrainingSpec
+from lowregret.spec.plan import PlanSpec
 
 EVALS = int(TrainingSpec.model_fields["evals"].default)
 """Held-out evaluations of a trial, where nobody says otherwise."""
@@ -42,25 +42,24 @@ class RunShape:
 
 def build_plan(
     shapes: Shapes,
-    request: PlanRequest,
+    request: PlanSpec,
     *,
     facts: DataFacts | None = None,
     bits_per_token: float | None = None,
     pilot: tuple[ExcessDescriptionLength, str] | None = None,
     hardware: Hardware | None = None,
-    price_per_hour: float | None = None,
 ) -> Plan:
     """Plan one model.
 
     Args:
         shapes: the model.
-        request: what is fixed; the rest is chosen.
+        request: what is fixed; the rest is chosen. The names in it (hardware, pilot, data's columns) were looked up by
+            whoever calls, and what they mean is given beside it.
         facts: the data; without them a length is assumed and the confidence is low.
         bits_per_token: the base's own loss on a sample of the data, measured; else a prior.
         pilot: EDL of a finished run, and what it is called.
         hardware: what it is to run on: memory is then checked against it. When not given, the least device with a
             price that holds the method is assumed for time and money.
-        price_per_hour: of one device; that of the hardware's catalogue when not given.
     """
     usable = facts if facts is not None and facts.examples else None
     length, mean, share = _rows(shapes, request, usable)
@@ -72,7 +71,7 @@ def build_plan(
         request.checkpoint_activations,
         request.shards,
         hardware,
-        optimizer=request.optimizer,
+        optimizer=type(request.optimizer),
     )
     if request.objective == "rl":
         budget = replace(budget, shared=SharedPrefix(length - request.max_tokens, request.group_size))
@@ -83,7 +82,7 @@ def build_plan(
     rows = choice.batch_size * (request.group_size if request.objective == "rl" else 1)
     work = RunShape(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out, budget.shared)
     budget = replace(budget, batch=rows)
-    estimator = CostEstimator(shapes, request, work, budget, price_per_hour)
+    estimator = CostEstimator(shapes, request, work, budget)
     return Plan(
         shapes=shapes,
         request=request,
@@ -99,12 +98,12 @@ def build_plan(
         length=length,
         by_target=found.lora_parameters,
         capacity=_capacity(shapes, found),
-        price_given=price_per_hour is not None,
+        price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
     )
 
 
-def _rows(shapes: Shapes, request: PlanRequest, facts: DataFacts | None) -> tuple[int, float, float]:
+def _rows(shapes: Shapes, request: PlanSpec, facts: DataFacts | None) -> tuple[int, float, float]:
     """Tokens of the longest row and of a mean one, and the supervised share; without data every row is full."""
     limit = request.max_length or min(DEFAULT_LENGTH, shapes.context or DEFAULT_LENGTH)
     if request.objective == "rl":
@@ -149,10 +148,9 @@ class CostEstimator:
     """What each method costs on one workload."""
 
     shapes: Shapes
-    request: PlanRequest
+    request: PlanSpec
     work: RunShape
     budget: MemoryBudget
-    price_per_hour: float | None
 
     def method_plan(self, method: FullFT | LoRA, trainable: int, rate: RatePrior) -> MethodPlan:
         """One column."""
@@ -198,9 +196,9 @@ class CostEstimator:
             shared=self.work.shared.for_method(method),
             eval_tokens=EVALS * self.work.held_out * self.work.mean_length,
             checkpoint_activations=self.request.checkpoint_activations,
-            price_per_hour=self.price_per_hour,
+            price_per_hour=self.request.price,
             shards=self.request.shards,
-            optimizer=self.request.optimizer,
+            optimizer=type(self.request.optimizer),
         )
 
     def study_cost(self, lora: LoRA) -> StudyCost | None:

@@ -9,12 +9,12 @@ from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.rates.recommend import RatePrior
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.cost import StudyCost
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.memory import Memory
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.plan import PlanSpec
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
     """Everything that `lowregret plan` says about one model."""
 
     shapes: Shapes
-    request: PlanRequest
+    request: PlanSpec
     facts: DataFacts | None
     information: Information | None
     advice: Advice

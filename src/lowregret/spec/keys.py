@@ -18,7 +18,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from lowregret.spec.base import Spec
-from lowregret.spec.marks import Flag, Unit
+from lowregret.spec.marks import CodeOnly, Flag, Unit
 from lowregret.spec.method import FullFT, LoRA
 
 Reads = Literal["switch", "int", "float", "text", "texts", "choice"]
@@ -84,12 +84,14 @@ def keys(spec: type[Spec]) -> tuple[Key, ...]:
 
 def _walk(spec: type[Spec], prefix: str, panel: str) -> Iterator[Key]:
     for name, field in spec.model_fields.items():
+        if _marks(spec, name, CodeOnly):
+            continue
         path = f"{prefix}{name}"
         tables = [] if name in _SPELLED else _tables(field.annotation)
         if not tables:
             if name != "kind":
                 yield _key(spec, name, field, path, panel)
-            if name in _SPELLED and field.annotation != str | None:
+            if name in _SPELLED and not any(mark.whole for mark in _marks(spec, name, Flag)):
                 yield from _filling(path)
             continue
         if kinds := _kinds(tables):

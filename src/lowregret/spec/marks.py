@@ -33,3 +33,10 @@ class Flag:
     """What is written behind it, where the field takes more than a command line can spell."""
     fills: bool = False
     """Of a LoRA: the flag fills every LoRA that leaves the field open."""
+    whole: bool = False
+    """Of a method: it is spelled whole, and no other flag fills it."""
+
+
+@dataclass(frozen=True)
+class CodeOnly:
+    """No key and no flag: Python gives the field, such as what a run knows of itself."""

@@ -1,33 +1,45 @@
-"""What `lowregret plan` may be told; what is left open is advised. Torch-free.
-
-The plan itself judges the values, and in its own words: a plan is asked for from Python as well.
-"""
+"""What `lowregret plan` may be told; what is left open is advised. Torch-free."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from os import PathLike, fspath
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, InstanceOf, ValidationError, field_validator, model_validator
+from pydantic import ModelWrapValidatorHandler as Handler
 
-from lowregret.spec.base import Spec
-from lowregret.spec.marks import TRAINING, Flag, Unit
+from lowregret.errors import SpecError, did_you_mean
+from lowregret.spec.base import Spec, build
+from lowregret.spec.keys import keys
+from lowregret.spec.marks import TRAINING, CodeOnly, Flag, Unit
+from lowregret.spec.method import FullFT, LoRA, Method, parse_method
+from lowregret.spec.optimizer import AdamW, OptimizerSpec
 from lowregret.spec.rl import RL
 
+ObjectiveKind = Literal["sft", "rl"]
+"""The `kind` of a spec's objective."""
 _DATA, _RL = "Data", "Reinforcement learning"
+_OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+_BOUNDS: Mapping[str, str] = MappingProxyType(
+    {"price": "0 or more, per hour and device", "pass_rate": "a share from 0 to 1, such as 0.3"}
+)
+"""What an error says of a field's bounds, where that is more than what its help says."""
 
 
 class PlanSpec(Spec):
     """What a plan is for, besides the model and the data."""
 
-    objective: Literal["sft", "rl"] = "sft"
+    objective: ObjectiveKind = "sft"
     """Supervised fine-tuning or reinforcement learning."""
-    method: str | None = None
+    method: Annotated[Method | None, Flag(whole=True)] = None
     """The method: full, lora:RANK or lora:RANK:TARGETS; as advised when not given."""
     hardware: str | None = None
     """What to run on, a name such as H100, or auto for this machine; not judged when not given."""
     shards: Annotated[int, Unit("devices")] = Field(default=1, ge=1)
     """Devices that share weights, gradients and moments (FSDP)."""
-    price: Annotated[float | None, Unit("per hour and device")] = Field(default=None, ge=0)
+    price: Annotated[float | None, Unit("per hour and device")] = Field(default=None, ge=0, allow_inf_nan=False)
     """What the hardware costs; that of the catalogue when not given."""
     eval_data: Annotated[str | None, Flag(group=_DATA)] = None
     """Held-out rows, of any source that training rows may have; a split of these when not given."""
@@ -42,11 +54,13 @@ class PlanSpec(Spec):
     when not given."""
     batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(default=None, ge=1)
     """Examples per optimizer step, in reinforcement learning problems; as advised when not given."""
-    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(default=None, gt=0)
+    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )
     """Passes over the training data; as advised when not given."""
     steps: Annotated[int | None, Unit("steps"), Flag(group=TRAINING)] = Field(default=None, ge=1)
     """Optimizer steps, instead of `epochs`; as many as these take when not given."""
-    learning_rate: Annotated[float | None, Flag(group=TRAINING)] = Field(default=None, gt=0)
+    learning_rate: Annotated[float | None, Flag(group=TRAINING)] = Field(default=None, gt=0, allow_inf_nan=False)
     """A rate to judge; as advised when not given."""
     micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(default=None, ge=1)
     """Examples per forward/backward; as many as fit when not given."""
@@ -60,5 +74,61 @@ class PlanSpec(Spec):
         default=RL.model_fields["max_tokens"].default, ge=1
     )
     """Longest completion."""
-    pass_rate: Annotated[float | None, Flag(group=_RL)] = Field(default=None, ge=0, le=1)
+    pass_rate: Annotated[float | None, Flag(group=_RL)] = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Share of the samples that are right; a half, where they say most, when not given."""
+    optimizer: Annotated[InstanceOf[OptimizerSpec], CodeOnly()] = AdamW()
+    """Whose state and traffic memory and time are counted with."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            fields = parse_method(value)
+        except ValueError as error:
+            raise ValueError(f"--method: {error}") from None
+        try:
+            return build(FullFT, fields) if fields["kind"] == "full" else build(LoRA, fields)
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("eval_data", "pilot", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return fspath(value) if isinstance(value, PathLike) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PlanSpec:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give --epochs or --steps, not both")
+        if self.objective == "sft" and self.pass_rate is not None:
+            raise ValueError("--pass-rate is of use with --objective rl only. Leave it out, or add --objective rl")
+        return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told_by_flag(cls, values: Any, handler: Handler[PlanSpec]) -> PlanSpec:
+        """A plan has no file, so that its errors name flags."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise ValueError("\n".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def _sentence(problem: Any) -> str:
+    """What is wrong with one value, with a full stop."""
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    if problem["type"] == "value_error":
+        return f"{message}."
+    name, value = ".".join(str(part) for part in problem["loc"]), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown option {name!r}. {did_you_mean(name, PlanSpec.model_fields)}"
+    option = f"--{name.replace('_', '-')}"
+    if name == "objective":
+        return f"{option} {value!r}: {did_you_mean(str(value), get_args(ObjectiveKind))}"
+    bounds = _BOUNDS.get(name) or next((key.bounds for key in keys(PlanSpec) if key.path == name), "")
+    if bounds and problem["type"] in _OUT_OF_BOUNDS:
+        given = f"{value:g}" if isinstance(value, float) else value
+        return f"{option} {given}: must be {bounds}."
+    return f"{option} {value!r}: {message}."

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 from lowregret.data.facts import DataFacts
 from lowregret.data.prepare import PreparedData
 from lowregret.errors import LowregretError
 from lowregret.plan.advice.advise import advise
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
+from lowregret.spec import RL, FullFT, LoRA, TrainingSpec, build
+from lowregret.spec.plan import PlanSpec
 from lowregret.train.rl.problems import Problems
 
 
@@ -41,17 +41,17 @@ def advice_lines(
     return found[0].advice.lines(tuple(warnings))
 
 
-def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rate: float | None) -> PlanRequest:
-    request = PlanRequest(
-        method=method,
-        batch_size=spec.batch_size,
-        steps=steps,
-        learning_rate=learning_rate,
-        optimizer=type(spec.optimizer),
-    )
+def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rate: float | None) -> PlanSpec:
+    values: dict[str, Any] = {
+        "method": method,
+        "batch_size": spec.batch_size,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "optimizer": spec.optimizer,
+    }
     if isinstance(spec.objective, RL):
-        return replace(request, objective="rl", group_size=spec.objective.group_size)
-    return request
+        values |= {"objective": "rl", "group_size": spec.objective.group_size}
+    return build(PlanSpec, values)
 
 
 def _facts(spec: TrainingSpec, data: PreparedData | Problems) -> DataFacts:

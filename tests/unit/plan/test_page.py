@@ -13,10 +13,10 @@ from lowregret.plan import page
 from lowregret.plan.formatting import byte_count, duration, money, rate, share
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.plan import PlanSpec
 
 FACTS = DataFacts(
     "rows.jsonl", "text", 10_000, 2_000_000, 1_000_000, 400, 512, 0, 1000, "10% of the rows", "exact", "tokenizer"
@@ -24,7 +24,7 @@ FACTS = DataFacts(
 
 
 def make(name: str = "Qwen3-8B", facts: DataFacts | None = FACTS, **request: object) -> Plan:
-    return build_plan(find_model(name), PlanRequest(**request), facts=facts, hardware=find_hardware("H100"))  # type: ignore[arg-type]
+    return build_plan(find_model(name), PlanSpec(**request), facts=facts, hardware=find_hardware("H100"))  # type: ignore[arg-type]
 
 
 def printed(plan: Plan, width: int = 80) -> str:

@@ -15,12 +15,12 @@ from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.advise import break_even_rank
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.flops import multiply_adds
 from lowregret.plan.resources.hardware import catalogue, find_hardware
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.plan.shapes.weights import Shapes, Weight
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.plan import PlanSpec
 
 NAMES = ("tiny", "SmolLM2-135M", "Llama-3.1-8B", "Qwen3-30B-A3B", "DeepSeek-V3", "Kimi-K2-Instruct")
 FACTS = DataFacts(
@@ -40,7 +40,7 @@ def finite(value: object) -> bool:
 @given(st.sampled_from(NAMES), st.one_of(st.none(), METHODS), st.sampled_from([None, *catalogue()]), st.booleans())
 def test_every_plan_adds_up(name: str, method: FullFT | LoRA | None, hardware: object, rewards: bool) -> None:
     shapes = find_model(name)
-    request = PlanRequest(objective="rl" if rewards else "sft", method=method)
+    request = PlanSpec(objective="rl" if rewards else "sft", method=method)
     found = build_plan(shapes, request, facts=FACTS, hardware=hardware)  # type: ignore[arg-type]
     form = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert finite(form)
@@ -59,7 +59,7 @@ def test_every_plan_adds_up(name: str, method: FullFT | LoRA | None, hardware: o
 
 @pytest.mark.parametrize("device", catalogue(), ids=lambda device: device.name)
 def test_the_micro_batch_is_the_largest_that_fits(device: object) -> None:
-    found = build_plan(find_model("Llama-3.1-8B"), PlanRequest(batch_size=32), facts=FACTS, hardware=device)  # type: ignore[arg-type]
+    found = build_plan(find_model("Llama-3.1-8B"), PlanSpec(batch_size=32), facts=FACTS, hardware=device)  # type: ignore[arg-type]
     side = found.lora
     if not side.fits:
         assert side.micro_batch == 1
@@ -67,7 +67,7 @@ def test_the_micro_batch_is_the_largest_that_fits(device: object) -> None:
         return
     assert side.memory.total <= found.hardware.memory_bytes  # type: ignore[union-attr]
     if side.micro_batch < 32:
-        request = PlanRequest(batch_size=32, micro_batch_size=2 * side.micro_batch, method=side.method)
+        request = PlanSpec(batch_size=32, micro_batch_size=2 * side.micro_batch, method=side.method)
         more = build_plan(found.shapes, request, facts=FACTS, hardware=device)  # type: ignore[arg-type]
         assert more.lora.micro_batch <= side.micro_batch
 
@@ -75,24 +75,24 @@ def test_the_micro_batch_is_the_largest_that_fits(device: object) -> None:
 def test_what_does_not_fit_gets_the_flag_that_makes_it_fit() -> None:
     device = find_hardware("A100 80GB")
     shapes = find_model("Llama-3.1-8B")
-    found = build_plan(shapes, PlanRequest(method=FullFT()), facts=FACTS, hardware=device)
+    found = build_plan(shapes, PlanSpec(method=FullFT()), facts=FACTS, hardware=device)
     assert found.full.fits is False
     assert any("does not fit" in warning for warning in found.advice.warnings)
     flag, shards = found.full.remedy.split()
     assert flag == "--shards"
-    assert build_plan(shapes, PlanRequest(method=FullFT(), shards=int(shards)), facts=FACTS, hardware=device).full.fits
+    assert build_plan(shapes, PlanSpec(method=FullFT(), shards=int(shards)), facts=FACTS, hardware=device).full.fits
 
 
 def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
-    found = build_plan(find_model("Llama-3.1-8B"), PlanRequest(), facts=FACTS)
+    found = build_plan(find_model("Llama-3.1-8B"), PlanSpec(), facts=FACTS)
     assert found.hardware_assumed
     assert found.asked.fits
     assert found.asked.money is not None
     cheaper = [d for d in catalogue() if d.price_per_hour and d.memory_bytes < found.hardware.memory_bytes]  # type: ignore[union-attr]
     for device in cheaper:
-        same = PlanRequest(method=found.lora.method)
+        same = PlanSpec(method=found.lora.method)
         assert build_plan(find_model("Llama-3.1-8B"), same, facts=FACTS, hardware=device).lora.fits is False
-    named = build_plan(find_model("Llama-3.1-8B"), PlanRequest(), facts=FACTS, hardware=found.hardware)
+    named = build_plan(find_model("Llama-3.1-8B"), PlanSpec(), facts=FACTS, hardware=found.hardware)
     assert named.advice == found.advice
     assert not named.hardware_assumed
 
@@ -100,7 +100,7 @@ def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
 def test_a_price_is_per_hour_and_device() -> None:
     device = find_hardware("H100 SXM")
     one, two = (
-        build_plan(find_model("Qwen3-8B"), PlanRequest(shards=shards), facts=FACTS, hardware=device, price_per_hour=2.0)
+        build_plan(find_model("Qwen3-8B"), PlanSpec(shards=shards, price=2.0), facts=FACTS, hardware=device)
         for shards in (1, 2)
     )
     assert one.lora.seconds is not None
@@ -111,17 +111,17 @@ def test_a_price_is_per_hour_and_device() -> None:
 def test_more_data_take_longer_and_longer_rows_more_memory() -> None:
     shapes = find_model("Qwen3-8B")
     device = find_hardware("H100 SXM")
-    usual = build_plan(shapes, PlanRequest(), facts=FACTS, hardware=device)
-    twice = build_plan(shapes, PlanRequest(), facts=replace(FACTS, examples=20_000, tokens=4_000_000), hardware=device)
+    usual = build_plan(shapes, PlanSpec(), facts=FACTS, hardware=device)
+    twice = build_plan(shapes, PlanSpec(), facts=replace(FACTS, examples=20_000, tokens=4_000_000), hardware=device)
     assert twice.lora.seconds == pytest.approx(2 * usual.lora.seconds, rel=0.1)  # type: ignore[operator]
-    longer = build_plan(shapes, PlanRequest(micro_batch_size=1), facts=replace(FACTS, longest=4096), hardware=device)
-    short = build_plan(shapes, PlanRequest(micro_batch_size=1), facts=FACTS, hardware=device)
+    longer = build_plan(shapes, PlanSpec(micro_batch_size=1), facts=replace(FACTS, longest=4096), hardware=device)
+    short = build_plan(shapes, PlanSpec(micro_batch_size=1), facts=FACTS, hardware=device)
     assert longer.lora.memory.activations > short.lora.memory.activations
 
 
 def test_a_pilot_decides_the_regime_and_the_rank() -> None:
     elicits = excess_description_length([3.0, *[1.0] * 99], [HeldOutPoint(0.5, 1.0), HeldOutPoint(1.0, 1.0)], 1.0)
-    found = build_plan(find_model("tiny"), PlanRequest(), facts=FACTS, pilot=(elicits, "EDL of lora:16 in runs/one"))
+    found = build_plan(find_model("tiny"), PlanSpec(), facts=FACTS, pilot=(elicits, "EDL of lora:16 in runs/one"))
     form = found.as_dict()["capacity"]
     assert form["regime"] == "elicit"
     assert form["edl_bits"] == pytest.approx(1_000_000 * 0.02 / math.log(2))
@@ -157,7 +157,7 @@ def test_a_prompt_is_counted_once_a_group_in_rl() -> None:
     device = find_hardware("H100 SXM")
 
     def made(method: LoRA, group: int) -> Plan:
-        request = PlanRequest(
+        request = PlanSpec(
             objective="rl",
             method=method,
             group_size=group,

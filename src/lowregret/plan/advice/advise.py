@@ -11,10 +11,10 @@ from lowregret.plan.advice.capacity import Information, rl_information, sft_info
 from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, usual_rank
 from lowregret.plan.advice.warnings import PlannedRun, warn
 from lowregret.plan.rates.recommend import RatePrior, recommend
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.shapes.adapters import adaptable, lora_parameters
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.plan import PlanSpec
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Advised:
 
 def advise(
     shapes: Shapes,
-    request: PlanRequest,
+    request: PlanSpec,
     facts: DataFacts | None = None,
     *,
     bits_per_token: float | None = None,
@@ -84,7 +84,7 @@ def advise(
 
 
 def _information(
-    request: PlanRequest,
+    request: PlanSpec,
     facts: DataFacts | None,
     bits_per_token: float | None,
     pilot: tuple[ExcessDescriptionLength, str] | None,

@@ -8,12 +8,12 @@ from types import MappingProxyType
 import pytest
 
 from lowregret.plan.make import build_plan
-from lowregret.plan.request import PlanRequest
 from lowregret.plan.resources.cost import run_cost
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.resources.memory import memory, trainable
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.plan import PlanSpec
 
 LLAMA = find_model("Llama-3.1-8B")
 
@@ -46,7 +46,7 @@ def test_a_step_moves_what_is_declared() -> None:
 @pytest.mark.parametrize("method", [FullFT(), LoRA(rank=16)])
 def test_a_plan_counts_with_the_optimizer_of_its_request(method: FullFT | LoRA) -> None:
     usual, less = (
-        build_plan(LLAMA, PlanRequest(method=method, optimizer=optimizer), hardware=find_hardware("H100 SXM"))
+        build_plan(LLAMA, PlanSpec(method=method, optimizer=optimizer()), hardware=find_hardware("H100 SXM"))
         for optimizer in (AdamW, OneMoment)
     )
     assert less.asked.memory.optimizer * 2 == usual.asked.memory.optimizer
