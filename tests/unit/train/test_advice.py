@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
 
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.data.report import DataReport
+from lowregret.plan.make import build_plan
 from lowregret.plan.rates.recommend import recommend
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.plan.shapes.weights import Weight
-from lowregret.spec import FullFT, LoRA, TrainSpec, build
+from lowregret.spec import FullFT, LoRA, OptimizerSpec, TrainSpec, build
+from lowregret.spec.plan import PlanSpec
+from lowregret.train import advice
 from lowregret.train.advice import advice_lines
 
 SHAPES = find_model("Llama-3.1-8B")
@@ -59,3 +66,31 @@ def test_reinforcement_learning_has_its_own_advice() -> None:
     )
     lines = advice_lines(spec, SHAPES, Problems(EXAMPLES, EXAMPLES[:9]), 100, [LoRA(rank=16)])  # type: ignore[arg-type]
     assert "LoRA of rank 8" in lines[0]
+
+
+class OneMoment(OptimizerSpec):
+    """4 bytes of state for each number."""
+
+    STATE = MappingProxyType({"momentum": "weight"})
+
+
+def test_the_plan_of_a_run_counts_with_the_runs_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[PlanSpec] = []
+
+    def advise(shapes: Any, request: PlanSpec, *others: Any) -> Any:
+        requests.append(request)
+        return original(shapes, request, *others)
+
+    original = advice.advise
+    monkeypatch.setattr(advice, "advise", advise)
+    run = SPEC.model_copy(update={"optimizer": OneMoment()})
+    assert advice_lines(run, SHAPES, DATA, 100, [LoRA(rank=16)])[0].startswith("plan: ")
+    (request,) = requests
+    asked, usual = (
+        build_plan(SHAPES, PlanSpec(method=LoRA(rank=16), optimizer=o)).asked
+        for o in (request.optimizer, SPEC.optimizer)
+    )
+    assert 2 * asked.memory.optimizer == usual.memory.optimizer
+    assert asked.seconds is not None
+    assert usual.seconds is not None
+    assert asked.seconds < usual.seconds
