@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from lowregret.questions.registry import QUESTIONS, make_question
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.registry import QUESTIONS, figures, make_question
 
 SMALL: dict[str, dict[str, Any]] = {
     "rank": {"ranks": [1, 4], "sizes": [8], "steps": 16},
@@ -43,3 +45,17 @@ def every_study(fake_studies: ModuleType, tmp_path_factory: pytest.TempPathFacto
         question = make_question({"kind": kind, **SMALL.get(kind, {})}, quick=kind not in SMALL)
         fake_studies.make(folder / kind, question)
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(every_study: Path) -> Callable[[str], list[tuple[Any, dict[str, Any]]]]:
+    """By question the figures of its study, each with its specification.
+
+    Drawn once for all tests: altair checks every part of a chart against the schema of Vega-Lite, which takes its time.
+    """
+
+    @cache
+    def draw(kind: str) -> list[tuple[Any, dict[str, Any]]]:
+        return [(figure, figure.chart.to_dict()) for figure in figures(read_evidence(every_study / kind))]
+
+    return draw

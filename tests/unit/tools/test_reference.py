@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -25,6 +26,14 @@ SHIPPED = list(recipes().values())
 @pytest.fixture(scope="module")
 def reference(load_module: Callable[[Path], ModuleType]) -> Any:
     return load_module(ROOT / "tools" / "reference.py")
+
+
+@cache
+def validator(verb: str) -> jsonschema.Draft202012Validator:
+    """Of the files of a verb; its schema is checked the first time."""
+    schema = json.loads((ROOT / "docs" / "reference" / "schema" / f"{verb}.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
 
 
 def test_the_reference_is_not_stale(reference: Any) -> None:
@@ -49,15 +58,12 @@ def test_every_option_of_a_verb_has_its_row(verb: Verb) -> None:
 
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: recipe.name)
 def test_the_schema_takes_every_recipe(recipe: Recipe) -> None:
-    schema = json.loads((ROOT / "docs" / "reference" / "schema" / f"{recipe.verb}.json").read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(read_toml(recipe.path), schema)
+    validator(recipe.verb).validate(read_toml(recipe.path))
 
 
 def test_the_schema_refuses_what_the_spec_refuses() -> None:
-    schema = json.loads((ROOT / "docs" / "reference" / "schema" / "train.json").read_text(encoding="utf-8"))
     good = {"model": "tiny", "data": "rows.jsonl", "method": "lora:4", "objective": "sft"}
-    jsonschema.validate(good, schema)
+    validator("train").validate(good)
     for wrong in (
         {"batch_size": 0},
         {"batchsize": 3},
@@ -65,7 +71,7 @@ def test_the_schema_refuses_what_the_spec_refuses() -> None:
         {"precision": "int4"},
     ):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**good, **wrong}, schema)
+            validator("train").validate({**good, **wrong})
 
 
 def test_every_field_of_a_lora_can_be_spelled() -> None:
