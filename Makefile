@@ -33,7 +33,7 @@ setup: $(DEV) ## make the virtual environment with everything that development n
 test: $(DEV) ## run every tier of the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
 
-test-unit: $(DEV) ## run the unit tier only (under a minute)
+test-unit: $(DEV) ## run the unit tier only (under two minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
 
 lint: $(DEV) ## ruff: rules and format

@@ -29,6 +29,7 @@ ASKS = VerbFlags(
         "all rows of a file are held out here": ("data.eval_fraction", "data.split_seed"),
     },
     says={"data": "Held-out rows: a file, a hub dataset id, or builtin:NAME."},
+    defaults={"model": "that of RUN", "data": "that of RUN"},
 )  # fmt: skip
 _WITH_A_RUN = ("max_eval", "precision", "device", *objectives.FIELDS)
 """What may be asked otherwise than the run had it."""
