@@ -91,7 +91,8 @@ class _Learned:
 def policy_loss(objective: RL) -> Loss:
     """The loss that an objective asks for, of a batch with the columns that it needs."""
     chosen = LOSSES[objective.estimator]
-    estimator = partial(chosen.function, **dict.fromkeys(chosen.clips, objective.clip_range))
+    clips = dict.fromkeys(chosen.clips, objective.clip_range) if chosen.clips else {}
+    estimator = partial(chosen.function, **clips)
 
     def loss(
         logprobs: Tensor,
