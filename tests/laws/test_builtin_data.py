@@ -10,6 +10,7 @@ import re
 
 import pytest
 
+from dialogues import turns
 from lowregret.data import builtin
 from lowregret.data.builtin.base import Generator
 from lowregret.data.builtin.registry import BUILTIN_PREFIX, GENERATORS, load_builtin, read_options
@@ -22,16 +23,6 @@ every_generator = pytest.mark.parametrize("generator", GENERATORS.values(), ids=
 def source(generator: Generator, *options: str) -> str:
     """Its small data, with these options besides; of two of one name the last counts."""
     return f"{BUILTIN_PREFIX}{generator.name}:{','.join((generator.small, *options))}"
-
-
-def turns(rows: list[dict]) -> list[tuple[str, str]]:
-    found = []
-    for row in rows:
-        assert list(row) == ["messages"]
-        user, assistant = row["messages"]
-        assert (user["role"], assistant["role"]) == ("user", "assistant")
-        found.append((user["content"], assistant["content"]))
-    return found
 
 
 @every_generator

@@ -16,6 +16,11 @@ ALIKE = 0.05
 
 def claims(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
     """SCIENCE 3.6, 3.1, 3.13 and 4; the bounds are those of the same claims on dense bases where there are such."""
+    return (*_of_places(question), *_of_ranks(question))
+
+
+def _of_places(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
+    """Where the adapter goes."""
     rank = question.rank
     return (
         Stated(
@@ -54,6 +59,13 @@ def claims(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
             ),
             _regret,
         ),
+    )
+
+
+def _of_ranks(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
+    """What its rank means there."""
+    rank = question.rank
+    return (
         Stated(
             Statement(
                 key="moe-per-active",

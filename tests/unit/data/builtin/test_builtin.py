@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dialogues import turns
 from lowregret.data.builtin.arithmetic import PROMPTS, SumChain, draw_chain, read_answer, work
 from lowregret.data.builtin.base import GeneratedData
 from lowregret.data.builtin.corpus import KINDS, draw_documents
@@ -18,16 +19,6 @@ from lowregret.data.builtin.instructions import OPENINGS, OPERATIONS, WORDS, Ins
 from lowregret.data.builtin.people import ATTRIBUTES, BITS_PER_PERSON, TEST_QUESTIONS, draw_people
 from lowregret.data.builtin.registry import builtin_names, load_builtin
 from lowregret.errors import DataError
-
-
-def turns(rows: list[dict]) -> list[tuple[str, str]]:
-    found = []
-    for row in rows:
-        assert list(row) == ["messages"]
-        user, assistant = row["messages"]
-        assert (user["role"], assistant["role"]) == ("user", "assistant")
-        found.append((user["content"], assistant["content"]))
-    return found
 
 
 @pytest.mark.parametrize(
