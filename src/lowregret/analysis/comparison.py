@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.gains import seconds_alone
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.analysis.stats import Interval, paired_difference
@@ -62,7 +63,6 @@ class Measured:
     def result(self, interval: Interval | None = None) -> MethodResult:
         """The record of this method; `interval` is its regret against FullFT, for a LoRA."""
         trials = list(self.finished.values())
-        finite = interval is not None and np.isfinite([interval.low, interval.high]).all()
         loss, regret = self.test_loss, None if interval is None else interval.value
         return MethodResult(
             name=self.name,
@@ -81,7 +81,8 @@ class Measured:
             pack_size=max((record.pack_size for record in trials), default=1),
             regret_nats=None if self.rewarded else regret,
             regret_reward=regret if self.rewarded else None,
-            ci95=(interval.low, interval.high) if interval is not None and finite else None,
+            ci95=None if interval is None else interval.bounds,
+            depth=None if self.rate.bowl is None else self.rate.bowl.bottom().depth,
         )
 
 
@@ -103,7 +104,8 @@ def measure(method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Measured:
 def regret_interval(lora: Measured, full: Measured, losses: Mapping[str, Examples]) -> Interval | None:
     """The paired difference of losses, LoRA − FullFT, over the seeds that both finished; None when there is none.
 
-    Of rewards it is the difference FullFT − LoRA, and every problem counts alike.
+    Each is taken at the bottom of its bowl of learning rates. Of rewards it is the difference FullFT − LoRA, and every
+    problem counts alike. Of two LoRAs, `full` is the other.
 
     Args:
         losses: trial id → its per-example losses, or rewards, on the held-out set. A trial without them takes no part.
@@ -120,13 +122,15 @@ def regret_interval(lora: Measured, full: Measured, losses: Mapping[str, Example
         return None
     rows = [[losses[side.finished[seed].id] for seed in seeds] for side in (lora, full)]
     _same_examples([side.finished[seed].id for side in (lora, full) for seed in seeds], [*rows[0], *rows[1]])
-    return paired(*rows)
+    return paired(rows[0], rows[1], (lora.rate.bowl, full.rate.bowl))
 
 
-def paired(first: Sequence[Examples], second: Sequence[Examples]) -> Interval:
-    """Loss of `first` minus that of `second`, an entry a seed, on the same held-out examples."""
+def paired(
+    first: Sequence[Examples], second: Sequence[Examples], bowls: Sequence[Bowl | None] = (None, None)
+) -> Interval:
+    """Loss of `first` minus that of `second`, an entry a seed, on the same held-out examples; `bowls` are theirs."""
     ours, theirs = (np.array([row.loss_sums for row in side], dtype=np.float64) for side in (first, second))
-    return paired_difference(ours, theirs, np.array(first[0].weights, dtype=np.int64))
+    return paired_difference(ours, theirs, np.array(first[0].weights, dtype=np.int64), bowls)
 
 
 def fit_together(one: Examples, other: Examples) -> bool:

@@ -166,7 +166,7 @@ class Condition:
                         f"{trial.home / EXAMPLES}: its held-out examples are not those of the others. Delete the "
                         "trial's folder and run the same command again."
                     )
-        found = paired(*losses)
+        found = paired(losses[0], losses[1])
         return Estimate(value=found.value, low=found.low, high=found.high, n=len(seeds))
 
     def learned_by_full(self) -> float | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from lowregret.analysis.bowl import Bowl
 from lowregret.runs.records import TrialRecord
 
 SEARCH_SEED = 0
@@ -26,6 +27,8 @@ class BestRate:
     """The nearest worse rate below the winner; None when there is none."""
     upper: float | None
     """The nearest worse rate above the winner; None when there is none."""
+    bowl: Bowl | None = field(default=None, compare=False)
+    """Around the winner, of the search's seed; None without a rate tried on both sides."""
 
 
 def search_loss(record: TrialRecord) -> float | None:
@@ -47,9 +50,9 @@ def search_loss(record: TrialRecord) -> float | None:
 def best_rate(records: Sequence[TrialRecord]) -> BestRate:
     """The rate with the lowest held-out loss among one method's trials at the search's seed; other seeds take no part.
 
-    Equal losses count as one plateau: the smallest of its rates wins, and the bracket's sides are the nearest rates
-    outside the whole plateau, so that a tie is never taken for a worse loss. The minimum over noisy losses is biased
-    downwards a little; `regret.judge` says what that does to the comparison.
+    Equal losses count as one plateau: the rate in its middle wins (of two, the lower), and the bracket's sides are the
+    nearest rates outside the whole plateau, so that a tie is never taken for a worse loss. The minimum over noisy
+    losses is biased downwards a little; `regret.judge` says what that does to the comparison.
     """
     searched = [record for record in records if record.seed == SEARCH_SEED]
     if len({record.method for record in searched}) > 1:
@@ -58,7 +61,17 @@ def best_rate(records: Sequence[TrialRecord]) -> BestRate:
     lowest = min(losses.values(), default=math.inf)
     if math.isinf(lowest):
         return BestRate(None, False, None, None, None)
-    tied = [rate for rate, loss in losses.items() if loss == lowest]
-    lower = max((rate for rate in losses if rate < min(tied)), default=None)
-    upper = min((rate for rate in losses if rate > max(tied)), default=None)
-    return BestRate(min(tied), lower is not None and upper is not None, lowest, lower, upper)
+    tied = sorted(rate for rate, loss in losses.items() if loss == lowest)
+    best = tied[(len(tied) - 1) // 2]
+    lower = max((rate for rate in losses if rate < tied[0]), default=None)
+    upper = min((rate for rate in losses if rate > tied[-1]), default=None)
+    return BestRate(best, lower is not None and upper is not None, lowest, lower, upper, _bowl(losses, best))
+
+
+def _bowl(losses: Mapping[float, float], best: float) -> Bowl | None:
+    below = max((rate for rate in losses if rate < best), default=None)
+    above = min((rate for rate in losses if rate > best), default=None)
+    if below is None or above is None:
+        return None
+    to_below, to_above = math.log2(best / below), math.log2(above / best)
+    return Bowl(losses[best], losses[below], losses[above], to_below, to_above)

@@ -5,7 +5,8 @@ With reinforcement learning the loss is minus the held-out reward, so regret is 
 
 from __future__ import annotations
 
-import math
+import itertools
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,9 +15,10 @@ from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
 from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.numbers import scale_of
+from lowregret.analysis.selection import flattery
 from lowregret.analysis.stats import Interval
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.verdict import Recommendation, Verdict
+from lowregret.runs.verdict import IntervalParts, Recommendation, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 Ruling = Literal["low_regret", "regret", "inconclusive"]
@@ -32,10 +34,10 @@ def judge(
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
-    Selection bias: the best learning rate is the minimum over rates on the held-out set itself, for both methods, and
-    `lora` is the minimum over LoRAs. A minimum over noisy losses lies a little below the truth. Both sides search in
-    the same way, so most of this cancels in the regret; a study with many LoRAs favours LoRA slightly. The seeds other
-    than the search's took no part in choosing the rate.
+    Selection bias: a minimum over noisy losses lies a little below the truth. The best learning rate is one, over rates
+    on the held-out set itself, but for both methods alike, and the seeds other than the search's took no part in it:
+    most of it cancels in the regret. `lora` is the best of several LoRAs, and what that flatters (`selection.flattery`)
+    is taken off the verdict's regret and interval. The intervals in `methods` are each LoRA's own.
 
     Args:
         spec: the study.
@@ -54,21 +56,26 @@ def judge(
     intervals = {side.name: regret_interval(side, full, losses) for side in loras}
     scale = scale_of(spec.objective.kind)
     tolerance = None if full.test_loss is None else scale.tolerance(full.test_loss, spec.tolerance)
-    lora = _best(spec, loras, full, intervals)
-    interval = None if lora is None else intervals[lora.name]
+    settled = [side for side in loras if _can_settle(spec, side, full, intervals[side.name])]
+    lora = _best(settled or loras, intervals)
+    flattered = _flattery(settled, intervals, losses)
+    own = None if lora is None else intervals[lora.name]
+    interval = None if own is None else own.less(flattered)
     rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
-    ruling: Ruling = "inconclusive" if lora is None else rulings[lora.name]
+    ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
     chosen = _choose(ruling, lora, full, [side for side in loras if rulings[side.name] == "low_regret"], tolerance)
     results = {side.name: side.result(intervals.get(side.name)) for side in measured}
     result = None if lora is None else results[lora.name]
     gains = measure_gains(records)
-    said = reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_loss)
+    judged = intervals if lora is None else {**intervals, lora.name: interval}
+    said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss)
     measured_in = _in_reward if scale.rewards else _in_nats
     return Verdict(
         verdict=ruling,
         regret_percent=None if interval is None or not full.test_loss else 100 * interval.value / abs(full.test_loss),
-        ci95=None if result is None else result.ci95,
-        **measured_in(None if result is None else result.regret, tolerance, base_loss),
+        ci95=None if interval is None else interval.bounds,
+        interval=None if interval is None else _parts(interval, flattered),
+        **measured_in(None if interval is None else interval.value, tolerance, base_loss),
         reasons=(*said, *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen),
         methods=tuple(results.values()),
@@ -80,17 +87,41 @@ def judge(
     )
 
 
-def _best(
-    spec: CompareSpec, loras: Sequence[Measured], full: Measured, intervals: Mapping[str, Interval | None]
-) -> Measured | None:
-    """The LoRA of the lowest loss, but complete evidence first: a rate without a bracket must not hide one with it."""
-    return min(
-        (side for side in loras if side.test_loss is not None),
-        key=lambda side: (
-            bool(reasons.obstacles(spec, side, full, intervals[side.name])),
-            side.test_loss if side.test_loss is not None else math.inf,
-        ),
-        default=None,
+def _best(loras: Sequence[Measured], intervals: Mapping[str, Interval | None]) -> Measured | None:
+    """The LoRA of the lowest regret, or of the lowest loss where none could be compared."""
+
+    def loss(side: Measured) -> tuple[bool, float]:
+        interval = intervals[side.name]
+        assert side.test_loss is not None
+        return interval is None, side.test_loss if interval is None else interval.value
+
+    return min((side for side in loras if side.test_loss is not None), key=loss, default=None)
+
+
+def _flattery(
+    loras: Sequence[Measured], intervals: Mapping[str, Interval | None], losses: Mapping[str, Examples]
+) -> float:
+    """What choosing the best of these LoRAs takes off its regret; each has an interval."""
+    pairs = [regret_interval(one, other, losses) for one, other in itertools.combinations(loras, 2)]
+    variances = [pair.variance for pair in pairs if pair is not None]
+    regrets = [interval.value for side in loras if (interval := intervals[side.name]) is not None]
+    return flattery(regrets, statistics.fmean(variances) / 2) if variances else 0.0
+
+
+def _can_settle(spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None) -> bool:
+    return interval is not None and not reasons.obstacles(spec, lora, full, interval)
+
+
+def _parts(interval: Interval, flattered: float) -> IntervalParts:
+    return IntervalParts(
+        example_variance=interval.example_variance,
+        seed_variance=interval.seed_variance,
+        rate_variance=interval.rate_variance,
+        degrees_of_freedom=interval.degrees_of_freedom,
+        examples=interval.examples,
+        seeds=interval.seeds,
+        depth=interval.depth,
+        selection=flattered,
     )
 
 

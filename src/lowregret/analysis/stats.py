@@ -1,14 +1,30 @@
-"""The difference of two held-out losses with an interval from both sources of noise: examples and seeds. Torch-free."""
+"""The difference of two held-out losses, with an interval from its three sources of noise. Torch-free.
+
+They are the held-out examples, the seeds, and the lattice of learning rates: the best rate found is not the best rate,
+and what it lacks is read off a parabola. `python -m benchmarks.coverage` says how often the intervals hold the truth.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowregret.analysis.bowl import Bowl
+
 CONFIDENCE = 0.95
+EXPECTED_CORRELATION = 0.3
+"""Of the two methods' losses over seeds, which draw the same data order for both: 0.24 to 0.57 in the simulated
+settings, whose noise is that of our own records (benchmarks/coverage.py)."""
+_CORRELATION_WEIGHT = 4
+"""The expectation counts as much as so many degrees of freedom: two to eight of them measure no correlation."""
+_CORRELATION_BOUNDS = (-0.5, 0.9)
+OWN_SHARE = 0.5
+"""Share of the seeds' unpaired variance that is a trial's own and not common to all learning rates at its seed: only
+that moves the parabola. About 0.6 in the simulated settings, and no number of seeds at one rate tells it."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +35,32 @@ class Interval:
     low: float
     high: float
     degrees_of_freedom: float
-    """Satterthwaite's, for the sum of the two variances."""
+    """Satterthwaite's, for the sum of the variances."""
     example_variance: float
     """Squared standard error that comes from the choice of held-out examples; 0 when there is one example only."""
     seed_variance: float
     """Squared standard error that comes from the seeds; 0 when there is one seed only."""
     examples: int
     seeds: int
+    rate_variance: float = 0.0
+    """Squared standard error that comes from reading the bottom between the learning rates tried."""
+    depth: float = 0.0
+    """By how much the first side's loss at its best rate lies above its bottom, less the same of the second: it has
+    been taken off the plain difference."""
 
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Low and high; None when nothing could be known of them."""
+        return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
+
+    @property
+    def variance(self) -> float:
+        """Squared standard error of the value."""
+        return self.example_variance + self.seed_variance + self.rate_variance
 
     @property
     def covers_seeds(self) -> bool:
@@ -44,17 +75,20 @@ class Interval:
     @property
     def example_share(self) -> float:
         """Share of the variance that more held-out examples would reduce, 0 to 1."""
-        total = self.example_variance + self.seed_variance
-        return self.example_variance / total if total else 0.0
+        return self.example_variance / self.variance if self.variance else 0.0
 
     @property
     def seed_share(self) -> float:
         """Share of the variance that more seeds would reduce, 0 to 1."""
-        total = self.example_variance + self.seed_variance
-        return self.seed_variance / total if total else 0.0
+        return self.seed_variance / self.variance if self.variance else 0.0
+
+    @property
+    def rate_share(self) -> float:
+        """Share of the variance that only rates between those tried would reduce, 0 to 1."""
+        return self.rate_variance / self.variance if self.variance else 0.0
 
     def resized(self, examples: int, seeds: int) -> Interval:
-        """What to expect of another number of examples and seeds: each variance goes as 1/n, the value stays."""
+        """What to expect of another number of examples and seeds: the two variances go as 1/n, the rest stays."""
         return _with_bounds(
             replace(
                 self,
@@ -65,28 +99,40 @@ class Interval:
             )
         )
 
+    def less(self, amount: float) -> Interval:
+        """The same interval, moved down."""
+        return replace(self, value=self.value - amount, low=self.low - amount, high=self.high - amount)
 
-def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], tokens: NDArray[np.int64]) -> Interval:
-    """Mean loss of `first` minus that of `second`, with its 95 % interval.
+
+def paired_difference(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    tokens: NDArray[np.int64],
+    bowls: Sequence[Bowl | None] = (None, None),
+) -> Interval:
+    """Loss of `first` minus that of `second`, each at the bottom of its bowl, with the 95 % interval.
 
     With d[s, e] the difference of the two summed losses and t[e] the tokens, seed s gives the ratio
-    r[s] = Σ_e d[s, e] / Σ_e t[e], and the value is its mean over seeds. Two variances are added:
+    r[s] = Σ_e d[s, e] / Σ_e t[e]. The value is the mean of r over the S seeds, less the depth of the first bowl, plus
+    that of the second. Three variances are added:
 
     - examples: those of a ratio estimator, linearised (Cochran, *Sampling Techniques*, 6.3): the residuals
-      u[e] = (mean_s d[s, e] − value · t[e]) / mean(t), whose sum is 0, give Σ u² / (E (E − 1));
-    - seeds: the sample variance of r over S.
+      u[e] = (mean_s d[s, e] − mean r · t[e]) / mean(t), whose sum is 0, give Σ u² / (E (E − 1));
+    - seeds: 2 v (1 − ρ) / S, with v the variance over seeds of a side's loss, pooled over both sides, and ρ their
+      correlation, c / v of the pooled covariance c, drawn towards EXPECTED_CORRELATION: of few seeds a difference's
+      own variance is a poor estimate, with S − 1 degrees of freedom; this has 2 (S − 1);
+    - rates: of each side the variance of the depth (`Bottom.variance`) for a trial's own noise OWN_SHARE · v (1 − ρ).
 
-    Both hold the noise of the interaction (one example under one seed), so it is counted twice: the interval is a
-    little too wide, never too narrow for that reason. Subtracting an estimate of it could leave less than nothing at
-    three seeds. The t quantile has Satterthwaite's degrees of freedom, an approximation: in simulated normal effects
-    its coverage is 95 % or a little more while the examples' noise is the larger one; where the seeds' variance is
-    about ten times the examples' it falls to 92 % with three seeds and to 88 % with two. One seed, equal tokens:
-    exactly the paired t interval over examples.
+    Examples and seeds both hold the noise of one example under one seed, so it is counted twice: the interval is a
+    little too wide for that reason, never too narrow. The t quantile has Satterthwaite's degrees of freedom, with
+    E − 1 for the examples and 2 (S − 1) for seeds and rates together. One seed, equal tokens, no bowls: exactly the
+    paired t interval over examples.
 
     Args:
         first, second: per-example losses summed over tokens, nats, shape [seeds, examples]. Row s of both is the same
             seed, which draws the same data order for both methods; column e is the same example.
         tokens: supervised tokens of each example, shape [examples].
+        bowls: of each side, the losses around its best learning rate; None when they are not known.
 
     Raises:
         ValueError: shapes that do not match, nothing to average, or losses that are not finite.
@@ -101,21 +147,42 @@ def paired_difference(first: NDArray[np.float64], second: NDArray[np.float64], t
     if not np.isfinite(difference).all():
         raise ValueError("a paired difference needs finite losses")
     seeds, examples = difference.shape
-    per_seed = difference.sum(axis=1) / weights.sum()
-    value = float(per_seed.mean())
-    residuals = (difference.mean(axis=0) - value * weights) / weights.mean()
+    at_best = float(difference.sum(axis=1).mean() / weights.sum())
+    residuals = (difference.mean(axis=0) - at_best * weights) / weights.mean()
+    unpaired = _unpaired_variance(np.stack([first.sum(axis=1), second.sum(axis=1)]) / weights.sum())
+    bottoms = [bowl.bottom() for bowl in bowls if bowl is not None]
+    signs = [sign for sign, bowl in zip((1, -1), bowls, strict=True) if bowl is not None]
+    depth = sum(sign * bottom.depth for sign, bottom in zip(signs, bottoms, strict=True))
     return _with_bounds(
         Interval(
-            value=value,
-            low=value,
-            high=value,
+            value=at_best - depth,
+            low=at_best,
+            high=at_best,
             degrees_of_freedom=math.inf,
             example_variance=float((residuals**2).sum()) / (examples * (examples - 1)) if examples > 1 else 0.0,
-            seed_variance=float(per_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0,
+            seed_variance=2 * unpaired / seeds,
             examples=examples,
             seeds=seeds,
+            rate_variance=sum(bottom.variance(OWN_SHARE * unpaired) for bottom in bottoms),
+            depth=depth,
         )
     )
+
+
+def _unpaired_variance(losses: NDArray[np.float64]) -> float:
+    """v (1 − ρ): what of a side's variance over seeds the pairing does not take off; `losses` is [side, seed]."""
+    seeds = losses.shape[1]
+    if seeds < 2:
+        return 0.0
+    deviations = losses - losses.mean(axis=1, keepdims=True)
+    variance = float((deviations**2).sum()) / (2 * (seeds - 1))
+    if variance == 0:
+        return 0.0
+    measured = float((deviations[0] * deviations[1]).sum()) / (seeds - 1) / variance
+    weight = (seeds - 1) / (seeds - 1 + _CORRELATION_WEIGHT)
+    drawn = weight * measured + (1 - weight) * EXPECTED_CORRELATION
+    low, high = _CORRELATION_BOUNDS
+    return float(variance * (1 - min(max(drawn, low), high)))
 
 
 def _with_bounds(interval: Interval) -> Interval:
@@ -124,17 +191,16 @@ def _with_bounds(interval: Interval) -> Interval:
 
     if interval.examples == 1 and interval.seeds == 1:
         return replace(interval, low=-math.inf, high=math.inf, degrees_of_freedom=0.0)
-    by_examples, by_seeds = interval.example_variance, interval.seed_variance
-    total = by_examples + by_seeds
+    total = interval.variance
     if total == 0:
-        freedom = float(interval.examples + interval.seeds - 2)
+        freedom = float(interval.examples + 2 * interval.seeds - 3)
         return replace(interval, low=interval.value, high=interval.value, degrees_of_freedom=freedom)
     # As shares, so that squares of tiny variances do not underflow.
     inverse = 0.0
     if interval.examples > 1:
-        inverse += (by_examples / total) ** 2 / (interval.examples - 1)
+        inverse += interval.example_share**2 / (interval.examples - 1)
     if interval.seeds > 1:
-        inverse += (by_seeds / total) ** 2 / (interval.seeds - 1)
-    freedom = 1 / inverse
+        inverse += (1 - interval.example_share) ** 2 / (2 * (interval.seeds - 1))
+    freedom = 1 / inverse if inverse else math.inf
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(total)
     return replace(interval, low=interval.value - half, high=interval.value + half, degrees_of_freedom=freedom)

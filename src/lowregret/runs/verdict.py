@@ -42,6 +42,9 @@ class MethodResult(Spec):
     """With reinforcement learning: the reward of the best FullFT minus this one's."""
     ci95: tuple[float, float] | None = None
     """Of the regret, in its unit."""
+    depth: float | None = None
+    """By how much the loss at the best learning rate tried lies above the bottom of the parabola through it and its
+    neighbours: the regret is between the bottoms. None without neighbours on both sides."""
 
     @property
     def test_loss(self) -> float | None:
@@ -52,6 +55,29 @@ class MethodResult(Spec):
     def regret(self) -> float | None:
         """In nats, or in reward."""
         return self.regret_nats if self.regret_reward is None else self.regret_reward
+
+
+class IntervalParts(Spec):
+    """What the verdict's interval is made of, in the regret's unit or its square.
+
+    docs/guides/verdict.md recomputes one by hand.
+    """
+
+    example_variance: float
+    """Squared standard error from the choice of held-out examples."""
+    seed_variance: float
+    """From the seeds."""
+    rate_variance: float
+    """From reading the bottom between the learning rates tried."""
+    degrees_of_freedom: float
+    """Of the t quantile that the square root of their sum is multiplied with."""
+    examples: int
+    seeds: int
+    """With results of both methods."""
+    depth: float
+    """Of LoRA minus of FullFT: taken off the difference of the losses at the best rates tried."""
+    selection: float
+    """By how much the best of several LoRAs is flattered by being chosen, zero or below: taken off as well."""
 
 
 class Recommendation(Spec):
@@ -91,6 +117,8 @@ class Verdict(Spec):
     regret_nats: float | None
     regret_percent: float | None
     ci95: tuple[float, float] | None
+    interval: IntervalParts | None = None
+    """What `ci95` is made of; None in records from before 0.3."""
     tolerance_nats: float | None
     reasons: tuple[str, ...]
     recommendation: Recommendation | None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lowregret.analysis.learning_rate import SEARCH_SEED, search_loss
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
-from lowregret.study.search import has_settled
+from lowregret.study.search import has_settled, is_cut_short
 
 LATTICE = 1e-3
 WIDE, NARROW = 2, 1
@@ -59,7 +59,8 @@ def group_trials(
         else:
             start = _start(spec, method, anchor, priors, list(ended.values()), curves)
             wanted = _searched(spec, method, start, own, curves)
-        found |= {trial.id: trial for trial in wanted if trial.id not in ended}
+        done = {name for name, record in ended.items() if not is_cut_short(spec, record, own)}
+        found |= {trial.id: trial for trial in wanted if trial.id not in done}
     return list(found.values())
 
 
@@ -145,6 +146,8 @@ def _searched(
         found = bracket(losses)
         if found is None:
             continue
+        if step is None and (short := [record.spec for record in own if is_cut_short(spec, record, own)]):
+            return short
         rates: tuple[int, ...] = found if spec.seeds_at == "bracket" else found[1:2]
         if spec.until_gain is not None:
             ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lowregret.analysis.learning_rate import best_rate
 from lowregret.analysis.numbers import nats
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import METRICS, TRIAL
@@ -20,7 +21,7 @@ from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
 from lowregret.study.packing import has_room
 from lowregret.study.resources import TrialResources
-from lowregret.study.search import next_trials, total_estimate
+from lowregret.study.search import next_to, next_trials, total_estimate
 from lowregret.study.winners import drop_superseded, keep_if_best
 from lowregret.train.checkpoint import Checkpoint, read_checkpoint
 from lowregret.train.interrupt import Interrupted
@@ -138,6 +139,8 @@ class Scheduler:
         if not known:
             return None
         lowest, rival = min(known, key=lambda found: found[0])
+        if self._beside_the_best(trial, rival):
+            return None  # where the bottom lies between the rates is read off what the neighbours end with
         rewards = isinstance(self.spec.objective, RL)
         limit = lowest + self.spec.prune if rewards else (1 + self.spec.prune) * lowest
         if loss <= limit:
@@ -149,6 +152,12 @@ class Scheduler:
             else f"its held-out loss {nats(loss)} exceeded {nats(lowest)}, {other} {self.spec.prune:.0%}"
         )
         return Pruning(f"after step {step} {said}", rival.id)
+
+    def _beside_the_best(self, trial: TrialSpec, rival: TrialRecord) -> bool:
+        """Whether a trial's rate is a neighbour of the best at this step, or of the best so far."""
+        best = best_rate([record for record in self.ended() if record.method == trial.method.name]).learning_rate
+        rates = [rival.learning_rate, *([] if best is None else [best])]
+        return any(next_to(self.spec, trial.learning_rate, rate) for rate in rates)
 
     def _fill(self, pack: Pack) -> None:
         """Whoever is to join now joins."""

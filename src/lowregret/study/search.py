@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, search_loss
 from lowregret.errors import SpecError
 from lowregret.runs.records import TrialRecord
-from lowregret.spec import CompareSpec, FullFT, LoRA, TrialSpec
+from lowregret.spec import CompareSpec, FullFT, GroupSpec, LoRA, TrialSpec
 
 FIRST_EXPONENTS = (0, 2, -2)
 """Where every search starts: at the prior, then a factor of 4 above and below."""
@@ -47,6 +47,8 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
         settled = {record.id for record in ended}
         wanted = [trial for trial in _search(spec, method, priors, ended) if trial.id not in settled]
         if not wanted:
+            wanted = [record.spec for record in ended if is_cut_short(spec, record, ended)]
+        if not wanted:
             wanted = [trial for trial in _other_seeds(spec, method, ended) if trial.id not in settled]
         found |= {trial.id: trial for trial in wanted}
     return list(found.values())
@@ -57,6 +59,21 @@ def has_settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
     rival = own.get(record.pruned_by or "")
     hollow = record.status == "pruned" and rival is not None and rival.status in ("diverged", "failed")
     return record.status != "running" and not hollow
+
+
+def next_to(spec: CompareSpec | GroupSpec, one: float, other: float) -> bool:
+    """Whether two learning rates are neighbours: a factor of 2 apart, or with none between them of those listed."""
+    if isinstance(spec.learning_rates, str):
+        return one != other and max(one, other) <= 2 * min(one, other)
+    low, high = sorted((one, other))
+    return low < high and not any(low < rate < high for rate in spec.learning_rates)
+
+
+def is_cut_short(spec: CompareSpec | GroupSpec, record: TrialRecord, own: Sequence[TrialRecord]) -> bool:
+    """Whether a trial was pruned that now is the neighbour of its method's best rate: the bottom between the rates is
+    read off what both neighbours end with, so it runs again, to its end."""
+    best = best_rate(own).learning_rate
+    return record.status == "pruned" and best is not None and next_to(spec, record.learning_rate, best)
 
 
 def lattice_rate(prior: float, exponent: int) -> float:
@@ -86,7 +103,8 @@ def describe(spec: CompareSpec) -> list[str]:
         "is trained alone; no method's search looks at another's."
     )
     rules.append(
-        "A diverged trial counts as worse than every other; a failed trial counts for nothing and leaves its side open."
+        "A diverged trial counts as worse than every other; a failed trial counts for nothing and leaves its side "
+        "open. Of equal losses the rate in the middle is the best."
     )
     rewards = spec.objective.kind == "rl"
     if rewards:
@@ -99,7 +117,8 @@ def describe(spec: CompareSpec) -> list[str]:
             "A search trial is stopped early (pruned) when its held-out loss at an evaluation before its last step "
             "exceeds the lowest that another search trial of the method, finished or still in training, had at the "
             f"same step by more than {limit}; it then counts as worse than every finished trial. If "
-            "that other trial diverges later, the pruned one is run again."
+            "that other trial diverges later, the pruned one is run again. A neighbour of the best rate is never "
+            "stopped early, and one that becomes its neighbour later is run again, to its end."
         )
     if spec.seeds > 1:
         which = "each method with a bracketed best learning rate" if spec.learning_rates == "auto" else "each method"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.runs.records import Status, TrialRecord
 from lowregret.spec import LoRA, TrialSpec
@@ -42,6 +43,22 @@ def test_a_tie_at_an_edge_is_not_a_worse_loss(losses: tuple[float, ...]) -> None
 
 def test_a_plateau_inside_is_bracketed_by_the_worse_rates_around_it() -> None:
     assert search({1e-4: 2.0, 2e-4: 1.0, 4e-4: 1.0, 8e-4: 2.0}) == BestRate(2e-4, True, 1.0, 1e-4, 8e-4)
+
+
+@pytest.mark.parametrize(
+    ("tied", "best"), [((4e-4,), 4e-4), ((2e-4, 4e-4), 2e-4), ((2e-4, 4e-4, 8e-4), 4e-4), ((2e-4, 8e-4), 2e-4)]
+)
+def test_of_equal_losses_the_rate_in_the_middle_wins(tied: tuple[float, ...], best: float) -> None:
+    losses: dict[float, float | None] = dict.fromkeys((1e-4, 2e-4, 4e-4, 8e-4, 16e-4), 2.0)
+    found = search(losses | dict.fromkeys(tied, 1.0))
+    assert (found.learning_rate, found.bracketed) == (best, True)
+    assert (found.lower, found.upper) == (max(r for r in losses if r < tied[0]), min(r for r in losses if r > tied[-1]))
+
+
+def test_the_bowl_has_the_nearest_rates_of_the_search_and_their_distance() -> None:
+    found = search({1e-4: 2.0, 4e-4: 1.5, 8e-4: 1.8, 16e-4: 3.0}).bowl
+    assert found == Bowl(at=1.5, below=2.0, above=1.8, to_below=2.0, to_above=1.0)
+    assert search({1e-4: 2.0, 4e-4: 1.5}).bowl is None
 
 
 @pytest.mark.parametrize("status", ["diverged", "pruned"])

@@ -117,7 +117,7 @@ SEARCH = [TrialSpec(method=LoRA(rank=1), learning_rate=rate, seed=0) for rate in
 
 def scheduler_with(folder: Path, *others: tuple[TrialSpec, str, float | None], prune: float | None = 0.25) -> Scheduler:
     """(trial, status, its loss at step 3)."""
-    scheduler = Scheduler(folder, study(prune=prune), {}, Silent())
+    scheduler = Scheduler(folder, study(prune=prune, learning_rates=(1e-4, 1e-3, 1e-2, 1e-1)), {}, Silent())
     for trial, status, nll in others:
         home = folder / "trials" / trial.id
         home.mkdir(parents=True)
@@ -131,11 +131,11 @@ def scheduler_with(folder: Path, *others: tuple[TrialSpec, str, float | None], p
 def test_of_rewards_the_stopping_rule_is_so_much_reward_and_off_unless_asked_for(tmp_path: Path) -> None:
     rewards = {"objective": {"kind": "rl", "task": "builtin:arithmetic"}}
     assert study(**rewards).prune is None
-    scheduler = Scheduler(tmp_path, study(prune=0.3, **rewards), {}, Silent())
-    home = tmp_path / "trials" / SEARCH[1].id
+    scheduler = Scheduler(tmp_path, study(prune=0.3, learning_rates=(1e-4, 1e-3, 1e-2), **rewards), {}, Silent())
+    home = tmp_path / "trials" / SEARCH[2].id
     home.mkdir(parents=True)
     append_metric(home / "metrics.jsonl", Metric(step=3, tokens=3, test_reward=0.9, seconds=3))
-    scheduler.records = [record(SEARCH[1], "running")]
+    scheduler.records = [record(SEARCH[2], "running")]
     found = scheduler.should_prune(SEARCH[0], 3, -0.59)
     assert found is not None
     assert "its held-out reward 0.5900 fell short of 0.9000" in found.reason
@@ -147,19 +147,19 @@ def test_of_rewards_the_stopping_rule_is_so_much_reward_and_off_unless_asked_for
     [("finished", True), ("running", True), ("pruned", False), ("diverged", False), ("failed", False)],
 )
 def test_a_rival_has_finished_or_is_in_training(tmp_path: Path, status: str, counts: bool) -> None:
-    scheduler = scheduler_with(tmp_path, (SEARCH[1], status, 1.0))
+    scheduler = scheduler_with(tmp_path, (SEARCH[2], status, 1.0))
     found = scheduler.should_prune(SEARCH[0], 3, 1.26)
     assert (found is not None) == counts
     if found is not None:
-        assert found.rival == SEARCH[1].id
+        assert found.rival == SEARCH[2].id
         assert found.reason.startswith(
-            "after step 3 its held-out loss 1.2600 exceeded 1.0000, that of learning rate 0.001"
+            "after step 3 its held-out loss 1.2600 exceeded 1.0000, that of learning rate 0.01"
         )
 
 
 def test_the_lowest_of_several_counts_and_it_takes_more_than_the_margin(tmp_path: Path) -> None:
     scheduler = scheduler_with(
-        tmp_path, (SEARCH[1], "finished", 2.0), (SEARCH[2], "running", 1.0), (SEARCH[3], "running", None)
+        tmp_path, (SEARCH[3], "finished", 2.0), (SEARCH[2], "running", 1.0), (SEARCH[1], "running", None)
     )
     assert scheduler.should_prune(SEARCH[0], 3, 1.25) is None
     found = scheduler.should_prune(SEARCH[0], 3, 1.2501)
@@ -167,6 +167,18 @@ def test_the_lowest_of_several_counts_and_it_takes_more_than_the_margin(tmp_path
     assert found.rival == SEARCH[2].id
     assert scheduler.should_prune(SEARCH[0], 2, 9.0) is None, "nobody was measured at step 2"
     assert scheduler.should_prune(SEARCH[2], 3, 1.0) is None, "a trial is no rival of itself"
+
+
+def test_the_neighbour_of_the_best_is_never_pruned(tmp_path: Path) -> None:
+    """Of the best at that step, and of the best that has ended."""
+    scheduler = scheduler_with(tmp_path, (SEARCH[3], "running", 0.5), (SEARCH[1], "finished", 1.0))
+    scheduler.records = [
+        r.model_copy(update={"test_nll": 1.0}) if r.status == "finished" else r for r in scheduler.records
+    ]
+    assert scheduler.should_prune(SEARCH[0], 3, 9.0) is None, "beside the best that has ended"
+    scheduler.records = [r for r in scheduler.records if r.status == "running"]
+    assert scheduler.should_prune(SEARCH[2], 3, 9.0) is None, "beside the best at this step"
+    assert scheduler.should_prune(SEARCH[1], 3, 9.0) is not None
 
 
 def test_other_seeds_methods_and_off_are_never_pruned(tmp_path: Path) -> None:

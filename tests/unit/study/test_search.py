@@ -15,7 +15,7 @@ from lowregret.analysis.learning_rate import best_rate
 from lowregret.errors import SpecError
 from lowregret.runs.records import Status, TrialRecord
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
-from lowregret.study.search import LIMIT, describe, lattice_rate, next_trials, total_estimate
+from lowregret.study.search import LIMIT, describe, lattice_rate, next_to, next_trials, total_estimate
 
 PRIORS = {"full": 5e-5, "lora:16": 5e-4}
 Outcome = Callable[[TrialSpec], tuple[Status, float | None]]
@@ -58,7 +58,9 @@ class Curve:
         loss = 1 + self.curvature * (position - self.optimum) ** 2
         finished = [r.test_nll for r in so_far if r.method == trial.method.name and r.status == "finished"]
         best = min((seen for seen in finished if seen is not None), default=math.inf)
-        if self.prune is not None and trial.seed == 0 and loss > (1 + self.prune) * best:
+        so_far = best_rate([r for r in so_far if r.method == trial.method.name]).learning_rate
+        beside = so_far is not None and next_to(compare(), trial.learning_rate, so_far)
+        if self.prune is not None and trial.seed == 0 and loss > (1 + self.prune) * best and not beside:
             return record(trial, "pruned", loss)
         return record(trial, "finished", loss)
 
@@ -68,7 +70,8 @@ def run_study(spec: CompareSpec, curve: Curve, one_at_a_time: bool = False) -> l
     while batch := next_trials(spec, PRIORS, records):
         assert len(records) < 200, "the search does not terminate"
         for trial in batch[:1] if one_at_a_time else batch:
-            records.append(curve.run(trial, records))
+            found = curve.run(trial, records)
+            records = [*(r for r in records if r.id != trial.id), found]
     return records
 
 
@@ -86,7 +89,6 @@ curves = st.builds(
 def test_a_unimodal_curve_is_bracketed_within_a_factor_of_2_in_few_trials(curve: Curve) -> None:
     spec = compare()
     records = run_study(spec, curve)
-    assert len({r.id for r in records}) == len(records), "no trial is run twice"
     for method in spec.methods:
         own = [r for r in records if r.method == method.name]
         best = best_rate(own)
@@ -172,14 +174,35 @@ def test_any_outcomes_end_the_search_without_asking_twice(draw: random.Random) -
     outcomes: list[Status] = ["finished", "finished", "diverged", "pruned", "failed"]
     while batch := next_trials(spec, PRIORS, records):
         for trial in batch:
-            assert trial.id not in {r.id for r in records}
-            status = draw.choice(outcomes)
-            records.append(record(trial, status, draw.choice([1.0, 1.5, 2.0]) if status == "finished" else None))
+            before = next((r for r in records if r.id == trial.id), None)
+            assert before is None or before.status == "pruned"
+            status = draw.choice([o for o in outcomes if before is None or o != "pruned"])
+            loss = draw.choice([1.0, 1.5, 2.0]) if status == "finished" else None
+            records = [*(r for r in records if r is not before), record(trial, status, loss)]
         assert len(records) <= 2 * (2 * LIMIT + 1) + 2 * spec.seeds
 
 
 def exponents(records: list[TrialRecord], name: str = "full") -> list[int]:
     return [round(math.log2(r.learning_rate / PRIORS[name])) for r in records if r.method == name and r.seed == 0]
+
+
+def test_a_neighbour_of_the_best_that_was_pruned_runs_again_to_its_end_before_the_other_seeds() -> None:
+    """The bottom between the rates is read off all three."""
+    records = run_study(compare(), Curve(0.3))
+    below, best, above = (trial_at(k, records) for k in (-1, 0, 1))
+    for cut in (below, above):
+        there = [r if r is not cut else record(cut.spec, "pruned", 9.0) for r in records if r.seed == 0]
+        assert [t.id for t in next_trials(compare(), PRIORS, there) if t.method.name == "full"] == [cut.id]
+    far = trial_at(2, records)
+    there = [r if r is not far else record(far.spec, "pruned", 9.0) for r in records]
+    assert next_trials(compare(), PRIORS, there) == []
+    listed = compare(learning_rates=tuple(r.learning_rate for r in (below, best, far)))
+    there = [r if r is not far else record(far.spec, "pruned", 9.0) for r in (below, best, far)]
+    assert [t.id for t in next_trials(listed, PRIORS, there)][:1] == [far.id], "of listed rates, the next one"
+
+
+def trial_at(exponent: int, records: list[TrialRecord], name: str = "full") -> TrialRecord:
+    return next(r for r in records if r.method == name and r.learning_rate == lattice_rate(PRIORS[name], exponent))
 
 
 def test_methods_are_searched_side_by_side_in_the_order_of_the_spec_and_seeds_follow_a_search() -> None:

@@ -1,0 +1,64 @@
+"""The bottom of a bowl: against numpy's parabola, by hand, and where there is none."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowregret.analysis.bowl import MISFIT, Bowl
+
+rises = st.floats(0.001, 2.0)
+steps = st.floats(0.5, 3.0)
+
+
+@given(rises, rises, steps, steps)
+def test_it_is_the_parabola_through_the_three(below: float, above: float, to_below: float, to_above: float) -> None:
+    found = Bowl(1.0, 1 + below, 1 + above, to_below, to_above).bottom()
+    a, b, c = np.polyfit([-to_below, 0, to_above], [1 + below, 1.0, 1 + above], 2)
+    assert found.place == pytest.approx(-b / (2 * a), abs=1e-7)
+    assert found.depth == pytest.approx(1 - (c - b * b / (4 * a)), abs=1e-7)
+    assert -to_below / 2 <= found.place <= to_above / 2
+    assert found.misfit == pytest.approx(MISFIT * found.depth)
+
+
+@given(rises, rises, steps, steps)
+def test_the_gains_are_the_derivatives_of_the_depth(
+    below: float, above: float, to_below: float, to_above: float
+) -> None:
+    losses = np.array([1 + below, 1.0, 1 + above])
+    found = Bowl(losses[1], losses[0], losses[2], to_below, to_above).bottom()
+    for place in range(3):
+        moved = losses.copy()
+        moved[place] += (tiny := 1e-7)
+        after = Bowl(moved[1], moved[0], moved[2], to_below, to_above).bottom()
+        if abs(found.place) < 0.49 * min(to_below, to_above):
+            assert (after.depth - found.depth) / tiny == pytest.approx(found.gains[place], abs=1e-3)
+    assert sum(found.gains) == pytest.approx(0.0, abs=1e-12), "a loss common to all three moves no depth"
+
+
+def test_half_way_between_equals_the_depth_is_an_eighth_of_the_other_rise() -> None:
+    found = Bowl(1.0, 1.4, 1.0).bottom()
+    assert (found.place, found.depth) == pytest.approx((0.5, 0.05))
+    assert found.variance(0.01) == pytest.approx(0.01 * (3 * 0.5**4 + 0.5**2) / 2 + (MISFIT * 0.05) ** 2)
+
+
+def test_the_bottom_beside_a_lower_neighbour_is_kept_half_way() -> None:
+    """Of another seed than the search's the best rate need not be the lowest."""
+    assert Bowl(1.0, 1.1, 0.95).bottom().place == 0.5
+
+
+@pytest.mark.parametrize(("below", "above"), [(1.4, math.inf), (math.inf, 1.4)])
+def test_beside_a_rate_that_diverged_there_is_doubt_and_no_depth(below: float, above: float) -> None:
+    found = Bowl(1.0, below, above).bottom()
+    assert (found.place, found.depth) == (0.0, 0.0)
+    assert found.variance(1.0) == pytest.approx(0.05**2)
+
+
+@pytest.mark.parametrize(("below", "above"), [(1.0, 1.0), (math.inf, math.inf)])
+def test_a_flat_one_and_one_between_divergences_say_nothing(below: float, above: float) -> None:
+    found = Bowl(1.0, below, above).bottom()
+    assert (found.place, found.depth, found.variance(1.0)) == (0.0, 0.0, 0.0)
