@@ -16,7 +16,7 @@ from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
 from lowregret.runs.files import EXAMPLES, TRIALS
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
-from lowregret.runs.verdict import MethodResult
+from lowregret.runs.verdict import MethodResult, Ruling
 from lowregret.spec import FullFT, LoRA
 
 Examples = ExampleLosses | ExampleRewards
@@ -60,8 +60,8 @@ class Measured:
     def test_tokens(self) -> int:
         return max((record.test_tokens for record in self.finished.values()), default=0)
 
-    def result(self, interval: Interval | None = None) -> MethodResult:
-        """The record of this method; `interval` is its regret against FullFT, for a LoRA."""
+    def result(self, interval: Interval | None = None, ruling: Ruling | None = None) -> MethodResult:
+        """The record of this method; `interval` is its regret against FullFT, for a LoRA, and what that says."""
         trials = list(self.finished.values())
         loss, regret = self.test_loss, None if interval is None else interval.value
         return MethodResult(
@@ -82,6 +82,7 @@ class Measured:
             regret_nats=None if self.rewarded else regret,
             regret_reward=regret if self.rewarded else None,
             ci95=None if interval is None else interval.bounds,
+            ruling=ruling,
             depth=None if self.rate.bowl is None else self.rate.bowl.bottom().depth,
         )
 

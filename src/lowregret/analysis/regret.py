@@ -9,7 +9,7 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
@@ -18,10 +18,8 @@ from lowregret.analysis.numbers import scale_of
 from lowregret.analysis.selection import flattery
 from lowregret.analysis.stats import Interval
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.verdict import IntervalParts, Recommendation, Verdict
+from lowregret.runs.verdict import IntervalParts, Recommendation, Ruling, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
-
-Ruling = Literal["low_regret", "regret", "inconclusive"]
 
 
 def judge(
@@ -64,7 +62,7 @@ def judge(
     rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
     ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
     chosen = _choose(ruling, lora, full, [side for side in loras if rulings[side.name] == "low_regret"], tolerance)
-    results = {side.name: side.result(intervals.get(side.name)) for side in measured}
+    results = {side.name: side.result(intervals.get(side.name), rulings.get(side.name)) for side in measured}
     result = None if lora is None else results[lora.name]
     gains = measure_gains(records)
     judged = intervals if lora is None else {**intervals, lora.name: interval}

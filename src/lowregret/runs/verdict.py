@@ -8,6 +8,8 @@ from pydantic import Field
 
 from lowregret.spec import Spec
 
+Ruling = Literal["low_regret", "regret", "inconclusive"]
+
 
 class MethodResult(Spec):
     """What a study found about one method."""
@@ -42,6 +44,8 @@ class MethodResult(Spec):
     """With reinforcement learning: the reward of the best FullFT minus this one's."""
     ci95: tuple[float, float] | None = None
     """Of the regret, in its unit."""
+    ruling: Ruling | None = None
+    """For a LoRA: what its own interval says. The verdict's is that of the best LoRA, less what the choice flatters."""
     depth: float | None = None
     """By how much the loss at the best learning rate tried lies above the bottom of the parabola through it and its
     neighbours: the regret is between the bottoms. None without neighbours on both sides."""
@@ -113,7 +117,7 @@ class Gains(Spec):
 class Verdict(Spec):
     """`verdict.json`: the answer and its evidence (docs/design.md, The verdict)."""
 
-    verdict: Literal["low_regret", "regret", "inconclusive"]
+    verdict: Ruling
     regret_nats: float | None
     regret_percent: float | None
     ci95: tuple[float, float] | None

@@ -231,6 +231,8 @@ def test_of_the_loras_within_the_tolerance_the_smallest_is_recommended() -> None
     assert verdict.recommendation is not None
     assert verdict.recommendation.method == "lora:16"
     assert "lora:16 is recommended over lora:64" in text(verdict)
+    rulings = {result.name: result.ruling for result in verdict.methods}
+    assert (rulings["full"], rulings["lora:64"], rulings["lora:16"]) == (None, "low_regret", "low_regret")
     regrets = {result.name: result.regret_nats for result in verdict.methods}
     assert regrets.pop("full") is None
     assert regrets == pytest.approx({"lora:64": 0.0, "lora:16": 0.002, "lora:4": 0.009}, abs=1e-9)
