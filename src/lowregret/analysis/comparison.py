@@ -52,6 +52,12 @@ class Measured:
         return any(record.test_reward is not None for record in self.finished.values())
 
     @property
+    def seconds_alone(self) -> float | None:
+        """Wall time of one trial by itself, median over the seeds at the best learning rate."""
+        times = [seconds_alone(record) for record in self.finished.values()]
+        return statistics.median(times) if times else None
+
+    @property
     def steps(self) -> int:
         """Optimizer steps of one trial at the best learning rate."""
         return max((record.steps for record in self.finished.values()), default=0)
@@ -74,7 +80,7 @@ class Measured:
             trials=sum(self.statuses.values()),
             tokens=max((record.tokens for record in trials), default=0),
             seconds=statistics.median(record.seconds for record in trials) if trials else 0.0,
-            alone_seconds=statistics.median(seconds_alone(record) for record in trials) if trials else None,
+            alone_seconds=self.seconds_alone,
             peak_memory_bytes=max((record.peak_memory_bytes for record in trials), default=0),
             trainable_parameters=self.trainable_parameters,
             checkpoint_bytes=max((record.checkpoint_bytes for record in trials), default=0),

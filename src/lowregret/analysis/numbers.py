@@ -35,10 +35,6 @@ class Scale:
         """On which side of another a result lies whose loss is larger by `difference`."""
         return "below" if (difference >= 0) == self.rewards else "above"
 
-    def tolerance(self, loss: float, asked: float) -> float:
-        """Regret up to which it is low, in the unit of the regret: a share of FullFT's loss, or so much reward."""
-        return asked if self.rewards else asked * loss
-
 
 LOSS = Scale("held-out loss", " nats", " nats per token", False, "example")
 REWARD = Scale("held-out reward", "", "", True, "problem")

@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.comparison import Measured
+from lowregret.analysis.in_steps import in_steps
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.stats import Interval
 from lowregret.runs.files import TRIAL
-from lowregret.runs.verdict import MethodResult
+from lowregret.runs.verdict import Lag, MethodResult
 from lowregret.spec import CompareSpec, FullFT
 
 _POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE 3.2 and 3.3
 _SHORT_UNTIL_STEPS = 300
 """Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
+_TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "full fine-tuning's loss"}
 _MOST_SEEDS = 32
 _MOST_EXAMPLES = 1000
 """No advice to run with more seeds than this, or with so many times the held-out examples."""
@@ -31,17 +33,23 @@ def explain(
     intervals: Mapping[str, Interval | None],
     chosen: Measured | None,
     base_loss: float | None,
+    tolerance: float | None,
+    lag: Lag | None,
 ) -> list[str]:
     """All sentences, the answer first, then the evidence, then what to be careful about."""
     interval = None if lora is None else intervals[lora.name]
     scale = scale_of(spec.objective.kind)
     said: list[str] = []
     if lora is not None and full.test_loss is not None and interval is not None:
-        tolerance = scale.tolerance(full.test_loss, spec.tolerance)
-        said.append(_answer(ruling, lora, full, interval, spec.tolerance, scale))
+        said.append(_answer(spec, ruling, lora, full, interval, base_loss, tolerance))
         said += obstacles(spec, lora, full, interval)
-        if ruling == "inconclusive" and interval.low <= tolerance <= interval.high:
+        if tolerance is None:
+            said.append(
+                "Full fine-tuning has learned nothing here, so there is nothing of which LoRA could keep a share."
+            )
+        elif ruling == "inconclusive" and interval.low <= tolerance <= interval.high:
             said.append(_straddles(interval, tolerance, scale))
+        said += in_steps(lora.name, lag, scale)
         said.append(_evidence(lora, full, interval, scale))
     else:
         said.append("Inconclusive: the two methods cannot be compared.")
@@ -146,16 +154,29 @@ def _fewest_examples(interval: Interval, gap: float, seeds: int) -> int | None:
     return high
 
 
-def _answer(ruling: str, lora: Measured, full: Measured, interval: Interval, asked: float, scale: Scale) -> str:
+def _answer(
+    spec: CompareSpec,
+    ruling: str,
+    lora: Measured,
+    full: Measured,
+    interval: Interval,
+    base_loss: float | None,
+    tolerance: float | None,
+) -> str:
     assert full.test_loss is not None
-    tolerance = scale.tolerance(full.test_loss, asked)
-    percent = "" if scale.rewards else f" ({abs(100 * interval.value / full.test_loss):.2f} %)"
-    limit = "" if scale.rewards else f", {100 * asked:g} % of full fine-tuning's loss"
+    scale = scale_of(spec.objective.kind)
+    learned = None if base_loss is None else base_loss - full.test_loss
+    share = (
+        f", {100 * abs(interval.value) / learned:.2g} % of what full fine-tuning learns"
+        if learned is not None and learned > 0
+        else ""
+    )
+    limit = "" if scale.rewards else f", {100 * spec.tolerance:g} % of " + _TOLERANCE_OF[spec.tolerance_of]
+    allowed = "" if tolerance is None else f"; tolerance: {nats(tolerance)}{scale.unit}{limit}"
     numbers = (
-        f"the {scale.noun} of {lora.name} is {nats(abs(interval.value))}{scale.per}{percent} "
-        f"{scale.worse(interval.value)} full fine-tuning's {scale.score(full.test_loss)} (95 % interval of the regret: "
-        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)}{scale.unit}; tolerance: "
-        f"{nats(tolerance)}{scale.unit}{limit})."
+        f"the {scale.noun} of {lora.name} is {nats(abs(interval.value))}{scale.per} {scale.worse(interval.value)} full "
+        f"fine-tuning's {scale.score(full.test_loss)}{share} (95 % interval of the regret: "
+        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)}{scale.unit}{allowed})."
     )
     if ruling == "regret":
         return f"Full fine-tuning is better, and the whole interval lies above the tolerance: {numbers}"
@@ -184,7 +205,8 @@ def _evidence(lora: Measured, full: Measured, interval: Interval, scale: Scale) 
     seeds = f"{interval.seeds} seed{'s' if interval.seeds > 1 else ''} with both methods"
     shares = (
         f"; {100 * interval.example_share:.0f} % of the interval's variance comes from the choice of {scale.example}s, "
-        f"{100 * interval.seed_share:.0f} % from the seeds"
+        f"{100 * interval.seed_share:.0f} % from the seeds, {100 * interval.rate_share:.0f} % from the rates between "
+        "those tried"
         if interval.covers_seeds and interval.covers_examples
         else ""
         if interval.covers_seeds

@@ -9,17 +9,22 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
 from lowregret.analysis.gains import measure_gains, sentences
+from lowregret.analysis.in_steps import alternative
+from lowregret.analysis.lag import Curve, measure_lag
 from lowregret.analysis.numbers import scale_of
 from lowregret.analysis.selection import flattery
 from lowregret.analysis.stats import Interval
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.verdict import IntervalParts, Recommendation, Ruling, Verdict
+from lowregret.runs.verdict import IntervalParts, Lag, MethodResult, Recommendation, Ruling, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
+from lowregret.version import __version__
 
 
 def judge(
@@ -29,6 +34,9 @@ def judge(
     base_loss: float | None,
     environment: Mapping[str, Any],
     rules: Sequence[str] = (),
+    *,
+    curves: Mapping[str, Curve] = MappingProxyType({}),
+    multiply_adds: Mapping[str, float] = MappingProxyType({}),
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
@@ -44,6 +52,8 @@ def judge(
         base_loss: held-out loss before training, nats per supervised token or minus the reward.
         environment: copied into the verdict.
         rules: sentences on how the search went about it (`study.search.describe`), copied into the verdict.
+        curves: trial id → step → held-out loss, of the finished trials: for the regret in steps.
+        multiply_adds: method → of a training step, for what the steps cost.
 
     Raises:
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
@@ -53,7 +63,8 @@ def judge(
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     intervals = {side.name: regret_interval(side, full, losses) for side in loras}
     scale = scale_of(spec.objective.kind)
-    tolerance = None if full.test_loss is None else scale.tolerance(full.test_loss, spec.tolerance)
+    learned = None if full.test_loss is None or base_loss is None else base_loss - full.test_loss
+    tolerance = tolerance_of(spec, full.test_loss, learned)
     settled = [side for side in loras if _can_settle(spec, side, full, intervals[side.name])]
     lora = _best(settled or loras, intervals)
     flattered = _flattery(settled, intervals, losses)
@@ -62,11 +73,15 @@ def judge(
     rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
     ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
     chosen = _choose(ruling, lora, full, [side for side in loras if rulings[side.name] == "low_regret"], tolerance)
-    results = {side.name: side.result(intervals.get(side.name), rulings.get(side.name)) for side in measured}
+    steps = StepsOf(spec, full, base_loss, curves, multiply_adds)
+    results = {
+        side.name: _result(side, intervals.get(side.name), rulings.get(side.name), learned, steps) for side in measured
+    }
     result = None if lora is None else results[lora.name]
+    lag = None if lora is None or interval is None else steps.lag(lora, interval)
     gains = measure_gains(records)
     judged = intervals if lora is None else {**intervals, lora.name: interval}
-    said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss)
+    said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss, tolerance, lag)
     measured_in = _in_reward if scale.rewards else _in_nats
     return Verdict(
         verdict=ruling,
@@ -74,15 +89,78 @@ def judge(
         ci95=None if interval is None else interval.bounds,
         interval=None if interval is None else _parts(interval, flattered),
         **measured_in(None if interval is None else interval.value, tolerance, base_loss),
+        learned=learned,
+        regret_learned=_share(interval, learned),
+        lag=lag,
         reasons=(*said, *sentences(gains)),
-        recommendation=None if chosen is None else _recommendation(spec, chosen),
+        recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
         methods=tuple(results.values()),
         lora=result,
         full=None if full.test_loss is None else results[full.name],
         search=_search_summary(records, rules),
         gains=gains,
         environment=dict(environment),
+        judged_by=__version__,
     )
+
+
+def tolerance_of(spec: CompareSpec, full_loss: float | None, learned: float | None) -> float | None:
+    """Regret up to which it is low, in the regret's unit: so much reward, or a share of what FullFT learned or lost.
+
+    None where FullFT came to no loss, or has learned nothing of which there were a share.
+    """
+    if full_loss is None or spec.objective.kind == "rl":
+        return None if full_loss is None else spec.tolerance
+    if spec.tolerance_of == "loss":
+        return spec.tolerance * full_loss
+    return spec.tolerance * learned if learned is not None and learned > 0 else None
+
+
+@dataclass(frozen=True)
+class StepsOf:
+    """A study's curves, as the lag of a LoRA needs them."""
+
+    spec: CompareSpec
+    full: Measured
+    base: float | None
+    curves: Mapping[str, Curve]
+    multiply_adds: Mapping[str, float]
+
+    def lag(self, lora: Measured, interval: Interval) -> Lag | None:
+        """Of a LoRA with this regret."""
+        seeds = [
+            seed
+            for seed in sorted(lora.finished.keys() & self.full.finished.keys())
+            if lora.finished[seed].id in self.curves and self.full.finished[seed].id in self.curves
+        ]
+        ours, theirs = ([self.curves[side.finished[seed].id] for seed in seeds] for side in (lora, self.full))
+        times = [side.seconds_alone for side in (lora, self.full)]
+        adds = [self.multiply_adds.get(side.name) for side in (lora, self.full)]
+        return measure_lag(
+            ours,
+            theirs,
+            interval,
+            base=self.base,
+            constant_rate=self.spec.optimizer.schedule == "constant",
+            seconds=_ratio(*times),
+            multiply_adds=_ratio(*adds),
+        )
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one and other else None
+
+
+def _share(interval: Interval | None, learned: float | None) -> float | None:
+    return None if interval is None or learned is None or learned <= 0 else interval.value / learned
+
+
+def _result(
+    side: Measured, interval: Interval | None, ruling: Ruling | None, learned: float | None, steps: StepsOf
+) -> MethodResult:
+    found = side.result(interval, ruling)
+    lag = None if interval is None else steps.lag(side, interval)
+    return found.model_copy(update={"regret_learned": _share(interval, learned), "lag": lag})
 
 
 def _best(loras: Sequence[Measured], intervals: Mapping[str, Interval | None]) -> Measured | None:
@@ -158,7 +236,9 @@ def _choose(
     return full
 
 
-def _recommendation(spec: CompareSpec, chosen: Measured) -> Recommendation:
+def _recommendation(
+    spec: CompareSpec, chosen: Measured, lora: Measured | None, lag: Lag | None, ruling: Ruling
+) -> Recommendation:
     method, rate = chosen.method, chosen.rate.learning_rate
     assert rate is not None  # a method with a test loss has a best rate
     return Recommendation(
@@ -167,6 +247,7 @@ def _recommendation(spec: CompareSpec, chosen: Measured) -> Recommendation:
         learning_rate=rate,
         batch_size=spec.batch_size,
         targets=method.targets if isinstance(method, LoRA) else None,
+        alternative=None if lora is None or lag is None or ruling != "regret" else alternative(lora.name, lag),
     )
 
 

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
-from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.atomic import read_record
 from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.study import trial_folders
@@ -99,9 +100,7 @@ def load_study(folder: Path) -> StudyRecords:
 
     Raises RecordsError, naming the file and the remedy, when a record is missing, damaged or of another kind of run.
     """
-    head = read_json(folder / SPEC)
-    if not isinstance(head, dict) or not isinstance(head.get("spec"), dict):
-        raise RecordsError(f"{folder / SPEC}: no field 'spec'. Name the folder that `lowregret compare` wrote.")
+    head = stored_spec(folder / SPEC)
     try:
         spec = build(CompareSpec, head["spec"], source=str(folder / SPEC))
     except SpecError as error:

@@ -15,11 +15,13 @@ from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import read_examples, start_loss, trial_folders
+from lowregret.runs.study import read_curves, read_examples, read_multiply_adds, start_loss, trial_folders
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
+from lowregret.version import __version__
 
 _CLOSE = 1e-9
 """Relative: what summing in another order may do to a mean loss."""
@@ -77,7 +79,7 @@ def _study(folder: Path, lines: list[str]) -> Iterator[str]:
 
 def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     stored = read_record(Verdict, folder / VERDICT)
-    spec = build(CompareSpec, read_json(folder / SPEC)["spec"], source=str(folder / SPEC))
+    spec = build(CompareSpec, stored_spec(folder / SPEC)["spec"], source=str(folder / SPEC))
     homes = trial_folders(folder)
     records = [read_record(TrialRecord, home / TRIAL) for home in homes]
     losses = {
@@ -86,9 +88,27 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         if record.status == "finished"
     }
     base = start_loss(folder)
-    again = judge(spec, records, losses, base, stored.environment, stored.search.get("rules", ()))
+    again = judge(
+        spec,
+        records,
+        losses,
+        base,
+        stored.environment,
+        stored.search.get("rules", ()),
+        curves=read_curves(folder, records),
+        multiply_adds=read_multiply_adds(folder),
+    )
+    if stored.judged_by is None or _rules(stored.judged_by) != _rules(__version__):
+        then = "before 0.3" if stored.judged_by is None else stored.judged_by
+        lines.append(f"verdict: {stored.verdict}, by the rules of lowregret {then}; by today's: {again.verdict}")
+        return
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{VERDICT}: ")
     lines.append(f"verdict: {again.verdict}")
+
+
+def _rules(version: str) -> list[str]:
+    """Judging may change with a minor version."""
+    return version.split(".")[:2]
 
 
 def _differences(stored: Any, again: Any, place: str) -> Iterator[str]:

@@ -82,8 +82,10 @@ def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, 
 
 
 def stored_spec(file: Path) -> dict[str, Any]:
-    """The content of a spec.json; RecordsError when it holds no spec."""
+    """The content of a spec.json, in today's terms; RecordsError when it holds no spec."""
     stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("spec"), dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
+    if "tolerance" in stored["spec"]:  # before 0.3 it was a share of FullFT's loss, and nothing said so
+        stored["spec"].setdefault("tolerance_of", "loss")
     return stored

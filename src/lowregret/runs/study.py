@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, METRICS, MODEL, TRIAL, TRIALS
-from lowregret.runs.metrics import read_metrics
+from lowregret.runs.metrics import held_out_curve, read_metrics
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.spec import FullFT
 
@@ -33,6 +34,19 @@ def read_examples(path: Path) -> ExampleLosses | ExampleRewards:
     content = read_json(path)
     rewarded = isinstance(content, dict) and "rewards" in content
     return read_record(ExampleRewards, path) if rewarded else read_record(ExampleLosses, path)
+
+
+def read_curves(study: Path, records: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
+    """The held-out curves of the finished ones of these trials, by id."""
+    done = [record.id for record in records if record.status == "finished"]
+    return {name: held_out_curve(trial_folder(study, name) / METRICS) for name in done}
+
+
+def read_multiply_adds(study: Path) -> dict[str, float]:
+    """Method → multiply-adds of a training token; {} where they were not counted."""
+    found = read_json(study / BASE)
+    counted = found.get("multiply_adds") if isinstance(found, dict) else None
+    return dict(counted) if isinstance(counted, dict) else {}
 
 
 def note_base(study: Path, **facts: Any) -> None:

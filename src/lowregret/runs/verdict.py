@@ -11,6 +11,37 @@ from lowregret.spec import Spec
 Ruling = Literal["low_regret", "regret", "inconclusive"]
 
 
+Trend = Literal["closes", "widens", "unclear"]
+
+
+class Lag(Spec):
+    """The regret in steps, and how it changes towards the end (`analysis.lag`)."""
+
+    factor: float | None = None
+    """LoRA needs so many times FullFT's steps for the same loss; below 1 when it needs fewer. None where the curves do
+    not say."""
+    low: float | None = None
+    """Of its 95 % interval; None where it has no bound."""
+    high: float | None = None
+    extrapolated: bool = False
+    """LoRA ends behind: the factor is measured at LoRA's final loss, and carried over to FullFT's."""
+    seconds: float | None = None
+    """Time of a LoRA run that much longer over that of FullFT's run; on one machine the prices' ratio, too."""
+    multiply_adds: float | None = None
+    """The same of multiply-adds."""
+    since: int | None = None
+    """The evaluation nearest to half of the steps: the changes below are from there to the end."""
+    gap_change: float | None = None
+    """Of LoRA's loss minus FullFT's, mean over seeds, in nats or reward; below zero when it closes."""
+    gap_change_ci95: tuple[float, float] | None = None
+    trend: Trend | None = None
+    """Whether that interval lies on one side of zero."""
+    still_learned: float | None = None
+    """Share of all that FullFT learned which it learned since then."""
+    note: str = ""
+    """Why there is no factor, or what to know about it."""
+
+
 class MethodResult(Spec):
     """What a study found about one method."""
 
@@ -40,8 +71,12 @@ class MethodResult(Spec):
     share, `alone_seconds` an estimate and `peak_memory_bytes` the whole pack's."""
     regret_nats: float | None = None
     """For a LoRA: against the best FullFT. None for FullFT."""
+    regret_learned: float | None = None
+    """The same as a share of what the best FullFT learned; None when that is nothing, or unknown."""
     regret_reward: float | None = None
     """With reinforcement learning: the reward of the best FullFT minus this one's."""
+    lag: Lag | None = None
+    """For a LoRA: the same in steps."""
     ci95: tuple[float, float] | None = None
     """Of the regret, in its unit."""
     ruling: Ruling | None = None
@@ -92,6 +127,8 @@ class Recommendation(Spec):
     learning_rate: float
     batch_size: int
     targets: tuple[str, ...] | None
+    alternative: str | None = None
+    """What else would do, and what it would cost, where the lag tells."""
 
 
 class Gains(Spec):
@@ -120,6 +157,7 @@ class Verdict(Spec):
     verdict: Ruling
     regret_nats: float | None
     regret_percent: float | None
+    """Of FullFT's loss: a loss near zero makes any regret look large, so `regret_learned` is what to read."""
     ci95: tuple[float, float] | None
     interval: IntervalParts | None = None
     """What `ci95` is made of; None in records from before 0.3."""
@@ -131,6 +169,12 @@ class Verdict(Spec):
     full: MethodResult | None
     base_nll: float | None = None
     """Held-out loss before any training."""
+    learned: float | None = None
+    """What the best FullFT has learned: the base's loss minus its own, in nats or in reward."""
+    regret_learned: float | None = None
+    """The regret as a share of it."""
+    lag: Lag | None = None
+    """The regret in steps."""
     regret_reward: float | None = None
     """With reinforcement learning, in place of `regret_nats`, `tolerance_nats` and `base_nll`; `ci95` is in reward."""
     tolerance_reward: float | None = None
@@ -139,3 +183,5 @@ class Verdict(Spec):
     """Counts: trials run, pruned, diverged, and the stopping rule in words."""
     gains: Gains | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
+    judged_by: str | None = None
+    """The lowregret by whose rules; None before 0.3."""

@@ -106,3 +106,9 @@ def _parse(value: Any) -> Any:
 Objective = Annotated[
     SFT | RL, Field(discriminator="kind"), BeforeValidator(_parse, json_schema_input_type=Literal["sft"] | SFT | RL)
 ]
+
+
+def objective_kind(values: Any) -> Any:
+    """The kind of objective that unchecked fields of a spec ask for; None where they name none."""
+    objective = values.get("objective") if isinstance(values, dict) else None
+    return objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", objective)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lowregret.spec.marks import Unit
 from lowregret.spec.method import FullFT, LoRA, Method
+from lowregret.spec.rl import objective_kind
 from lowregret.spec.trial import TrainingSpec
 
 
@@ -41,11 +42,13 @@ class CompareSpec(TrainingSpec):
     seeds: Annotated[int, Unit("trials")] = Field(default=3, ge=1)
     """Trials at each method's best learning rate; the search itself uses seed 0."""
     tolerance: Annotated[float, BeforeValidator(_fraction, json_schema_input_type=float | str), Field(gt=0, lt=1)] = (
-        0.005
+        0.05
     )
-    """Regret is low when its whole interval lies under this share of the FullFT loss; with rewards, under so much
-    reward, 0.02 when not given. That is two points of a pass rate. A
-    percentage such as "0.5%" is a share, too."""
+    """Regret is low when its whole interval lies under this share of what FullFT learns, the base's loss minus
+    FullFT's: 5 %, the ratio at which *Bits That Count* calls a rank to lose. With rewards, under so much reward, 0.02
+    when not given: two points of a pass rate. A percentage such as "5%" is a share, too."""
+    tolerance_of: Literal["learned", "loss"] = "learned"
+    """What the tolerance is a share of: what FullFT `learned`, or its `loss`, as it was before 0.3."""
     prune: Annotated[
         Annotated[float, Field(gt=0)] | None,
         BeforeValidator(_fraction_or_off, json_schema_input_type=float | str | None),
@@ -58,9 +61,8 @@ class CompareSpec(TrainingSpec):
     @classmethod
     def _of_rewards(cls, values: Any) -> Any:
         """The defaults of an objective whose results are rewards."""
-        objective = values.get("objective") if isinstance(values, dict) else None
-        kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", objective)
-        return {"tolerance": RL_TOLERANCE, "prune": None, **values} if kind == "rl" else values
+        rewarded = objective_kind(values) == "rl"
+        return {"tolerance": RL_TOLERANCE, "prune": None, **values} if rewarded else values
 
     @model_validator(mode="after")
     def _comparable(self) -> CompareSpec:

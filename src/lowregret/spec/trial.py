@@ -12,7 +12,7 @@ from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.optimizer import AdamW, Optimizer
-from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective
+from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -62,11 +62,18 @@ class TrainingSpec(Spec):
     float32."""
     device: Annotated[str, Flag(group=MACHINE)] = "auto"
     """Where to train: `cpu`, `cuda`, `cuda:1`, …; auto is the first GPU if there is one, else the CPU."""
-    evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 2
-    """Held-out evaluations per trial, evenly spaced, the last after the last step. Or the steps after which to
-    evaluate; the last step is always one of them."""
+    evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 8
+    """Held-out evaluations per trial: the last after the last step, each other a factor of √2 before the next, so that
+    they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate;
+    the last step is always one of them."""
     checkpoint_seconds: Annotated[float, Unit("seconds"), Flag(group=MACHINE)] = Field(default=60.0, ge=0)
     """Wall time between resumable checkpoints; 0 writes one after every step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evals_of_rewards(cls, values: Any) -> Any:
+        """Rewards cost samples: two evaluations, unless more are asked for."""
+        return {"evals": 2, **values} if objective_kind(values) == "rl" else values
 
     @property
     def trains_base(self) -> bool:
@@ -89,9 +96,7 @@ class TrainingSpec(Spec):
     @classmethod
     def _long_prompts_drop(cls, values: Any) -> Any:
         """A prompt that is cut asks for something else: with rewards, `drop` is what there is. Runs after the next."""
-        objective = values.get("objective") if isinstance(values, dict) else None
-        kind = objective.get("kind") if isinstance(objective, dict) else getattr(objective, "kind", objective)
-        data = values.get("data") if kind == "rl" else None
+        data = values.get("data") if objective_kind(values) == "rl" else None
         if isinstance(data, dict):
             return {**values, "data": {"overlong": "drop", **data}}
         if isinstance(data, DataSpec) and "overlong" not in data.model_fields_set:

@@ -17,7 +17,15 @@ from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import bind_spec, lock_run
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import environment_of, read_examples, start_loss, trial_folder
+from lowregret.runs.study import (
+    environment_of,
+    note_base,
+    read_curves,
+    read_examples,
+    read_multiply_adds,
+    start_loss,
+    trial_folder,
+)
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
 from lowregret.study.observer import Observer, Silent
@@ -52,11 +60,20 @@ def compare(
         make_folder(folder / TRIALS)
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)
+        note_base(folder, multiply_adds=inputs.multiply_adds(spec.methods))
         scheduler = Scheduler(folder, spec, priors, watching)
         scheduler.run(resources, session, should_stop)
         records = scheduler.records
-        before = start_loss(folder)
-        verdict = judge(spec, records, _losses(folder, records), before, environment_of(folder), describe(spec))
+        verdict = judge(
+            spec,
+            records,
+            _losses(folder, records),
+            start_loss(folder),
+            environment_of(folder),
+            describe(spec),
+            curves=read_curves(folder, records),
+            multiply_adds=read_multiply_adds(folder),
+        )
         keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)
         return verdict

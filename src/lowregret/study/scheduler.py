@@ -113,6 +113,8 @@ class Scheduler:
         found: dict[str, Pruning] = {}
         for name, evaluation in done.measured.items():
             member = pack.members[name]
+            if 2 * member.progress.step < member.steps:
+                continue  # early on, a rate that is merely slow looks bad
             pruning = self.should_prune(member.trial, member.progress.step, evaluation.loss)
             if pruning is not None:
                 found[name] = pruning
@@ -122,13 +124,13 @@ class Scheduler:
     def should_prune(self, trial: TrialSpec, step: int, loss: float) -> Pruning | None:
         """The stopping rule: a search trial against the lowest loss at the same step of the method's others.
 
+        It is asked from the middle of a run on.
+
         Those are the finished ones and those in training, so that trials in lockstep are compared with each other. Of
         a loss `prune` is a share; with reinforcement learning, where it is off unless asked for, so much reward.
         """
         if self.spec.prune is None or trial.seed != 0:
             return None
-        if isinstance(self.spec, GroupSpec) and 2 * step < (self.spec.steps or 0):
-            return None  # early on, a rate that is merely slow looks bad
         known: list[tuple[float, TrialRecord]] = []
         for record in self.records:
             if record.method != trial.method.name or record.seed != trial.seed or record.id == trial.id:

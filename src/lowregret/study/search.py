@@ -114,8 +114,8 @@ def describe(spec: CompareSpec) -> list[str]:
     else:
         limit = f"{spec.prune:g} of reward" if rewards else f"{100 * spec.prune:g} %"
         rules.append(
-            "A search trial is stopped early (pruned) when its held-out loss at an evaluation before its last step "
-            "exceeds the lowest that another search trial of the method, finished or still in training, had at the "
+            "A search trial is stopped early (pruned) when its held-out loss in the second half of its run exceeds "
+            "the lowest that another search trial of the method, finished or still in training, had at the "
             f"same step by more than {limit}; it then counts as worse than every finished trial. If "
             "that other trial diverges later, the pruned one is run again. A neighbour of the best rate is never "
             "stopped early, and one that becomes its neighbour later is run again, to its end."

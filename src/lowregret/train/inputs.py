@@ -15,6 +15,7 @@ from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.errors import SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
+from lowregret.plan.resources.flops import multiply_adds
 from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
@@ -65,6 +66,16 @@ class RunInputs:
         shapes = shapes_from(self.config, self.spec.model)
         kind = self.spec.objective.kind
         return recommend(method, shapes, batch_size=self.spec.batch_size, steps=self.steps, objective=kind)
+
+    def multiply_adds(self, methods: Sequence[FullFT | LoRA]) -> dict[str, float]:
+        """Method → multiply-adds of a training token, by the plan; {} with reinforcement learning, whose rows vary."""
+        if not isinstance(self.data, PreparedData):
+            return {}
+        shapes, rows = shapes_from(self.config, self.spec.model), self.data.train
+        tokens = sum(len(row.token_ids) for row in rows)
+        share = sum(sum(row.supervised) for row in rows) / tokens
+        length = round(tokens / len(rows))
+        return {method.name: multiply_adds(shapes, method, length, share).total for method in methods}
 
     def advice(self, methods: Sequence[FullFT | LoRA], learning_rate: float | None = None) -> list[str]:
         """What the plan says of this run, as lines to print."""

@@ -37,8 +37,16 @@ def rate_factor(optimizer: OptimizerSpec, step: int, steps: int) -> float:
 def eval_steps(evals: int | tuple[int, ...], steps: int) -> set[int]:
     """The steps (counted from 1) after which the held-out loss is measured; the last is always one of them.
 
-    A number of evaluations is spread evenly; of a list of steps, those are left out that the run does not reach.
+    A number of evaluations is spread from the end backwards, each a factor of √2 before the next: losses are about
+    straight in the logarithm of the step (SCIENCE 3.1). Where that would name a step twice, the one before is taken.
+    Of a list of steps, those are left out that the run does not reach.
     """
     if isinstance(evals, tuple):
         return {step for step in evals if step < steps} | {steps}
-    return {max(1, round(steps * (index + 1) / evals)) for index in range(evals)}
+    found = {steps}
+    for index in range(1, evals):
+        step = min(round(steps / math.sqrt(2) ** index), min(found) - 1)
+        if step < 1:
+            break
+        found.add(step)
+    return found

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lowregret.runs.atomic import write_json
 from lowregret.runs.metrics import append_metric
 from lowregret.runs.records import Metric, TrialRecord
-from lowregret.spec import CompareSpec, DataSpec, FullFT, GroupSpec, LoRA, TrialSpec
+from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, TrialSpec
 from lowregret.study import scheduler as module
 from lowregret.study.observer import Silent
 from lowregret.study.scheduler import Scheduler, resumable_records
@@ -217,10 +217,12 @@ def test_with_a_checkpoint_all_is_as_it_was_then(tmp_path: Path) -> None:
     assert sorted(module.read_trials(tmp_path), key=lambda r: r.id) == sorted(kept, key=lambda r: r.id)
 
 
-def test_in_a_group_nothing_is_stopped_in_the_first_half(tmp_path: Path) -> None:
+def test_nothing_is_stopped_in_the_first_half(tmp_path: Path) -> None:
     """Early on, a rate that is merely slow looks bad."""
     for steps, stopped in ((6, True), (7, False)):
-        fields = {"model": "tiny", "data": DataSpec(train="builtin:arithmetic"), "steps": steps, "condition": "main"}
-        scheduler = scheduler_with(tmp_path / str(steps), (SEARCH[1], "finished", 1.0))
-        scheduler.spec = GroupSpec(methods=(LoRA(rank=1),), prune=0.25, **fields)
-        assert (scheduler.should_prune(SEARCH[0], 3, 9.0) is not None) == stopped
+        scheduler = scheduler_with(tmp_path / str(steps), (SEARCH[2], "finished", 1.0))
+        cut: list[str] = []
+        member = SimpleNamespace(trial=SEARCH[0], steps=steps, progress=SimpleNamespace(step=3))
+        pack: Any = SimpleNamespace(members={"x": member}, prune=lambda *told, cut=cut: cut.append(told[-1]))
+        scheduler._prune(pack, Round(("x",), {"x": SimpleNamespace(loss=9.0)}, []))  # type: ignore[dict-item]
+        assert cut == ([SEARCH[2].id] if stopped else [])
