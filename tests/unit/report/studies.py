@@ -55,14 +55,14 @@ def trial(method: Method, rate: float, seed: int = 0, **changed: Any) -> TrialRe
 
 
 def metrics(record: TrialRecord) -> list[Metric]:
-    """A falling curve that ends at the trial's held-out loss, with two evaluations."""
+    """A falling curve that ends at the trial's held-out loss, with three evaluations."""
     end = record.test_nll or BASE
     found: list[Metric] = []
     for step in range(1, record.steps + 1):
         fallen = math.log1p(step) / math.log1p(STEPS)
         mean = BASE + (end - BASE) * fallen
         noise = 0.06 * math.sin(step * 12.9898 + record.seed * 78.233 + 1)
-        evaluated = step in (STEPS // 2, STEPS)
+        evaluated = step in (STEPS // 4, STEPS // 2, STEPS)
         found.append(
             Metric(
                 step=step,
@@ -116,6 +116,7 @@ def result(
 ) -> MethodResult:
     """What the ordinary study found about a method."""
     best, floor, _, seconds, memory, parameters, checkpoint = SHAPES[name]
+    share = None if regret is None else regret / (BASE - SHAPES["full"][1])
     fields: dict[str, Any] = {
         "name": name,
         "best_learning_rate": best,
@@ -129,6 +130,7 @@ def result(
         "trainable_parameters": parameters,
         "checkpoint_bytes": checkpoint,
         "regret_nats": regret,
+        "regret_learned": share,
         "ci95": ci95,
     }
     return MethodResult(**(fields | changed))
@@ -156,6 +158,8 @@ def verdict(**changed: Any) -> Verdict:
         "lora": lora,
         "full": full,
         "base_nll": BASE,
+        "learned": BASE - SHAPES["full"][1],
+        "regret_learned": lora.regret_learned,
         "search": {"trials": 24, "pruned": 2, "diverged": 3, "failed": 1, "rules": list(RULES)},
         "environment": {"python": "3.11.9", "torch": "2.9.0", "device": "cpu", "cpu": {"cores": 2}},
     }

@@ -36,6 +36,11 @@ def share(fraction: float) -> str:
     return f"{fraction * 100:.3g} %"
 
 
+def of_learned(fraction: float | None) -> str:
+    """A regret as a share of what full fine-tuning learns, with its sign; nothing where there is none."""
+    return "" if fraction is None else f"{fraction * 100:+.2g} % of what is learned".replace("-", MINUS)
+
+
 def seconds(value: float) -> str:
     """A duration in the unit that suits it."""
     if value < 120:

@@ -17,7 +17,8 @@ def headline(study: StudyRecords) -> str:
     if verdict.verdict == "regret":
         lora, apart = _name(study, verdict.lora), _apart(verdict.lora, verdict.full)
         side = "below" if study.rewarded else "above"
-        return f"Choose full fine-tuning: {lora} ends {apart} {side} it, more than the tolerance allows."
+        said = f"Choose full fine-tuning: {lora} ends {apart} {side} it, more than the tolerance allows"
+        return f"{said}{_steps(study)}."
     advised = verdict.recommendation and study.result(verdict.recommendation.method)
     chosen = advised or verdict.lora
     if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
@@ -26,6 +27,8 @@ def headline(study: StudyRecords) -> str:
     else:
         why = "it matches full fine-tuning within the tolerance"
         why += _rewards(chosen, verdict.full)
+    if chosen is not None and verdict.lora is not None and chosen.name == verdict.lora.name:
+        why += _steps(study)
     return f"Choose {_name(study, chosen)}: {why}."
 
 
@@ -59,13 +62,19 @@ def _rewards(lora: MethodResult | None, full: MethodResult | None) -> str:
     return f" (held-out reward {words.nats(pair[0])} and {words.nats(pair[1])})" if len(pair) == 2 else ""
 
 
+def _steps(study: StudyRecords) -> str:
+    """`; for the same loss it needs 1.3 times the steps`, of the LoRA that was judged."""
+    lag = study.verdict.lag
+    return "" if lag is None or lag.factor is None else f"; for the same loss it needs {lag.factor:.2g} times the steps"
+
+
 def _apart(lora: MethodResult | None, full: MethodResult | None) -> str:
     if lora is None or lora.regret is None:
         return "measurably"
     if lora.regret_nats is None:
         return f"{words.nats(abs(lora.regret))} of reward"
-    percent = f" ({abs(lora.regret_nats) / full.test_nll * 100:.2g} %)" if full is not None and full.test_nll else ""
-    return f"{words.nats(abs(lora.regret_nats))} nats{percent}"
+    share = "" if lora.regret_learned is None else f" ({abs(lora.regret_learned) * 100:.2g} % of what that learns)"
+    return f"{words.nats(abs(lora.regret_nats))} nats{share}"
 
 
 SEARCH_MARKS = (
@@ -165,6 +174,27 @@ def regret_caption(study: StudyRecords) -> str:
         f"An interval wholly inside the shaded region{limit} is low regret; one wholly outside is regret; "
         "one across its edge is not settled. Left of zero, LoRA is the better one."
     )
+
+
+def lag_caption(study: StudyRecords) -> str:
+    """What to see in the regret in steps."""
+    lag, lora = study.verdict.lag, study.verdict.lora
+    how = "Held-out loss of the best LoRA and of full fine-tuning at their best learning rates, means over the seeds."
+    if lag is None or lag.factor is None or lora is None:
+        return f"{how} {'' if lag is None else lag.note}".strip()
+    name = study.label(lora.name)
+    bounds = "" if lag.low is None or lag.high is None else f" (95 % interval {lag.low:.2g} to {lag.high:.2g})"
+    said = (
+        f"The arrow: for the same loss {name} needs {lag.factor:.2g} times the steps of full fine-tuning{bounds}, by "
+        "the regret and the slope of the curve there."
+    )
+    trend = {
+        "closes": "The gap closes towards the end.",
+        "widens": "The gap widens towards the end.",
+        "unclear": "Whether the gap closes or widens towards the end cannot be told.",
+        None: "",
+    }[lag.trend]
+    return " ".join(filter(None, (how, said, trend, lag.note)))
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -82,12 +82,27 @@ def methods_table(study: StudyRecords) -> str:
         Column("Bracketed", lambda r: "yes" if r.bracketed else "no", lambda r: r.bracketed, numeric=False),
         _result(study, lambda r: r.test_reward if study.rewarded else r.test_nll),
         Column("Regret", lambda r: _or_none(r.regret, words.signed), lambda r: r.regret),
+        Column("Of learned", lambda r: _or_none(r.regret_learned, _percent), lambda r: r.regret_learned),
+        Column("Steps", lambda r: _or_none(_steps(r), lambda k: f"{k:.2g}×"), _steps),
+        Column("Ruling", lambda r: (r.ruling or NONE).replace("_", " "), lambda r: r.ruling, numeric=False),
         Column("95 % interval", lambda r: words.interval(r.ci95) if r.ci95 else NONE, lambda r: r.ci95 and r.ci95[0]),
         Column("Seeds", lambda r: str(r.seeds), lambda r: r.seeds),
         Column("Trials", lambda r: str(r.trials), lambda r: r.trials),
         Column("Tokens a trial", lambda r: f"{r.tokens:,}", lambda r: r.tokens),
     )
-    return _table("Methods", columns, study.verdict.methods, sortable=False)
+    note = (
+        "Of learned: the regret as a share of what full fine-tuning learns. Steps: how many times full fine-tuning's a "
+        "LoRA needs for the same loss. Ruling: what its own interval says."
+    )
+    return f'<p class="note">{note}</p>' + _table("Methods", columns, study.verdict.methods, sortable=False)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.2g} %".replace("-", words.MINUS)
+
+
+def _steps(result: MethodResult) -> float | None:
+    return None if result.lag is None else result.lag.factor
 
 
 def definitions(values: Mapping[str, Any], otherwise: str) -> str:

@@ -11,6 +11,7 @@ from lowregret.report.pages.tables import definitions, methods_table, text, tria
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
 
+_TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "the full fine-tuning loss"}
 BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "inconclusive"}
 
 
@@ -32,19 +33,22 @@ def head(study: StudyRecords) -> str:
 def _facts(study: StudyRecords) -> str:
     verdict = study.verdict
     facts: list[tuple[str, str, str]] = []
-    percent = "" if verdict.regret_percent is None else f"{verdict.regret_percent:+.2f} %".replace("-", words.MINUS)
     if verdict.regret_nats is not None:
-        facts.append(("Regret", f"{words.signed(verdict.regret_nats)} nats", percent))
+        facts.append(("Regret", f"{words.signed(verdict.regret_nats)} nats", words.of_learned(verdict.regret_learned)))
     if verdict.regret_reward is not None:
         facts.append(("Regret", words.signed(verdict.regret_reward), "reward below full fine-tuning"))
     if verdict.ci95 is not None:
         facts.append(("95 % interval", words.interval(verdict.ci95), "of reward" if study.rewarded else "nats"))
+    lag = verdict.lag
+    if lag is not None and lag.factor is not None:
+        bounds = "" if lag.low is None or lag.high is None else f"95 %: {lag.low:.2g} to {lag.high:.2g}"
+        facts.append(("In steps", f"{lag.factor:.2g} times", f"full fine-tuning's; {bounds}".rstrip("; ")))
     if verdict.tolerance_reward is not None:
         facts.append(("Tolerance", words.nats(verdict.tolerance_reward), "of reward"))
     if verdict.base_reward is not None:
         facts.append(("Before training", words.nats(verdict.base_reward), "held-out reward"))
     if verdict.tolerance_nats is not None:
-        of = f"{words.share(study.spec.tolerance)} of full fine-tuning"
+        of = f"{words.share(study.spec.tolerance)} of {_TOLERANCE_OF[study.spec.tolerance_of]}"
         facts.append(("Tolerance", f"{words.nats(verdict.tolerance_nats)} nats", of))
     for result in (verdict.lora, verdict.full):
         if result is not None and result.test_nll is not None:
@@ -75,6 +79,8 @@ def _recommendation(study: StudyRecords) -> str:
         if (study.folder / BEST / kind).is_dir():
             rows["Trained weights"] = f"{BEST}/{kind}"
         body = definitions(rows, "")
+        if advice.alternative is not None:
+            body += f'<p class="note">Or {text(advice.alternative)}.</p>'
         if study.verdict.verdict == "inconclusive":
             body += '<p class="note">Provisional: the study did not settle the question.</p>'
     return f'<aside class="advice" aria-labelledby="advice"><h2 id="advice">Train with</h2>\n{body}</aside>'
@@ -97,7 +103,7 @@ def _rules(study: StudyRecords) -> str:
     search = dict(study.verdict.search)
     told = search.pop("rules", None)
     told = [str(rule) for rule in told] if isinstance(told, list | tuple) else []
-    limit = f"{words.share(study.spec.tolerance)} of the full fine-tuning loss"
+    limit = f"{words.share(study.spec.tolerance)} of {_TOLERANCE_OF[study.spec.tolerance_of]}"
     limit = f"{study.spec.tolerance:g} of reward" if study.rewarded else limit
     judged = (
         f"Regret is low when its whole 95 % interval lies under {limit}, and regret when it lies "

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from lowregret.report.charts import compare
+from lowregret.report.charts.curves import curve
+from lowregret.report.charts.lag import lag_chart
 from lowregret.report.charts.theme import config
 from lowregret.report.reading import StudyRecords
+from lowregret.runs.verdict import Lag
 
 
 def texts(svg: str) -> list[str]:
@@ -61,7 +66,20 @@ def test_steps_show_training_lines_and_held_out_points(study: StudyRecords) -> N
     assert {"optimizer steps", "loss (nats per supervised token)"} <= set(said)
     assert any(text.startswith("Full fine-tuning") and "1.3020" in text for text in said)
     assert described(svg, "line mark") == 3
-    assert described(svg, "point") == 3 * 3 + 3, "the base and two evaluations of three methods, and the key"
+    assert described(svg, "point") == 3 * 4 + 3, "the base and three evaluations of three methods, and the key"
+
+
+def test_the_lag_is_an_arrow_between_the_curves_at_the_loss_of_the_one_behind(
+    study: StudyRecords, studies: ModuleType
+) -> None:
+    assert "× the steps" not in " ".join(texts(compare.svg(lag_chart(study)))), "no factor, no arrow"
+    told = replace(study, verdict=studies.verdict(lag=Lag(factor=1.02, extrapolated=True)))
+    chart = lag_chart(told)
+    (arrow,) = rows(chart, "rule")
+    behind, ahead = (curve(study, name).test for name in ("lora:16", "full"))
+    assert (arrow["end"], arrow["loss"]) == behind[-1]
+    assert ahead[-2][0] < arrow["step"] < ahead[-1][0]
+    assert "1× the steps" in texts(compare.svg(chart))
 
 
 def test_cost_shows_values_with_units_and_bars_from_zero(study: StudyRecords) -> None:

@@ -40,7 +40,7 @@ def test_held_out_points_are_the_base_and_then_the_mean_over_seeds(study: StudyR
     found = curve(study, "full")
     losses = [trial.test_nll for trial in study.trials_at_best("full") if trial.test_nll is not None]
     assert len(losses) == 3
-    assert [step for step, _ in found.test] == [0, 60, 120]
+    assert [step for step, _ in found.test] == [0, 30, 60, 120]
     assert found.test[0][1] == study.verdict.base_nll
     assert found.test[-1][1] == pytest.approx(sum(losses) / 3)
 

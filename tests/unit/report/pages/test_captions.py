@@ -8,6 +8,7 @@ from typing import Any
 
 from lowregret.report.pages import captions
 from lowregret.report.reading import StudyRecords
+from lowregret.runs.verdict import Lag
 
 
 def headline(study: StudyRecords, studies: ModuleType, **changed: Any) -> str:
@@ -21,7 +22,7 @@ def test_headline_of_low_regret(study: StudyRecords) -> None:
 def test_headline_of_a_better_lora_says_better(study: StudyRecords, studies: ModuleType) -> None:
     better = studies.result("lora:16", -0.031, (-0.04, -0.02))
     said = headline(study, studies, lora=better, methods=(better, studies.result("full")))
-    assert said == "Choose LoRA (rank 16): it ends 0.0310 nats (2.4 %) below full fine-tuning."
+    assert said == "Choose LoRA (rank 16): it ends 0.0310 nats (5 % of what that learns) below full fine-tuning."
 
 
 def test_headline_speaks_of_the_method_recommended(study: StudyRecords, studies: ModuleType) -> None:
@@ -31,10 +32,25 @@ def test_headline_speaks_of_the_method_recommended(study: StudyRecords, studies:
     assert said == "Choose LoRA (rank 1): it matches full fine-tuning within the tolerance."
 
 
+def test_headline_and_caption_tell_the_steps_of_the_lora_that_was_judged(
+    study: StudyRecords, studies: ModuleType
+) -> None:
+    lag = Lag(factor=1.31, low=1.12, high=1.58, extrapolated=True, trend="closes")
+    said = headline(study, studies, lag=lag)
+    assert said.endswith("within the tolerance; for the same loss it needs 1.3 times the steps.")
+    caption = captions.lag_caption(replace(study, verdict=studies.verdict(lag=lag)))
+    assert "LoRA (rank 16) needs 1.3 times the steps of full fine-tuning (95 % interval 1.1 to 1.6)" in caption
+    assert "The gap closes" in caption
+    none = captions.lag_caption(replace(study, verdict=studies.verdict(lag=Lag(note="2 evaluations are too few."))))
+    assert none.endswith("2 evaluations are too few.")
+
+
 def test_headline_of_regret(study: StudyRecords, studies: ModuleType) -> None:
     worse = studies.result("lora:16", 0.047, (0.04, 0.053))
     said = headline(study, studies, verdict="regret", lora=worse, methods=(worse, studies.result("full")))
-    assert said.startswith("Choose full fine-tuning: LoRA (rank 16) ends 0.0470 nats (3.6 %) above it")
+    assert said.startswith(
+        "Choose full fine-tuning: LoRA (rank 16) ends 0.0470 nats (7.6 % of what that learns) above it"
+    )
 
 
 def test_headline_without_an_answer_never_says_choose(study: StudyRecords, studies: ModuleType) -> None:

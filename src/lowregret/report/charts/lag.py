@@ -1,0 +1,91 @@
+"""The regret in steps as a picture: the held-out curves of the best LoRA and of FullFT, and the way between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from lowregret.analysis.lag import steps_to
+from lowregret.report.charts import words
+from lowregret.report.charts.curves import curve
+from lowregret.report.charts.drawing import LossScale, data, layered, method_color, method_shape
+from lowregret.report.reading import StudyRecords
+
+_HEIGHT = 340
+
+
+def lag_chart(study: StudyRecords) -> alt.LayerChart:
+    """Held-out loss against steps on a logarithmic scale, with an arrow at the loss at which both are compared."""
+    names = compared(study)
+    curves = {name: {step: loss for step, loss in curve(study, name).test if step > 0} for name in names}
+    values = [loss for found in curves.values() for loss in found.values()]
+    scale = LossScale(values, above=20 + 18 * max(len(names), 1), below=24)
+    steps = [step for found in curves.values() for step in found] or [1]
+    axis = alt.Axis(grid=False, values=sorted(set(steps)), format="~s", labelOverlap=True)
+    domain = alt.Scale(type="log", domain=[0.93 * min(steps), 1.06 * max(steps)], nice=False)
+    x = alt.X("step:Q", title="optimizer steps, logarithmic", scale=domain, axis=axis)
+    y = scale.channel("loss")
+    rows = [
+        {"method": study.label(name), "step": step, "loss": loss, "shown": words.nats(loss)}
+        for name, found in curves.items()
+        for step, loss in found.items()
+    ]
+    tooltip = [alt.Tooltip("method:N"), alt.Tooltip("step:Q"), alt.Tooltip("shown:N", title="held-out loss")]
+    color, shape = method_color(study), method_shape(study)
+    layers = [
+        data(rows).mark_line(strokeWidth=1.6, opacity=0.85, interpolate="linear").encode(x=x, y=y, color=color),
+        data(rows)
+        .mark_point(size=60, strokeWidth=2, opacity=1)
+        .encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        *_key(study, names, scale),
+        *_arrow(study, curves, x, y),
+    ]
+    return layered(layers, "Held-out loss against the logarithm of the steps, with LoRA's lag as an arrow", _HEIGHT)
+
+
+def compared(study: StudyRecords) -> list[str]:
+    """The names of the best LoRA and of FullFT, as far as they finished."""
+    return [result.name for result in (study.verdict.lora, study.verdict.full) if result is not None]
+
+
+def _key(study: StudyRecords, names: Sequence[str], scale: LossScale) -> list[alt.Chart]:
+    rows = [
+        {"method": study.label(name), "text": study.label(name), "loss": scale.at(12 + 18 * index)}
+        for index, name in enumerate(names)
+    ]
+    y = alt.Y("loss:Q")
+    text = data(rows).mark_text(style="label", align="right", dx=-16)
+    dot = data(rows).mark_point(size=60, strokeWidth=2, opacity=1, xOffset=-6)
+    return [
+        text.encode(x=alt.value("width"), y=y, text="text:N"),
+        dot.encode(x=alt.value("width"), y=y, color=method_color(study), shape=method_shape(study)),
+    ]
+
+
+def _arrow(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """From where the one that ends ahead was as low, to the end of the other."""
+    lag = study.verdict.lag
+    if lag is None or lag.factor is None or len(curves) < 2:
+        return []
+    lora, full = curves.values()
+    behind, ahead = (lora, full) if lora[max(lora)] > full[max(full)] else (full, lora)
+    level, end = behind[max(behind)], max(behind)
+    start = steps_to(ahead, level)
+    if start is None:
+        return []
+    text = f"{lag.factor:.2g}× the steps"
+    row: dict[str, Any] = {"step": start, "end": end, "loss": level, "text": text}
+    tips = (({"step": start, "loss": level}, 270), ({"step": end, "loss": level}, 90))
+    return [
+        data([row]).mark_rule(style="zero").encode(x=x, x2="end:Q", y=y),
+        *(
+            data([tip]).mark_point(shape="triangle", filled=True, size=45, angle=angle, style="zero").encode(x=x, y=y)
+            for tip, angle in tips
+        ),
+        *(
+            data([row]).mark_text(style=style, align="left", dy=14).encode(x=x, y=y, text="text:N")
+            for style in ("halo", "label")
+        ),
+    ]
