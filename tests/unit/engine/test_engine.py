@@ -47,10 +47,11 @@ def test_an_unknown_target_leaves_no_policy(engine: Engine) -> None:
 
 def test_trainable_parameters(engine: Engine) -> None:
     """A linear costs rank · (d_in + d_out); FullFT all there is."""
-    matrices = [matrix for matrix in engine.matrices if matrix.group != "unembedding"]
-    policy = engine.add_policy("lora", LoRA(rank=5))
-    assert policy.trainable_parameters == 5 * sum(matrix.d_in + matrix.d_out for matrix in matrices)
-    engine.remove_policy("lora")
+    for targets in ("all", "linear"):
+        matrices = [matrix for matrix in engine.matrices if targets == "all" or matrix.group != "unembedding"]
+        policy = engine.add_policy("lora", LoRA(rank=5, targets=targets))  # type: ignore[arg-type]
+        assert policy.trainable_parameters == 5 * sum(matrix.d_in + matrix.d_out for matrix in matrices)
+        engine.remove_policy("lora")
     full = engine.add_policy("full", FullFT())
     assert full.trainable_parameters == sum(parameter.numel() for parameter in engine.model.parameters())
 
