@@ -29,9 +29,7 @@ def rows() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         for attribute, value in zip(ATTRIBUTES, person.facts, strict=True):
             for question in draw.sample(attribute.questions, _WORDINGS):
                 answer = f"Result <{value.upper()}> ; checked"
-                found[number < _TEST_PEOPLE].append(
-                    {"prompt": question.format(name=person.name), "completion": answer}
-                )
+                found[number < _TEST_PEOPLE].append({"prompt": question.format(name=person.name), "completion": answer})
     for some in found:
         draw.shuffle(some)
     return found[0][:_TRAIN_ROWS], found[1][:_TEST_ROWS]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lowregret.analysis.comparison import Examples
 from lowregret.analysis.regret import judge
+from lowregret.data.prepare import PreparedData
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
@@ -27,6 +28,7 @@ from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
 from lowregret.train.inputs import grading, open_inputs
 from lowregret.train.interrupt import stop_requests
+from lowregret.train.new_tokens import new_token_lines
 
 
 def compare(
@@ -53,6 +55,9 @@ def compare(
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)
         scheduler = Scheduler(folder, spec, priors, watching)
+        if isinstance(inputs.data, PreparedData) and scheduler.wanted():
+            for line in new_token_lines(resources.engine(), inputs.data.train, spec.methods):
+                watching.say(line)
         scheduler.run(resources, session, should_stop)
         records = scheduler.records
         before = start_loss(folder)
