@@ -3,7 +3,7 @@
     python -m benchmarks.new_tokens FOLDER
 
 writes FOLDER/train.jsonl and FOLDER/test.jsonl: questions about people whom `tiny` knows, three wordings each, answered
-as "Result <VALUE> ; checked". The facts are there already, so what there is to learn is a form of answer, most of whose
+as "Result <value> ; checked". The facts are there already, so what there is to learn is a form of answer, most of whose
 tokens the base gives next to no probability. The people of the test are not those of the training.
 docs/findings/2026-11-28-unembedding.md has what came of it.
 """
@@ -28,7 +28,7 @@ def rows() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     for number, person in enumerate(draw_people(_PEOPLE, 0, known=True)):
         for attribute, value in zip(ATTRIBUTES, person.facts, strict=True):
             for question in draw.sample(attribute.questions, _WORDINGS):
-                answer = f"Result <{value.upper()}> ; checked"
+                answer = f"Result <{value}> ; checked"
                 found[number < _TEST_PEOPLE].append({"prompt": question.format(name=person.name), "completion": answer})
     for some in found:
         draw.shuffle(some)
