@@ -43,7 +43,7 @@ def respelled(stored: Any, methods: Iterable[FullFT | LoRA]) -> Any:
     found = sorted((name for name, now in names.items() if name != now), key=len, reverse=True)
     if not found:
         return stored
-    pattern = re.compile(rf"(?<![\w:+-])({'|'.join(map(re.escape, found))})(?![\w:+=-]|\.\d)")
+    pattern = re.compile(rf"(?<![\w:+-])({'|'.join(map(re.escape, found))})(?![\w+=-]|:\S|\.\d)")
 
     def text(value: str) -> str:
         return pattern.sub(lambda hit: names[hit[1]], value)

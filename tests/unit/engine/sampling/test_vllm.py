@@ -146,7 +146,7 @@ def test_a_base_of_which_vllm_takes_no_unembedding_is_told_what_to_do(
     engine.add_policy("all", LoRA(rank=2))
     engine.add_policy("inside", LoRA(rank=2, targets=("attention", "mlp")))
     engine.device = torch.device("cuda")
-    with pytest.raises(SpecError, match="lm_head is unsupported LoRA weight.*lora:16:linear"):
+    with pytest.raises(SpecError, match=r"lm_head is unsupported LoRA weight.*lora:16:linear"):
         VllmSampler(engine, export_policy).sample({"all": [[4]]}, PARAMS)
     with pytest.raises(ValueError, match="unsupported"):
         VllmSampler(engine, export_policy).sample({"inside": [[4]]}, PARAMS)
