@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -27,11 +28,19 @@ def old(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def again(folder: Path) -> list[str]:
-    """The command that made the folder, for its copy."""
+    """The command that made the folder, for its copy, in words of today: LoRAs were on attention and mlp by default."""
     head = folder / "study.json" if (folder / "study.json").exists() else folder / "spec.json"
     words = shlex.split(json.loads(head.read_text())["command"])[1:]
     words[words.index("--out") + 1] = str(folder)
-    return words
+    for flag in {"--methods", "--method"} & {*words}:
+        place = words.index(flag) + 1
+        words[place] = today(words[place])
+    return [*words, "--targets", "linear"] if words[0] == "study" else words
+
+
+def today(text: str) -> str:
+    """With the names that methods have since 0.3.0."""
+    return re.sub(r"lora:\d+(?![:\d])", r"\g<0>:linear", text)
 
 
 def loaded(path: Path) -> Any:
@@ -44,12 +53,32 @@ def trials(folder: Path) -> dict[str, bytes]:
 
 def test_a_finished_compare_trains_nothing_and_judges_the_same(run: Any, old: Callable[[str], Path]) -> None:
     folder = old("compare")
-    spec, done, before = (folder / "spec.json").read_bytes(), trials(folder), loaded(folder / "verdict.json")
+    done, before = trials(folder), (folder / "verdict.json").read_text()
     ended = run(*again(folder))
     assert ended.exit_code == 0, ended.stderr
     assert trials(folder) == done
-    assert (folder / "spec.json").read_bytes() == spec
-    assert loaded(folder / "verdict.json") == before
+    assert loaded(folder / "verdict.json") == json.loads(today(before))
+    ended = run("verify", folder)
+    assert ended.exit_code == 0, ended.stdout + ended.stderr
+
+
+def test_lora_without_targets_is_another_spec_than_it_was(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("compare")
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    ended = run(*(word.replace(":linear", "") for word in again(folder)))
+    assert ended.exit_code == 2
+    assert "['attention', 'mlp'] there, ['attention', 'mlp', 'unembedding'] now" in ended.stderr
+    assert "what was lora:16 is lora:16:linear now" in ended.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
+
+
+def test_an_old_study_stays_one_of_linear_loras(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("study")
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    ended = run(*again(folder)[:-2])
+    assert ended.exit_code == 2
+    assert "--targets linear" in ended.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
 
 
 def test_an_interrupted_compare_ends_as_the_uninterrupted_one(run: Any, old: Callable[[str], Path]) -> None:
@@ -78,11 +107,11 @@ def test_an_interrupted_training_ends_as_the_uninterrupted_one(run: Any, old: Ca
 
 def test_a_finished_study_trains_nothing_and_rules_the_same(run: Any, old: Callable[[str], Path]) -> None:
     folder = old("study")
-    done, before = trials(folder), loaded(folder / "claims.json")
+    done, before = trials(folder), (folder / "claims.json").read_text()
     ended = run(*again(folder), "--workers", "1")
     assert ended.exit_code == 0, ended.stderr
     assert trials(folder) == done
-    assert loaded(folder / "claims.json") == before
+    assert loaded(folder / "claims.json") == json.loads(today(before))
 
 
 @pytest.mark.parametrize("name", ["compare", "study"])

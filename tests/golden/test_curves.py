@@ -27,7 +27,7 @@ DATA = {
     "instructions": "builtin:instructions:size=64,test_size=32",  # in a format that it does not know
 }
 STEPS = 12
-RATES = {"lora:8": 2e-3, "full": 5e-4}
+RATES = {"lora:8:linear": 2e-3, "lora:8": 2e-3, "full": 5e-4}
 TOLERANCE = 1e-4
 
 

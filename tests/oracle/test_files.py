@@ -9,6 +9,7 @@ from typing import Any
 
 import peft
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -16,6 +17,7 @@ import lowregret
 from lowregret.data.batches import collate
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import AdamParams, Engine
+from lowregret.errors import ModelError
 from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import load_base, load_tokenizer, resolve
 from lowregret.spec import DataSpec, FullFT, TrainingSpec
@@ -114,3 +116,26 @@ def test_models_of_every_architecture(bases: ModuleType, architecture: str, tmp_
     assert bases.reference_nll(plain(tmp_path / "model"), found).item() == pytest.approx(ours, abs=TOLERANCE)
     again = Engine(load_base(resolve(str(tmp_path / "model"))))
     assert float(again.forward({"base": collate(found)})["base"].loss) == ours
+
+
+def test_what_peft_saves_of_a_tied_unembedding_is_read_and_of_another_base_refused(
+    bases: ModuleType, tmp_path: Path
+) -> None:
+    """PEFT's own save writes the base's weight of an adapted unembedding beside its LoRA."""
+    base = bases.small_base("qwen3")
+    model = bases.copied(base)
+    engine = Engine(base)
+    policy = bases.adapted(engine, targets=("attention", "mlp", "unembedding"))
+    export_policy(engine, "lora", tmp_path / "ours")
+    peft.PeftModel.from_pretrained(model, str(tmp_path / "ours")).save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    weight = "base_model.model.lm_head.base_layer.weight"
+    assert weight in tensors
+    again = load_adapter(engine, "again", tmp_path / "theirs")
+    for name, value in policy.weights.items():
+        assert torch.equal(again.weights[name], value)
+    safetensors.torch.save_file(tensors | {weight: tensors[weight] + 1}, file)
+    with pytest.raises(ModelError, match="lm_head was trained on other weights"):
+        load_adapter(engine, "other", tmp_path / "theirs")
+    assert "other" not in engine.policies

@@ -66,8 +66,8 @@ class LiveProgress:
             Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
         )
         self._ended: list[TrialRecord] = []
-        self._running: dict[str, _Running] = {}
-        """By trial id, in the order in which they started."""
+        self._running: dict[TrialSpec, _Running] = {}
+        """In the order in which they started."""
         self._in_study = False
         self._rewards = False
         """Whether results are rewards, not losses."""
@@ -94,14 +94,14 @@ class LiveProgress:
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
         self._in_study = True
-        running = self._running[trial.id] = _Running(trial)
+        running = self._running[trial] = _Running(trial)
         self._done, self._expected = done, expected
         if not self._live:
             number = done + len(self._running)
             self.say(f"trial {number} of about {max(expected, number)}: {running.name}")
 
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
-        running = self._running.setdefault(trial.id, _Running(trial))
+        running = self._running.setdefault(trial, _Running(trial))
         running.steps, running.last = steps, metric
         running.first = running.first or metric
         running.test_loss = running.test_loss if metric.test_loss is None else metric.test_loss
@@ -114,7 +114,7 @@ class LiveProgress:
     def trial_ended(self, record: TrialRecord) -> None:
         self._ended.append(record)
         self._rewards = self._rewards or record.test_reward is not None
-        self._running.pop(record.id, None)
+        self._running.pop(record.spec, None)
         self._done += 1
         if self._live:
             self._draw(at_once=True)

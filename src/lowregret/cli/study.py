@@ -58,6 +58,9 @@ def study(
     ] = False,
     out: Annotated[Path | None, option("The study's folder. (default: runs/study-NAME)")] = None,
     ranks: Annotated[str | None, option(f"Ranks, separated by commas. (default: {_ITS_OWN})")] = None,
+    targets: Annotated[
+        str | None, option(f"The matrices that carry its LoRAs, as --targets of `compare`. (default: {_ITS_OWN})")
+    ] = None,
     workers: Annotated[
         int | None,
         option(
@@ -77,6 +80,8 @@ def study(
         raise SpecError(f"--workers {workers}: must be 1 or more.")
     if ranks is not None:
         flags["ranks"] = _ranks(ranks)
+    if targets is not None:
+        flags["targets"] = targets
     studies = _studies(recipe, quick, out, flags)
     from lowregret.cli.progress import LiveProgress
 

@@ -248,14 +248,16 @@ class Engine:
     def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
-            if loss is cross_entropy and len(layout.names) == 1:
-                (name,) = layout.names
-                if (both := self._unembedding.trained_cross_entropy(layout)) is not None:
-                    return {name: PassResult(*both, batches[name].supervised)}
-            logprobs = self._unembedding.logprobs(logits, layout, self._position_parts(layout))
+            spans = self._position_parts(layout)
+            if loss is cross_entropy:
+                logprobs, known = self._unembedding.cross_entropies(logits, layout, spans)
+            else:
+                logprobs, known = self._unembedding.logprobs(logits, layout, spans), {}
         found: dict[str, PassResult] = {}
         for name, part, columns in zip(layout.names, layout.parts, layout.columns, strict=True):
-            value = loss(logprobs[part], layout.weights[part], **columns)
+            value = known.get((part.start, part.stop))
+            if value is None:
+                value = loss(logprobs[part], layout.weights[part], **columns)
             found[name] = PassResult(value, logprobs[part], batches[name].supervised)
         return {name: found[name] for name in batches}
 

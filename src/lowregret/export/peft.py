@@ -85,6 +85,9 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
             raise ModelError(
                 f"{folder}: {module} has {saved.magnitude.numel()} magnitudes; this base needs {known[module].d_out}."
             )
+        own = _weight(engine, module)
+        if saved.base is not None and (saved.base.shape != own.shape or not torch.allclose(saved.base.to(own), own)):
+            raise ModelError(f"{folder}: {module} was trained on other weights than this base has there.")
     policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
     with torch.no_grad():
@@ -96,6 +99,11 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
             if adapter.magnitude is not None and saved.magnitude is not None:
                 adapter.magnitude.copy_(saved.magnitude)
     return policy
+
+
+def _weight(engine: Engine, name: str) -> torch.Tensor:
+    found: torch.nn.Parameter = engine.model.get_parameter(f"{name}.weight")
+    return found.detach()
 
 
 def _method(folder: Path, config: Mapping[str, Any], weights: Mapping[str, SavedAdapter], pattern: str) -> LoRA:

@@ -24,7 +24,8 @@ class LoRALinear(nn.Module):
     def __init__(self, name: str, base: nn.Module, routing: PolicyRouting, *, unembedding: bool = False) -> None:
         super().__init__()
         if not isinstance(base, nn.Linear | Conv1D) or type(base).forward not in (nn.Linear.forward, Conv1D.forward):
-            raise TargetError(f"{name} is a {type(base).__name__}, no plain matrix. Leave it out with re:REGEX.")
+            remedy = "by the targets `linear`" if unembedding else "with re:REGEX"
+            raise TargetError(f"{name} is a {type(base).__name__}, no plain matrix. Leave it out {remedy}.")
         self.name = name
         self.base = base
         self.routing = routing

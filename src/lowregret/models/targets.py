@@ -108,8 +108,9 @@ def find_targets(model: PreTrainedModel, known: Sequence[Matrix], targets: Seque
             _refuse_unknown_experts(model, known)
         if not any(matrix.group in own for matrix in known):
             groups = sorted({matrix.group for matrix in known})
+            remedy = " `linear` is all without it." if target == "unembedding" else ""
             raise TargetError(
-                f"this base has no {target!r} matrix to adapt. It has: {', '.join(groups)}, or use re:REGEX."
+                f"this base has no {target!r} matrix to adapt. It has: {', '.join(groups)}, or use re:REGEX.{remedy}"
             )
         wanted += own
     return [matrix for matrix in known if matrix.group in wanted]

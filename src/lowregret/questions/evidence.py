@@ -14,21 +14,21 @@ from typing import Any
 from lowregret.analysis.condition import Condition, Trial
 from lowregret.errors import RecordsError, SpecError
 from lowregret.questions.claim import Evidence
-from lowregret.questions.registry import Asked
+from lowregret.questions.registry import QUESTIONS, Asked
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, GROUPS, METRICS, STUDY, TIMINGS, TRIAL
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.spelling import is_older
 from lowregret.runs.study import start_loss, trial_folders
 from lowregret.spec import FullFT, GroupSpec, Method, build
+from lowregret.spec.method import LINEAR_TARGETS
 
 
 def read_evidence(folder: Path) -> Evidence[Any]:
     """Read a study's folder; RecordsError names the file that is missing or damaged, and the remedy."""
     path = folder / STUDY
-    head = read_json(path)
-    if not isinstance(head, dict) or not isinstance(head.get("question"), dict):
-        raise RecordsError(f"{path}: no field 'question'. Name a folder that `lowregret study` wrote.")
+    head = stored_question(path)
     try:
         question = build(Asked, {"question": head["question"]}, source=str(path)).question
     except SpecError as error:
@@ -39,6 +39,21 @@ def read_evidence(folder: Path) -> Evidence[Any]:
         conditions[name] = _condition(folder, name, [group for group in groups if group.condition == name])
     timings = tuple(read_json(file) for file in sorted((folder / TIMINGS).glob("*.json")))
     return Evidence(folder, question, str(head.get("command", "")), conditions, timings)
+
+
+def stored_question(path: Path) -> dict[str, Any]:
+    """What a study.json says; RecordsError when that is no question.
+
+    Before 0.3.0 a question did not say which matrices its LoRAs are on: attention and mlp.
+    """
+    head = read_json(path)
+    if not isinstance(head, dict) or not isinstance(head.get("question"), dict):
+        raise RecordsError(f"{path}: no field 'question'. Name a folder that `lowregret study` wrote.")
+    asked: dict[str, Any] = head["question"]
+    kind = QUESTIONS.get(str(asked.get("kind")))
+    if is_older(head.get("lowregret")) and kind is not None and "targets" in kind.model_fields:
+        asked = {"targets": list(LINEAR_TARGETS)} | asked
+    return {**head, "question": asked}
 
 
 def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Condition:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, model_validator
 
 from lowregret.spec.data import DataSpec
-from lowregret.spec.method import FullFT, LoRA, Method
+from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Targets
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count, TrainingSpec
 
@@ -116,6 +116,13 @@ class Question(TrainingSpec):
         return self.group(condition, loras, **changed), self.group(condition, (FullFT(),), **changed)
 
 
+class PlacedQuestion(Question):
+    """A question whose LoRAs are all on the same matrices."""
+
+    targets: Targets = DEFAULT_TARGETS
+    """The matrices that carry its LoRAs, as `targets` of `compare`."""
+
+
 def log_spaced(first: int, last: int, count: int) -> tuple[int, ...]:
     """At most `count` steps from `first` to `last`, evenly spaced in the logarithm."""
     first = min(first, last)
@@ -125,8 +132,8 @@ def log_spaced(first: int, last: int, count: int) -> tuple[int, ...]:
     return tuple(sorted({round(first * math.exp(ratio * index)) for index in range(count)} | {last}))
 
 
-def loras(ranks: tuple[int, ...]) -> tuple[Method, ...]:
-    return tuple(LoRA(rank=rank) for rank in ranks)
+def loras(ranks: tuple[int, ...], targets: Targets) -> tuple[Method, ...]:
+    return tuple(LoRA(rank=rank, targets=targets) for rank in ranks)
 
 
 def sized(data: DataSpec, size: int) -> DataSpec:

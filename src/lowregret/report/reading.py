@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
-from lowregret.runs.atomic import read_record
+from lowregret.runs.atomic import as_record, read_json, read_record
 from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import trial_folders
 from lowregret.runs.verdict import MethodResult, Verdict
 from lowregret.spec import CompareSpec, build
@@ -120,8 +122,15 @@ def load_study(folder: Path) -> StudyRecords:
         spec=spec,
         trials=tuple(trials),
         metrics=MappingProxyType(metrics),
-        verdict=read_record(Verdict, folder / VERDICT),
+        verdict=stored_verdict(folder, head, spec),
     )
+
+
+def stored_verdict(folder: Path, head: Mapping[str, Any], spec: CompareSpec) -> Verdict:
+    """verdict.json with today's names of methods, of a folder whose spec.json says `head`."""
+    path = folder / VERDICT
+    stored = read_json(path)
+    return as_record(Verdict, respelled(stored, spec.methods) if is_older(head.get("lowregret")) else stored, path)
 
 
 def finished(trial: TrialRecord) -> bool:

@@ -13,13 +13,14 @@ from lowregret.questions.claim import Statement
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements
-from lowregret.runs.atomic import read_json, read_record
+from lowregret.report.reading import stored_verdict
+from lowregret.runs.atomic import as_record, read_json, read_record
 from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import read_curves, read_examples, read_multiply_adds, start_loss, trial_folders
-from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
 
@@ -72,14 +73,18 @@ def _study(folder: Path, lines: list[str]) -> Iterator[str]:
     stated = tuple(Statement.model_validate(row) for row in read_json(folder / STUDY).get("claims", ()))
     if stated != statements(evidence.question):
         yield f"{STUDY}: the claims stated before the run are not those of the question"
-    stored, again = read_record(Claims, folder / CLAIMS), judge_study(evidence)
+    content = read_json(folder / CLAIMS)
+    if is_older(read_json(folder / STUDY).get("lowregret")):
+        content = respelled(content, [method for group in evidence.question.groups() for method in group.methods])
+    stored, again = as_record(Claims, content, folder / CLAIMS), judge_study(evidence)
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{CLAIMS}: ")
     lines.append(f"{len(again.claims)} claims: " + ", ".join(f"{c.statement.key} {c.ruling}" for c in again.claims))
 
 
 def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
-    stored = read_record(Verdict, folder / VERDICT)
-    spec = build(CompareSpec, stored_spec(folder / SPEC)["spec"], source=str(folder / SPEC))
+    head = stored_spec(folder / SPEC)
+    spec = build(CompareSpec, head["spec"], source=str(folder / SPEC))
+    stored = stored_verdict(folder, head, spec)
     homes = trial_folders(folder)
     records = [read_record(TrialRecord, home / TRIAL) for home in homes]
     losses = {

@@ -110,8 +110,13 @@ def read_json(path: Path) -> Any:
 
 def read_record(kind: type[R], path: Path) -> R:
     """Read one record of a known shape."""
+    return as_record(kind, read_json(path), path)
+
+
+def as_record(kind: type[R], content: Any, path: Path) -> R:
+    """What a file says as a record; RecordsError names the file and the field that does not fit."""
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

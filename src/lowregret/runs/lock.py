@@ -10,8 +10,10 @@ from typing import Any
 
 from lowregret.errors import FolderLockedError, RecordsError
 from lowregret.runs.atomic import make_folder, read_json, write_json, writing
-from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS
-from lowregret.spec import Spec, TrainingSpec
+from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.spelling import is_older, respelled
+from lowregret.spec import TrainingSpec
+from lowregret.spec.method import spell_targets
 from lowregret.version import __version__
 
 
@@ -35,10 +37,11 @@ def lock_run(path: Path) -> Iterator[Path]:
         yield path
 
 
-def bind_spec(path: Path, spec: Spec, resolved: dict[str, Any], command: str) -> None:
+def bind_spec(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command: str) -> None:
     """Write spec.json, or check that the one there says the same; RecordsError tells what differs.
 
-    `resolved` holds what the spec leaves open and the run decided: it must be repeatable too.
+    `resolved` holds what the spec leaves open and the run decided: it must be repeatable too. A spec.json of before
+    0.3.0 that says the same is written anew with today's names of its methods.
     """
     asked = {"spec": spec.model_dump(mode="json"), "resolved": resolved}
     file = path / SPEC
@@ -57,7 +60,13 @@ def bind_spec(path: Path, spec: Spec, resolved: dict[str, Any], command: str) ->
         ) from None
     if not isinstance(found, dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
-    require_same(path, {k: v for k, v in found.items() if k in asked}, asked)
+    if not is_older(found.get("lowregret")):
+        require_same(path, {k: v for k, v in found.items() if k in asked}, asked)
+        return
+    today = found | {"lowregret": __version__, "resolved": respelled(found.get("resolved"), spec.asked)}
+    require_same(path, {k: v for k, v in today.items() if k in asked}, asked)
+    (path / VERDICT).unlink(missing_ok=True)  # it has the old names, and is judged again
+    write_json(file, today)
 
 
 def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -68,15 +77,37 @@ def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> No
         if field.removeprefix("spec.") not in TrainingSpec.FREE
     ]
     if differences:
+        hint = _ABOUT_ALL if any("unembedding" in line for line in differences) else ""
         raise RecordsError(
-            f"{path}: belongs to another spec:\n" + "\n".join(differences) + "\nUse another --out, or repeat the spec."
+            f"{path}: belongs to another spec:\n"
+            + "\n".join(differences)
+            + f"{hint}\nUse another --out, or repeat the spec."
         )
+
+
+def require_targets(file: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """RecordsError when a study's question is asked anew for LoRAs on other matrices than its folder has."""
+    there, here = (found.get("targets"), asked.get("targets"))
+    if there != here:
+        raise RecordsError(
+            f"{file}: its LoRAs are on {' + '.join(there or [])}, those asked for on {' + '.join(here or [])}."
+            f"{_ABOUT_ALL}\nUse another --out, or --targets {spell_targets(there or [])}."
+        )
+
+
+_ABOUT_ALL = (
+    "\nSince 0.3.0 a LoRA's targets are `all` unless they are named, and `all` includes the unembedding: what was "
+    "lora:16 is lora:16:linear now."
+)
 
 
 def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(there, dict) and isinstance(here, dict):
         for key in {**there, **here}:
             yield from _differences(there.get(key), here.get(key), f"{field}.{key}" if field else key)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for index, (one, other) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(one, other, f"{field}.{index}")
     elif there != here:
         yield field, there, here
 

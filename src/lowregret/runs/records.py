@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from lowregret.spec import Spec, TrialSpec
 
 Status = Literal["running", "finished", "diverged", "pruned", "failed"]
@@ -13,7 +15,9 @@ class TrialRecord(Spec):
     """`trials/<id>/trial.json`: one trial, from its start to its end."""
 
     id: str
+    """Its folder's name; what trial it is, `spec` alone says."""
     method: str
+    """The name of `spec.method`."""
     learning_rate: float
     seed: int
     status: Status
@@ -46,6 +50,12 @@ class TrialRecord(Spec):
     error: str | None = None
     pruned_by: str | None = None
     """The id of the trial that a pruned one was compared with."""
+
+    @model_validator(mode="after")
+    def _spelled_as_today(self) -> TrialRecord:
+        """A record of before 0.3.0 says `lora:16` of attention and mlp; what the trial is, stands in its spec."""
+        object.__setattr__(self, "method", self.spec.method.name)
+        return self
 
     @property
     def test_loss(self) -> float | None:

@@ -11,12 +11,19 @@ from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, METRICS, MODEL, TRIAL, TRIALS
 from lowregret.runs.metrics import held_out_curve, read_metrics
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
-from lowregret.spec import FullFT
+from lowregret.runs.spelling import old_id
+from lowregret.spec import FullFT, TrialSpec
 
 
 def trial_folder(study: Path, trial: str) -> Path:
     """Where the trial of this id has its files."""
     return study / TRIALS / trial
+
+
+def trial_name(study: Path, trial: TrialSpec) -> str:
+    """The id that a trial has, or gets, in a study's folder: the one of before 0.3.0 where that is there."""
+    old = old_id(trial)
+    return old if trial_folder(study, old).exists() else trial.id
 
 
 def shipped_folder(record: TrialRecord) -> str:

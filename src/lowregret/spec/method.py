@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lowregret.errors import did_you_mean
 from lowregret.spec.base import Spec
@@ -14,7 +15,10 @@ from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Conventi
 from lowregret.spec.marks import TRAINING, Flag
 
 TARGET_GROUPS = ("attention", "mlp", "experts", "router", "unembedding")
-DEFAULT_TARGETS = ("attention", "mlp")
+LINEAR_TARGETS = ("attention", "mlp")
+DEFAULT_TARGETS = (*LINEAR_TARGETS, "unembedding")
+_SEVERAL = {"all": DEFAULT_TARGETS, "linear": LINEAR_TARGETS}
+"""Words for several groups: all matrices, as in the post (SCIENCE 2), and those of the layers, PEFT's all-linear."""
 DEFAULT_ALPHA = 32.0
 Init = Literal["uniform", "pissa", "olora", "orthogonal"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
@@ -44,6 +48,44 @@ def _is_default(value: str | bool) -> bool:
     return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION)
 
 
+def spell_targets(targets: Sequence[str]) -> str:
+    """As few words as say the same: `all`, `linear`, or the groups joined with +."""
+    return next((word for word, groups in _SEVERAL.items() if groups == tuple(targets)), "+".join(targets))
+
+
+def parse_targets(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Groups in the order of TARGET_GROUPS, each once, or one `re:REGEX`; ValueError lists what there is."""
+    asked = (value,) if isinstance(value, str) else tuple(value)
+    if len(asked) == 1 and asked[0].startswith("re:"):
+        _compile(asked[0])
+        return asked
+    groups: set[str] = set()
+    for word in (piece for item in asked for piece in item.split("+")):
+        if word in _WORDS:
+            raise ValueError(f"{word!r} is a variant, no target: it comes before them, as in lora:16:{word}")
+        if word not in _SEVERAL and word not in TARGET_GROUPS:
+            raise ValueError(
+                f"unknown target {word!r}. {did_you_mean(word, (*TARGET_GROUPS, *_SEVERAL))} "
+                "Or give a regex over module names as re:REGEX, "
+                f"or a variant before the targets: {', '.join(sorted(_WORDS))}"
+            )
+        groups.update(_SEVERAL.get(word, (word,)))
+    if not groups:
+        raise ValueError("no target named")
+    return tuple(sorted(groups, key=TARGET_GROUPS.index))
+
+
+def _targets(value: Any) -> Any:
+    texts = isinstance(value, str) or (
+        isinstance(value, list | tuple | set) and all(isinstance(item, str) for item in value)
+    )
+    return parse_targets(value) if texts else value  # else judged by the field's type
+
+
+Targets = Annotated[tuple[str, ...], BeforeValidator(_targets)]
+"""Which matrices carry a LoRA, as `LoRA.targets` says."""
+
+
 class FullFT(Spec):
     """Every weight of the base trains."""
 
@@ -70,9 +112,10 @@ class LoRA(Spec):
     dropout: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=0.0, ge=0, lt=1)
     """Of LoRA: share of the inputs of A that is zeroed while training, drawn anew for every pass. The rest is scaled up
     by 1 / (1 − dropout), and the base's own path sees all of them."""
-    targets: Annotated[tuple[str, ...], Flag(group=TRAINING, fills=True)] = DEFAULT_TARGETS
+    targets: Annotated[Targets, Flag(group=TRAINING, fills=True)] = DEFAULT_TARGETS
     """Of LoRA: the matrices that carry it, as `attention`, `mlp`, `experts`, `router` and `unembedding` joined with +,
-    as `all`, which is attention and mlp, or as `re:REGEX` over module names. `mlp` takes the experts along."""
+    or as `re:REGEX` over module names. `all` is attention, mlp and unembedding, `linear` is attention and mlp. `mlp`
+    takes the experts along."""
     convention: Convention = Field(default=DEFAULT_CONVENTION, exclude_if=_is_default)
     """What the rank means for the experts of a mixture (docs/guides/moe.md)."""
     init: Init = Field(default="uniform", exclude_if=_is_default)
@@ -89,31 +132,6 @@ class LoRA(Spec):
     """Learning rate of B, and of DoRA's magnitudes, over that of the trial: LoRA+ (arXiv 2402.12354, there 16)."""
     dora: bool = Field(default=False, exclude_if=_is_default)
     """Train the norm of each row of the adapted W apart from its direction (arXiv 2402.09353)."""
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _check_targets(cls, value: Any) -> tuple[str, ...]:
-        asked = (value,) if isinstance(value, str) else tuple(value)
-        if len(asked) == 1 and asked[0].startswith("re:"):
-            _compile(asked[0])
-            return asked
-        groups: list[str] = []
-        for part in (piece for item in asked for piece in item.split("+")):
-            expanded = DEFAULT_TARGETS if part == "all" else (part,)
-            for group in expanded:
-                if group in _WORDS:
-                    raise ValueError(f"{group!r} is a variant, no target: it comes before them, as in lora:16:{group}")
-                if group not in TARGET_GROUPS:
-                    raise ValueError(
-                        f"unknown target {group!r}. {did_you_mean(group, (*TARGET_GROUPS, 'all'))} "
-                        "Or give a regex over module names as re:REGEX, "
-                        f"or a variant before the targets: {', '.join(sorted(_WORDS))}"
-                    )
-                if group not in groups:
-                    groups.append(group)
-        if not groups:
-            raise ValueError("no target named")
-        return tuple(sorted(groups, key=TARGET_GROUPS.index))
 
     @model_validator(mode="after")
     def _fits_together(self) -> LoRA:
@@ -146,7 +164,7 @@ class LoRA(Spec):
         rates = {"init_scale": self.init_scale, "a_rate": self.a_rate, "lora+": self.b_rate}
         parts += [f"{key}={short(value)}" for key, value in rates.items() if value != 1]
         parts += [word for word, (field, value) in _WORDS.items() if getattr(self, field) == value]
-        parts += ["+".join(self.targets)] if self.targets != DEFAULT_TARGETS else []
+        parts += [spell_targets(self.targets)] if self.targets != DEFAULT_TARGETS else []
         return ":".join(parts)
 
 

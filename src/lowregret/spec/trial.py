@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
-from lowregret.spec.method import FullFT, LoRA, Method
+from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, spell_targets
 from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
@@ -141,12 +141,23 @@ class TrialSpec(Spec):
 
     @property
     def id(self) -> str:
-        """A folder name: unique within a study and readable."""
+        """A folder name: unique within a study and readable.
+
+        It spells `all` out, because before 0.3.0 a name without targets meant attention and mlp. In a folder of that
+        time a trial keeps the id that it has there (`runs.study.trial_name`): which trial it is, this spec alone says.
+        """
         method = self.method.name
-        name = "".join(c if c.isalnum() or c in "-+." else "-" for c in method)
-        if ":re:" in method:  # regexes may differ in what a folder name cannot show, or be longer than one may be
-            name = f"{name[:40]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}"
-        return f"{name}_lr{self.learning_rate:.6g}_seed{self.seed}"
+        if isinstance(self.method, LoRA) and self.method.targets == DEFAULT_TARGETS:
+            method += f":{spell_targets(DEFAULT_TARGETS)}"
+        return trial_id(method, self.learning_rate, self.seed)
+
+
+def trial_id(method: str, learning_rate: float, seed: int) -> str:
+    """What a trial of a method of this name is called."""
+    name = "".join(c if c.isalnum() or c in "-+." else "-" for c in method)
+    if ":re:" in method:  # regexes may differ in what a folder name cannot show, or be longer than one may be
+        name = f"{name[:40]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}"
+    return f"{name}_lr{learning_rate:.6g}_seed{seed}"
 
 
 class TrainSpec(TrainingSpec):

@@ -20,6 +20,7 @@ from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import BASE, FORGETTING, PRIORS, SPEC, TRIALS
 from lowregret.runs.lock import bind_spec, lock_run, require_same, stored_spec
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import note_base, trial_folder
 from lowregret.spec import DataSpec, GroupSpec
 from lowregret.study.observer import Observer
@@ -49,10 +50,13 @@ def run_group(
     with lock_run(folder), grading(spec) as grader:
         session = environment()
         inputs = open_inputs(spec, observer.say)
+        older = (folder / SPEC).exists() and is_older(stored_spec(folder / SPEC).get("lowregret"))
         _extend(folder / SPEC, spec)
         bind_spec(folder, spec, inputs.resolved, "")
         make_folder(folder / TRIALS)
         known: dict[str, float] = read_json(folder / PRIORS) if (folder / PRIORS).exists() else {}
+        if older:
+            known = respelled(known, spec.methods)
         for method in spec.methods:
             if method.name not in known:
                 known[method.name] = starts.get(method.name) or inputs.prior(method).value

@@ -49,19 +49,19 @@ def group_trials(
         curves: the held-out losses of a trial, for groups that must be bracketed at several steps.
     """
     by_id = {record.id: record for record in records}
-    ended = {name: record for name, record in by_id.items() if has_settled(record, by_id)}
-    found: dict[str, TrialSpec] = {}
+    ended = [record for record in records if has_settled(record, by_id)]
+    found: dict[TrialSpec, None] = {}
     anchor = anchor_of(spec.methods)
     for method in spec.methods:
-        own = [record for record in ended.values() if record.method == method.name]
+        own = [record for record in ended if record.method == method.name]
         if spec.learning_rates != "search":
             wanted = _trials(method, spec.learning_rates, range(spec.seeds))
         else:
-            start = _start(spec, method, anchor, priors, list(ended.values()), curves)
+            start = _start(spec, method, anchor, priors, ended, curves)
             wanted = _searched(spec, method, start, own, curves)
-        done = {name for name, record in ended.items() if not is_cut_short(spec, record, own)}
-        found |= {trial.id: trial for trial in wanted if trial.id not in done}
-    return list(found.values())
+        done = {record.spec for record in ended if not is_cut_short(spec, record, own)}
+        found |= dict.fromkeys(trial for trial in wanted if trial not in done)
+    return list(found)
 
 
 def anchor_of(methods: Sequence[FullFT | LoRA]) -> FullFT | LoRA:
@@ -135,12 +135,12 @@ def _searched(
     """What one method's search asks for, and after it the other seeds."""
     if start is None:
         return []
-    tried = {record.id for record in own}
+    tried = {record.spec for record in own}
     brackets: set[int] = set()
     for step in spec.bracket_at or (None,):
         losses = losses_at(own, step, curves)
         wanted = [k for k in _next_exponents(losses, *start) if 0 < lattice_rate(k) < _RATE_BOUND]
-        trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t.id not in tried]
+        trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t not in tried]
         if trials:  # one that failed says nothing and is not asked for again: its side stays open
             return trials
         found = bracket(losses)
@@ -152,7 +152,7 @@ def _searched(
         if spec.until_gain is not None:
             ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
             wanted = [k for k in _beyond(losses, ends, start[0]) if 0 < lattice_rate(k) < _RATE_BOUND]
-            trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t.id not in tried]
+            trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t not in tried]
             if trials:
                 return trials
             if spec.seeds_at == "range":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lowregret.analysis.comparison import Examples
 from lowregret.analysis.regret import judge
+from lowregret.data.prepare import PreparedData
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
@@ -35,6 +36,7 @@ from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
 from lowregret.train.inputs import grading, open_inputs
 from lowregret.train.interrupt import stop_requests
+from lowregret.train.new_tokens import new_token_lines
 
 
 def compare(
@@ -62,6 +64,9 @@ def compare(
         measure_base(folder, resources)
         note_base(folder, multiply_adds=inputs.multiply_adds(spec.methods))
         scheduler = Scheduler(folder, spec, priors, watching)
+        if isinstance(inputs.data, PreparedData) and scheduler.wanted():
+            for line in new_token_lines(resources.engine(), inputs.data.train, spec.methods):
+                watching.say(line)
         scheduler.run(resources, session, should_stop)
         records = scheduler.records
         verdict = judge(

@@ -15,7 +15,7 @@ from lowregret.runs.atomic import write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import note_environment, read_trials, trial_folder
+from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
@@ -133,7 +133,7 @@ class Scheduler:
             return None
         known: list[tuple[float, TrialRecord]] = []
         for record in self.records:
-            if record.method != trial.method.name or record.seed != trial.seed or record.id == trial.id:
+            if record.method != trial.method.name or record.seed != trial.seed or record.spec == trial:
                 continue
             if record.status in ("finished", "running"):
                 found = self._curve(record).get(step)
@@ -171,7 +171,8 @@ class Scheduler:
         """Who joins now, if anybody does."""
         if pack.trains_base:
             return None
-        waiting = [trial for trial in self.wanted() if trial.id not in pack.members]
+        training = {member.trial for member in pack.members.values()}
+        waiting = [trial for trial in self.wanted() if trial not in training]
         loras = [trial for trial in waiting if isinstance(trial.method, LoRA)]
         if loras:
             return loras[0] if has_room(pack, loras[0]) else None
@@ -183,7 +184,8 @@ class Scheduler:
         else:
             expected = group_estimate(self.spec, self.records)
         self.watching.trial_started(trial, len(self.ended()), expected)
-        record = begin(pack, trial, trial_folder(self.folder, trial.id), checkpoint)
+        name = trial_name(self.folder, trial)
+        record = begin(pack, trial, trial_folder(self.folder, name), checkpoint, name=name)
         self.records = read_trials(self.folder)
         if record.status != "running":
             self.watching.trial_ended(record)

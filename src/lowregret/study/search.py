@@ -40,18 +40,18 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
     Raises:
         SpecError: a method has no usable prior.
     """
-    found: dict[str, TrialSpec] = {}
+    found: dict[TrialSpec, None] = {}
     for method in spec.methods:
         own = {record.id: record for record in records if record.method == method.name}
         ended = [record for record in own.values() if has_settled(record, own)]
-        settled = {record.id for record in ended}
-        wanted = [trial for trial in _search(spec, method, priors, ended) if trial.id not in settled]
+        settled = {record.spec for record in ended}
+        wanted = [trial for trial in _search(spec, method, priors, ended) if trial not in settled]
         if not wanted:
             wanted = [record.spec for record in ended if is_cut_short(spec, record, ended)]
         if not wanted:
-            wanted = [trial for trial in _other_seeds(spec, method, ended) if trial.id not in settled]
-        found |= {trial.id: trial for trial in wanted}
-    return list(found.values())
+            wanted = [trial for trial in _other_seeds(spec, method, ended) if trial not in settled]
+        found |= dict.fromkeys(wanted)
+    return list(found)
 
 
 def has_settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
@@ -155,10 +155,10 @@ def _search(
             f"learning_rates: no usable prior learning rate for {method.name} (got {prior:g}). "
             "Name the rates to try with --learning-rates."
         )
-    by_id = {record.id: record for record in ended}
+    ran = {record.spec: record for record in ended}
     lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < _RATE_BOUND}
-    ids = {k: trial.id for k, trial in zip(lattice, _trials(method, lattice.values()), strict=True)}
-    tried = {k: by_id[name] for k, name in ids.items() if name in by_id}
+    specs = zip(lattice, _trials(method, lattice.values()), strict=True)
+    tried = {k: ran[trial] for k, trial in specs if trial in ran}
     first = [k for k in FIRST_EXPONENTS if k in lattice and k not in tried]
     # One at a time after the start: whether the second neighbour is worth a trial depends on the first.
     following = first or [k for k in _outwards(tried) if k in lattice][:1] or _inwards(tried, lattice)

@@ -18,13 +18,14 @@ from lowregret.engine.device import choose_device
 from lowregret.errors import ModelError, RecordsError
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
-from lowregret.questions.evidence import read_evidence
+from lowregret.questions.evidence import read_evidence, stored_question
 from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.question import Question
 from lowregret.questions.registry import Asked, statements
-from lowregret.runs.atomic import make_folder, read_json, write_json
+from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS
-from lowregret.runs.lock import lock_run
+from lowregret.runs.lock import lock_run, require_targets
+from lowregret.runs.spelling import is_older
 from lowregret.runs.study import read_trials
 from lowregret.spec import FullFT, LoRA
 from lowregret.study.execute.local import GroupJob, run_jobs
@@ -107,19 +108,20 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
     make_folder(folder)
     path = folder / STUDY
     asked = Asked(question=question).model_dump(mode="json")
-    stored: Any = {}
+    stored: dict[str, Any] = {}
     kind = question.name
     if path.exists():
-        stored = read_json(path)
-        there = stored.get("question", {}).get("kind") if isinstance(stored, dict) else None
+        stored = stored_question(path)
+        there = stored["question"].get("kind")
         if there != kind:
             raise RecordsError(f"{path}: belongs to the question {there!r}, not to {kind!r}. Use another --out.")
+        require_targets(path, stored["question"], asked["question"])
     elif (folder / SPEC).exists():
         raise RecordsError(f"{folder}: belongs to `lowregret compare` or `train`. Use another --out.")
     for group in question.groups():  # before study.json is replaced: what is there must stay as it is judged
         require_extension(folder / GROUPS / group.key, group)
     stated = [statement.model_dump(mode="json") for statement in statements(question)]
-    if stored.get("question") != asked["question"]:  # what claims are there were of another question
+    if stored.get("question") != asked["question"] or is_older(stored.get("lowregret")):  # claims of another question
         (folder / CLAIMS).unlink(missing_ok=True)
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lowregret.data.example import Example
 from lowregret.engine import Engine, step_params
 from lowregret.environment import environment
 from lowregret.models.load import Base, Source, load_tokenizer, resolve
+from lowregret.models.targets import find_targets
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import timing_file
@@ -50,7 +51,9 @@ def _time_width(question: ComputeQuestion, width: int) -> dict[str, Any]:
     engines = {"full": _engine(question, width), "lora": _engine(question, width)}
     engines["full"].add_policy("full", FullFT(), optimizer=question.optimizer.name)
     for rank in question.ranks:
-        engines["lora"].add_policy(f"lora:{rank}", LoRA(rank=rank), optimizer=question.optimizer.name)
+        engines["lora"].add_policy(
+            f"lora:{rank}", LoRA(rank=rank, targets=question.targets), optimizer=question.optimizer.name
+        )
     rows = max(1, question.tokens // _ROW)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, _vocabulary(engines["full"]), (rows, _ROW), generator=draw).tolist()
@@ -77,7 +80,7 @@ def _time_width(question: ComputeQuestion, width: int) -> dict[str, Any]:
         "lora_seconds": {str(rank): seconds[f"lora:{rank}"] for rank in question.ranks},
         "full_bytes": bytes_each * base,
         "lora_bytes": {str(rank): NUMBER_BYTES * base + bytes_each * size for rank, size in trained.items()},
-        "theory": {str(rank): _theory(engines["lora"], rank) for rank in question.ranks},
+        "theory": {str(rank): _theory(engines["lora"], rank, question.targets) for rank in question.ranks},
     }
 
 
@@ -109,16 +112,14 @@ def _vocabulary(engine: Engine) -> int:
     return found
 
 
-def _theory(engine: Engine, rank: int) -> float:
-    """Multiply-adds of a LoRA step over those of a FullFT step (SCIENCE 3.9), the frozen unembedding included.
+def _theory(engine: Engine, rank: int, targets: Sequence[str]) -> float:
+    """Multiply-adds of a LoRA step over those of a FullFT step (SCIENCE 3.9), the unembedding included.
 
     Attention scores, norms and the optimizer, which a count of matrix products leaves out, are left out.
     """
-    head = engine.model.get_output_embeddings().weight.shape
-    adapted = [m for m in engine.matrices if m.group in ("attention", "mlp")]
-    inner = sum(m.d_in * m.d_out for m in adapted)
-    lora = 2 * inner + 3 * rank * sum(m.d_in + m.d_out for m in adapted) + 2 * head[0] * head[1]
-    return float(lora / (3 * inner + 3 * head[0] * head[1]))
+    adapted = find_targets(engine.model, engine.matrices, targets)
+    base = sum(m.d_in * m.d_out for m in engine.matrices)
+    return (2 * base + 3 * rank * sum(m.d_in + m.d_out for m in adapted)) / (3 * base)
 
 
 def _median(values: list[float]) -> float:

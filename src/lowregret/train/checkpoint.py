@@ -65,6 +65,13 @@ class Checkpoint:
     """The trials of the study that had ended by then."""
     tensors: Mapping[str, Tensor]
 
+    def standing(self, trial: TrialSpec) -> Standing:
+        """Where a trial that was in training stood; RecordsError when it was none of them."""
+        found = next((member for member in self.members if member.trial == trial), None)
+        if found is None:
+            raise damaged(self.path, f"it does not hold the trial {trial.id}")
+        return found
+
     def restore(self, engine: Engine, name: str) -> None:
         """Copy the saved state into the policy of this name; RecordsError when it does not fit."""
         prefix = f"{name}/"

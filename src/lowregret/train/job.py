@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lowregret.data.prepare import prepare_held_out
+from lowregret.data.prepare import PreparedData, prepare_held_out
 from lowregret.engine import Engine
 from lowregret.errors import DivergedError, RecordsError
 from lowregret.export.peft import export_policy, load_adapter
@@ -20,6 +20,7 @@ from lowregret.train.inputs import Say, fits_context, grading, make_engine, make
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.liveness import untrained_experts
 from lowregret.train.loop import OnStep, Pack, rounds
+from lowregret.train.new_tokens import new_token_lines
 from lowregret.train.sft.work import evaluate, mean_nll
 from lowregret.train.trial import begin, settle
 
@@ -55,6 +56,9 @@ def fine_tune(
         with stop_requests(say) as should_stop, grading(spec) as grader:
             engine = make_engine(spec, inputs.source)
             say(engine.forward_path.line())
+            if isinstance(inputs.data, PreparedData):
+                for line in new_token_lines(engine, inputs.data.train, [spec.method]):
+                    say(line)
             workload = make_workload(spec, inputs, engine, grader, say)
             pack = Pack(workload, on_step)
             record = _run_alone(pack, trial, folder, should_stop)

@@ -20,26 +20,32 @@ Deliver = Callable[[Engine, str, TrialRecord], object]
 """(engine, policy, its record): called before trial.json says `finished`, so that what a trial ships exists by then."""
 
 
-def begin(pack: Pack, trial: TrialSpec, folder: Path, checkpoint: Checkpoint | None = None) -> TrialRecord:
-    """Put a trial's policy on the engine under the trial's id, and let it join the pack; returns its record.
+def begin(
+    pack: Pack, trial: TrialSpec, folder: Path, checkpoint: Checkpoint | None = None, *, name: str | None = None
+) -> TrialRecord:
+    """Put a trial's policy on the engine under the trial's name, and let it join the pack; returns its record.
 
-    With a checkpoint that holds it, it goes on from there. The record says `failed` when there was no memory for the
-    policy, else `running`.
+    `name` is what its record and its policy go by, its id when None. With a checkpoint, which must hold it, it goes on
+    from there under the name that it has there. The record says `failed` when there was no memory for the policy, else
+    `running`.
     """
     make_folder(folder)
-    engine, progress = pack.workload.engine, Progress()
+    engine, progress, name = pack.workload.engine, Progress(), name or trial.id
+    if checkpoint is not None:
+        standing = checkpoint.standing(trial)
+        name, progress = standing.name, standing.progress
     try:
-        engine.add_policy(trial.id, trial.method, trial.seed, optimizer=pack.workload.spec.optimizer.name)
+        engine.add_policy(name, trial.method, trial.seed, optimizer=pack.workload.spec.optimizer.name)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return _write(folder, TrialRecord(**_facts(engine, trial), status="failed", error=memory_advice(str(error))))
+        error_text = memory_advice(str(error))
+        return _write(folder, TrialRecord(**_facts(engine, name, trial), status="failed", error=error_text))
     if checkpoint is not None:
-        checkpoint.restore(engine, trial.id)
-        progress = next(member.progress for member in checkpoint.members if member.name == trial.id)
-    size = engine.policies[trial.id].trainable_parameters
-    record = _write(folder, TrialRecord(**_facts(engine, trial, size), status="running"))
-    pack.join(trial.id, trial, folder, progress)
+        checkpoint.restore(engine, name)
+    size = engine.policies[name].trainable_parameters
+    record = _write(folder, TrialRecord(**_facts(engine, name, trial, size), status="running"))
+    pack.join(name, trial, folder, progress)
     return record
 
 
@@ -51,7 +57,7 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     engine, done = pack.workload.engine, member.progress
     found = outcome.evaluation
     record = TrialRecord(
-        **_facts(engine, member.trial, engine.policies[member.name].trainable_parameters),
+        **_facts(engine, member.name, member.trial, engine.policies[member.name].trainable_parameters),
         status=outcome.status,
         test_nll=None if found is None else found.test_nll,
         test_reward=None if found is None else found.test_reward,
@@ -73,9 +79,9 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     return record
 
 
-def _facts(engine: Engine, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
+def _facts(engine: Engine, name: str, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
     return {
-        "id": trial.id,
+        "id": name,
         "method": trial.method.name,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,

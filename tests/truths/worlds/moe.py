@@ -48,14 +48,14 @@ def nature(costs: Costs) -> Nature:
     experts = both - costs.gain * LEARNED
     found = {
         "full": LEARNED,
-        f"lora:{RANK}": both,
+        f"lora:{RANK}:linear": both,
         f"lora:{RANK}:experts": experts,
         f"lora:{ATTENTION}:attention": experts - costs.attention * LEARNED,
         f"lora:{RANK}:attention": experts - 0.3 * LEARNED,
-        f"lora:{RANK}:full-rank-each": both + costs.undivided * LEARNED,
-        f"lora:{RANK}:per-total": both - costs.per_total * LEARNED,
-        f"lora:{RANK}:shared-outer": both - 0.3 * LEARNED,
-    } | {f"lora:{EQUAL[name]}:{name}": both + lacks * LEARNED for name, lacks in costs.equal.items()}
+        f"lora:{RANK}:full-rank-each:linear": both + costs.undivided * LEARNED,
+        f"lora:{RANK}:per-total:linear": both - costs.per_total * LEARNED,
+        f"lora:{RANK}:shared-outer:linear": both - 0.3 * LEARNED,
+    } | {f"lora:{EQUAL[name]}:{name}:linear": both + lacks * LEARNED for name, lacks in costs.equal.items()}
 
     def parameters(method: AnyMethod) -> int:
         """Alike, within a twentieth, where they are compared as such."""

@@ -118,7 +118,7 @@ def test_an_interval_under_the_tolerance_is_low_regret() -> None:
         "rank": 16,
         "learning_rate": 2e-4,
         "batch_size": 8,
-        "targets": ("attention", "mlp"),
+        "targets": ("attention", "mlp", "unembedding"),
         "alternative": None,
     }
     assert "LoRA does as well as full fine-tuning" in verdict.reasons[0]
@@ -319,7 +319,7 @@ def test_a_training_that_did_not_help_is_pointed_out() -> None:
 
 def test_trials_on_different_held_out_examples_cannot_be_paired() -> None:
     study = both(2.001)
-    name = "lora-16_lr0.0002_seed1"
+    name = "lora-16-all_lr0.0002_seed1"
     study.losses[name] = ExampleLosses(nll_sums=study.losses[name].nll_sums, tokens=(1, *TOKENS[1:]))
     with pytest.raises(RecordsError, match=f"{name}/examples.json.*Delete"):
         study.judge()

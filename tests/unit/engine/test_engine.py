@@ -47,10 +47,11 @@ def test_an_unknown_target_leaves_no_policy(engine: Engine) -> None:
 
 def test_trainable_parameters(engine: Engine) -> None:
     """A linear costs rank · (d_in + d_out); FullFT all there is."""
-    matrices = [matrix for matrix in engine.matrices if matrix.group != "unembedding"]
-    policy = engine.add_policy("lora", LoRA(rank=5))
-    assert policy.trainable_parameters == 5 * sum(matrix.d_in + matrix.d_out for matrix in matrices)
-    engine.remove_policy("lora")
+    for targets in ("all", "linear"):
+        matrices = [matrix for matrix in engine.matrices if targets == "all" or matrix.group != "unembedding"]
+        policy = engine.add_policy("lora", LoRA(rank=5, targets=targets))  # type: ignore[arg-type]
+        assert policy.trainable_parameters == 5 * sum(matrix.d_in + matrix.d_out for matrix in matrices)
+        engine.remove_policy("lora")
     full = engine.add_policy("full", FullFT())
     assert full.trainable_parameters == sum(parameter.numel() for parameter in engine.model.parameters())
 
@@ -142,3 +143,30 @@ def test_saved_and_loaded_is_the_same_policy(engine: Engine, bases: ModuleType, 
     assert not bases.same(bases.weights(policy), before)
     assert engine.load("a", tmp_path / "a.safetensors")["note"] == "kept"
     assert bases.same(bases.weights(policy), before)
+
+
+def test_the_loss_taken_with_the_unembedding_is_the_same(bases: ModuleType) -> None:
+    """Beside one that leaves the unembedding out, and the loss said in other words, which computes logits twice."""
+    methods = {
+        "a": LoRA(rank=3),
+        "b": LoRA(rank=3, targets=("attention", "mlp")),
+        "c": LoRA(rank=2, dora=True),
+        "d": LoRA(rank=4, init="pissa"),
+    }
+    batch = collate(bases.examples(6))
+    found = []
+    for loss in (cross_entropy, lambda logprobs, weights: cross_entropy(logprobs, weights)):
+        engine = Engine(bases.small_base("qwen3"))
+        for name, method in methods.items():
+            bases.stir(engine.add_policy(name, method))
+        results = engine.forward_backward(dict.fromkeys(methods, batch), loss)
+        weights = batch.weights[batch.supervised]
+        for name, policy in engine.policies.items():
+            assert results[name].loss.item() == pytest.approx(-(results[name].logprobs @ weights).item(), rel=1e-5)
+            gradients = {weight: value.grad.clone() for weight, value in policy.weights.items()}  # type: ignore[union-attr]
+            found.append((name, gradients))
+    half = len(found) // 2
+    for (name, one), (_, other) in zip(found[:half], found[half:], strict=True):
+        for weight, gradient in one.items():
+            assert gradient.abs().sum() > 0, (name, weight)
+            torch.testing.assert_close(gradient, other[weight], atol=1e-6, rtol=1e-4)

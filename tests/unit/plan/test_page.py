@@ -46,7 +46,10 @@ def test_everything_that_matters_is_on_it(text: object) -> None:
     facts = replace(FACTS, problems=("rows.jsonl:3: broken JSON",))
     plan = make(facts=facts, learning_rate=1e-5)
     said = " ".join(text(plan).split())
-    assert f"Train a LoRA of rank 64 on attention + mlp at learning rate {rate(plan.advice.learning_rate)}" in said
+    assert (
+        f"Train a LoRA of rank 64 on attention + mlp + unembedding at learning rate {rate(plan.advice.learning_rate)}"
+        in said
+    )
     assert "Confidence high" in said
     assert "is one for full fine-tuning" in said
     assert "rows.jsonl:3: broken JSON" in said
@@ -60,7 +63,7 @@ def test_another_method_than_the_advised_is_said_to_be_what_the_table_is_for() -
     assert "You asked for" not in printed(make())
     assert "You asked for full fine-tuning: the table below" in printed(make(method=FullFT()))
     said = printed(make(method=LoRA(rank=4)))
-    assert "You asked for LoRA of rank 4 on attention + mlp" in said
+    assert "You asked for LoRA of rank 4 on attention + mlp + unembedding" in said
     assert "LoRA, rank 4" in said
 
 

@@ -142,7 +142,7 @@ def test_at_the_break_even_rank_both_methods_cost_the_same(name: str) -> None:
     """Against C's own count of multiply-adds; it leaves out what the first matrices need not compute."""
     shapes = find_model(name)
     rank = round(break_even_rank(shapes, LoRA(rank=16)))
-    kinds = ("attention", "mlp", "experts", "adapters")
+    kinds = ("attention", "mlp", "experts", "unembedding", "adapters")
 
     def cost(method: FullFT | LoRA) -> float:
         adds = multiply_adds(shapes, method, 128)

@@ -153,7 +153,7 @@ def test_rewards_that_are_level_are_named(fake_studies: ModuleType, tmp_path: Pa
     best = read_evidence(tmp_path).conditions["main"].best("lora:1")
     assert best is not None
     for rate in (best.learning_rate, 2 * best.learning_rate):
-        (path,) = tmp_path.glob(f"groups/*/trials/lora-1_lr{rate:g}_seed0/trial.json")
+        (path,) = tmp_path.glob(f"groups/*/trials/lora-1-all_lr{rate:g}_seed0/trial.json")
         path.write_text(json.dumps({**json.loads(path.read_text()), "test_reward": 0.95}))
     found = {claim.statement.key: claim for claim in judge_study(read_evidence(tmp_path)).claims}["rl-rank-1"]
     assert found.note == (

@@ -113,7 +113,10 @@ def test_any_text_is_a_method_or_a_validation_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("spelled", "meant"),
     [
-        ("lora:16", LoRA(rank=16, alpha=32, targets=("attention", "mlp"))),
+        ("lora:16", LoRA(rank=16, alpha=32, targets=("attention", "mlp", "unembedding"))),
+        ("lora:16:linear", LoRA(rank=16, targets=("attention", "mlp"))),
+        ("lora:16:unembedding+linear", LoRA(rank=16)),
+        ("lora:16:dora:linear", LoRA(rank=16, dora=True, targets=("attention", "mlp"))),
         ("lora:1:all", LoRA(rank=1)),
         ("lora:8:alpha=16", LoRA(rank=8, alpha=16)),
         ("lora:8:alpha=16:mlp", LoRA(rank=8, alpha=16, targets=("mlp",))),

@@ -55,17 +55,18 @@ class Packs:
         self.packs += 1
         return SimpleNamespace(members={}, trains_base=False, settled=(), save=lambda folder: None)
 
-    def begin(self, pack: Any, trial: TrialSpec, folder: Path, checkpoint: Any) -> TrialRecord:
-        pack.members[trial.id] = trial
+    def begin(self, pack: Any, trial: TrialSpec, folder: Path, checkpoint: Any, *, name: str) -> TrialRecord:
+        assert name == folder.name == trial.id
+        pack.members[name] = SimpleNamespace(trial=trial)
         pack.trains_base = pack.trains_base or isinstance(trial.method, FullFT)
         return self._write(record(trial, "running"))
 
-    def settle(self, pack: Any, member: TrialSpec, outcome: Any, deliver: Any) -> TrialRecord:
-        return self._write(record(member, "finished", test_nll=abs(member.learning_rate - 1e-3) + 1))
+    def settle(self, pack: Any, member: Any, outcome: Any, deliver: Any) -> TrialRecord:
+        return self._write(record(member.trial, "finished", test_nll=abs(member.trial.learning_rate - 1e-3) + 1))
 
     def rounds(self, pack: Any, folder: Path, should_stop: Any) -> Iterator[Any]:
         while pack.members:
-            self.beside.append(list(pack.members.values()))
+            self.beside.append([member.trial for member in pack.members.values()])
             ended = self.draw.sample(list(pack.members), self.draw.randint(1, len(pack.members)))
             yield Round(tuple(pack.members), {}, [(pack.members.pop(name), None) for name in ended])  # type: ignore[misc]
 

@@ -29,7 +29,10 @@ SPEC = build(TrainSpec, {"model": "llama", "data": {"train": "rows.jsonl"}, "bat
 def test_the_advice_is_that_of_the_plan_at_this_batch_and_length() -> None:
     lines = advice_lines(SPEC, SHAPES, DATA, 100, [LoRA(rank=16)])
     rate = recommend(LoRA(rank=64), SHAPES, batch_size=4, steps=100).value
-    assert f"LoRA of rank 64 on attention + mlp at learning rate {rate:.2g}, batch 4; confidence high" in lines[0]
+    assert (
+        f"LoRA of rank 64 on attention + mlp + unembedding at learning rate {rate:.2g}, batch 4; confidence high"
+        in lines[0]
+    )
     assert not any("warning" in line for line in lines)
 
 

@@ -8,6 +8,7 @@ only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,43 +55,57 @@ class Unembedding:
 
     def logprobs(self, logits: Tensor, layout: PassLayout, parts: list[SlotSpan]) -> Float[Tensor, " positions"]:
         """log p(target) of the layout's positions, float32, nats; `logits` are what the model returned."""
+        return self._judged(logits, layout, parts, known_loss=False)[0]
+
+    def cross_entropies(
+        self, logits: Tensor, layout: PassLayout, parts: list[SlotSpan]
+    ) -> tuple[Float[Tensor, " positions"], Mapping[tuple[int, int], Float[Tensor, ""]]]:
+        """(log p(target), losses): `logprobs`, and for those who train the unembedding, or an update of it, the loss.
+
+        A loss, by the (start, stop) of its positions, is −Σ weight · log p, and what its log-probabilities have instead
+        of a gradient: that it is this one spares a product by the vocabulary, and the memory of the logits
+        (`linear_cross_entropy`).
+        """
+        return self._judged(logits, layout, parts, known_loss=torch.is_grad_enabled())
+
+    def _judged(
+        self, logits: Tensor, layout: PassLayout, parts: list[SlotSpan], *, known_loss: bool
+    ) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
+        losses: dict[tuple[int, int], Tensor] = {}
         if not self.chunked:
             logits = logits.reshape(-1, logits.shape[-1])
             if logits.shape[0] != layout.targets.shape[0]:  # a base that reads its unembedding's weight uncalled
                 logits = logits[layout.selected]
-            return token_logprobs(logits / self.temperature, layout.targets)
+            return token_logprobs(logits / self.temperature, layout.targets), losses
         hidden, self._hidden = self._hidden, None
         if hidden is None:
             raise NotImplementedError("the base does not call its unembedding")
-        module = self.module
-        found, start = [], 0
+
+        def judged(own: slice, inputs: Tensor, weight: Tensor, update: tuple[Tensor, Tensor] | None) -> None:
+            if own.stop == own.start:
+                return
+            targets, given = layout.targets[own], {"update": update, **self._transform}
+            if known_loss and own in layout.parts and (update is not None or weight.requires_grad):
+                loss, found = linear_cross_entropy(inputs, weight, targets, layout.weights[own], **given)
+                losses[own.start, own.stop] = loss
+            else:
+                found = linear_logprobs(inputs, weight, targets, **given)
+            pieces.append(found)
+
+        module, pieces, start = self.module, list[Tensor](), 0
         for part in parts:
             if not isinstance(module, LoRALinear) or part.bank not in module.banks:
                 continue
-            found.append(self._base_logprobs(hidden, layout, slice(start, part.start)))
+            plain = slice(start, part.start)
+            judged(plain, hidden[plain], self._weight, None)
             start = part.start
             for slot, size in enumerate(part.sizes):
                 own = slice(start, start + size)
-                inputs, weight, update = adapted_product(module, part, slot, hidden[own], self._weight)
-                found.append(linear_logprobs(inputs, weight, layout.targets[own], update=update, **self._transform))
+                judged(own, *adapted_product(module, part, slot, hidden[own], self._weight))
                 start += size
-        found.append(self._base_logprobs(hidden, layout, slice(start, hidden.shape[0])))
-        return torch.cat([piece for piece in found if piece is not None])
-
-    def trained_cross_entropy(self, layout: PassLayout) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]] | None:
-        """−Σ weight · log p and the log-probabilities, when the unembedding itself trains and products are taken here.
-
-        That the loss is this one spares the gradient of the unembedding a product (`linear_cross_entropy`).
-        """
-        if not self.chunked or self._hidden is None or not (torch.is_grad_enabled() and self._weight.requires_grad):
-            return None
-        hidden, self._hidden = self._hidden, None
-        return linear_cross_entropy(hidden, self._weight, layout.targets, layout.weights, **self._transform)
-
-    def _base_logprobs(self, hidden: Tensor, layout: PassLayout, own: slice) -> Tensor | None:
-        if own.stop == own.start:
-            return None
-        return linear_logprobs(hidden[own], self._weight, layout.targets[own], **self._transform)
+        plain = slice(start, hidden.shape[0])
+        judged(plain, hidden[plain], self._weight, None)
+        return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32), losses
 
     @property
     def _plain(self) -> Any:

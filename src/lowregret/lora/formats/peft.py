@@ -42,6 +42,8 @@ class SavedAdapter:
     """[d_out, rank]."""
     magnitude: Tensor | None = None
     """DoRA's, [d_out]."""
+    base: Tensor | None = None
+    """The weight that it was trained on, where the file has that too: PEFT saves it of an adapted unembedding."""
 
 
 def adapter_config(
@@ -116,11 +118,17 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, SavedAdapter]]
     _refuse_variants(folder, config)
     dora = bool(config.get("use_dora"))
     weights: dict[str, SavedAdapter] = {}
+    read: set[str] = set()
+    """Weights of the base that the file has."""
     for key, tensor in tensors.items():
         match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_A\.weight", key)
         if not match:
             continue
         names = {"b": key.replace(".lora_A.", ".lora_B.")}
+        weight = key.replace("lora_A.weight", "base_layer.weight")
+        if weight in tensors:
+            names["base"] = weight
+            read.add(weight)
         if dora:
             names["magnitude"] = key.replace("lora_A.weight", _MAGNITUDE)
         for name in names.values():
@@ -131,9 +139,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, SavedAdapter]]
         weights[match[1]] = SavedAdapter(
             tensor.to(torch.float32), **{field: tensors[name].to(torch.float32) for field, name in names.items()}
         )
-    if (3 if dora else 2) * len(weights) != len(tensors):
+    if (3 if dora else 2) * len(weights) != len(tensors.keys() - read):
         known = (".lora_A.weight", ".lora_B.weight", *([f".{_MAGNITUDE}"] if dora else []))
-        extra = sorted(key for key in tensors if not key.endswith(known))
+        extra = sorted(key for key in tensors.keys() - read if not key.endswith(known))
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds more than LoRA matrices: {', '.join(extra[:5])}.")
     return config, weights
 

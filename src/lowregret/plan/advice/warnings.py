@@ -77,7 +77,7 @@ def _batch(situation: Situation, planned: PlannedRun) -> Iterator[str]:
 
 
 def _lora(situation: Situation, planned: PlannedRun, method: LoRA) -> Iterator[str]:
-    if method.targets == ("attention",):
+    if method.targets in (("attention",), ("attention", "unembedding")):
         yield "Attention only: clearly worse than the MLP alone, even with more parameters (SCIENCE 3.6). Use `all`."
     even = situation.shapes.hidden_size / 6
     if method.rank > even:

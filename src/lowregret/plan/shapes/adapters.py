@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from lowregret.errors import SpecError, TargetError, did_you_mean
 from lowregret.plan.shapes.weights import Shapes, Weight
 from lowregret.spec.conventions import CONVENTIONS, Convention, expert_rank
-from lowregret.spec.method import TARGET_GROUPS
+from lowregret.spec.method import TARGET_GROUPS, parse_targets
 
 _OUTWARD = re.compile(r"\bdown_proj\b")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,19 +28,19 @@ def ranks_of(shapes: Shapes, rank: int, convention: Convention = "per-active") -
 def lora_parameters(
     shapes: Shapes,
     rank: int,
-    targets: Iterable[str] | Literal["all"] = "all",
+    targets: Iterable[str] = "all",
     convention: Convention = "per-active",
 ) -> dict[str, int]:
     """Trainable parameters under `attention`, `mlp`, `experts` and `unembedding`, 0 where nothing is adapted; under
     `router` too when that is adapted.
 
-    `targets` are those of `LoRA.targets`: groups, or one `re:REGEX` searched for in the module names. `mlp` takes the
-    experts along, which are the MLP of their layers; `experts` alone leaves shared experts and dense layers out. `all`
-    is attention and mlp. TargetError: a target that matches nothing in this model.
+    `targets` are those of `LoRA.targets`: groups, `all`, `linear`, or one `re:REGEX` searched for in the module names.
+    `mlp` takes the experts along, which are the MLP of their layers; `experts` alone leaves shared experts and dense
+    layers out. TargetError: a target that matches nothing in this model.
     """
     each = ranks_of(shapes, rank, convention)
     counts = dict.fromkeys(TARGET_GROUPS, 0)
-    for weight, share in chosen(shapes, (targets,) if isinstance(targets, str) else tuple(targets)):
+    for weight, share in chosen(shapes, targets):
         if weight.kind == "experts":
             counts["experts"] += round(share * _expert_parameters(shapes, weight, each, convention))
         else:
@@ -71,16 +70,18 @@ def _expert_parameters(shapes: Shapes, weight: Weight, rank: int, convention: Co
     return rank * (layers * outer + weight.copies * inner)
 
 
-def chosen(shapes: Shapes, targets: tuple[str, ...]) -> Iterator[tuple[Weight, float]]:
-    """The weights that `targets` name, and which share of each one's copies."""
+def chosen(shapes: Shapes, targets: Iterable[str]) -> Iterator[tuple[Weight, float]]:
+    """The weights that `targets` name, and which share of each one's copies; SpecError for a target unknown."""
+    try:
+        targets = parse_targets(targets)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     if len(targets) == 1 and targets[0].startswith("re:"):
         yield from _matching(shapes, targets[0])
         return
     groups: list[str] = []
     for target in targets:
-        if target not in (*TARGET_GROUPS, "all"):
-            raise SpecError(f"unknown target {target!r}. {did_you_mean(target, (*TARGET_GROUPS, 'all'))}")
-        wanted = {"all": ["attention", "mlp", "experts"], "mlp": ["mlp", "experts"]}.get(target, [target])
+        wanted = ("mlp", "experts") if target == "mlp" else (target,)
         groups += wanted
         if not any(weight.kind in wanted for weight in adaptable(shapes)):
             held = sorted({weight.kind for weight in adaptable(shapes)})

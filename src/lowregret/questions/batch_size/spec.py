@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.questions.question import Once, Question, Ranks, facts, loras
+from lowregret.questions.question import Once, PlacedQuestion, Ranks, facts, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
 
 
-class BatchSizeQuestion(Question):
+class BatchSizeQuestion(PlacedQuestion):
     """SCIENCE 3.5: does LoRA lose more than FullFT as the batch grows, whatever its rank?"""
 
     TITLE: ClassVar[str] = "How large may the batch be?"
@@ -39,5 +39,5 @@ class BatchSizeQuestion(Question):
         for index, batch in enumerate(self.batches):
             start = f"batch-{self.batches[index - 1]}" if index else None
             length = {"batch_size": batch, "steps": self.examples // batch}
-            found += self.pair(f"batch-{batch}", loras(self.ranks), start_from=start, **length)
+            found += self.pair(f"batch-{batch}", loras(self.ranks, self.targets), start_from=start, **length)
         return tuple(found)

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from lowregret.questions.question import FACTS, Question, Ranks, facts, log_spaced, loras, sized
 from lowregret.spec.data import DataSpec
-from lowregret.spec.method import LoRA
+from lowregret.spec.method import LINEAR_TARGETS, LoRA, Targets
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
 
@@ -34,7 +34,7 @@ class CapacityQuestion(Question):
     people: Count = 128
     """Of about 25 bits each."""
     ranks: Ranks = (1, 2, 4, 8, 16, 32)
-    targets: tuple[str, ...] = (r"re:layers\.2\.mlp\.down_proj$",)
+    targets: Targets = (r"re:layers\.2\.mlp\.down_proj$",)
     """Where the adapters are: few matrices, so that the lowest rank has fewer parameters than the facts have bits."""
     elicit: DataSpec = DataSpec(train="builtin:arithmetic:size=4096", max_length=128)
     """Data about what the base knows: there training elicits, so EDL per token falls with their number."""
@@ -58,5 +58,5 @@ class CapacityQuestion(Question):
         evals = (self.first_eval, *log_spaced(-(-steps // 2), steps, max(self.evals, 3)))
         short = {"steps": steps, "batch_size": 8, "evals": tuple(sorted(set(evals)))}
         fresh = sized(self.data, 512).model_copy(update={"max_eval": 256})
-        teach = self.group("teach", loras((16,)), data=fresh, **short)
-        return (*told, teach, self.group("elicit", loras((16,)), data=self.elicit, **short))
+        teach = self.group("teach", loras((16,), LINEAR_TARGETS), data=fresh, **short)
+        return (*told, teach, self.group("elicit", loras((16,), LINEAR_TARGETS), data=self.elicit, **short))

@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lowregret.questions.question import Once, Question, Ranks
+from lowregret.questions.question import Once, PlacedQuestion, Ranks
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
 
 
-class ComputeQuestion(Question):
+class ComputeQuestion(PlacedQuestion):
     """SCIENCE 3.9: time and memory of a LoRA step over those of a FullFT step, against theory.
 
     Measured on bases with random weights, one trial at a time, with nothing else running.

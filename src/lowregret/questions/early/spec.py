@@ -6,12 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lowregret.questions.question import Once, Question, Rank, loras
+from lowregret.questions.question import Once, PlacedQuestion, Rank, loras
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count
 
 
-class EarlyQuestion(Question):
+class EarlyQuestion(PlacedQuestion):
     """SCIENCE 3.4: at one rate, are the curves of all ranks the same at first?"""
 
     TITLE: ClassVar[str] = "The first steps"
@@ -26,4 +26,4 @@ class EarlyQuestion(Question):
     """What counts as early: the differences between ranks after so many steps are those of the claim."""
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        return (self.group("main", loras(self.ranks), learning_rates=(self.learning_rate,)),)
+        return (self.group("main", loras(self.ranks, self.targets), learning_rates=(self.learning_rate,)),)

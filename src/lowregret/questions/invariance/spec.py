@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lowregret.questions.question import Question, Rank
+from lowregret.questions.question import PlacedQuestion, Rank
 from lowregret.spec.method import DEFAULT_ALPHA, LoRA
 from lowregret.spec.optimizer import AdamW
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count
 
 
-class InvarianceQuestion(Question):
+class InvarianceQuestion(PlacedQuestion):
     """SCIENCE 3.10: which changes of alpha, init and rates leave a training as it was?"""
 
     TITLE: ClassVar[str] = "Which settings are the same?"
@@ -34,10 +34,11 @@ class InvarianceQuestion(Question):
     def methods(self) -> tuple[LoRA, ...]:
         """The plain LoRA, its transforms, and those that differ in one invariant."""
         alpha = DEFAULT_ALPHA
-        same = [
-            LoRA(rank=self.rank, alpha=alpha / (p * q), init_scale=p, a_rate=p, b_rate=q) for p, q in self.transforms
-        ]
-        slope = [LoRA(rank=self.rank, alpha=alpha * c) for c in self.changes]
+        same = [self._lora(alpha=alpha / (p * q), init_scale=p, a_rate=p, b_rate=q) for p, q in self.transforms]
+        slope = [self._lora(alpha=alpha * c) for c in self.changes]
         # init over the rate of A changes while alpha · init · rate of B stays
-        moved = [LoRA(rank=self.rank, alpha=alpha / c, init_scale=c) for c in self.changes]
-        return (LoRA(rank=self.rank), *same, *slope, *moved)
+        moved = [self._lora(alpha=alpha / c, init_scale=c) for c in self.changes]
+        return (self._lora(), *same, *slope, *moved)
+
+    def _lora(self, **fields: float) -> LoRA:
+        return LoRA.model_validate({"rank": self.rank, "targets": self.targets, **fields})

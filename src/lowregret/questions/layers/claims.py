@@ -6,6 +6,7 @@ from lowregret.analysis.fits import Estimate
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.layers.spec import LayersQuestion
 from lowregret.spec import LoRA
+from lowregret.spec.method import LINEAR_TARGETS
 
 
 def claims(question: LayersQuestion) -> tuple[Stated[LayersQuestion], ...]:
@@ -50,7 +51,7 @@ def _all(evidence: Evidence[LayersQuestion]) -> Measure:
 
 
 def _shares(evidence: Evidence[LayersQuestion]) -> dict[str, Estimate]:
-    """`attention … over mlp …` and `mlp … over all …` at each rank → how much worse, over what FullFT learns."""
+    """`attention … over mlp …` and `mlp … over both …` at each rank → how much worse, over what FullFT learns."""
     condition = evidence.conditions["main"]
     learned = condition.learned_by_full()
     found: dict[str, Estimate] = {}
@@ -58,12 +59,12 @@ def _shares(evidence: Evidence[LayersQuestion]) -> dict[str, Estimate]:
         return found
     for rank in evidence.question.ranks:
         mlp = LoRA(rank=rank, targets=("mlp",)).name
-        others = LoRA(rank=2 * rank, targets=("attention",)).name, LoRA(rank=rank).name
+        others = LoRA(rank=2 * rank, targets=("attention",)).name, LoRA(rank=rank, targets=LINEAR_TARGETS).name
         worse, gain = condition.difference(others[0], mlp), condition.difference(mlp, others[1])
         if worse is not None:
             found[f"attention {2 * rank} over mlp {rank}"] = worse.over(learned)
         if gain is not None:
-            found[f"mlp {rank} over all {rank}"] = gain.over(learned)
+            found[f"mlp {rank} over both {rank}"] = gain.over(learned)
     return found
 
 

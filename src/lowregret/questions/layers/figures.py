@@ -10,6 +10,7 @@ from lowregret.report.charts.plots import Axis, Reference, Series, curves, fores
 from lowregret.report.charts.ranks import FULL_NAME, NATS
 from lowregret.report.charts.words import label
 from lowregret.spec import LoRA
+from lowregret.spec.method import spell_targets
 
 
 def figures(evidence: Evidence[LayersQuestion]) -> list[Figure]:
@@ -56,7 +57,4 @@ def figures(evidence: Evidence[LayersQuestion]) -> list[Figure]:
 
 def _where(lora: LoRA) -> str:
     """Short enough for the end of a curve."""
-    parts = list(lora.targets)
-    if parts[:2] == ["attention", "mlp"]:
-        parts = ["all", *parts[2:]]
-    return " + ".join("head" if part == "unembedding" else part for part in parts)
+    return spell_targets(lora.targets).replace("+", " + ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from lowregret.questions.question import Question, Ranks
-from lowregret.spec.method import DEFAULT_TARGETS, LoRA
+from lowregret.spec.method import DEFAULT_TARGETS, LINEAR_TARGETS, LoRA
 from lowregret.spec.study import GroupSpec
 
 
@@ -26,8 +26,8 @@ class LayersQuestion(Question):
                 (("mlp",), 1),
                 (("attention",), 2),
                 (("attention",), 1),
+                (LINEAR_TARGETS, 1),
                 (DEFAULT_TARGETS, 1),
-                ((*DEFAULT_TARGETS, "unembedding"), 1),
             )
         ]
         return self.pair("main", tuple(dict.fromkeys(found)))

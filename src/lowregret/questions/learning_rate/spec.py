@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lowregret.questions.question import Question, Ranks, loras
+from lowregret.questions.question import PlacedQuestion, Ranks, loras
 from lowregret.spec.study import GroupSpec
 
 
-class LearningRateQuestion(Question):
+class LearningRateQuestion(PlacedQuestion):
     """SCIENCE 3.2: how far is LoRA's best rate above FullFT's, and does it move with rank?"""
 
     TITLE: ClassVar[str] = "Which learning rate?"
@@ -19,4 +19,4 @@ class LearningRateQuestion(Question):
     ranks: Ranks = (1, 4, 16, 64, 128)
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        return self.pair("main", loras(self.ranks), seeds_at="bracket")
+        return self.pair("main", loras(self.ranks, self.targets), seeds_at="bracket")

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lowregret.questions.question import Question, Rank
 from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention
-from lowregret.spec.method import LoRA
+from lowregret.spec.method import LINEAR_TARGETS, LoRA
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
 
@@ -58,7 +58,7 @@ class MoEQuestion(Question):
     @property
     def both(self) -> LoRA:
         """Attention and experts by the post's convention: what all others are compared with."""
-        return LoRA(rank=self.rank)
+        return LoRA(rank=self.rank, targets=LINEAR_TARGETS)
 
     @property
     def experts(self) -> LoRA:
@@ -71,11 +71,14 @@ class MoEQuestion(Question):
 
     def at_equal_rank(self) -> dict[Convention, LoRA]:
         """The other conventions at `rank`."""
-        return {name: LoRA(rank=self.rank, convention=name) for name in OTHERS}
+        return {name: LoRA(rank=self.rank, targets=LINEAR_TARGETS, convention=name) for name in OTHERS}
 
     def at_equal_parameters(self) -> dict[Convention, LoRA]:
         """The other conventions with as many parameters as per-active has at `rank`."""
-        return {name: LoRA(rank=rank, convention=name) for name, rank in self.equal_parameters.items()}
+        return {
+            name: LoRA(rank=rank, targets=LINEAR_TARGETS, convention=name)
+            for name, rank in self.equal_parameters.items()
+        }
 
     def groups(self) -> tuple[GroupSpec, ...]:
         conventions = (*self.at_equal_rank().values(), *self.at_equal_parameters().values())

@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lowregret.questions.question import Once, Question, Ranks, facts, loras, sized
+from lowregret.questions.question import Once, PlacedQuestion, Ranks, facts, loras, sized
 from lowregret.spec.data import DataSpec
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
 
 
-class RankQuestion(Question):
+class RankQuestion(PlacedQuestion):
     """SCIENCE 3.1: do FullFT and high ranks coincide, and where do low ranks leave the common curve?"""
 
     TITLE: ClassVar[str] = "How much rank is enough?"
@@ -28,5 +28,8 @@ class RankQuestion(Question):
 
     def groups(self) -> tuple[GroupSpec, ...]:
         # Each size searches for itself: a few trials more, and none that another core waits for.
-        pairs = (self.pair(f"size-{size}", loras(self.ranks), data=sized(self.data, size)) for size in self.sizes)
+        pairs = (
+            self.pair(f"size-{size}", loras(self.ranks, self.targets), data=sized(self.data, size))
+            for size in self.sizes
+        )
         return tuple(group for pair in pairs for group in pair)

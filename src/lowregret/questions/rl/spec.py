@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.questions.question import Question, Ranks, loras
+from lowregret.questions.question import PlacedQuestion, Ranks, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.rl import RL, Objective
 from lowregret.spec.study import RL_TOLERANCE, GroupSpec
@@ -15,7 +15,7 @@ from lowregret.spec.trial import Count
 TASK = "builtin:arithmetic:difficulty=5"
 
 
-class RLQuestion(Question):
+class RLQuestion(PlacedQuestion):
     """SCIENCE 3.7: does LoRA match FullFT down to rank 1 where rewards teach, at more learning rates?
 
     A trial samples, so it takes far longer than one of supervised fine-tuning: `study all` leaves the question out.
@@ -50,4 +50,4 @@ class RLQuestion(Question):
         return self
 
     def groups(self) -> tuple[GroupSpec, ...]:
-        return self.pair("main", loras(self.ranks), seeds_at="range", until_gain=self.good)
+        return self.pair("main", loras(self.ranks, self.targets), seeds_at="range", until_gain=self.good)

@@ -6,11 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lowregret.questions.question import Once, Question, Ranks, loras, plain
+from lowregret.questions.question import Once, PlacedQuestion, Ranks, loras, plain
 from lowregret.spec.study import GroupSpec
 
 
-class ScalingQuestion(Question):
+class ScalingQuestion(PlacedQuestion):
     """Which claims drift with the size of the base?"""
 
     TITLE: ClassVar[str] = "What changes with the size of the base?"
@@ -30,5 +30,5 @@ class ScalingQuestion(Question):
     def groups(self) -> tuple[GroupSpec, ...]:
         found: list[GroupSpec] = []
         for model in self.models:
-            found += self.pair(plain(model), loras(self.ranks), model=model, seeds_at="bracket")
+            found += self.pair(plain(model), loras(self.ranks, self.targets), model=model, seeds_at="bracket")
         return tuple(found)

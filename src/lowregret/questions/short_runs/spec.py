@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.questions.question import Question, Ranks, facts, loras
+from lowregret.questions.question import PlacedQuestion, Ranks, facts, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
 
 
-class ShortRunsQuestion(Question):
+class ShortRunsQuestion(PlacedQuestion):
     """SCIENCE 3.3: is the ratio of best rates larger in short runs?
 
     One run at a constant rate passes through all shorter ones, so each trial serves every length.
@@ -39,4 +39,4 @@ class ShortRunsQuestion(Question):
 
     def groups(self) -> tuple[GroupSpec, ...]:
         shared = {"bracket_at": self.lengths, "evals": self.lengths, "seeds_at": "bracket"}
-        return self.pair("main", loras(self.ranks), **shared)
+        return self.pair("main", loras(self.ranks, self.targets), **shared)

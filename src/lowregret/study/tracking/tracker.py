@@ -25,6 +25,7 @@ from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, T
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.study import trial_name
 from lowregret.spec import TrialSpec
 from lowregret.study.observer import Observer
 from lowregret.study.tracking.tools import PROJECT, TOOLS, RunFacts, Tool, ToolRun
@@ -169,7 +170,7 @@ class Tracked:
 
     def _where(self, trial: TrialSpec) -> _Where:
         many = self._folder / TRIALS  # `train` has its one trial in the folder itself
-        home = many / trial.id if many.is_dir() else self._folder
+        home = many / trial_name(self._folder, trial) if many.is_dir() else self._folder
         return _Where(home, self._folder, self._study, self._condition, trial)
 
 
@@ -293,7 +294,8 @@ def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFact
         "batch_size": spec["batch_size"],
         "steps": resolved.get("steps", 0),
     }
-    name = "/".join(part for part in (study, condition, trial.id) if part)
+    called = trial_name(folder, trial)
+    name = "/".join(part for part in (study, condition, called) if part)
     # Hashed: a trial's id may hold what a W&B id must not, or be longer.
-    own = hashlib.sha256(trial.id.encode()).hexdigest()[:12]
+    own = hashlib.sha256(called.encode()).hexdigest()[:12]
     return RunFacts(f"{read_json(file)['id']}-{own}", name, study, config)

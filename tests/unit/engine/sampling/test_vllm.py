@@ -132,3 +132,21 @@ def test_without_vllm_or_a_gpu_it_says_so(bases: ModuleType, monkeypatch: pytest
     Fake(monkeypatch)
     with pytest.raises(SpecError, match="needs a CUDA device; this run is on cpu"):
         VllmSampler(engine, export_policy)
+
+
+def test_a_base_of_which_vllm_takes_no_unembedding_is_told_what_to_do(
+    bases: ModuleType, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ValueError("base_model.model.lm_head is unsupported LoRA weight")
+
+    monkeypatch.setattr(fake, "generate", refuse)
+    engine = on_a_gpu(bases)
+    engine.device = torch.device("cpu")
+    engine.add_policy("all", LoRA(rank=2))
+    engine.add_policy("inside", LoRA(rank=2, targets=("attention", "mlp")))
+    engine.device = torch.device("cuda")
+    with pytest.raises(SpecError, match=r"lm_head is unsupported LoRA weight.*lora:16:linear"):
+        VllmSampler(engine, export_policy).sample({"all": [[4]]}, PARAMS)
+    with pytest.raises(ValueError, match="unsupported"):
+        VllmSampler(engine, export_policy).sample({"inside": [[4]]}, PARAMS)

@@ -196,7 +196,10 @@ def test_what_does_not_fit_and_what_cannot_learn() -> None:
 def test_the_short_form_has_the_answer_and_every_warning() -> None:
     advice = Advice(choose(situation()), 4.5e-4, ("One.", "Two."))
     lines = advice.lines()
-    assert "LoRA of rank 64 on attention + mlp at learning rate 0.00045, batch 32; confidence high" in lines[0]
+    assert (
+        "LoRA of rank 64 on attention + mlp + unembedding at learning rate 0.00045, batch 32; confidence high"
+        in lines[0]
+    )
     assert lines[-2:] == ["plan: warning: One.", "plan: warning: Two."]
     assert advice.as_dict()["method"] == "lora:64"
 

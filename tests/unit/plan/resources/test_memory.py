@@ -42,7 +42,7 @@ def test_ranks_are_stored_padded_those_of_experts_too() -> None:
     assert trainable(LARGE, LoRA(rank=5)) == 2 * trainable(LARGE, LoRA(rank=4))
     # Rank 16 over 8 active experts is 2 for each, stored as 4.
     stored, used = trainable(MIXTURE, LoRA(rank=16)), lora_parameters(MIXTURE, 16)
-    assert stored == 2 * used["experts"] + used["attention"]
+    assert stored == 2 * used["experts"] + used["attention"] + used["unembedding"]
 
 
 def test_the_total_is_the_sum() -> None:

@@ -66,12 +66,12 @@ def test_an_expert_never_gets_less_than_rank_one_and_divisions_round_down() -> N
     assert [ranks_of(shapes, rank, "per-active") for rank in (1, 8, 15, 16)] == [1, 1, 1, 2]
 
 
-def test_all_is_attention_and_mlp_and_a_tied_unembedding_has_an_adapter_of_its_own() -> None:
+def test_all_has_the_unembedding_a_tied_one_too_and_linear_has_not() -> None:
     shapes = find_model("meta-llama/Llama-3.2-1B")
-    both = lora_parameters(shapes, 4, ("attention", "mlp"))
-    assert lora_parameters(shapes, 4) == both
-    assert both["unembedding"] == 0
-    assert lora_parameters(shapes, 4, ("unembedding",))["unembedding"] == 4 * (128_256 + 2048)
+    linear, every = lora_parameters(shapes, 4, "linear"), lora_parameters(shapes, 4)
+    assert linear == lora_parameters(shapes, 4, ("attention", "mlp")) == {**every, "unembedding": 0}
+    assert every["unembedding"] == 4 * (128_256 + 2048)
+    assert round(sum(lora_parameters(find_model("Llama-3.1-8B"), 256).values()) / 1e6, 1) == 705.0
 
 
 def test_a_pattern_takes_the_layers_that_it_matches() -> None:

@@ -47,7 +47,7 @@ def judged(fake: ModuleType, folder: Path, worse: dict[str, float], **changed: A
 
 
 def test_what_the_post_says_holds_where_it_is_so(fake_studies: ModuleType, tmp_path: Path) -> None:
-    worse = {"lora:120:attention": 0.5, "lora:100:attention": 0.8, "lora:100:per-total": 0.3}
+    worse = {"lora:120:attention": 0.5, "lora:100:attention": 0.8, "lora:100:per-total:linear": 0.3}
     found = judged(fake_studies, tmp_path, worse)
     assert {key: claim.ruling for key, claim in found.items()} == dict.fromkeys(found, "holds")
     assert found["moe-attention"].estimate is not None
@@ -59,10 +59,13 @@ def test_what_the_post_says_holds_where_it_is_so(fake_studies: ModuleType, tmp_p
     [
         ("moe-attention", {"lora:100:experts": 0.5}),
         ("moe-all", {"lora:100:experts": 0.5}),
-        ("moe-regret", {"lora:100": 0.5}),
-        ("moe-per-active", {"lora:100": 0.5, "lora:101:per-total": 0.5, "lora:102:full-rank-each": 0.5}),
-        ("moe-undivided", {"lora:100": 0.5}),
-        ("moe-per-total", {"lora:100": 0.5}),
+        ("moe-regret", {"lora:100:linear": 0.5}),
+        (
+            "moe-per-active",
+            {"lora:100:linear": 0.5, "lora:101:per-total:linear": 0.5, "lora:102:full-rank-each:linear": 0.5},
+        ),
+        ("moe-undivided", {"lora:100:linear": 0.5}),
+        ("moe-per-total", {"lora:100:linear": 0.5}),
     ],
 )
 def test_what_is_not_so_does_not_hold(
@@ -71,14 +74,16 @@ def test_what_is_not_so_does_not_hold(
     found = judged(fake_studies, tmp_path, worse)[key]
     assert found.ruling == "does not hold"
     if key == "moe-per-active":
-        assert "Most over lora:99:shared-outer" in found.note
+        assert "Most over lora:99:shared-outer:linear" in found.note
 
 
 def test_adapters_that_are_not_as_large_decide_nothing(fake_studies: ModuleType, tmp_path: Path) -> None:
     unlike = {"equal_parameters": MATCHED | {"shared-outer": 110}, "attention_rank": 94}
     found = judged(fake_studies, tmp_path, {"lora:94:attention": 0.5}, **unlike)
     assert found["moe-per-active"].ruling == found["moe-attention"].ruling == "open"
-    assert "lora:100 has 0.91 times the parameters of lora:110:shared-outer" in found["moe-per-active"].note
+    assert (
+        "lora:100:linear has 0.91 times the parameters of lora:110:shared-outer:linear" in found["moe-per-active"].note
+    )
     assert "Give other ranks" in found["moe-attention"].note
     larger = judged(fake_studies, tmp_path / "more", {"lora:200:attention": 0.5}, attention_rank=200)
     assert larger["moe-attention"].ruling == "holds", "attention may have more"
@@ -88,11 +93,11 @@ def test_a_convention_without_a_result_leaves_the_comparison_of_all_open(
     fake_studies: ModuleType, tmp_path: Path
 ) -> None:
     assert judged(fake_studies, tmp_path, {})["moe-per-active"].ruling == "holds"
-    for file in tmp_path.glob("groups/main.lora/trials/lora-102-full-rank-each_*/trial.json"):
+    for file in tmp_path.glob("groups/main.lora/trials/lora-102-full-rank-each-linear_*/trial.json"):
         file.write_text(file.read_text().replace('"finished"', '"diverged"'))
     claims = {claim.statement.key: claim for claim in judge_study(read_evidence(tmp_path)).claims}
     assert claims["moe-per-active"].ruling == "open"
-    assert "lora:100 and lora:102:full-rank-each cannot be compared" in claims["moe-per-active"].note
+    assert "lora:100:linear and lora:102:full-rank-each:linear cannot be compared" in claims["moe-per-active"].note
 
 
 @pytest.mark.parametrize(
