@@ -121,3 +121,19 @@ def test_a_base_that_is_worse_than_guessing_at_first_is_trained_not_called_diver
     first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     assert first["train_nll"] > 2 * math.log(1024)  # else this tests nothing
     assert json.loads((out / "trial.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("verb", ["train", "compare"])
+@pytest.mark.parametrize(("targets", "warned"), [("linear", True), ("all", False)])
+def test_answers_in_tokens_that_the_base_never_writes_are_warned_of(
+    run: Any, tmp_path: Path, verb: str, targets: str, warned: bool
+) -> None:
+    rows = [{"prompt": f"What is {n} + 1?", "completion": f"@@ {n + 1} @@"} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    methods = ("--method", "lora:2") if verb == "train" else ("--methods", "lora:2,full", "--seeds", 1)
+    rate = ("--learning-rate" if verb == "train" else "--learning-rates", 1e-3)
+    ended = run(verb, "--model", "tiny", "--data", tmp_path / "rows.jsonl", "--max-eval", 2, "--steps", 1,
+                *methods, *rate, "--targets", targets, "--out", tmp_path / "out")  # fmt: skip
+    assert ended.exit_code == 0, ended.stderr
+    said = ended.stdout.partition("step 1/1")[0]
+    assert ("supervised tokens in" in said and "use lora:2." in said) is warned

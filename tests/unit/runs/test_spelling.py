@@ -46,14 +46,14 @@ def test_names_are_respelled_in_texts_and_keys_all_at_once_and_nothing_else() ->
         "lora:16": [1.5, None, "full"],
         "reasons": [
             "The loss of lora:16 is below that of lora:16:attention+mlp+unembedding, and lora:1.",
-            "lora:16:mlp and lora:64 stay, so does xlora:1; (lora:1) and lora:1: do not.",
+            "lora:16:mlp and lora:64 stay, so does xlora:1; (lora:1) and lora:1: do too.",
         ],
     }
     assert respelled(stored, METHODS) == {
         "lora:16:linear": [1.5, None, "full"],
         "reasons": [
             "The loss of lora:16:linear is below that of lora:16, and lora:1:linear.",
-            "lora:16:mlp and lora:64 stay, so does xlora:1; (lora:1:linear) and lora:1: do not.",
+            "lora:16:mlp and lora:64 stay, so does xlora:1; (lora:1:linear) and lora:1:linear: do too.",
         ],
     }
     assert respelled(stored, [FullFT()]) == stored
