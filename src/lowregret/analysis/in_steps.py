@@ -24,7 +24,7 @@ def in_steps(name: str, lag: Lag | None, scale: Scale) -> list[str]:
     else:
         said = (
             f"In steps: {name} reaches where full fine-tuning ends after {_times(lag.factor)} its steps{within}; full "
-            f"fine-tuning would need {_times(1 / lag.factor)} as many for that lead to be gone, if it can."
+            f"fine-tuning needs {_times(1 / lag.factor)} LoRA's."
         )
     costs = [
         f"{_times(value)} the {what}"
