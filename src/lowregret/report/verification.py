@@ -59,7 +59,9 @@ def _trial(home: Path) -> Iterator[str]:
     again = sign * math.fsum(found.loss_sums) / max(sum(found.weights), 1)
     if not math.isclose(again, stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
         yield f"{home.name}: {field} is {stored} in {TRIAL} and {again} by {EXAMPLES}"
-    curve = [loss for metric in read_metrics(home / METRICS) if (loss := metric.test_loss) is not None]
+    if record.search_nll is not None:  # a trial that was judged again has a curve on the first examples only
+        field, stored = "search_nll", record.search_nll
+    curve = [loss for metric in read_metrics(home / METRICS) if (loss := metric.shared_loss) is not None]
     if not curve or not math.isclose(sign * curve[-1], stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
         last = sign * curve[-1] if curve else "missing"
         yield f"{home.name}: {field} is {stored} in {TRIAL} and {last} at the end of {METRICS}"

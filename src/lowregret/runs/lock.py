@@ -57,6 +57,9 @@ def bind_spec(path: Path, spec: Spec, resolved: dict[str, Any], command: str) ->
         ) from None
     if not isinstance(found, dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
+    known = found.get("resolved")
+    if isinstance(known, dict):  # what an earlier version did not resolve is no difference
+        asked["resolved"] = {name: value for name, value in resolved.items() if name in known}
     require_same(path, {k: v for k, v in found.items() if k in asked}, asked)
 
 
