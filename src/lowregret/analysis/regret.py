@@ -14,6 +14,7 @@ from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
 from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.numbers import scale_of
+from lowregret.analysis.settle import settle
 from lowregret.analysis.stats import Interval
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import Recommendation, Verdict
@@ -29,6 +30,7 @@ def judge(
     base_loss: float | None,
     environment: Mapping[str, Any],
     rules: Sequence[str] = (),
+    held_out: int | None = None,
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
@@ -44,6 +46,7 @@ def judge(
         base_loss: held-out loss before training, nats per supervised token or minus the reward.
         environment: copied into the verdict.
         rules: sentences on how the search went about it (`study.search.describe`), copied into the verdict.
+        held_out: examples that the data hold out, more than were used perhaps; None when that is not known.
 
     Raises:
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
@@ -62,7 +65,11 @@ def judge(
     results = {side.name: side.result(intervals.get(side.name)) for side in measured}
     result = None if lora is None else results[lora.name]
     gains = measure_gains(records)
-    said = reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_loss)
+    settling = None
+    noisy = interval is not None and interval.covers_seeds and interval.covers_examples and ruling == "inconclusive"
+    if noisy and interval is not None and tolerance is not None and interval.low <= tolerance <= interval.high:
+        settling = settle(interval, tolerance, measured, held_out, can_grow=not scale.rewards)
+    said = reasons.explain(spec, ruling, lora, full, measured, intervals, chosen, base_loss, settling)
     measured_in = _in_reward if scale.rewards else _in_nats
     return Verdict(
         verdict=ruling,
@@ -76,6 +83,7 @@ def judge(
         full=None if full.test_loss is None else results[full.name],
         search=_search_summary(records, rules),
         gains=gains,
+        settling=settling,
         environment=dict(environment),
     )
 

@@ -15,6 +15,7 @@ from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import read_examples, start_loss, trial_folders
@@ -79,7 +80,9 @@ def _study(folder: Path, lines: list[str]) -> Iterator[str]:
 
 def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     stored = read_record(Verdict, folder / VERDICT)
-    spec = build(CompareSpec, read_json(folder / SPEC)["spec"], source=str(folder / SPEC))
+    head = stored_spec(folder / SPEC)
+    spec = build(CompareSpec, head["spec"], source=str(folder / SPEC))
+    held_out = (head.get("resolved") or {}).get("held_out")
     homes = trial_folders(folder)
     records = [read_record(TrialRecord, home / TRIAL) for home in homes]
     losses = {
@@ -88,8 +91,10 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         if record.status == "finished"
     }
     base = start_loss(folder)
-    again = judge(spec, records, losses, base, stored.environment, stored.search.get("rules", ()))
-    yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{VERDICT}: ")
+    again = judge(spec, records, losses, base, stored.environment, stored.search.get("rules", ()), held_out)
+    said = {"reasons"} | ({"settling"} if stored.settling is None else set())  # sentences on the numbers held here
+    kept, found = (verdict.model_dump(mode="json", exclude=said) for verdict in (stored, again))
+    yield from _differences(kept, found, f"{VERDICT}: ")
     lines.append(f"verdict: {again.verdict}")
 
 

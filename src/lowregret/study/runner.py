@@ -60,7 +60,9 @@ def compare(
         Rejudging(folder, spec, resources, watching).run(session, should_stop)
         records = read_trials(folder)
         before = start_loss(folder)
-        verdict = judge(spec, records, _losses(folder, records), before, environment_of(folder), describe(spec))
+        held_out = inputs.resolved.get("held_out")
+        losses = _losses(folder, records)
+        verdict = judge(spec, records, losses, before, environment_of(folder), describe(spec), held_out)
         keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)
         return verdict
