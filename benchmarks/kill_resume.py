@@ -36,6 +36,7 @@ CHECKPOINT_SECONDS = ("0", "0.3", "60")
 _NOT_REPEATABLE = (
     "seconds",
     "alone_seconds",
+    "evaluation_seconds",
     "peak_memory_bytes",
     "shared_seconds",
     "shared_seconds_alone",
@@ -46,7 +47,7 @@ _NOT_REPEATABLE = (
     "command",
     "checkpoint_seconds",
 )
-_OF_TIME = ("peak memory", "Packing: ", "Stopping early: ")
+_OF_TIME = ("peak memory", "Packing: ", "Stopping early: ", "would settle it")
 
 
 @dataclass(frozen=True)

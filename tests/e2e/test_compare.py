@@ -121,7 +121,7 @@ def test_another_spec_is_refused_and_nothing_changes(
     before = snapshot(study)
     for change, named in (
         (("--steps", 7), ("spec.steps: 6 there, 7 now",)),
-        (("--seeds", 3), ("spec.seeds: 2 there, 3 now",)),
+        (("--seeds", 1), ("spec.seeds: 2 there, 1 now", "seeds can only grow")),
         (("--max-train", 31), ("spec.data.max_train: 32 there, 31 now", "train_data")),
     ):
         ended = run("compare", *study_arguments, *change, "--out", study)

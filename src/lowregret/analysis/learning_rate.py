@@ -34,7 +34,7 @@ class BestRate:
 def search_loss(record: TrialRecord) -> float | None:
     """The loss with which a trial takes part in the search; None when it does not.
 
-    It is in nats per supervised token, or minus the held-out reward.
+    It is in nats per supervised token, or minus the held-out reward, on the held-out examples that all trials share.
 
     A diverged trial is worse than anything. So is a pruned one, whose last evaluation belongs to fewer steps than the
     others' and must not be compared with theirs: it was stopped because it was clearly worse. A failed trial says
@@ -42,9 +42,8 @@ def search_loss(record: TrialRecord) -> float | None:
     """
     if record.status in ("failed", "running"):
         return None
-    if record.status != "finished" or record.test_loss is None or not math.isfinite(record.test_loss):
-        return math.inf
-    return record.test_loss
+    loss = record.shared_loss
+    return loss if record.status == "finished" and loss is not None and math.isfinite(loss) else math.inf
 
 
 def best_rate(records: Sequence[TrialRecord]) -> BestRate:

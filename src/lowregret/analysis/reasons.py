@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -10,18 +9,16 @@ from lowregret.analysis.comparison import Measured
 from lowregret.analysis.in_steps import in_steps
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
+from lowregret.analysis.settle import sentence
 from lowregret.analysis.stats import Interval
 from lowregret.runs.files import TRIAL
-from lowregret.runs.verdict import Lag, MethodResult
+from lowregret.runs.verdict import Lag, MethodResult, Settling
 from lowregret.spec import CompareSpec, FullFT
 
 _POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE 3.2 and 3.3
 _SHORT_UNTIL_STEPS = 300
 """Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
 _TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "full fine-tuning's loss"}
-_MOST_SEEDS = 32
-_MOST_EXAMPLES = 1000
-"""No advice to run with more seeds than this, or with so many times the held-out examples."""
 
 
 def explain(
@@ -35,6 +32,7 @@ def explain(
     base_loss: float | None,
     tolerance: float | None,
     lag: Lag | None,
+    settling: Settling | None = None,
 ) -> list[str]:
     """All sentences, the answer first, then the evidence, then what to be careful about."""
     interval = None if lora is None else intervals[lora.name]
@@ -44,11 +42,9 @@ def explain(
         said.append(_answer(spec, ruling, lora, full, interval, base_loss, tolerance))
         said += obstacles(spec, lora, full, interval)
         if tolerance is None:
-            said.append(
-                "Full fine-tuning has learned nothing here, so there is nothing of which LoRA could keep a share."
-            )
+            said.append("Full fine-tuning has learned nothing here, of which LoRA could keep a share.")
         elif ruling == "inconclusive" and interval.low <= tolerance <= interval.high:
-            said.append(_straddles(interval, tolerance, scale))
+            said.append(_straddles(interval, scale, settling))
         said += in_steps(lora.name, lag, scale)
         said.append(_evidence(lora, full, interval, scale))
     else:
@@ -108,52 +104,6 @@ def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Inter
     return found
 
 
-def settling(interval: Interval, tolerance: float, example: str = "example") -> str:
-    """What would separate the interval from the tolerance if the regret stayed where it is: a sentence.
-
-    The example variance goes as 1/examples and the seed variance as 1/seeds, with their degrees of freedom.
-    """
-    gap = abs(tolerance - interval.value)
-    more_examples = _fewest_examples(interval, gap, interval.seeds)
-    more_seeds = next(
-        (n for n in range(interval.seeds + 1, _MOST_SEEDS + 1) if _narrow(interval, interval.examples, n, gap)), None
-    )
-    options = [
-        *([f"about {more_examples} held-out {example}s (now {interval.examples})"] if more_examples else []),
-        *([f"about {more_seeds} seeds (now {interval.seeds})"] if more_seeds else []),
-    ]
-    if not options:  # neither alone: both in proportion
-        for seeds in range(interval.seeds + 1, _MOST_SEEDS + 1):
-            examples = math.ceil(interval.examples * seeds / interval.seeds)
-            if _narrow(interval, examples, seeds, gap):
-                options = [
-                    f"about {examples} held-out {example}s (now {interval.examples}) together with {seeds} seeds "
-                    f"(now {interval.seeds})"
-                ]
-                break
-    if not options:
-        return (
-            "The regret lies so close to the tolerance that no affordable number of "
-            f"{example}s or seeds would separate them: treat the methods as equal up to the tolerance, or set another "
-            "--tolerance."
-        )
-    return f"If the regret stays where it is, {' or '.join(options)} would settle it."
-
-
-def _narrow(interval: Interval, examples: int, seeds: int, gap: float) -> bool:
-    return interval.resized(examples, seeds).half_width < gap
-
-
-def _fewest_examples(interval: Interval, gap: float, seeds: int) -> int | None:
-    low, high = interval.examples, _MOST_EXAMPLES * interval.examples
-    if not _narrow(interval, high, seeds, gap):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _narrow(interval, middle, seeds, gap) else (middle, high)
-    return high
-
-
 def _answer(
     spec: CompareSpec,
     ruling: str,
@@ -192,12 +142,12 @@ def _answer(
     return f"LoRA does as well as full fine-tuning within the tolerance, over the whole interval: {numbers}"
 
 
-def _straddles(interval: Interval, tolerance: float, scale: Scale) -> str:
-    if not (interval.covers_seeds and interval.covers_examples):
+def _straddles(interval: Interval, scale: Scale, settling: Settling | None) -> str:
+    if settling is None:
         return "The interval reaches from one side of the tolerance to the other."
     return (
         "The interval reaches from one side of the tolerance to the other: the noise is too large to say whether the "
-        f"regret is low. {settling(interval, tolerance, scale.example)}"
+        f"regret is low. {sentence(settling, interval, scale)}"
     )
 
 

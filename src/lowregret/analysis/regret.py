@@ -20,6 +20,7 @@ from lowregret.analysis.in_steps import alternative
 from lowregret.analysis.lag import Curve, measure_lag
 from lowregret.analysis.numbers import scale_of
 from lowregret.analysis.selection import flattery
+from lowregret.analysis.settle import settle
 from lowregret.analysis.stats import Interval
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import IntervalParts, Lag, MethodResult, Recommendation, Ruling, Verdict
@@ -37,6 +38,7 @@ def judge(
     *,
     curves: Mapping[str, Curve] = MappingProxyType({}),
     multiply_adds: Mapping[str, float] = MappingProxyType({}),
+    held_out: int | None = None,
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
@@ -54,6 +56,7 @@ def judge(
         rules: sentences on how the search went about it (`study.search.describe`), copied into the verdict.
         curves: trial id → step → held-out loss, of the finished trials: for the regret in steps.
         multiply_adds: method → of a training step, for what the steps cost.
+        held_out: examples that the data hold out, more than were used perhaps; None when that is not known.
 
     Raises:
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
@@ -80,8 +83,12 @@ def judge(
     result = None if lora is None else results[lora.name]
     lag = None if lora is None or interval is None else steps.lag(lora, interval)
     gains = measure_gains(records)
+    settling = None
+    noisy = interval is not None and interval.covers_seeds and interval.covers_examples and ruling == "inconclusive"
+    if noisy and interval is not None and tolerance is not None and interval.low <= tolerance <= interval.high:
+        settling = settle(interval, tolerance, measured, held_out, can_grow=not scale.rewards)
     judged = intervals if lora is None else {**intervals, lora.name: interval}
-    said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss, tolerance, lag)
+    said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss, tolerance, lag, settling)
     measured_in = _in_reward if scale.rewards else _in_nats
     return Verdict(
         verdict=ruling,
@@ -99,6 +106,7 @@ def judge(
         full=None if full.test_loss is None else results[full.name],
         search=_search_summary(records, rules),
         gains=gains,
+        settling=settling,
         environment=dict(environment),
         judged_by=__version__,
     )

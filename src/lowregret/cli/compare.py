@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
@@ -14,6 +14,9 @@ from lowregret.cli.outcome import command_line, plain, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
 from lowregret.errors import SpecError
 from lowregret.spec import CompareSpec
+
+if TYPE_CHECKING:
+    from lowregret.runs.verdict import Verdict
 
 ASKS = VerbFlags(CompareSpec)
 
@@ -55,20 +58,23 @@ def compare(
     if as_json:
         say_json(plain(verdict))
     else:
-        _show(folder, verdict.reasons, page)
+        _show(folder, verdict, page)
 
 
-def _show(folder: Path, reasons: tuple[str, ...], page: Path) -> None:
+def _show(folder: Path, verdict: Verdict, page: Path) -> None:
     from rich.text import Text
 
+    from lowregret.analysis.settle import settling_command
     from lowregret.cli.progress import make_console
     from lowregret.report.pages.captions import headline
     from lowregret.report.reading import load_study
 
     console = make_console()
     console.print(Text(headline(load_study(folder))))
-    for reason in reasons:
+    for reason in verdict.reasons:
         console.print(Text(f"- {reason}"))
+    for more in () if verdict.settling is None else verdict.settling.options:
+        console.print(Text(f"to settle it: {settling_command(command_line(), str(folder), more)}"), soft_wrap=True)
     console.print(Text(f"report: {page}"), soft_wrap=True)
 
 

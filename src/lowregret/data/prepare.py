@@ -28,6 +28,24 @@ class PreparedData:
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     report: DataReport
+    held_out: int = 0
+    """Held-out examples that there are, those beyond `max_eval` included."""
+    picked: tuple[int, ...] = ()
+    """Positions in `test`, in the order in which a lower `max_eval` would take them; () is the order of `test`."""
+
+    def first(self, count: int) -> tuple[int, ...]:
+        """Positions in `test` of the examples that `max_eval = count` would leave."""
+        return tuple(sorted(self.picked[:count])) if self.picked else tuple(range(min(count, len(self.test))))
+
+    def judged_by(self, count: int) -> PreparedData:
+        """The same with the first `count` held-out examples only."""
+        kept = self.first(count)
+        places = {position: index for index, position in enumerate(kept)}
+        return replace(
+            self,
+            test=tuple(self.test[position] for position in kept),
+            picked=tuple(places[position] for position in self.picked[:count]),
+        )
 
 
 def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
@@ -62,7 +80,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
         ),
         removed_across_split=len(train) - len(kept),
     )
-    return PreparedData(tuple(chosen_train), tuple(chosen_test), report)
+    return PreparedData(tuple(chosen_train), tuple(chosen_test), report, len(test))
 
 
 def prepare_held_out(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[Example, ...], DataReport]:
@@ -154,7 +172,9 @@ def _split(spec: DataSpec, examples: list[Example], found: SplitReport) -> Prepa
             "Give data with more distinct rows, or --eval-data.",
             source=spec.train,
         )
-    test = [examples[index] for index in sorted(test_order[: spec.max_eval])]
+    chosen = test_order[: spec.max_eval]
+    places = {index: position for position, index in enumerate(sorted(chosen))}
+    test = [examples[index] for index in places]
     train = [examples[index] for index in sorted(kept[: spec.max_train])]
     picked = "{:,} of {:,}, picked by the split's shuffle"
     report = DataReport(
@@ -165,7 +185,7 @@ def _split(spec: DataSpec, examples: list[Example], found: SplitReport) -> Prepa
         test_limit=_limit(picked, spec.max_eval, held_out),
         removed_across_split=len(train_order) - len(kept),
     )
-    return PreparedData(tuple(train), tuple(test), report)
+    return PreparedData(tuple(train), tuple(test), report, held_out, tuple(places[index] for index in chosen))
 
 
 def _without(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:

@@ -46,14 +46,6 @@ def byte_count(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def duration(seconds: float) -> str:
-    """Two digits and a unit that fits."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 99.5 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s"
-
-
 def money(value: float) -> str:
     """Dollars."""
     return f"${value:,.0f}" if value >= 100 else f"${value:.2f}" if value >= 0.01 else "under $0.01"

@@ -13,6 +13,7 @@ from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.cost import RunCost, StudyCost, packing_gain, run_cost, study_cost
+from lowregret.plan.resources.evaluation import choose_evaluation
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, shared_adds
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
@@ -38,6 +39,17 @@ class RunShape:
     held_out: int
     """Examples that judge."""
     shared: SharedPrefix = NO_SHARED_PREFIX
+    judged_by_all: bool = False
+    """With rewards every held-out example judges; else as many as keep evaluations within their share."""
+
+    @property
+    def eval_tokens(self) -> float:
+        """Tokens of all evaluations of a trial, as a run that is not told otherwise chooses them."""
+        if self.judged_by_all or not self.held_out:
+            return EVALS * self.held_out * self.mean_length
+        lengths = [self.mean_length] * self.held_out
+        found = choose_evaluation(lengths, self.steps * self.batch_size * self.mean_length, EVALS)
+        return found.evaluations * found.examples * self.mean_length
 
 
 def build_plan(
@@ -80,7 +92,16 @@ def build_plan(
     if hardware is None:
         budget = replace(budget, hardware=budget.cheapest(found.method))
     rows = choice.batch_size * (request.group_size if request.objective == "rl" else 1)
-    work = RunShape(rows, choice.steps, length, mean, share, 0 if facts is None else facts.held_out, budget.shared)
+    work = RunShape(
+        rows,
+        choice.steps,
+        length,
+        mean,
+        share,
+        0 if facts is None else facts.held_out,
+        budget.shared,
+        request.objective == "rl",
+    )
     budget = replace(budget, batch=rows)
     estimator = CostEstimator(shapes, request, work, budget)
     return Plan(
@@ -194,7 +215,7 @@ class CostEstimator:
             length=max(1, round(self.work.mean_length)),
             supervised_share=self.work.supervised_share,
             shared=self.work.shared.for_method(method),
-            eval_tokens=EVALS * self.work.held_out * self.work.mean_length,
+            eval_tokens=self.work.eval_tokens,
             checkpoint_activations=self.request.checkpoint_activations,
             price_per_hour=self.request.price,
             shards=self.request.shards,

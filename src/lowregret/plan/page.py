@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
 from lowregret.plan.advice.choice import Advice
-from lowregret.plan.formatting import bits, byte_count, count, describe, duration, money, rate, share
+from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.spec import FullFT, LoRA

@@ -13,6 +13,7 @@ from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
 from lowregret.runs.atomic import as_record, read_json, read_record
+from lowregret.runs.extension import EXTENDED
 from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
@@ -38,7 +39,7 @@ class StudyRecords:
 
     folder: Path
     command: str
-    """The command line that made the folder, as its spec.json gives it."""
+    """The command line that asked for what the folder has: the last that extended it, or the first."""
     version: str
     """The lowregret that made the folder."""
     spec: CompareSpec
@@ -117,7 +118,7 @@ def load_study(folder: Path) -> StudyRecords:
     metrics = {trial.id: tuple(read_metrics(folder / TRIALS / trial.id / METRICS)) for trial in trials}
     return StudyRecords(
         folder=folder,
-        command=str(head.get("command", "")),
+        command=str([head, *head.get(EXTENDED, ())][-1].get("command", "")),
         version=str(head.get("lowregret", "")),
         spec=spec,
         trials=tuple(trials),

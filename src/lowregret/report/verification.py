@@ -62,7 +62,9 @@ def _trial(home: Path) -> Iterator[str]:
     again = sign * math.fsum(found.loss_sums) / max(sum(found.weights), 1)
     if not math.isclose(again, stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
         yield f"{home.name}: {field} is {stored} in {TRIAL} and {again} by {EXAMPLES}"
-    curve = [loss for metric in read_metrics(home / METRICS) if (loss := metric.test_loss) is not None]
+    if record.search_nll is not None:  # a trial that was judged again has a curve on the first examples only
+        field, stored = "search_nll", record.search_nll
+    curve = [loss for metric in read_metrics(home / METRICS) if (loss := metric.shared_loss) is not None]
     if not curve or not math.isclose(sign * curve[-1], stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
         last = sign * curve[-1] if curve else "missing"
         yield f"{home.name}: {field} is {stored} in {TRIAL} and {last} at the end of {METRICS}"
@@ -85,6 +87,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     head = stored_spec(folder / SPEC)
     spec = build(CompareSpec, head["spec"], source=str(folder / SPEC))
     stored = stored_verdict(folder, head, spec)
+    held_out = (head.get("resolved") or {}).get("held_out")
     homes = trial_folders(folder)
     records = [read_record(TrialRecord, home / TRIAL) for home in homes]
     losses = {
@@ -102,6 +105,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         stored.search.get("rules", ()),
         curves=read_curves(folder, records),
         multiply_adds=read_multiply_adds(folder),
+        held_out=held_out,
     )
     if stored.judged_by is None or _rules(stored.judged_by) != _rules(__version__):
         then = "before 0.3" if stored.judged_by is None else stored.judged_by

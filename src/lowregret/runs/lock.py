@@ -61,12 +61,16 @@ def bind_spec(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command:
     if not isinstance(found, dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
     if not is_older(found.get("lowregret")):
-        require_same(path, {k: v for k, v in found.items() if k in asked}, asked)
-        return
-    today = found | {"lowregret": __version__, "resolved": respelled(found.get("resolved"), spec.asked)}
+        today = found
+    else:
+        today = found | {"lowregret": __version__, "resolved": respelled(found.get("resolved"), spec.asked)}
+    known = today.get("resolved")
+    if isinstance(known, dict):  # what an earlier version did not resolve is no difference
+        asked["resolved"] = {name: value for name, value in resolved.items() if name in known}
     require_same(path, {k: v for k, v in today.items() if k in asked}, asked)
-    (path / VERDICT).unlink(missing_ok=True)  # it has the old names, and is judged again
-    write_json(file, today)
+    if today is not found:
+        (path / VERDICT).unlink(missing_ok=True)  # it has the old names, and is judged again
+        write_json(file, today)
 
 
 def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:

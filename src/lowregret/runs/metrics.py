@@ -38,8 +38,10 @@ def read_metrics(path: Path) -> list[Metric]:
 
 
 def held_out_curve(path: Path) -> dict[int, float]:
-    """Step → held-out loss (`Metric.test_loss`), of the steps that were evaluated."""
-    return {metric.step: loss for metric in read_metrics(path) if (loss := metric.test_loss) is not None}
+    """Step → held-out loss, of the steps that were evaluated.
+
+    It is the `Metric.shared_loss`: on the examples that all trials of the folder share, so that curves compare."""
+    return {metric.step: loss for metric in read_metrics(path) if (loss := metric.shared_loss) is not None}
 
 
 def keep_metrics_until(path: Path, step: int) -> None:

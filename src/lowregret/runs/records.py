@@ -25,6 +25,11 @@ class TrialRecord(Spec):
     test_nll: float | None = None
     """Held-out nats per supervised token at the last evaluation; None before one."""
     test_tokens: int = 0
+    test_examples: int = 0
+    """Held-out examples that judged it; 0 in records from before it was noted."""
+    search_nll: float | None = None
+    """`test_nll` over the held-out examples that all trials of the folder share: the first ones, where later sessions
+    asked for more. None where that is `test_nll`."""
     test_reward: float | None = None
     """With reinforcement learning: mean held-out reward at the last evaluation; None before one."""
     steps: int = 0
@@ -47,6 +52,8 @@ class TrialRecord(Spec):
     trainable_parameters: int = 0
     checkpoint_bytes: int = 0
     """Size of what would be shipped: the adapter, or the whole model."""
+    evaluation_seconds: float = 0.0
+    """Wall time of its last held-out evaluation; of one that it shared with others, its part."""
     error: str | None = None
     pruned_by: str | None = None
     """The id of the trial that a pruned one was compared with."""
@@ -61,6 +68,11 @@ class TrialRecord(Spec):
     def test_loss(self) -> float | None:
         """What a search makes small: `test_nll`, or minus `test_reward`."""
         return self.test_nll if self.test_reward is None else -self.test_reward
+
+    @property
+    def shared_loss(self) -> float | None:
+        """The same on the held-out examples that all trials of the folder share: what rates are compared by."""
+        return self.test_loss if self.search_nll is None else self.search_nll
 
 
 class RewardMetric(Spec):
@@ -101,6 +113,8 @@ class Metric(Spec):
     """Before the step's update, on the step's batch, nats per supervised token."""
     test_nll: float | None = None
     """After the step's update, on the whole held-out set."""
+    search_nll: float | None = None
+    """The same on those held-out examples that all trials of the folder share, where that is not all."""
     test_reward: float | None = None
     """The same with reinforcement learning: the mean reward of held-out problems."""
     rl: RewardMetric | None = None
@@ -112,6 +126,11 @@ class Metric(Spec):
     def test_loss(self) -> float | None:
         """What a search makes small: `test_nll`, or minus `test_reward`."""
         return self.test_nll if self.test_reward is None else -self.test_reward
+
+    @property
+    def shared_loss(self) -> float | None:
+        """The same on the held-out examples that all trials of the folder share: what rates are compared by."""
+        return self.test_loss if self.search_nll is None else self.search_nll
 
 
 class ExampleLosses(Spec):

@@ -151,6 +151,26 @@ class Gains(Spec):
     """Their time, at the pace of the steps that the same trials did take."""
 
 
+class SettlingOption(Spec):
+    """More of something that would settle a verdict, in the same folder."""
+
+    seeds: int | None = None
+    """In all, for --seeds; None when they stay as many."""
+    examples: int | None = None
+    """Held-out examples in all, for --max-eval; None when they stay as many."""
+    seconds: float | None = None
+    """What it takes at the pace of the trials that there are; None when that is not known."""
+
+
+class Settling(Spec):
+    """What would settle an open verdict if the regret stayed where it is."""
+
+    options: tuple[SettlingOption, ...]
+    """Any one of them; none when nothing affordable would."""
+    examples_beyond: int | None = None
+    """Held-out examples that would, but are more than the folder can take."""
+
+
 class Verdict(Spec):
     """`verdict.json`: the answer and its evidence (docs/design.md, The verdict)."""
 
@@ -182,6 +202,8 @@ class Verdict(Spec):
     search: dict[str, Any] = Field(default_factory=dict)
     """Counts: trials run, pruned, diverged, and the stopping rule in words."""
     gains: Gains | None = None
+    settling: Settling | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a verdict that noise leaves open."""
     environment: dict[str, Any] = Field(default_factory=dict)
     judged_by: str | None = None
     """The lowregret by whose rules; None before 0.3."""

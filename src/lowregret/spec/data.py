@@ -30,7 +30,8 @@ class DataSpec(Spec):
     max_train: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
     """Use only the first so many training examples; all when not given."""
     max_eval: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
-    """Use only the first so many held-out examples; all when not given."""
+    """Use only the first so many held-out examples. When not given, `compare` and `train` take as many as keep a
+    trial's evaluations within a fifth of its training, 8 at least; with rewards, and in studies, all."""
     eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, gt=0, lt=1)
     """Share of the training rows that is held out when there are no `eval` rows."""
     split_seed: int = Field(default=0, ge=0)

@@ -9,14 +9,14 @@ from pathlib import Path
 from lowregret.engine import Engine
 from lowregret.errors import ModelError
 from lowregret.models.targets import find_targets
-from lowregret.runs.atomic import write_json
+from lowregret.runs.atomic import read_json, write_json
 from lowregret.runs.files import BASE
 from lowregret.runs.study import start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
 from lowregret.tasks import Grader
 from lowregret.train.inputs import RunInputs, Say, make_engine, make_workload
 from lowregret.train.members import Workload
-from lowregret.train.sft.work import evaluate, mean_nll
+from lowregret.train.sft.work import evaluate, mean_nll, shared_nll
 
 
 class TrialResources:
@@ -48,7 +48,7 @@ class TrialResources:
         return self._engine
 
     def workload(self) -> Workload:
-        return make_workload(self.spec, self.inputs, self.engine(), self._grader, self._say)
+        return make_workload(self.inputs, self.engine(), self._grader, self._say)
 
     def discard_engine(self) -> None:
         """The base has been trained: what comes next needs another."""
@@ -64,7 +64,7 @@ def _set_aside() -> None:
 
 
 def measure_base(folder: Path, resources: TrialResources) -> None:
-    """base.json: the held-out loss before any training, nats per supervised token; measured once a folder.
+    """base.json: the held-out loss before any training, nats per supervised token; measured once for a held-out set.
 
     With reinforcement learning every trial is evaluated before its first step: `runs.study` finds the base there.
     """
@@ -72,7 +72,7 @@ def measure_base(folder: Path, resources: TrialResources) -> None:
     if isinstance(resources.spec.objective, RL):
         if not path.exists():
             write_json(path, {"objective": "rl"})
-    elif not path.exists():
+    elif not path.exists() or _outgrown(path, resources):
         losses = evaluate(resources.engine(), ["base"], resources.inputs.examples.test)["base"]
         nll = mean_nll(losses)
         if not math.isfinite(nll):
@@ -80,5 +80,16 @@ def measure_base(folder: Path, resources: TrialResources) -> None:
                 f"{resources.spec.model}: the base's own held-out loss is {nll}, so nothing can be compared "
                 "with it. Try --precision float32, or other data."
             )
-        write_json(path, {"test_nll": nll, "test_tokens": sum(losses.tokens)})
+        shared = shared_nll(losses, resources.inputs.shared)
+        first = {} if shared is None else {"search_nll": shared}
+        write_json(path, {"test_nll": nll, "test_tokens": sum(losses.tokens), **first})
     start_loss(folder)  # tells of a file that is damaged before anything is trained
+
+
+def _outgrown(path: Path, resources: TrialResources) -> bool:
+    """Whether the base was measured on fewer held-out examples than there are now."""
+    found = read_json(path)
+    tokens = found.get("test_tokens") if isinstance(found, dict) else None
+    return resources.inputs.shared is not None and tokens != sum(
+        example.supervised_tokens for example in resources.inputs.examples.test
+    )

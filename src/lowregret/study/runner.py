@@ -15,8 +15,9 @@ from lowregret.data.prepare import PreparedData
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
+from lowregret.runs.extension import extend_spec, known_choices
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
-from lowregret.runs.lock import bind_spec, lock_run
+from lowregret.runs.lock import lock_run
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
     environment_of,
@@ -24,12 +25,14 @@ from lowregret.runs.study import (
     read_curves,
     read_examples,
     read_multiply_adds,
+    read_trials,
     start_loss,
     trial_folder,
 )
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
 from lowregret.study.observer import Observer, Silent
+from lowregret.study.rejudge import Rejudging
 from lowregret.study.resources import TrialResources, measure_base
 from lowregret.study.scheduler import Scheduler
 from lowregret.study.search import describe
@@ -48,17 +51,18 @@ def compare(
 ) -> Verdict:
     """Answer "LoRA or full fine-tuning?" for a base and data, and leave the evidence in `out`.
 
-    Started again with the same spec it goes on, and repeats at most the steps since the last checkpoint. Raises
+    Started again with the same spec it goes on, and repeats at most the steps since the last checkpoint. With more
+    seeds, methods, listed rates or held-out examples it trains what is missing (`runs.extension`). Raises
     LowregretError, or Interrupted after a clean stop.
     """
     watching = observer or Silent()
     with lock_run(Path(out)) as folder, stop_requests(watching.say) as should_stop, grading(spec) as grader:
         session = environment()
-        inputs = open_inputs(spec, watching.say)
+        inputs = open_inputs(spec, watching.say, known_choices(folder))
         for line in inputs.advice(spec.methods):
             watching.say(line)
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
-        bind_spec(folder, spec, {**inputs.resolved, "priors": priors}, command)
+        extend_spec(folder, spec, {**inputs.resolved, "priors": priors}, command, inputs.first_test_data)
         make_folder(folder / TRIALS)
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)
@@ -68,7 +72,8 @@ def compare(
             for line in new_token_lines(resources.engine(), inputs.data.train, spec.methods):
                 watching.say(line)
         scheduler.run(resources, session, should_stop)
-        records = scheduler.records
+        Rejudging(folder, spec, resources, watching).run(session, should_stop)
+        records = read_trials(folder)
         verdict = judge(
             spec,
             records,
@@ -78,6 +83,7 @@ def compare(
             describe(spec),
             curves=read_curves(folder, records),
             multiply_adds=read_multiply_adds(folder),
+            held_out=inputs.resolved.get("held_out"),
         )
         keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,8 +49,13 @@ class Scheduler:
         priors: Mapping[str, float],
         watching: Observer,
         deliver: Deliver | None = None,
+        only: Sequence[TrialSpec] | None = None,
     ) -> None:
-        """`deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept."""
+        """`deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
+
+        `only` these trials are trained, whatever the search would ask for.
+        """
+        self._only = only
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder)
@@ -60,6 +65,9 @@ class Scheduler:
 
     def wanted(self) -> list[TrialSpec]:
         """The trials that the search asks for, those in training among them."""
+        if self._only is not None:
+            ended = {record.id for record in self.ended()}
+            return [trial for trial in self._only if trial.id not in ended]
         if isinstance(self.spec, CompareSpec):
             return next_trials(self.spec, self.priors, self.records)
         return group_trials(self.spec, self.priors, self.records, self._curve)
@@ -179,7 +187,9 @@ class Scheduler:
         return waiting[0] if waiting and not pack.members else None
 
     def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
-        if isinstance(self.spec, CompareSpec):
+        if self._only is not None:
+            expected = len(self._only)
+        elif isinstance(self.spec, CompareSpec):
             expected = total_estimate(self.spec, self.records)
         else:
             expected = group_estimate(self.spec, self.records)

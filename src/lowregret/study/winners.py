@@ -1,4 +1,5 @@
-"""Whose weights a study keeps: of each method the best trial's while it goes on, of each kind the winner's after."""
+"""Whose weights a study keeps: of each method the best trial's, and the adapters at its best rate; of each kind the
+winner's."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from lowregret.analysis.learning_rate import best_rate
 from lowregret.engine import Engine
 from lowregret.export.peft import export_policy
 from lowregret.runs.atomic import read_record, write_json, writing
@@ -14,28 +16,44 @@ from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, TRIAL
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import shipped_folder, trial_folder
 from lowregret.runs.verdict import Verdict
+from lowregret.spec import LoRA
 
 
 def best_of(method: str, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The finished trial of a method with the lowest loss, or highest reward: the one whose weights are kept."""
+    """The finished trial of a method with the lowest loss, or highest reward, on the examples that all share."""
     finished = [record for record in records if record.method == method and record.status == "finished"]
     return min(finished, key=_loss, default=None)
+
+
+def keeping(method: str, records: Sequence[TrialRecord]) -> set[str]:
+    """The ids of a method's trials whose weights are kept: the best one, and all LoRAs at the best rate.
+
+    Adapters are small, and with them more held-out examples train nothing; of whole models there is one, since a study
+    of a large base must fit on the disk.
+    """
+    best = best_of(method, records)
+    if best is None:
+        return set()
+    own = [record for record in records if record.method == method and record.status == "finished"]
+    rate = best_rate(own).learning_rate
+    adapters = {r.id for r in own if isinstance(r.spec.method, LoRA) and r.learning_rate == rate}
+    return {best.id, *adapters}
 
 
 def keep_if_best(
     engine: Engine, policy: str, record: TrialRecord, records: Sequence[TrialRecord], folder: Path
 ) -> None:
-    """Ship a finished trial's weights to its folder, unless one of the others is better."""
-    best = best_of(record.method, [other for other in records if other.id != record.id])
-    if best is None or _loss(record) <= _loss(best):  # of equals, the first by name is the best
+    """Ship a finished trial's weights to its folder, if they are among those that are kept."""
+    known = sorted([*(other for other in records if other.id != record.id), record], key=lambda each: each.id)
+    if record.id in keeping(record.method, known):
         export_policy(engine, policy, trial_folder(folder, record.id) / shipped_folder(record))
 
 
 def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
-    """Of each method only the best trial keeps its weights: a study of a large base must fit on the disk."""
+    """Of each method only the trials that `keeping` names have their weights."""
+    kept = {name for method in {record.method for record in records} for name in keeping(method, records)}
     for record in records:
-        best = best_of(record.method, records)
-        if record.status != "running" and best is not None and record.id != best.id:
+        if record.status != "running" and record.id not in kept and best_of(record.method, records) is not None:
             shutil.rmtree(trial_folder(folder, record.id) / shipped_folder(record), ignore_errors=True)
 
 
@@ -54,7 +72,9 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
             continue
         source = trial_folder(folder, winner.id) / shipped_folder(winner)
         target = folder / BEST / kind
-        if (target / TRIAL).exists() and read_record(TrialRecord, target / TRIAL).id == winner.id:
+        if (target / TRIAL).exists() and (before := read_record(TrialRecord, target / TRIAL)).id == winner.id:
+            if before != winner:  # judged again
+                write_json(target / TRIAL, winner)
             continue
         partial = target.with_name(kind + ".partial")
         with writing(target):
@@ -66,7 +86,7 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
 
 
 def _loss(record: TrialRecord) -> float:
-    loss = record.test_loss
+    loss = record.shared_loss
     return float("inf") if loss is None else loss
 
 

@@ -36,6 +36,8 @@ class Progress(Spec):
     """Its share of the time of its training steps in passes with others."""
     shared_seconds_alone: float = 0.0
     """An estimate of what those steps would have taken alone."""
+    evaluation_seconds: float = 0.0
+    """Its share of the time of its last held-out evaluation."""
     alone_seconds_per_token: float | None = None
     """What that estimate goes by: the time of its second step, which has passes of its own."""
 

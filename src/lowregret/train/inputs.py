@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,10 @@ from lowregret.errors import SpecError
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
-from lowregret.spec import RL, FullFT, LoRA, TrainingSpec
+from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
+from lowregret.train.judging import choose_judging
 from lowregret.train.members import Workload
 from lowregret.train.prior import shapes_from
 from lowregret.train.rl.problems import Problems, Prompt, prepare_problems
@@ -34,6 +35,7 @@ class RunInputs:
     """What a run knows before it loads any weights."""
 
     spec: TrainingSpec
+    """With the evaluations that were chosen."""
     source: Source
     data: PreparedData | Problems
     steps: int
@@ -41,6 +43,8 @@ class RunInputs:
     """The base's transformers configuration."""
     device: str
     dtype: str
+    shared: tuple[int, ...] | None = None
+    """Positions of the held-out examples by which the folder's first trials were judged; None for all."""
 
     @property
     def examples(self) -> PreparedData:
@@ -51,6 +55,10 @@ class RunInputs:
     @property
     def resolved(self) -> dict[str, Any]:
         """For spec.json: what the spec leaves open."""
+        evals = self.spec.evals
+        chosen: dict[str, Any] = {}
+        if isinstance(self.data, PreparedData) and not isinstance(self.spec, GroupSpec):
+            chosen = {"held_out": self.data.held_out, **({"evals": list(evals)} if isinstance(evals, tuple) else {})}
         return {
             "steps": self.steps,
             "train_examples": len(self.data.train),
@@ -59,7 +67,14 @@ class RunInputs:
             "test_data": fingerprint(self.data.test),
             "device": self.device,
             "dtype": self.dtype,
+            **chosen,
         }
+
+    def first_test_data(self, count: int) -> str:
+        """The fingerprint of the first so many held-out examples."""
+        if isinstance(self.data, Problems):
+            return fingerprint(self.data.test[:count])
+        return fingerprint([self.data.test[position] for position in self.data.first(count)])
 
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
@@ -83,12 +98,16 @@ class RunInputs:
         return advice_lines(self.spec, shapes, self.data, self.steps, methods, learning_rate)
 
 
-def open_inputs(spec: TrainingSpec, say: Say) -> RunInputs:
-    """Resolve the base, prepare the data, and say what was found and filled in."""
+def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None = None) -> RunInputs:
+    """Resolve the base, prepare the data, and say what was found and filled in.
+
+    `stored` is what a run of this folder has resolved before: what was chosen then is kept.
+    """
     source = resolve(spec.model)
     config = load_config(source)
     device = choose_device(spec.device)
     data: PreparedData | Problems
+    shared = None
     if isinstance(spec.objective, RL):
         data = prepare_problems(spec.data, spec.objective, load_tokenizer(source), say)
         _completions_fit(data, config, spec.objective)
@@ -97,8 +116,16 @@ def open_inputs(spec: TrainingSpec, say: Say) -> RunInputs:
         for line in data.report.lines():
             say(line)
         fits_context((*data.train, *data.test), config, spec.data.max_length)
+        judging = choose_judging(spec, data, stored)
+        if judging.line:
+            say(judging.line)
+        data = judging.data
+        if judging.evals is not None:
+            spec = spec.model_copy(update={"evals": judging.evals})
+        first = len(data.test) if stored is None else stored.get("search_examples", stored["test_examples"])
+        shared = data.first(first) if first < len(data.test) else None
     dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
-    return RunInputs(spec, source, data, total_steps(spec, len(data.train)), config, str(device), dtype)
+    return RunInputs(spec, source, data, total_steps(spec, len(data.train)), config, str(device), dtype, shared)
 
 
 def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
@@ -153,12 +180,11 @@ def grading(spec: TrainingSpec) -> Iterator[Grader | None]:
         yield grader
 
 
-def make_workload(
-    spec: TrainingSpec, inputs: RunInputs, engine: Engine, grader: Grader | None, say: Say = lambda line: None
-) -> Workload:
+def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say: Say = lambda line: None) -> Workload:
     """What the trials of a run share, by its objective."""
+    spec = inputs.spec
     if grader is None:
-        return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test)
+        return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test, inputs.shared)
     assert isinstance(inputs.data, Problems)
     reference = None
     if isinstance(spec.objective, RL) and spec.objective.kl and spec.trains_base:

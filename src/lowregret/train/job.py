@@ -11,6 +11,7 @@ from lowregret.errors import DivergedError, RecordsError
 from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import load_config, load_tokenizer, resolve
 from lowregret.runs.atomic import read_record
+from lowregret.runs.extension import known_choices
 from lowregret.runs.files import ADAPTER, MODEL, TRIAL
 from lowregret.runs.lock import bind_spec, lock_run
 from lowregret.runs.records import TrialRecord
@@ -39,7 +40,7 @@ def fine_tune(
     Raises LowregretError (DivergedError when the loss left the region of sense) or Interrupted after a clean stop.
     """
     with lock_run(Path(out)) as folder:
-        inputs = open_inputs(spec, say)
+        inputs = open_inputs(spec, say, known_choices(folder))
         rate = inputs.prior(spec.method).value if spec.learning_rate == "auto" else spec.learning_rate
         for line in inputs.advice([spec.method], rate):
             say(line)
@@ -59,7 +60,7 @@ def fine_tune(
             if isinstance(inputs.data, PreparedData):
                 for line in new_token_lines(engine, inputs.data.train, [spec.method]):
                     say(line)
-            workload = make_workload(spec, inputs, engine, grader, say)
+            workload = make_workload(inputs, engine, grader, say)
             pack = Pack(workload, on_step)
             record = _run_alone(pack, trial, folder, should_stop)
         for line in untrained_experts([folder]):

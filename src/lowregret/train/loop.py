@@ -152,7 +152,10 @@ class Pack:
             return {}
         began = time.perf_counter()
         measured = self._step.evaluate(due)
-        _share(elapsed, time.perf_counter() - began, {member.name: 1 for member in due})
+        seconds = time.perf_counter() - began
+        _share(elapsed, seconds, {member.name: 1 for member in due})
+        for member in due:
+            self._change(member, evaluation_seconds=seconds / len(due))
         found: dict[str, Evaluation] = {}
         for member in due:
             evaluation = measured[member.name]
@@ -171,6 +174,7 @@ class Pack:
             tokens=member.progress.tokens,
             train_nll=result.train_nll,
             test_nll=None if evaluation is None else evaluation.test_nll,
+            search_nll=None if evaluation is None else evaluation.search_nll,
             test_reward=None if evaluation is None else evaluation.test_reward,
             lr=result.learning_rate,
             grad_norm=result.grad_norm,

@@ -24,11 +24,15 @@ class Evaluation:
 
     examples: ExampleLosses | ExampleRewards
     test_nll: float | None = None
+    search_nll: float | None = None
+    """On the held-out examples that all trials of the folder share, where that is not all."""
     test_reward: float | None = None
 
     @property
     def loss(self) -> float:
-        """What is to be small."""
+        """What is to be small, on the examples that all trials share."""
+        if self.search_nll is not None:
+            return self.search_nll
         if self.test_nll is not None:
             return self.test_nll
         assert self.test_reward is not None

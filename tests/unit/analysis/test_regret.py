@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowregret.analysis.reasons import settling
 from lowregret.analysis.regret import judge
-from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.records import ExampleLosses, ExampleRewards, Status, TrialRecord
@@ -364,31 +362,6 @@ def test_a_verdict_survives_its_file(tmp_path: Any) -> None:
     for verdict in (both(2.001).judge(), Study(compare()).judge()):
         write_json(tmp_path / "verdict.json", verdict)
         assert read_record(Verdict, tmp_path / "verdict.json") == verdict
-
-
-def _noisy() -> Interval:
-    rng = np.random.default_rng(0)
-    tokens = np.full(EXAMPLES, 5)
-    values = 5 * (rng.normal(size=(1, EXAMPLES)) * 0.05 + rng.normal(size=(3, 1)) * 0.004)
-    return paired_difference(values, np.zeros_like(values), tokens)
-
-
-def test_the_advice_on_more_data_would_suffice() -> None:
-    found = _noisy()
-    for gap in (0.9, 0.6, 0.4, 0.3):
-        said = settling(found, found.value + gap * found.half_width)
-        numbers = [int(word) for word in said.replace("(", "").replace(")", "").split() if word.isdigit()]
-        if "together" in said:
-            options = [(numbers[0], numbers[2])]
-        else:
-            pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
-            options = [(n, 3) if now == EXAMPLES else (EXAMPLES, n) for n, now in pairs]
-        assert options
-        for examples, seeds in options:
-            assert found.resized(examples, seeds).half_width < gap * found.half_width
-            if seeds == 3:
-                assert found.resized(examples - 1, seeds).half_width >= gap * found.half_width
-    assert "no affordable number" in settling(found, found.value)
 
 
 def test_a_lora_with_complete_evidence_is_judged_before_one_without_a_bracket() -> None:

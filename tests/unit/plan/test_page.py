@@ -8,9 +8,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DataFacts
 from lowregret.plan import page
-from lowregret.plan.formatting import byte_count, duration, money, rate, share
+from lowregret.plan.formatting import byte_count, money, rate, share
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware

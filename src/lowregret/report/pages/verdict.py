@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from lowregret.analysis.settle import settling_command
 from lowregret.report.charts import words
 from lowregret.report.pages.captions import headline
 from lowregret.report.pages.document import reproduce, section
@@ -25,7 +26,8 @@ def head(study: StudyRecords) -> str:
         f"{escape(study.spec.model)} on {escape(study.spec.data.train)}</p>\n"
         f"<h1>{said}</h1>\n"
         f"{_facts(study)}\n</header>\n"
-        f'<div class="columns">\n<section aria-labelledby="why"><h2 id="why">Why</h2>\n<ul>{reasons}</ul></section>\n'
+        f'<div class="columns">\n<section aria-labelledby="why"><h2 id="why">Why</h2>\n<ul>{reasons}</ul>'
+        f"{_settling(study)}</section>\n"
         f"{_recommendation(study)}\n</div>\n"
     )
 
@@ -62,6 +64,15 @@ def _facts(study: StudyRecords) -> str:
         for name, value, note in facts
     )
     return f'<dl class="facts">{tiles}</dl>' if tiles else ""
+
+
+def _settling(study: StudyRecords) -> str:
+    """The commands, any one of which would settle the verdict."""
+    settling = study.verdict.settling
+    if settling is None or not settling.options or not study.command.startswith("lowregret "):
+        return ""
+    commands = [settling_command(study.command, str(study.folder), option) for option in settling.options]
+    return f"<h3>To settle it</h3>\n<pre>{escape(chr(10).join(commands))}</pre>"
 
 
 def _recommendation(study: StudyRecords) -> str:

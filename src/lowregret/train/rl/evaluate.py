@@ -67,7 +67,7 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     if adapter is not None:
         policy = load_adapter(engine, "adapter", adapter).name
     with grading(spec) as grader:
-        workload = make_workload(spec, inputs, engine, grader, say)
+        workload = make_workload(inputs, engine, grader, say)
         assert isinstance(workload, RLWorkload)
         count = spec.objective.eval_samples
         sampling = Sampling(engine, spec.objective, workload.grade, say, workload.longest_row)

@@ -33,6 +33,8 @@ class SFTWorkload:
     spec: TrainingSpec
     train: Sequence[Example]
     test: Sequence[Example]
+    shared: tuple[int, ...] | None = None
+    """Positions in `test` of the examples by which all trials of the folder are judged; None for all."""
 
     @property
     def test_tokens(self) -> int:
@@ -53,6 +55,14 @@ class SFTWorkload:
 def mean_nll(losses: ExampleLosses) -> float:
     """Nats per supervised token over a whole held-out set."""
     return math.fsum(losses.nll_sums) / max(sum(losses.tokens), 1)
+
+
+def shared_nll(losses: ExampleLosses, shared: Sequence[int] | None) -> float | None:
+    """The same over those examples alone; None for all."""
+    if shared is None:
+        return None
+    kept = [(losses.nll_sums[position], losses.tokens[position]) for position in shared]
+    return math.fsum(nll for nll, _ in kept) / max(sum(tokens for _, tokens in kept), 1)
 
 
 def evaluate(engine: Engine, policies: Sequence[str], examples: Sequence[Example]) -> dict[str, ExampleLosses]:
@@ -107,7 +117,7 @@ class SFTStepper:
             if isinstance(losses, TrialOutcome):
                 found[name] = losses
             elif math.isfinite(nll := mean_nll(losses)):
-                found[name] = Evaluation(losses, test_nll=nll)
+                found[name] = Evaluation(losses, nll, shared_nll(losses, self.workload.shared))
             else:
                 found[name] = TrialOutcome("diverged", error=f"the held-out loss is {nll} after step {steps[name]}.")
         return found

@@ -1,0 +1,79 @@
+"""Which held-out examples judge a run, and after which steps: chosen once, then kept by its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lowregret.data.prepare import PreparedData
+from lowregret.plan.resources.evaluation import EVALUATION_SHARE, choose_evaluation, evaluation_share
+from lowregret.spec import GroupSpec, TrainingSpec
+from lowregret.train.schedule import eval_steps, total_examples, total_steps
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How the trials of a run are judged."""
+
+    data: PreparedData
+    evals: tuple[int, ...] | None
+    """Steps after which a trial is evaluated, where that is not as the spec says."""
+    line: str
+    """To be said; "" for nothing."""
+
+
+def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, Any] | None) -> Judging:
+    """What the spec says, or what keeps evaluations within a fifth of the training; or what was chosen before.
+
+    Args:
+        spec: of supervised fine-tuning.
+        data: with the held-out examples that `spec.data.max_eval` leaves.
+        stored: `resolved` of the folder's spec.json, when it has one. One from before there was a choice has no `evals`
+            and was judged by all examples and as its spec says.
+    """
+    if isinstance(spec, GroupSpec):
+        return Judging(data, None, "")
+    steps = total_steps(spec, len(data.train))
+    asked = sorted(eval_steps(spec.evals, steps))
+    train_tokens = total_examples(spec, len(data.train)) * _mean([len(row.token_ids) for row in data.train])
+    if stored is not None:
+        evals = tuple(stored["evals"]) if "evals" in stored else None
+        kept = data if spec.data.max_eval is not None else data.judged_by(stored["test_examples"])
+        return Judging(kept, evals, _cost(kept, len(evals or asked), train_tokens))
+    if spec.data.max_eval is not None:
+        return Judging(data, tuple(asked), _cost(data, len(asked), train_tokens))
+    order = data.picked or range(len(data.test))
+    lengths = [len(data.test[position].token_ids) for position in order]
+    fewest = len(asked) if "evals" in spec.model_fields_set else 1
+    found = choose_evaluation(lengths, train_tokens, len(asked), fewest=fewest)
+    left = tuple(asked[-found.evaluations :])
+    if found.examples == len(data.test) and len(left) == len(asked):
+        return Judging(data, left, "")
+    when = f"after step{'s' if len(left) > 1 else ''} {', '.join(map(str, left))}"
+    dropped = len(asked) - len(left)
+    given_up = f" ({dropped} earlier evaluation{'s' if dropped > 1 else ''} given up)" if dropped else ""
+    line = (
+        f"judged by {found.examples:,} of {len(data.test):,} held-out examples, {when}{given_up}: evaluation costs "
+        f"{100 * found.share:.0f} % of a trial's training, and is to stay within {100 * EVALUATION_SHARE:.0f} %; "
+        "--max-eval takes another number"
+    )
+    return Judging(data.judged_by(found.examples), left, line)
+
+
+def _cost(data: PreparedData, evaluations: int, train_tokens: float) -> str:
+    """A line when evaluation costs more than its share."""
+    lengths = [len(row.token_ids) for row in data.test]
+    share = evaluation_share(sum(lengths), evaluations, train_tokens)
+    if share <= EVALUATION_SHARE:
+        return ""
+    fewer = choose_evaluation(lengths, train_tokens, evaluations, fewest=evaluations).examples
+    remedy = f": --max-eval {fewer} takes less" if fewer < len(lengths) else ""
+    return (
+        f"held-out evaluation is {100 * share / (1 + share):.0f} % of a trial's arithmetic ({len(lengths):,} examples, "
+        f"{evaluations} time{'s' if evaluations > 1 else ''}){remedy}"
+    )
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values)
