@@ -44,7 +44,8 @@ Law = Callable[[GroupSpec, AnyMethod, int], float]
 class Truth:
     """What is so in a world, of one claim."""
 
-    holds: bool
+    holds: bool | None
+    """None where its value lies at a bound, so that no number of seeds would decide it: it must be open."""
     value: float
     within: float = 0.01
     """Share of the value by which the estimate may be off."""
@@ -71,6 +72,8 @@ class Nature:
     """Held-out loss before training; minus the reward with reinforcement learning."""
     drift: float = 0.0
     """Doublings by which the best rate differs between seeds."""
+    jitter: Callable[[int], float] = lambda step: 0.0
+    """Nats that a seed's place adds to the held-out loss after a step: noise where nothing learned could vary."""
     away: Callable[[AnyMethod, float, float, float], float] = parabola
     """(method, learned, doublings from the best rate, the seed's place) → what is learned there."""
     reach: int = 1
@@ -80,7 +83,7 @@ class Nature:
     evaluations when None."""
     parameters: Callable[[AnyMethod], int] = lambda method: 100 * method.rank if isinstance(method, LoRA) else 10**6
     """What a method trains."""
-    hidden_size: Callable[[GroupSpec], int] = lambda group: 128
+    hidden_size: Callable[[GroupSpec], float] = lambda group: 128
     forgets: Callable[[AnyMethod], float] | None = None
     """Nats by which the loss on the base's own text rises at the best rate."""
     fact_bits: float | None = None
@@ -200,7 +203,8 @@ def _held_out(group: GroupSpec, nature: Nature, trial: TrialSpec, step: int) -> 
     """Held-out loss after a step."""
     if step == 0:
         return nature.base
-    return nature.base - _seen(group, nature, trial, step, nature.learned)
+    noise = nature.jitter(step) * place(group, trial.method, trial.seed)
+    return nature.base - _seen(group, nature, trial, step, nature.learned) + noise
 
 
 def _seen(group: GroupSpec, nature: Nature, trial: TrialSpec, step: int, law: Law) -> float:

@@ -73,35 +73,54 @@ def test_a_claim_is_judged_as_it_is(judged: Judged, world: World, key: str) -> N
     found = claim.estimate
     assert found is not None, f"not measured: {claim.note}"
     room = truth.within * abs(truth.value)
-    assert found.value == pytest.approx(truth.value, abs=room), claim.statement.statistic
     assert found.low is not None, claim.note
     assert found.high is not None, claim.note
-    assert found.low - room <= truth.value <= found.high + room
     assert found.n >= MIN_SEEDS
+    if truth.holds is None:
+        assert found.low < truth.value < found.high
+        assert (claim.ruling, claim.corrected) == ("open", "open"), f"{found}, {claim.statement.threshold}"
+        return
+    assert found.value == pytest.approx(truth.value, abs=room), claim.statement.statistic
+    assert found.low - room <= truth.value <= found.high + room
     assert claim.ruling == ("holds" if truth.holds else "does not hold"), f"{found}, {claim.statement.threshold}"
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
-def test_every_claim_is_so_in_one_world_and_not_in_another(kind: str) -> None:
+def test_every_claim_is_so_in_one_world_not_in_another_and_open_in_a_third(kind: str) -> None:
     place, worlds = f"{PLACE}/{file_of(kind)}.py", worlds_of(kind)
     assert worlds, f"the question {kind!r} has no worlds: add them as WORLDS of {place}"
-    keys = dict.fromkeys(s.key for s in statements(make_question({"kind": kind})))
-    keys |= dict.fromkeys(key for world in worlds for key in stated(world))
+    keys = dict.fromkeys(stem(s.key) for s in statements(make_question({"kind": kind})))
+    keys |= dict.fromkeys(stem(key) for world in worlds for key in stated(world))
     for key in keys:
-        for holds in (True, False):
-            there = [world for world in worlds if key in world.truths and world.truths[key].holds == holds]
+        for holds, so in ((True, "holds"), (False, "does not hold"), (None, "is open")):
+            there = [
+                world
+                for world in worlds
+                for own, truth in world.truths.items()
+                if stem(own) == key and truth.holds is holds
+            ]
             assert there, (
-                f"{key}: no world in which it {'holds' if holds else 'does not hold'}; add one to {place}, with a "
+                f"{key}: no world in which it {so}; add one to {place}, with a "
                 "truth that follows from the world's own numbers"
             )
+
+
+def stem(key: str) -> str:
+    """Without the size, rank or base of one claim of several that are measured alike."""
+    return key.partition(":")[0]
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_a_bound_that_is_off_by_two_would_be_seen(kind: str) -> None:
     """On both sides of every bound lies a world, within a factor of 2 of it."""
-    known = [(stated(world)[key], truth) for world in worlds_of(kind) for key, truth in world.truths.items()]
-    for key in {statement.key for statement, _ in known}:
-        own = [(statement, truth) for statement, truth in known if statement.key == key]
+    known = [
+        (stated(world)[key], truth)
+        for world in worlds_of(kind)
+        for key, truth in world.truths.items()
+        if truth.holds is not None
+    ]
+    for key in {stem(statement.key) for statement, _ in known}:
+        own = [(statement, truth) for statement, truth in known if stem(statement.key) == key]
         for side in ("low", "high"):
             near = {truth.holds for statement, truth in own if beside(getattr(statement, side), truth.value, side)}
             bounded = any(getattr(statement, side) is not None for statement, _ in own)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lowregret.analysis.comparison import fit_together, paired
 from lowregret.analysis.fits import Estimate, exponential, mean, vertex
-from lowregret.analysis.learning_rate import SEARCH_SEED
+from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, middle, plateau
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES
@@ -72,7 +72,7 @@ class BestOverSeeds:
     """Seed → the loss at that bottom."""
     bracketed: bool
     level: tuple[float, ...]
-    """The rates, this one first, whose losses are equal at the search's seed; of those the lowest is the best."""
+    """The rates, ascending, whose losses are equal at the search's seed; this one is in their middle."""
 
     @property
     def loss(self) -> Estimate | None:
@@ -124,7 +124,8 @@ class Condition:
         finite = {rate: loss for rate, loss in searched.items() if math.isfinite(loss)}
         if not finite:
             return None
-        rate = min(finite, key=lambda r: (finite[r], r))
+        level = plateau(finite)
+        rate = middle(level)
         seeds = sorted({t.record.seed for t in self.of(method)})
         grid = {(t.record.learning_rate, t.record.seed): t.loss(step) for t in self.of(method)}
         losses = {s: loss for s in seeds if math.isfinite(loss := grid.get((rate, s), math.inf))}
@@ -136,8 +137,8 @@ class Condition:
                 fitted[seed], depth[seed] = math.log2(rate) + place, bottom
         if not fitted:  # beside a rate that diverged the lattice is all there is
             fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
-        level = tuple(sorted(r for r in finite if finite[r] == finite[rate]))
-        return BestOverSeeds(rate, losses, fitted, depth, min(searched) < rate < max(searched), level)
+        bracketed = min(searched) < level[0] and level[-1] < max(searched)
+        return BestOverSeeds(rate, losses, fitted, depth, bracketed, level)
 
     def at_best(self, method: str) -> list[Trial]:
         """The finished trials at a method's best rate, by seed."""
@@ -153,7 +154,10 @@ class Condition:
         return tuple(t.record.seed for t in at_best if t.record.status == "diverged")
 
     def difference(self, first: str, second: str) -> Estimate | None:
-        """The held-out loss of `first` minus that of `second`, each at its best rate, by paired examples and seeds."""
+        """Held-out loss of `first` minus that of `second`, each at the bottom of its bowl, with a verdict's interval.
+
+        Where rates are given and not searched for, there is no bowl: the losses are compared as they are.
+        """
         pairs = [{trial.record.seed: trial for trial in self.at_best(name)} for name in (first, second)]
         seeds = sorted(pairs[0].keys() & pairs[1].keys())
         if not seeds:
@@ -166,8 +170,11 @@ class Condition:
                         f"{trial.home / EXAMPLES}: its held-out examples are not those of the others. Delete the "
                         "trial's folder and run the same command again."
                     )
-        found = paired(losses[0], losses[1])
-        return Estimate(value=found.value, low=found.low, high=found.high, n=len(seeds))
+        searched = self.spec.learning_rates == "search"
+        bowls = [best_rate([t.record for t in self.of(name)]).bowl if searched else None for name in (first, second)]
+        found = paired(losses[0], losses[1], bowls)
+        low, high = found.bounds or (None, None)
+        return Estimate(value=found.value, low=low, high=high, n=len(seeds), freedom=found.degrees_of_freedom)
 
     def learned_by_full(self) -> float | None:
         """Nats by which FullFT at its best rate lowers the held-out loss; None when it does not."""

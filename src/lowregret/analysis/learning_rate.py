@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from lowregret.analysis.bowl import Bowl
 from lowregret.runs.records import TrialRecord
@@ -60,11 +61,26 @@ def best_rate(records: Sequence[TrialRecord]) -> BestRate:
     lowest = min(losses.values(), default=math.inf)
     if math.isinf(lowest):
         return BestRate(None, False, None, None, None)
-    tied = sorted(rate for rate, loss in losses.items() if loss == lowest)
-    best = tied[(len(tied) - 1) // 2]
+    tied = plateau(losses)
+    best = middle(tied)
     lower = max((rate for rate in losses if rate < tied[0]), default=None)
     upper = min((rate for rate in losses if rate > tied[-1]), default=None)
     return BestRate(best, lower is not None and upper is not None, lowest, lower, upper, _bowl(losses, best))
+
+
+Place = TypeVar("Place", int, float)
+"""A rate, or its exponent."""
+
+
+def plateau(losses: Mapping[Place, float]) -> tuple[Place, ...]:
+    """The rates of the lowest loss, ascending; () without any."""
+    lowest = min(losses.values(), default=math.inf)
+    return tuple(sorted(rate for rate, loss in losses.items() if loss == lowest))
+
+
+def middle(tied: Sequence[Place]) -> Place:
+    """Of ascending rates, by rank; of two the lower."""
+    return tied[(len(tied) - 1) // 2]
 
 
 def _bowl(losses: Mapping[float, float], best: float) -> Bowl | None:

@@ -121,6 +121,9 @@ def _claims(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
                 "low": None if found is None else found.low,
                 "high": None if found is None else found.high,
                 "n": None if found is None else found.n,
+                "p": claim.p,
+                "holm": claim.holm,
+                "corrected": claim.corrected,
                 "note": claim.note,
             }
 

@@ -14,12 +14,12 @@ from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements
 from lowregret.report.reading import stored_verdict
-from lowregret.runs.atomic import as_record, read_json, read_record
+from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.spelling import is_older, respelled
+from lowregret.runs.spelling import is_older
 from lowregret.runs.study import read_curves, read_examples, read_multiply_adds, start_loss, trial_folders
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
@@ -73,12 +73,19 @@ def _trial(home: Path) -> Iterator[str]:
 def _study(folder: Path, lines: list[str]) -> Iterator[str]:
     evidence = read_evidence(folder)
     stated = tuple(Statement.model_validate(row) for row in read_json(folder / STUDY).get("claims", ()))
+    again = judge_study(evidence)
+    if is_older(read_json(folder / STUDY).get("lowregret")):
+        today = {statement.key for statement in statements(evidence.question)}
+        gone = ", ".join(sorted({statement.key for statement in stated} - today)) or "none"
+        lines.append(
+            f"{len(stated)} claims were stated and judged before 0.3, by other rules; no longer stated: {gone}. "
+            + "By today's: "
+            + ", ".join(f"{c.statement.key} {c.ruling}" for c in again.claims)
+        )
+        return
     if stated != statements(evidence.question):
         yield f"{STUDY}: the claims stated before the run are not those of the question"
-    content = read_json(folder / CLAIMS)
-    if is_older(read_json(folder / STUDY).get("lowregret")):
-        content = respelled(content, [method for group in evidence.question.groups() for method in group.methods])
-    stored, again = as_record(Claims, content, folder / CLAIMS), judge_study(evidence)
+    stored = read_record(Claims, folder / CLAIMS)
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{CLAIMS}: ")
     lines.append(f"{len(again.claims)} claims: " + ", ".join(f"{c.statement.key} {c.ruling}" for c in again.claims))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lowregret.analysis.learning_rate import SEARCH_SEED, search_loss
+from lowregret.analysis.learning_rate import SEARCH_SEED, middle, plateau, search_loss
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
 from lowregret.study.search import has_settled, is_cut_short
@@ -85,12 +85,16 @@ def group_estimate(spec: GroupSpec, records: Sequence[TrialRecord]) -> int:
 def bracket(losses: Mapping[int, float]) -> tuple[int, int, int] | None:
     """(below, best, above): the best exponent and its neighbours on the lattice, once both have been tried.
 
-    None before that, and when every rate diverged. A tie is taken for a worse loss only beside the lowest of its rates.
+    None before that, and when every rate diverged. Of a plateau the middle is the best, as when it is judged.
     """
     if not losses or math.isinf(min(losses.values())):
         return None
-    best = min(losses, key=lambda k: (losses[k], k))
+    best = _best(losses)
     return (best - 1, best, best + 1) if {best - 1, best + 1} <= losses.keys() else None
+
+
+def _best(losses: Mapping[int, float]) -> int:
+    return middle(plateau(losses))
 
 
 def losses_at(records: Iterable[TrialRecord], step: int | None, curves: Curves) -> dict[int, float]:
@@ -169,7 +173,7 @@ def range_ends(losses: Mapping[int, float], start: float, share: float) -> tuple
     `start` is the loss before training, of which a gain is what is left over. Where the best has gained nothing, no
     rate is good.
     """
-    best = min(losses, key=lambda k: (losses[k], k))
+    best = _best(losses)
     enough = share * (start - losses[best])
     poor = [k for k, loss in losses.items() if k != best and not start - loss >= enough]
     return max((k for k in poor if k < best), default=None), min((k for k in poor if k > best), default=None)
@@ -196,10 +200,10 @@ def _next_exponents(losses: Mapping[int, float], centre: int, distance: int) -> 
     low, high = min(losses), max(losses)
     if math.isinf(min(losses.values())):
         return [low - WIDE] if low > centre - LIMIT else []
-    best = min(losses, key=lambda k: (losses[k], k))
-    if best == high:
+    best, tied = _best(losses), plateau(losses)
+    if tied[-1] == high:
         return [high + distance] if high < centre + LIMIT else []
-    if best == low:
+    if tied[0] == low:
         return [low - distance] if low > centre - LIMIT else []
     missing = [k for k in (best - 1, best + 1) if k not in losses]
     below, above = max(k for k in losses if k < best), min(k for k in losses if k > best)

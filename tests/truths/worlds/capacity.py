@@ -25,7 +25,13 @@ FULL_RANK = 16
 
 
 def world(
-    name: str, stored: float, growth: float, per_parameter: float, teach: float, elicit: float, so: tuple[bool, ...]
+    name: str,
+    stored: float,
+    growth: float,
+    per_parameter: float,
+    teach: float,
+    elicit: float,
+    so: tuple[bool | None, ...],
 ) -> World:
     """A world of capacity.
 
@@ -63,7 +69,7 @@ def world(
         name,
         QUESTION,
         {
-            "capacity-bits": Truth(so[0], per_parameter),
+            "capacity-recalled": Truth(so[0], per_parameter),
             "capacity-rank": Truth(so[1], growth),
             "capacity-teach": Truth(so[2], teach),
             "capacity-elicit": Truth(so[3], elicit),
@@ -72,6 +78,7 @@ def world(
             learned,
             base=PER_BIT * FACTS,
             train=train,
+            jitter=lambda step: 1e-6 * math.log(step),
             parameters=lambda method: round(parameters * method.rank) if isinstance(method, LoRA) else 10**6,
             fact_bits=FACTS,
         ),
@@ -83,4 +90,5 @@ WORLDS = (
     world("2.6 bits", 200.0, 0.5, 2.6, teach=0.1, elicit=-0.2, so=(True, True, True, True)),
     world("too few bits", 300.0, -0.3, 0.7, teach=-0.2, elicit=0.15, so=(False, False, False, False)),
     world("too many bits", 400.0, 0.4, 4.0, teach=0.3, elicit=-0.1, so=(False, True, True, True)),
+    world("at the bounds", 300.0, 0.0, 3.0, teach=0.0, elicit=0.0, so=(None, None, None, None)),
 )

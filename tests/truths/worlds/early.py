@@ -21,14 +21,17 @@ MIDDLE = 0.3
 """Nats that the middle rank learns with a doubling of the steps; the others lie evenly around it."""
 
 
-def world(name: str, share: float, growth: float, holds: bool) -> World:
-    """Ranks lie apart by `share` of what was learned by the early step, and by `growth` times that at the end."""
+def world(name: str, share: float, growth: float, holds: bool | None) -> World:
+    """Ranks lie apart by `share` of what was learned by the early step, and by `growth` times that at the end.
+
+    That is their standard deviation: places of ±√1.5 and 0 have one of 1.
+    """
     apart = share * MIDDLE * math.log2(EARLY)
     power: float = math.log(growth) / math.log(LAST / EARLY)
 
     def learned(group: GroupSpec, method: AnyMethod, step: int) -> float:
         assert isinstance(method, LoRA)
-        place = {1: -0.5, 4: 0.0, 16: 0.5}[method.rank]
+        place = {1: -math.sqrt(1.5), 4: 0.0, 16: math.sqrt(1.5)}[method.rank]
         apart_now: float = apart * (step / EARLY) ** power
         return MIDDLE * math.log2(step) + place * apart_now
 
@@ -41,6 +44,7 @@ def world(name: str, share: float, growth: float, holds: bool) -> World:
 
 
 WORLDS = (
-    world("alike at first, then apart", share=0.035, growth=3.0, holds=True),
-    world("apart from the start", share=0.07, growth=1.5, holds=False),
+    world("alike at first, then apart", share=0.014, growth=3.0, holds=True),
+    world("apart from the start", share=0.03, growth=1.5, holds=False),
+    world("at the bounds", share=0.02, growth=2.0, holds=None),
 )

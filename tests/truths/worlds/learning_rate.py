@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from truths.simulator import Nature, Truth, World
+from truths.simulator import RATE, Nature, Truth, World
 
-QUESTION: dict[str, Any] = {"kind": "learning-rate", "ranks": (1, 4, 16), "steps": 8, "evals": 1}
+FORMULA, POWER = 5e-4, 0.781
+"""The post's for LoRA on a Llama: FORMULA · (2000 / hidden)^POWER."""
+QUESTION: dict[str, Any] = {"kind": "learning-rate", "model": "llama", "ranks": (1, 4, 16), "steps": 8, "evals": 1}
 
 
-def world(name: str, full: float, rank_1: float, rank_4: float, rank_16: float, so: tuple[bool, bool, bool]) -> World:
-    """A world by the best rates of its methods, in doublings of one rate; `so` tells which of the claims are true."""
+def world(
+    name: str,
+    full: float,
+    rank_1: float,
+    rank_4: float,
+    rank_16: float,
+    hidden: float,
+    so: tuple[bool | None, bool | None, bool | None, bool | None],
+) -> World:
+    """A world by the best rates of its methods, in doublings of one rate, and by the hidden size of a Llama.
+
+    `so` tells which of the claims are true.
+    """
     best = {"full": full, "lora:1": rank_1, "lora:4": rank_4, "lora:16": rank_16}
     middle = (rank_4 + rank_16) / 2  # the geometric mean of the ranks from 4 up
     return World(
@@ -18,20 +32,36 @@ def world(name: str, full: float, rank_1: float, rank_4: float, rank_16: float, 
         QUESTION,
         {
             "rate-ratio": Truth(so[0], 2 ** (middle - full)),
-            "rate-drift": Truth(so[1], 2 ** abs(rank_16 - rank_4)),
+            "rate-drift": Truth(so[1], 2 ** (rank_16 - rank_4)),
             "rate-rank-1": Truth(so[2], 2 ** (rank_1 - middle)),
+            "rate-formula": Truth(so[3], FORMULA * (2000 / hidden) ** POWER / (RATE * 2**middle)),
         },
-        Nature(lambda *_: 1.5, best=lambda group, method, step: best[method.name], drift=0.02),
+        Nature(
+            lambda *_: 1.5,
+            best=lambda group, method, step: best[method.name],
+            drift=0.02,
+            hidden_size=lambda group: hidden,
+        ),
     )
 
 
+def hidden_for(ratio: float, middle: float) -> float:
+    """The hidden size at which the formula is `ratio` times the best rate."""
+    return float(2000 / (ratio * RATE * 2**middle / FORMULA) ** (1 / POWER))
+
+
+MIDDLE = 0.1 + math.log2(5)
 WORLDS = (
-    # 6 times, by a factor of 1.15 between ranks, rank 1 at 0.7
-    world("a low ratio", 0.2, 2.3, 2.7, 2.9, (True, True, True)),
-    # 17 times, 1.5 between ranks, rank 1 at 1.2
-    world("a high ratio", -0.2, 4.2, 3.6, 4.2, (True, True, False)),
-    # 3.5 times, 2.3 between ranks, rank 1 at 0.6
-    world("too low a ratio", 0.0, 1.0, 1.2, 2.4, (False, False, True)),
-    # 24 times, higher ranks lower, rank 1 at 1.7
-    world("too high a ratio", -0.7, 4.7, 4.2, 3.6, (False, True, False)),
+    # 6 times, by a factor of 1.15 between ranks, rank 1 at 0.7, the formula half as high again
+    world("a low ratio", 0.2, 2.3, 2.7, 2.9, hidden_for(1.5, 2.8), (True, True, True, True)),
+    # 17 times, 1.5 between ranks, rank 1 at 1.2, the formula at 0.4
+    world("a high ratio", -0.2, 4.2, 3.6, 4.2, hidden_for(0.4, 3.9), (True, True, False, False)),
+    # 3.5 times, 2.3 between ranks, rank 1 at 0.6, the formula at 3
+    world("too low a ratio", 0.0, 1.0, 1.2, 2.4, hidden_for(3.0, 1.8), (False, False, True, False)),
+    # 24 times, higher ranks lower, rank 1 at 1.7, the formula at 0.7
+    world("too high a ratio", -0.7, 4.7, 4.2, 3.6, hidden_for(0.7, 3.9), (False, True, False, True)),
+    # higher ranks lower by more than a factor of 2
+    world("higher ranks far lower", -0.3, 3.9, 4.1, 2.9, hidden_for(0.7, 3.5), (True, False, False, True)),
+    # 5 times, a factor of 2 between ranks, rank 1 at their mean, the formula at 2
+    world("at the bounds", 0.1, MIDDLE, MIDDLE - 0.5, MIDDLE + 0.5, hidden_for(2.0, MIDDLE), (None, None, None, None)),
 )

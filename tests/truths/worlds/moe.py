@@ -70,7 +70,7 @@ def nature(costs: Costs) -> Nature:
     return Nature(learned, parameters=parameters)
 
 
-def world(name: str, holds: bool, costs: Costs) -> World:
+def world(name: str, holds: bool | None, costs: Costs) -> World:
     return World(
         name,
         QUESTION,
@@ -78,7 +78,7 @@ def world(name: str, holds: bool, costs: Costs) -> World:
             "moe-attention": Truth(holds, costs.attention),
             "moe-all": Truth(holds, costs.gain),
             "moe-regret": Truth(holds, costs.regret),
-            "moe-per-active": Truth(holds, max(costs.equal.values())),
+            **{f"moe-per-active:{other}": Truth(holds, lacks) for other, lacks in costs.equal.items()},
             "moe-undivided": Truth(holds, costs.undivided),
             "moe-per-total": Truth(holds, costs.per_total),
         },
@@ -94,7 +94,7 @@ WORLDS = (
             attention=0.015,
             gain=0.035,
             regret=0.007,
-            equal={"per-total": -0.04, "shared-outer": 0.012, "full-rank-each": 0.005},
+            equal={"per-total": 0.012, "shared-outer": 0.013, "full-rank-each": 0.015},
             undivided=0.03,
             per_total=0.016,
         ),
@@ -106,9 +106,14 @@ WORLDS = (
             attention=0.007,
             gain=0.08,
             regret=0.014,
-            equal={"per-total": 0.0, "shared-outer": -0.02, "full-rank-each": 0.03},
+            equal={"per-total": 0.03, "shared-outer": 0.025, "full-rank-each": 0.035},
             undivided=0.07,
             per_total=0.006,
         ),
+    ),
+    world(
+        "at the bounds",
+        None,
+        Costs(0.01, 0.05, 0.01, dict.fromkeys(EQUAL, 0.02), undivided=0.05, per_total=0.01),
     ),
 )

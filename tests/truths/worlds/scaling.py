@@ -7,7 +7,7 @@ from typing import Any
 
 from lowregret.spec.method import FullFT
 from lowregret.spec.study import GroupSpec
-from truths.simulator import BASE, AnyMethod, Nature, Truth, World
+from truths.simulator import BASE, RATE, AnyMethod, Nature, Truth, World
 
 WIDTHS = {"tiny-32": 32, "tiny-64": 64, "tiny": 128}
 QUESTION: dict[str, Any] = {"kind": "scaling", "models": tuple(WIDTHS), "ranks": (1, 16), "steps": 8, "evals": 1}
@@ -37,23 +37,43 @@ def nature(ratio: float, apart: float, regret: float) -> Nature:
         full = 1.5 + 0.2 * wider(group)
         if isinstance(method, FullFT):
             return full
-        share = 0.05 + regret * wider(group)
+        off_the_line = 1e-5 * (3 * wider(group) ** 2 - 2)  # its slope over the three widths is zero
+        share = 0.05 + regret * wider(group) + off_the_line
         return full - (share if method.rank == 16 else 0.3) * (BASE - full)
 
     return Nature(learned, best=best, drift=0.02, hidden_size=lambda group: WIDTHS[group.model])
 
 
-def of_ratio(name: str, ratio: float, holds: bool) -> World:
+def of_ratio(name: str, ratio: float, holds: bool | None) -> World:
     """Best rates move off those that are tried, so that losses move as well: nothing is said of the regret."""
     return World(name, QUESTION, {"scaling-ratio": Truth(holds, ratio)}, nature(ratio, apart=0.1, regret=-0.01))
 
 
-def of_regret(name: str, regret: float, holds: bool) -> World:
+def of_regret(name: str, regret: float, holds: bool | None) -> World:
     """Best rates stay on those that are tried."""
     return World(name, QUESTION, {"scaling-regret": Truth(holds, regret)}, nature(ratio=0.0, apart=0.0, regret=regret))
 
 
+def of_formula(name: str, over: float, holds: bool | None) -> World:
+    """The formula is `over` times LoRA's best rate on every base. No name is of a family: the mean of two powers."""
+
+    def best(group: GroupSpec, method: AnyMethod, step: int) -> float:
+        formula = 5e-4 * (2000 / WIDTHS[group.model]) ** ((0.781 + 0.0775) / 2)
+        return 0.0 if isinstance(method, FullFT) else math.log2(formula / RATE / over)
+
+    truths = {f"scaling-formula:{name}": Truth(holds, over) for name in WIDTHS}
+    found = Nature(lambda *_: 1.5, best=best, drift=0.02, hidden_size=lambda group: WIDTHS[group.model])
+    return World(name, QUESTION, truths, found)
+
+
 WORLDS = (
+    of_formula("a formula a little high", 1.5, True),
+    of_formula("a formula a little low", 0.7, True),
+    of_formula("a formula too high", 3.0, False),
+    of_formula("a formula too low", 0.4, False),
+    of_formula("a formula at its bound", 2.0, None),
+    of_ratio("a ratio at its bound", 0.25, None),
+    of_regret("a regret that stays", 0.0, None),
     of_ratio("a ratio that rises a little", 0.15, True),
     of_ratio("a ratio that falls a little", -0.15, True),
     of_ratio("a ratio that rises", 0.3, False),

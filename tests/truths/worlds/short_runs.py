@@ -17,7 +17,7 @@ QUESTION: dict[str, Any] = {
 }
 
 
-def world(name: str, full: float, lora: float, slope: float, so: tuple[bool, bool]) -> World:
+def world(name: str, full: float, lora: float, slope: float, so: tuple[bool | None, bool | None, bool | None]) -> World:
     """The best rates in doublings: FullFT's, LoRA's after 100 steps, and by how much LoRA's moves with a doubling."""
 
     def best(group: GroupSpec, method: AnyMethod, step: int) -> float:
@@ -26,14 +26,21 @@ def world(name: str, full: float, lora: float, slope: float, so: tuple[bool, boo
     return World(
         name,
         QUESTION,
-        {"short-ratio": Truth(so[0], 2 ** (lora - full)), "short-falls": Truth(so[1], slope)},
+        {
+            "short-ratio": Truth(so[0], 2 ** (lora - full)),
+            "short-falls": Truth(so[1], slope),
+            "short-towards": Truth(so[2], 2 ** (lora - full + slope)),
+        },
         Nature(lambda group, method, step: 0.2 * math.log2(step), best=best, drift=0.02),
     )
 
 
 WORLDS = (
-    world("11 times, falling", 0.2, 3.7, -0.3, (True, True)),
-    world("20 times, falling", -0.3, 4.0, -0.3, (True, True)),
-    world("7 times, rising", 0.2, 3.0, 0.3, (False, False)),
-    world("30 times, falling", -0.9, 4.0, -0.3, (False, True)),
+    world("11 times, falling", 0.2, 3.7, -0.3, (True, True, True)),
+    world("20 times, falling", -0.3, 4.0, -0.3, (True, True, False)),
+    world("7 times, rising", 0.2, 3.0, 0.3, (False, False, True)),
+    world("7 times, falling", 0.2, 3.0, -0.3, (False, True, False)),
+    world("30 times, falling", -0.9, 4.0, -0.3, (False, True, False)),
+    world("10 times, steady", -0.1, -0.1 + math.log2(10), 0.0, (None, None, True)),
+    world("15 times in the end", 0.1, 0.1 + math.log2(15) + 0.3, -0.3, (True, True, None)),
 )

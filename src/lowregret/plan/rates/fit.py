@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lowregret.analysis.rates import formula_rate
 from lowregret.errors import LowregretError
 from lowregret.plan.rates.law import LAW, SIZE_UNIT, Law, effective_rank
 from lowregret.plan.rates.sweep import Cell, read_sweep
@@ -128,10 +129,7 @@ def _rank_law(cells: Sequence[Cell]) -> Law:
 
 def _formula(cell: Cell) -> float:
     """SCIENCE 3.11 with M = 10; for families that it does not name, the mean of its two powers."""
-    powers = {"llama": 0.781, "qwen": 0.0775}
-    found = [power for family, power in powers.items() if family in cell.family]
-    power = found[0] if found else statistics.mean(powers.values())
-    return math.log(5e-4 * (2000 / cell.hidden_size) ** power)
+    return math.log(formula_rate(cell.family, cell.hidden_size))
 
 
 @dataclass(frozen=True)

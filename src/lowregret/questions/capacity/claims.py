@@ -21,15 +21,18 @@ def claims(question: CapacityQuestion) -> tuple[Stated[CapacityQuestion], ...]:
     return (
         Stated(
             Statement(
-                key="capacity-bits",
+                key="capacity-recalled",
                 number="3.8",
-                sentence="About two bits can be stored in a parameter.",
-                statistic="bits of facts stored per trainable parameter, at the rank where it is most",
+                sentence=f"Trained for {question.steps} steps on more facts than it can hold, an adapter recalls about "
+                "two bits a parameter.",
+                statistic=f"bits of facts recalled per trainable parameter of rank {min(question.ranks)}, which must "
+                f"recall less than {100 * SATURATED:g} % of the facts; more may be stored, and more after longer "
+                "training",
                 unit="bits",
                 low=1.0,
                 high=3.0,
             ),
-            _bits,
+            _recalled,
         ),
         Stated(
             Statement(
@@ -68,22 +71,19 @@ def claims(question: CapacityQuestion) -> tuple[Stated[CapacityQuestion], ...]:
     )
 
 
-def _bits(evidence: Evidence[CapacityQuestion]) -> Measure:
+def _recalled(evidence: Evidence[CapacityQuestion]) -> Measure:
     condition = evidence.conditions["facts"]
     total = condition.fact_bits
     if total is None:
         return Measure(None)
     stored = _stored(condition, total)
-    per_parameter: dict[int, list[float]] = {}
-    for method, bits in stored.items():
-        parameters = condition.at_best(method.name)[0].record.trainable_parameters
-        per_parameter[method.rank] = [found / parameters for found in bits]
-    most = max(per_parameter, key=lambda rank: statistics.fmean(per_parameter[rank]), default=None)
-    return Measure(
-        mean(per_parameter[most]) if most is not None else None,
-        f"Most at rank {most}." if most is not None else "",
-        _details(stored, total),
-    )
+    lowest = min(stored, key=lambda method: method.rank, default=None)
+    if lowest is None:
+        return Measure(None)
+    parameters = condition.at_best(lowest.name)[0].record.trainable_parameters
+    if statistics.fmean(stored[lowest]) >= SATURATED * total:
+        return Measure(None, "the lowest rank recalls nearly all of the facts", _details(stored, total))
+    return Measure(mean([found / parameters for found in stored[lowest]]), details=_details(stored, total))
 
 
 def _rank(evidence: Evidence[CapacityQuestion]) -> Measure:

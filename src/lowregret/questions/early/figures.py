@@ -28,7 +28,10 @@ def figures(evidence: Evidence[EarlyQuestion]) -> list[Figure]:
         for i, (seed, curve) in enumerate(spreads.items())
     ]
     second = curves(
-        lines[:3], STEPS, Axis("spread over ranks (nats)", log=True), "Spread of the loss over ranks against steps"
+        lines[:3],
+        STEPS,
+        Axis("standard deviation over ranks (nats)", log=True),
+        "Spread of the loss over ranks against steps",
     )
     return [
         Figure(
@@ -42,6 +45,6 @@ def figures(evidence: Evidence[EarlyQuestion]) -> list[Figure]:
             "early-spread",
             "How far the ranks are apart",
             second,
-            "Highest minus lowest held-out loss over ranks at each step, a line a seed: tiny at first, then growing.",
+            "Standard deviation of the held-out loss over ranks, a line a seed: tiny at first, then growing.",
         ),
     ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import exponential, mean
-from lowregret.analysis.rates import loose, ratio, unless_loose
+from lowregret.analysis.fits import exponential, mean, slope
+from lowregret.analysis.rates import formula_over_found, from_rank_4, loose, ratio, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.learning_rate.spec import LearningRateQuestion
-
-LOW_RANK = 4
-"""From this rank on the post has the best learning rate move by less than a factor of 2."""
 
 
 def claims(question: LearningRateQuestion) -> tuple[Stated[LearningRateQuestion], ...]:
@@ -32,8 +31,10 @@ def claims(question: LearningRateQuestion) -> tuple[Stated[LearningRateQuestion]
                 key="rate-drift",
                 number="3.2",
                 sentence="The best learning rate moves by less than a factor of 2 between ranks, from rank 4 up.",
-                statistic="largest fitted best rate over the smallest, ranks from 4 up",
+                statistic="fitted best rate of the highest rank over that of the lowest, ranks from 4 up, both on the "
+                "line through all of them in the logarithms",
                 unit="ratio",
+                low=0.5,
                 high=2.0,
             ),
             _drift,
@@ -49,11 +50,24 @@ def claims(question: LearningRateQuestion) -> tuple[Stated[LearningRateQuestion]
             ),
             _rank_1,
         ),
+        Stated(
+            Statement(
+                key="rate-formula",
+                number="3.11",
+                sentence="The formula by the hidden size names LoRA's best learning rate.",
+                statistic="rate of the formula (M = 10) over LoRA's fitted best rate, geometric mean over ranks from 4 "
+                "up",
+                unit="ratio",
+                low=0.5,
+                high=2.0,
+            ),
+            lambda evidence: Measure(*formula_over_found(evidence.conditions["main"], evidence.question.model)),
+        ),
     )
 
 
 def _high(condition: Condition) -> list[str]:
-    return [method.name for method in plain_loras(condition) if method.rank >= LOW_RANK]
+    return [method.name for method in from_rank_4(condition)]
 
 
 def _ratio(evidence: Evidence[LearningRateQuestion]) -> Measure:
@@ -69,11 +83,13 @@ def _ratio(evidence: Evidence[LearningRateQuestion]) -> Measure:
 def _drift(evidence: Evidence[LearningRateQuestion]) -> Measure:
     condition = evidence.conditions["main"]
     high = _high(condition)
-    fits = [best.fitted for name in high if (best := condition.best(name)) is not None]
+    ranks = {method.name: math.log2(method.rank) for method in plain_loras(condition)}
+    fits = {name: best.fitted for name in high if (best := condition.best(name)) is not None}
     drifts = {}
-    if len(fits) > 1:
-        for seed in sorted(set.intersection(*(set(found) for found in fits))):
-            drifts[seed] = max(found[seed] for found in fits) - min(found[seed] for found in fits)
+    for seed in sorted(set.intersection(*(set(found) for found in fits.values()))) if fits else []:
+        line = slope([ranks[name] for name in fits], [found[seed] for found in fits.values()])
+        if line is not None:
+            drifts[seed] = line.value * (max(ranks[name] for name in fits) - min(ranks[name] for name in fits))
     note = loose(condition, high)
     estimate = unless_loose(exponential(mean(list(drifts.values()))), note)
     return Measure(estimate, note, {f"seed {s}": 2.0**v for s, v in drifts.items()})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.fits import Estimate
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
@@ -66,19 +64,7 @@ def _of_ranks(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
     """What its rank means there."""
     rank = question.rank
     return (
-        Stated(
-            Statement(
-                key="moe-per-active",
-                number="3.13",
-                sentence="The rank divided by the active experts works as well as any other division of as many "
-                "parameters.",
-                statistic=f"loss of per-active at rank {rank} minus that of another convention with as many "
-                "parameters, as a share of what FullFT learns; where it is most",
-                unit="share",
-                high=0.02,
-            ),
-            _per_active,
-        ),
+        *(_of_convention(rank, name, other) for name, other in question.at_equal_parameters().items()),
         Stated(
             Statement(
                 key="moe-undivided",
@@ -106,9 +92,24 @@ def _of_ranks(question: MoEQuestion) -> tuple[Stated[MoEQuestion], ...]:
     )
 
 
+def _of_convention(rank: int, name: str, other: LoRA) -> Stated[MoEQuestion]:
+    return Stated(
+        Statement(
+            key=f"moe-per-active:{name}",
+            number="3.13",
+            sentence=f"The rank divided by the active experts works as well as {name} with as many parameters.",
+            statistic=f"loss of per-active at rank {rank} minus that of {name} at rank {other.rank}, which has as many "
+            "parameters, as a share of what FullFT learns",
+            unit="share",
+            high=0.02,
+        ),
+        lambda evidence: _matched(evidence, evidence.question.both, other),
+    )
+
+
 def _attention(evidence: Evidence[MoEQuestion]) -> Measure:
     question = evidence.question
-    return _matched(evidence, [(question.attention(question.attention_rank), question.experts)], fewer=True)
+    return _matched(evidence, question.attention(question.attention_rank), question.experts, fewer=True)
 
 
 def _all(evidence: Evidence[MoEQuestion]) -> Measure:
@@ -122,11 +123,6 @@ def _regret(evidence: Evidence[MoEQuestion]) -> Measure:
         return Measure(None)
     regret = condition.difference(evidence.question.both.name, FULL)
     return Measure(None if regret is None else regret.over(full.loss.value))
-
-
-def _per_active(evidence: Evidence[MoEQuestion]) -> Measure:
-    question = evidence.question
-    return _matched(evidence, [(question.both, other) for other in question.at_equal_parameters().values()])
 
 
 def _undivided(evidence: Evidence[MoEQuestion]) -> Measure:
@@ -149,43 +145,25 @@ def _share(condition: Condition, first: LoRA, second: LoRA, learned: float) -> E
     return None if found is None else found.over(learned)
 
 
-def _matched(evidence: Evidence[MoEQuestion], pairs: Iterable[tuple[LoRA, LoRA]], *, fewer: bool = False) -> Measure:
-    """The largest difference of pairs that must have as many parameters; open when a pair has not, or has no result.
+def _matched(evidence: Evidence[MoEQuestion], first: LoRA, second: LoRA, *, fewer: bool = False) -> Measure:
+    """The difference of a pair that must have as many parameters; open when it has not, or has no result.
 
-    With `fewer` it is enough that the first of a pair has no fewer.
+    With `fewer` it is enough that the first has no fewer.
     """
     condition = evidence.conditions["main"]
     learned = condition.learned_by_full()
     if learned is None:
         return Measure(None)
-    found: dict[str, Estimate] = {}
-    details: dict[str, float | None] = {}
-    notes, missing = [], []
-    for first, second in pairs:
-        own, other = parameters(condition, first), parameters(condition, second)
-        if own is None or other is None:
-            missing.append(f"{first.name} and {second.name} cannot be compared.")
-            continue
-        ratio = own / other
-        details[f"{first.name} over {second.name}, parameters"] = ratio
-        if ratio < 1 - ALIKE or (ratio > 1 + ALIKE and not fewer):
-            notes.append(f"{first.name} has {ratio:.2f} times the parameters of {second.name}.")
-        share = _share(condition, first, second, learned)
-        if share is not None:
-            found[second.name] = share
-            details[f"{first.name} over {second.name}"] = share.value
-    most = max(found, key=lambda name: found[name].value, default=None)
-    if most is None:
-        return Measure(None, " ".join(missing), details)
-    estimate = found[most]
-    if notes:
-        notes.append("Give other ranks for this base.")
-    if notes or missing:
-        notes += missing
-        estimate = Estimate(value=estimate.value, n=estimate.n)
-    elif len(found) > 1:
-        notes.append(f"Most over {most}.")
-    return Measure(estimate, " ".join(notes), details)
+    own, other = parameters(condition, first), parameters(condition, second)
+    if own is None or other is None:
+        return Measure(None, f"{first.name} and {second.name} cannot be compared.")
+    ratio = own / other
+    share = _share(condition, first, second, learned)
+    details = {f"{first.name} over {second.name}, parameters": ratio}
+    if share is None or not (ratio < 1 - ALIKE or (ratio > 1 + ALIKE and not fewer)):
+        return Measure(share, details=details)
+    note = f"{first.name} has {ratio:.2f} times the parameters of {second.name}. Give other ranks for this base."
+    return Measure(share.without("low", "high"), note, details)
 
 
 def parameters(condition: Condition, method: LoRA) -> int | None:

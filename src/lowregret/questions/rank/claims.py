@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 import math
+import statistics
 
-from lowregret.analysis.condition import FULL
+from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import common_curve, departure, envelope, plain_loras, top_rank
-from lowregret.analysis.fits import Estimate, mean, r_squared, slope
+from lowregret.analysis.fits import at, mean, r_squared, slope
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.rank.spec import RankQuestion
 
+FOLLOWS = 0.05
+"""Share of what FullFT learns by which two curves may lie apart and be the same: *Bits That Count* calls a rank to lose
+where it learns less than 0.95 of it (SCIENCE 5)."""
+
 
 def claims(question: RankQuestion) -> tuple[Stated[RankQuestion], ...]:
+    names = [group.condition for group in question.groups()]
+    of_sizes = (_of_size(question, name, size) for name, size in zip(dict.fromkeys(names), question.sizes, strict=True))
+    return (*(stated for own in of_sizes for stated in own), *_of_curves(question))
+
+
+def _of_size(question: RankQuestion, name: str, size: int) -> tuple[Stated[RankQuestion], ...]:
+    """What is said of small to medium data, of one size: which sizes are so is what a reader sees."""
     top = max(question.ranks)
     return (
         Stated(
             Statement(
-                key="rank-coincide",
+                key=f"rank-coincide:{size}",
                 number="3.1",
-                sentence="On small to medium data, high-rank LoRA and full fine-tuning end at the same loss.",
-                statistic=f"regret of rank {top} as a share of the FullFT loss, at the data size where it is largest",
+                sentence=f"With {size} examples, high-rank LoRA and full fine-tuning end at the same loss.",
+                statistic=f"regret of rank {top} as a share of the FullFT loss, {size} examples",
                 unit="share",
                 high=question.tolerance,
             ),
-            _coincide,
+            lambda evidence: _coincide(evidence.conditions[name]),
         ),
+        Stated(
+            Statement(
+                key=f"rank-follows:{size}",
+                number="3.1",
+                sentence=f"With {size} examples, high-rank LoRA follows the curve of full fine-tuning: it is as sample-"
+                "efficient at every step, not only at the end.",
+                statistic=f"distance of the held-out curves of rank {top} and FullFT, each at its best rate, mean over "
+                f"all evaluations, as a share of what FullFT learns, {size} examples",
+                unit="share",
+                high=FOLLOWS,
+            ),
+            lambda evidence: _follows(evidence.conditions[name]),
+        ),
+    )
+
+
+def _of_curves(question: RankQuestion) -> tuple[Stated[RankQuestion], ...]:
+    """What is said of how losses fall."""
+    top = max(question.ranks)
+    return (
         Stated(
             Statement(
                 key="rank-log-linear",
@@ -53,7 +85,7 @@ def claims(question: RankQuestion) -> tuple[Stated[RankQuestion], ...]:
                 number="3.1",
                 sentence="Beyond its capacity a low rank meets no floor: its loss goes on falling, only more slowly.",
                 statistic=f"fall of the held-out loss of rank {min(question.ranks)} over the last doubling of the "
-                "steps, largest data",
+                "steps, largest data; the loss half way by a line in log steps",
                 unit="nats",
                 low=0.0,
             ),
@@ -62,17 +94,31 @@ def claims(question: RankQuestion) -> tuple[Stated[RankQuestion], ...]:
     )
 
 
-def _coincide(evidence: Evidence[RankQuestion]) -> Measure:
-    regrets: dict[str, Estimate] = {}
-    for name, condition in evidence.conditions.items():
-        top, full = top_rank(condition), condition.best(FULL)
-        if top is None or full is None or full.loss is None:
-            continue
-        regret = condition.difference(top, FULL)
-        if regret is not None:
-            regrets[name] = regret.over(full.loss.value)
-    worst = max(regrets.values(), key=lambda found: found.value, default=None)
-    return Measure(worst, details={name: found.value for name, found in regrets.items()})
+def _coincide(condition: Condition) -> Measure:
+    top, full = top_rank(condition), condition.best(FULL)
+    if top is None or full is None or full.loss is None:
+        return Measure(None)
+    regret = condition.difference(top, FULL)
+    return Measure(None if regret is None else regret.over(full.loss.value))
+
+
+def _follows(condition: Condition) -> Measure:
+    """Σ |gap| / (steps · learned), by seed; the gaps themselves, means over seeds, as details."""
+    top, learned = top_rank(condition), condition.learned_by_full()
+    if top is None or learned is None:
+        return Measure(None)
+    curves = [{trial.record.seed: trial.test for trial in condition.at_best(name)} for name in (top, FULL)]
+    gaps: dict[int, list[float]] = {}
+    apart = []
+    for seed in sorted(curves[0].keys() & curves[1].keys()):
+        own, other = curves[0][seed], curves[1][seed]
+        steps = sorted(step for step in own.keys() & other.keys() if step > 0)
+        for step in steps:
+            gaps.setdefault(step, []).append((own[step] - other[step]) / learned)
+        if steps:
+            apart.append(statistics.fmean(abs(own[step] - other[step]) for step in steps) / learned)
+    details = {f"after {step} steps": statistics.fmean(found) for step, found in sorted(gaps.items())}
+    return Measure(mean(apart), details=details)
 
 
 def _log_linear(evidence: Evidence[RankQuestion]) -> Measure:
@@ -121,7 +167,7 @@ def _no_floor(evidence: Evidence[RankQuestion]) -> Measure:
         return Measure(None)
     falls = {}
     for trial in condition.at_best(loras[0].name):
-        half = [step for step in trial.test if step <= condition.steps / 2]
-        if half:
-            falls[f"seed {trial.record.seed}"] = trial.test[max(half)] - trial.loss()
+        half = at(trial.test, condition.steps / 2)
+        if half is not None:
+            falls[f"seed {trial.record.seed}"] = half - trial.loss()
     return Measure(mean(list(falls.values())), details=dict(falls))

@@ -46,19 +46,6 @@ def claims(question: RLQuestion) -> tuple[Stated[RLQuestion], ...]:
             ),
             _range,
         ),
-        Stated(
-            Statement(
-                key="rl-bits",
-                number="3.8",
-                sentence=f"An episode teaches a bit at most, so that rank {rank} has room for all that a run can "
-                "teach.",
-                statistic=f"entropy of the groups' rewards, summed over a run of rank {rank} at its best rate, as a "
-                f"share of {BITS_PER_PARAMETER:g} bits for each parameter of the adapter",
-                unit="share",
-                high=1.0,
-            ),
-            _bits,
-        ),
     )
 
 
@@ -73,6 +60,7 @@ def _regret(evidence: Evidence[RLQuestion]) -> Measure:
     for lora in loras:
         found = condition.difference(lora.name, FULL)
         details[f"{lora.name}, regret"] = None if found is None else found.value
+    details |= _bits(condition)
     lowest = loras[0].name
     note = loose(condition, (lowest, FULL))
     estimate = unless_loose(condition.difference(lowest, FULL), note)
@@ -86,7 +74,7 @@ def _level(condition: Condition, methods: tuple[str, ...]) -> str:
         best = condition.best(name)
         if best is not None and len(best.level) > 1:
             found.append(f"{name} at {', '.join(f'{rate:.3g}' for rate in best.level)}")
-    return f"Level at the search's seed, where the lowest rate counts as the best: {'; '.join(found)}." if found else ""
+    return f"Level at the search's seed, where the middle one counts as the best: {'; '.join(found)}." if found else ""
 
 
 @dataclass(frozen=True)
@@ -153,29 +141,31 @@ def _range(evidence: Evidence[RLQuestion]) -> Measure:
     ratios = [statistics.fmean(ranges[name][s].width for name in names) - full[s].width for s in seeds]
     estimate, note = exponential(mean(ratios)), ""
     open_ended = [name for name in (*names, FULL) if not all(ranges[name][s].closed for s in seeds)]
-    if open_ended:
+    if estimate is not None and open_ended:
         note = f"The range of {', '.join(open_ended)} is at least as wide as the rates that were tried."
-    return Measure(unless_loose(estimate, note) if FULL in open_ended else estimate, note, details)
+        if FULL in open_ended:  # FullFT's may be wider still, and the ratio less
+            estimate = estimate.without("low")
+        if set(open_ended) - {FULL}:
+            estimate = estimate.without("high")
+    return Measure(estimate, note, details)
 
 
-def _bits(evidence: Evidence[RLQuestion]) -> Measure:
-    """What the samples of a run could teach at most, over what the lowest rank can store."""
-    condition = evidence.conditions["main"]
+def _bits(condition: Condition) -> dict[str, float | None]:
+    """What the samples of a run could teach at most, and the share of it for which the lowest rank has room.
+
+    The entropy of a group's rewards is a bit an episode at most (SCIENCE 3.8): numbers to read, about which there is
+    no claim, since none of them could come out otherwise.
+    """
     objective = condition.spec.objective
     assert isinstance(objective, RL)
     episodes = condition.spec.batch_size * objective.group_size
     details: dict[str, float | None] = {}
-    shares: list[float] = []
     for method in condition.methods:
         trials = condition.at_best(method.name)
         totals = [math.fsum(samples.bits for samples in trial.samples.values()) for trial in trials]
         steps = sum(len(trial.samples) for trial in trials)
         details[f"{method.name}, bits an episode"] = math.fsum(totals) / (steps * episodes) if steps else None
-        if method.name == plain_loras(condition)[0].name:
-            shares = [
-                total / (BITS_PER_PARAMETER * trial.record.trainable_parameters)
-                for total, trial in zip(totals, trials, strict=True)
-            ]
-            details["bits of a run"] = statistics.fmean(totals) if totals else None
-            details["parameters"] = float(trials[0].record.trainable_parameters) if trials else None
-    return Measure(mean(shares), details=details)
+        if method.name == plain_loras(condition)[0].name and trials:
+            room = BITS_PER_PARAMETER * trials[0].record.trainable_parameters
+            details[f"{method.name}, bits of a run over bits it can store"] = statistics.fmean(totals) / room
+    return details

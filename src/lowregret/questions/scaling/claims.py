@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean, slope
-from lowregret.analysis.rates import log_ratios, unless_loose
+from lowregret.analysis.rates import formula_over_found, log_ratios, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
+from lowregret.questions.question import plain
 from lowregret.questions.scaling.spec import ScalingQuestion
 
 
@@ -39,6 +40,23 @@ def claims(question: ScalingQuestion) -> tuple[Stated[ScalingQuestion], ...]:
             ),
             _regret,
         ),
+        *(_of_formula(question, model) for model in question.models),
+    )
+
+
+def _of_formula(question: ScalingQuestion, model: str) -> Stated[ScalingQuestion]:
+    """Each base has a hidden size of its own, and the formula is one for all."""
+    return Stated(
+        Statement(
+            key=f"scaling-formula:{plain(model)}",
+            number="3.11",
+            sentence=f"The formula by the hidden size names LoRA's best learning rate on {plain(model)}.",
+            statistic="rate of the formula (M = 10) over LoRA's fitted best rate, geometric mean over ranks from 4 up",
+            unit="ratio",
+            low=0.5,
+            high=2.0,
+        ),
+        lambda evidence: Measure(*formula_over_found(evidence.conditions[plain(model)], model)),
     )
 
 

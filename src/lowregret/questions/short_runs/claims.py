@@ -23,7 +23,7 @@ def claims(question: ShortRunsQuestion) -> tuple[Stated[ShortRunsQuestion], ...]
                 low=10.0,
                 high=22.5,
             ),
-            _ratio,
+            lambda evidence: _ratio(evidence, nearest(evidence.question, 100)),
         ),
         Stated(
             Statement(
@@ -35,6 +35,18 @@ def claims(question: ShortRunsQuestion) -> tuple[Stated[ShortRunsQuestion], ...]
                 high=0.0,
             ),
             _falls,
+        ),
+        Stated(
+            Statement(
+                key="short-towards",
+                number="3.3",
+                sentence="In longer runs the ratio of best learning rates comes near ten.",
+                statistic=f"LoRA's fitted best rate over FullFT's after {question.lengths[-1]} steps",
+                unit="ratio",
+                low=6.7,
+                high=15.0,
+            ),
+            lambda evidence: _ratio(evidence, evidence.question.lengths[-1]),
         ),
     )
 
@@ -53,12 +65,16 @@ def _details(by_length: dict[int, tuple[dict[int, float], str]]) -> dict[str, fl
     }
 
 
-def _ratio(evidence: Evidence[ShortRunsQuestion]) -> Measure:
+def nearest(question: ShortRunsQuestion, steps: int) -> int:
+    """The length nearest to so many steps, in the logarithm."""
+    return min(question.lengths, key=lambda step: abs(math.log(step / steps)))
+
+
+def _ratio(evidence: Evidence[ShortRunsQuestion], length: int) -> Measure:
     condition = evidence.conditions["main"]
     names = [method.name for method in plain_loras(condition)]
-    nearest = min(evidence.question.lengths, key=lambda step: abs(math.log(step / 100)))
-    estimate, note, _ = ratio(condition, names, nearest)
-    return Measure(estimate, " ".join(filter(None, (f"at {nearest} steps.", note))), _details(_by_length(evidence)))
+    estimate, note, _ = ratio(condition, names, length)
+    return Measure(estimate, " ".join(filter(None, (f"At {length} steps.", note))), _details(_by_length(evidence)))
 
 
 def _falls(evidence: Evidence[ShortRunsQuestion]) -> Measure:

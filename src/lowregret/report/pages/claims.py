@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from lowregret.questions.judge import Claim
+from lowregret.questions.judge import Claim, corrected
 from lowregret.report.charts.words import MINUS
 from lowregret.report.pages.tables import NONE, text
 
 MARKS = {"holds": "✓", "does not hold": "✗", "open": "?"}
+
+
+def _corrected(claim: Claim, p: float | None) -> str:
+    """What is left of a ruling when it is one of many."""
+    if p is None:
+        return "no p-value"
+    return f"Holm: {corrected(claim, p)}, p {p:.2g}"
 
 
 def value_text(claim: Claim) -> str:
@@ -20,11 +27,16 @@ def value_text(claim: Claim) -> str:
 def interval_text(claim: Claim) -> str:
     """The interval with its unit; a dash when there is none."""
     found = claim.estimate
-    if found is None or found.low is None or found.high is None:
+    if found is None or (found.low is None and found.high is None):
         return NONE
+    unit = claim.statement.unit
+    if found.low is None:
+        return f"at most {amount(found.high or 0.0, unit)}"
+    if found.high is None:
+        return f"at least {amount(found.low, unit)}"
     if found.low == found.high:
         return "exact"
-    return f"{amount(found.low, claim.statement.unit)} to {amount(found.high, claim.statement.unit)}"
+    return f"{amount(found.low, unit)} to {amount(found.high, unit)}"
 
 
 def amount(value: float, unit: str) -> str:
@@ -36,18 +48,23 @@ def amount(value: float, unit: str) -> str:
     return said.replace("-", MINUS)
 
 
-def claims_table(rows: Sequence[tuple[str, str, Claim]]) -> str:
-    """One line a claim; a row is (link to its study, name of its study, the claim). On a phone a line is a card."""
+def claims_table(rows: Sequence[tuple[str, str, Claim]], together: Sequence[float | None]) -> str:
+    """One line a claim; a row is (link to its study, name of its study, the claim). On a phone a line is a card.
+
+    `together` has each one's p-value, corrected for the number of all of them (`judge.holm`).
+    """
     lines = []
-    for link, study, claim in rows:
+    for (link, study, claim), p in zip(rows, together, strict=True):
         stated = claim.statement
+        ruling = f'<strong class="ruling">{MARKS[claim.ruling]} {claim.ruling}</strong>'
+        ruling += f'<span class="why">{text(_corrected(claim, p))}</span>'
         note = f'<span class="why">{text(claim.note)}</span>' if claim.note else ""
         where = f'<a href="#{escape(link)}">{escape(study)}</a>'
         lines.append(
             f'<tr class="ruling-{claim.ruling.replace(" ", "-")}">\n'
             f'<td data-label="Claim"><span class="sentence">{text(stated.sentence)}</span>'
             f'<span class="why">{where}, SCIENCE {escape(stated.number)}: {text(stated.statistic)}</span></td>\n'
-            f'<td data-label="Here"><strong class="ruling">{MARKS[claim.ruling]} {claim.ruling}</strong>{note}</td>\n'
+            f'<td data-label="Here">{ruling}{note}</td>\n'
             f'<td class="number" data-label="Measured">{text(value_text(claim))}'
             f'<span class="why">{text(interval_text(claim))}</span></td>\n'
             f'<td class="number" data-label="Holds if">{text(stated.threshold).replace("-", MINUS)}</td></tr>'

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence
-from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.judge import Claim, Claims, corrected, expected_false, holm, judge_study
 from lowregret.questions.question import Question
 from lowregret.questions.registry import figures
 from lowregret.report.charts import words
@@ -40,9 +40,10 @@ def page(studies: Sequence[Evidence[Question]]) -> str:
     headline = (
         f"{count['holds']} of {len(rows)} claims hold here, {count['does not hold']} {does} not, {count['open']} open"
     )
+    together = holm([claim for _, _, claim in rows])
     body = [
         _head(headline, studies),
-        section("claims", "Claims", claims_table(rows) + _how(judged)),
+        section("claims", "Claims", _many(rows, together) + claims_table(rows, together) + _how(judged)),
     ]
     specs = {}
     for link, evidence, found in judged:
@@ -67,6 +68,18 @@ def _head(headline: str, studies: Sequence[Evidence[Question]]) -> str:
         "<p>Each claim is a sentence of <em>LoRA Without Regret</em> (Schulman et al., 2025) or of work that followed "
         "it, with the statistic and the bounds that were set before the run. It holds when the whole 95 % interval "
         "lies within the bounds, does not when it lies wholly outside, and is open otherwise.</p>\n</header>\n"
+    )
+
+
+def _many(rows: Sequence[tuple[str, str, Claim]], together: Sequence[float | None]) -> str:
+    """How many rulings may be false by chance, and what Holm's correction leaves of them."""
+    claims = [claim for _, _, claim in rows]
+    left = Counter(corrected(claim, p) for claim, p in zip(claims, together, strict=True))
+    false = expected_false(claims)
+    return (
+        f'<p class="note">{len(claims)} claims are judged at 95 % each, so up to {false:.2g} of these rulings may be '
+        f"expected to be false by chance. By Holm's correction for all of them together {left['holds']} hold and "
+        f"{left['does not hold']} do not: the probability that any of those is false is 5 % at most.</p>"
     )
 
 

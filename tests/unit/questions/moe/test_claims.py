@@ -61,7 +61,7 @@ def test_what_the_post_says_holds_where_it_is_so(fake_studies: ModuleType, tmp_p
         ("moe-all", {"lora:100:experts": 0.5}),
         ("moe-regret", {"lora:100:linear": 0.5}),
         (
-            "moe-per-active",
+            "moe-per-active:shared-outer",
             {"lora:100:linear": 0.5, "lora:101:per-total:linear": 0.5, "lora:102:full-rank-each:linear": 0.5},
         ),
         ("moe-undivided", {"lora:100:linear": 0.5}),
@@ -73,31 +73,30 @@ def test_what_is_not_so_does_not_hold(
 ) -> None:
     found = judged(fake_studies, tmp_path, worse)[key]
     assert found.ruling == "does not hold"
-    if key == "moe-per-active":
-        assert "Most over lora:99:shared-outer:linear" in found.note
 
 
 def test_adapters_that_are_not_as_large_decide_nothing(fake_studies: ModuleType, tmp_path: Path) -> None:
     unlike = {"equal_parameters": MATCHED | {"shared-outer": 110}, "attention_rank": 94}
     found = judged(fake_studies, tmp_path, {"lora:94:attention": 0.5}, **unlike)
-    assert found["moe-per-active"].ruling == found["moe-attention"].ruling == "open"
-    assert (
-        "lora:100:linear has 0.91 times the parameters of lora:110:shared-outer:linear" in found["moe-per-active"].note
-    )
+    shared = found["moe-per-active:shared-outer"]
+    assert shared.ruling == found["moe-attention"].ruling == "open"
+    assert "lora:100:linear has 0.91 times the parameters of lora:110:shared-outer:linear" in shared.note
     assert "Give other ranks" in found["moe-attention"].note
     larger = judged(fake_studies, tmp_path / "more", {"lora:200:attention": 0.5}, attention_rank=200)
     assert larger["moe-attention"].ruling == "holds", "attention may have more"
 
 
-def test_a_convention_without_a_result_leaves_the_comparison_of_all_open(
+def test_a_convention_without_a_result_leaves_the_comparison_with_it_open(
     fake_studies: ModuleType, tmp_path: Path
 ) -> None:
-    assert judged(fake_studies, tmp_path, {})["moe-per-active"].ruling == "holds"
+    key = "moe-per-active:full-rank-each"
+    assert judged(fake_studies, tmp_path, {})[key].ruling == "holds"
     for file in tmp_path.glob("groups/main.lora/trials/lora-102-full-rank-each-linear_*/trial.json"):
         file.write_text(file.read_text().replace('"finished"', '"diverged"'))
     claims = {claim.statement.key: claim for claim in judge_study(read_evidence(tmp_path)).claims}
-    assert claims["moe-per-active"].ruling == "open"
-    assert "lora:100:linear and lora:102:full-rank-each:linear cannot be compared" in claims["moe-per-active"].note
+    assert claims[key].ruling == "open"
+    assert "lora:100:linear and lora:102:full-rank-each:linear cannot be compared" in claims[key].note
+    assert claims["moe-per-active:shared-outer"].ruling == "holds"
 
 
 @pytest.mark.parametrize(
