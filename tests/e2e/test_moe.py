@@ -106,8 +106,8 @@ def test_the_user_sees_which_experts_trained(trained: tuple[Path, str]) -> None:
 def test_a_mixture_is_planned(run: Any) -> None:
     done = run("plan", "tiny-moe", "--method", "lora:16", "--json")
     assert done.exit_code == 0, done.stderr
-    assert 4096 * 16 + 30720 * 8 == 311_296
-    assert "311296" in done.stdout.replace(",", "")
+    assert 4096 * 16 + 30720 * 8 + (1024 + 128) * 16 == 329_728
+    assert "329728" in done.stdout.replace(",", "")
 
 
 def test_a_mixture_is_compared(run: Any, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_mixture_is_compared(run: Any, tmp_path: Path) -> None:
     assert len(set(said)) == len(said)
     methods = json.loads((out / "verdict.json").read_text())["methods"]
     assert {method["name"]: method["trainable_parameters"] for method in methods} == {
-        "lora:4": 4096 * 4 + 30720 * 2,
+        "lora:4": 4096 * 4 + 30720 * 2 + (1024 + 128) * 4,
         "full": 2_758_016,
     }
 
