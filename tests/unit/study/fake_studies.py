@@ -16,9 +16,9 @@ from lowregret.questions.registry import Asked, statements
 from lowregret.runs.atomic import write_json
 from lowregret.runs.metrics import append_metric
 from lowregret.runs.records import ExampleLosses, ExampleRewards, Metric, RewardMetric, TrialRecord
-from lowregret.version import __version__
 from lowregret.spec import RL, GroupSpec, LoRA, TrialSpec
 from lowregret.study.lattice import group_trials
+from lowregret.version import __version__
 
 EXAMPLES = 16
 SAMPLES = RewardMetric(
@@ -41,7 +41,9 @@ def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:
     asked = Asked(question=question).model_dump(mode="json")  # type: ignore[arg-type]
     stated = [statement.model_dump(mode="json") for statement in statements(question)]
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", {"lowregret": __version__, "command": "lowregret study fake", **asked, "claims": stated})
+    write_json(
+        folder / "study.json", {"lowregret": __version__, "command": "lowregret study fake", **asked, "claims": stated}
+    )
     added = sum(_group(folder / "groups" / group.key, group, loss) for group in question.groups())
     if isinstance(question, ComputeQuestion):
         for width in question.widths:
