@@ -113,3 +113,52 @@ def test_the_gradient_is_that_of_the_value(name: str, monkeypatch: pytest.Monkey
         ]
     torch.testing.assert_close(gradient, torch.stack(slopes), rtol=1e-7, atol=1e-8)
     assert bool(gradient.any())
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) & set(get_args(RL.model_fields["estimator"].annotation))))
+def test_a_policy_gradient_is_that_of_the_expected_advantage(name: str) -> None:
+    """Samples of another policy, each token as often as that one draws it: the ratio makes up for it, exactly.
+
+    With a clip so wide that it never binds. An inverted ratio, or one left out, gives another gradient.
+    """
+    generator = torch.Generator().manual_seed(1)
+    logits, sampler, advantages = (torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(3))
+    logits.requires_grad_()
+    drawn = sampler.log_softmax(0)
+    wide = {clip: 1e9 if clip == "high" else 1.0 for clip in LOSSES[name].clips}
+    loss = LOSSES[name].function(
+        logprobs=logits.log_softmax(0), weights=drawn.exp(), advantages=advantages, sampler_logprobs=drawn, **wide
+    )
+    (found,) = torch.autograd.grad(loss, logits)
+    (expected,) = torch.autograd.grad(-(logits.softmax(0) * advantages).sum(), logits)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_entropy_bonus_and_the_penalty_are_those_of_the_whole_distribution() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, other = (torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(2))
+    logits.requires_grad_()
+    drawn = other.log_softmax(0)
+    bonus = losses.entropy_bonus(logits.log_softmax(0), drawn.exp(), sampler_logprobs=drawn)
+    own = logits.log_softmax(0)
+    (found,) = torch.autograd.grad(bonus, logits)
+    (expected,) = torch.autograd.grad((own.exp() * own).sum(), logits)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    penalty = losses.kl_penalty(own.detach(), own.detach().exp(), reference_logprobs=drawn)
+    torch.testing.assert_close(penalty, (own.exp() * (own - drawn)).sum().detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value"),
+    [(2.0, 1.0, -1.2), (0.5, 1.0, -0.5), (2.0, -1.0, 2.0), (0.5, -1.0, 0.8), (1.1, 1.0, -1.1)],
+)
+def test_ppo_takes_the_worse_of_the_ratio_and_its_clip(ratio: float, advantage: float, value: float) -> None:
+    """By hand, with a clip of 0.2: a gain counts up to 1.2 and a loss from 0.8 on."""
+    logprobs = torch.tensor([-1.0], dtype=torch.float64)
+    found = losses.ppo_clip(
+        logprobs,
+        torch.ones(1, dtype=torch.float64),
+        advantages=torch.tensor([advantage], dtype=torch.float64),
+        sampler_logprobs=logprobs - torch.tensor([ratio], dtype=torch.float64).log(),
+    )
+    assert float(found) == pytest.approx(value)

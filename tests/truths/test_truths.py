@@ -17,6 +17,7 @@ from lowregret.questions.claim import Statement
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, judge_study
 from lowregret.questions.registry import QUESTIONS, make_question, statements
+from truths.mutations import is_centred
 from truths.simulator import World, write_study
 
 PLACE = "tests/truths/worlds"
@@ -81,6 +82,7 @@ def test_a_claim_is_judged_as_it_is(judged: Judged, world: World, key: str) -> N
         assert (claim.ruling, claim.corrected) == ("open", "open"), f"{found}, {claim.statement.threshold}"
         return
     assert found.value == pytest.approx(truth.value, abs=room), claim.statement.statistic
+    assert is_centred(found), f"{found}: a value that is no mean"
     assert found.low - room <= truth.value <= found.high + room
     assert claim.ruling == ("holds" if truth.holds else "does not hold"), f"{found}, {claim.statement.threshold}"
 
