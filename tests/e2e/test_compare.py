@@ -65,8 +65,11 @@ def test_the_regret_is_that_of_the_records(study: Path) -> None:
         own = [t["test_nll"] for t in trials(study) if t["method"] == name and t["learning_rate"] == rate]
         assert len(own) == 2
         mean[name] = sum(own) / 2
-    assert found["regret_nats"] == pytest.approx(mean["lora:4"] - mean["full"], abs=1e-9)
-    assert found["tolerance_nats"] == pytest.approx(0.005 * mean["full"])
+    bottom = {method["name"]: mean[method["name"]] - method["depth"] for method in found["methods"]}
+    assert found["regret_nats"] == pytest.approx(bottom["lora:4"] - bottom["full"], abs=1e-9)
+    assert found["learned"] == pytest.approx(found["base_nll"] - mean["full"])
+    assert found["regret_learned"] == pytest.approx(found["regret_nats"] / found["learned"])
+    assert found["tolerance_nats"] == pytest.approx(0.05 * found["learned"])
     low, high = found["ci95"]
     assert low <= found["regret_nats"] <= high
     expected = "low_regret" if high < found["tolerance_nats"] else "regret" if low > found["tolerance_nats"] else None
@@ -126,7 +129,7 @@ def test_another_spec_is_refused_and_nothing_changes(
     ):
         ended = run("compare", *study_arguments, *change, "--out", study)
         assert ended.exit_code == 2
-        assert ended.stdout.count("trial") == 0
+        assert "trial 1 of" not in ended.stdout
         for words in (*named, "belongs to another spec", "Use another --out"):
             assert words in ended.stderr
         assert snapshot(study) == before

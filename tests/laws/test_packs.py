@@ -204,7 +204,7 @@ class Session(Silent):
 def numbers(folder: Path) -> dict[str, Any]:
     """All that must repeat: records, curves, example losses and weights."""
     found: dict[str, Any] = {}
-    times = {"seconds", "shared_seconds", "shared_seconds_alone", "peak_memory_bytes"}
+    times = {"seconds", "shared_seconds", "shared_seconds_alone", "evaluation_seconds", "peak_memory_bytes"}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name == "trial.json":

@@ -31,7 +31,7 @@ TRIALS = [
     TrialSpec(method=LoRA(rank=4, alpha=8, targets=("mlp", "unembedding"), dropout=0.2), learning_rate=5e-3, seed=1),
     TrialSpec(method=LoRA(rank=7), learning_rate=2e-3, seed=2),
 ]
-TIMES = {"seconds", "shared_seconds", "shared_seconds_alone", "peak_memory_bytes"}
+TIMES = {"seconds", "shared_seconds", "shared_seconds_alone", "evaluation_seconds", "peak_memory_bytes"}
 
 
 def training(steps: int = 5, objective: dict[str, Any] | None = None, **changed: Any) -> TrainingSpec:

@@ -30,7 +30,7 @@ def test_one_step_of_sft_trainer(
     base, examples = bases.small_base("llama"), bases.examples(8)
     model: Any = bases.copied(base)
     engine = Engine(base)
-    policy = engine.add_policy("policy", LoRA(rank=4) if kind == "lora" else FullFT())
+    policy = engine.add_policy("policy", LoRA(rank=4, targets=("attention", "mlp")) if kind == "lora" else FullFT())
     if kind == "lora":
         model = to_peft(model, policy)
     config = trl.SFTConfig(

@@ -1,6 +1,6 @@
 """A statistic with one thing wrong is found out by the worlds: 153 of 183 are, and each of the other 30 was looked at.
 
-Those change nothing (operands of an absolute value turned round, the first of equal trials or of the keys of both sides,
+Those change nothing (operands of an absolute value turned round, the first of equal trials or of the keys of both,
 a base of the logarithm that cancels), or a guard and a note that no world needs.
 """
 
