@@ -165,7 +165,18 @@ def _evidence(lora: Measured, full: Measured, interval: Interval, scale: Scale) 
     tokens = "" if scale.rewards else f" ({max(lora.test_tokens, full.test_tokens):,} supervised tokens)"
     return (
         f"The evidence is {seeds} on the same {interval.examples} held-out {scale.example}s{tokens}, "
-        f"compared pair by pair{shares}."
+        f"compared pair by pair{shares}.{_at_the_bottom(lora, full, interval, scale)}"
+    )
+
+
+def _at_the_bottom(lora: Measured, full: Measured, interval: Interval, scale: Scale) -> str:
+    """That the regret is not the difference of the losses shown, where it is not."""
+    if lora.test_loss is None or full.test_loss is None or abs(interval.value - lora.test_loss + full.test_loss) < 5e-5:
+        return ""
+    return (
+        f" The regret is between the bottoms of both methods' bowls of learning rates; at the best rates tried the "
+        f"{scale.noun} is {scale.score(lora.test_loss)} with {lora.name} and {scale.score(full.test_loss)} with full "
+        "fine-tuning."
     )
 
 

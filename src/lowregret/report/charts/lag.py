@@ -14,6 +14,8 @@ from lowregret.report.charts.drawing import LossScale, data, layered, method_col
 from lowregret.report.reading import StudyRecords
 
 _HEIGHT = 340
+_SEEN = 1.1
+"""A shorter way than this factor is not drawn."""
 
 
 def lag_chart(study: StudyRecords) -> alt.LayerChart:
@@ -40,6 +42,7 @@ def lag_chart(study: StudyRecords) -> alt.LayerChart:
         .mark_point(size=60, strokeWidth=2, opacity=1)
         .encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
         *_key(study, names, scale),
+        *_before(study, curves, x, y),
         *_arrow(study, curves, x, y),
     ]
     return layered(layers, "Held-out loss against the logarithm of the steps, with LoRA's lag as an arrow", _HEIGHT)
@@ -62,6 +65,21 @@ def _key(study: StudyRecords, names: Sequence[str], scale: LossScale) -> list[al
         text.encode(x=alt.value("width"), y=y, text="text:N"),
         dot.encode(x=alt.value("width"), y=y, color=method_color(study), shape=method_shape(study)),
     ]
+
+
+def _before(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """At LoRA's evaluations before the last: from where FullFT was as low, with how many times the steps that is."""
+    if len(curves) < 2:
+        return []
+    lora, full = curves.values()
+    rows = [
+        {"step": start, "end": step, "loss": loss, "text": f"{step / start:.2g}×"}
+        for step, loss in list(lora.items())[:-1]
+        if (start := steps_to(full, loss)) is not None and step / start >= _SEEN
+    ]
+    rule = data(rows).mark_rule(style="reference").encode(x=x, x2="end:Q", y=y)
+    note = data(rows).mark_text(style="note", align="left", dx=4, dy=-7).encode(x=x, y=y, text="text:N")
+    return [rule, note]
 
 
 def _arrow(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y: alt.Y) -> list[alt.Chart]:

@@ -63,9 +63,11 @@ def _rewards(lora: MethodResult | None, full: MethodResult | None) -> str:
 
 
 def _steps(study: StudyRecords) -> str:
-    """`; for the same loss it needs 1.3 times the steps`, of the LoRA that was judged."""
+    """`; for the same loss it needs 1.3 times the steps`, of the judged LoRA; nothing where that may be no lag."""
     lag = study.verdict.lag
-    return "" if lag is None or lag.factor is None else f"; for the same loss it needs {lag.factor:.2g} times the steps"
+    if lag is None or lag.factor is None or ((lag.low or 0.0) <= 1 <= (lag.high or math.inf)):
+        return ""
+    return f"; for the same loss it needs {lag.factor:.2g} times the steps"
 
 
 def _apart(lora: MethodResult | None, full: MethodResult | None) -> str:
@@ -186,7 +188,7 @@ def lag_caption(study: StudyRecords) -> str:
     bounds = "" if lag.low is None or lag.high is None else f" (95 % interval {lag.low:.2g} to {lag.high:.2g})"
     said = (
         f"The arrow: for the same loss {name} needs {lag.factor:.2g} times the steps of full fine-tuning{bounds}, by "
-        "the regret and the slope of the curve there."
+        "the regret and the slope of the curve there. Dashed: how many at its evaluations before."
     )
     trend = {
         "closes": "The gap closes towards the end.",

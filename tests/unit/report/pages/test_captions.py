@@ -41,6 +41,8 @@ def test_headline_and_caption_tell_the_steps_of_the_lora_that_was_judged(
     caption = captions.lag_caption(replace(study, verdict=studies.verdict(lag=lag)))
     assert "LoRA (rank 16) needs 1.3 times the steps of full fine-tuning (95 % interval 1.1 to 1.6)" in caption
     assert "The gap closes" in caption
+    told = headline(study, studies, lag=lag.model_copy(update={"low": 0.9}))
+    assert told.endswith("within the tolerance."), "an interval that holds 1 is no lag to headline"
     none = captions.lag_caption(replace(study, verdict=studies.verdict(lag=Lag(note="2 evaluations are too few."))))
     assert none.endswith("2 evaluations are too few.")
 
