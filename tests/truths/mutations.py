@@ -1,6 +1,6 @@
 """Statistics with one thing wrong, held against the worlds: which wrong ones would be taken for right?
 
-    PYTHONPATH=tests python -m truths.mutations
+    PYTHONPATH=tests python tests/truths/mutations.py
 
 Each claim's module is read, one place in it is changed at a time (a sign, an extreme, a mean for an extreme, a unit,
 the wrong end, the wrong operation, a comparison), and its claims are measured in worlds of which the answer is known. A
