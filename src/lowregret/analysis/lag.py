@@ -82,7 +82,8 @@ def measure_lag(
     ours, theirs = _average(lora), _average(full)
     common = sorted(step for step in ours.keys() & theirs.keys() if step > 0)
     if len(common) < FEWEST:
-        return Lag(note=f"{len(common)} evaluations are too few to count steps by: --evals 8 gives curves.")
+        few = f"{len(common)} evaluation{' is' if len(common) == 1 else 's are'} too few to count steps by"
+        return Lag(note=f"{few}: a longer run has room for more, or --evals 8 with --max-eval.")
     value, low, high = (factor(ours, theirs, regret) for regret in (interval.value, interval.low, interval.high))
     last = common[-1]
     half = min(common[:-1], key=lambda step: abs(math.log(2 * step / last)))
