@@ -73,6 +73,22 @@ def test_a_finished_compare_trains_what_todays_rules_need_and_is_judged_by_them(
     assert ended.exit_code == 0, ended.stdout + ended.stderr
 
 
+def test_more_held_out_examples_judge_an_old_compare(run: Any, old: Callable[[str], Path]) -> None:
+    folder = old("compare")
+    before = trials(folder)
+    words = again(folder)
+    words[words.index("--max-eval") + 1] = "16"
+    ended = run(*words)
+    assert ended.exit_code == 0, ended.stderr
+    assert "are trained again" in ended.stdout + ended.stderr
+    after = trials(folder)
+    assert after.keys() == before.keys()
+    assert all(json.loads(record)["id"] == name for name, record in after.items())
+    judged = [name for name, record in after.items() if json.loads(record).get("test_examples") == 16]
+    assert {name.partition("_")[0] for name in judged} == {"lora-2", "full"}
+    assert not (folder / "again").exists()
+
+
 def test_lora_without_targets_is_another_spec_than_it_was(run: Any, old: Callable[[str], Path]) -> None:
     folder = old("compare")
     before = {path: path.read_bytes() for path in folder.rglob("*.json")}

@@ -38,8 +38,14 @@ def old_id(trial: TrialSpec) -> str:
 
 
 def respelled(stored: Any, methods: Iterable[FullFT | LoRA]) -> Any:
-    """A value of JSON from a folder of before 0.3.0, with today's names of these methods in its texts and keys."""
-    names = {old_name(method): method.name for method in methods}
+    """A value of JSON from a folder of before 0.3.0, with today's names of these methods in its texts and keys.
+
+    A LoRA without targets is renamed though only today's is asked for: it must not be taken for that one.
+    """
+    asked = tuple(methods)
+    loras = [m for m in asked if isinstance(m, LoRA) and m.targets == DEFAULT_TARGETS]
+    then = [m.model_copy(update={"targets": LINEAR_TARGETS}) for m in loras]
+    names = {old_name(method): method.name for method in (*asked, *then)}
     found = sorted((name for name, now in names.items() if name != now), key=len, reverse=True)
     if not found:
         return stored

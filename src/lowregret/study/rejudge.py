@@ -117,16 +117,16 @@ class Rejudging:
         trials = [record.spec for record in gone]
         scheduler = Scheduler(folder, self.spec, {}, self.watching, _keep_nothing, only=trials)
         scheduler.run(self.resources, session, should_stop)
-        found = {record.id: record for record in read_trials(folder)}
+        found = {record.spec: record for record in read_trials(folder)}  # ids of before 0.3.0 are other ones
         for record in gone:
-            again = found[record.id]
+            again = found[record.spec]
             if again.status == "failed":
                 raise RecordsError(f"{trial_folder(folder, again.id)}: trained again, the trial failed: {again.error}")
             source, home = trial_folder(folder, again.id), trial_folder(self.folder, record.id)
             if again.status == "finished":
                 write_json(home / EXAMPLES, read_examples(source / EXAMPLES))
             write_bytes(home / METRICS, (source / METRICS).read_bytes())
-            write_json(home / TRIAL, again)
+            write_json(home / TRIAL, again.model_copy(update={"id": record.id}))
 
 
 def _keep_nothing(engine: Engine, policy: str, record: TrialRecord) -> None:

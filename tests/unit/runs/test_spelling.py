@@ -83,3 +83,8 @@ def test_a_record_is_called_as_its_spec_says() -> None:
     )
     assert (record.id, record.method) == ("lora-2_lr0.001_seed0", "lora:2:linear")
     assert TrialRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_an_old_name_is_never_taken_for_todays_method_of_that_name() -> None:
+    started = {"lora:16": 1e-3, "lora:16:attention+mlp+unembedding": 2e-3, "full": 1e-4}  # an old group's priors.json
+    assert respelled(started, [LoRA(rank=16), FullFT()]) == {"lora:16:linear": 1e-3, "lora:16": 2e-3, "full": 1e-4}
