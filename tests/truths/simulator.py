@@ -70,8 +70,9 @@ class Nature:
     """Doublings from RATE to the best rate after a step."""
     base: float = BASE
     """Held-out loss before training; minus the reward with reinforcement learning."""
-    drift: float = 0.0
-    """Doublings by which the best rate differs between seeds."""
+    drift: Callable[[GroupSpec, int], float] = lambda group, step: 0.0
+    """(group, step) → doublings by which the best rate differs between seeds. What does not differ between steps or
+    groups cancels in a slope over them."""
     jitter: Callable[[int], float] = lambda step: 0.0
     """Nats that a seed's place adds to the held-out loss after a step: noise where nothing learned could vary."""
     away: Callable[[AnyMethod, float, float, float], float] = parabola
@@ -145,13 +146,17 @@ def _group(home: Path, group: GroupSpec, nature: Nature) -> None:
 
 
 def _rates(group: GroupSpec, nature: Nature, method: AnyMethod) -> list[float]:
-    """What is tried: the rates nearest to the best at every step that counts, and `reach` on both sides, ascending."""
+    """What is tried: the rates nearest to the best at every step that counts, and `reach` on both sides, ascending.
+
+    A best rate must not lie midway between two: which of them is nearest would go by the seed.
+    """
     if group.learning_rates != "search":
         return sorted(group.learning_rates)
-    best = [nature.best(group, method, step) for step in group.bracket_at or (_steps(group),)]
-    for found in best:
+    steps = group.bracket_at or (_steps(group),)
+    best = [nature.best(group, method, step) for step in steps]
+    for step, found in zip(steps, best, strict=True):
         room = 0.5 - abs(found - round(found))
-        assert room > 2 * nature.drift, f"{method.name}: a best rate midway between two rates has no known neighbours"
+        assert room > 2 * abs(nature.drift(group, step)), f"{method.name}: midway between two rates"
     return [RATE * 2.0**k for k in range(round(min(best)) - nature.reach, round(max(best)) + nature.reach + 1)]
 
 
@@ -220,7 +225,7 @@ def _seen(group: GroupSpec, nature: Nature, trial: TrialSpec, step: int, law: La
 
 def _off(group: GroupSpec, nature: Nature, trial: TrialSpec, step: int) -> float:
     """Doublings from the best rate of its seed."""
-    best = nature.best(group, trial.method, step) + nature.drift * place(group, trial.method, trial.seed)
+    best = nature.best(group, trial.method, step) + nature.drift(group, step) * place(group, trial.method, trial.seed)
     return 0.0 if group.learning_rates != "search" else math.log2(trial.learning_rate / RATE) - best
 
 

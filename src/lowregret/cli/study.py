@@ -155,18 +155,20 @@ def _show(found: dict[Path, Claims]) -> None:
     from rich.text import Text
 
     from lowregret.cli.progress import make_console
+    from lowregret.questions.judge import corrected, holm
     from lowregret.report.pages.claims import interval_text, value_text
 
     table = Table(box=None, pad_edge=False)
-    for column in ("claim", "ruling", "here", "95 % interval", "threshold"):
+    for column in ("claim", "ruling", "by Holm", "here", "95 % interval", "threshold"):
         table.add_column(column)
-    for claims in found.values():
-        for claim in claims.claims:
-            table.add_row(
-                Text(f"{claim.statement.number} {claim.statement.sentence}"),
-                claim.ruling,
-                value_text(claim),
-                interval_text(claim),
-                claim.statement.threshold,
-            )
+    every = [claim for claims in found.values() for claim in claims.claims]
+    for claim, p in zip(every, holm(every), strict=True):
+        table.add_row(
+            Text(f"{claim.statement.number} {claim.statement.sentence}"),
+            claim.ruling,
+            corrected(claim, p),
+            value_text(claim),
+            interval_text(claim),
+            claim.statement.threshold,
+        )
     make_console().print(table)

@@ -79,15 +79,23 @@ def _study(folder: Path, lines: list[str]) -> Iterator[str]:
         gone = ", ".join(sorted({statement.key for statement in stated} - today)) or "none"
         lines.append(
             f"{len(stated)} claims were stated and judged before 0.3, by other rules; no longer stated: {gone}. "
-            + "By today's: "
-            + ", ".join(f"{c.statement.key} {c.ruling}" for c in again.claims)
+            + f"By today's: {_rulings(again)}"
         )
         return
     if stated != statements(evidence.question):
         yield f"{STUDY}: the claims stated before the run are not those of the question"
     stored = read_record(Claims, folder / CLAIMS)
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{CLAIMS}: ")
-    lines.append(f"{len(again.claims)} claims: " + ", ".join(f"{c.statement.key} {c.ruling}" for c in again.claims))
+    lines.append(f"{len(again.claims)} claims: {_rulings(again)}")
+
+
+def _rulings(found: Claims) -> str:
+    """Each claim's, what Holm's correction for all of this study leaves of it where that differs, and a caution."""
+    said = []
+    for claim in found.claims:
+        by_holm = "" if claim.corrected in (None, claim.ruling) else f" (by Holm: {claim.corrected})"
+        said.append(f"{claim.statement.key} {claim.ruling}{by_holm}")
+    return f"{', '.join(said)}. Up to {found.expected_false or 0:.2g} of these may be expected to be false by chance"
 
 
 def _compare(folder: Path, lines: list[str]) -> Iterator[str]:

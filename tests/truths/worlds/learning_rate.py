@@ -39,7 +39,7 @@ def world(
         Nature(
             lambda *_: 1.5,
             best=lambda group, method, step: best[method.name],
-            drift=0.02,
+            drift=lambda group, step: 0.02,
             hidden_size=lambda group: hidden,
         ),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from lowregret.spec.method import FullFT, LoRA
 from lowregret.spec.study import GroupSpec
-from truths.simulator import BASE, AnyMethod, Nature, Truth, World
+from truths.simulator import BASE, BEND, AnyMethod, Nature, Truth, World
 
 TOP, LAST = 64, 64
 """The highest rank, and the last step: x = log2(step) is 1 to 6 at the evaluations."""
@@ -26,6 +26,11 @@ QUESTION: dict[str, Any] = {
 
 def size_of(group: GroupSpec) -> int:
     return int(group.condition.removeprefix("size-"))
+
+
+def away(method: AnyMethod, learned: float, off: float, wobble: float) -> float:
+    """At another rate the curve has another shape, not only another height."""
+    return learned - BEND * off**2 * (1 + learned**2)
 
 
 def bow(x: float) -> float:
@@ -67,6 +72,7 @@ def nature(regret: dict[int, float], straight: float, growth: float, first: floa
     return Nature(
         learned,
         best=lambda group, method, step: 3.0 if isinstance(method, LoRA) else 0.0,
+        away=away,
         jitter=lambda step: 1e-5 * bow(math.log2(step)),
     )
 

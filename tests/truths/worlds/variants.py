@@ -54,7 +54,7 @@ def world(
         Nature(
             learned,
             best=lambda group, method, step: best[method.name],
-            drift=0.02,
+            drift=lambda group, step: 0.02,
             forgets=lambda method: {"full": full, PLAIN: lora}.get(method.name, 5.0),
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy import stats
 
 from lowregret.analysis.edl import HeldOutPoint, excess_description_length
 from lowregret.errors import SpecError
@@ -15,6 +16,7 @@ def test_edl_by_hand() -> None:
     losses = [4.0, 3.0, 2.0, 1.0]
     found = excess_description_length(losses, [HeldOutPoint(0.5, 1.5), HeldOutPoint(1.0, 1.0)], 1.0)
     assert found.bits_per_token == pytest.approx((2.5 - 1.0) / math.log(2))
+    assert found.first_epoch_bits_per_token == pytest.approx(2.5 / math.log(2))
     # EDL/n is 3.5 − 1.5 after two steps and 2.5 − 1.0 after four.
     assert found.slope == pytest.approx((1.5 - 2.0) / math.log(2) / (math.log(4) - math.log(2)))
     assert found.regime == "elicit"
@@ -29,6 +31,20 @@ def test_the_regime_is_the_sign_of_the_slope() -> None:
     assert excess_description_length(quick, flat, 1.0).regime == "elicit"
     assert excess_description_length(slow, evaluations, 1.6).regime == "teach"
     assert excess_description_length(slow, evaluations[:1], 2.5).regime == "unknown"
+
+
+@pytest.mark.parametrize("wobble", [0.04, 0.06, 0.09, 0.15])
+@pytest.mark.parametrize("rise", [0.1, -0.1])
+def test_a_slope_within_two_of_its_standard_errors_tells_nothing(rise: float, wobble: float) -> None:
+    """By scipy's standard error; here the slope is from under one to over four of them."""
+    steps = [50, 60, 70, 80, 90, 100]
+    edl = [rise * math.log(step) + wobble * (-1) ** place / 4 for place, step in enumerate(steps)]
+    line = stats.linregress([math.log(step) for step in steps], edl)
+    evaluations = [HeldOutPoint(step / 100, 1.0 - bits * math.log(2)) for step, bits in zip(steps, edl, strict=True)]
+    found = excess_description_length([1.0] * 100, evaluations, 0.5)
+    assert found.slope == pytest.approx(line.slope)
+    told = "unknown" if abs(line.slope) <= 2 * line.stderr else "teach" if line.slope > 0 else "elicit"
+    assert found.regime == told
 
 
 def test_the_first_half_of_an_epoch_says_nothing_of_the_regime() -> None:

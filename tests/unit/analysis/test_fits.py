@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lowregret.analysis.fits import exponential, mean, r_squared, slope, vertex
+from lowregret.analysis.fits import at, exponential, mean, r_squared, slope, vertex
 
 
 @given(place=st.floats(-0.5, 0.5), bend=st.floats(0.01, 10), depth=st.floats(-5, 5))
@@ -18,6 +18,11 @@ def test_a_parabola_is_found_exactly(place: float, bend: float, depth: float) ->
     assert found == pytest.approx(place, abs=1e-9)
     if abs(found) < 0.5:
         assert bottom == pytest.approx(depth, abs=1e-9)
+
+
+def test_a_bottom_at_the_edge_is_the_lowest_of_the_three_losses() -> None:
+    assert vertex(1.0, 1.0, 3.0) == (-0.5, 1.0)
+    assert vertex(3.0, 1.0, 1.0) == (0.5, 1.0)
 
 
 def test_three_equal_losses_have_their_bottom_in_the_middle() -> None:
@@ -49,8 +54,11 @@ def test_a_line_is_numpys(seed: int) -> None:
     found, expected = slope(xs, ys), stats.linregress(xs, ys)
     assert found is not None
     assert found.low is not None
+    assert found.high is not None
     assert found.value == pytest.approx(expected.slope)
-    assert found.value - found.low == pytest.approx(stats.t.ppf(0.975, 5) * expected.stderr)
+    half = stats.t.ppf(0.975, 5) * expected.stderr
+    assert (found.value - found.low, found.high - found.value) == (pytest.approx(half), pytest.approx(half))
+    assert found.freedom == 5
     assert r_squared(xs, ys) == pytest.approx(expected.rvalue**2)
 
 
@@ -61,3 +69,23 @@ def test_a_ratio_keeps_its_interval_around_it() -> None:
     assert found.high is not None
     assert found.value == pytest.approx(4.0)
     assert found.low * found.high == pytest.approx(16.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "value"),
+    [(2, 2.0), (1, 3.0), (4, 1.0), (8, 0.75), (16, 0.5), (8.0, 0.75), (0.5, None), (17, None)],
+    ids=[
+        "half way in the logarithm",
+        "first",
+        "an evaluation",
+        "beside other places",
+        "last",
+        "real",
+        "before",
+        "after",
+    ],
+)
+def test_a_curve_is_read_between_its_nearest_evaluations(step: float, value: float | None) -> None:
+    """In the logarithm 2 is half way from 1 to 4, and 8 from 4 to 16; in the step they would be a third of it."""
+    found = at({0: 9.0, 1: 3.0, 4: 1.0, 16: 0.5}, step)
+    assert found == (None if value is None else pytest.approx(value))

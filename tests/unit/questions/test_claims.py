@@ -6,15 +6,16 @@ import json
 import math
 import random
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lowregret.questions.evidence import read_evidence
-from lowregret.questions.judge import Claim, judge_study
+from lowregret.questions.judge import Claim, judge_study, rule
 from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS, make_question, statements
+from lowregret.questions.rl import claims as rl
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
 
 
@@ -170,6 +171,22 @@ def test_a_rank_1_that_earns_less_at_fewer_rates_does_not_hold(fake_studies: Mod
     assert found["rl-range"].ruling == "does not hold"
 
 
+def test_a_reward_of_full_fine_tuning_that_still_rises_with_the_rate_decides_nothing(
+    fake_studies: ModuleType, tmp_path: Path
+) -> None:
+    """LoRA's best rate is bracketed; what FullFT would earn at a better one is not known."""
+
+    def loss(group: GroupSpec, trial: TrialSpec, step: int) -> float:
+        if isinstance(trial.method, FullFT) and step:
+            return -0.9 - 0.01 * math.log2(trial.learning_rate) + random.Random(trial.id).gauss(0, 1e-4)
+        known: float = rewarded(full=0.9, half_width=6.0)(group, trial, step)
+        return known
+
+    found = claims(fake_studies, tmp_path, small("rl"), loss)["rl-rank-1"]
+    assert found.ruling == "open"
+    assert "not bracketed" in found.note
+
+
 def test_bits_are_those_of_the_groups_over_what_the_lowest_rank_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
     """16 bits at each line of a curve; rank 1 has 100 parameters of 2 bits. A number to read: no claim is about it."""
     found = claims(fake_studies, tmp_path, small("rl", evals=2, first_eval=8))
@@ -181,3 +198,55 @@ def test_bits_are_those_of_the_groups_over_what_the_lowest_rank_holds(fake_studi
 def test_time_by_theory_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
     found = claims(fake_studies, tmp_path, small("compute"))
     assert found["compute-theory:1"].ruling == "holds"
+
+
+# --- the range of good learning rates ---------------------------------------------------------------------------------
+
+
+def range_of(monkeypatch: pytest.MonkeyPatch, lora: float, full: float, ended: dict[str, bool]) -> Claim:
+    """The claim where the ranges are so many doublings wide, and have ended or not."""
+
+    def found(condition: Any, method: str, good: float) -> dict[int, rl.GoodRange]:
+        side, width = ("full", full) if method == "full" else ("lora", lora)
+        return {seed: rl.GoodRange(0.0, width + 0.01 * (seed - 1), ended.get(side, True)) for seed in range(3)}
+
+    monkeypatch.setattr(rl, "good_ranges", found)
+    question = small("rl")
+    methods = [method for group in question.groups() for method in group.methods]
+    condition: Any = SimpleNamespace(methods=methods)
+    (stated,) = (one for one in rl.claims(question) if one.statement.key == "rl-range")
+    evidence: Any = SimpleNamespace(question=question, conditions={"main": condition})
+    measured = stated.measure(evidence)
+    assert measured.estimate is not None
+    ruling = rule(stated.statement, measured.estimate)
+    return Claim(statement=stated.statement, ruling=ruling, estimate=measured.estimate, note=measured.note)
+
+
+@pytest.mark.parametrize(
+    ("lora", "full", "ended", "ruling"),
+    [
+        (3.0, 2.0, {}, "holds"),
+        (1.0, 2.0, {}, "does not hold"),
+        (1.0, 2.0, {"lora": False}, "open"),
+        (3.0, 2.0, {"lora": False}, "holds"),
+        (3.0, 2.0, {"full": False}, "open"),
+        (1.0, 2.0, {"full": False}, "does not hold"),
+        (3.0, 2.0, {"lora": False, "full": False}, "open"),
+    ],
+)
+def test_a_range_that_has_not_ended_is_at_least_so_wide(
+    monkeypatch: pytest.MonkeyPatch, lora: float, full: float, ended: dict[str, bool], ruling: str
+) -> None:
+    found = range_of(monkeypatch, lora, full, ended)
+    assert found.ruling == ruling
+    assert found.estimate is not None
+    assert found.estimate.value == pytest.approx(2 ** (lora - full))
+    assert ("full" in found.note) is not ended.get("full", True)
+    assert bool(found.note) is bool(ended)
+
+
+def test_a_good_range_ends_between_two_rates_in_proportion() -> None:
+    """Rates a factor of 4 apart: a gain from 1 to 0 passes a half after one doubling, and the nearest one counts."""
+    assert rl._end({0.0: 1.0, 2.0: 0.0, 4.0: 0.9}, 0.0, 0.5, 1) == (1.0, True)
+    assert rl._end({0.0: 1.0, -2.0: 0.75, -4.0: 0.25, -6.0: 0.9}, 0.0, 0.5, -1) == (-3.0, True)
+    assert rl._end({0.0: 1.0, 2.0: 0.75}, 0.0, 0.5, 1) == (2.0, False)

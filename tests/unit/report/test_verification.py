@@ -11,6 +11,8 @@ import pytest
 
 from lowregret.errors import RecordsError
 from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import judge_study
+from lowregret.report import verification
 from lowregret.report.verification import verify_folder
 
 
@@ -29,6 +31,18 @@ def test_what_was_not_touched_verifies(study: Path) -> None:
     found = verify_folder(study)
     assert not found.differences
     assert any("claims" in line for line in found.lines)
+
+
+def test_what_holms_correction_leaves_of_a_ruling_is_said(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a claim that rules by its own p-value but is open as one of many; 0.05 of each of the three that have one."""
+    found = judge_study(read_evidence(study))
+    claim = next(claim for claim in found.claims if claim.ruling != "open")
+    many = tuple(one.model_copy(update={"corrected": "open"}) if one == claim else one for one in found.claims)
+    monkeypatch.setattr(verification, "judge_study", lambda _: found.model_copy(update={"claims": many}))
+    said = next(line for line in verify_folder(study).lines if "claims" in line)
+    assert f"{claim.statement.key} {claim.ruling} (by Holm: open)" in said
+    assert said.count("by Holm") == 1
+    assert said.endswith("Up to 0.15 of these may be expected to be false by chance")
 
 
 def test_a_claim_that_was_improved_is_seen(study: Path) -> None:

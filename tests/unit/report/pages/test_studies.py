@@ -41,6 +41,17 @@ def test_the_claims_come_first_and_the_studies_in_the_order_of_the_post(
     assert source.count('<tr class="ruling-') == claims
 
 
+def test_the_page_says_how_many_claims_are_judged_and_how_many_rulings_may_be_false(every_study: Path) -> None:
+    """Holm's correction is for all claims of the page: of one study's it is weaker than of two studies'."""
+    homes = [every_study / kind for kind in ("learning-rate", "layers")]
+    stored = [json.loads((home / "claims.json").read_text())["claims"] for home in homes]
+    ps = sorted(claim["p"] for claims in stored for claim in claims if claim["p"] is not None)
+    source = page([read_evidence(home) for home in homes])
+    assert f"{sum(map(len, stored))} claims are judged at 95 % each, so up to {0.05 * len(ps):.2g} of these" in source
+    assert source.count("Holm: ") == len(ps)
+    assert f"p {min(1.0, ps[0] * len(ps)):.2g}<" in source, "the least one is multiplied by the number of all"
+
+
 def test_the_page_needs_no_network_and_has_one_policy(every_study: Path) -> None:
     source = page([read_evidence(every_study / "early")])
     assert "default-src 'none'" in source
