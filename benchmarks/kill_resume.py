@@ -42,12 +42,13 @@ _NOT_REPEATABLE = (
     "shared_seconds_alone",
     "packing_gain",
     "seconds_left_out",
+    "alternative",
     "environment",
     "sessions",
     "command",
     "checkpoint_seconds",
 )
-_OF_TIME = ("peak memory", "Packing: ", "Stopping early: ", "would settle it")
+_OF_TIME = ("peak memory", "Packing: ", "Stopping early: ", "would settle it", "of that length takes")
 
 
 @dataclass(frozen=True)

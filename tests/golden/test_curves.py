@@ -35,11 +35,11 @@ def measure(data: str, method: str, out: Path) -> dict[str, Any]:
     """12 steps with three evaluations, through the function behind `lowregret train`."""
     spec = TrainSpec(
         model="tiny",
-        data=DataSpec(train=DATA[data]),
+        data=DataSpec(train=DATA[data], max_eval=32),
         method=method,  # type: ignore[arg-type]
         learning_rate=RATES[method],
         steps=STEPS,
-        evals=3,
+        evals=(4, 8, 12),
         precision="float32",
         device="cpu",
     )

@@ -27,9 +27,9 @@ from lowregret.train.rl.work import RLWorkload
 from lowregret.train.trial import begin, settle
 
 TRIALS = [
-    TrialSpec(method=LoRA(rank=1), learning_rate=1e-2, seed=0),
+    TrialSpec(method=LoRA(rank=1, targets=("attention", "mlp")), learning_rate=1e-2, seed=0),
     TrialSpec(method=LoRA(rank=4, alpha=8, targets=("mlp", "unembedding"), dropout=0.2), learning_rate=5e-3, seed=1),
-    TrialSpec(method=LoRA(rank=7), learning_rate=2e-3, seed=2),
+    TrialSpec(method=LoRA(rank=7, targets=("attention", "mlp")), learning_rate=2e-3, seed=2),
 ]
 TIMES = {"seconds", "shared_seconds", "shared_seconds_alone", "evaluation_seconds", "peak_memory_bytes"}
 

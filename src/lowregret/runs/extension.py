@@ -87,7 +87,7 @@ def extend_spec(
     try:
         require_same(folder, {"spec": taken, "resolved": kept}, {"spec": here, "resolved": {n: now[n] for n in kept}})
     except RecordsError as error:
-        said = [remark for name, remark in _REMARKS.items() if f" spec.{name}: " in str(error)]
+        said = [remark for name, remark in _REMARKS.items() if f" spec.{name}" in str(error)]
         said += [_REMARKS["max_eval"]] if " spec.data.max_eval: " in str(error) else []
         raise RecordsError("\n".join([str(error), *(f"({remark}.)" for remark in said)])) from None
     if older:

@@ -11,6 +11,7 @@ from lowregret.runs.metrics import append_metric
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.verdict import MethodResult, Recommendation, Verdict
 from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, Method, TrialSpec
+from lowregret.version import __version__
 
 STEPS = 120
 BASE = 1.9213
@@ -179,7 +180,7 @@ def write_study(
     trials = ordinary_trials() if trials is None else trials
     make_folder(folder)
     plain = asked.model_dump(mode="json")
-    write_json(folder / "spec.json", {"command": command, "spec": plain, "lowregret": "0.1.0"})
+    write_json(folder / "spec.json", {"command": command, "spec": plain, "lowregret": __version__})
     for record in trials:
         make_folder(folder / "trials" / record.id)
         write_json(folder / "trials" / record.id / "trial.json", record)

@@ -20,6 +20,7 @@ from lowregret.runs.metrics import append_metric
 from lowregret.runs.records import Metric, RewardMetric, TrialRecord
 from lowregret.runs.verdict import MethodResult, Recommendation, Verdict
 from lowregret.spec import RL, CompareSpec, DataSpec, FullFT, LoRA, Method, TrialSpec
+from lowregret.version import __version__
 
 TASK = "builtin:arithmetic:difficulty=5"
 STEPS = 20
@@ -112,7 +113,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = CompareSpec(
         model="tiny", data=DataSpec(train=TASK, overlong="drop"), methods=methods, objective=objective, steps=STEPS
     )
-    write_json(root / "spec.json", {"command": "lowregret compare", "spec": asked.model_dump(mode="json")})
+    write_json(
+        root / "spec.json",
+        {"command": "lowregret compare", "lowregret": __version__, "spec": asked.model_dump(mode="json")},
+    )
     for method in methods:
         best = BEST[method.name]
         for rate, seed in ((best / 2, 0), (best, 0), (best, 1), (best * 2, 0)):
@@ -219,7 +223,7 @@ def test_one_training_has_a_page_of_its_own(tmp_path: Path) -> None:
     home = tmp_path / "run"
     write_trial(home, LoRA(rank=1), 4e-3, 0)
     asked = {"model": "tiny", "objective": {"kind": "rl", "task": TASK}}
-    write_json(home / "spec.json", {"command": "lowregret train", "lowregret": "0.1.0", "spec": asked})
+    write_json(home / "spec.json", {"command": "lowregret train", "lowregret": __version__, "spec": asked})
     page = write_report(home).read_text(encoding="utf-8")
     assert f"<h1>Held-out reward 0.2500 → 0.8600 in {STEPS} steps</h1>" in page
     assert set(charts(page)) == {"steps", "length", "entropy", "pass-rate", "dropped", "bits"}
