@@ -45,7 +45,7 @@ ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "_rank_free: Gt → Lt: len(loras) > 1",
     "_recalled: fmean → max: statistics.fmean(stored[lowest])",
     "_regret: difference turned round: condition.difference(lora.name, FULL)",
-    "_regret: FULL → the lowest rank: FULL",
+    "_regret: FULL → the lowest rank: FULL",  # in `loose` it fails test_claims, elsewhere it is a note
     "formula_over_found: Lt → Gt: len(bests) < len(names)",
     "BestOverSeeds.loss: mean → _worst: mean(list(self.losses.values()))",  # of a share what it is a share of
     "Condition.difference: Div turned round: trial.home / EXAMPLES",
