@@ -35,7 +35,7 @@ def measure(data: str, method: str, out: Path) -> dict[str, Any]:
     """12 steps with three evaluations, through the function behind `lowregret train`."""
     spec = TrainSpec(
         model="tiny",
-        data=DataSpec(train=DATA[data], max_eval=32),
+        data=DataSpec(train=DATA[data]),
         method=method,  # type: ignore[arg-type]
         learning_rate=RATES[method],
         steps=STEPS,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import lowregret
 from lowregret.runs.metrics import read_metrics
-from lowregret.spec import DataSpec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sft_loop.py"
 DATA = "builtin:biographies:size=4,wordings=2"
@@ -16,9 +15,8 @@ DATA = "builtin:biographies:size=4,wordings=2"
 def test_the_example_trains_as_the_trainer_does(tmp_path: Path) -> None:
     sft = runpy.run_path(str(EXAMPLE))["sft"]
     *curve, held_out = sft("tiny", DATA, rank=4, learning_rate=2e-3, steps=6, batch_size=8, seed=1)
-    everything = DataSpec(train=DATA, max_eval=10**6)  # as the example does, whatever that costs
     record = lowregret.fine_tune(
-        "tiny", everything, method="lora:4", learning_rate=2e-3, steps=6, batch_size=8, seed=1, out=tmp_path / "run"
+        "tiny", DATA, method="lora:4", learning_rate=2e-3, steps=6, batch_size=8, seed=1, out=tmp_path / "run"
     )
     assert curve == [metric.train_nll for metric in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert held_out == record.test_nll

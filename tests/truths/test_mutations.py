@@ -63,6 +63,8 @@ CAUGHT_BY_UNIT_TESTS = {
     "Condition.best: [-1] → [0]: level[-1]",  # tests/unit/analysis/test_condition.py
     "Condition.best: [0] → [-1]: level[0]",
     "Condition.best: log2 → log: math.log2(rate)",
+    "Condition.best: Sub turned round: losses[seed] - bottom.depth",
+    "Condition.best: Sub → Add: losses[seed] - bottom.depth",
 }
 LOOKED_AT = CHANGES_NOTHING | ONLY_A_GUARD_A_NOTE_OR_A_DETAIL | CAUGHT_BY_UNIT_TESTS
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.gains import seconds_alone
+from lowregret.analysis.interval import Interval, paired_difference
 from lowregret.analysis.learning_rate import BestRate, best_rate
-from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.errors import RecordsError
 from lowregret.runs.files import EXAMPLES, TRIALS
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.comparison import fit_together, paired
-from lowregret.analysis.fits import Estimate, exponential, mean, vertex
+from lowregret.analysis.fits import Estimate, exponential, mean
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, middle, plateau
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record
@@ -68,7 +69,7 @@ class BestOverSeeds:
     """Seed → held-out loss there."""
     fitted: Mapping[int, float]
     """Seed → log2 of the rate at the bottom of the parabola through the best rate and its neighbours."""
-    depth: Mapping[int, float]
+    bottoms: Mapping[int, float]
     """Seed → the loss at that bottom."""
     bracketed: bool
     level: tuple[float, ...]
@@ -129,16 +130,16 @@ class Condition:
         seeds = sorted({t.record.seed for t in self.of(method)})
         grid = {(t.record.learning_rate, t.record.seed): t.loss(step) for t in self.of(method)}
         losses = {s: loss for s in seeds if math.isfinite(loss := grid.get((rate, s), math.inf))}
-        fitted, depth = {}, {}
+        fitted, bottoms = {}, {}
         for seed in losses:
             below, above = (grid.get((rate * factor, seed), math.inf) for factor in (0.5, 2.0))
             if math.isfinite(below) and math.isfinite(above):
-                place, bottom = vertex(below, losses[seed], above)
-                fitted[seed], depth[seed] = math.log2(rate) + place, bottom
+                bottom = Bowl(losses[seed], below, above).bottom()
+                fitted[seed], bottoms[seed] = math.log2(rate) + bottom.place, losses[seed] - bottom.depth
         if not fitted:  # beside a rate that diverged the lattice is all there is
             fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
         bracketed = min(searched) < level[0] and level[-1] < max(searched)
-        return BestOverSeeds(rate, losses, fitted, depth, bracketed, level)
+        return BestOverSeeds(rate, losses, fitted, bottoms, bracketed, level)
 
     def at_best(self, method: str) -> list[Trial]:
         """The finished trials at a method's best rate, by seed."""

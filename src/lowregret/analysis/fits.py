@@ -1,4 +1,4 @@
-"""Small fits with intervals: a mean, a line, and the bottom of a U-curve. Torch-free."""
+"""Small fits with intervals: a mean, a line, a curve between its points. Torch-free."""
 
 from __future__ import annotations
 
@@ -121,18 +121,6 @@ def r_squared(xs: Sequence[float], ys: Sequence[float]) -> float | None:
     x_mean, y_mean = statistics.fmean(xs), statistics.fmean(ys)
     residual = sum((y - y_mean - line.value * (x - x_mean)) ** 2 for x, y in zip(xs, ys, strict=True))
     return 1 - residual / total
-
-
-def vertex(below: float, at: float, above: float) -> tuple[float, float]:
-    """(place, depth) of the parabola through losses at −1, 0 and 1, the middle one the lowest.
-
-    The place lies within ±½; a flat one has its bottom in the middle.
-    """
-    bend = below - 2 * at + above
-    if not bend > 0:
-        return 0.0, at
-    place = min(max((below - above) / (2 * bend), -0.5), 0.5)
-    return place, at - (above - below) ** 2 / (8 * bend) if abs(place) < 0.5 else min(at, below, above)
 
 
 def _t(freedom: float) -> float:

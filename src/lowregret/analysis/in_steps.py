@@ -31,8 +31,9 @@ def in_steps(name: str, lag: Lag | None, scale: Scale) -> list[str]:
         for what, value in (("time", lag.seconds), ("arithmetic", lag.multiply_adds))
         if value
     ]
+    priced = "" if lag.dollars is None else f", {lag.dollars[0]:.2f} dollars instead of {lag.dollars[1]:.2f}"
     if costs:
-        said += f" A LoRA run of that length takes {' and '.join(costs)} of full fine-tuning's."
+        said += f" A LoRA run of that length takes {' and '.join(costs)} of full fine-tuning's{priced}."
     return [" ".join(filter(None, (said, lag.note))), *_trend(lag, scale)]
 
 

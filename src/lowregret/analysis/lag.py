@@ -10,12 +10,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from lowregret.analysis.comparison import Measured
 from lowregret.analysis.fits import mean
-from lowregret.analysis.stats import Interval
+from lowregret.analysis.interval import Interval
+from lowregret.runs.study import Costs
 from lowregret.runs.verdict import Lag, Trend
 
 Curve = Mapping[int, float]
-"""Step → held-out loss; step 0 is the base."""
+"""Step → held-out loss; step 0, where it is there, is the base."""
 FEWEST = 3
 """Evaluations after the start, without which a curve says nothing of steps."""
 
@@ -60,10 +62,7 @@ def measure_lag(
     full: Sequence[Curve],
     interval: Interval,
     *,
-    base: float | None,
     constant_rate: bool = True,
-    seconds: float | None = None,
-    multiply_adds: float | None = None,
 ) -> Lag | None:
     """What the curves say beside the regret's interval; None without curves.
 
@@ -73,9 +72,7 @@ def measure_lag(
     Args:
         lora, full: by seed, the same seeds in the same order.
         interval: of the regret.
-        base: the base's held-out loss, for what FullFT has learned.
         constant_rate: whether the learning rate stays what it is, so that a part of a run is a shorter run.
-        seconds, multiply_adds: of LoRA's run over FullFT's, at the same steps.
     """
     if not lora or not full:
         return None
@@ -93,25 +90,46 @@ def measure_lag(
         if {half, last} <= one.keys() & other.keys()
     ]
     change = mean(changes)
-    learned = None if base is None else base - theirs[last]
+    learned = theirs[0] - theirs[last] if 0 in theirs else 0.0
     return Lag(
         factor=value,
         low=low,
         high=high,
         extrapolated=interval.value > 0,
-        seconds=None if value is None or seconds is None else value * seconds,
-        multiply_adds=None if value is None or multiply_adds is None else value * multiply_adds,
         since=half,
         gap_change=None if change is None else change.value,
         gap_change_ci95=None
         if change is None or change.low is None or change.high is None
         else (change.low, change.high),
         trend=None if change is None else _trend(change.low, change.high),
-        still_learned=(theirs[half] - theirs[last]) / learned if learned is not None and learned > 0 else None,
+        still_learned=(theirs[half] - theirs[last]) / learned if learned > 0 else None,
         note=""
         if constant_rate
         else "The learning rate decays, so that a part of a run is no shorter run: k is rough.",
     )
+
+
+def with_costs(lag: Lag, lora: Measured, full: Measured, costs: Costs) -> Lag:
+    """The lag with what a LoRA run of that length costs against FullFT's: time, multiply-adds, dollars."""
+    if lag.factor is None:
+        return lag
+    seconds = _ratio(lora.seconds_alone, full.seconds_alone)
+    adds = _ratio(*(costs.multiply_adds.get(side.name) for side in (lora, full)))
+    dollars = None
+    if seconds is not None and full.seconds_alone is not None and costs.price_per_hour is not None:
+        whole = full.seconds_alone / 3600 * costs.price_per_hour
+        dollars = (lag.factor * seconds * whole, whole)
+    return lag.model_copy(
+        update={
+            "seconds": None if seconds is None else lag.factor * seconds,
+            "multiply_adds": None if adds is None else lag.factor * adds,
+            "dollars": dollars,
+        }
+    )
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one and other else None
 
 
 def _trend(low: float | None, high: float | None) -> Trend:

@@ -39,10 +39,6 @@ class Scale:
         """A result as a number: the loss, or the reward."""
         return nats(-loss if self.rewards else loss)
 
-    def worse(self, difference: float) -> str:
-        """On which side of another a result lies whose loss is larger by `difference`."""
-        return "below" if (difference >= 0) == self.rewards else "above"
-
 
 LOSS = Scale("held-out loss", " nats", " nats per token", False, "example")
 REWARD = Scale("held-out reward", "", "", True, "problem")

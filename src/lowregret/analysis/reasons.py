@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.comparison import Measured
 from lowregret.analysis.in_steps import in_steps
+from lowregret.analysis.interval import Interval
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.settle import sentence
-from lowregret.analysis.stats import Interval
 from lowregret.runs.files import TRIAL
 from lowregret.runs.verdict import Lag, MethodResult, Settling
 from lowregret.spec import CompareSpec, FullFT
@@ -18,6 +18,8 @@ from lowregret.spec import CompareSpec, FullFT
 _POST_RATIO, _POST_SHORT_RATIO, _POST_SHORT_STEPS = 10, 15, 100  # SCIENCE 3.2 and 3.3
 _SHORT_UNTIL_STEPS = 300
 """Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
+_SHOWN = 5e-5
+"""What is less than this is not seen in four decimals."""
 _TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "full fine-tuning's loss"}
 
 
@@ -117,16 +119,16 @@ def _answer(
     scale = scale_of(spec.objective.kind)
     learned = None if base_loss is None else base_loss - full.test_loss
     share = (
-        f", {100 * abs(interval.value) / learned:.2g} % of what full fine-tuning learns"
+        f", {100 * interval.value / learned:+.2g} % of what full fine-tuning learns"
         if learned is not None and learned > 0
         else ""
     )
     limit = "" if scale.rewards else f", {100 * spec.tolerance:g} % of " + _TOLERANCE_OF[spec.tolerance_of]
-    allowed = "" if tolerance is None else f"; tolerance: {nats(tolerance)}{scale.unit}{limit}"
+    unit = scale.unit or " of reward"
+    allowed = "" if tolerance is None else f"; tolerance: {nats(tolerance)}{unit}{limit}"
     numbers = (
-        f"the {scale.noun} of {lora.name} is {nats(abs(interval.value))}{scale.per} {scale.worse(interval.value)} full "
-        f"fine-tuning's {scale.score(full.test_loss)}{share} (95 % interval of the regret: "
-        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)}{scale.unit}{allowed})."
+        f"the regret of {lora.name} is {nats(interval.value, sign=True)}{unit}{share} (95 % interval: "
+        f"{nats(interval.low, sign=True)} to {nats(interval.high, sign=True)}{unit}{allowed})."
     )
     if ruling == "regret":
         return f"Full fine-tuning is better, and the whole interval lies above the tolerance: {numbers}"
@@ -165,19 +167,19 @@ def _evidence(lora: Measured, full: Measured, interval: Interval, scale: Scale) 
     tokens = "" if scale.rewards else f" ({max(lora.test_tokens, full.test_tokens):,} supervised tokens)"
     return (
         f"The evidence is {seeds} on the same {interval.examples} held-out {scale.example}s{tokens}, "
-        f"compared pair by pair{shares}.{_at_the_bottom(lora, full, interval, scale)}"
+        f"compared pair by pair{shares}.{_between_bottoms(lora, full, interval)}"
     )
 
 
-def _at_the_bottom(lora: Measured, full: Measured, interval: Interval, scale: Scale) -> str:
-    """That the regret is not the difference of the losses shown, where it is not."""
-    if lora.test_loss is None or full.test_loss is None or abs(interval.value - lora.test_loss + full.test_loss) < 5e-5:
-        return ""
-    return (
-        f" The regret is between the bottoms of both methods' bowls of learning rates; at the best rates tried the "
-        f"{scale.noun} is {scale.score(lora.test_loss)} with {lora.name} and {scale.score(full.test_loss)} with full "
-        "fine-tuning."
-    )
+def _between_bottoms(lora: Measured, full: Measured, interval: Interval) -> str:
+    """Why the regret is not the difference of the losses at the best rates tried, where it is not."""
+    plain = (lora.test_loss or 0.0) - (full.test_loss or 0.0)
+    said = []
+    if abs(interval.depth) >= _SHOWN:
+        said.append("is between the bottoms of both methods' bowls of learning rates, not between the best rates tried")
+    if abs(interval.value - (plain - interval.depth)) >= _SHOWN and lora.finished.keys() == full.finished.keys():
+        said.append("leaves out what being the best of several LoRAs flatters")
+    return f" The regret {', and '.join(said)}." if said else ""
 
 
 def _not_searched(spec: CompareSpec, side: Measured) -> list[str]:

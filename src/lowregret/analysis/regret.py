@@ -17,13 +17,13 @@ from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
 from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.in_steps import alternative
-from lowregret.analysis.lag import Curve, measure_lag
-from lowregret.analysis.numbers import scale_of
+from lowregret.analysis.interval import Interval
+from lowregret.analysis.lag import Curve, measure_lag, with_costs
 from lowregret.analysis.selection import flattery
 from lowregret.analysis.settle import settle
-from lowregret.analysis.stats import Interval
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.verdict import IntervalParts, Lag, MethodResult, Recommendation, Ruling, Verdict
+from lowregret.runs.study import NO_COSTS, Costs
+from lowregret.runs.verdict import IntervalParts, Lag, MethodResult, Recommendation, Ruling, Settling, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
 from lowregret.version import __version__
 
@@ -37,7 +37,7 @@ def judge(
     rules: Sequence[str] = (),
     *,
     curves: Mapping[str, Curve] = MappingProxyType({}),
-    multiply_adds: Mapping[str, float] = MappingProxyType({}),
+    costs: Costs = NO_COSTS,
     held_out: int | None = None,
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
@@ -54,8 +54,8 @@ def judge(
         base_loss: held-out loss before training, nats per supervised token or minus the reward.
         environment: copied into the verdict.
         rules: sentences on how the search went about it (`study.search.describe`), copied into the verdict.
-        curves: trial id → step → held-out loss, of the finished trials: for the regret in steps.
-        multiply_adds: method → of a training step, for what the steps cost.
+        curves: trial id → step → held-out loss, of the finished trials, the base's at step 0: for the regret in steps.
+        costs: what the steps cost beside the time that each trial recorded.
         held_out: examples that the data hold out, more than were used perhaps; None when that is not known.
 
     Raises:
@@ -65,44 +65,39 @@ def judge(
     full = next(side for side in measured if isinstance(side.method, FullFT))
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     intervals = {side.name: regret_interval(side, full, losses) for side in loras}
-    scale = scale_of(spec.objective.kind)
+    rewarded = spec.objective.kind == "rl"
     learned = None if full.test_loss is None or base_loss is None else base_loss - full.test_loss
     tolerance = tolerance_of(spec, full.test_loss, learned)
-    settled = [side for side in loras if _can_settle(spec, side, full, intervals[side.name])]
-    lora = _best(settled or loras, intervals)
-    flattered = _flattery(settled, intervals, losses)
+    comparable = [side for side in loras if _is_comparable(spec, side, full, intervals[side.name])]
+    lora, flattered = _best(comparable or loras, intervals), _flattery(comparable, intervals, losses)
     own = None if lora is None else intervals[lora.name]
     interval = None if own is None else own.less(flattered)
     rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
     ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
-    chosen = _choose(ruling, lora, full, [side for side in loras if rulings[side.name] == "low_regret"], tolerance)
-    steps = StepsOf(spec, full, base_loss, curves, multiply_adds)
+    low = [side for side in loras if rulings[side.name] == "low_regret"]
+    chosen = _choose(ruling, lora, interval, full, low, tolerance)
+    steps = StepsOf(spec, full, curves, costs)
     results = {
         side.name: _result(side, intervals.get(side.name), rulings.get(side.name), learned, steps) for side in measured
     }
-    result = None if lora is None else results[lora.name]
     lag = None if lora is None or interval is None else steps.lag(lora, interval)
-    gains = measure_gains(records)
-    settling = None
-    noisy = interval is not None and interval.covers_seeds and interval.covers_examples and ruling == "inconclusive"
-    if noisy and interval is not None and tolerance is not None and interval.low <= tolerance <= interval.high:
-        settling = settle(interval, tolerance, measured, held_out, can_grow=not scale.rewards)
+    settling = _settling(ruling, interval, tolerance, measured, held_out, can_grow=not rewarded)
     judged = intervals if lora is None else {**intervals, lora.name: interval}
     said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss, tolerance, lag, settling)
-    measured_in = _in_reward if scale.rewards else _in_nats
+    gains = measure_gains(records)
     return Verdict(
         verdict=ruling,
         regret_percent=None if interval is None or not full.test_loss else 100 * interval.value / abs(full.test_loss),
         ci95=None if interval is None else interval.bounds,
         interval=None if interval is None else _parts(interval, flattered),
-        **measured_in(None if interval is None else interval.value, tolerance, base_loss),
+        **(_in_reward if rewarded else _in_nats)(None if interval is None else interval.value, tolerance, base_loss),
         learned=learned,
         regret_learned=_share(interval, learned),
         lag=lag,
         reasons=(*said, *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
         methods=tuple(results.values()),
-        lora=result,
+        lora=None if lora is None else results[lora.name],
         full=None if full.test_loss is None else results[full.name],
         search=_search_summary(records, rules),
         gains=gains,
@@ -110,6 +105,24 @@ def judge(
         environment=dict(environment),
         judged_by=__version__,
     )
+
+
+def _settling(
+    ruling: Ruling,
+    interval: Interval | None,
+    tolerance: float | None,
+    measured: Sequence[Measured],
+    held_out: int | None,
+    *,
+    can_grow: bool,
+) -> Settling | None:
+    """What would decide between the two sides of the tolerance; None when noise is not what stands in the way."""
+    if ruling != "inconclusive" or interval is None or tolerance is None:
+        return None
+    known = interval.covers_seeds and interval.covers_examples
+    if not known or not interval.low <= tolerance <= interval.high:
+        return None
+    return settle(interval, tolerance, measured, held_out, can_grow=can_grow)
 
 
 def tolerance_of(spec: CompareSpec, full_loss: float | None, learned: float | None) -> float | None:
@@ -130,9 +143,8 @@ class StepsOf:
 
     spec: CompareSpec
     full: Measured
-    base: float | None
     curves: Mapping[str, Curve]
-    multiply_adds: Mapping[str, float]
+    costs: Costs
 
     def lag(self, lora: Measured, interval: Interval) -> Lag | None:
         """Of a LoRA with this regret."""
@@ -142,21 +154,8 @@ class StepsOf:
             if lora.finished[seed].id in self.curves and self.full.finished[seed].id in self.curves
         ]
         ours, theirs = ([self.curves[side.finished[seed].id] for seed in seeds] for side in (lora, self.full))
-        times = [side.seconds_alone for side in (lora, self.full)]
-        adds = [self.multiply_adds.get(side.name) for side in (lora, self.full)]
-        return measure_lag(
-            ours,
-            theirs,
-            interval,
-            base=self.base,
-            constant_rate=self.spec.optimizer.schedule == "constant",
-            seconds=_ratio(*times),
-            multiply_adds=_ratio(*adds),
-        )
-
-
-def _ratio(one: float | None, other: float | None) -> float | None:
-    return one / other if one and other else None
+        found = measure_lag(ours, theirs, interval, constant_rate=self.spec.optimizer.schedule == "constant")
+        return None if found is None else with_costs(found, lora, self.full, self.costs)
 
 
 def _share(interval: Interval | None, learned: float | None) -> float | None:
@@ -192,7 +191,7 @@ def _flattery(
     return flattery(regrets, statistics.fmean(variances) / 2) if variances else 0.0
 
 
-def _can_settle(spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None) -> bool:
+def _is_comparable(spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None) -> bool:
     return interval is not None and not reasons.obstacles(spec, lora, full, interval)
 
 
@@ -230,7 +229,12 @@ def rule(
 
 
 def _choose(
-    ruling: Ruling, lora: Measured | None, full: Measured, low: Sequence[Measured], tolerance: float | None
+    ruling: Ruling,
+    lora: Measured | None,
+    interval: Interval | None,
+    full: Measured,
+    low: Sequence[Measured],
+    tolerance: float | None,
 ) -> Measured | None:
     """The method to recommend; None when nothing finished."""
     if ruling == "low_regret":
@@ -239,9 +243,8 @@ def _choose(
         return None if full.test_loss is None else full
     if full.test_loss is None or tolerance is None:
         return lora
-    if ruling == "inconclusive" and lora.test_loss - full.test_loss <= tolerance:
-        return lora
-    return full
+    regret = lora.test_loss - full.test_loss if interval is None else interval.value
+    return lora if ruling == "inconclusive" and regret <= tolerance else full
 
 
 def _recommendation(

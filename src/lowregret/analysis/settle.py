@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 
 from lowregret.analysis.comparison import Measured
+from lowregret.analysis.interval import Interval
 from lowregret.analysis.numbers import Scale, duration
-from lowregret.analysis.stats import Interval
 from lowregret.runs.verdict import Settling, SettlingOption
 from lowregret.spec import FullFT
 

@@ -52,7 +52,7 @@ def make_spec(kind: type[S], config: Path | None, flags: Mapping[str, Any]) -> S
             values.setdefault("method", "lora:16")
         _fill_methods(values, defaults)
     spec = build(kind, values, source=str(config) if config is not None else "")
-    for name in ("epochs", "tolerance", "prune"):  # where the spec gives one, pydantic takes it for the user's
+    for name in ("epochs", "tolerance", "prune", "evals"):  # where the spec gives one, pydantic takes it for the user's
         if name not in values:
             spec.model_fields_set.discard(name)
     return spec

@@ -20,7 +20,7 @@ from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import read_curves, read_examples, read_multiply_adds, start_loss, trial_folders
+from lowregret.runs.study import read_costs, read_curves, read_examples, start_loss, trial_folders
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
 
@@ -119,7 +119,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         stored.environment,
         stored.search.get("rules", ()),
         curves=read_curves(folder, records),
-        multiply_adds=read_multiply_adds(folder),
+        costs=read_costs(folder),
         held_out=held_out,
     )
     if stored.judged_by is None or _rules(stored.judged_by) != _rules(__version__):

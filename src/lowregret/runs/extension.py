@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import SPEC, VERDICT
 from lowregret.runs.lock import bind_spec, require_same, stored_spec
 from lowregret.runs.spelling import is_older, respelled
-from lowregret.spec import CompareSpec
+from lowregret.spec import CompareSpec, TrainingSpec
 from lowregret.version import __version__
 
 EXTENDED = "extended"
 _FREE = ("tolerance", "tolerance_of")
+_DEFAULTS_CHANGED = ("evals", "tolerance", "tolerance_of")
+S = TypeVar("S", bound=TrainingSpec)
 _GROWS = "can only grow in a folder"
 _REMARKS = {
     "seeds": f"seeds {_GROWS}",
@@ -42,6 +44,23 @@ def known_choices(folder: Path) -> dict[str, Any] | None:
     except RecordsError:
         return None
     return resolved if isinstance(resolved, dict) and isinstance(resolved.get("test_examples"), int) else None
+
+
+def as_begun(folder: Path, spec: S, say: Callable[[str], None]) -> S:
+    """The spec with the folder's own values of what was not asked for, where defaults have changed since 0.2.
+
+    So the command that began a folder goes on with it. Whatever is wrong with spec.json is told when the run is bound.
+    """
+    try:
+        there = stored_spec(folder / SPEC)["spec"] if (folder / SPEC).exists() else {}
+    except RecordsError:
+        return spec
+    open_fields = [name for name in _DEFAULTS_CHANGED if name in type(spec).model_fields.keys() - spec.model_fields_set]
+    kept = {name: tuple(v) if isinstance(v := there[name], list) else v for name in open_fields if name in there}
+    kept = {name: value for name, value in kept.items() if value != getattr(spec, name)}
+    if kept:
+        say(f"{folder} was begun with {', '.join(f'{name} {value}' for name, value in kept.items())}, and keeps that")
+    return spec.model_copy(update=kept)
 
 
 def extend_spec(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,37 @@ def read_examples(path: Path) -> ExampleLosses | ExampleRewards:
 
 
 def read_curves(study: Path, records: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
-    """The held-out curves of the finished ones of these trials, by id."""
+    """The held-out curves of the finished ones of these trials, by id; step 0 is the base on the same examples."""
+    facts = base_facts(study)
+    base = facts.get("search_nll", facts.get("test_nll"))
+    start = {} if base is None else {0: base}
     done = [record.id for record in records if record.status == "finished"]
-    return {name: held_out_curve(trial_folder(study, name) / METRICS) for name in done}
+    return {name: start | held_out_curve(trial_folder(study, name) / METRICS) for name in done}
 
 
-def read_multiply_adds(study: Path) -> dict[str, float]:
-    """Method → multiply-adds of a training token; {} where they were not counted."""
-    found = read_json(study / BASE)
-    counted = found.get("multiply_adds") if isinstance(found, dict) else None
-    return dict(counted) if isinstance(counted, dict) else {}
+@dataclass(frozen=True)
+class Costs:
+    """What the steps of a study's methods cost, beside the time that each trial recorded."""
+
+    multiply_adds: Mapping[str, float] = field(default_factory=dict)
+    """Method → of a training token."""
+    price_per_hour: float | None = None
+    """Of the machine, dollars; None where it is not known."""
+
+
+NO_COSTS = Costs()
+
+
+def read_costs(study: Path) -> Costs:
+    """What base.json notes of them; nothing in folders of versions that did not."""
+    facts = base_facts(study)
+    return Costs(facts.get("multiply_adds") or {}, facts.get("price_per_hour"))
+
+
+def base_facts(study: Path) -> dict[str, Any]:
+    """What base.json says; {} where there is none, or none that can be read as facts."""
+    found = read_json(study / BASE) if (study / BASE).exists() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def note_base(study: Path, **facts: Any) -> None:

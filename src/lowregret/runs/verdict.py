@@ -29,6 +29,8 @@ class Lag(Spec):
     """Time of a LoRA run that much longer over that of FullFT's run; on one machine the prices' ratio, too."""
     multiply_adds: float | None = None
     """The same of multiply-adds."""
+    dollars: tuple[float, float] | None = None
+    """Of that LoRA run, and of FullFT's, where the machine's price is known."""
     since: int | None = None
     """The evaluation nearest to half of the steps: the changes below are from there to the end."""
     gap_change: float | None = None

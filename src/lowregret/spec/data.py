@@ -30,9 +30,8 @@ class DataSpec(Spec):
     max_train: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
     """Use only the first so many training examples; all when not given."""
     max_eval: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
-    """Use only the first so many held-out examples; as many as cost a fifth of the training when not given. That is for
-    `compare` and `train`: 8 at least, such that all evaluations of a trial together cost no more. With rewards, in
-    studies and for `eval` it is all."""
+    """Use only the first so many held-out examples; all when not given, but for `compare`: as many as keep all
+    evaluations of a trial within a fifth of its training, 8 at least; with rewards all, too."""
     eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, gt=0, lt=1)
     """Share of the training rows that is held out when there are no `eval` rows."""
     split_seed: int = Field(default=0, ge=0)

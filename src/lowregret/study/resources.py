@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import math
+from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from lowregret.engine import Engine
-from lowregret.errors import ModelError
+from lowregret.errors import ModelError, SpecError
 from lowregret.models.targets import find_targets
+from lowregret.plan.resources.hardware import find_hardware
 from lowregret.runs.atomic import read_json, write_json
 from lowregret.runs.files import BASE
-from lowregret.runs.study import start_loss
+from lowregret.runs.study import note_base, start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
 from lowregret.tasks import Grader
 from lowregret.train.inputs import RunInputs, Say, make_engine, make_workload
@@ -93,3 +97,14 @@ def _outgrown(path: Path, resources: TrialResources) -> bool:
     return resources.inputs.shared is not None and tokens != sum(
         example.supervised_tokens for example in resources.inputs.examples.test
     )
+
+
+def note_costs(folder: Path, resources: TrialResources) -> None:
+    """In base.json: multiply-adds of a training token by method, and the price of a GPU that the catalogue knows."""
+    inputs = resources.inputs
+    facts: dict[str, object] = {"multiply_adds": inputs.multiply_adds(resources.spec.methods)}
+    if inputs.device.startswith("cuda"):
+        with suppress(SpecError):  # of another device no price is known
+            price = find_hardware(torch.cuda.get_device_name(inputs.device)).price_per_hour
+            facts |= {} if price is None else {"price_per_hour": price}
+    note_base(folder, **facts)

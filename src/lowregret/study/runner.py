@@ -15,16 +15,15 @@ from lowregret.data.prepare import PreparedData
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
-from lowregret.runs.extension import extend_spec, known_choices
+from lowregret.runs.extension import as_begun, extend_spec, known_choices
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import lock_run
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
     environment_of,
-    note_base,
+    read_costs,
     read_curves,
     read_examples,
-    read_multiply_adds,
     read_trials,
     start_loss,
     trial_folder,
@@ -33,7 +32,7 @@ from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
 from lowregret.study.observer import Observer, Silent
 from lowregret.study.rejudge import Rejudging
-from lowregret.study.resources import TrialResources, measure_base
+from lowregret.study.resources import TrialResources, measure_base, note_costs
 from lowregret.study.scheduler import Scheduler
 from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
@@ -58,6 +57,7 @@ def compare(
     watching = observer or Silent()
     with lock_run(Path(out)) as folder, stop_requests(watching.say) as should_stop, grading(spec) as grader:
         session = environment()
+        spec = as_begun(folder, spec, watching.say)
         inputs = open_inputs(spec, watching.say, known_choices(folder))
         for line in inputs.advice(spec.methods):
             watching.say(line)
@@ -66,7 +66,7 @@ def compare(
         make_folder(folder / TRIALS)
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)
-        note_base(folder, multiply_adds=inputs.multiply_adds(spec.methods))
+        note_costs(folder, resources)
         scheduler = Scheduler(folder, spec, priors, watching)
         if isinstance(inputs.data, PreparedData) and scheduler.wanted():
             for line in new_token_lines(resources.engine(), inputs.data.train, spec.methods):
@@ -82,7 +82,7 @@ def compare(
             environment_of(folder),
             describe(spec),
             curves=read_curves(folder, records),
-            multiply_adds=read_multiply_adds(folder),
+            costs=read_costs(folder),
             held_out=inputs.resolved.get("held_out"),
         )
         keep_winners(folder, verdict, records)

@@ -11,7 +11,7 @@ from lowregret.errors import DivergedError, RecordsError
 from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import load_config, load_tokenizer, resolve
 from lowregret.runs.atomic import read_record
-from lowregret.runs.extension import known_choices
+from lowregret.runs.extension import as_begun, known_choices
 from lowregret.runs.files import ADAPTER, MODEL, TRIAL
 from lowregret.runs.lock import bind_spec, lock_run
 from lowregret.runs.records import TrialRecord
@@ -40,6 +40,7 @@ def fine_tune(
     Raises LowregretError (DivergedError when the loss left the region of sense) or Interrupted after a clean stop.
     """
     with lock_run(Path(out)) as folder:
+        spec = as_begun(folder, spec, say)
         inputs = open_inputs(spec, say, known_choices(folder))
         rate = inputs.prior(spec.method).value if spec.learning_rate == "auto" else spec.learning_rate
         for line in inputs.advice([spec.method], rate):

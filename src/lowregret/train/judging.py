@@ -8,7 +8,7 @@ from typing import Any
 
 from lowregret.data.prepare import PreparedData
 from lowregret.plan.resources.evaluation import EVALUATION_SHARE, choose_evaluation, evaluation_share
-from lowregret.spec import GroupSpec, TrainingSpec
+from lowregret.spec import CompareSpec, GroupSpec, TrainingSpec
 from lowregret.train.schedule import eval_steps, total_examples, total_steps
 
 
@@ -24,7 +24,9 @@ class Judging:
 
 
 def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, Any] | None) -> Judging:
-    """What the spec says, or what keeps evaluations within a fifth of the training; or what was chosen before.
+    """What the spec says, or for a comparison what keeps evaluations within a fifth of the training.
+
+    Of a folder that has chosen before it is what was chosen. `train` judges by all, as `eval` does.
 
     Args:
         spec: of supervised fine-tuning.
@@ -36,12 +38,13 @@ def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, 
         return Judging(data, None, "")
     steps = total_steps(spec, len(data.train))
     asked = sorted(eval_steps(spec.evals, steps))
+    fixed = spec.data.max_eval is not None or not isinstance(spec, CompareSpec)
     train_tokens = total_examples(spec, len(data.train)) * _mean([len(row.token_ids) for row in data.train])
     if stored is not None:
         evals = tuple(stored["evals"]) if "evals" in stored else None
-        kept = data if spec.data.max_eval is not None else data.judged_by(stored["test_examples"])
+        kept = data if fixed else data.judged_by(stored["test_examples"])
         return Judging(kept, evals, _cost(kept, len(evals or asked), train_tokens))
-    if spec.data.max_eval is not None:
+    if fixed:
         return Judging(data, tuple(asked), _cost(data, len(asked), train_tokens))
     order = data.picked or range(len(data.test))
     lengths = [len(data.test[position].token_ids) for position in order]

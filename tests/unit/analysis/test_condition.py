@@ -61,4 +61,11 @@ def test_of_equal_losses_the_middle_is_best_and_the_plateau_is_bracketed(
 def test_beside_a_rate_that_diverged_the_lattice_is_all_there_is() -> None:
     found = best({1e-3: 2.0, 2e-3: 1.0, 4e-3: None})
     assert found.fitted == {0: pytest.approx(-8.96578, abs=1e-5)}, "log2 of 0.002"
-    assert found.depth == {}
+    assert found.bottoms == {}
+
+
+def test_the_bottom_is_read_off_the_parabola_by_hand() -> None:
+    """Rises of 0.3 below and 0.1 above: a quarter of a doubling up, and 0.2² / (8 · 0.4) = 0.0125 down."""
+    found = best({1e-3: 1.3, 2e-3: 1.0, 4e-3: 1.1})
+    assert found.fitted == {0: pytest.approx(-8.96578 + 0.25, abs=1e-5)}
+    assert found.bottoms == {0: pytest.approx(1.0 - 0.0125)}

@@ -8,25 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lowregret.analysis.fits import at, exponential, mean, r_squared, slope, vertex
-
-
-@given(place=st.floats(-0.5, 0.5), bend=st.floats(0.01, 10), depth=st.floats(-5, 5))
-def test_a_parabola_is_found_exactly(place: float, bend: float, depth: float) -> None:
-    below, at, above = (depth + bend * (x - place) ** 2 for x in (-1, 0, 1))
-    found, bottom = vertex(below, at, above)
-    assert found == pytest.approx(place, abs=1e-9)
-    if abs(found) < 0.5:
-        assert bottom == pytest.approx(depth, abs=1e-9)
-
-
-def test_a_bottom_at_the_edge_is_the_lowest_of_the_three_losses() -> None:
-    assert vertex(1.0, 1.0, 3.0) == (-0.5, 1.0)
-    assert vertex(3.0, 1.0, 1.0) == (0.5, 1.0)
-
-
-def test_three_equal_losses_have_their_bottom_in_the_middle() -> None:
-    assert vertex(1.0, 1.0, 1.0) == (0.0, 1.0)
+from lowregret.analysis.fits import at, exponential, mean, r_squared, slope
 
 
 @given(st.lists(st.floats(-10, 10), min_size=3, max_size=8))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lowregret.analysis.in_steps import alternative, in_steps
-from lowregret.analysis.lag import Curve, factor, measure_lag, steps_to
+from lowregret.analysis.interval import Interval
+from lowregret.analysis.lag import Curve, factor, measure_lag, steps_to, with_costs
 from lowregret.analysis.numbers import LOSS
-from lowregret.analysis.stats import Interval
+from lowregret.runs.study import NO_COSTS, Costs
 from lowregret.runs.verdict import Lag
 from lowregret.train.schedule import eval_steps
 
@@ -58,14 +61,13 @@ def test_the_interval_is_the_regrets_carried_over_and_excludes_one_when_that_exc
     law = LAWS["straight in the logarithm"]
     full, lora = curve(law), curve(law, 1.3)
     regret = 0.2 * math.log(1.3)
-    found = measure_lag([lora] * 3, [full] * 3, regret_of(lora, full, 0.02), base=BASE, seconds=0.5, multiply_adds=0.8)
+    found = measure_lag([lora] * 3, [full] * 3, regret_of(lora, full, 0.02))
     assert found is not None
     assert (found.factor, found.low, found.high) == pytest.approx(
         [math.exp(bound / 0.2) for bound in (regret, regret - 0.02, regret + 0.02)]
     )
     assert found.extrapolated
-    assert (found.seconds, found.multiply_adds) == pytest.approx((0.65, 1.04))
-    wide = measure_lag([lora] * 3, [full] * 3, regret_of(lora, full, 0.06), base=BASE)
+    wide = measure_lag([lora] * 3, [full] * 3, regret_of(lora, full, 0.06))
     assert wide is not None
     assert wide.low is not None
     assert wide.high is not None
@@ -73,10 +75,25 @@ def test_the_interval_is_the_regrets_carried_over_and_excludes_one_when_that_exc
     assert wide.low == pytest.approx(math.exp((regret - 0.06) / 0.2))
 
 
+def side(name: str, seconds: float) -> Any:
+    return SimpleNamespace(name=name, seconds_alone=seconds)
+
+
+def test_the_costs_are_those_of_a_lora_run_as_long_as_the_lag_says() -> None:
+    """1.3 times the steps at half the time and 0.8 of the multiply-adds; FullFT's run takes an hour at 3 dollars."""
+    costs = Costs({"lora:4": 8.0, "full": 10.0}, price_per_hour=3.0)
+    found = with_costs(Lag(factor=1.3), side("lora:4", 1800.0), side("full", 3600.0), costs)
+    assert (found.seconds, found.multiply_adds) == pytest.approx((0.65, 1.04))
+    assert found.dollars == pytest.approx((1.95, 3.0))
+    assert "of full fine-tuning's, 1.95 dollars instead of 3.00." in " ".join(in_steps("lora:4", found, LOSS))
+    plain = with_costs(Lag(factor=1.3), side("lora:4", 1800.0), side("full", 3600.0), NO_COSTS)
+    assert (plain.seconds, plain.multiply_adds, plain.dollars) == (pytest.approx(0.65), None, None)
+
+
 def test_a_regret_beyond_the_first_evaluation_has_no_upper_bound() -> None:
     full = curve(LAWS["a power"])
     lora = curve(LAWS["a power"], 1.2, shift=0.15)
-    found = measure_lag([lora] * 3, [full] * 3, regret_of(lora, full, 0.2), base=BASE)
+    found = measure_lag([lora] * 3, [full] * 3, regret_of(lora, full, 0.2))
     assert found is not None
     assert found.factor is not None
     assert found.high is None
@@ -88,10 +105,10 @@ def test_whether_the_gap_closes_is_read_over_the_seeds_from_half_the_steps_on() 
     full = curve(LAWS["a power"])
     for sign, trend in ((-1, "closes"), (1, "widens"), (0, "unclear")):
         loras = [
-            {step: loss + (0.1 + noise) * (step / STEPS) ** sign for step, loss in full.items() if step}
+            {step: loss + (0.1 + noise) * (step / STEPS) ** sign if step else BASE for step, loss in full.items()}
             for noise in (-0.01, 0.0, 0.01)
         ]
-        found = measure_lag(loras, [full] * 3, regret_of(loras[1], full), base=BASE)
+        found = measure_lag(loras, [full] * 3, regret_of(loras[1], full))
         assert found is not None
         assert found.since == 240
         assert found.gap_change == pytest.approx(0.1 * (1 - 0.5**sign))
@@ -101,7 +118,7 @@ def test_whether_the_gap_closes_is_read_over_the_seeds_from_half_the_steps_on() 
 
 
 def test_too_few_evaluations_say_why_there_is_no_factor() -> None:
-    found = measure_lag([{240: 1.0, 480: 0.9}], [{240: 0.9, 480: 0.8}], regret_of({480: 0.9}, {480: 0.8}), base=BASE)
+    found = measure_lag([{240: 1.0, 480: 0.9}], [{240: 0.9, 480: 0.8}], regret_of({480: 0.9}, {480: 0.8}))
     assert found is not None
     assert found.factor is None
     assert "--evals" in found.note

@@ -121,7 +121,7 @@ def test_an_interval_under_the_tolerance_is_low_regret() -> None:
     }
     assert "LoRA does as well as full fine-tuning" in verdict.reasons[0]
     assert (
-        "0.0010 nats per token above full fine-tuning's 2.0000, 0.5 % of what full fine-tuning learns"
+        "the regret of lora:16 is +0.0010 nats, +0.5 % of what full fine-tuning learns (95 % interval: "
         in verdict.reasons[0]
     )
 
@@ -140,7 +140,7 @@ def test_a_negative_regret_is_low_and_said_to_be_better() -> None:
     assert verdict.verdict == "low_regret"
     assert verdict.regret_nats == pytest.approx(-0.02)
     assert "LoRA is better than full fine-tuning here" in verdict.reasons[0]
-    assert "0.0200 nats per token below" in verdict.reasons[0]
+    assert "the regret of lora:16 is -0.0200 nats, -10 % of what" in verdict.reasons[0]
     assert "not by more than the noise" in both(1.9995).judge().reasons[0]
 
 
@@ -417,7 +417,7 @@ def test_regret_of_rewards_is_what_lora_lacks_of_them() -> None:
     assert verdict.lora is not None
     assert verdict.lora.test_nll is None
     assert verdict.lora.test_reward == pytest.approx(0.90)
-    assert "0.0800 below full fine-tuning's 0.9800" in verdict.reasons[0]
+    assert "+0.0800 of reward" in verdict.reasons[0]
     assert "nats" not in text(verdict)
     assert "loss" not in text(verdict)
 
@@ -427,7 +427,7 @@ def test_rewards_within_the_tolerance_are_low_regret_and_more_reward_is_better()
     better = rewarded(lora=0.99, full=0.95)
     assert better.verdict == "low_regret"
     assert "LoRA is better than full fine-tuning here" in better.reasons[0]
-    assert "0.0400 above" in better.reasons[0]
+    assert "-0.0400 of reward" in better.reasons[0]
 
 
 def test_the_tolerance_of_rewards_is_no_share() -> None:

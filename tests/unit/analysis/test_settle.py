@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lowregret.analysis.comparison import Measured, measure
+from lowregret.analysis.interval import Interval, paired_difference
 from lowregret.analysis.numbers import LOSS, REWARD
 from lowregret.analysis.settle import sentence, settle, settling_command
-from lowregret.analysis.stats import Interval, paired_difference
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import Settling, SettlingOption
 from lowregret.spec import FullFT, LoRA, TrialSpec

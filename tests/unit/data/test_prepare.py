@@ -198,3 +198,22 @@ def test_the_report_says_everything_that_was_decided(tmp_path: Path, chatml: Any
 def test_preparing_data_does_not_import_torch() -> None:
     code = "import sys, lowregret.data.prepare; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["a split", "rows of its own"])
+def test_more_held_out_examples_hold_the_fewer_and_take_none_from_training(
+    tmp_path: Path, chatml: Any, split: bool
+) -> None:
+    source = {"train": file_of(tmp_path / "a.jsonl", range(40))}
+    if not split:
+        source["eval"] = file_of(tmp_path / "b.jsonl", range(30, 50))
+    every = prepare(DataSpec(**source, eval_fraction=0.5) if split else DataSpec(**source), chatml)
+    assert every.held_out == len(every.test) == 20
+    for count in (1, 4, 9, 20, 99):
+        spec = DataSpec(**source, max_eval=count, **({"eval_fraction": 0.5} if split else {}))  # type: ignore[arg-type]
+        fewer = prepare(spec, chatml)
+        assert fewer.train == every.train
+        assert fewer.held_out == 20
+        assert fewer.test == tuple(every.test[position] for position in every.first(count))
+        assert every.judged_by(count).test == fewer.test
+        assert every.judged_by(count).first(min(count, 3)) == fewer.first(min(count, 3))

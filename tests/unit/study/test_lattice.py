@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowregret.analysis.fits import vertex
+from lowregret.analysis.bowl import Bowl
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import DataSpec, FullFT, GroupSpec, LoRA, Method, TrialSpec
 from lowregret.study.lattice import (
@@ -68,7 +68,7 @@ def found_rate(records: list[TrialRecord], method: str) -> float:
     place = bracket(losses)
     assert place is not None, f"{method} is bracketed"
     below, at, above = (losses[k] for k in place)
-    offset = vertex(below, at, above)[0] if math.isfinite(below + above) else 0.0
+    offset = Bowl(at, below, above).bottom().place
     return lattice_rate(0) * 2 ** (place[1] + offset)
 
 

@@ -49,9 +49,9 @@ def u_curves(condition: Condition, key: str, name: str) -> Figure:
         best = condition.best(method.name)
         if best is None or best.fitted_rate is None or best.loss is None:
             continue
-        rate, depth = best.fitted_rate, best.depth.get(SEARCH_SEED, best.loss.value)
+        rate, bottom = best.fitted_rate, best.bottoms.get(SEARCH_SEED, best.loss.value)
         place = 2.0 ** best.fitted.get(SEARCH_SEED, math.log2(rate.value))
-        rings.append((place, depth, f"{named(method)}: best at {place:.3g} with seed {SEARCH_SEED}"))
+        rings.append((place, bottom, f"{named(method)}: best at {place:.3g} with seed {SEARCH_SEED}"))
         said.append(f"{named(method)} {_rate(rate)}")
     chart = curves(
         series,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 
 from lowregret.analysis.bowl import Bowl
-from lowregret.analysis.stats import Interval, paired_difference
+from lowregret.analysis.interval import Interval, paired_difference
 
 
 def effects(
