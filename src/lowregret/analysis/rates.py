@@ -20,8 +20,10 @@ POWERS: Mapping[str, float] = MappingProxyType({"llama": 0.781, "qwen": 0.0775})
 
 
 def formula_power(name: str) -> float:
-    """That of the family whose name is in a base's; the mean of the two for others, which the formula leaves out."""
-    found = [power for family, power in POWERS.items() if family in name.lower()]
+    """That of the family whose name is in a base's, whatever folder or owner it has; the mean of the two for others,
+    which the formula leaves out."""
+    own = name.rstrip("/").rpartition("/")[2].lower()
+    found = [power for family, power in POWERS.items() if family in own]
     return found[0] if found else statistics.fmean(POWERS.values())
 
 
@@ -38,8 +40,10 @@ def from_rank_4(condition: Condition) -> list[LoRA]:
 def formula_over_found(condition: Condition, model: str) -> tuple[Estimate | None, str]:
     """(the formula's rate over LoRA's fitted best one, geometric mean over ranks from 4 up; a note)."""
     names = [method.name for method in from_rank_4(condition)]
+    if not names:
+        return None, "no rank from 4 up was asked for"
     bests = [best for name in names if (best := condition.best(name)) is not None and best.fitted]
-    if not bests or len(bests) < len(names):
+    if len(bests) < len(names):
         return None, "a best rate is missing"
     rate = formula_rate(model, condition.hidden_size)
     seeds = sorted(set.intersection(*(set(best.fitted) for best in bests)))

@@ -51,12 +51,13 @@ def run_group(
         session = environment()
         inputs = open_inputs(spec, observer.say)
         older = (folder / SPEC).exists() and is_older(stored_spec(folder / SPEC).get("lowregret"))
+        known: dict[str, float] = read_json(folder / PRIORS) if (folder / PRIORS).exists() else {}
+        if older and known:  # before spec.json is of today: a kill in between must not leave old names beside it
+            known = respelled(known, spec.methods)
+            write_json(folder / PRIORS, known)
         _extend(folder / SPEC, spec)
         bind_spec(folder, spec, inputs.resolved, "")
         make_folder(folder / TRIALS)
-        known: dict[str, float] = read_json(folder / PRIORS) if (folder / PRIORS).exists() else {}
-        if older:
-            known = respelled(known, spec.methods)
         for method in spec.methods:
             if method.name not in known:
                 known[method.name] = starts.get(method.name) or inputs.prior(method).value

@@ -22,6 +22,7 @@ from lowregret.report.charts.drawing import (
     data,
     layered,
     method_color,
+    method_key,
     method_shape,
     save,
     svg,
@@ -89,13 +90,7 @@ def _key_layers(study: StudyRecords, keyed: Sequence[str], scale: LossScale) -> 
         result = study.result(name)
         loss = f"  {words.nats(result.test_nll)}" if result and result.test_nll is not None else ""
         rows.append({"method": study.label(name), "text": study.label(name) + loss, "loss": scale.at(12 + 18 * index)})
-    y = alt.Y("loss:Q")
-    text = data(rows).mark_text(style="label", align="right", dx=-16)
-    dot = data(rows).mark_point(size=75, strokeWidth=2, opacity=1, xOffset=-6)
-    return [
-        text.encode(x=alt.value("width"), y=y, text="text:N"),
-        dot.encode(x=alt.value("width"), y=y, color=method_color(study), shape=method_shape(study)),
-    ]
+    return method_key(study, rows)
 
 
 def cost(study: StudyRecords) -> alt.ConcatChart:

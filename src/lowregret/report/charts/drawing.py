@@ -106,6 +106,17 @@ def method_shape(study: StudyRecords) -> alt.Shape:
     return alt.Shape("method:N", scale=alt.Scale(domain=labels, range=POINTS), legend=None)
 
 
+def method_key(study: StudyRecords, rows: Sequence[dict[str, Any]]) -> list[alt.Chart]:
+    """A line a row at the right edge, with its method's mark; a row has `method`, `text` and, for its place, `loss`."""
+    y = alt.Y("loss:Q")
+    text = data(rows).mark_text(style="label", align="right", dx=-16)
+    dot = data(rows).mark_point(size=75, strokeWidth=2, opacity=1, xOffset=-6)
+    return [
+        text.encode(x=alt.value("width"), y=y, text="text:N"),
+        dot.encode(x=alt.value("width"), y=y, color=method_color(study), shape=method_shape(study)),
+    ]
+
+
 def layered(layers: list[alt.Chart], description: str, height: float = HEIGHT) -> alt.LayerChart:
     autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
     chart = alt.LayerChart(layer=layers)

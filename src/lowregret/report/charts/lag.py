@@ -10,7 +10,7 @@ import altair as alt
 from lowregret.analysis.lag import steps_to
 from lowregret.report.charts import words
 from lowregret.report.charts.curves import curve
-from lowregret.report.charts.drawing import LossScale, data, layered, method_color, method_shape
+from lowregret.report.charts.drawing import LossScale, data, layered, method_color, method_key, method_shape
 from lowregret.report.reading import StudyRecords
 
 _HEIGHT = 340
@@ -58,13 +58,7 @@ def _key(study: StudyRecords, names: Sequence[str], scale: LossScale) -> list[al
         {"method": study.label(name), "text": study.label(name), "loss": scale.at(12 + 18 * index)}
         for index, name in enumerate(names)
     ]
-    y = alt.Y("loss:Q")
-    text = data(rows).mark_text(style="label", align="right", dx=-16)
-    dot = data(rows).mark_point(size=60, strokeWidth=2, opacity=1, xOffset=-6)
-    return [
-        text.encode(x=alt.value("width"), y=y, text="text:N"),
-        dot.encode(x=alt.value("width"), y=y, color=method_color(study), shape=method_shape(study)),
-    ]
+    return method_key(study, rows)
 
 
 def _before(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
