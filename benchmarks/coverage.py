@@ -11,7 +11,9 @@ spreads are those of our own records: SmolLM2 on GSM8K, and the 130 bracketed co
 For each setting: `cover`, the share of 95 % intervals that hold the true regret; `half_width`, their mean half width in
 percent of the loss, and `plain`, the same of the plain paired interval over seeds and examples (what 0.2 had), for its
 `ratio`; `bias`, in percent of the loss; `false_low`, how often `low_regret` is said at a true regret of twice the
-tolerance; `says_low_at_zero`, how often at none. The tolerance is the default, 5 % of what FullFT learns.
+tolerance; `says_low_at_zero`, how often at none. The tolerance is the default, 5 % of what FullFT learns. `lag_cover`,
+the share of the lag's intervals that hold the true one: curves fall by a tenth of what is learned with each doubling of
+the steps, so LoRA's is FullFT's, drawn out by 2 to the power of the regret over that, and every evaluation has noise.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ from lowregret.runs.records import ExampleLosses, TrialRecord
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
 from lowregret.study.search import next_trials
+from lowregret.train.schedule import eval_steps
 
+STEPS = 480
+FALL = 0.1
+"""Share of what is learned by which a doubling of the steps lowers the loss."""
 PRIOR_FULL, PRIOR_LORA = 1e-4, 1e-3
 STUDIES, QUICK_STUDIES = 3000, 900
 """Per setting and true regret: the standard error of a coverage of 95 % is 0.2 and 0.4 points over all three."""
@@ -107,6 +113,7 @@ class Row:
     says_low_at_zero: float
     says_inconclusive_at_zero: float
     plain_cover: float
+    lag_cover: float
     studies: int
 
 
@@ -160,12 +167,33 @@ class World:
             )
         )
 
+    @property
+    def lag(self) -> float:
+        """LoRA's steps over FullFT's for the same loss."""
+        return float(2 ** (self.regret / (FALL * self.setting.learned)))
+
+    def curves(self) -> dict[str, dict[int, float]]:
+        """Of every trial: straight in the logarithm of the step, to where it ended, with noise before that."""
+        fall, noise = FALL * self.setting.learned, self.setting.trial / 2
+        rng = np.random.default_rng(len(self.records))
+        steps = sorted(eval_steps(8, STEPS))
+        return {
+            r.id: {
+                step: (r.test_nll or 0.0)
+                + fall * math.log2(STEPS / step)
+                + (noise * rng.normal() if step < STEPS else 0)
+                for step in steps
+            }
+            for r in self.records
+        }
+
     def study(self) -> Verdict:
         """Search to the end, and judge."""
         while wanted := next_trials(self.spec, self.priors, self.records):
             for trial in wanted:
                 self.answer(trial)
-        return judge(self.spec, self.records, self.losses, self.setting.loss + self.setting.learned, {})
+        base = self.setting.loss + self.setting.learned
+        return judge(self.spec, self.records, self.losses, base, {}, curves=self.curves())
 
     def plain(self, verdict: Verdict) -> tuple[float, float]:
         """(value, half width) of the plain paired interval: the LoRA of the lowest mean, examples and seeds alone."""
@@ -194,7 +222,7 @@ def measure(name: str, setting: Setting, studies: int, seed: int = 1) -> Row:
     """Draw `studies` studies at each of three true regrets: none, the tolerance, and twice the tolerance."""
     rng = np.random.default_rng(seed)
     tolerance = CompareSpec.model_fields["tolerance"].default * setting.learned
-    covered, halves, plains, errors, plain_covered = [], [], [], [], []
+    covered, halves, plains, errors, plain_covered, lags = [], [], [], [], [], []
     said: dict[float, list[str]] = {}
     for regret in (0.0, tolerance, 2 * tolerance):
         for _ in range(studies):
@@ -210,6 +238,8 @@ def measure(name: str, setting: Setting, studies: int, seed: int = 1) -> Row:
             value, half = world.plain(verdict)
             plains.append(half)
             plain_covered.append(abs(value - regret) <= half)
+            if verdict.lag is not None and verdict.lag.factor is not None:
+                lags.append((verdict.lag.low or 0.0) <= world.lag <= (verdict.lag.high or math.inf))
     percent = 100 / setting.loss
     half_width, plain = statistics.fmean(halves), statistics.fmean(plains)
     return Row(
@@ -223,6 +253,7 @@ def measure(name: str, setting: Setting, studies: int, seed: int = 1) -> Row:
         says_low_at_zero=round(said[0.0].count("low_regret") / studies, 4),
         says_inconclusive_at_zero=round(said[0.0].count("inconclusive") / studies, 4),
         plain_cover=round(statistics.fmean(plain_covered), 4),
+        lag_cover=round(statistics.fmean(lags), 4),
         studies=3 * studies,
     )
 

@@ -31,6 +31,7 @@ def test_intervals_hold_the_truth_and_are_no_wider_for_it(coverage: ModuleType, 
     row = coverage.measure(name, coverage.SETTINGS[name], studies=120)
     assert row.cover >= 0.908
     assert row.cover > row.plain_cover
+    assert row.lag_cover >= 0.9
     assert row.ratio <= 1.15
     assert row.false_low <= 0.05
     assert abs(row.bias) <= 0.5
