@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 from lowregret.analysis.comparison import Measured
 from lowregret.analysis.interval import Interval
@@ -13,6 +14,8 @@ from lowregret.runs.verdict import Settling, SettlingOption
 from lowregret.spec import FullFT
 
 _MOST_SEEDS = 32
+_CLOSE = 0.2
+"""A tolerance nearer to the regret than this share of the half width is too near for any advice."""
 _MOST_EXAMPLES = 1000
 """No advice to run with more seeds than this, or with so many times the held-out examples."""
 
@@ -48,7 +51,12 @@ def settle(
         if both:  # the pair with the least examples times seeds
             options.append(_option(interval, measured, *min(both, key=lambda pair: pair[0] * pair[1])))
     beyond = examples if examples is not None and examples > most else None
-    return Settling(options=tuple(options), examples_beyond=beyond)
+    stuck = not options and beyond is None
+    return Settling(
+        options=tuple(options),
+        examples_beyond=beyond,
+        in_the_way=_in_the_way(interval, gap, max(most, interval.examples)) if stuck else None,
+    )
 
 
 def sentence(settling: Settling, interval: Interval, scale: Scale) -> str:
@@ -57,10 +65,7 @@ def sentence(settling: Settling, interval: Interval, scale: Scale) -> str:
     beyond = settling.examples_beyond
     elsewhere = "" if beyond is None else f"about {beyond:,} held-out {scale.example}s"
     if not said and not elsewhere:
-        return (
-            f"The regret lies so close to the tolerance that no affordable number of {scale.example}s or seeds would "
-            "separate them: treat the methods as equal up to the tolerance, or set another --tolerance."
-        )
+        return _IN_THE_WAY[settling.in_the_way]
     if not said:
         return (
             f"If the regret stays where it is, {elsewhere} (now {interval.examples:,}) would settle it, which is more "
@@ -71,6 +76,24 @@ def sentence(settling: Settling, interval: Interval, scale: Scale) -> str:
         f"If the regret stays where it is, {', or '.join(said)} would settle it: run the same command with that in the "
         f"same folder.{more}"
     )
+
+
+_IN_THE_WAY = {
+    "rates": "No number of seeds would settle it: where the best rates lie between those tried is not known well "
+    "enough. List rates closer to the best ones with --learning-rates, in a new folder.",
+    "examples": "No number of seeds would settle it with so few held-out rows: give more held-out data, in a new "
+    "folder.",
+    None: "The regret lies so close to the tolerance that no affordable number of held-out rows or seeds would "
+    "separate them: treat the methods as equal up to the tolerance, or set another --tolerance.",
+}
+
+
+def _in_the_way(interval: Interval, gap: float, most: int) -> Literal["examples", "rates"] | None:
+    """What is left of the noise where nothing affordable would do; None where the gap is too small for anything."""
+    left = interval.resized(most, _MOST_SEEDS)
+    if gap < _CLOSE * interval.half_width:
+        return None
+    return "rates" if left.rate_share > 0.5 else "examples" if left.example_share > 0.5 else None
 
 
 def settling_command(command: str, folder: str, option: SettlingOption) -> str:

@@ -130,3 +130,23 @@ def test_the_command_is_the_same_with_what_is_asked_for(command: str) -> None:
     assert settling_command(command, "runs/mine", SettlingOption(seeds=7)) == (
         "lowregret compare --model tiny --data 'my rows.jsonl' --out runs/mine --seeds 7"
     )
+
+
+@pytest.mark.parametrize(
+    ("examples", "rates", "left", "words"),
+    [(1e-6, 1e-2, "rates", "--learning-rates"), (1e-2, 1e-6, "examples", "more held-out data"), (1e-6, 1e-6, None, "")],
+)
+def test_where_nothing_would_settle_it_what_is_in_the_way_is_said(
+    examples: float, rates: float, left: str | None, words: str
+) -> None:
+    """Of 20 held-out examples and no more, three seeds; half width about 0.25, the tolerance 0.15 away."""
+    interval = Interval(0.0, 0.0, 0.0, 1.0, examples, 1e-3, 20, 3, rate_variance=rates).resized(20, 3)
+    found = settle(interval, interval.value + 0.15, BOTH, held_out=20)
+    if left is None:
+        assert found.options, "seeds alone do"
+        return
+    assert (found.options, found.in_the_way) == ((), left)
+    assert words in sentence(found, interval, LOSS)
+    near = settle(interval, interval.value + 0.01, BOTH, held_out=20)
+    assert near.in_the_way is None
+    assert "no affordable number" in sentence(near, interval, LOSS)
