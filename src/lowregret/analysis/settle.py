@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Sequence
-from typing import Literal
 
 from lowregret.analysis.comparison import Measured
 from lowregret.analysis.interval import Interval
@@ -55,7 +54,7 @@ def settle(
     return Settling(
         options=tuple(options),
         examples_beyond=beyond,
-        in_the_way=_in_the_way(interval, gap, max(most, interval.examples)) if stuck else None,
+        rates_in_the_way=stuck and _rates_in_the_way(interval, gap),
     )
 
 
@@ -65,7 +64,15 @@ def sentence(settling: Settling, interval: Interval, scale: Scale) -> str:
     beyond = settling.examples_beyond
     elsewhere = "" if beyond is None else f"about {beyond:,} held-out {scale.example}s"
     if not said and not elsewhere:
-        return _IN_THE_WAY[settling.in_the_way]
+        if settling.rates_in_the_way:
+            return (
+                "No number of seeds would settle it: where the best rates lie between those tried is not known well "
+                "enough. List rates closer to the best ones with --learning-rates, in a new folder."
+            )
+        return (
+            f"The regret lies so close to the tolerance that no affordable number of {scale.example}s or seeds would "
+            "separate them: treat the methods as equal up to the tolerance, or set another --tolerance."
+        )
     if not said:
         return (
             f"If the regret stays where it is, {elsewhere} (now {interval.examples:,}) would settle it, which is more "
@@ -78,22 +85,12 @@ def sentence(settling: Settling, interval: Interval, scale: Scale) -> str:
     )
 
 
-_IN_THE_WAY = {
-    "rates": "No number of seeds would settle it: where the best rates lie between those tried is not known well "
-    "enough. List rates closer to the best ones with --learning-rates, in a new folder.",
-    "examples": "No number of seeds would settle it with so few held-out rows: give more held-out data, in a new "
-    "folder.",
-    None: "The regret lies so close to the tolerance that no affordable number of held-out rows or seeds would "
-    "separate them: treat the methods as equal up to the tolerance, or set another --tolerance.",
-}
+def _rates_in_the_way(interval: Interval, gap: float) -> bool:
+    """Whether most of the noise that is left with all seeds is that of reading bottoms between rates.
 
-
-def _in_the_way(interval: Interval, gap: float, most: int) -> Literal["examples", "rates"] | None:
-    """What is left of the noise where nothing affordable would do; None where the gap is too small for anything."""
-    left = interval.resized(most, _MOST_SEEDS)
-    if gap < _CLOSE * interval.half_width:
-        return None
-    return "rates" if left.rate_share > 0.5 else "examples" if left.example_share > 0.5 else None
+    Where the gap is small beside the interval the regret is simply close to the tolerance.
+    """
+    return gap >= _CLOSE * interval.half_width and interval.resized(interval.examples, _MOST_SEEDS).rate_share > 0.5
 
 
 def settling_command(command: str, folder: str, option: SettlingOption) -> str:

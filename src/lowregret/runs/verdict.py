@@ -171,9 +171,8 @@ class Settling(Spec):
     """Any one of them; none when nothing affordable would."""
     examples_beyond: int | None = None
     """Held-out examples that would, but are more than the folder can take."""
-    in_the_way: Literal["examples", "rates"] | None = None
-    """Where nothing would: what most of the noise is left to, the examples that there are or the rates between those
-    tried; None where the regret is simply close to the tolerance."""
+    rates_in_the_way: bool = False
+    """Where nothing would: whether that is for not knowing where the best rates lie between those tried."""
 
 
 class Verdict(Spec):
