@@ -1,0 +1,139 @@
+"""The studies behind the table of the post's claims: `tiny` in full, and a real base on two sets of short rows.
+
+    python -m benchmarks.studies tiny --out runs/studies/tiny
+    python -m benchmarks.studies real --model FOLDER --gsm8k FOLDER --out runs/studies/smollm2
+
+FOLDER of --model is SmolLM2-135M-Instruct, that of --gsm8k holds train.jsonl and test.jsonl. The same command goes on
+where it was stopped. On the real base each set has the same five studies: learning rates, ranks, layers, batches and
+forgetting, three seeds. Where two of them ask for one trial (a rank at its best rate, say), it is trained once: a
+finished trial's records are copied to the study that asks for it next, and are what it would find itself, to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pydoc_data.topics
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+SHORT = 128
+"""Tokens of the longest row that is kept, template included."""
+RANKS = [1, 4, 16, 64]
+COMMON: Mapping[str, Any] = {"batch_size": 4, "micro_batch_size": 4, "seeds": 3, "first_eval": 3}
+SETS: Mapping[str, Mapping[str, Any]] = {
+    "gsm8k": {"steps": 24, "evals": 3, "rows": 96, "held_out": 48, "examples": 128, "batches": [2, 8, 32]},
+    "biographies": {"steps": 60, "evals": 4, "rows": 240, "held_out": 48, "examples": 240, "batches": [4, 16, 48]},
+}
+"""What training elicits (sums in words, which the base half knows), and what it teaches (facts of made-up people)."""
+FACTS = "builtin:biographies:size=16,wordings=3,test_size=48"
+SHARED = (("learning-rate", "main", "rank", "size-{rows}"), ("learning-rate", "main", "layers", "main"))
+"""(study that has trials, its condition, study that asks for some of them, its condition)."""
+
+
+def questions(name: str) -> Iterator[dict[str, Any]]:
+    """The five studies of a set, as recipes."""
+    chosen = SETS[name]
+    run = {**COMMON, "steps": chosen["steps"], "evals": chosen["evals"]}
+    yield {"kind": "learning-rate", "ranks": RANKS, **run}
+    yield {"kind": "rank", "ranks": RANKS, "sizes": [chosen["rows"]], **run}
+    yield {"kind": "layers", "ranks": [4], **run}
+    yield {"kind": "variants", "methods": ["lora:16"], "base_text": "{base_text}", **run}
+    batches = {"examples": chosen["examples"], "batches": chosen["batches"], "ranks": [4, 16]}
+    yield {"kind": "batch-size", **batches, **{key: run[key] for key in run if key not in ("steps", "batch_size")}}
+
+
+def recipe(question: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """TOML, whose plain values are written as in JSON."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in question.items()]
+    return "\n".join([*lines, "[data]", *(f"{key} = {json.dumps(value)}" for key, value in data.items())]) + "\n"
+
+
+def short_rows(source: Path, target: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The rows of GSM8K that fit into `SHORT` tokens with their template, in their order."""
+    if target.exists():
+        return
+    kept = []
+    for line in source.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        messages = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        if len(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]) <= SHORT:
+            kept.append(line)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
+def everyday_text(target: Path) -> None:
+    """Paragraphs of Python's own help, for what a base forgets: English that no set teaches."""
+    texts = sorted(pydoc_data.topics.topics.items())
+    paragraphs = [" ".join(part.split()) for _, text in texts for part in text.split("\n\n")]
+    long_enough = [paragraph for paragraph in paragraphs if len(paragraph) > 200][::5]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(json.dumps({"text": text}) + "\n" for text in long_enough), encoding="utf-8")
+
+
+def share(out: Path, name: str) -> None:
+    """Copy finished trials to the studies that ask for them."""
+    for source, condition, target, other in SHARED:
+        for side in ("lora", "full"):
+            found = out / source / "groups" / f"{condition}.{side}" / "trials"
+            wanted = out / target / "groups" / f"{other.format(**SETS[name])}.{side}" / "trials"
+            for trial in found.glob("*"):
+                if (trial / "examples.json").exists() and not (wanted / trial.name).exists():
+                    shutil.copytree(trial, wanted / trial.name)
+
+
+def real(model: Path, gsm8k: Path, out: Path) -> None:
+    """All studies of the real base."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    data = out / "data"
+    for part in ("train", "test"):
+        short_rows(gsm8k / f"{part}.jsonl", data / f"gsm8k_{part}.jsonl", tokenizer)
+    everyday_text(data / "everyday.jsonl")
+    for name, chosen in SETS.items():
+        files = {"train": str(data / "gsm8k_train.jsonl"), "test": str(data / "gsm8k_test.jsonl")}
+        rows = files if name == "gsm8k" else {"train": FACTS}
+        for question in questions(name):
+            kind = str(question["kind"])
+            if "base_text" in question:
+                question["base_text"] = str(data / "everyday.jsonl")
+            count = chosen["examples"] if kind == "batch-size" else chosen["rows"]
+            limits = {"max_length": SHORT, "max_train": count, "max_eval": chosen["held_out"]}
+            file = out / "recipes" / f"{name}-{kind}.toml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(recipe({"model": str(model), **question}, {**rows, **limits}), encoding="utf-8")
+            share(out / name, name)
+            study(str(file), out / name / kind)
+
+
+def study(what: str, out: Path) -> None:
+    """One `lowregret study`; what fails is said by it, and the next one is tried."""
+    print(f"{what} -> {out}", flush=True)
+    subprocess.run(["lowregret", "study", what, "--out", str(out)], check=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("base", choices=("tiny", "real"))
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--gsm8k", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    if asked.base == "tiny":
+        study("all", asked.out)
+        study("rl", asked.out / "rl")
+    elif asked.model is None or asked.gsm8k is None:
+        parser.error("real: name --model and --gsm8k")
+    else:
+        real(asked.model, asked.gsm8k, asked.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
