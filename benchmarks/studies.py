@@ -96,15 +96,15 @@ def real(model: Path, gsm8k: Path, out: Path) -> None:
     for part in ("train", "test"):
         short_rows(gsm8k / f"{part}.jsonl", data / f"gsm8k_{part}.jsonl", tokenizer)
     everyday_text(data / "everyday.jsonl")
-    for name, chosen in SETS.items():
-        files = {"train": str(data / "gsm8k_train.jsonl"), "test": str(data / "gsm8k_test.jsonl")}
-        rows = files if name == "gsm8k" else {"train": FACTS}
-        for question in questions(name):
+    files = {"train": str(data / "gsm8k_train.jsonl"), "eval": str(data / "gsm8k_test.jsonl")}
+    for one_question in zip(*map(questions, SETS), strict=True):
+        for (name, chosen), question in zip(SETS.items(), one_question, strict=True):
             kind = str(question["kind"])
             if "base_text" in question:
                 question["base_text"] = str(data / "everyday.jsonl")
             count = chosen["examples"] if kind == "batch-size" else chosen["rows"]
             limits = {"max_length": SHORT, "max_train": count, "max_eval": chosen["held_out"]}
+            rows = files if name == "gsm8k" else {"train": FACTS}
             file = out / "recipes" / f"{name}-{kind}.toml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(recipe({"model": str(model), **question}, {**rows, **limits}), encoding="utf-8")
