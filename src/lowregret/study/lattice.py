@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lowregret.analysis.learning_rate import SEARCH_SEED, middle, plateau, search_loss
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
-from lowregret.study.search import has_settled, is_cut_short
+from lowregret.study.search import WIDTH, Reach, has_settled, is_cut_short, reach
 
 LATTICE = 1e-3
-WIDE, NARROW = 2, 1
-"""Exponents between the first rates of a search: without, and with, another method's result to start from."""
+NARROW = 1
+"""Exponents between the first rates of a search that has another method's result to start from; else `WIDTH`."""
 LIMIT = 14
 """Steps of the lattice from the start beyond which nothing is tried: such a search stays without a bracket."""
 _RATE_BOUND = 1e3  # the spec's own bound on a learning rate
@@ -123,14 +123,14 @@ def _start(
     """(the exponent to start at, the distance of the first two others); None while the first search is under way."""
     prior = nearest_exponent(priors[method.name])
     if method.name == anchor.name:
-        return prior, WIDE if spec.start_from is None else NARROW
+        return prior, WIDTH if spec.start_from is None else NARROW
     own = [record for record in ended if record.method == anchor.name]
     known = bracket(losses_at(own, spec.bracket_at[-1] if spec.bracket_at else None, curves))
     if known is not None:
         return known[1], NARROW
-    start = (nearest_exponent(priors[anchor.name]), WIDE)
+    start = (nearest_exponent(priors[anchor.name]), WIDTH)
     stuck = not _searched(spec, anchor, start, own, curves)
-    return (prior, WIDE) if stuck else None
+    return (prior, WIDTH) if stuck else None
 
 
 def _searched(
@@ -143,7 +143,7 @@ def _searched(
     brackets: set[int] = set()
     for step in spec.bracket_at or (None,):
         losses = losses_at(own, step, curves)
-        wanted = [k for k in _next_exponents(losses, *start) if 0 < lattice_rate(k) < _RATE_BOUND]
+        wanted = [k for k in _next_exponents(losses, *start, reach(spec)) if 0 < lattice_rate(k) < _RATE_BOUND]
         trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t not in tried]
         if trials:  # one that failed says nothing and is not asked for again: its side stays open
             return trials
@@ -186,23 +186,23 @@ def _start_loss(own: Iterable[TrialRecord], curves: Curves) -> float:
 
 def _beyond(losses: Mapping[int, float], ends: tuple[int | None, int | None], centre: int) -> list[int]:
     """What to try next on the sides where every rate is good, in factors of 4."""
-    low, high = min(losses) - WIDE, max(losses) + WIDE
+    low, high = min(losses) - WIDTH, max(losses) + WIDTH
     return [
         *([low] if ends[0] is None and low >= centre - LIMIT else []),
         *([high] if ends[1] is None and high <= centre + LIMIT else []),
     ]
 
 
-def _next_exponents(losses: Mapping[int, float], centre: int, distance: int) -> list[int]:
-    first = [k for k in (centre, centre + distance, centre - distance) if k not in losses]
+def _next_exponents(losses: Mapping[int, float], centre: int, distance: int, going: Reach) -> list[int]:
+    first = [centre + k for k in going.first(distance) if centre + k not in losses]
     if first:
         return first
     low, high = min(losses), max(losses)
     if math.isinf(min(losses.values())):
-        return [low - WIDE] if low > centre - LIMIT else []
+        return [low - WIDTH] if low > centre - LIMIT else []
     best, tied = _best(losses), plateau(losses)
     if tied[-1] == high:
-        return [high + distance] if high < centre + LIMIT else []
+        return [high + min(distance, going.up)] if high < centre + LIMIT else []
     if tied[0] == low:
         return [low - distance] if low > centre - LIMIT else []
     missing = [k for k in (best - 1, best + 1) if k not in losses]

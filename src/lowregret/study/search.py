@@ -8,20 +8,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, search_loss
 from lowregret.errors import SpecError
 from lowregret.runs.records import TrialRecord
-from lowregret.spec import CompareSpec, FullFT, GroupSpec, LoRA, TrialSpec
+from lowregret.spec import CompareSpec, FullFT, GroupSpec, LoRA, TrainingSpec, TrialSpec
 
-FIRST_EXPONENTS = (0, 2, -2)
-"""Where every search starts: at the prior, then a factor of 4 above and below."""
-WIDEN = 2
-"""Exponents by which a side without a worse loss is extended: a factor of 4."""
+
+@dataclass(frozen=True)
+class Reach:
+    """How a search without a bracket goes on, in exponents of 2."""
+
+    sides: tuple[int, ...]
+    """Where it looks first beside its start, in steps of its own width."""
+    up: int
+    """The most by which it goes up at a time."""
+    down: int = 2
+
+    def first(self, width: int) -> tuple[int, ...]:
+        """Exponents to start with."""
+        return (0, *(side * width for side in self.sides))
+
+
+_WIDE, _CAREFUL = Reach((1, -1), up=2), Reach((-1,), up=1)
+WIDTH = 2
+"""Exponents between the first rates of a search: a factor of 4."""
 LIMIT = 16
 """No rate beyond prior · 2^±16 is tried: a search that gets there stays without a bracket."""
 _RATE_BOUND = 1e3  # the spec's own bound on a learning rate
 _TYPICAL_SEARCH = 5  # three to start with, and both neighbours of the best
+
+
+def reach(spec: TrainingSpec) -> Reach:
+    """Trained by reward, a search starts low and goes up by factors of 2: a rate that is too high does not lose a
+    little there, it destroys the policy (docs/findings/2026-11-29-rates-elsewhere.md)."""
+    return _CAREFUL if spec.objective.kind == "rl" else _WIDE
 
 
 def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequence[TrialRecord]) -> list[TrialSpec]:
@@ -86,11 +108,14 @@ def lattice_rate(prior: float, exponent: int) -> float:
 
 def describe(spec: CompareSpec) -> list[str]:
     """The rules of the search and of stopping early, in sentences for the report."""
+    rewards = spec.objective.kind == "rl"
     if spec.learning_rates == "auto":
+        sides = "a quarter of it" if rewards else "4 times more and less"
+        factors = "by factors of 2 up and 4 down" if rewards else "in factors of 4"
         rules = [
-            "The search for each method starts at its prior learning rate and at 4 times more and less, with seed 0.",
+            f"The search for each method starts at its prior learning rate and at {sides}, with seed 0.",
             "While no worse loss lies on one side of the best learning rate, the next rate outwards on that side is "
-            f"tried, in factors of 4, up to a factor of 2^{LIMIT} from the prior; if every rate diverged, the search "
+            f"tried, {factors}, up to a factor of 2^{LIMIT} from the prior; if every rate diverged, the search "
             "goes down.",
             "Once bracketed, rates a factor of 2 from the best are tried, on the side with the lower loss first, until "
             "the best has been compared with a neighbour at a factor of 2 on both sides.",
@@ -106,7 +131,6 @@ def describe(spec: CompareSpec) -> list[str]:
         "A diverged trial counts as worse than every other; a failed trial counts for nothing and leaves its side "
         "open. Of equal losses the rate in the middle is the best."
     )
-    rewards = spec.objective.kind == "rl"
     if rewards:
         rules.insert(0, "The loss of a trial is minus its final held-out reward.")
     if spec.prune is None:
@@ -159,16 +183,17 @@ def _search(
     lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < _RATE_BOUND}
     specs = zip(lattice, _trials(method, lattice.values()), strict=True)
     tried = {k: ran[trial] for k, trial in specs if trial in ran}
-    first = [k for k in FIRST_EXPONENTS if k in lattice and k not in tried]
+    going = reach(spec)
+    first = [k for k in going.first(WIDTH) if k in lattice and k not in tried]
     # One at a time after the start: whether the second neighbour is worth a trial depends on the first.
-    following = first or [k for k in _outwards(tried) if k in lattice][:1] or _inwards(tried, lattice)
+    following = first or [k for k in _outwards(tried, going) if k in lattice][:1] or _inwards(tried, lattice)
     return _trials(method, (lattice[k] for k in following))
 
 
-def _outwards(tried: Mapping[int, TrialRecord]) -> list[int]:
+def _outwards(tried: Mapping[int, TrialRecord], going: Reach) -> list[int]:
     """The next exponents on the sides of the best that have no worse loss yet."""
     best = best_rate(list(tried.values()))
-    above, below = max(tried) + WIDEN, min(tried) - WIDEN
+    above, below = max(tried) + going.up, min(tried) - going.down
     if best.learning_rate is None:
         diverged = any(search_loss(record) is not None for record in tried.values())
         return [below] if diverged else []  # when all failed, another rate will not help

@@ -201,3 +201,14 @@ def test_every_length_is_bracketed() -> None:
         place = bracket(losses_at(records, step, curves))
         assert place is not None
         assert lattice_rate(place[1]) == pytest.approx(best)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-6, 6))
+def test_by_reward_the_first_search_goes_up_by_factors_of_two(optimum: float) -> None:
+    """Trained by reward, a rate far above the best one destroys the policy."""
+    spec = group((LoRA(rank=4),), objective=ARITHMETIC)
+    records = search(spec, lambda trial: 1 + 0.03 * (math.log2(trial.learning_rate / 1e-3) - optimum) ** 2)
+    rates = [record.learning_rate for record in records]
+    assert found_rate(records, "lora:4") == pytest.approx(1e-3 * 2**optimum, rel=0.01)
+    assert max(rates) <= max(1e-3, 4e-3 * 2**optimum)
