@@ -20,11 +20,12 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from lowregret.data.builtin.people import BITS_PER_PERSON
+from lowregret.data.facts import DataFacts
 from lowregret.data.scan import scan
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.shapes.lookup import find_model, folder_of
-from lowregret.spec import LoRA
+from lowregret.spec import LoRA, build
 from lowregret.spec.plan import PlanSpec
 
 TRIALS = Path(__file__).parents[1] / "docs" / "results" / "studies_full" / "trials.csv"
@@ -46,6 +47,30 @@ SHORT = (
     ("short-runs", "main", "lora:16", 512, 8),
 )
 """Runs of about an epoch or less, with room to spare: (study, condition, method, people, rows of a step)."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A setting on a real base of which somebody measured something."""
+
+    model: str
+    what: str
+    examples: int
+    supervised_tokens: int
+    rows: int
+    """Of a step; one epoch."""
+    methods: tuple[str, ...]
+
+
+ELSEWHERE = (
+    # 250 tokens a row at most, as the rows were cut.
+    Elsewhere("Qwen3-4B", "No Robots", 6_400, 1_600_000, 32, ("lora:1", "lora:16", "lora:256", "lora:256:attention")),
+    # 780 steps; 280 supervised tokens a row are assumed.
+    Elsewhere("Llama-3.1-8B-Instruct", "Tulu 3", 99_840, 28_000_000, 128, ("lora:4", "lora:16", "lora:64", "lora:128")),
+    Elsewhere("Llama-3.2-1B", "Tulu 3", 99_840, 28_000_000, 128, ("lora:4", "lora:16", "lora:64", "lora:128")),
+    # 7,926 tokens of 64 held-out rows.
+    Elsewhere("SmolLM2-135M", "GSM8K", 192, 23_800, 8, ("lora:4", "lora:16", "lora:16:attention")),
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,15 @@ def plans(data: str) -> dict[int, Plan]:
     return {rank: build_plan(shapes, request, facts=facts) for rank, request in requests.items()}
 
 
+def elsewhere(case: Elsewhere) -> Iterator[Plan]:
+    """The plan of each method of a setting."""
+    tokens = case.supervised_tokens
+    facts = DataFacts(case.what, "", case.examples, 2 * tokens, tokens, 512, 512, 0, 1000, "", "assumed", "")
+    for method in case.methods:
+        request = build(PlanSpec, {"method": method, "batch_size": case.rows, "epochs": 1.0})
+        yield build_plan(find_model(case.model), request, facts=facts)
+
+
 def report() -> Iterator[str]:
     """The page's tables."""
     found = cells()
@@ -157,6 +191,17 @@ def report() -> Iterator[str]:
     best = best_losses("layers")
     for method in ("lora:16:attention", "lora:16:mlp", "lora:16"):
         yield f"| {method} | {100 * share_lost(best['main', method][0], best['main', 'full'][0], 128):.1f} |"
+
+    yield "\n| base | data | method | bits a parameter | expected if it teaches, % | advised |"
+    yield "|---|---|---|---|---|---|"
+    for case in ELSEWHERE:
+        for plan in elsewhere(case):
+            told = plan.expected
+            assert told is not None
+            yield (
+                f"| {case.model} | {case.what} | {plan.asked.method.name} | {told.bits_per_parameter:.2g} | "
+                f"{100 * told.value:.2g} ({100 * told.low:.2g} to {100 * told.high:.2g}) | {plan.advice.method} |"
+            )
 
 
 if __name__ == "__main__":

@@ -346,7 +346,7 @@ def _would_change(situation: Situation, choice: Choice, beyond: bool) -> Iterato
             "is learned, so full fine-tuning."
         )
     if information.regime_note:
-        yield f"The regime, which is unknown: {information.regime_note}."
+        yield f"A pilot that tells whether training teaches: {information.regime_note}."
     if information.edl_bits is None and information.fact_bits is None:
         yield (
             "A pilot (--pilot DIR): it tells teaching from eliciting, and how much the data really teach, which is "
