@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks.capacity import SIZES, cells, fit, plans, source
+from benchmarks.capacity import BASE_NLL, SIZES, cells, fit, plans, source
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowregret.data.builtin.people import BITS_PER_PERSON
 from lowregret.data.builtin.registry import load_builtin
 from lowregret.plan.advice.capacity import Information, rl_information, sft_information
 from lowregret.plan.advice.regret import (
@@ -86,6 +88,25 @@ def test_the_curve_is_that_of_the_cells() -> None:
     half, steepness = fit(longer)
     assert half == pytest.approx(CURVES["facts", "teach"].half, rel=0.15)
     assert steepness == pytest.approx(STEEPNESS, rel=0.15)
+
+
+@pytest.mark.parametrize("people", SIZES)
+def test_the_same_facts_lose_about_the_same_in_every_unit(people: int) -> None:
+    """By their tokens, by the base's loss on them, and by the EDL of pilots as measured (the finding)."""
+    fact_bits = BITS_PER_PERSON * people
+    scanned = plans(source(people))[1].facts
+    assert scanned is not None
+    tokens = scanned.supervised_tokens
+    assert scanned.fact_bits == fact_bits
+    facts = sft_information(tokens).with_facts(fact_bits)
+    known = room(facts) / fact_bits
+    by_loss = sft_information(tokens, bits_per_token=BASE_NLL[people] / math.log(2))
+    assert room(sft_information(tokens)) / tokens == pytest.approx(known, rel=0.03)
+    assert room(by_loss) / by_loss.bits == pytest.approx(known, rel=0.06)
+    edl = {32: 3692.0, 128: 10202.0}.get(people)
+    if edl is not None:
+        piloted = Information(tokens, 1.0, "pilot", measured=True, edl_bits=edl, regime="teach")
+        assert room(piloted) / edl == pytest.approx(known, rel=0.25)
 
 
 DEMO = "builtin:biographies:size=32,wordings=6"
