@@ -170,6 +170,7 @@ def next_steps(plan: Plan) -> list[str]:
     choice = plan.advice.choice
     more = [] if plan.facts.max_length == DEFAULT_LENGTH else ["--max-length", str(plan.facts.max_length)]
     more += ["--steps", str(choice.steps)] if choice.epochs is None else ["--epochs", f"{choice.epochs:g}"]
+    more += [] if plan.request.schedule == "constant" else ["--schedule", plan.request.schedule]
     common = ["--model", plan.shapes.name, "--data", plan.facts.source, "--batch-size", str(choice.batch_size), *more]
     rate_found = f"{plan.advice.learning_rate:.2g}"
     train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]

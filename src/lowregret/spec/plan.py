@@ -15,7 +15,7 @@ from lowregret.spec.base import Spec, build
 from lowregret.spec.keys import keys
 from lowregret.spec.marks import TRAINING, CodeOnly, Flag, Unit
 from lowregret.spec.method import FullFT, LoRA, Method, parse_method
-from lowregret.spec.optimizer import AdamW, OptimizerSpec
+from lowregret.spec.optimizer import AdamW, OptimizerSpec, Schedule
 from lowregret.spec.rl import RL
 
 ObjectiveKind = Literal["sft", "rl"]
@@ -62,6 +62,8 @@ class PlanSpec(Spec):
     """Optimizer steps, instead of `epochs`; as many as these take when not given."""
     learning_rate: Annotated[float | None, Flag(group=TRAINING)] = Field(default=None, gt=0, allow_inf_nan=False)
     """A rate to judge; as advised when not given."""
+    schedule: Annotated[Schedule, Flag(group=TRAINING)] = "constant"
+    """The learning rate after warm-up, as --schedule of `train`: the advised rate is its peak."""
     micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(default=None, ge=1)
     """Examples per forward/backward; as many as fit when not given."""
     checkpoint_activations: Annotated[bool, Flag(group=TRAINING)] = False

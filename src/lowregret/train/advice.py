@@ -48,6 +48,7 @@ def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rat
         "steps": steps,
         "learning_rate": learning_rate,
         "optimizer": spec.optimizer,
+        "schedule": spec.optimizer.schedule,
     }
     if isinstance(spec.objective, RL):
         values |= {"objective": "rl", "group_size": spec.objective.group_size}

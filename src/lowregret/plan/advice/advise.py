@@ -67,7 +67,14 @@ def advise(
     parameters = lora_parameters(shapes, lora.rank, lora.targets, lora.convention)
 
     def rate(of: FullFT | LoRA) -> RatePrior:
-        return recommend(of, shapes, batch_size=choice.batch_size, steps=choice.steps, objective=request.objective)
+        return recommend(
+            of,
+            shapes,
+            batch_size=choice.batch_size,
+            steps=choice.steps,
+            schedule=request.schedule,
+            objective=request.objective,
+        )
 
     lora_rate, full_rate = rate(lora), rate(FullFT())
     about = PlannedRun(
