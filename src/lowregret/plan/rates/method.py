@@ -40,6 +40,7 @@ def full_terms() -> Iterator[Term]:
         -math.log(usual),
         _RATIO_SPREAD,
         "measured",
+        "FullFT's ratio",
         f"FullFT's best rate is LoRA's at rank {FULL_REFERENCE_RANK} over {usual:.3g}: the ratio is 10 in long and 15 "
         "in short runs (docs/science.md 3.2, 3.3; 8.8 on Qwen3-4B, 4); the reference rank is our assumption.",
     )
@@ -54,6 +55,7 @@ def narrow_terms(shapes: Shapes) -> Iterator[Term]:
         math.log(factor),
         _NARROW_SPREAD,
         "measured",
+        "FullFT's ratio in a narrow base",
         "In narrow bases the ratio is smaller (12 at hidden size 576: docs/findings/2026-11-24-smollm2-gsm8k.md; "
         "2.3, 2.4, 2.0 at 32, 64, 128: docs/findings/2026-11-24-studies-full.md): "
         f"x{factor:.2f}, in proportion to the hidden size below {_NARROW}, down to a ratio of {_LEAST_RATIO:g}.",
@@ -70,6 +72,7 @@ def length_terms(method: FullFT | LoRA, steps: int) -> Iterator[Term]:
         math.log(factor),
         0.0,
         "measured",
+        "how the ratio goes with length",
         f"LoRA's ratio to FullFT is 15 in short runs and 10 in long ones (docs/science.md 3.3): x{factor:.2f} at "
         f"{steps:,} steps, each method moving by the root (our assumption).",
     )
@@ -84,6 +87,7 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             math.log(factor),
             math.log(factor),
             "measured",
+            f"adapters on {targets[0]} alone",
             f"Adapters on {targets[0]} alone want x{factor:.2f} (Qwen3-4B at rank 256: 3.5e-4 on attention, 3.0e-4 on "
             "MLP, 2.5e-4 on both: docs/science.md 4).",
         )
@@ -92,6 +96,7 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             0.0,
             math.log(1.4),
             "assumed",
+            "these targets",
             "No measurement of these targets: the rate of all, with a wider interval (our assumption).",
         )
     scale = method.scale * method.rank / 32
@@ -100,6 +105,7 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             -0.5 * math.log(scale),
             0.5 * abs(math.log(scale)),
             "measured",
+            "the scale of the update",
             f"The update is scaled {scale:.3g} times as much as with alpha 32 over r: x{scale**-0.5:.2f}, the root of "
             "the inverse (docs/science.md 3.10 with one rate for A and B; so r^-1/4 for 1/sqrt(r) scaling, "
             "docs/science.md 5).",
@@ -110,6 +116,7 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             -0.5 * math.log(rates),
             0.5 * abs(math.log(rates)),
             "measured",
+            "rates of A and B",
             f"A learns at {method.a_rate:g} and B at {method.b_rate:g} times the rate: x{rates**-0.5:.2f}, so that the "
             "product of their rates stays (from docs/science.md 3.10; our assumption).",
         )
@@ -118,6 +125,7 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             0.0,
             0.5 * abs(math.log(method.init_scale)),
             "assumed",
+            "the start of A",
             f"A starts {method.init_scale:g} times as large: A wants a rate as many times as large and B one as many "
             "times smaller (docs/science.md 3.10), so the rate stays and the interval is wider.",
         )
@@ -127,8 +135,9 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             math.log(factor),
             math.log(3),
             "measured",
+            f"the start {method.init}",
             f"{method.init} starts from the base's large weights and wants x{factor:g} (rank 16 on tiny, one base: "
             "docs/findings/2026-11-24-studies-full.md; docs/science.md 5 says smaller, too).",
         )
     if method.dora or method.init == "orthogonal":
-        yield Term(0.0, math.log(1.5), "assumed", "A variant of LoRA that the sweep does not have: a wider interval.")
+        yield Term(0.0, math.log(1.5), "assumed", "a variant", "A variant of LoRA that the sweep does not have.")

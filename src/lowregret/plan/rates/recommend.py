@@ -91,6 +91,7 @@ def _base_terms(method: FullFT | LoRA, shapes: Shapes) -> Iterator[Term]:
         LAW.log_rate(group, total, rank),
         LAW.width if known else LAW.width_unknown,
         "fitted" if known else "measured",
+        "rank, size and family" if known else "rank and size, without the family",
         "Fitted on the public tulu3 sweep of 23 models (docs/science.md 4; "
         f"docs/findings/2026-11-29-rates-elsewhere.md): {LAW.level:.3g} for rank 1 and "
         f"10 B parameters, with rank to the power {LAW.rank_power:.2f} (flattening above 32), parameters to the power "
@@ -101,5 +102,6 @@ def _base_terms(method: FullFT | LoRA, shapes: Shapes) -> Iterator[Term]:
             0.0,
             LAW.rank_power * math.log(rank / SWEEP_RANKS[1]),
             "assumed",
+            "a rank above the sweep's",
             f"The sweep ends at rank {SWEEP_RANKS[1]}: the interval also holds the rate there.",
         )

@@ -39,6 +39,7 @@ def reward_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[
         LAW.log_rate(group_of(shapes.family), shapes.total, 1) + math.log(LEVEL * effective_rank(rank) ** RANK_POWER),
         _SPREAD,
         "measured",
+        "training by reward",
         f"By policy gradient the best rate is {LEVEL:g} of that of supervised training in the sweep's setting at rank "
         f"1, and goes by rank to the power {RANK_POWER:g}, whatever the batch (found with Qwen3-1.7B, "
         f"SmolLM2-135M and tiny: {_FOUND}). Rates four times as high destroyed the policy: start low.",
@@ -49,6 +50,7 @@ def reward_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[
             math.log(factor),
             abs(math.log(factor)),
             "assumed",
+            "the length of a run by reward",
             f"{steps:,} steps where the sweep had {SWEPT_STEPS}: x{factor:.2f}, as longer runs are destroyed by lower "
             f"rates ({_FOUND}); the power {STEPS_POWER:g} is our assumption.",
         )
@@ -59,6 +61,7 @@ def reward_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[
         -math.log(FULL_RATIO),
         _FULL_SPREAD,
         "measured",
+        "FullFT's ratio by reward",
         f"FullFT's best rate is LoRA's at rank {_FULL_RANK} over {FULL_RATIO:g} there: 4 found on Qwen3-1.7B, about "
         f"30 on SmolLM2-135M, 2.3 on tiny ({_FOUND}).",
     )

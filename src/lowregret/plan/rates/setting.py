@@ -48,6 +48,7 @@ def schedule_terms(schedule: Schedule) -> Iterator[Term]:
         math.log(factor),
         _SCHEDULE_SPREAD,
         "measured" if schedule == "constant" else "assumed",
+        f"the schedule {schedule}",
         f"The sweep's rate decays linearly to zero and this one is {schedule}: x{factor:.2f}{between}; the best "
         f"constant rate is {CONSTANT:g} of it (0.37 to 0.55 on tiny; docs/findings/2026-11-29-rates-elsewhere.md).",
     )
@@ -62,6 +63,7 @@ def size_terms(total: float) -> Iterator[Term]:
             math.log(factor),
             _SMALL_SPREAD,
             "measured",
+            "a base smaller than the sweep's",
             f"The sweep's smallest base has {smallest:.2g} parameters, this one {total:.2g}: x{factor:.2f}, as "
             "SmolLM2-135M and tiny show (docs/findings/2026-11-29-rates-elsewhere.md).",
         )
@@ -70,6 +72,7 @@ def size_terms(total: float) -> Iterator[Term]:
             0.0,
             abs(LAW.size_power) * math.log(total / largest),
             "assumed",
+            "a base larger than the sweep's",
             f"The sweep's largest model has {largest:.2g} parameters, this one {total:.2g}: the interval also holds "
             "the rate at that size.",
         )
@@ -85,6 +88,7 @@ def run_terms(batch_size: int, steps: int) -> Iterator[Term]:
             math.log(factor),
             spread,
             "measured",
+            "the batch",
             f"Batch {batch_size} where the sweep had {SWEEP_BATCH}: x{factor:.2f}, to the power {BATCH_POWER:g}, as "
             "measured on tiny from 4 to 256 rows (docs/findings/2026-11-29-rates-elsewhere.md).",
         )
@@ -95,6 +99,7 @@ def run_terms(batch_size: int, steps: int) -> Iterator[Term]:
             math.log(factor),
             spread,
             "measured",
+            "the length",
             f"{steps:,} steps where the sweep had {SWEEP_STEPS}: x{factor:.2f}, to the power {STEPS_POWER:.2f}, as "
             "measured on tiny from 100 to 2,000 steps (docs/findings/2026-11-29-rates-elsewhere.md).",
         )

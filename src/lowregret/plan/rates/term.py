@@ -16,5 +16,7 @@ class Term(NamedTuple):
     spread: float
     """Half the interval of 90 % in ln rate that this term adds, independently of the others."""
     known: Known
+    about: str
+    """What it is for, as a noun."""
     source: str
     """A sentence: what it does and where that was found."""
