@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
-
 from benchmarks.rates_elsewhere import elsewhere, errors, fit, main
+
 from lowregret.plan.rates.setting import BATCH_POWER, CONSTANT, SMALL_POWER, STEPS_POWER
 
 
 def test_the_committed_terms_are_the_fitted_ones() -> None:
     constant, batch, steps, small, *_ = fit(list(elsewhere()))
-    assert CONSTANT == pytest.approx(math.exp(constant), abs=0.006)
-    assert BATCH_POWER == pytest.approx(batch, abs=0.006)
-    assert STEPS_POWER == pytest.approx(steps, abs=0.006)
-    assert SMALL_POWER == pytest.approx(small, abs=0.006)
+    assert pytest.approx(math.exp(constant), abs=0.006) == CONSTANT
+    assert pytest.approx(batch, abs=0.006) == BATCH_POWER
+    assert pytest.approx(steps, abs=0.006) == STEPS_POWER
+    assert pytest.approx(small, abs=0.006) == SMALL_POWER
 
 
 def test_a_base_that_was_left_out_is_missed_by_less_than_a_factor_of_two_in_the_mean() -> None:
