@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
+from lowregret.errors import SpecError
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.rl import OWN_PROBLEMS
+from lowregret.tasks.registry import find_entry
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,19 +52,24 @@ def head(plan: Plan) -> list[tuple[str, str]]:
         )
     ]
     if facts is None:
-        found.append(("data", f"none given: {plan.steps:,} steps of up to {plan.length} tokens are assumed"))
+        rows = _rows_of(plan, "up to ") or f"up to {plan.length:,} tokens"
+        found.append(("data", f"none given: {plan.steps:,} steps of {rows} are assumed"))
     elif facts.examples:
-        found.append(
-            (
-                "data",
-                f"{facts.source}: {facts.examples:,} examples, {count(facts.supervised_tokens)} supervised of "
-                f"{count(facts.tokens)} tokens ({facts.how}); {facts.held_out:,} held out",
-            )
-        )
+        tokens = f"{count(facts.supervised_tokens)} supervised of {count(facts.tokens)} tokens"
+        said = f"{facts.source}: {facts.examples:,} examples, {_rows_of(plan, 'about ') or tokens} ({facts.how})"
+        found.append(("data", f"{said}; {facts.held_out:,} held out"))
     else:
         found.append(("data", f"{facts.source}: no usable row; {plan.steps:,} steps are assumed"))
     found.append(("capacity", capacity_line(plan)))
     return found
+
+
+def _rows_of(plan: Plan, so: str) -> str:
+    """What a row of RL is; empty for rows that are trained on as they stand."""
+    if plan.request.objective != "rl":
+        return ""
+    completion = plan.request.max_tokens
+    return f"prompts of {so}{plan.length - completion:,} tokens and completions of up to {completion:,}"
 
 
 def capacity_line(plan: Plan) -> str:
@@ -165,17 +173,33 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
 
 def next_steps(plan: Plan) -> list[str]:
     """Commands to go on with, to be copied as they stand."""
-    if plan.facts is None or not plan.facts.examples or plan.request.objective == "rl":
+    if plan.facts is None or not plan.facts.examples:
         return []
-    choice = plan.advice.choice
+    choice, request = plan.advice.choice, plan.request
+    if request.objective == "rl":
+        if not _is_task(plan.facts.source):
+            return []  # rows of a file do not say how they are graded
+        source = ["--objective", "rl", "--task", plan.facts.source, "--max-tokens", str(request.max_tokens)]
+        source += ["--group-size", str(request.group_size)]
+    else:
+        source = ["--data", plan.facts.source]
     more = [] if plan.facts.max_length == DEFAULT_LENGTH else ["--max-length", str(plan.facts.max_length)]
     more += ["--steps", str(choice.steps)] if choice.epochs is None else ["--epochs", f"{choice.epochs:g}"]
-    more += [] if plan.request.schedule == "constant" else ["--schedule", plan.request.schedule]
-    common = ["--model", plan.shapes.name, "--data", plan.facts.source, "--batch-size", str(choice.batch_size), *more]
+    more += [] if request.schedule == "constant" else ["--schedule", request.schedule]
+    common = ["--model", plan.shapes.name, *source, "--batch-size", str(choice.batch_size), *more]
     rate_found = f"{plan.advice.learning_rate:.2g}"
     train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
     compare = ["--methods", f"{plan.lora.method.name},full", "--out", "runs/study"]
     return [_command("train", [*common, *train]), _command("compare", [*common, *compare]) + _study(plan)]
+
+
+def _is_task(source: str) -> bool:
+    """Whether a source of data is a task as well, with problems and rewards of its own."""
+    try:
+        find_entry(source)
+    except SpecError:
+        return False
+    return source.startswith(OWN_PROBLEMS)
 
 
 def _command(verb: str, options: list[str]) -> str:

@@ -48,10 +48,11 @@ def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rat
         "steps": steps,
         "learning_rate": learning_rate,
         "optimizer": spec.optimizer,
-        "schedule": spec.optimizer.schedule,
     }
     if isinstance(spec.objective, RL):
         values |= {"objective": "rl", "group_size": spec.objective.group_size}
+    else:
+        values |= {"schedule": spec.optimizer.schedule}
     return build(PlanSpec, values)
 
 
