@@ -33,6 +33,7 @@ ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "epochs": ((SFT, "--epochs 5"), (RL, "--epochs 5")),
     "steps": ((SFT, "--steps 7"), (RL, "--steps 7"), (BARE, "--steps 7")),
     "learning_rate": ((SFT, "--learning-rate 5"), (RL, "--learning-rate 5"), (BARE, "--learning-rate 5")),
+    "schedule": ((SFT, "--schedule linear"),),
     "micro_batch_size": ((SFT, "--micro-batch-size 1"), (RL, "--micro-batch-size 1")),
     "checkpoint_activations": ((SFT, "--checkpoint-activations"), (RL, "--checkpoint-activations")),
     "group_size": ((RL, "--group-size 4"), (BARE, "--group-size 4")),
