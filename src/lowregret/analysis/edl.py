@@ -11,10 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lowregret.analysis.fits import slope
 from lowregret.errors import SpecError
 
 Regime = Literal["elicit", "teach", "unknown"]
 """What a training does: draw out what the base knows, or add new facts."""
+
+
+FEWEST_EVALUATIONS = 5
+"""In the second half of an epoch: Student's t then has three degrees of freedom, and its 97.5 % point is 3.2, where
+three evaluations have 12.7."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class ExcessDescriptionLength:
     slope: float | None
     """d(EDL/n)/d(ln n) in bits per token; negative when training elicits. None when one evaluation is all there is."""
     first_epoch_bits_per_token: float
+    note: str = ""
+    """Why the regime is unknown, and what would tell it; empty when it is known."""
 
 
 def excess_description_length(
@@ -46,7 +54,8 @@ def excess_description_length(
     The sign of d(EDL/n)/dn tells the regime; falling is elicitation. At each evaluation within the first epoch the
     training so far is a training on that much data, whose first-epoch loss is that of its steps. It is the slope at
     the size of the pilot that counts, so the second half of the epoch is used: at its start every training has learned
-    nothing yet, and rises. A slope within two of its standard errors says nothing.
+    nothing yet, and rises. The 95 % interval of the slope, Student's t with n − 2 degrees of freedom, must leave out 0:
+    two evaluations have no error of their own, and decide nothing.
 
     Args:
         train_nll: of each step of the first epoch before its update, nats per supervised token; steps count alike.
@@ -61,24 +70,29 @@ def excess_description_length(
         steps = round(evaluation.share * len(train_nll))
         if steps >= 1 and evaluation.share >= 0.5:
             points.append((math.log(steps), (sum(train_nll[:steps]) / steps - evaluation.test_nll) / math.log(2)))
-    line = _slope(points)
+    line = slope([x for x, _ in points], [y for _, y in points])
     regime: Regime = "unknown"
-    if line is not None and abs(line[0]) > 2 * line[1]:
-        regime = "elicit" if line[0] < 0 else "teach"
+    note = ""
+    if line is None or line.low is None or line.high is None:
+        number = f"{len(points)} evaluation{'' if len(points) == 1 else 's'}"
+        note = f"the pilot has {number} in the second half of its first epoch; {_remedy(len(train_nll))}"
+    elif line.low <= 0 <= line.high:
+        told = f"{line.value:+.2g} bits ({line.low:+.2g} to {line.high:+.2g})"
+        note = f"the pilot's EDL per token rises by {told} an e-fold of data: either sign; {_remedy(len(train_nll))}"
+    else:
+        regime = "elicit" if line.value < 0 else "teach"
     return ExcessDescriptionLength(
-        (whole - final_nll) / math.log(2), regime, None if line is None else line[0], whole / math.log(2)
+        (whole - final_nll) / math.log(2),
+        regime,
+        None if line is None else line.value,
+        whole / math.log(2),
+        note,
     )
 
 
-def _slope(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """Of the least-squares line, and its standard error (0 for two points); None without two places."""
-    if len({x for x, _ in points}) < 2:
-        return None
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    if len(points) == 2:
-        return slope, 0.0
-    squares = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
-    return slope, math.sqrt(squares / (len(points) - 2) / spread)
+def _remedy(steps: int) -> str:
+    """The evaluations that a pilot whose epoch has so many steps needs."""
+    wanted = sorted({math.ceil(steps * (4 + place) / 8) for place in range(FEWEST_EVALUATIONS)})
+    if len(wanted) < FEWEST_EVALUATIONS:
+        return "a longer pilot would tell"
+    return f"{FEWEST_EVALUATIONS} or more may tell: evals = [{', '.join(map(str, wanted))}] in a file for --config"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.facts import Counted, DataFacts, ExampleLength, choose_max_length, list_problems
 from lowregret.data.readers.base import OpenSource
 from lowregret.data.readers.registry import open_source
@@ -95,6 +96,7 @@ def scan(
         counted=counted,
         how=how,
         problems=list_problems(problems),
+        fact_bits=known_fact_bits(source),
     )
 
 

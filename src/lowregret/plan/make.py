@@ -10,6 +10,7 @@ from lowregret.data.facts import DEFAULT_LENGTH, DataFacts
 from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import Advised, advise
 from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
+from lowregret.plan.advice.regret import room
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.budget import MemoryBudget
@@ -119,6 +120,7 @@ def build_plan(
         steps=choice.steps,
         length=length,
         by_target=found.lora_parameters,
+        expected=found.expected,
         capacity=_capacity(shapes, found),
         price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
@@ -159,11 +161,10 @@ def _capacity(shapes: Shapes, found: Advised) -> dict[str, Any]:
     parameters = sum(found.lora_parameters.values())
 
     def needed(figure: float) -> int | None:
-        return (
-            None
-            if information is None
-            else rank_for(shapes, information.to_hold, figure, lora.targets, lora.convention)
-        )
+        if information is None:
+            return None
+        reached = information.to_hold if found.expected is None else found.expected.bits_per_parameter * parameters
+        return rank_for(shapes, reached, figure, lora.targets, lora.convention)
 
     return {
         "data_bits": information and information.bits,
@@ -177,7 +178,9 @@ def _capacity(shapes: Shapes, found: Advised) -> dict[str, Any]:
         "lora_bits_teach": [figure * parameters for figure in TEACH_BITS],
         "lora_bits_elicit": [figure * parameters for figure in ELICIT_BITS],
         "rank_stored": needed(STORED_BITS),
-        "rank_needed": None if information is None else needed(information.bits_per_parameter),
+        "rank_needed": None if information is None else needed(room(information)),
+        "fact_bits": information and information.fact_bits,
+        "expected_regret": None if found.expected is None else found.expected.as_dict(),
     }
 
 

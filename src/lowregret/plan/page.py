@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
 from lowregret.errors import SpecError
+from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
 from lowregret.plan.plan import MethodPlan, Plan
@@ -82,10 +83,19 @@ def capacity_line(plan: Plan) -> str:
         return f"{held} (0.7 to 2.2 bit a parameter, SCIENCE 5)"
     binding = capacity["rank_needed"]
     stops = "no rank is enough" if binding is None else f"it stops binding at rank {binding}"
+    most = "" if information.unit in ("facts", "edl") else "at most "
     regime = {"teach": "; training teaches", "elicit": "; training elicits"}.get(information.regime, "")
-    if information.edl_bits is not None:
-        return f"{bits(information.edl_bits)} to learn ({information.source}){regime}; {held}; {stops}"
-    return f"at most {bits(information.bits)} to learn ({information.source}); {held}; {stops}"
+    learnt = f"{most}{bits(information.to_hold)} to learn ({_source(information)}){regime}"
+    expected = plan.expected
+    if expected is None:
+        return f"{learnt}; {held}; {stops}"
+    case = "if training teaches facts, " if expected.regime == "unknown" else ""
+    each = f"{expected.bits_per_parameter:.2g} bit a parameter"
+    return f"{learnt}; rank {rank} has {each}: {case}expected regret {expected.said()}; {stops}"
+
+
+def _source(information: Information) -> str:
+    return "facts made up for it" if information.unit == "facts" else information.source
 
 
 def answer(plan: Plan) -> str:

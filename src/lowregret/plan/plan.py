@@ -8,6 +8,7 @@ from typing import Any
 from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
+from lowregret.plan.advice.regret import ExpectedRegret
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.cost import StudyCost
 from lowregret.plan.resources.hardware import Hardware
@@ -68,6 +69,8 @@ class Plan:
     """Tokens of the longest example, which memory is planned for."""
     by_target: dict[str, int]
     """Parameters of that LoRA."""
+    expected: ExpectedRegret | None
+    """What that LoRA is expected to lose; None without data, and with rewards."""
     capacity: dict[str, Any]
     price_given: bool
     study: StudyCost | None

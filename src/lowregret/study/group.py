@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lowregret.data.builtin.registry import load_builtin
+from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.example import Example
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import Engine
@@ -65,7 +65,7 @@ def run_group(
         resources = TrialResources(spec, inputs, grader, observer.say)
         measure_base(folder, resources)
         note_base(folder, hidden_size=inputs.config.get_text_config().hidden_size)
-        if spec.data.train.startswith("builtin:") and (facts := load_builtin(spec.data.train).facts.get("fact_bits")):
+        if facts := known_fact_bits(spec.data.train):
             note_base(folder, fact_bits=facts)
         deliver = _Forgetting(folder, resources) if spec.forgetting else _nothing
         Scheduler(folder, spec, known, observer, deliver).run(resources, session, should_stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.facts import DataFacts
 from lowregret.data.prepare import PreparedData
 from lowregret.errors import LowregretError
@@ -72,4 +73,5 @@ def _facts(spec: TrainingSpec, data: PreparedData | Problems) -> DataFacts:
         held_out_from="",
         counted="exact",
         how="the model's tokenizer",
+        fact_bits=known_fact_bits(spec.data.train) if spec.data.max_train is None else None,
     )

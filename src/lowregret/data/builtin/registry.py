@@ -42,6 +42,11 @@ def load_builtin(source: str) -> GeneratedData:
         raise DataError(f"{error}.", source=source) from None
 
 
+def known_fact_bits(source: str) -> float | None:
+    """Bits of the new facts that a source tells; None for what is not built in, or tells none."""
+    return load_builtin(source).facts.get("fact_bits") if source.startswith(BUILTIN_PREFIX) else None
+
+
 def read_options(generator: Generator, text: str, source: str) -> dict[str, float]:
     """All options of a generator, those of `key=value,…` as given. Raises DataError, placed at `source`."""
     options = generator.options

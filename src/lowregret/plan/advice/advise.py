@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information, rl_information, sft_information, with_pilot
-from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, usual_rank
+from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, passes_of, usual_rank
+from lowregret.plan.advice.regret import ExpectedRegret, expected_regret
 from lowregret.plan.advice.warnings import PlannedRun, warn
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.shapes.adapters import adaptable, lora_parameters
@@ -29,6 +30,8 @@ class Advised:
     """The LoRA asked for, else the advised one, else the usual one."""
     lora_parameters: dict[str, int]
     """Of that LoRA, by target."""
+    expected: ExpectedRegret | None
+    """Of that LoRA; None without data, and with rewards."""
     lora_rate: RatePrior
     full_rate: RatePrior
 
@@ -66,6 +69,11 @@ def advise(
     lora = next((m for m in (method, choice.method) if isinstance(m, LoRA)), LoRA(rank=usual_rank(shapes)))
     parameters = lora_parameters(shapes, lora.rank, lora.targets, lora.convention)
 
+    passes = passes_of(situation, choice.batch_size, choice.steps)
+    expected = None
+    if information is not None:
+        expected = expected_regret(information, sum(parameters.values()), epochs=passes, targets=lora.targets)
+
     def rate(of: FullFT | LoRA) -> RatePrior:
         return recommend(
             of,
@@ -84,10 +92,11 @@ def advise(
         lora_rate=(lora_rate.low, lora_rate.high),
         full_rate=(full_rate.low, full_rate.high),
         parameters=sum(parameters.values()),
+        expected=expected,
         break_even_rank=break_even_rank(shapes, lora),
     )
     advice = Advice(choice, rate(choice.method).value, warn(situation, about, facts))
-    return Advised(advice, information, method, lora, parameters, lora_rate, full_rate)
+    return Advised(advice, information, method, lora, parameters, expected, lora_rate, full_rate)
 
 
 def _information(
@@ -108,8 +117,8 @@ def _information(
             0.5 if request.pass_rate is None else request.pass_rate,
         )
     if pilot is not None:
-        return with_pilot(facts.supervised_tokens, *pilot)
-    return sft_information(facts.supervised_tokens, bits_per_token)
+        return with_pilot(facts.supervised_tokens, *pilot).with_facts(facts.fact_bits)
+    return sft_information(facts.supervised_tokens, bits_per_token).with_facts(facts.fact_bits)
 
 
 def break_even_rank(shapes: Shapes, lora: LoRA) -> float:

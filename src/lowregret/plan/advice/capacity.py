@@ -2,15 +2,15 @@
 
 A dataset's description length is bounded by its total first-epoch log loss, about one bit per token of text, and about
 two bits per parameter can be stored (SCIENCE 3.8). What a training *learns* is less: the excess description length
-EDL = Σ first-epoch pre-update loss − n · final test loss (SCIENCE 5). A LoRA begins to lose where EDL per parameter
-passes 0.7 to 2.2 bits when training teaches new facts, 0.02 to 0.05 when it elicits what the base knows.
+EDL = Σ first-epoch pre-update loss − n · final test loss (SCIENCE 5), or the bits of the facts, where they are known.
+What a LoRA loses at so many bits a parameter is in `plan.advice.regret`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lowregret.analysis.edl import ExcessDescriptionLength, Regime
@@ -27,6 +27,9 @@ STORED_BITS = 2.0
 ELICIT_BITS = (0.02, 0.05)
 """Per parameter (SCIENCE 5)."""
 MAX_RANK = 65536
+Unit = Literal["facts", "edl", "loss", "tokens", "rewards"]
+"""What bits are of: facts of known entropy; a pilot's excess description length; the base's own loss; tokens at a bit
+each; rewards."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,32 @@ class Information:
     informative_groups: float | None = None
     """RL only: share of groups whose rewards are not all equal."""
 
+    fact_bits: float | None = None
+    """Of facts that no base has met, where whoever made the data says so."""
+    regime_note: str = ""
+    """Why a pilot left the regime unknown; empty without one, or when it is known."""
+
+    @property
+    def unit(self) -> Unit:
+        """What `to_hold` is bits of."""
+        if self.bits_per_token is None:
+            return "rewards"
+        if self.fact_bits is not None:
+            return "facts"
+        if self.edl_bits is not None:
+            return "edl"
+        return "loss" if self.measured else "tokens"
+
     @property
     def to_hold(self) -> float:
         """Bits that the adapter must have room for."""
+        if self.fact_bits is not None:
+            return self.fact_bits
         return self.bits if self.edl_bits is None else self.edl_bits
 
-    @property
-    def bits_per_parameter(self) -> float:
-        """What a parameter is taken to hold: the cautious end of what is known of the regime.
-
-        The elicitation figure is one of EDL. The raw loss of the first epoch is far above it and does not tell the two
-        regimes apart (SCIENCE 5), so without a pilot the raw loss meets the figure for teaching.
-        """
-        return ELICIT_BITS[0] if self.edl_bits is not None and self.regime == "elicit" else TEACH_BITS[0]
+    def with_facts(self, fact_bits: float | None) -> Information:
+        """The same data, known to tell facts of so many bits, which is teaching; unchanged for None."""
+        return self if fact_bits is None else replace(self, fact_bits=fact_bits, regime="teach", regime_note="")
 
 
 def sft_information(supervised_tokens: int, bits_per_token: float | None = None, source: str = "") -> Information:
@@ -122,6 +138,7 @@ def with_pilot(supervised_tokens: int, found: ExcessDescriptionLength, source: s
         measured=True,
         edl_bits=supervised_tokens * per_token,
         regime=found.regime,
+        regime_note=found.note,
     )
 
 

@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lowregret.plan.advice.capacity import Information, rank_for
+from lowregret.plan.advice.regret import (
+    LAG_EPOCHS,
+    LAG_FACTOR,
+    LOSING,
+    NEGLIGIBLE,
+    ExpectedRegret,
+    expected_regret,
+    room,
+)
 from lowregret.plan.formatting import bits, count, describe
+from lowregret.plan.formatting import share as percent
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA
@@ -35,7 +45,6 @@ RL_BATCH = 8
 SHORT_RUN_STEPS = 100
 """SCIENCE 3.3."""
 _MOST_EPOCHS = 3.0
-_SAFE_MARGIN = 4.0
 _SMALLEST_STUDIED = 1e9
 """Parameters of the smallest base in the post's and the sweep's evidence."""
 
@@ -50,7 +59,9 @@ class Choice:
     """None when the length is given in steps."""
     steps: int
     rank_needed: int | None
-    """From this rank on capacity does not bind, by the cautious figure; None when no rank is enough."""
+    """From this rank on capacity costs less than 1 % of what FullFT learns; None when no rank is enough."""
+    expected: ExpectedRegret | None
+    """Of the LoRA advised, or of the highest rank where FullFT is; None without data, and with rewards."""
     confidence: Confidence
     confidence_reason: str
     reasons: tuple[str, ...]
@@ -126,14 +137,19 @@ def choose(situation: Situation) -> Choice:
     shapes, information = situation.shapes, situation.information
     batch = situation.batch_size or _batch(situation)
     epochs, steps = _length(situation, batch)
-    needed = None if information is None else rank_for(shapes, information.to_hold, information.bits_per_parameter)
+    passes = passes_of(situation, batch, steps)
+    needed = None
+    if information is not None:
+        needed = rank_for(shapes, information.to_hold * min(passes, 1.0), room(information))
     limit = _largest_rank(shapes)
-    beyond = information is not None and (needed is None or needed > limit)
     usual = _RANK_RL if situation.objective == "rl" else usual_rank(shapes)
-    rank = limit if beyond else max(usual, needed or 1)
+    binds = information is not None and (needed is None or needed > limit)
+    rank = limit if binds else max(usual, needed or 1)
     lora = LoRA(rank=_that_fits(rank, needed or _RANK_LEAST, situation.fits))
+    expected = _expected(situation, lora, passes)
+    beyond = binds if expected is None else _loses(expected)
     method: FullFT | LoRA = FullFT() if beyond and situation.fits(FullFT()) is not False else lora
-    draft = Choice(method, batch, epochs, steps, needed, "medium", "", (), ())
+    draft = Choice(method, batch, epochs, steps, needed, expected, "medium", "", (), ())
     confidence, why = _confidence(situation, draft, beyond)
     return replace(
         draft,
@@ -142,6 +158,26 @@ def choose(situation: Situation) -> Choice:
         reasons=tuple(_reasons(situation, draft, beyond)),
         would_change=tuple(_would_change(situation, draft, beyond)),
     )
+
+
+def passes_of(situation: Situation, batch: int, steps: int) -> float:
+    """Over the training data; 1 without any."""
+    return steps * batch / situation.examples if situation.examples else 1.0
+
+
+def _expected(situation: Situation, lora: LoRA, passes: float) -> ExpectedRegret | None:
+    if situation.information is None:
+        return None
+    parameters = sum(lora_parameters(situation.shapes, lora.rank, lora.targets, lora.convention).values())
+    return expected_regret(situation.information, parameters, epochs=passes, targets=lora.targets)
+
+
+def _loses(expected: ExpectedRegret) -> bool:
+    """Whether the highest rank that may be advised is not under the tolerance.
+
+    In an unknown regime the lag is a case among others, and no reason to give up LoRA.
+    """
+    return expected.value - (expected.lag if expected.regime == "unknown" else 0.0) >= LOSING
 
 
 def usual_rank(shapes: Shapes) -> int:
@@ -190,7 +226,10 @@ def _length(situation: Situation, batch: int) -> tuple[float | None, int]:
     epochs = situation.epochs
     if epochs is None:
         wanted = SHORT_RUN_STEPS * batch / situation.examples
-        epochs = float(min(_MOST_EPOCHS, max(1.0, math.ceil(wanted)))) if situation.objective == "sft" else 1.0
+        least = 1.0
+        if situation.information is not None and situation.information.regime == "teach":
+            least = float(math.ceil(LAG_EPOCHS))  # LoRA is behind in less
+        epochs = float(min(_MOST_EPOCHS, max(least, math.ceil(wanted)))) if situation.objective == "sft" else 1.0
     return epochs, max(1, math.ceil(round(situation.examples * epochs) / batch))
 
 
@@ -212,10 +251,12 @@ def _confidence(situation: Situation, choice: Choice, beyond: bool) -> tuple[Con
 def _doubts(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
     shapes, information = situation.shapes, situation.information
     assert information is not None
-    if beyond:
-        yield "the bits of the data are an upper bound" if not information.measured else "one pilot, one base"
-    elif isinstance(choice.method, LoRA) and _margin(situation, choice.method) < _SAFE_MARGIN:
-        yield "the data come near to what the adapter holds"
+    if beyond and choice.expected is not None and choice.expected.lag:
+        yield "how far LoRA is behind in a short run differs by a factor of five between those measured"
+    elif beyond:
+        yield "one pilot, one base" if information.edl_bits is not None else "the bits of the data are an upper bound"
+    elif choice.expected is not None and choice.expected.high > NEGLIGIBLE:
+        yield f"a regret of up to {percent(choice.expected.high)} of what is learned cannot be ruled out"
     if information.regime == "teach":
         yield "training teaches new facts, which LoRA may learn more slowly (arXiv 2405.09673)"
     if shapes.total < _SMALLEST_STUDIED:
@@ -228,27 +269,31 @@ def _doubts(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]
         yield "the batch is larger than what LoRA is known to bear"
 
 
-def _margin(situation: Situation, method: LoRA) -> float:
-    """What the adapter holds, by the cautious figure, over what the data hold."""
-    information = situation.information
-    if information is None or not information.to_hold:
-        return math.inf
-    held = sum(lora_parameters(situation.shapes, method.rank, "all").values()) * information.bits_per_parameter
-    return held / information.to_hold
-
-
 # --- why ------------------------------------------------------------------------------------------------------------
 
 
 def _reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
-    information, shapes = situation.information, situation.shapes
-    if isinstance(choice.method, FullFT) and information is not None:
-        yield (
-            f"The data may hold {bits(information.to_hold)}, more than a LoRA of rank {_largest_rank(shapes)} can "
-            f"({information.bits_per_parameter:g} bit a parameter; SCIENCE 3.8, 5)."
-        )
+    expected = choice.expected
+    if isinstance(choice.method, FullFT) and expected is not None:
+        if expected.lag and expected.capacity < LOSING:
+            few, many = LAG_FACTOR
+            yield (
+                f"The run ends where LoRA is behind at any rank when it is taught facts: {expected.said()}. With "
+                f"{LAG_EPOCHS:g} epochs, or {few:g} to {many:.1f} times the steps, LoRA would be level (SCIENCE 6)."
+            )
+        else:
+            yield (
+                f"The data may hold {bits(_to_hold(situation))}, more than a LoRA of rank "
+                f"{_largest_rank(situation.shapes)} can without losing {percent(LOSING)} of what is learned "
+                f"({expected.bits_per_parameter:.2g} bit a parameter: {percent(expected.value)}; "
+                "docs/findings/2026-11-29-capacity-advice.md)."
+            )
         return
     yield from _lora_reasons(situation, choice, beyond)
+
+
+def _to_hold(situation: Situation) -> float:
+    return 0.0 if situation.information is None else situation.information.to_hold
 
 
 def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
@@ -263,12 +308,12 @@ def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterato
         yield "Full fine-tuning would hold more, but does not fit on this hardware."
     elif information is None:
         yield "On small and medium data LoRA reaches the loss of full fine-tuning (SCIENCE 3.1)."
-    else:
-        margin = _margin(situation, method)
-        times = f"{margin:.0f}×" if margin < 1e3 else "more than 1,000×"
+    elif choice.expected is not None:
+        told = choice.expected
+        case = "If training teaches new facts, LoRA" if told.regime == "unknown" else "LoRA"
         yield (
-            f"The adapter holds {times} what the data can teach, at {information.bits_per_parameter:g} bit a "
-            "parameter; below capacity LoRA reaches the loss of full fine-tuning (SCIENCE 3.1, 3.8, 5)."
+            f"{case} is expected to lose {told.said()}, at {told.bits_per_parameter:.2g} bit a parameter; below "
+            "capacity it reaches the loss of full fine-tuning (SCIENCE 3.1, 3.8, 6)."
         )
     if situation.objective == "sft" and choice.rank_needed is not None and method.rank > choice.rank_needed:
         yield (
@@ -292,13 +337,17 @@ def _would_change(situation: Situation, choice: Choice, beyond: bool) -> Iterato
         if information.informative_groups is not None and information.informative_groups < 0.5:
             yield "Problems with a pass rate nearer to a half: most groups now have equal rewards and teach nothing."
         return
-    if isinstance(choice.method, LoRA) and not beyond:
-        held = information.to_hold * _margin(situation, LoRA(rank=_largest_rank(situation.shapes)))
-        if math.isfinite(held):
-            tokens = held / (information.bits_per_token or 1.0) * (information.bits / max(information.to_hold, 1e-9))
-            limit = _largest_rank(situation.shapes)
-            yield f"More than {count(tokens)} supervised tokens: over what rank {limit} holds, so full fine-tuning."
-    if information.edl_bits is None:
+    if isinstance(choice.method, LoRA) and not beyond and information.to_hold and information.bits_per_token:
+        limit = _largest_rank(situation.shapes)
+        held = sum(lora_parameters(situation.shapes, limit).values()) * room(information, LOSING)
+        tokens = held / information.to_hold * information.bits / information.bits_per_token
+        yield (
+            f"More than {count(tokens)} such supervised tokens: rank {limit} would then lose {percent(LOSING)} of what "
+            "is learned, so full fine-tuning."
+        )
+    if information.regime_note:
+        yield f"The regime, which is unknown: {information.regime_note}."
+    if information.edl_bits is None and information.fact_bits is None:
         yield (
             "A pilot (--pilot DIR): it tells teaching from eliciting, and how much the data really teach, which is "
             "less than their loss (SCIENCE 5)."

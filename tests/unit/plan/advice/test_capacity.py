@@ -84,9 +84,32 @@ def test_rank_for_is_the_least_power_of_two_that_holds_the_bits(bits: float) -> 
 
 
 def test_a_pilot_replaces_the_raw_loss_and_picks_the_figure() -> None:
-    elicits = excess_description_length([3.0, *[1.0] * 99], [HeldOutPoint(0.5, 1.0), HeldOutPoint(1.0, 1.0)], 1.0)
+    evaluations = [HeldOutPoint(share, 1.0) for share in (0.5, 0.625, 0.75, 0.875, 1.0)]
+    elicits = excess_description_length([3.0, *[1.0] * 99], evaluations, 1.0)
     information = with_pilot(1_000_000, elicits, "pilot")
     assert information.to_hold == pytest.approx(1_000_000 * 0.02 / math.log(2))
     assert information.to_hold < information.bits
-    assert information.bits_per_parameter == 0.02
-    assert Information(1e6, 1.0, "prior").bits_per_parameter == 0.7
+    assert (information.unit, information.regime, information.regime_note) == ("edl", "elicit", "")
+
+
+def test_facts_that_are_known_are_what_is_to_hold_and_are_taught() -> None:
+    unknown = excess_description_length([3.0, *[1.0] * 99], [HeldOutPoint(0.5, 1.0), HeldOutPoint(1.0, 1.0)], 1.0)
+    piloted = with_pilot(5000, unknown, "pilot")
+    assert (piloted.unit, piloted.regime) == ("edl", "unknown")
+    assert "2 evaluations" in piloted.regime_note
+    for information in (sft_information(5000), piloted):
+        assert information.with_facts(None) is information
+        told = information.with_facts(800.0)
+        assert (told.unit, told.regime, told.regime_note, told.to_hold) == ("facts", "teach", "", 800.0)
+
+
+@pytest.mark.parametrize(
+    ("information", "unit"),
+    [
+        (sft_information(5000), "tokens"),
+        (sft_information(5000, bits_per_token=2.5), "loss"),
+        (rl_information(100, 8, 0.5), "rewards"),
+    ],
+)
+def test_bits_say_what_they_are_bits_of(information: Information, unit: str) -> None:
+    assert information.unit == unit
