@@ -20,6 +20,7 @@ from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, share
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
+from lowregret.plan.trust import trust
 from lowregret.spec import FullFT, LoRA, TrainingSpec
 from lowregret.spec.plan import PlanSpec
 
@@ -122,9 +123,16 @@ def build_plan(
         by_target=found.lora_parameters,
         expected=found.expected,
         capacity=_capacity(shapes, found),
+        trust=trust(shapes, _rates(found), found.information, found.expected, budget.hardware),
         price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
     )
+
+
+def _rates(found: Advised) -> tuple[RatePrior, RatePrior]:
+    """Of the planned method, and of the other one."""
+    both = found.lora_rate, found.full_rate
+    return both if isinstance(found.method, LoRA) else both[::-1]
 
 
 def _rows(shapes: Shapes, request: PlanSpec, facts: DataFacts | None) -> tuple[int, float, float]:

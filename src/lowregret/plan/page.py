@@ -89,9 +89,7 @@ def capacity_line(plan: Plan) -> str:
     expected = plan.expected
     if expected is None:
         return f"{learnt}; {held}; {stops}"
-    case = "if training teaches facts, " if expected.regime == "unknown" else ""
-    each = f"{expected.bits_per_parameter:.2g} bit a parameter"
-    return f"{learnt}; rank {rank} has {each}: {case}expected regret {expected.said()}; {stops}"
+    return f"{learnt}; rank {rank} has {expected.bits_per_parameter:.2g} bit a parameter; {stops}"
 
 
 def _source(information: Information) -> str:
@@ -124,8 +122,11 @@ def rows(plan: Plan) -> Iterator[TableRow]:
     def both(label: str, source: str, of: Callable[[MethodPlan], str]) -> TableRow:
         return TableRow(label, of(lora), of(full), source)
 
-    yield both("learning rate", "fitted on a sweep", lambda side: rate(side.rate.value))
+    yield both("learning rate", "a sweep, and terms", lambda side: rate(side.rate.value))
     yield both("  likely in", "9 of 10 bases", lambda side: f"{rate(side.rate.low)} – {rate(side.rate.high)}")
+    if plan.expected is not None:
+        source = "if it teaches facts" if plan.expected.regime == "unknown" else "of what is learned"
+        yield TableRow("expected regret", plan.expected.short(), "0", source)
     trained = "d_in + d_out a rank"
     yield both("trains", trained, lambda side: f"{count(side.trainable)} ({share(side.trainable / plan.shapes.total)})")
     yield both("on disk", "float32", lambda side: byte_count(side.shipped_bytes))
@@ -179,6 +180,8 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
     yield "Beware", "yellow", advice.warnings
     yield "Problems in the data", "red", plan.facts.problems if plan.facts is not None else ()
     yield "What would change this", "", advice.choice.would_change
+    parts = [f"{part.about.capitalize()}: {part.said}" for part in plan.trust.parts]
+    yield "How far to trust it", "", [*parts, f"What would tell most: {plan.trust.pilot.said}"]
 
 
 def next_steps(plan: Plan) -> list[str]:

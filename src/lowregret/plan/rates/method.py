@@ -72,7 +72,7 @@ def length_terms(method: FullFT | LoRA, steps: int) -> Iterator[Term]:
         math.log(factor),
         0.0,
         "measured",
-        "how the ratio goes with length",
+        "length",
         f"LoRA's ratio to FullFT is 15 in short runs and 10 in long ones (docs/science.md 3.3): x{factor:.2f} at "
         f"{steps:,} steps, each method moving by the root (our assumption).",
     )

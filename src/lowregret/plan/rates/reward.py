@@ -8,7 +8,7 @@ rank. What the batch does to it is not known.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lowregret.plan.rates.law import LAW, effective_rank, group_of
 from lowregret.plan.rates.setting import size_terms
@@ -32,6 +32,14 @@ _SPREAD, _FULL_SPREAD = math.log(3.0), math.log(5.0)
 _FOUND = "docs/findings/2026-11-29-rates-elsewhere.md"
 
 
+_ABOUT = "training by reward"
+
+
+def by_reward(terms: Sequence[Term]) -> bool:
+    """Whether a rate is one for a policy gradient."""
+    return any(term.about == _ABOUT for term in terms)
+
+
 def reward_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[Term]:
     """From the sweep's law at rank 1 to a policy gradient."""
     rank = method.rank if isinstance(method, LoRA) else _FULL_RANK
@@ -39,7 +47,7 @@ def reward_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[
         LAW.log_rate(group_of(shapes.family), shapes.total, 1) + math.log(LEVEL * effective_rank(rank) ** RANK_POWER),
         _SPREAD,
         "measured",
-        "training by reward",
+        _ABOUT,
         f"By policy gradient the best rate is {LEVEL:g} of that of supervised training in the sweep's setting at rank "
         f"1, and goes by rank to the power {RANK_POWER:g}, whatever the batch (found with Qwen3-1.7B, "
         f"SmolLM2-135M and tiny: {_FOUND}). Rates four times as high destroyed the policy: start low.",
@@ -50,7 +58,7 @@ def reward_terms(method: FullFT | LoRA, shapes: Shapes, steps: int) -> Iterator[
             math.log(factor),
             abs(math.log(factor)),
             "assumed",
-            "the length of a run by reward",
+            "its length",
             f"{steps:,} steps where the sweep had {SWEPT_STEPS}: x{factor:.2f}, as longer runs are destroyed by lower "
             f"rates ({_FOUND}); the power {STEPS_POWER:g} is our assumption.",
         )

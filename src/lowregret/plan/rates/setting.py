@@ -48,7 +48,7 @@ def schedule_terms(schedule: Schedule) -> Iterator[Term]:
         math.log(factor),
         _SCHEDULE_SPREAD,
         "measured" if schedule == "constant" else "assumed",
-        f"the schedule {schedule}",
+        "schedule",
         f"The sweep's rate decays linearly to zero and this one is {schedule}: x{factor:.2f}{between}; the best "
         f"constant rate is {CONSTANT:g} of it (0.37 to 0.55 on tiny; docs/findings/2026-11-29-rates-elsewhere.md).",
     )
@@ -88,7 +88,7 @@ def run_terms(batch_size: int, steps: int) -> Iterator[Term]:
             math.log(factor),
             spread,
             "measured",
-            "the batch",
+            "batch",
             f"Batch {batch_size} where the sweep had {SWEEP_BATCH}: x{factor:.2f}, to the power {BATCH_POWER:g}, as "
             "measured on tiny from 4 to 256 rows (docs/findings/2026-11-29-rates-elsewhere.md).",
         )
@@ -99,7 +99,7 @@ def run_terms(batch_size: int, steps: int) -> Iterator[Term]:
             math.log(factor),
             spread,
             "measured",
-            "the length",
+            "length",
             f"{steps:,} steps where the sweep had {SWEEP_STEPS}: x{factor:.2f}, to the power {STEPS_POWER:.2f}, as "
             "measured on tiny from 100 to 2,000 steps (docs/findings/2026-11-29-rates-elsewhere.md).",
         )
