@@ -167,3 +167,13 @@ def test_another_trainer_moves_other_bytes_in_full_fine_tuning() -> None:
     half = run_cost(LARGE, FullFT(), device, **run, trainer=replace(ENGINE, full_bytes=2)).step_seconds
     cast = 2 * 6 * sum(count for kind, count in LARGE.by_kind().items() if kind in ("attention", "mlp", "unembedding"))
     assert ours - half == pytest.approx((16 * LARGE.total + cast) / device.bytes_per_second)
+
+
+def test_a_tied_unembedding_that_stays_in_float32_is_cast_twice_a_pass() -> None:
+    device, tied = find_hardware("L40S"), find_model("Llama-3.2-3B")
+
+    def step(trainer: Trainer) -> float:
+        return run_cost(tied, LoRA(rank=4), device, rows=4, steps=1, length=256, trainer=trainer).step_seconds
+
+    cast = 2 * 6 * tied.vocabulary * tied.hidden_size / device.bytes_per_second
+    assert step(ENGINE) - step(replace(ENGINE, frozen_float32=False)) == pytest.approx(cast)
