@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-METHODS = {"tiny": ("lora:1", "lora:16", "lora:256", "full"), "real": ("lora:1", "lora:16", "lora:256", "full")}
+METHODS = ("lora:1:linear", "lora:16:linear", "lora:256:linear", "full")
 SIZES = {"tiny": ((4, 64), (16, 64), (4, 256), (16, 256)), "real": ((2, 128), (8, 128), (2, 384), (8, 384))}
 """(rows, tokens of a row) of a step."""
 STEPS = {"tiny": 13, "real": 5}
@@ -31,7 +31,7 @@ EVAL_ROWS = 16
 def cases(real: bool) -> list[tuple[str, str, int, int]]:
     """(base, method, rows, length) of every run."""
     names = ["tiny", "real"] if real else ["tiny"]
-    return [(name, method, rows, length) for name in names for method in METHODS[name] for rows, length in SIZES[name]]
+    return [(name, method, rows, length) for name in names for method in METHODS for rows, length in SIZES[name]]
 
 
 def write_rows(file: Path, count: int, length: int, seed: int) -> None:

@@ -12,7 +12,7 @@ from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import say, say_json
 from lowregret.errors import SpecError
 from lowregret.spec import DataSpec, TrainingSpec
-from lowregret.spec.plan import PlanSpec
+from lowregret.spec.plan import PlanSpec, needs_data
 
 if TYPE_CHECKING:
     from lowregret.plan.plan import Plan
@@ -45,9 +45,12 @@ def plan(
     models, source = _split([*([model] if model else []), *names], data, compare_models)
     if measure and "pilot" in flags:
         raise SpecError("--measure and --pilot both say what the data hold; a pilot says it better. Choose one.")
-    for flag, given in (("--measure", measure), ("--pilot", "pilot" in flags), ("--eval-data", "eval_data" in flags)):
-        if given and source is None:
-            raise SpecError(f"{flag} needs data to plan for. Name them behind the model, or with --data.")
+    if measure and flags.get("objective") == "rl":
+        raise SpecError(
+            "--measure is of use with --objective sft only: rewards, not losses, are what an episode tells."
+        )
+    if measure and source is None:
+        raise needs_data("measure")
     plans = []
     for name in models:
         from lowregret.plan.api import make_plan as make

@@ -15,7 +15,7 @@ from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model, folder_of
 from lowregret.spec import build
-from lowregret.spec.plan import PlanSpec
+from lowregret.spec.plan import OF_DATA, PlanSpec, needs_data
 
 
 def make_plan(model: str, data: str | None = None, *, bits_per_token: float | None = None, **options: Any) -> Plan:
@@ -33,6 +33,9 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             are listed in the plan.
     """
     request = build(PlanSpec, {name: value for name, value in options.items() if value is not None})
+    for name in OF_DATA if data is None else ():
+        if options.get(name) is not None:
+            raise needs_data(name)
     shapes = find_model(model)
     machine = None if request.hardware is None else find_hardware(request.hardware)
     facts = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.facts import DEFAULT_LENGTH, DataFacts
+from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import Advised, advise
 from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
 from lowregret.plan.advice.regret import room
@@ -19,6 +20,7 @@ from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, share
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
+from lowregret.plan.trust import trust
 from lowregret.spec import FullFT, LoRA, TrainingSpec
 from lowregret.spec.plan import PlanSpec
 
@@ -121,21 +123,44 @@ def build_plan(
         by_target=found.lora_parameters,
         expected=found.expected,
         capacity=_capacity(shapes, found),
+        trust=trust(shapes, _rates(found), found.information, found.expected, budget.hardware),
         price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
     )
+
+
+def _rates(found: Advised) -> tuple[RatePrior, RatePrior]:
+    """Of the planned method, and of the other one."""
+    both = found.lora_rate, found.full_rate
+    return both if isinstance(found.method, LoRA) else both[::-1]
 
 
 def _rows(shapes: Shapes, request: PlanSpec, facts: DataFacts | None) -> tuple[int, float, float]:
     """Tokens of the longest row and of a mean one, and the supervised share; without data every row is full."""
     limit = request.max_length or min(DEFAULT_LENGTH, shapes.context or DEFAULT_LENGTH)
     if request.objective == "rl":
-        prompt = 0.0 if facts is None else facts.mean_length * (1 - facts.supervised_share)
-        length = min(limit, round(prompt)) + request.max_tokens
+        length = _prompt(shapes, request, facts, limit) + request.max_tokens
         return length, length, request.max_tokens / length
     if facts is None:
         return limit, limit, 1.0
     return facts.longest, facts.mean_length, facts.supervised_share
+
+
+def _prompt(shapes: Shapes, request: PlanSpec, facts: DataFacts | None, limit: int) -> int:
+    """Tokens of a prompt in RL: the mean one of the data; without data as many as may be, where completions leave room.
+
+    Raises:
+        SpecError: the base has no room for a prompt and a completion, as the trainer would say.
+    """
+    room = limit if shapes.context is None else shapes.context - request.max_tokens
+    prompt = min(limit, room if facts is None else round(facts.mean_length * (1 - facts.supervised_share)))
+    if room < max(prompt, 1):
+        has = "a prompt takes some" if facts is None else f"a prompt has about {prompt:,} tokens"
+        raise SpecError(
+            f"--max-tokens {request.max_tokens}: prompt and completion share the base's {shapes.context:,} positions, "
+            f"and {has}. Use a lower --max-tokens."
+        )
+    return prompt
 
 
 def _capacity(shapes: Shapes, found: Advised) -> dict[str, Any]:

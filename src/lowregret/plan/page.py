@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
+from lowregret.errors import SpecError
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.rl import OWN_PROBLEMS
+from lowregret.tasks.registry import find_entry
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,19 +53,24 @@ def head(plan: Plan) -> list[tuple[str, str]]:
         )
     ]
     if facts is None:
-        found.append(("data", f"none given: {plan.steps:,} steps of up to {plan.length} tokens are assumed"))
+        rows = _rows_of(plan, "up to ") or f"up to {plan.length:,} tokens"
+        found.append(("data", f"none given: {plan.steps:,} steps of {rows} are assumed"))
     elif facts.examples:
-        found.append(
-            (
-                "data",
-                f"{facts.source}: {facts.examples:,} examples, {count(facts.supervised_tokens)} supervised of "
-                f"{count(facts.tokens)} tokens ({facts.how}); {facts.held_out:,} held out",
-            )
-        )
+        tokens = f"{count(facts.supervised_tokens)} supervised of {count(facts.tokens)} tokens"
+        said = f"{facts.source}: {facts.examples:,} examples, {_rows_of(plan, 'about ') or tokens} ({facts.how})"
+        found.append(("data", f"{said}; {facts.held_out:,} held out"))
     else:
         found.append(("data", f"{facts.source}: no usable row; {plan.steps:,} steps are assumed"))
     found.append(("capacity", capacity_line(plan)))
     return found
+
+
+def _rows_of(plan: Plan, so: str) -> str:
+    """What a row of RL is; empty for rows that are trained on as they stand."""
+    if plan.request.objective != "rl":
+        return ""
+    completion = plan.request.max_tokens
+    return f"prompts of {so}{plan.length - completion:,} tokens and completions of up to {completion:,}"
 
 
 def capacity_line(plan: Plan) -> str:
@@ -81,9 +89,7 @@ def capacity_line(plan: Plan) -> str:
     expected = plan.expected
     if expected is None:
         return f"{learnt}; {held}; {stops}"
-    case = "if training teaches facts, " if expected.regime == "unknown" else ""
-    each = f"{expected.bits_per_parameter:.2g} bit a parameter"
-    return f"{learnt}; rank {rank} has {each}: {case}expected regret {expected.said()}; {stops}"
+    return f"{learnt}; rank {rank} has {expected.bits_per_parameter:.2g} bit a parameter; {stops}"
 
 
 def _source(information: Information) -> str:
@@ -116,8 +122,11 @@ def rows(plan: Plan) -> Iterator[TableRow]:
     def both(label: str, source: str, of: Callable[[MethodPlan], str]) -> TableRow:
         return TableRow(label, of(lora), of(full), source)
 
-    yield both("learning rate", "fitted on a sweep", lambda side: rate(side.rate.value))
+    yield both("learning rate", "a sweep, and terms", lambda side: rate(side.rate.value))
     yield both("  likely in", "9 of 10 bases", lambda side: f"{rate(side.rate.low)} – {rate(side.rate.high)}")
+    if plan.expected is not None:
+        source = "if it teaches facts" if plan.expected.regime == "unknown" else "of what is learned"
+        yield TableRow("expected regret", plan.expected.short(), "0", source)
     trained = "d_in + d_out a rank"
     yield both("trains", trained, lambda side: f"{count(side.trainable)} ({share(side.trainable / plan.shapes.total)})")
     yield both("on disk", "float32", lambda side: byte_count(side.shipped_bytes))
@@ -171,20 +180,39 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
     yield "Beware", "yellow", advice.warnings
     yield "Problems in the data", "red", plan.facts.problems if plan.facts is not None else ()
     yield "What would change this", "", advice.choice.would_change
+    parts = [f"{part.about.capitalize()}: {part.said}" for part in plan.trust.parts]
+    yield "How far to trust it", "", [*parts, f"What would tell most: {plan.trust.pilot.said}"]
 
 
 def next_steps(plan: Plan) -> list[str]:
     """Commands to go on with, to be copied as they stand."""
-    if plan.facts is None or not plan.facts.examples or plan.request.objective == "rl":
+    if plan.facts is None or not plan.facts.examples:
         return []
-    choice = plan.advice.choice
+    choice, request = plan.advice.choice, plan.request
+    if request.objective == "rl":
+        if not _is_task(plan.facts.source):
+            return []  # rows of a file do not say how they are graded
+        source = ["--objective", "rl", "--task", plan.facts.source, "--max-tokens", str(request.max_tokens)]
+        source += ["--group-size", str(request.group_size)]
+    else:
+        source = ["--data", plan.facts.source]
     more = [] if plan.facts.max_length == DEFAULT_LENGTH else ["--max-length", str(plan.facts.max_length)]
     more += ["--steps", str(choice.steps)] if choice.epochs is None else ["--epochs", f"{choice.epochs:g}"]
-    common = ["--model", plan.shapes.name, "--data", plan.facts.source, "--batch-size", str(choice.batch_size), *more]
+    more += [] if request.schedule == "constant" else ["--schedule", request.schedule]
+    common = ["--model", plan.shapes.name, *source, "--batch-size", str(choice.batch_size), *more]
     rate_found = f"{plan.advice.learning_rate:.2g}"
     train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
     compare = ["--methods", f"{plan.lora.method.name},full", "--out", "runs/study"]
     return [_command("train", [*common, *train]), _command("compare", [*common, *compare]) + _study(plan)]
+
+
+def _is_task(source: str) -> bool:
+    """Whether a source of data is a task as well, with problems and rewards of its own."""
+    try:
+        find_entry(source)
+    except SpecError:
+        return False
+    return source.startswith(OWN_PROBLEMS)
 
 
 def _command(verb: str, options: list[str]) -> str:

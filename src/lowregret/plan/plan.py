@@ -14,6 +14,7 @@ from lowregret.plan.resources.cost import StudyCost
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.memory import Memory
 from lowregret.plan.shapes.weights import Shapes
+from lowregret.plan.trust import Trust
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.plan import PlanSpec
 
@@ -72,6 +73,8 @@ class Plan:
     expected: ExpectedRegret | None
     """What that LoRA is expected to lose; None without data, and with rewards."""
     capacity: dict[str, Any]
+    trust: Trust
+    """How far each part may be trusted here, and which measurement would tell most."""
     price_given: bool
     study: StudyCost | None
     """What it would cost to measure the regret."""
@@ -99,6 +102,7 @@ class Plan:
             "seconds": asked.seconds,
             "capacity": self.capacity,
             "advice": self.advice.as_dict(),
+            "trust": self.trust.as_dict(),
             "hardware": self._hardware(),
             "sides": {"lora": _side(self.lora), "full": _side(self.full)},
             "study": None if self.study is None else asdict(self.study),

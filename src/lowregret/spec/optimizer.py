@@ -21,6 +21,7 @@ DEFAULT_OPTIMIZER = "adamw"
 NUMBER_BYTES = 4
 """Weights that train, their gradients and the optimizer's state are float32."""
 
+Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Extent = Literal["weight", "scalar"]
 """What an optimizer keeps of a weight: as many numbers as the weight has, in its shape, or a single one."""
 
@@ -37,7 +38,7 @@ class OptimizerSpec(Spec):
 
     clip_norm: float | None = Field(default=None, gt=0)
     """Global gradient norm above which gradients are scaled down; off when not given."""
-    schedule: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    schedule: Schedule = "constant"
     """The learning rate after warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over
     the last `decay_fraction`."""
     warmup_steps: Annotated[int, Unit("steps")] = Field(default=0, ge=0)

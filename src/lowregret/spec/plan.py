@@ -15,12 +15,16 @@ from lowregret.spec.base import Spec, build
 from lowregret.spec.keys import keys
 from lowregret.spec.marks import TRAINING, CodeOnly, Flag, Unit
 from lowregret.spec.method import FullFT, LoRA, Method, parse_method
-from lowregret.spec.optimizer import AdamW, OptimizerSpec
+from lowregret.spec.optimizer import AdamW, OptimizerSpec, Schedule
 from lowregret.spec.rl import RL
 
 ObjectiveKind = Literal["sft", "rl"]
 """The `kind` of a spec's objective."""
 _DATA, _RL = "Data", "Reinforcement learning"
+_OF_ONE: Mapping[ObjectiveKind, tuple[str, ...]] = MappingProxyType(
+    {"rl": ("group_size", "max_tokens", "pass_rate"), "sft": ("pilot", "schedule")}
+)
+"""Fields that one objective alone has a use for."""
 _OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _BOUNDS: Mapping[str, str] = MappingProxyType(
     {"price": "0 or more, per hour and device", "pass_rate": "a share from 0 to 1, such as 0.3"}
@@ -62,6 +66,8 @@ class PlanSpec(Spec):
     """Optimizer steps, instead of `epochs`; as many as these take when not given."""
     learning_rate: Annotated[float | None, Flag(group=TRAINING)] = Field(default=None, gt=0, allow_inf_nan=False)
     """A rate to judge; as advised when not given."""
+    schedule: Annotated[Schedule, Flag(group=TRAINING)] = "constant"
+    """The learning rate after warm-up, as --schedule of `train`: the advised rate is its peak."""
     micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(default=None, ge=1)
     """Examples per forward/backward; as many as fit when not given."""
     checkpoint_activations: Annotated[bool, Flag(group=TRAINING)] = False
@@ -102,8 +108,12 @@ class PlanSpec(Spec):
     def _fits_together(self) -> PlanSpec:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give --epochs or --steps, not both")
-        if self.objective == "sft" and self.pass_rate is not None:
-            raise ValueError("--pass-rate is of use with --objective rl only. Leave it out, or add --objective rl")
+        for objective, names in _OF_ONE.items():
+            given = [name for name in names if name in self.model_fields_set and getattr(self, name) is not None]
+            if given and self.objective != objective:
+                option = f"--{given[0].replace('_', '-')}"
+                only = f"--objective {objective}"
+                raise ValueError(f"{option} is of use with {only} only. Leave it out, or add {only}")
         return self
 
     @model_validator(mode="wrap")
@@ -114,6 +124,15 @@ class PlanSpec(Spec):
             return handler(values)
         except ValidationError as error:
             raise ValueError("\n".join(_sentence(problem) for problem in error.errors())) from None
+
+
+OF_DATA = ("eval_data", "prompt_field", "completion_field", "pilot", "epochs", "pass_rate")
+"""Fields that say something of the training data, and nothing without them."""
+
+
+def needs_data(name: str) -> SpecError:
+    """What is wrong with asking for `name`, of OF_DATA or an option of the verb's own, without data."""
+    return SpecError(f"--{name.replace('_', '-')} needs data to plan for. Name them behind the model, or with --data.")
 
 
 def _sentence(problem: Any) -> str:

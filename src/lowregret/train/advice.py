@@ -52,6 +52,8 @@ def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rat
     }
     if isinstance(spec.objective, RL):
         values |= {"objective": "rl", "group_size": spec.objective.group_size}
+    else:
+        values |= {"schedule": spec.optimizer.schedule}
     return build(PlanSpec, values)
 
 

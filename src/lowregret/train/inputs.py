@@ -79,8 +79,14 @@ class RunInputs:
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
         shapes = shapes_from(self.config, self.spec.model)
-        kind = self.spec.objective.kind
-        return recommend(method, shapes, batch_size=self.spec.batch_size, steps=self.steps, objective=kind)
+        return recommend(
+            method,
+            shapes,
+            batch_size=self.spec.batch_size,
+            steps=self.steps,
+            schedule=self.spec.optimizer.schedule,
+            objective=self.spec.objective.kind,
+        )
 
     def multiply_adds(self, methods: Sequence[FullFT | LoRA]) -> dict[str, float]:
         """Method → multiply-adds of a training token, by the plan; {} with reinforcement learning, whose rows vary."""

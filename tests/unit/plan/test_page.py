@@ -86,6 +86,25 @@ def test_rl_says_what_its_time_leaves_out() -> None:
     assert "pass rate 0.3, groups of 8" in said
 
 
+def test_rl_says_how_long_a_row_is_and_goes_on_with_commands_of_its_task() -> None:
+    """Rows of 200 tokens, of which half are the prompt's."""
+    task = replace(FACTS, source="builtin:arithmetic:difficulty=5")
+    said = " ".join(printed(make(objective="rl", facts=task, max_tokens=80)).replace("\\", "").split())
+    assert "prompts of about 100 tokens and completions of up to 80" in said
+    common = (
+        "--model Qwen/Qwen3-8B --objective rl --task builtin:arithmetic:difficulty=5 --max-tokens 80 --group-size 8"
+    )
+    assert f"lowregret train {common}" in said
+    assert f"lowregret compare {common}" in said
+    assert "supervised" not in said
+    graded = printed(make(objective="rl", facts=replace(FACTS, source="builtin:instructions")))
+    assert "lowregret train" not in graded
+    assert "lowregret train" not in printed(make(objective="rl"))
+    assert "prompts of up to 512 tokens and completions of up to 80" in " ".join(
+        printed(make(objective="rl", facts=None, max_tokens=80)).split()
+    )
+
+
 def test_markdown_tables_are_whole() -> None:
     lines = [line for line in page.markdown(make()).splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {5}

@@ -75,7 +75,14 @@ def advise(
         expected = expected_regret(information, sum(parameters.values()), epochs=passes, targets=lora.targets)
 
     def rate(of: FullFT | LoRA) -> RatePrior:
-        return recommend(of, shapes, batch_size=choice.batch_size, steps=choice.steps, objective=request.objective)
+        return recommend(
+            of,
+            shapes,
+            batch_size=choice.batch_size,
+            steps=choice.steps,
+            schedule=request.schedule,
+            objective=request.objective,
+        )
 
     lora_rate, full_rate = rate(lora), rate(FullFT())
     about = PlannedRun(

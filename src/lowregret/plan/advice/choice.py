@@ -320,7 +320,7 @@ def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterato
             f"Rank {method.rank}: {choice.rank_needed} would hold the data; in the public sweep loss still falls up to "
             f"about 64 (SCIENCE 4), at {300 * method.rank / shapes.hidden_size:.0f} % more multiply-adds (3.9)."
         )
-    yield "All matrices: attention alone is clearly worse, at any rank (SCIENCE 3.6, 3.12)."
+    yield "All matrices: attention alone is clearly worse, at any rank (SCIENCE 3.6)."
     if situation.batch_size is None and situation.objective == "sft":
         yield f"Batch {choice.batch_size}: LoRA can lose with large batches; the gap was small at 32 (SCIENCE 3.5)."
 
@@ -330,8 +330,8 @@ def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterato
 
 def _would_change(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
     information = situation.information
+    """Facts of the data that would; what should be measured is in `plan.trust`."""
     if information is None:
-        yield "Your data: name a file, and capacity and length are worked out."
         return
     if situation.objective == "rl":
         if information.informative_groups is not None and information.informative_groups < 0.5:
@@ -347,10 +347,3 @@ def _would_change(situation: Situation, choice: Choice, beyond: bool) -> Iterato
         )
     if information.regime_note:
         yield f"A pilot that tells whether training teaches: {information.regime_note}."
-    if information.edl_bits is None and information.fact_bits is None:
-        yield (
-            "A pilot (--pilot DIR): it tells teaching from eliciting, and how much the data really teach, which is "
-            "less than their loss (SCIENCE 5)."
-        )
-    if situation.shapes.total < _SMALLEST_STUDIED or beyond or choice.steps < SHORT_RUN_STEPS:
-        yield "A measurement: `lowregret compare` on this base and these data."

@@ -27,6 +27,8 @@ alone, 1.5 by those of 128."""
 NEGLIGIBLE = 0.01
 """Of what FullFT learns: where a regret is worth a warning, and above which capacity binds. Regrets of seeds alone
 reach it: the cells of 0.01 bit a parameter and less lie between -2.1 and +0.5 % (the finding)."""
+_UNTOLD = 0.001
+"""Of what FullFT learns: below it the curve's own digits say nothing."""
 LOSING = 0.05
 """Of what FullFT learns: where a rank is said to lose in *Bits That Count* (SCIENCE 5), and the verdict's default
 tolerance."""
@@ -135,10 +137,16 @@ class ExpectedRegret:
         """The `expected_regret` of --json."""
         return asdict(self)
 
-    def said(self) -> str:
-        """`11 % (7.1 to 17 %) of what full fine-tuning learns`; the low end of an unknown regime is another case."""
+    def short(self) -> str:
+        """`11 % (7.1 to 17 %)`; the low end of an unknown regime is another case."""
+        if self.high < _UNTOLD:
+            return f"under {percent(_UNTOLD)}"
         low = "up" if self.regime == "unknown" else percent(self.low).removesuffix(" %")
-        return f"{percent(self.value)} ({low} to {percent(self.high)}) of what full fine-tuning learns"
+        return f"{percent(self.value)} ({low} to {percent(self.high)})"
+
+    def said(self) -> str:
+        """`11 % (7.1 to 17 %) of what full fine-tuning learns`."""
+        return f"{self.short()} of what full fine-tuning learns"
 
     def parts(self) -> list[str]:
         """What it is made of where that is worth saying, each with what would lower it."""

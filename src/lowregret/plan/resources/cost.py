@@ -5,24 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lowregret.plan.resources.activations import token_bytes
-from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, multiply_adds, shared_adds
+from lowregret.plan.resources.activations import PRECISE, token_bytes, trained_shares
+from lowregret.plan.resources.flops import LINEAR, NO_SHARED_PREFIX, SharedPrefix, multiply_adds, shared_adds
 from lowregret.plan.resources.hardware import Hardware
-from lowregret.plan.resources.memory import CPU_PASS_TOKENS, EVAL_TOKENS, trainable
+from lowregret.plan.resources.memory import CPU_PASS_TOKENS, EVAL_TOKENS, tied_unembedding, trainable
+from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.optimizer import NUMBER_BYTES
 
-TRAFFIC = {"cpu": 39.0, "gpu": 6.0}
+TRAFFIC = {"cpu": 39.0, "gpu": 9.0}
 """Bytes for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
 gradient. A CPU's figures, here and below, are in bytes at the speed of its probe, a vector added to in place; they hold
 caches, page faults and exponentials too. They were fitted to steps of four random Llama bases (64 to 768 hidden units,
-both methods) that no check of the plan uses. A GPU's are counted, not measured."""
+both methods) that no check of the plan uses. A GPU's is set by the two rows of PEFT's public comparison that adapt no
+matrix (0.104 and 0.105 s; docs/findings/2026-11-29-plan-beside-peft-comparison.md)."""
 LOGIT_BYTES = {"cpu": 420.0, "gpu": 40.0}
-"""For each logit: its softmax and what follows."""
-_FITTED_TRAFFIC = {"cpu": 100.0, "gpu": 28.0}
-"""Bytes for each number that trains, in a step of AdamW, whose traffic is counted as 28."""
-CALLS = {"lora": 270.0, "full": 120.0}
-"""Small operations a layer and pass, forward and backward, in units of the probe's; fitted to the same steps."""
+"""For each logit: its softmax and what follows; a GPU's is counted."""
+_FITTED_TRAFFIC = 100.0
+"""Bytes that a CPU takes for each number that trains, in a step of AdamW, whose traffic is counted as 28."""
+LAYER_CALLS, ADAPTER_CALLS = 120.0, 150.0 / 7
+"""Small operations of a layer and of an adapted matrix in a pass, forward and backward, in units of the probe's; fitted
+to the same steps, whose adapters were on seven matrices a layer."""
+_CAST = PRECISE + 2
+"""Bytes to cast a number from float32 to bfloat16, or back."""
 FORWARD_SHARE = 1 / 3
 """Of a pass's time beside products that its forward half takes."""
 SEARCH_TRIALS = 6
@@ -69,29 +75,44 @@ def run_cost(
     price_per_hour: float | None = None,
     shards: int = 1,
     optimizer: type[OptimizerSpec] = AdamW,
+    trainer: Trainer = ENGINE,
 ) -> RunCost:
     """A run of `steps` steps of `rows` rows with `length` tokens on average, of which they may share the first; and of
     `eval_tokens` in all evaluations together, which share nothing.
 
-    Matrix products at the device's rate times its utilisation, all else at the speed of memory, and a fixed time for
-    each small operation: a model so small that its products take no time takes that. Several devices share the work
-    and lose nothing by it, which is optimistic.
+    Matrix products at the device's rate times its utilisation, or as fast as their weights are read, if that takes
+    longer; all else at the speed of memory; and a fixed time for each small operation. A CPU does one after the other.
+    A GPU is given its operations while it works: a step takes the longer of the two. Several devices share the work and
+    lose nothing by it, which is optimistic. `trainer` is whose step it is, if not our engine's; it matters on a GPU.
     """
     tokens = rows * length - shared.spared(rows)
     adds = shared_adds(shapes, method, length, supervised_share, shared)
     again = sum(adds.forward.values()) if checkpoint_activations else 0.0
-    passes = (
-        max(1, math.ceil(tokens / max(CPU_PASS_TOKENS // length * length, length))) if hardware.kind == "cpu" else 1
-    )
-    rate = hardware.flops_per_second * hardware.utilisation
-    beside = _beside_products(shapes, method, hardware, length, supervised_share * rows * length / tokens)
-    calls = shapes.layers * CALLS["full" if isinstance(method, FullFT) else "lora"] * hardware.call_seconds
-    step = tokens * (2 * (adds.total + again) / rate + beside) + passes * calls
-    step += _step_traffic(optimizer, hardware) * trainable(shapes, method) / hardware.bytes_per_second
+    cpu = hardware.kind == "cpu"
+    passes = max(1, math.ceil(tokens / max(CPU_PASS_TOKENS // length * length, length))) if cpu else 1
+    step_calls = _calls(shapes, method) * hardware.call_seconds
     forward = sum(multiply_adds(shapes, method, length, supervised_share).forward.values())  # shared by nobody
-    beside = _beside_products(shapes, method, hardware, length, supervised_share)
-    judged = eval_tokens * (2 * forward / rate + FORWARD_SHARE * beside)
-    judged += math.ceil(eval_tokens / EVAL_TOKENS) * FORWARD_SHARE * calls
+
+    def working(tokens: float, adds: float, *, reads: int, share: float, supervised: float) -> float:
+        """Seconds of `tokens` in one pass: products that read the weights so many times, and all beside them."""
+        products = 2 * tokens * adds / (hardware.flops_per_second * hardware.utilisation)
+        read = reads * _weight_bytes(shapes, hardware, tokens) / hardware.bytes_per_second
+        moved = tokens * _token_traffic(shapes, method, hardware, length, supervised, trainer)
+        moved += 0.0 if cpu else _cast_traffic(shapes, method, trainer)
+        return max(products, read) + share * moved / hardware.bytes_per_second
+
+    def lasting(work: float, calls: float) -> float:
+        return work + calls if cpu else max(work, calls)
+
+    supervised = supervised_share * rows * length / tokens
+    reads = (3 if isinstance(method, FullFT) else 2) + checkpoint_activations
+    work = passes * working(tokens / passes, adds.total + again, reads=reads, share=1.0, supervised=supervised)
+    work += _step_traffic(optimizer, method, hardware, trainer) * trainable(shapes, method) / hardware.bytes_per_second
+    step = lasting(work, passes * step_calls)
+    judged, chunks = 0.0, math.ceil(eval_tokens / EVAL_TOKENS)
+    if chunks:
+        each = working(eval_tokens / chunks, forward, reads=1, share=FORWARD_SHARE, supervised=supervised_share)
+        judged = chunks * lasting(each, FORWARD_SHARE * step_calls)
     seconds = (steps * step + judged) / shards
     price = hardware.price_per_hour if price_per_hour is None else price_per_hour
     return RunCost(step / shards, seconds, None if price is None else seconds * shards * price / 3600)
@@ -120,16 +141,53 @@ def packing_gain(shapes: Shapes, lora: LoRA, hardware: Hardware, *, rows: int, l
     return max(1.0, members * alone / together)
 
 
-def _step_traffic(optimizer: type[OptimizerSpec], hardware: Hardware) -> float:
-    """Bytes at the speed of memory that an optimizer's step takes for each number that trains."""
-    return _FITTED_TRAFFIC[hardware.kind] * optimizer.step_traffic() / AdamW.step_traffic()
+def _calls(shapes: Shapes, method: FullFT | LoRA) -> float:
+    """Small operations of a pass, forward and backward."""
+    adapted = 0.0
+    if isinstance(method, LoRA):
+        adapted = sum(share * max(len(weight.layers), 1) for weight, share in trained_shares(shapes, method).values())
+    return shapes.layers * LAYER_CALLS + adapted * ADAPTER_CALLS
 
 
-def _beside_products(
-    shapes: Shapes, method: FullFT | LoRA, hardware: Hardware, length: int, supervised_share: float
+def _weight_bytes(shapes: Shapes, hardware: Hardware, tokens: float) -> float:
+    """Bytes of the matrices that the products of so many tokens read once."""
+    wide = 4 if hardware.kind == "cpu" else 2
+    matrices = (weight for weight in shapes.weights if weight.kind in LINEAR and len(weight.shape) == 2)
+    return wide * sum(weight.size * min(weight.copies, weight.active * tokens) for weight in matrices)
+
+
+def _token_traffic(
+    shapes: Shapes, method: FullFT | LoRA, hardware: Hardware, length: int, supervised_share: float, trainer: Trainer
 ) -> float:
-    """Seconds of a token, forward and backward, for all that is no matrix product."""
+    """Bytes that a token moves, forward and backward, for all that is no matrix product, and for its adapters."""
     wide = 4 if hardware.kind == "cpu" else 2
     moved = TRAFFIC[hardware.kind] * token_bytes(shapes, method, wide, length)
     moved += LOGIT_BYTES[hardware.kind] * supervised_share * shapes.vocabulary
-    return moved / hardware.bytes_per_second
+    if hardware.kind == "cpu" or isinstance(method, FullFT):
+        return moved  # a CPU's share of adapters is in what was fitted
+    for weight, share in trained_shares(shapes, method).values():
+        d_out, d_in = weight.shape
+        share *= supervised_share if weight.kind == "unembedding" else 1.0
+        moved += share * weight.active * (trainer.adapter_in * d_in + trainer.adapter_out * d_out)
+    return moved
+
+
+def _cast_traffic(shapes: Shapes, method: FullFT | LoRA, trainer: Trainer) -> float:
+    """Bytes that a pass moves on a GPU to cast weights that are stored in float32, and in FullFT their gradients: a
+    tied unembedding twice (docs/findings/2026-11-24-plan-beside-what-happens.md), all else once."""
+    counts = shapes.by_kind()
+    tied = shapes.vocabulary * shapes.hidden_size if tied_unembedding(shapes) else 0
+    if isinstance(method, LoRA):
+        return 2 * _CAST * tied if trainer.frozen_float32 else 0.0
+    if trainer.full_bytes < PRECISE:
+        return 0.0
+    matrices = sum(counts.get(kind, 0) for kind in ("attention", "mlp", "router", "unembedding"))
+    return 2 * _CAST * matrices + 3 * _CAST * tied  # weights there, gradients back
+
+
+def _step_traffic(optimizer: type[OptimizerSpec], method: FullFT | LoRA, hardware: Hardware, trainer: Trainer) -> float:
+    """Bytes at the speed of memory that an optimizer's step takes for each number that trains."""
+    if hardware.kind == "cpu":
+        return _FITTED_TRAFFIC * optimizer.step_traffic() / AdamW.step_traffic()
+    number = trainer.full_bytes if isinstance(method, FullFT) else NUMBER_BYTES
+    return number * (optimizer.step_traffic() / NUMBER_BYTES + trainer.extra_passes)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, fields
 
 from lowregret.plan.resources.activations import PRECISE, inner_width, padded, token_bytes
 from lowregret.plan.resources.hardware import Hardware
-from lowregret.plan.shapes.adapters import lora_parameters, ranks_of
+from lowregret.plan.resources.trainer import ENGINE, Trainer
+from lowregret.plan.shapes.adapters import chosen, lora_parameters, ranks_of
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.optimizer import NUMBER_BYTES
 
 CPU_PASS_TOKENS = 1024
 """Tokens of a pass on a CPU, at most (engine/footprint.py); a longer row is a pass of its own."""
@@ -69,6 +71,7 @@ def memory(
     shards: int = 1,
     hardware: Hardware | None = None,
     optimizer: type[OptimizerSpec] = AdamW,
+    trainer: Trainer = ENGINE,
 ) -> Memory:
     """Training with `rows` rows of `length` tokens at once, `supervised` of them supervised in each (all when None);
     `spared` of all their tokens are computed once for several rows, and are not computed again.
@@ -76,7 +79,8 @@ def memory(
     On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
     and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
     the start of the later ones; on a CPU that follows from the tokens. With `shards` devices (FSDP) each holds its
-    share of weights, gradients and the optimizer's state, and one layer in full; `rows` are those of one device.
+    share of weights, gradients and the optimizer's state, and one layer in full; `rows` are those of one device. Of
+    another `trainer` only what stays from step to step is counted its way; activations and logits are our engine's.
     """
     cpu = hardware is not None and hardware.kind == "cpu"
     wide = 4 if cpu else 2
@@ -89,11 +93,13 @@ def memory(
     if checkpoint_activations:  # the input of every layer, and all of the one at work
         kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
     logits = _logits(shapes, math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole)), wide)
-    gradients = PRECISE * trained
+    number = trainer.full_bytes if isinstance(method, FullFT) else NUMBER_BYTES
+    gradients = number * trained
     if isinstance(method, FullFT):
         by_parameters = _with_gradients(shapes, wide, gradients, accumulating)
     else:
-        by_parameters = (_unembedding_copy(shapes, method, wide), 0, 0)
+        buffers = _unembedding_buffers(shapes, method, wide)
+        by_parameters = (_unembedding_copy(shapes, method, wide) + buffers, buffers, 0)
     loss_known, backward, done = (size / shards for size in by_parameters)
     judged = EVAL_TOKENS * _forward_bytes(shapes, wide)
     peak = max(
@@ -107,8 +113,9 @@ def memory(
     if shards > 1:
         peak += 2 * wide * _products(shapes) / max(shapes.layers, 1)  # a layer, gathered, and the next
     logits = round(min(logits, peak))
-    weights = _weights(shapes, method, wide, trained) // shards
-    parts = (weights, gradients // shards, optimizer.state_bytes() * trained // shards, round(peak) - logits, logits)
+    weights = _weights(shapes, method, wide, trained, trainer) // shards
+    state = optimizer.state_bytes() // NUMBER_BYTES * number * trained
+    parts = (weights, gradients // shards, state // shards, round(peak) - logits, logits)
     if cpu:
         passing = peak + (gradients if isinstance(method, FullFT) else 0)
         return Memory(*parts, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
@@ -131,23 +138,35 @@ def _products(shapes: Shapes) -> int:
     return sum(count for kind, count in shapes.by_kind().items() if kind in kinds)
 
 
-def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: int) -> int:
+def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: int, trainer: Trainer) -> int:
     """Bytes of the base and the adapter: what trains is float32, and so is what is no matrix."""
     if isinstance(method, FullFT):
-        return PRECISE * shapes.total
-    matrices = _products(shapes)
+        return trainer.full_bytes * shapes.total
+    matrices = _products(shapes) if trainer.frozen_float32 else shapes.total
     # An adapter that starts as a part of its matrix keeps that start (lora/bank.py).
     return wide * matrices + PRECISE * (shapes.total - matrices + trained * (2 if method.residual else 1))
 
 
-def _tied(shapes: Shapes) -> bool:
+def tied_unembedding(shapes: Shapes) -> bool:
+    """Whether the unembedding is the embedding."""
     return any(weight.kind == "unembedding" and weight.tied for weight in shapes.weights)
 
 
 def _unembedding_copy(shapes: Shapes, method: FullFT | LoRA, wide: int) -> int:
     """Bytes of the unembedding in the type of products, while it is at work, where it is stored in float32."""
-    stored_wide = isinstance(method, LoRA) and not _tied(shapes)
+    stored_wide = isinstance(method, LoRA) and not tied_unembedding(shapes)
     return 0 if wide == PRECISE or stored_wide else wide * shapes.vocabulary * shapes.hidden_size
+
+
+def _unembedding_buffers(shapes: Shapes, method: LoRA, wide: int) -> int:
+    """Bytes of what the loss makes for an adapted unembedding before its backward pass (engine/forward/head.py): B in
+    the type of products, and B's gradient in float32 before it is added to the bank's; under DoRA the scaled matrix
+    and its gradient as well."""
+    if not any(weight.kind == "unembedding" for weight, _ in chosen(shapes, method.targets)):
+        return 0
+    width = padded(method.rank) + (shapes.hidden_size if method.dora else 0)
+    copy = wide if wide < PRECISE else 0
+    return shapes.vocabulary * (width * (PRECISE + copy) + (PRECISE * shapes.hidden_size if method.dora else 0))
 
 
 def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: bool) -> tuple[int, int, int]:
@@ -160,7 +179,7 @@ def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: boo
     """
     one = PRECISE * shapes.vocabulary * shapes.hidden_size
     before = gradients if accumulating else 0
-    rest = one * ((3 if accumulating else 2) if _tied(shapes) else (1 if accumulating else 0))
+    rest = one * ((3 if accumulating else 2) if tied_unembedding(shapes) else (1 if accumulating else 0))
     cast = ("attention", "mlp", "router")
     copies = wide * sum(count for kind, count in shapes.by_kind().items() if kind in cast) if wide < PRECISE else 0
     known = before + one + copies + _unembedding_copy(shapes, FullFT(), wide)

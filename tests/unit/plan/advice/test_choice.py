@@ -91,7 +91,6 @@ def test_a_narrow_base_gets_a_lower_rank_and_less_confidence() -> None:
 def test_without_data_confidence_is_low() -> None:
     choice = choose(situation(information=None, examples=0))
     assert (choice.confidence, choice.epochs, choice.steps) == ("low", None, 1000)
-    assert "Your data" in choice.would_change[0]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,6 @@ def test_an_eliciting_pilot_counts_with_the_lower_figure() -> None:
     information = Information(1e6, 1.0, "pilot", measured=True, edl_bits=2e6, regime="elicit")
     choice = choose(situation(information=information))
     assert choice.rank_needed == 128  # 2e6 bits at 0.0097, where 1 % is lost when 5 % is at 0.032
-    assert not any("pilot" in sentence for sentence in choice.would_change)
 
 
 def test_reinforcement_learning_takes_a_small_rank() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lowregret.plan.rates.fit import calibrated, constants, fit, gaps, in_sample, left_out, main, refit
-from lowregret.plan.rates.law import LAW, Law, group_of
+from lowregret.plan.rates.law import LAW, RANK_LIMIT, Law, group_of
 from lowregret.plan.rates.sweep import Cell, Parabola, fit_parabola, read_sweep
 from lowregret.plan.shapes.lookup import find_model
 
@@ -96,7 +96,7 @@ def test_a_family_left_out_has_no_offset(cells: list[Cell]) -> None:
     assert only_llama.log_rate("qwen3", 8e9, 1) == pytest.approx(
         math.log(only_llama.level)
         + only_llama.size_power * math.log(0.8)
-        - only_llama.rank_power * math.log(1 + 1 / 256)
+        - only_llama.rank_power * math.log(1 + 1 / RANK_LIMIT)
     )
 
 

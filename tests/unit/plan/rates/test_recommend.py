@@ -28,7 +28,7 @@ def shapes(total: float, hidden: int = 4096, family: str = "llama") -> Shapes:
 
 
 def at_the_sweep(method: FullFT | LoRA, model: Shapes = LLAMA, objective: Literal["sft", "rl"] = "sft") -> RatePrior:
-    return recommend(method, model, batch_size=128, steps=780, objective=objective)
+    return recommend(method, model, batch_size=128, steps=780, schedule="linear", objective=objective)
 
 
 def width(rate: RatePrior) -> float:
@@ -37,7 +37,7 @@ def width(rate: RatePrior) -> float:
 
 def test_at_the_sweeps_setting_it_is_the_fitted_law_by_hand() -> None:
     offset = LAW.offsets["llama"]
-    expected = LAW.level * (64 / 1.25) ** LAW.rank_power * (8030261248 / 1e10) ** LAW.size_power * math.exp(offset)
+    expected = LAW.level * (64 / 3) ** LAW.rank_power * (8030261248 / 1e10) ** LAW.size_power * math.exp(offset)
     rate = at_the_sweep(LoRA(rank=64))
     assert rate.value == pytest.approx(expected, rel=1e-12)
     assert rate.high / rate.value == pytest.approx(math.exp(LAW.width))
@@ -74,7 +74,7 @@ def test_everywhere_it_is_a_sane_rate_inside_its_interval(
     for method in (LoRA(rank=rank), FullFT()):
         rate = recommend(method, model, batch_size=batch, steps=steps, objective=objective)
         assert 0 < rate.low < rate.value < rate.high < 1
-        assert 1e-6 < rate.value < 2e-2
+        assert 1e-7 < rate.value < 1e-1
         assert rate.high / rate.low < 1e4
         rates[method.name] = rate.value
     assert rates["full"] < recommend(LoRA(rank=32), model, batch_size=batch, steps=steps, objective=objective).value
@@ -84,15 +84,15 @@ def test_the_rate_rises_with_rank_falls_with_size_and_does_neither_in_jumps() ->
     ranks = [at_the_sweep(LoRA(rank=rank)).value for rank in range(1, 513)]
     sizes = [at_the_sweep(LoRA(rank=16), shapes(10 ** (power / 10))).value for power in range(60, 121)]
     widths = [at_the_sweep(FullFT(), shapes(1e9, hidden)).value for hidden in range(400, 800)]
-    for rates, most in ((ranks, 1.17), (sizes[::-1], 1.04), (widths[::-1], 1.01)):
+    for rates, most in ((ranks, 1.25), (sizes[::-1], 1.17), (widths[::-1], 1.01)):
         steps = [after / before for before, after in itertools.pairwise(rates)]
         assert all(0.999 < step < most for step in steps)
     assert ranks[511] < 1.25 * ranks[127]  # it flattens where the sweep ends
 
 
-def test_no_rank_counts_for_more_than_256() -> None:
-    assert effective_rank(1) == pytest.approx(1, rel=0.01)
-    assert effective_rank(65536) < 256
+def test_no_rank_counts_for_more_than_32() -> None:
+    assert effective_rank(1) == pytest.approx(1, rel=0.04)
+    assert effective_rank(65536) < 32
 
 
 def test_the_interval_is_wider_where_nothing_was_measured() -> None:
@@ -115,18 +115,78 @@ def test_fullft_is_a_tenth_of_lora_in_long_runs_and_a_fifteenth_in_short_ones() 
         assert lora / full == pytest.approx(expected)
 
 
-def test_a_quarter_of_the_batch_takes_an_eighth_root_of_the_rate_and_rl_takes_no_notice() -> None:
-    for method in (LoRA(rank=16), FullFT()):
-        half, whole = (recommend(method, LLAMA, batch_size=batch, steps=780).value for batch in (32, 128))
-        assert half / whole == pytest.approx(0.25 ** (1 / 8))
-        for batch, steps in ((8, 10), (512, 5000)):
-            rl = recommend(method, LLAMA, batch_size=batch, steps=steps, objective="rl")
-            assert rl.value == pytest.approx(at_the_sweep(method).value)
+@pytest.mark.parametrize("method", [LoRA(rank=16), FullFT()])
+def test_batch_length_and_schedule_move_the_rate_by_the_powers_that_were_measured(method: FullFT | LoRA) -> None:
+    def rate(**changed: Any) -> float:
+        return recommend(method, LLAMA, **({"batch_size": 128, "steps": 2000, "schedule": "linear"} | changed)).value
+
+    usual = rate()
+    assert rate(batch_size=32) / usual == pytest.approx(0.25**0.28)
+    assert rate(steps=16000) / usual == pytest.approx(8**-0.12)
+    assert rate(steps=1) == rate(steps=25)  # no shorter run was seen to want more
+    assert rate(schedule="constant") / usual == pytest.approx(0.40)
+    assert rate(schedule="cosine") == usual
+    assert rate(schedule="constant") < rate(schedule="wsd") < usual
+
+
+def test_by_reward_the_batch_is_of_no_account_and_long_runs_go_slower() -> None:
+    def rate(batch: int, steps: int) -> float:
+        return recommend(LoRA(rank=16), LLAMA, batch_size=batch, steps=steps, objective="rl").value
+
+    assert rate(8, 50) == rate(512, 50) == rate(8, 10)
+    assert rate(8, 800) / rate(8, 50) == pytest.approx(0.5)
+
+
+ATTENTION, MLP = LoRA(rank=256, targets=("attention",)), LoRA(rank=256, targets=("mlp",))
+
+
+@pytest.mark.parametrize(
+    ("method", "best"),
+    [
+        (LoRA(rank=1), 1.2e-4),
+        (LoRA(rank=16), 2.2e-4),
+        (LoRA(rank=256), 2.5e-4),
+        (ATTENTION, 3.5e-4),
+        (MLP, 3.0e-4),
+        (FullFT(), 2.5e-5),
+    ],
+)
+def test_on_another_public_sweep_it_is_within_a_factor_of_1_6(method: FullFT | LoRA, best: float) -> None:
+    """Qwen3-4B, No Robots, batch 32, 200 steps at a constant rate: SCIENCE 4."""
+    found = recommend(method, find_model("Qwen/Qwen3-4B"), batch_size=32, steps=200)
+    assert max(found.value / best, best / found.value) <= 1.6
+    assert found.low < best < found.high
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "good", "destroys", "steps"),
+    [
+        # MATH, 50 steps of 32 x 8: the public sweep beside the project (rl_lr_sweep_math_qwen3_1.7b.csv)
+        ("Qwen/Qwen3-1.7B", LoRA(rank=1), (3e-5, 8e-5), 2.5e-4, 50),
+        ("Qwen/Qwen3-1.7B", LoRA(rank=256), (5e-5, 1e-4), 2e-4, 50),
+        ("Qwen/Qwen3-1.7B", FullFT(), (1e-5, 2.5e-5), 4.5e-5, 50),
+        # docs/findings/2026-11-24-rl-smollm2-sums.md
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", LoRA(rank=1), (1e-4, 3e-4), 1e-3, 40),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", LoRA(rank=16), (1e-4, 3e-4), 1e-3, 40),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", FullFT(), (3e-6, 1e-5), 1e-4, 40),
+        # docs/findings/2026-11-24-rl-ranks-and-rates.md
+        ("tiny", LoRA(rank=4), (5e-4, 2e-3), 3.2e-2, 60),
+        ("tiny", FullFT(), (2.5e-4, 1e-3), 4e-3, 60),
+    ],
+)
+def test_no_rate_by_reward_destroys_the_policy(
+    model: str, method: FullFT | LoRA, good: tuple[float, float], destroys: float, steps: int
+) -> None:
+    found = recommend(method, find_model(model), batch_size=32, steps=steps, objective="rl")
+    assert found.value < 0.6 * destroys
+    assert found.low < math.sqrt(good[0] * good[1]) < found.high
+    if model.startswith("Qwen"):
+        assert good[0] / 1.6 <= found.value <= 1.6 * good[1]
 
 
 def test_in_narrow_bases_the_ratio_shrinks_to_what_was_measured_on_tiny() -> None:
     tiny = find_model("tiny")
-    lora, full = (recommend(m, tiny, batch_size=8, steps=120).value for m in (LoRA(rank=16), FullFT()))
+    lora, full = (recommend(m, tiny, batch_size=8, steps=400).value for m in (LoRA(rank=16), FullFT()))
     assert 1.8 <= lora / full <= 3.75
 
 
@@ -142,7 +202,8 @@ def test_in_narrow_bases_the_ratio_shrinks_to_what_was_measured_on_tiny() -> Non
         ({"scaling": "alpha/sqrt(r)"}, 0.5),  # 16^(-1/4)
         ({"b_rate": 16.0}, 0.25),
         ({"init_scale": 4.0}, 1.0),
-        ({"init": "pissa"}, 0.5),
+        ({"init": "pissa"}, 0.42),
+        ({"init": "olora"}, 0.23),
         ({"dora": True}, 1.0),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from lowregret.plan.resources.cost import RunCost, packing_gain, run_cost, study_cost
 from lowregret.plan.resources.flops import SharedPrefix, multiply_adds
 from lowregret.plan.resources.hardware import Hardware, find_hardware
+from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
 
@@ -102,3 +103,77 @@ def test_a_shared_prompt_takes_less_time_in_steps_and_none_less_in_evaluations()
     assert run(shared).step_seconds == pytest.approx(run(alone).step_seconds * 240 / 800, rel=0.05)
     judged = [run(found, 1e5).seconds - run(found).seconds for found in (alone, shared)]
     assert judged[0] == pytest.approx(judged[1])
+
+
+def test_a_gpu_is_given_its_operations_while_it_works() -> None:
+    """The longer of the two, where a CPU does one after the other."""
+    device = replace(find_hardware("H100 SXM"), call_seconds=0.0)
+    run = {"rows": 1, "steps": 1, "length": 64}
+    work = run_cost(TINY, LoRA(rank=16), device, **run).step_seconds
+    calls = run_cost(TINY, LoRA(rank=16), find_hardware("H100 SXM"), **run).step_seconds
+    assert calls > 2 * work
+    assert run_cost(LARGE, LoRA(rank=16), find_hardware("H100 SXM"), rows=8, steps=1, length=512).step_seconds == (
+        run_cost(LARGE, LoRA(rank=16), device, rows=8, steps=1, length=512).step_seconds
+    )
+
+
+def test_few_tokens_take_the_time_to_read_the_weights() -> None:
+    device = replace(find_hardware("H100 SXM"), call_seconds=0.0)
+    one, eight = (run_cost(LARGE, LoRA(rank=4), device, rows=n, steps=1, length=8).step_seconds for n in (1, 8))
+    assert one > 2 * 2 * 7.5e9 / device.bytes_per_second
+    assert eight < 1.5 * one
+
+
+def test_each_adapted_matrix_moves_its_inputs_and_outputs_on_a_gpu() -> None:
+    """Twice the matrices of like shape take twice as much beside their base; a CPU's figures hold that already."""
+    device = replace(find_hardware("L40S"), flops_per_second=1e18, call_seconds=0.0)
+
+    def step(targets: str, trainer: Trainer = ENGINE) -> float:
+        return run_cost(
+            LARGE, LoRA(rank=4, targets=(targets,)), device, rows=8, steps=1, length=512, trainer=trainer
+        ).step_seconds
+
+    def adapters(targets: str) -> float:
+        return step(targets) - step(targets, replace(ENGINE, adapter_in=0.0, adapter_out=0.0))
+
+    assert adapters("re:(gate|up)_proj") == pytest.approx(2 * adapters("re:up_proj"))
+    assert adapters("re:up_proj") == pytest.approx(8 * 4096 * 32 * (4096 + 14336) / device.bytes_per_second)
+    narrow, wide = (
+        run_cost(LARGE, LoRA(rank=4), CPU, rows=1, steps=1, length=64, trainer=trainer)
+        for trainer in (ENGINE, replace(ENGINE, adapter_in=99.0))
+    )
+    assert narrow == wide
+
+
+def test_calls_go_by_layers_and_adapted_matrices() -> None:
+    device = replace(CPU, flops_per_second=1e18, bytes_per_second=1e18, call_seconds=1e-3)
+    run = {"rows": 1, "steps": 1, "length": 8}
+    full, query, linear = (
+        run_cost(TINY, method, device, **run).step_seconds / 1e-3
+        for method in (FullFT(), LoRA(rank=4, targets=("re:q_proj",)), LoRA(rank=4, targets=("linear",)))
+    )
+    assert full == pytest.approx(120 * TINY.layers, rel=1e-3)
+    assert query - full == pytest.approx(150 / 7 * TINY.layers, rel=1e-3)
+    assert linear - full == pytest.approx(7 * (query - full), rel=1e-3)
+
+
+def test_another_trainer_moves_other_bytes_in_full_fine_tuning() -> None:
+    device = find_hardware("L40S")
+    run = {"rows": 1, "steps": 1, "length": 64}
+    ours = run_cost(LARGE, FullFT(), device, **run).step_seconds
+    passes = run_cost(LARGE, FullFT(), device, **run, trainer=replace(ENGINE, extra_passes=3)).step_seconds
+    assert passes - ours == pytest.approx(2 * 4 * LARGE.total / device.bytes_per_second)
+    # Half the bytes of eight passes, and nothing to cast.
+    half = run_cost(LARGE, FullFT(), device, **run, trainer=replace(ENGINE, full_bytes=2)).step_seconds
+    cast = 2 * 6 * sum(count for kind, count in LARGE.by_kind().items() if kind in ("attention", "mlp", "unembedding"))
+    assert ours - half == pytest.approx((16 * LARGE.total + cast) / device.bytes_per_second)
+
+
+def test_a_tied_unembedding_that_stays_in_float32_is_cast_twice_a_pass() -> None:
+    device, tied = find_hardware("L40S"), find_model("Llama-3.2-3B")
+
+    def step(trainer: Trainer) -> float:
+        return run_cost(tied, LoRA(rank=4), device, rows=4, steps=1, length=256, trainer=trainer).step_seconds
+
+    cast = 2 * 6 * tied.vocabulary * tied.hidden_size / device.bytes_per_second
+    assert step(ENGINE) - step(replace(ENGINE, frozen_float32=False)) == pytest.approx(cast)

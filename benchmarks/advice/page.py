@@ -1,0 +1,87 @@
+"""The table as Markdown: a summary for each quantity, then its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.advice.row import QUANTITIES, Row, Summary, summaries
+
+MANY = 60
+"""Rows of one source above which the page shows the farthest alone, where the plan says something; --json has all."""
+SHOWN = 10
+
+
+def page(rows: Sequence[Row]) -> str:
+    """All of it."""
+    parts = [
+        "# What the plan advises beside what was found",
+        "",
+        "Written by `python -m benchmarks.advice --data FOLDER --write`; FOLDER has public sweeps.",
+        "",
+        summary(rows),
+    ]
+    for quantity, meaning in QUANTITIES.items():
+        own = [row for row in rows if row.quantity == quantity]
+        parts += ["", f"## {quantity.capitalize()}", "", f"Found: {meaning}.", "", table(own)]
+    return "\n".join(parts) + "\n"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A line for each quantity and source."""
+    lines = [
+        "| quantity | source | rows | the plan says | median off | farthest off | in its interval | destroys |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for found in summaries(rows):
+        held = f"{found.held} of {found.judged}" if found.judged else ""
+        lines.append(
+            f"| {found.quantity} | {found.source} | {found.rows} | {found.advised} | {_median(found)} "
+            f"| {'' if found.worst is None else _off(found.quantity, found.worst)} | {held} | {found.destroyed or ''} |"
+        )
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line for each row; of a source with many the farthest."""
+    lines = ["| source | case | advised | interval | found | off |", "|---|---|---|---|---|---|"]
+    for source in dict.fromkeys(row.source for row in rows):
+        own = [row for row in rows if row.source == source]
+        shown = own
+        if len(own) > MANY:
+            shown = sorted(own, key=lambda row: -abs((row.off or 1.0) - 1.0))[:SHOWN]
+        for row in shown:
+            interval = "" if row.low is None or row.high is None else f"{_value(row.low)} to {_value(row.high)}"
+            off = "" if row.off is None else _off(row.quantity, row.off)
+            mark = " (destroys)" if row.destroyed else " (outside)" if row.held is False else ""
+            lines.append(
+                f"| {source} | {row.case.replace('|', chr(92) + '|')} | {_value(row.advised)} | {interval} "
+                f"| {_value(row.found)} | {off}{mark} |"
+            )
+        if len(shown) < len(own):
+            lines.append(f"| {source} | and {len(own) - len(shown)} more | | | | |")
+    return "\n".join(lines)
+
+
+def _value(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def _median(found: Summary) -> str:
+    if found.median is None:
+        return ""
+    if found.quantity == "method":
+        return f"{100 * found.median:.0f} % agree"
+    return _off(found.quantity, found.median).lstrip("+")
+
+
+def _off(quantity: str, off: float) -> str:
+    """A factor; of memory and seconds percent; of regrets points; of words whether they agree."""
+    if quantity == "method":
+        return "agrees" if off else "differs"
+    if quantity == "regret":
+        return f"{100 * off:+.1f} points"
+    if quantity in ("memory", "seconds"):
+        return f"{100 * (off - 1):+.1f} %"
+    return f"× {off:.2f}"

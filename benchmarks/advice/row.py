@@ -1,0 +1,127 @@
+"""One thing that was advised beside what was found, and what many of them come to."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+QUANTITIES: Mapping[str, str] = MappingProxyType(
+    {
+        "learning rate": "the best one found",
+        "method": "LoRA where it loses no more than the tolerance, else full fine-tuning",
+        "rank": "the least that loses no more than the tolerance, of those tried",
+        "regret": "share of what full fine-tuning learns",
+        "memory": "GB",
+        "seconds": "a step",
+    }
+)
+"""What is compared, and what the found figure is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison."""
+
+    quantity: str
+    """A key of QUANTITIES."""
+    source: str
+    case: str
+    """What ran: base, setting, method."""
+    advised: float | str | None
+    """None where the plan says nothing."""
+    found: float | str
+    low: float | None = None
+    high: float | None = None
+    """The plan's interval."""
+    destroys: float | None = None
+    """The lowest rate at which training was destroyed."""
+
+    @property
+    def off(self) -> float | None:
+        """Advised over found; of regrets the difference; of words, 1 where they agree and 0 where not."""
+        if self.advised is None:
+            return None
+        if isinstance(self.advised, str) or isinstance(self.found, str):
+            return float(self.advised == self.found)
+        return self.advised - self.found if self.quantity == "regret" else self.advised / self.found
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the interval holds what was found; None without one."""
+        if self.low is None or self.high is None or isinstance(self.found, str):
+            return None
+        return self.low <= self.found <= self.high
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether the advised rate lies where training was destroyed."""
+        return self.destroys is not None and isinstance(self.advised, float) and self.advised >= self.destroys
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {**asdict(self), "off": self.off, "held": self.held, "destroyed": self.destroyed}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of one quantity, from one source or from all."""
+
+    quantity: str
+    source: str
+    rows: int
+    advised: int
+    """Rows for which the plan says something."""
+    median: float | None
+    """Factor, whichever way; of regrets the difference; of words, the share that agrees."""
+    worst: float | None
+    """Signed: a factor below 1 is too low."""
+    held: int
+    judged: int
+    """Rows with an interval, and of those the ones that it holds."""
+    destroyed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+def summary(quantity: str, source: str, rows: Sequence[Row]) -> Summary:
+    """What rows of one quantity come to."""
+    offs = [row.off for row in rows if row.off is not None]
+    words = quantity == "method"
+    median = worst = None
+    if offs and words:
+        median = statistics.mean(offs)
+    elif offs and quantity == "regret":
+        median, worst = statistics.median(map(abs, offs)), max(offs, key=abs)
+    elif offs:
+        logs = [math.log(off) if off > 0 else -math.inf for off in offs]
+        median, worst = math.exp(statistics.median(map(abs, logs))), offs[logs.index(max(logs, key=abs))]
+    judged = [row.held for row in rows if row.held is not None]
+    return Summary(
+        quantity,
+        source,
+        len(rows),
+        len(offs),
+        median,
+        worst,
+        sum(judged),
+        len(judged),
+        sum(row.destroyed for row in rows),
+    )
+
+
+def summaries(rows: Sequence[Row]) -> list[Summary]:
+    """For each quantity a line for each source, then one for all."""
+    found = []
+    for quantity in QUANTITIES:
+        own = [row for row in rows if row.quantity == quantity]
+        sources = dict.fromkeys(row.source for row in own)
+        if len(sources) > 1:
+            found += [summary(quantity, source, [row for row in own if row.source == source]) for source in sources]
+        found.append(summary(quantity, "all", own))
+    return found

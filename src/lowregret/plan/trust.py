@@ -1,0 +1,151 @@
+"""How far each part of a plan may be trusted for this very case, and which measurement would tell most. Torch-free.
+
+Every law of the plan was fitted or checked on some bases, data and machines. Inside of those a part is as sure as it
+was there; outside it is said what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lowregret.plan.advice.capacity import Information
+from lowregret.plan.advice.regret import LOSING, ExpectedRegret
+from lowregret.plan.formatting import count
+from lowregret.plan.formatting import share as percent
+from lowregret.plan.rates.recommend import RatePrior
+from lowregret.plan.rates.reward import by_reward
+from lowregret.plan.rates.term import Known
+from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.shapes.weights import Shapes
+
+# Memory and time: docs/findings/2026-11-24-plan-beside-what-happens.md and 2026-11-29-plan-beside-peft-comparison.md.
+_LARGEST_OF_FACTS = 1e7
+"""Parameters: the curve of capacity was measured on a base of a tenth of this
+(docs/findings/2026-11-29-capacity-advice.md)."""
+_WIDE = 2.0
+"""Factor on either side from which on an interval of the learning rate is worth a search of its own: a bowl is flat
+within a factor of 2."""
+About = Literal["learning rate", "regret", "memory and time"]
+Tells = Literal["data", "regime", "rate", "regret"]
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """One part of the plan."""
+
+    about: About
+    inside: bool
+    """Of what its law was fitted or checked on."""
+    said: str
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The measurement that would tell most."""
+
+    tells: Tells
+    said: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Of a whole plan."""
+
+    parts: tuple[Trusted, ...]
+    pilot: Pilot
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `trust` of --json."""
+        return asdict(self)
+
+
+def trust(
+    shapes: Shapes,
+    rates: Sequence[RatePrior],
+    information: Information | None,
+    expected: ExpectedRegret | None,
+    hardware: Hardware | None,
+) -> Trust:
+    """Judge each part.
+
+    Args:
+        shapes: the model.
+        rates: of the planned method first, then of the other one.
+        information, expected: of the data; None without any.
+        hardware: what time and memory are planned for.
+    """
+    parts = (
+        _rate(rates[0]),
+        _regret(shapes, information, expected),
+        *(() if hardware is None else (_resources(hardware),)),
+    )
+    return Trust(parts, _pilot(rates, information, expected))
+
+
+def _rate(rate: RatePrior) -> Trusted:
+    within = f"nine in ten best rates should lie within a factor of {math.sqrt(rate.high / rate.low):.2g}"
+    measured, assumed = (_listed(rate, known) for known in ("measured", "assumed"))
+    if not measured and not assumed:
+        return Trusted("learning rate", True, f"inside of the public sweep that its law was fitted on; {within}.")
+    how = "from three sweeps" if by_reward(rate.terms) else "from three bases, missed by up to 2 when left out"
+    reasons = [f"{measured} ({how})" if measured else "", f"{assumed} (our assumption)" if assumed else ""]
+    outside = "; ".join(filter(None, reasons))
+    return Trusted("learning rate", False, f"outside of the public sweep in {outside}; {within}.")
+
+
+def _listed(rate: RatePrior, known: Known) -> str:
+    return ", ".join(dict.fromkeys(term.about for term in rate.terms if term.known == known))
+
+
+def _regret(shapes: Shapes, information: Information | None, expected: ExpectedRegret | None) -> Trusted:
+    if information is None:
+        return Trusted("regret", False, "no data, so nothing is expected.")
+    if expected is None:
+        return Trusted(
+            "regret", False, "by reward rank 1 was enough on the three bases that were tried; no curve is known."
+        )
+    large, known = shapes.total > _LARGEST_OF_FACTS, information.unit == "facts"
+    if known and not large:
+        return Trusted("regret", True, "inside: facts of known bits, told to a base of about a million parameters.")
+    reasons = [
+        f"measured on a base of 1 M parameters, not {count(shapes.total)}" if large else "",
+        "" if known else "the bits of these data are bounded, not known",
+        "they may teach or draw out" if expected.regime == "unknown" else "",
+    ]
+    return Trusted("regret", False, f"outside: {'; '.join(filter(None, reasons))}.")
+
+
+def _resources(hardware: Hardware) -> Trusted:
+    if hardware.kind == "cpu":
+        said = "inside: in 32 runs on a CPU memory was within 10 % in 31, time within 22 % in 30."
+        return Trusted("memory and time", True, said)
+    return Trusted("memory and time", False, "outside: counted, and held to other people's runs on GPUs only.")
+
+
+def _pilot(rates: Sequence[RatePrior], information: Information | None, expected: ExpectedRegret | None) -> Pilot:
+    """What is least known and moves the choice most: the data, then the regime, then the rate, then the regret."""
+    if information is None:
+        return Pilot("data", "your data: name a file, and length, capacity and an expected regret are worked out.")
+    if expected is not None and expected.regime == "unknown" and expected.high >= LOSING:
+        return Pilot(
+            "regime",
+            "one pass of `lowregret train` with --evals 10, then --pilot: whether these data teach or draw out is "
+            f"worth {percent(expected.high - expected.low)} of what is learned.",
+        )
+    widest = max(math.sqrt(rate.high / rate.low) for rate in rates)
+    if by_reward(rates[0].terms):
+        return Pilot(
+            "rate",
+            "`lowregret compare` with --seeds 1: its search comes from below, and one of the best rates is known to a "
+            f"factor of {widest:.2g} only.",
+        )
+    if widest > _WIDE:
+        return Pilot(
+            "rate",
+            "`lowregret compare` with --seeds 1 on a tenth of the steps, for both best rates: one is known to a factor "
+            f"of {widest:.2g} only, and they move little with length.",
+        )
+    return Pilot("regret", "`lowregret compare` itself: nothing shorter would tell more.")

@@ -1,0 +1,74 @@
+"""How far a plan may be trusted: inside of what was measured, outside of it, and what to measure next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lowregret.analysis.edl import ExcessDescriptionLength
+from lowregret.plan.advice.capacity import Information, rl_information, sft_information, with_pilot
+from lowregret.plan.advice.regret import expected_regret
+from lowregret.plan.rates.recommend import RatePrior, recommend
+from lowregret.plan.resources.hardware import find_hardware
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.plan.trust import Trust, trust
+from lowregret.spec import FullFT, LoRA
+
+QWEN, TINY = find_model("qwen3-8b"), find_model("tiny")
+SWEPT = recommend(LoRA(rank=16), QWEN, batch_size=128, steps=780, schedule="linear")
+USUAL = recommend(LoRA(rank=16), QWEN, batch_size=8, steps=300)
+
+
+def judged(information: Information | None, rates: tuple[RatePrior, ...] = (USUAL,), parameters: float = 1e6) -> Trust:
+    expected = None if information is None else expected_regret(information, parameters)
+    return trust(QWEN, rates, information, expected, None)
+
+
+def test_at_the_sweeps_setting_the_rate_is_inside_and_elsewhere_it_says_what_is_not() -> None:
+    inside, outside = (judged(None, (rate,)).parts[0] for rate in (SWEPT, USUAL))
+    assert inside.inside
+    assert not outside.inside
+    for about in ("schedule", "batch", "length"):
+        assert about in outside.said
+        assert about not in inside.said
+    pissa = recommend(LoRA(rank=16, init_scale=4), QWEN, batch_size=128, steps=780, schedule="linear")
+    assert "the start of A (our assumption)" in judged(None, (pissa,)).parts[0].said
+
+
+def test_what_would_tell_most_is_what_is_missing_most() -> None:
+    much, little = sft_information(10**6), sft_information(1000)
+    narrow = replace(USUAL, low=USUAL.value / 1.5, high=USUAL.value * 1.5)
+    assert judged(None).pilot.tells == "data"
+    assert judged(much).pilot.tells == "regime"  # half of what is learned may be lost, or next to nothing
+    assert judged(little).pilot.tells == "rate"
+    assert judged(little, (narrow,)).pilot.tells == "regret"
+    told = with_pilot(10**6, ExcessDescriptionLength(0.1, "teach", 0.1, 1.0), "a pilot")
+    assert judged(told).pilot.tells == "rate"
+
+
+def test_by_reward_it_does_not_claim_what_was_found_with_examples() -> None:
+    rates = tuple(recommend(m, QWEN, batch_size=8, steps=50, objective="rl") for m in (LoRA(rank=1), FullFT()))
+    found = judged(rl_information(1000, 8, 0.5), rates)
+    assert "three sweeps" in found.parts[0].said
+    assert "fit without it" not in found.parts[0].said
+    assert found.pilot.tells == "rate"
+
+
+def test_the_curve_of_capacity_is_trusted_where_it_was_measured_alone() -> None:
+    facts = sft_information(10**4).with_facts(1600.0)
+    expected = expected_regret(facts, 1.8e5)
+    for shapes, inside in ((TINY, True), (QWEN, False)):
+        part = trust(shapes, (USUAL,), facts, expected, None).parts[1]
+        assert part.about == "regret"
+        assert part.inside is inside
+        assert part.inside == ("1 M parameters" not in part.said)
+    unknown = judged(sft_information(10**4)).parts[1]
+    assert not unknown.inside
+    assert "bounded, not known" in unknown.said
+
+
+def test_memory_and_time_were_checked_on_cpus() -> None:
+    for kind, inside in (("cpu", True), ("gpu", False)):
+        hardware = replace(find_hardware("H100"), kind=kind)
+        part = trust(TINY, (USUAL,), None, None, hardware).parts[-1]
+        assert part.about == "memory and time"
+        assert part.inside is inside
