@@ -78,7 +78,7 @@ def excess_description_length(
         note = f"the pilot has {number} in the second half of its first epoch; {_remedy(len(train_nll))}"
     elif line.low <= 0 <= line.high:
         told = f"{line.value:+.2g} bits ({line.low:+.2g} to {line.high:+.2g})"
-        note = f"the pilot's EDL per token rises by {told} an e-fold of data: either sign; {_remedy(len(train_nll))}"
+        note = f"its EDL per token changes by {told} an e-fold of data, up or down; {_remedy(len(train_nll))}"
     else:
         regime = "elicit" if line.value < 0 else "teach"
     return ExcessDescriptionLength(

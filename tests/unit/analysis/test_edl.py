@@ -62,7 +62,7 @@ def test_a_slope_whose_interval_has_zero_in_it_tells_nothing(rise: float, wobble
     assert found.slope == pytest.approx(line.slope)
     few = abs(line.slope) <= stats.t.ppf(0.975, len(steps) - 2) * line.stderr
     assert found.regime == ("unknown" if few else "teach" if line.slope > 0 else "elicit")
-    assert ("either sign" in found.note) == few
+    assert ("up or down" in found.note) == few
 
 
 def test_the_first_half_of_an_epoch_says_nothing_of_the_regime() -> None:

@@ -346,4 +346,4 @@ def _would_change(situation: Situation, choice: Choice, beyond: bool) -> Iterato
             "is learned, so full fine-tuning."
         )
     if information.regime_note:
-        yield f"The regime, which is unknown: {information.regime_note}."
+        yield f"A pilot that tells whether training teaches: {information.regime_note}."

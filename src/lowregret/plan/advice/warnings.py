@@ -14,6 +14,7 @@ from lowregret.plan.advice.regret import (
     on_attention_alone,
     room,
 )
+from lowregret.plan.formatting import share
 from lowregret.spec import FullFT, LoRA
 
 _FEW_HELD_OUT = 100
@@ -117,9 +118,10 @@ def _capacity(situation: Situation, planned: PlannedRun) -> Iterator[str]:
         return
     told = f"a regret of {expected.said()}: {'; '.join(expected.parts())}."
     if expected.regime == "unknown":
+        other = f"up to {share(expected.high)}" if information.unit == "edl" else f"less: {_CHAT}"
+        known = "" if information.unit == "edl" else " A pilot tells which (--pilot)."
         yield (
-            f"If training teaches new facts, expect {told} If it draws out what the base knows, expect less: {_CHAT}. "
-            "A pilot tells which (--pilot)."
+            f"If training teaches new facts, expect {told} If it draws out what the base knows, expect {other}.{known}"
         )
     else:
         yield f"Expect {told}"
