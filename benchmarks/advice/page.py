@@ -48,7 +48,7 @@ def table(rows: Sequence[Row]) -> str:
         own = [row for row in rows if row.source == source]
         shown = own
         if len(own) > MANY:
-            shown = sorted(own, key=lambda row: -abs((row.off or 1.0) - 1.0))[:SHOWN]
+            shown = sorted(own, key=lambda row: -row.distance)[:SHOWN]
         for row in shown:
             interval = "" if row.low is None or row.high is None else f"{_value(row.low)} to {_value(row.high)}"
             off = "" if row.off is None else _off(row.quantity, row.off)

@@ -50,6 +50,16 @@ class Row:
         return self.advised - self.found if self.quantity == "regret" else self.advised / self.found
 
     @property
+    def distance(self) -> float:
+        """How far off, whichever way: of regrets the difference, else the logarithm of the factor; 0 where the plan
+        says nothing."""
+        if self.off is None:
+            return 0.0
+        if self.quantity == "regret":
+            return abs(self.off)
+        return abs(math.log(self.off)) if self.off > 0 else math.inf
+
+    @property
     def held(self) -> bool | None:
         """Whether the interval holds what was found; None without one."""
         if self.low is None or self.high is None or isinstance(self.found, str):
@@ -91,16 +101,15 @@ class Summary:
 
 def summary(quantity: str, source: str, rows: Sequence[Row]) -> Summary:
     """What rows of one quantity come to."""
-    offs = [row.off for row in rows if row.off is not None]
-    words = quantity == "method"
+    said = [row for row in rows if row.off is not None]
+    offs = [row.off for row in said if row.off is not None]
     median = worst = None
-    if offs and words:
+    if said and quantity == "method":
         median = statistics.mean(offs)
-    elif offs and quantity == "regret":
-        median, worst = statistics.median(map(abs, offs)), max(offs, key=abs)
-    elif offs:
-        logs = [math.log(off) if off > 0 else -math.inf for off in offs]
-        median, worst = math.exp(statistics.median(map(abs, logs))), offs[logs.index(max(logs, key=abs))]
+    elif said:
+        away = statistics.median(row.distance for row in said)
+        median = away if quantity == "regret" else math.exp(away)
+        worst = max(said, key=lambda row: row.distance).off
     judged = [row.held for row in rows if row.held is not None]
     return Summary(
         quantity,

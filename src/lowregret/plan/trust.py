@@ -132,8 +132,8 @@ def _pilot(rates: Sequence[RatePrior], information: Information | None, expected
     if expected is not None and expected.regime == "unknown" and expected.high >= LOSING:
         return Pilot(
             "regime",
-            "one pass of `lowregret train` with --evals 10, then --pilot: whether these data teach or draw out is "
-            f"worth {percent(expected.high - expected.low)} of what is learned.",
+            "one pass of `lowregret train`, evaluated five times in its second half (`evals`), then --pilot: "
+            f"whether data teach or draw out is worth {percent(expected.high - expected.low)} of what is learned.",
         )
     widest = max(math.sqrt(rate.high / rate.low) for rate in rates)
     if by_reward(rates[0].terms):

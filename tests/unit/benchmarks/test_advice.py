@@ -174,3 +174,7 @@ def test_a_long_source_shows_its_farthest_rows() -> None:
     assert "case 69 " in printed
     assert "case 1 " not in printed
     assert "and 60 more" in printed
+    low = [Row("learning rate", "a", f"case {number}", 1.0 / (1 + number), 1.0) for number in range(70)]
+    assert "case 69 " in page(low)
+    regrets = [Row("regret", "a", f"case {number}", number / 100, 0.0) for number in range(70)]
+    assert "case 69 " in page(regrets)

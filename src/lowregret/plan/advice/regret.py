@@ -138,7 +138,7 @@ class ExpectedRegret:
         return asdict(self)
 
     def short(self) -> str:
-        """`11 % (7.1 to 17 %)`; the low end of an unknown regime is another case."""
+        """`11 % (7.1 to 17 %)`; the low end of an unknown regime is another case: `11 % (up to 17 %)`."""
         if self.high < _UNTOLD:
             return f"under {percent(_UNTOLD)}"
         low = "up" if self.regime == "unknown" else percent(self.low).removesuffix(" %")
