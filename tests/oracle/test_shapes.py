@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lowregret.plan.shapes.catalogue.entries import CatalogueEntry, entries
@@ -49,6 +49,23 @@ def _transformers_config(entry: CatalogueEntry) -> PretrainedConfig:
     return config
 
 
+_NO_TEXT_CLASS = {"mistral4": None, "muse_glimmer_text": "muse_glimmer"}
+"""Text models that AutoModelForCausalLM does not know, and the model that transformers has them within, if it must."""
+
+
+def _parameters(config: PretrainedConfig) -> tuple[Any, dict[str, torch.nn.Parameter]]:
+    """transformers' model on the meta device, and what of it is the text model, by name."""
+    outer = _NO_TEXT_CLASS.get(config.model_type)
+    whole = config if outer is None else AutoConfig.for_model(outer, text_config=config.to_dict())
+    loader = AutoModelForImageTextToText if config.model_type in _NO_TEXT_CLASS else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = loader.from_config(whole)
+    named = dict(model.named_parameters())
+    if outer is not None:
+        named = {name: p for name, p in named.items() if name.startswith(("model.language_model.", "lm_head."))}
+    return model, named
+
+
 def _kind(name: str, shape: tuple[int, ...]) -> str:
     """What a parameter of transformers is, told by its name alone."""
     if re.search(r"\b(router|router\.proj|gate|shared_expert_gate)\.(weight|bias)$", name):
@@ -70,9 +87,10 @@ def _kind(name: str, shape: tuple[int, ...]) -> str:
 
 def _check(shapes: Shapes, config: PretrainedConfig) -> None:
     """Every weight outside of the experts one by one, the experts by their sum, and what a token uses."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    named = [(name, _kind(name, tuple(p.shape)), p) for name, p in model.named_parameters()]
+    model, parameters = _parameters(config)
+    named = [
+        (name, _kind(name.removeprefix("model.language_model."), tuple(p.shape)), p) for name, p in parameters.items()
+    ]
 
     theirs = Counter((kind, _flat(p.shape)) for name, kind, p in named if ".experts." not in name)
     ours: Counter[tuple[str, tuple[int, ...]]] = Counter()
@@ -83,7 +101,7 @@ def _check(shapes: Shapes, config: PretrainedConfig) -> None:
 
     experts = sum(p.numel() for _, kind, p in named if kind == "experts")
     assert shapes.by_kind().get("experts", 0) == experts
-    assert shapes.total == sum(p.numel() for p in model.parameters())
+    assert shapes.total == sum(p.numel() for p in parameters.values())
     routed = sum(p.numel() for name, _, p in named if ".experts." in name)
     unused = routed * (shapes.experts - shapes.active_experts) // max(shapes.experts, 1)
     assert shapes.active == shapes.total - unused
@@ -135,14 +153,15 @@ _SMALL = {
     "pad_token_id": None,
 }
 _FEW = {"num_experts_per_tok": 2, "moe_intermediate_size": 20}
+_LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
+_SHARED = _FEW | _LATENT | {"n_routed_experts": 4, "index_n_heads": 2, "index_head_dim": 8}
 _UNCATALOGUED: dict[str, dict[str, Any]] = {
     "ministral": {},
-    "minimax_m2": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "exaone4": {"sliding_window": 16},
     "hunyuan_v1_dense": {"attention_bias": True},
-    "seed_oss": {"attention_bias": True, "attention_out_bias": False},
+    "solar_open": _FEW | {"attention_bias": True, "n_routed_experts": 4},
+    "mellum": _FEW | {"attention_bias": True, "num_local_experts": 4, "mlp_layer_types": ["dense", *["sparse"] * 7]},
     "arcee": {"mlp_bias": True},
-    "ministral3": {},
     "granite": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     "olmo": {},
     "cohere2": {},
@@ -168,6 +187,19 @@ def test_a_family_is_transformers_with_every_option(model_type: str) -> None:
     if "sliding_attention" in kinds:
         sliding = sum(group.layers for group in shapes.attention if group.window is not None)
         assert sliding == kinds.count("sliding_attention")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"index_topk_freq": 3}, {"index_topk_freq": 4, "index_skip_topk_offset": 3}, {"index_topk_pattern": "FSSFSFSS"}],
+)
+def test_layers_that_look_where_an_earlier_one_looks_have_no_indexer(said: dict[str, Any]) -> None:
+    """As the maker's config.json says it; what transformers saves has the list."""
+    config = AutoConfig.for_model("glm_moe_dsa", **(_SMALL | _SHARED | said))
+    assert "shared" in config.indexer_types
+    written = {k: v for k, v in config.to_dict().items() if k != "indexer_types"} | said
+    _check(shapes_of(written, "glm"), config)
+    _check(shapes_of(config.to_dict(), "glm"), config)
 
 
 def test_the_bundled_base_is_transformers() -> None:

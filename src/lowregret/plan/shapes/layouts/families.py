@@ -35,6 +35,8 @@ class Family:
     """The query projection makes a gate of the same width for the attention's output."""
     qk_norm: Literal["none", "head", "all", "asked"] = "none"
     """Over one head, over all heads together, or over one head where `use_qk_norm` says so."""
+    attention_gate: bool = False
+    """A matrix of its own makes a gate for the attention's output."""
     sinks: bool = False
     indexer: bool = False
     """Latent attention looks only at the positions that a small attention of its own chooses."""
@@ -109,6 +111,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
     "ministral": replace(_MISTRAL, defaults={"sliding_window": 4096}),
     "ministral3": _MISTRAL,
+    "mistral4": _DEEPSEEK,
     "mixtral": replace(_MISTRAL, experts=True),
     "qwen2": _QWEN2,
     "qwen2_moe": replace(_QWEN2, experts=True, shared_gate=True),
@@ -125,6 +128,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3_text": _GEMMA3,
     "gemma4_text": _GEMMA4,
+    "gemma4_unified_text": _GEMMA4,
     "phi3": Family(qkv_bias=False, output_bias=False, fused_qkv=True, fused_gate_up=True),
     "phimoe": Family(experts=True, norm_biases=True, router_name="mlp.router"),
     "olmo": Family(norm_weights=False, mlp_bias=False),
@@ -146,14 +150,24 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v3": _DEEPSEEK,
     "deepseek_v32": replace(_DEEPSEEK, indexer=True, defaults={"index_n_heads": 64, "index_head_dim": 128}),
     "kimi_k2": _DEEPSEEK,
+    "youtu": replace(_DEEPSEEK, experts=False, defaults={"tie_word_embeddings": True}),
     "glm4": Family(
         norms=(*TWO_NORMS, "post_self_attn_layernorm", "post_mlp_layernorm"), output_bias=False, fused_gate_up=True
     ),
     "glm4_moe": Family(qk_norm="asked", output_bias=False, experts=True),
+    "glm4_moe_lite": _DEEPSEEK,
+    "glm_moe_dsa": replace(_DEEPSEEK, indexer=True, defaults={"index_n_heads": 32, "index_head_dim": 128}),
     "minimax_m2": replace(_MISTRAL, qk_norm="all", experts=True),
     "exaone4": Family(norms=POST_NORMS, qk_norm="head", full_attention_every=4),
     "hunyuan_v1_dense": _QWEN3,
     "seed_oss": Family(output_bias=False),
+    "iquestcoder": _LLAMA,
+    "internlm3": _LLAMA,
+    "solar_open": Family(output_bias=False, experts=True),
+    "mellum": replace(_QWEN3, experts=True, full_attention_every=4, defaults={}),
+    "muse_glimmer_text": Family(
+        norms=FOUR_NORMS, attention_gate=True, full_attention_every=4, defaults={"sliding_window": 2048}
+    ),
     "arcee": Family(gated=False),
     "cohere2": Family(
         norms=("input_layernorm",),

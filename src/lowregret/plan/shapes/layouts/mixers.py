@@ -21,6 +21,8 @@ def softmax(layout: LayoutBuilder, family: Family) -> None:
         layout.linear(f"{name}.q_proj", "attention", hidden, queries * (2 if family.gated_output else 1), input_bias)
         layout.linear(f"{name}.k_proj", "attention", hidden, keys, input_bias)
         layout.linear(f"{name}.v_proj", "attention", hidden, keys, input_bias)
+    if family.attention_gate:
+        layout.linear(f"{name}.gate_proj", "attention", hidden, queries)
     layout.linear(f"{name}.{family.output_name}", "attention", queries, hidden, output_bias)
     if family.qk_norm == "head" or (family.qk_norm == "asked" and config.get("use_qk_norm")):
         layout.norm(f"{name}.q_norm", width)
@@ -66,9 +68,18 @@ def latent(layout: LayoutBuilder, family: Family) -> None:
     layout.norm(f"{name}.kv_a_layernorm", kv_rank)
     layout.linear(f"{name}.kv_b_proj", "attention", kv_rank, heads * (plain + values))
     layout.linear(f"{name}.o_proj", "attention", heads * values, hidden, bias)
-    if family.indexer:
+    if family.indexer and _chooses(config, layout.layer):
         _indexer(layout, f"{name}.indexer", query_rank)
     layout.softmax(heads, heads, plain + rotary, values)
+
+
+def _chooses(config: ConfigReader, layer: int) -> bool:
+    """Whether this layer has an indexer; some models take the positions that an earlier layer chose (GLM-5.2)."""
+    kinds = config.get("indexer_types") or config.get("index_topk_pattern")
+    if isinstance(kinds, list | str) and layer < len(kinds):
+        return str(kinds[layer]) not in ("shared", "S")
+    every = max(config.count("index_topk_freq", 1), 1)
+    return max(layer + 1 - config.count("index_skip_topk_offset", 2), 0) % every == 0
 
 
 def _indexer(layout: LayoutBuilder, name: str, query_rank: int) -> None:
