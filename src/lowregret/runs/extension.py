@@ -69,11 +69,14 @@ def extend_spec(
     resolved: Mapping[str, Any],
     command: str,
     first_test_data: Callable[[int], str],
-) -> None:
+) -> dict[str, float]:
     """Bind the folder to the spec, or extend what it is bound to; RecordsError when the spec is no extension.
 
     The new spec.json replaces the old one at once. It keeps the first command, and in `extended` what each later one
     has changed.
+
+    Returns method → the prior that its search starts from: the folder's own where it has one, so that a search goes on
+    from what was tried when the plan's rates have changed since.
 
     Args:
         resolved: what this run has resolved.
@@ -83,7 +86,7 @@ def extend_spec(
     before = known_choices(folder)
     if before is None:
         bind_spec(folder, spec, dict(resolved), command)
-        return
+        return dict(resolved.get("priors", {}))
     stored = stored_spec(file)
     older = is_older(stored.get("lowregret"))
     if older:
@@ -112,12 +115,14 @@ def extend_spec(
     if older:
         (folder / VERDICT).unlink(missing_ok=True)  # it has the old names, and is judged again
     changed = {field: [_at(there, field), _at(here, field)] for field in grown}
+    priors: dict[str, float] = dict(now.get("priors", {}))
     if not changed and not older:
-        return
+        return priors
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "lowregret": __version__, "command": command}
     history = [*stored.get(EXTENDED, []), {**entry, "changed": changed}]
     today = {**stored, "lowregret": __version__, "spec": taken, "resolved": {**before, **now}}
     write_json(file, {**today, EXTENDED: history} if changed else today)
+    return priors
 
 
 def _growth(there: Mapping[str, Any], here: Mapping[str, Any], judged_by: int) -> list[str]:

@@ -62,7 +62,8 @@ def compare(
         for line in inputs.advice(spec.methods):
             watching.say(line)
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
-        extend_spec(folder, spec, {**inputs.resolved, "priors": priors}, command, inputs.first_test_data)
+        resolved = {**inputs.resolved, "priors": priors}
+        priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
         make_folder(folder / TRIALS)
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)
