@@ -78,18 +78,7 @@ def build_plan(
     """
     usable = facts if facts is not None and facts.examples else None
     length, mean, share = _rows(shapes, request, usable)
-
-    budget = MemoryBudget(
-        shapes,
-        length,
-        max(1, round(length * share)),
-        request.checkpoint_activations,
-        request.shards,
-        hardware,
-        optimizer=type(request.optimizer),
-    )
-    if request.objective == "rl":
-        budget = replace(budget, shared=SharedPrefix(length - request.max_tokens, request.group_size))
+    budget = _budget(shapes, request, length, share, hardware)
     found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=budget.fits)
     choice = found.choice
     if hardware is None:
@@ -127,6 +116,24 @@ def build_plan(
         price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
     )
+
+
+def _budget(
+    shapes: Shapes, request: PlanSpec, length: int, supervised_share: float, hardware: Hardware | None
+) -> MemoryBudget:
+    """What memory is counted by, before the method is chosen."""
+    budget = MemoryBudget(
+        shapes,
+        length,
+        max(1, round(length * supervised_share)),
+        request.checkpoint_activations,
+        request.shards,
+        hardware,
+        optimizer=type(request.optimizer),
+    )
+    if request.objective == "rl":
+        return replace(budget, shared=SharedPrefix(length - request.max_tokens, request.group_size))
+    return budget
 
 
 def _rates(found: Advised) -> tuple[RatePrior, RatePrior]:

@@ -21,7 +21,6 @@ from lowregret.plan.rates.term import Known
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.weights import Shapes
 
-# Memory and time: docs/findings/2026-11-24-plan-beside-what-happens.md and 2026-11-29-plan-beside-peft-comparison.md.
 _LARGEST_OF_FACTS = 1e7
 """Parameters: the curve of capacity was measured on a base of a tenth of this
 (docs/findings/2026-11-29-capacity-advice.md)."""
@@ -119,6 +118,7 @@ def _regret(shapes: Shapes, information: Information | None, expected: ExpectedR
 
 
 def _resources(hardware: Hardware) -> Trusted:
+    """By docs/findings/2026-11-24-plan-beside-what-happens.md and 2026-11-29-plan-beside-peft-comparison.md."""
     if hardware.kind == "cpu":
         said = "inside: in 32 runs on a CPU memory was within 10 % in 31, time within 22 % in 30."
         return Trusted("memory and time", True, said)
