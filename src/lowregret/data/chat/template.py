@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lowregret.errors import ModelError
+from lowregret.data.turns import Message, speak
+from lowregret.errors import DataError, ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,6 +18,23 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<form>.*?)\1\s*\)""")
 _FIXED_DATE = date(2024, 7, 26)
 """What templates that print today's date print here, so that a run can be repeated; Llama 3's own default."""
+_ASKED, _ANSWERED = "lowregret asks", "lowregret answers"
+"""The turns of the chat by which a template is tried."""
+
+
+@dataclass(frozen=True)
+class TurnShape:
+    """What a template puts around the content of an assistant turn, as seen in a chat of two turns."""
+
+    header: str = ""
+    """What it writes between a question and the answer for the answer's sake: its generation prompt, as far as a full
+    chat has it too. Empty when the template has no generation prompt."""
+    prompt: str = ""
+    """The generation prompt, whole."""
+    bridge: str = ""
+    """From the end of a question to where the answer begins to be generated: how a rendered prompt ends."""
+    closing: str = ""
+    """What follows the content."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,25 @@ class ChatFormat:
     eos_id: int | None
     eos_token: str
     special_ids: frozenset[int]
+    tool_template: str | None = None
+    """The template of chats with tools, where the tokenizer has one of its own for them."""
+    shape: TurnShape = TurnShape()
+    closing_ids: frozenset[int] = frozenset()
+    """Tokens that end a turn: EOS, and what the template writes after an answer."""
+    control_tokens: frozenset[str] = frozenset()
+    """Special tokens that the template writes: in a content they look like a rendered chat."""
+
+    def template_for(self, tools: Sequence[Any] | None) -> str | None:
+        """The template of a chat, by whether it has tools."""
+        return self.tool_template if tools and self.tool_template is not None else self.template
+
+    def mentions(self, key: str) -> bool:
+        """Whether a template has this word in it, as one that reads a message's key has."""
+        return any(
+            re.search(rf"\b{re.escape(key)}\b", template)
+            for template in (self.template, self.tool_template)
+            if template
+        )
 
     def description(self, texts: bool) -> str:
         """In words, for rows of text or of chat turns."""
@@ -50,28 +88,107 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    """Ask a tokenizer once. Raises ModelError when it gives no character offsets."""
+    """Ask a tokenizer once. Raises ModelError when it gives no character offsets, or has templates but no default."""
     if not tokenizer.is_fast:
         raise ModelError("the tokenizer has no fast version, which the loss mask needs.")
-    template = None
-    if tokenizer.chat_template:
-        try:
-            template = tokenizer.get_chat_template()
-        except ValueError as error:
-            raise ModelError(f"the tokenizer's chat template: {error}") from None
-    pinned = None if template is None else _TODAY.sub(lambda m: repr(_FIXED_DATE.strftime(m["form"])), template)
+    template, tool_template = _templates(tokenizer)
+    pinned, pinned_for_tools = _pin(template), _pin(tool_template)
     added = tokenizer.added_tokens_decoder.items()
     special = {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
     with_special = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     bos_id: int | None = tokenizer.bos_token_id
+    eos_id: int | None = tokenizer.eos_token_id
+    shape, rendered = (TurnShape(), "") if pinned is None else _shape(tokenizer, pinned)
+    written = set(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    closing = [token for token in tokenizer(shape.closing, add_special_tokens=False)["input_ids"] if token in special]
     return ChatFormat(
         template=pinned,
         marks_generation=pinned is not None and _GENERATION.search(pinned) is not None,
         dated=pinned != template,
         adds_bos=bos_id is not None and with_special[:1] == [bos_id] and plain[:1] != [bos_id],
         bos_id=bos_id,
-        eos_id=tokenizer.eos_token_id,
+        eos_id=eos_id,
         eos_token=str(tokenizer.eos_token or ""),
         special_ids=frozenset(special),
+        tool_template=pinned_for_tools,
+        shape=shape,
+        closing_ids=frozenset([*closing[:1], *([] if eos_id is None else [eos_id])]),
+        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in written & special),
     )
+
+
+def choose_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> None:
+    """Make the template of this name the tokenizer's only one. Raises ModelError when it has none of that name."""
+    if name is None:
+        return
+    named = tokenizer.chat_template
+    if not isinstance(named, Mapping):
+        has = "one chat template, without a name" if named else "no chat template"
+        raise ModelError(f"--chat-template {name}: the tokenizer has {has}. Leave the option out.")
+    if name not in named:
+        raise ModelError(f"--chat-template {name}: the tokenizer has none of this name. {did_you_mean(name, named)}")
+    tokenizer.chat_template = named[name]
+
+
+def _templates(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str | None]:
+    """The template, and that of chats with tools where it is another, as transformers chooses them."""
+    named = tokenizer.chat_template
+    if not isinstance(named, Mapping):
+        return named or None, None
+    if "default" in named:
+        return named["default"], named.get("tool_use")
+    if len(named) == 1:
+        return next(iter(named.values())), None
+    raise ModelError(
+        f"the tokenizer has {len(named)} chat templates and none is called 'default': {', '.join(named)}. "
+        "Choose one with --chat-template NAME."
+    )
+
+
+def _pin(template: str | None) -> str | None:
+    """With any call for today's date fixed."""
+    return None if template is None else _TODAY.sub(lambda m: repr(_FIXED_DATE.strftime(m["form"])), template)
+
+
+def _shape(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[TurnShape, str]:
+    """What the template puts around an answer, and a chat as it writes one; nothing where it refuses a plain chat."""
+    question: list[Message] = [speak("user", _ASKED)]
+    try:
+        whole = apply_template(tokenizer, template, [*question, speak("assistant", _ANSWERED)])
+        asked = apply_template(tokenizer, template, question)
+        prompt = apply_template(tokenizer, template, question, add_generation_prompt=True)
+    except DataError:
+        return TurnShape(), ""
+    place = whole.find(_ANSWERED)
+    if place < 0:
+        return TurnShape(), whole
+    closing = whole[place + len(_ANSWERED) :]
+    if not (prompt.startswith(asked) and whole.startswith(asked)):
+        return TurnShape(closing=closing), whole
+    start = len(asked)
+    header = shared_start(prompt[start:], whole[start:place])
+    bridge = prompt[prompt.find(_ASKED) + len(_ASKED) :] if _ASKED in prompt else ""
+    return TurnShape(header, prompt[start:] if header else "", bridge, closing), whole
+
+
+def shared_start(left: str, right: str) -> str:
+    """The characters with which both begin."""
+    length = next((rank for rank, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+    return left[: min(len(left), len(right)) if length is None else length]
+
+
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None = None,
+    **options: Any,
+) -> Any:
+    """What `apply_chat_template` makes of a chat: text, unless the options say otherwise. DataError when it refuses."""
+    arguments = {"tokenize": False, "chat_template": template, "tools": list(tools) if tools else None, **options}
+    try:
+        return tokenizer.apply_chat_template(list(messages), **arguments)
+    # A template is a program by somebody else: it refuses rows by raising whatever it likes.
+    except Exception as error:
+        raise DataError(f"the chat template refuses this row: {error}.") from None

@@ -111,7 +111,8 @@ def test_qwen3_supervises_a_thought_exactly_where_the_template_keeps_it(qwen3: A
     row = chat("q", "<think>\nold\n</think>\n\nfirst", "q", "<think>\nnew\n</think>\n\nlast")
     found = example(row, qwen3)
     assert found.token_ids == model_card(row, qwen3)
-    assert supervised(found, qwen3) == "first<|im_end|><think>\nnew\n</think>\n\nlast<|im_end|>"
+    # The first turn's thought does not reach the text: learnt without it, the turn would teach to answer at once.
+    assert supervised(found, qwen3) == "<think>\nnew\n</think>\n\nlast<|im_end|>"
 
 
 def test_a_thought_is_found_however_it_is_laid_out(qwen3: Any) -> None:
@@ -128,8 +129,8 @@ def test_special_tokens_inside_a_content_are_parsed_and_not_taken_for_a_turn(cha
     assert supervised(example(row, chatml), chatml) == "yes<|im_end|>"
 
 
-def test_an_empty_assistant_turn_among_others_teaches_only_its_end(chatml: Any) -> None:
-    assert supervised(example(chat("a", "", "b", "c"), chatml), chatml) == "<|im_end|>c<|im_end|>"
+def test_an_empty_assistant_turn_among_others_teaches_nothing(chatml: Any) -> None:
+    assert supervised(example(chat("a", "", "b", "c"), chatml), chatml) == "c<|im_end|>"
 
 
 @pytest.mark.parametrize(
