@@ -82,15 +82,12 @@ def read_open(
     split: str = "train",
 ) -> tuple[list[Row], SourceReport]:
     """`read_rows` of a source that is already open."""
-    found = opened.load(split)
-    if not found:
-        raise DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
     schema: ColumnSchema | None = None
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []
     unused: dict[str, None] = {}
     companions: dict[str, None] = {}
-    for line, record in found:
+    for line, record in opened.load(split):
         try:
             if isinstance(record, BrokenRow):
                 raise DataError(f"{record.reason}.")
@@ -117,7 +114,7 @@ def read_open(
         unused.update(dict.fromkeys(str(key) for key in record if key not in (*schema.columns, *schema.optional)))
         unused.update(dict.fromkeys(content.ignored))
     if schema is None:
-        raise _all_bad(opened, bad)
+        raise _all_bad(opened, bad) if bad else _empty(opened)
     report = SourceReport(
         source=opened.name,
         format=opened.format,
@@ -139,6 +136,10 @@ def bad_row(source: str, numbering: str, line: int, reason: str) -> DataError:
     error = DataError(f"row {line}: {reason} {remedy}", source=source)
     error.line = line
     return error
+
+
+def _empty(opened: OpenSource) -> DataError:
+    return DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
 
 
 def _all_bad(opened: OpenSource, bad: list[tuple[int, str]]) -> DataError:
