@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,14 @@ class Row:
     """What the chat may call, as a chat template takes it."""
     skipped: Mapping[int, str] = field(default_factory=dict)
     """Position of each assistant turn that a flag keeps out of the loss → the flag, as `weight: 0`."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    line: int
+    reason: str
 
 
 @dataclass(frozen=True)

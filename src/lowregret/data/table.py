@@ -1,0 +1,239 @@
+"""Examples as columns of an Arrow table, in memory or mapped from a file; an `Example` is made when it is asked for.
+
+Rows are stored whole: a view of the table cuts them to the longest length that is wanted, so one table serves all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from lowregret.data.example import Example
+
+SCHEMA = pa.schema(
+    {
+        "line": pa.int64(),
+        "token_ids": pa.list_(pa.int32()),
+        "supervised": pa.list_(pa.bool_()),
+        "digest": pa.binary(16),
+    }
+)
+"""A row's number in its source, its tokens before any cut, which of them count, and a hash of its tokens."""
+
+BATCH_ROWS = 1024
+BATCH_TOKENS = 1 << 20
+"""A batch of the table ends after so many rows, or with the row that brings it to so many tokens."""
+
+
+def record_batches(rows: Iterable[tuple[int, Example]]) -> Iterator[pa.RecordBatch]:
+    """Batches of SCHEMA from (number, whole example) pairs; no more than a batch is held."""
+    held: list[tuple[int, Example]] = []
+    tokens = 0
+    for row in rows:
+        held.append(row)
+        tokens += len(row[1].token_ids)
+        if len(held) == BATCH_ROWS or tokens >= BATCH_TOKENS:
+            yield _record_batch(held)
+            held, tokens = [], 0
+    if held:
+        yield _record_batch(held)
+
+
+def _record_batch(rows: Sequence[tuple[int, Example]]) -> pa.RecordBatch:
+    columns = [
+        [line for line, _ in rows],
+        [example.token_ids for _, example in rows],
+        [example.supervised for _, example in rows],
+        [_digest(np.array(example.token_ids, dtype=np.int32)) for _, example in rows],
+    ]
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def _digest(ids: NDArray[np.int32]) -> bytes:
+    """128 bits: among a billion different rows two have the same with a chance of 1.5e-21, by the birthday bound."""
+    return blake2b(ids.tobytes(), digest_size=16).digest()
+
+
+class _Batch:
+    """The columns of a record batch as arrays, without a copy but for the mask's."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        ids, supervised = batch.column("token_ids"), batch.column("supervised")
+        self.starts: NDArray[np.int32] = ids.offsets.to_numpy()
+        self.ids: NDArray[np.int32] = ids.values.to_numpy()
+        self._mask: pa.BooleanArray = supervised.values
+        self.lines: NDArray[np.int64] = batch.column("line").to_numpy()
+        self.digests: pa.FixedSizeBinaryArray = batch.column("digest")
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Of all tokens of the batch."""
+        found: NDArray[np.bool_] = self._mask.to_numpy(zero_copy_only=False)
+        return found
+
+    def example(self, row: int, limit: int) -> Example:
+        start = int(self.starts[row])
+        stop = min(int(self.starts[row + 1]), start + limit)
+        mask = self._mask.slice(start, stop - start).to_numpy(zero_copy_only=False)
+        return Example(tuple(self.ids[start:stop].tolist()), tuple(mask.tolist()))
+
+    def examples(self, rows: Sequence[int], limit: int) -> Iterator[Example]:
+        """The same of many rows."""
+        starts, ids, mask = self.starts.tolist(), self.ids.tolist(), self.mask.tolist()
+        for row in rows:
+            start = starts[row]
+            stop = min(starts[row + 1], start + limit)
+            yield Example(tuple(ids[start:stop]), tuple(mask[start:stop]))
+
+    def supervised(self, limit: int) -> NDArray[np.int64]:
+        """Supervised tokens of each row, of its first `limit`: int64 [rows]."""
+        total = np.concatenate([[0], np.cumsum(self.mask)])
+        stops = np.minimum(self.starts[1:], self.starts[:-1].astype(np.int64) + limit)
+        counts: NDArray[np.int64] = total[stops] - total[self.starts[:-1]]
+        return counts
+
+
+class ExampleTable:
+    """Rows of record batches of SCHEMA, as whole as they were encoded."""
+
+    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
+        self._batches = [_Batch(batch) for batch in batches]
+        self._firsts = [0]
+        for batch in batches:
+            self._firsts.append(self._firsts[-1] + batch.num_rows)
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row before any cut: int64 [rows]."""
+        return _joined([np.diff(batch.starts).astype(np.int64) for batch in self._batches])
+
+    def lines(self) -> NDArray[np.int64]:
+        """Each row's number in its source: int64 [rows]."""
+        return _joined([batch.lines for batch in self._batches])
+
+    def supervised(self, limit: int) -> NDArray[np.int64]:
+        """Supervised tokens among the first `limit` of each row: int64 [rows]."""
+        return _joined([batch.supervised(limit) for batch in self._batches])
+
+    def digests(self, rows: NDArray[np.int64], limit: int) -> pa.Array:
+        """Of each of these rows a hash of its first `limit` tokens: binary(16) [rows]. Rising row numbers."""
+        parts = []
+        for batch, inside in self._by_batch(rows):
+            found = batch.digests.take(pa.array(inside))
+            cut = np.flatnonzero(np.diff(batch.starts)[inside] > limit)
+            if len(cut):
+                values = found.to_pylist()
+                for place in cut.tolist():
+                    start = int(batch.starts[inside[place]])
+                    values[place] = _digest(batch.ids[start : start + limit])
+                found = pa.array(values, type=pa.binary(16))
+            parts.append(found)
+        return pa.concat_arrays(parts) if parts else pa.array([], type=pa.binary(16))
+
+    def example(self, row: int, limit: int) -> Example:
+        """A row, cut to `limit` tokens."""
+        place = bisect_right(self._firsts, row) - 1
+        return self._batches[place].example(row - self._firsts[place], limit)
+
+    def examples(self, rows: NDArray[np.int64], limit: int) -> Iterator[Example]:
+        """The same of many rows."""
+        for batch, inside in self._by_batch(rows):
+            yield from batch.examples(inside.tolist(), limit)
+
+    def _by_batch(self, rows: NDArray[np.int64]) -> Iterator[tuple[_Batch, NDArray[np.int64]]]:
+        """Stretches of rows that lie in one batch, with the rows' numbers in it."""
+        places = np.searchsorted(self._firsts, rows, side="right") - 1
+        bounds = np.flatnonzero(np.diff(places)) + 1
+        for start, stop in zip([0, *bounds.tolist()], [*bounds.tolist(), len(rows)], strict=True):
+            if start < stop:
+                place = int(places[start])
+                yield self._batches[place], rows[start:stop] - self._firsts[place]
+
+
+def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Sequence[Example]):
+    """Rows of a table as examples, each cut to `limit` tokens: no more of them is in memory than is asked for."""
+
+    table: ExampleTable
+    rows: NDArray[np.int64]
+    """Their numbers in the table: int64 [examples]."""
+    limit: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[Any]) -> Examples: ...
+    def __getitem__(self, index: int | slice | NDArray[Any]) -> Example | Examples:
+        """One, or those of a slice, of positions or of a mask (bool [examples])."""
+        if isinstance(index, slice | np.ndarray):
+            return Examples(self.table, self.rows[index], self.limit)
+        return self.table.example(int(self.rows[index]), self.limit)
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.table.examples(self.rows, self.limit)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each: int64 [examples]."""
+        return np.minimum(self.table.lengths()[self.rows], self.limit)
+
+    @cached_property
+    def supervised(self) -> NDArray[np.int64]:
+        """Supervised tokens of each: int64 [examples]."""
+        return self.table.supervised(self.limit)[self.rows]
+
+    def digests(self) -> pa.Array:
+        """Of each a hash of its tokens: binary(16) [examples]."""
+        return self.table.digests(self.rows, self.limit)
+
+    def repeats(self, others: Examples) -> NDArray[np.bool_]:
+        """Whether the tokens of each are those of one of the others: bool [examples]."""
+        found: NDArray[np.bool_] = pc.is_in(self.digests(), value_set=others.digests()).to_numpy(zero_copy_only=False)
+        return found
+
+
+def token_counts(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Tokens of each example: int64 [examples]."""
+    if isinstance(examples, Examples):
+        return examples.lengths
+    return np.array([len(example.token_ids) for example in examples], dtype=np.int64)
+
+
+def supervised_counts(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Supervised tokens of each example: int64 [examples]."""
+    if isinstance(examples, Examples):
+        return examples.supervised
+    return np.array([example.supervised_tokens for example in examples], dtype=np.int64)
+
+
+def select(examples: Sequence[Example], positions: Sequence[int]) -> Sequence[Example]:
+    """The examples at these positions, in this order."""
+    if isinstance(examples, Examples):
+        return examples[np.asarray(positions, dtype=np.int64)]
+    return tuple(examples[position] for position in positions)
