@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -28,6 +29,8 @@ SCHEMA = pa.schema(
     }
 )
 """A row's number in its source, its tokens before any cut, which of them count, and a hash of its tokens."""
+
+_DIGEST = np.dtype("V16")
 
 BATCH_ROWS = 1024
 BATCH_TOKENS = 1 << 20
@@ -49,14 +52,25 @@ def record_batches(rows: Iterable[tuple[int, Example]]) -> Iterator[pa.RecordBat
 
 
 def _record_batch(rows: Sequence[tuple[int, Example]]) -> pa.RecordBatch:
+    counts = [len(example.token_ids) for _, example in rows]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    total = int(starts[-1])
+    ids = np.fromiter(chain.from_iterable(example.token_ids for _, example in rows), np.int32, total)
+    mask = np.fromiter(chain.from_iterable(example.supervised for _, example in rows), np.bool_, total)
+    lines = np.array([line for line, _ in rows], dtype=np.int64)
+    digests = b"".join(_digest(ids[start:stop]) for start, stop in pairwise(starts.tolist()))
+
+    def listed(kind: pa.DataType, values: NDArray[Any]) -> pa.Array:
+        inner = pa.Array.from_buffers(kind.value_type, total, [None, pa.py_buffer(values)])
+        return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(starts)], children=[inner])
+
     columns = [
-        [line for line, _ in rows],
-        [example.token_ids for _, example in rows],
-        [example.supervised for _, example in rows],
-        [_digest(np.array(example.token_ids, dtype=np.int32)) for _, example in rows],
+        pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(lines)]),
+        listed(SCHEMA.field("token_ids").type, ids),
+        listed(SCHEMA.field("supervised").type, np.packbits(mask, bitorder="little")),
+        pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(digests)]),
     ]
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    return pa.record_batch(arrays, schema=SCHEMA)
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 def _digest(ids: NDArray[np.int32]) -> bytes:
@@ -65,31 +79,35 @@ def _digest(ids: NDArray[np.int32]) -> bytes:
 
 
 class _Batch:
-    """The columns of a record batch as arrays, without a copy but for the mask's."""
+    """The columns of a record batch as arrays, without a copy.
+
+    By their buffers, for pyarrow's own way to numpy imports pandas, which takes half a second. A batch begins where
+    its buffers do: `record_batches` makes none that is a slice.
+    """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         ids, supervised = batch.column("token_ids"), batch.column("supervised")
-        self.starts: NDArray[np.int32] = ids.offsets.to_numpy()
-        self.ids: NDArray[np.int32] = ids.values.to_numpy()
-        self._mask: pa.BooleanArray = supervised.values
-        self.lines: NDArray[np.int64] = batch.column("line").to_numpy()
-        self.digests: pa.FixedSizeBinaryArray = batch.column("digest")
+        rows, tokens = batch.num_rows, len(ids.values)
+        self.starts: NDArray[np.int32] = np.frombuffer(ids.buffers()[1], np.int32, rows + 1)
+        self.ids: NDArray[np.int32] = np.frombuffer(ids.values.buffers()[1], np.int32, tokens)
+        self._bits: NDArray[np.uint8] = np.frombuffer(supervised.values.buffers()[1], np.uint8, -(-tokens // 8))
+        self.lines: NDArray[np.int64] = np.frombuffer(batch.column("line").buffers()[1], np.int64, rows)
+        self.digests: NDArray[np.void] = np.frombuffer(batch.column("digest").buffers()[1], _DIGEST, rows)
 
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Of all tokens of the batch."""
-        found: NDArray[np.bool_] = self._mask.to_numpy(zero_copy_only=False)
-        return found
+    def mask(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Of these tokens of the batch."""
+        first = start // 8
+        bits = np.unpackbits(self._bits[first : -(-stop // 8)], bitorder="little")
+        return bits[start - 8 * first : stop - 8 * first].view(np.bool_)
 
     def example(self, row: int, limit: int) -> Example:
         start = int(self.starts[row])
         stop = min(int(self.starts[row + 1]), start + limit)
-        mask = self._mask.slice(start, stop - start).to_numpy(zero_copy_only=False)
-        return Example(tuple(self.ids[start:stop].tolist()), tuple(mask.tolist()))
+        return Example(tuple(self.ids[start:stop].tolist()), tuple(self.mask(start, stop).tolist()))
 
     def examples(self, rows: Sequence[int], limit: int) -> Iterator[Example]:
         """The same of many rows."""
-        starts, ids, mask = self.starts.tolist(), self.ids.tolist(), self.mask.tolist()
+        starts, ids, mask = self.starts.tolist(), self.ids.tolist(), self.mask(0, len(self.ids)).tolist()
         for row in rows:
             start = starts[row]
             stop = min(starts[row + 1], start + limit)
@@ -97,7 +115,7 @@ class _Batch:
 
     def supervised(self, limit: int) -> NDArray[np.int64]:
         """Supervised tokens of each row, of its first `limit`: int64 [rows]."""
-        total = np.concatenate([[0], np.cumsum(self.mask)])
+        total = np.concatenate([[0], np.cumsum(self.mask(0, len(self.ids)))])
         stops = np.minimum(self.starts[1:], self.starts[:-1].astype(np.int64) + limit)
         counts: NDArray[np.int64] = total[stops] - total[self.starts[:-1]]
         return counts
@@ -127,20 +145,18 @@ class ExampleTable:
         """Supervised tokens among the first `limit` of each row: int64 [rows]."""
         return _joined([batch.supervised(limit) for batch in self._batches])
 
-    def digests(self, rows: NDArray[np.int64], limit: int) -> pa.Array:
-        """Of each of these rows a hash of its first `limit` tokens: binary(16) [rows]. Rising row numbers."""
-        parts = []
+    def digests(self, rows: NDArray[np.int64], limit: int) -> NDArray[np.void]:
+        """Of each of these rows a hash of its first `limit` tokens: 16 bytes [rows]."""
+        found = np.zeros(len(rows), dtype=_DIGEST)
+        place = 0
         for batch, inside in self._by_batch(rows):
-            found = batch.digests.take(pa.array(inside))
-            cut = np.flatnonzero(np.diff(batch.starts)[inside] > limit)
-            if len(cut):
-                values = found.to_pylist()
-                for place in cut.tolist():
-                    start = int(batch.starts[inside[place]])
-                    values[place] = _digest(batch.ids[start : start + limit])
-                found = pa.array(values, type=pa.binary(16))
-            parts.append(found)
-        return pa.concat_arrays(parts) if parts else pa.array([], type=pa.binary(16))
+            part = found[place : place + len(inside)]
+            part[:] = batch.digests[inside]
+            for cut in np.flatnonzero(np.diff(batch.starts)[inside] > limit).tolist():
+                start = int(batch.starts[inside[cut]])
+                part[cut] = np.void(_digest(batch.ids[start : start + limit]))
+            place += len(inside)
+        return found
 
     def example(self, row: int, limit: int) -> Example:
         """A row, cut to `limit` tokens."""
@@ -208,14 +224,19 @@ class Examples(Sequence[Example]):
         """Supervised tokens of each: int64 [examples]."""
         return self.table.supervised(self.limit)[self.rows]
 
-    def digests(self) -> pa.Array:
-        """Of each a hash of its tokens: binary(16) [examples]."""
+    def digests(self) -> NDArray[np.void]:
+        """Of each a hash of its tokens: 16 bytes [examples]."""
         return self.table.digests(self.rows, self.limit)
 
     def repeats(self, others: Examples) -> NDArray[np.bool_]:
         """Whether the tokens of each are those of one of the others: bool [examples]."""
-        found: NDArray[np.bool_] = pc.is_in(self.digests(), value_set=others.digests()).to_numpy(zero_copy_only=False)
-        return found
+        found = pc.is_in(_binary(self.digests()), value_set=_binary(others.digests()))
+        bits = np.unpackbits(np.frombuffer(found.buffers()[1], np.uint8), bitorder="little")
+        return bits[: len(self)].view(np.bool_)
+
+
+def _binary(digests: NDArray[np.void]) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(16), len(digests), [None, pa.py_buffer(digests)])
 
 
 def token_counts(examples: Sequence[Example]) -> NDArray[np.int64]:
