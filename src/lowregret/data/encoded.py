@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from lowregret.data.cache import Kept, Writer, find
-from lowregret.data.chat.encoding import Encoded, encode_rows
 from lowregret.data.chat.template import chat_format
-from lowregret.data.example import Example
+from lowregret.data.processes import encode_in_order, helpers
 from lowregret.data.readers.base import OpenSource
 from lowregret.data.sources import BadRow, Row, RowStream, SourceReport, bad_row
-from lowregret.data.table import ExampleTable, record_batches
+from lowregret.data.table import ExampleTable
 from lowregret.errors import DataError
 from lowregret.spec.data import DataSpec
 from lowregret.version import __version__
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _FEW_ROWS, _FEW_CHARACTERS = 2000, 1_000_000
 """A source with fewer of both is encoded at every start: that takes no longer than to look for it in the cache."""
 
-_NO_LIMIT = sys.maxsize
 _OF_NO_EFFECT = frozenset(
     {
         "train",
@@ -65,9 +64,7 @@ class EncodedSplit:
     """Where the rows are kept between runs, or why they are not; "" for few."""
 
 
-def read_encoded(
-    source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase
-) -> EncodedSplit:
+def read_encoded(source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> EncodedSplit:
     """Read and encode a split, or find it as it was encoded before.
 
     An entry of the cache is known by the content of the source, of the tokenizer and its template, and of the code
@@ -78,7 +75,7 @@ def read_encoded(
     first, few = _first(items)
     work = _Encoding(stream, source, chain(first, items), spec.skip_bad_rows, tokenizer)
     if few:
-        batches = list(record_batches(work))
+        batches = list(work)
         return _describe(Kept(batches, work.about(), None), source, "")
     fingerprint = source.fingerprint(split)
     key = _key(fingerprint, split, spec, tokenizer)
@@ -87,7 +84,7 @@ def read_encoded(
         _refuse_bad_rows(found.about, source, spec.skip_bad_rows)
         return _describe(found, source, f"encoded before: read from {found.folder}")
     with Writer(key) as writer:
-        writer.add(record_batches(work))
+        writer.add(work)
         if source.fingerprint(split) == fingerprint:
             kept = writer.keep(work.about())
         else:
@@ -108,20 +105,14 @@ def _first(items: Iterator[Row | BadRow]) -> tuple[list[Row | BadRow], bool]:
     characters = 0
     for item in items:
         held.append(item)
-        characters += _characters(item)
+        characters += item.characters if isinstance(item, Row) else 0
         if len(held) >= _FEW_ROWS or characters >= _FEW_CHARACTERS:
             return held, False
     return held, True
 
 
-def _characters(item: Row | BadRow) -> int:
-    if isinstance(item, BadRow):
-        return 0
-    return len(item.text or "") + sum(len(str(value)) for turn in item.messages or () for value in turn.values())
-
-
 class _Encoding:
-    """Encodes rows one after the other: (number, example) of each that holds something to learn; counts the others."""
+    """Encodes rows one after the other into batches of the table, and counts what became of them."""
 
     def __init__(
         self,
@@ -139,15 +130,17 @@ class _Encoding:
         self._texts: bool | None = None
         self._remarks: dict[str, tuple[int, int]] = {}
 
-    def __iter__(self) -> Iterator[tuple[int, Example]]:
-        good = self._good()
-        while rows := list(islice(good, 1024)):
-            results = encode_rows(rows, self._tokenizer, _NO_LIMIT, "cut")
-            for row, result in zip(rows, results, strict=True):
-                if isinstance(result, DataError):  # a row that the chat template refuses is a bad row like any other
-                    self._set_aside(self._refused, row.line, str(result))
-                elif (example := self._count(row.line, result)) is not None:
-                    yield row.line, example
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for chunk in encode_in_order(self._good(), self._tokenizer, helpers()):
+            for line, reason in chunk.refused:  # a row that the chat template refuses is a bad row like any other
+                self._set_aside(self._refused, line, reason)
+            self._rows += chunk.rows
+            self._unlearnt += chunk.rows - chunk.batch.num_rows
+            self._open_turns += chunk.open_turns
+            for remark, (count, first) in chunk.remarks.items():
+                before, line = self._remarks.get(remark, (0, first))
+                self._remarks[remark] = before + count, line
+            yield chunk.batch
 
     def _good(self) -> Iterator[Row]:
         for item in self._items:
@@ -162,15 +155,6 @@ class _Encoding:
         if not self._skip:
             raise bad_row(self._source.name, self._source.numbering, line, reason)
         bad.append((line, reason))
-
-    def _count(self, line: int, result: Encoded) -> Example | None:
-        self._rows += 1
-        self._open_turns += result.open_turns
-        self._unlearnt += result.example is None
-        for remark in dict.fromkeys(result.remarks):
-            rows, first = self._remarks.get(remark, (0, line))
-            self._remarks[remark] = rows + 1, first
-        return result.example
 
     def about(self) -> dict[str, Any]:
         """What is told of the rows, once all were encoded. Raises DataError when none could be."""

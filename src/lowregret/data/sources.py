@@ -31,6 +31,11 @@ class Row:
     skipped: Mapping[int, str] = field(default_factory=dict)
     """Position of each assistant turn that a flag keeps out of the loss → the flag, as `weight: 0`."""
 
+    @property
+    def characters(self) -> int:
+        """About how much text it holds."""
+        return len(self.text or "") + sum(len(str(value)) for turn in self.messages or () for value in turn.values())
+
 
 @dataclass(frozen=True)
 class BadRow:

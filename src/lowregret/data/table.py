@@ -6,7 +6,7 @@ Rows are stored whole: a view of the table cuts them to the longest length that 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -32,26 +32,9 @@ SCHEMA = pa.schema(
 
 _DIGEST = np.dtype("V16")
 
-BATCH_ROWS = 1024
-BATCH_TOKENS = 1 << 20
-"""A batch of the table ends after so many rows, or with the row that brings it to so many tokens."""
 
-
-def record_batches(rows: Iterable[tuple[int, Example]]) -> Iterator[pa.RecordBatch]:
-    """Batches of SCHEMA from (number, whole example) pairs; no more than a batch is held."""
-    held: list[tuple[int, Example]] = []
-    tokens = 0
-    for row in rows:
-        held.append(row)
-        tokens += len(row[1].token_ids)
-        if len(held) == BATCH_ROWS or tokens >= BATCH_TOKENS:
-            yield _record_batch(held)
-            held, tokens = [], 0
-    if held:
-        yield _record_batch(held)
-
-
-def _record_batch(rows: Sequence[tuple[int, Example]]) -> pa.RecordBatch:
+def record_batch(rows: Sequence[tuple[int, Example]]) -> pa.RecordBatch:
+    """A batch of SCHEMA from (number, whole example) pairs."""
     counts = [len(example.token_ids) for _, example in rows]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     total = int(starts[-1])
@@ -82,7 +65,7 @@ class _Batch:
     """The columns of a record batch as arrays, without a copy.
 
     By their buffers, for pyarrow's own way to numpy imports pandas, which takes half a second. A batch begins where
-    its buffers do: `record_batches` makes none that is a slice.
+    its buffers do: `record_batch` makes none that is a slice.
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
