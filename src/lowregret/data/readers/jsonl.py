@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.base import BrokenRow, NumberedRow, file_reader
-from lowregret.data.readers.encoded_text import parse_json, require_object
+from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_object
 
 
 def read(source: str) -> Iterator[NumberedRow]:
