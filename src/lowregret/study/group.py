@@ -56,7 +56,7 @@ def run_group(
             known = respelled(known, spec.methods)
             write_json(folder / PRIORS, known)
         _extend(folder / SPEC, spec)
-        bind_spec(folder, spec, inputs.resolved, "")
+        bind_spec(folder, spec, dict(inputs.resolved), "")
         make_folder(folder / TRIALS)
         for method in spec.methods:
             if method.name not in known:
