@@ -57,7 +57,7 @@ def some(path: Path, count: int = ROWS, word: str = "q") -> str:
 
 
 def entries() -> list[Path]:
-    return [path for path in cache.cache_folder().iterdir()] if cache.cache_folder().exists() else []
+    return list(cache.cache_folder().iterdir()) if cache.cache_folder().exists() else []
 
 
 def said(data: PreparedData) -> str:
