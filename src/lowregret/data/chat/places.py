@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowregret.data.chat.template import TurnShape, shared_start
+from lowregret.data.chat.template import TurnShape
 from lowregret.data.turns import THOUGHTS, Message
 from lowregret.errors import DataError
 
@@ -28,7 +28,7 @@ NOT_FOUND = (
 )
 
 _THINK_BEGIN, _THINK_END = "<think>", "</think>"
-_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+_EMPTY_THOUGHT = re.compile(r"\s*(<think>)?\s*</think>\s*")
 _ARGUMENT = re.compile(r':\s*"')
 
 
@@ -186,7 +186,7 @@ def _begin(text: str, before: int, first: int, thinks: bool, shape: TurnShape) -
     begin = text.rfind(shape.header, before, first) if shape.header else -1
     closing = shape.closing.strip()
     if begin >= 0 and not (closing and closing in text[begin:first]):
-        begin += len(shared_start(shape.prompt, text[begin:first]))
+        begin += len(shape.prompt if text.startswith(shape.prompt, begin, first) else shape.header)
         empty = None if thinks else _EMPTY_THOUGHT.match(text, begin, first)
         return empty.end() if empty else begin
     thought = text.rfind(_THINK_BEGIN, before, first) if thinks else -1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from lowregret.data.chat.places import CALL, REASONING, Found, Place, find_places, find_stand_in
 from lowregret.data.chat.template import ChatFormat, apply_template
@@ -87,76 +88,75 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Ren
     """By the template: in the form of the row's messages of which it writes the most."""
     best: Rendering | None = None
     refusal: DataError | None = None
-    for messages in _forms(row.messages or ()):
-        try:
-            found, lost = _follow(messages, row, tokenizer, form)
-        except DataError as error:
-            refusal = refusal or error
-            continue
-        if not lost:
-            return found
-        best = best or found
-    if best is None:
-        raise refusal or DataError("holds no turn.")
-    return best
+    for as_parts in (False, True):  # templates of models that see take no plain text
+        for messages in _forms(row.messages or ()):
+            try:
+                found, lost = _follow(messages, row, tokenizer, form, as_parts)
+            except DataError as error:
+                refusal = refusal or error
+                continue
+            if not lost:
+                return found
+            best = best or found
+        if best is not None:
+            return best
+    raise refusal or DataError("holds no turn.")
 
 
 def _forms(messages: tuple[Message, ...]) -> Iterator[list[Message]]:
     """The messages as they are; then in other ways to write the same, for templates that know only those.
 
     Null and empty contents beside calls of tools; arguments as JSON text (OpenAI's form) and as objects; the role
-    `developer` as `system`.
+    `developer` as `system`; contents as lists of parts.
     """
     given = list(messages)
-    tried = [given]
-    yield given
-
-    def differ(found: list[Message]) -> Iterator[list[Message]]:
-        if found not in tried:
-            tried.append(found)
-            yield found
-
     filled = [turn | {"content": ""} if turn["content"] is None else turn for turn in given]
-    parsed = [_with_objects(turn) for turn in filled]
-    yield from differ(filled)
-    yield from differ(parsed)
-    yield from differ([turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in parsed])
-    yield from differ(
-        [turn | {"content": None} if turn.get("tool_calls") and not turn["content"] else turn for turn in given]
-    )
+    parsed = [_with_arguments(turn, _parsed) for turn in filled]
+    no_developer = [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in parsed]
+    quoted = [_with_arguments(turn, _quoted) for turn in given]
+    nulled = [turn | {"content": None} if turn.get("tool_calls") and not turn["content"] else turn for turn in quoted]
+    tried: list[list[Message]] = []
+    for form in (given, filled, parsed, no_developer, quoted, nulled):
+        if form not in tried:
+            tried.append(form)
+            yield form
 
 
-def _with_objects(turn: Message) -> Message:
-    """With the arguments of its calls as objects."""
-    calls = turn.get("tool_calls")
-    if not calls:
-        return turn
-    found = []
-    for call in calls:
-        holder = call.get("function", call)
-        text = holder.get("arguments") if isinstance(holder, Mapping) else None
-        try:
-            arguments = json.loads(text) if isinstance(text, str) else None
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            found.append(call)
-        elif holder is call:
-            found.append({**call, "arguments": arguments})
-        else:
-            found.append({**call, "function": {**holder, "arguments": arguments}})
-    return {**turn, "tool_calls": found}
+def _with_arguments(turn: Message, change: Callable[[Any], Any]) -> Message:
+    """The turn with the arguments of its calls changed."""
+    calls = []
+    for call in turn.get("tool_calls") or ():
+        held = call.get("function")
+        holder = held if isinstance(held, Mapping) else call
+        if "arguments" not in holder:
+            return turn
+        changed = {**holder, "arguments": change(holder["arguments"])}
+        calls.append(changed if holder is call else {**call, "function": changed})
+    return {**turn, "tool_calls": calls} if calls else turn
+
+
+def _parsed(arguments: Any) -> Any:
+    try:
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _quoted(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _follow(
-    messages: list[Message], row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat
+    messages: list[Message], row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat, as_parts: bool
 ) -> tuple[Rendering, bool]:
     """The rendering of these messages, and whether a part of them was left out of it."""
     template = form.template_for(row.tools)
     assert template is not None
 
-    def write(turns: list[Message]) -> str:
-        return str(apply_template(tokenizer, template, turns, row.tools))
+    def write(turns: list[Message], **options: Any) -> Any:
+        shaped = [_in_parts(turn) for turn in turns] if as_parts else turns
+        return apply_template(tokenizer, template, shaped, row.tools, **options)
 
     text = write(messages)
     empty_for_null = [turn | {"content": ""} if turn["content"] is None else turn for turn in messages]
@@ -166,7 +166,7 @@ def _follow(
     wanted = [rank for rank in turns if rank >= row.prompt_turns]
     saying = [rank for rank in wanted if says_something(messages[rank])]
     found = find_places(text, messages, saying, write, form.shape)
-    generated = _generated(messages, row, template, tokenizer) if form.marks_generation else None
+    generated = _generated(partial(write, messages)) if form.marks_generation else None
     if found is None and generated is not None and len(generated) == len(turns):
         found = {rank: Found(place) for rank, place in zip(turns, generated, strict=True)}
     if found is None:
@@ -193,6 +193,11 @@ def _follow(
     return rendering, bool(lost_context) or any(found[rank].lost for rank in saying)
 
 
+def _in_parts(turn: Message) -> Message:
+    """With its content as a list of one part."""
+    return turn if turn["content"] is None else {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+
+
 def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]:
     """What the answers are given to and the template leaves out: turns of others, and tools."""
     position = 0
@@ -210,13 +215,9 @@ def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]
         yield "tools left out by the chat template: the answers are learnt without them"
 
 
-def _generated(messages: list[Message], row: Row, template: str, tokenizer: PreTrainedTokenizerBase) -> list[Place]:
+def _generated(write: Callable[..., Any]) -> list[Place]:
     """The template's own {% generation %} blocks."""
-    marked = apply_template(
-        tokenizer,
-        template,
-        messages,
-        row.tools,
+    marked = write(
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,14 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     bos_id: int | None = tokenizer.bos_token_id
     eos_id: int | None = tokenizer.eos_token_id
     shape, rendered = (TurnShape(), "") if pinned is None else _shape(tokenizer, pinned)
-    written = set(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    closing = [token for token in tokenizer(shape.closing, add_special_tokens=False)["input_ids"] if token in special]
+
+    def specials(text: str) -> list[int]:
+        return [token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token in special]
+
+    written = set(specials(rendered))
+    closing = specials(shape.closing)[:1]
+    if pinned is not None:
+        closing += _end_of_call(tokenizer, pinned_for_tools or pinned, specials)
     return ChatFormat(
         template=pinned,
         marks_generation=pinned is not None and _GENERATION.search(pinned) is not None,
@@ -113,8 +119,8 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         special_ids=frozenset(special),
         tool_template=pinned_for_tools,
         shape=shape,
-        closing_ids=frozenset([*closing[:1], *([] if eos_id is None else [eos_id])]),
-        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in written & special),
+        closing_ids=frozenset([*closing, *([] if eos_id is None else [eos_id])]),
+        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in written),
     )
 
 
@@ -167,15 +173,42 @@ def _shape(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[TurnShape
     if not (prompt.startswith(asked) and whole.startswith(asked)):
         return TurnShape(closing=closing), whole
     start = len(asked)
-    header = shared_start(prompt[start:], whole[start:place])
+    header = _shared_start(prompt[start:], whole[start:place])
     bridge = prompt[prompt.find(_ASKED) + len(_ASKED) :] if _ASKED in prompt else ""
     return TurnShape(header, prompt[start:] if header else "", bridge, closing), whole
 
 
-def shared_start(left: str, right: str) -> str:
-    """The characters with which both begin."""
-    length = next((rank for rank, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
-    return left[: min(len(left), len(right)) if length is None else length]
+def _end_of_call(tokenizer: PreTrainedTokenizerBase, template: str, specials: Callable[[str], list[int]]) -> list[int]:
+    """The token that ends a turn which calls a tool, where the template can tell: some end it otherwise than an answer.
+
+    It is what the template writes last after a call that ends the chat; if that is nothing, what it writes first
+    before the tool's answer.
+    """
+    called: dict[str, Any] = {"name": "lowregret_tool", "arguments": {"key": "lowregret value"}}
+    calls = [{"id": "lowregret", "type": "function", "function": called}]
+    call: Message = {"role": "assistant", "content": "", "tool_calls": calls}
+    answer: Message = {"role": "tool", "name": "lowregret_tool", "tool_call_id": "lowregret", "content": _ANSWERED}
+    asked = [speak("user", _ASKED), call]
+    try:
+        alone, followed = (apply_template(tokenizer, template, chat) for chat in (asked, [*asked, answer]))
+    except DataError:
+        return []
+    value = called["arguments"]["key"]
+    if value not in alone or value not in followed:
+        return []
+    tail = alone[alone.rfind(value) + len(value) :].rstrip()
+    between = followed[followed.rfind(value) + len(value) :].split(_ANSWERED)[0]
+    if between.startswith(tail) and specials(tail):
+        return specials(tail)[-1:]
+    return specials(between.removeprefix(tail))[:1]
+
+
+def _shared_start(prompt: str, whole: str) -> str:
+    """What both begin with, up to the end of a tag, line or word where they part in the middle of one."""
+    parted = next((rank for rank, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), None)
+    if parted is None:
+        return prompt[: len(whole)]
+    return prompt[: max(prompt.rfind(mark, 0, parted) for mark in ">]\n ") + 1]
 
 
 def apply_template(
