@@ -16,8 +16,8 @@ from lowregret.data.chat.template import TurnShape
 from lowregret.data.turns import THOUGHTS, Message
 from lowregret.errors import DataError
 
-Write = Callable[[list[Message]], str]
-"""A chat as the template writes it."""
+Write = Callable[..., Any]
+"""A chat as the template writes it: from messages, and options of `apply_chat_template`."""
 
 CONTENT, REASONING, CALL = "the content", "the reasoning", "a tool call"
 """The parts of a turn."""
@@ -69,7 +69,7 @@ def find_places(
             len(found) > 1 and part != CALL for (_, part, _), found in zip(marker.parts, positions, strict=True)
         )
         if clean == text and not twice:
-            return dict(_found(text, messages, wanted, marker.parts, positions, shape))
+            return dict(_found(text, messages, wanted, marker.parts, positions, write, shape))
     return None
 
 
@@ -149,6 +149,7 @@ def _found(
     wanted: Sequence[int],
     parts: Sequence[tuple[int, str, bool]],
     positions: Sequence[list[int]],
+    write: Write,
     shape: TurnShape,
 ) -> Iterator[tuple[int, Found]]:
     """Each wanted turn, by the marks in it."""
@@ -165,9 +166,16 @@ def _found(
         if not marks[rank]:
             yield rank, Found(None, tuple(lost[rank]))
             continue
-        first, (last, _, closed) = min(marks[rank])[0], max(marks[rank])
+        (first, part, _), (last, _, closed) = min(marks[rank]), max(marks[rank])
         thinks = any(part == REASONING for _, part, _ in marks[rank])
         begin = _begin(text, before, first, thinks, shape)
+        if begin is None and part == CONTENT:
+            begin = first
+        if begin is None:  # something comes before the first mark that no header tells apart
+            asked = write(list(messages[:rank]), add_generation_prompt=True)
+            if not text.startswith(asked) or len(asked) > first:
+                raise DataError(NOT_FOUND.format(rank))
+            begin = len(asked)
         following = messages[rank + 1]["content"] if rank + 1 < len(messages) else None
         limit = None
         if not closed:
@@ -177,8 +185,8 @@ def _found(
         before = last
 
 
-def _begin(text: str, before: int, first: int, thinks: bool, shape: TurnShape) -> int:
-    """Where the turn begins whose first mark is at `first`: past its header, and past an empty thought.
+def _begin(text: str, before: int, first: int, thinks: bool, shape: TurnShape) -> int | None:
+    """Where the turn begins whose first mark is at `first`: past its header and an empty thought; None if unclear.
 
     What a generation prompt writes is not the turn's, nor is the empty thought that some templates add; what else they
     put before the content is.
@@ -190,7 +198,7 @@ def _begin(text: str, before: int, first: int, thinks: bool, shape: TurnShape) -
         empty = None if thinks else _EMPTY_THOUGHT.match(text, begin, first)
         return empty.end() if empty else begin
     thought = text.rfind(_THINK_BEGIN, before, first) if thinks else -1
-    return first if thought < 0 else thought
+    return None if thought < 0 else thought
 
 
 def find_stand_in(text: str, messages: Sequence[Message], rank: int, write: Write) -> Found:

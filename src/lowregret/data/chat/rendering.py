@@ -37,6 +37,12 @@ def kept_out(flag: str) -> str:
     return f"an assistant turn kept out of the loss by `{flag}`"
 
 
+ESCAPED = (
+    "arguments of a tool call that are JSON text, which the chat template quotes once more: "
+    "give them as objects if the base is to write them as objects"
+)
+
+
 @dataclass(frozen=True)
 class Rendering:
     """The text of an example and what of it is supervised."""
@@ -187,6 +193,9 @@ def _follow(
             places.append(place)
     lost_context = _lost_context(text, messages, row)
     remarks.extend(lost_context)
+    texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
+    if any(isinstance(given, str) and given and json.dumps(given, ensure_ascii=False) in text for given in texts):
+        remarks.append(ESCAPED)
     if any(token in (turn["content"] or "") for turn in messages for token in form.control_tokens):
         remarks.append(LOOKS_RENDERED)
     rendering = Rendering(text, tuple(places), wants_bos=False, remarks=tuple(remarks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,16 +185,21 @@ def _end_of_call(tokenizer: PreTrainedTokenizerBase, template: str, specials: Ca
     It is what the template writes last after a call that ends the chat; if that is nothing, what it writes first
     before the tool's answer.
     """
-    called: dict[str, Any] = {"name": "lowregret_tool", "arguments": {"key": "lowregret value"}}
-    calls = [{"id": "lowregret", "type": "function", "function": called}]
-    call: Message = {"role": "assistant", "content": "", "tool_calls": calls}
-    answer: Message = {"role": "tool", "name": "lowregret_tool", "tool_call_id": "lowregret", "content": _ANSWERED}
-    asked = [speak("user", _ASKED), call]
-    try:
-        alone, followed = (apply_template(tokenizer, template, chat) for chat in (asked, [*asked, answer]))
-    except DataError:
-        return []
-    value = called["arguments"]["key"]
+    value = "lowregret value"
+    arguments = {"key": value}
+    answer: Message = {"role": "tool", "name": "lowregret_tool", "tool_call_id": "lowregre1", "content": _ANSWERED}
+    schema = {"type": "object", "properties": {"key": {"type": "string", "description": ""}}, "required": ["key"]}
+    tool = {"type": "function", "function": {"name": answer["name"], "description": "", "parameters": schema}}
+    alone = followed = ""
+    for form in (arguments, json.dumps(arguments)):
+        called = {"name": answer["name"], "arguments": form}
+        calls = [{"id": answer["tool_call_id"], "type": "function", "function": called}]
+        asked = [speak("user", _ASKED), {**speak("assistant", ""), "tool_calls": calls}]
+        try:
+            alone, followed = (apply_template(tokenizer, template, chat, [tool]) for chat in (asked, [*asked, answer]))
+        except DataError:
+            continue
+        break
     if value not in alone or value not in followed:
         return []
     tail = alone[alone.rfind(value) + len(value) :].rstrip()
