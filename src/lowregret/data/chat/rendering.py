@@ -191,7 +191,7 @@ def _follow(
             remarks.extend([UNMARKED] * (not own))
         elif place is not None:
             places.append(place)
-    lost_context = _lost_context(text, messages, row)
+    lost_context = list(_lost_context(text, messages, row))
     remarks.extend(lost_context)
     texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
     if any(isinstance(given, str) and given and json.dumps(given, ensure_ascii=False) in text for given in texts):
