@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lowregret.data.chat.template import choose_template
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
 from lowregret.engine import Engine
@@ -165,8 +166,10 @@ def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> N
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     """A fresh engine on a freshly loaded base."""
     device = choose_device(spec.device)
+    base = load_base(source, choose_dtype(spec.precision, device))
+    choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
-        load_base(source, choose_dtype(spec.precision, device)),
+        base,
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
