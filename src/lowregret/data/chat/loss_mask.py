@@ -17,7 +17,11 @@ def loss_mask(rendering: Rendering, ids: list[int], offsets: list[Span], form: C
         starts.append(max(start, starts[-1]) if starts else start)
     for span in rendering.spans or ():
         first, last = _covered(span, starts, offsets, ids, form)
-        stop, closed = _close(first, last, rendering.text, offsets, ids, form)
+        end = form.ending.close(rendering.text, span[1])
+        if end is not None:
+            stop, closed = bisect_left(starts, end), True
+        else:
+            stop, closed = _close(first, last, rendering.text, offsets, ids, form)
         open_turns += not closed
         mask[first:stop] = [True] * max(stop - first, 0)
     return mask, open_turns
@@ -58,4 +62,4 @@ def _close(first: int, last: int, text: str, offsets: list[Span], ids: list[int]
 
 
 def _may_close(token: int, form: ChatFormat) -> bool:
-    return token == form.eos_id or (token in form.special_ids and token != form.bos_id)
+    return token in (form.eos_id, form.ending.token) or (token in form.special_ids and token != form.bos_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from lowregret.data.chat.ending import Ending, find_ending
 from lowregret.errors import ModelError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class ChatFormat:
     eos_id: int | None
     eos_token: str
     special_ids: frozenset[int]
+    ending: Ending
+    """What ends an assistant's turn."""
 
     def description(self, texts: bool) -> str:
         """In words, for rows of text or of chat turns."""
@@ -74,4 +77,5 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         eos_id=tokenizer.eos_token_id,
         eos_token=str(tokenizer.eos_token or ""),
         special_ids=frozenset(special),
+        ending=find_ending(tokenizer, pinned),
     )
