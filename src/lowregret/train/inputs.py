@@ -24,6 +24,7 @@ from lowregret.train.judging import choose_judging
 from lowregret.train.members import Workload
 from lowregret.train.prior import shapes_from
 from lowregret.train.rl.problems import Problems, Prompt, prepare_problems
+from lowregret.train.rl.sampling import sampling_lines
 from lowregret.train.rl.work import RLWorkload
 from lowregret.train.schedule import total_steps
 from lowregret.train.sft.work import SFTWorkload
@@ -177,6 +178,12 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     )
 
 
+def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
+    """What to say of an engine before it works: how its base is run, and with rewards how completions are drawn."""
+    rewards = sampling_lines(engine, spec.objective) if isinstance(spec.objective, RL) else []
+    return [engine.forward_path.line(), *rewards]
+
+
 @contextmanager
 def grading(spec: TrainingSpec) -> Iterator[Grader | None]:
     """The process that grades, started, for an objective that needs one; SpecError when its task cannot be loaded."""
@@ -195,8 +202,9 @@ def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say:
     if grader is None:
         return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test, inputs.shared)
     assert isinstance(inputs.data, Problems)
+    assert isinstance(spec.objective, RL)
     reference = None
-    if isinstance(spec.objective, RL) and spec.objective.kl and spec.trains_base:
+    if spec.objective.kl and spec.trains_base:
         reference = make_engine(spec, inputs.source)
     return RLWorkload(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
 
