@@ -14,6 +14,7 @@ from lowregret.data.prepare import PreparedData, prepare
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.errors import SpecError
+from lowregret.models.context import positions_of
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
@@ -138,7 +139,7 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
 
 def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
     """SpecError when a prompt and its completion may be longer than the base has positions for."""
-    context = _context(config)
+    context = positions_of(config)
     longest = max(len(prompt.token_ids) for prompt in (*problems.train, *problems.test))
     if context is not None and context < longest + objective.max_tokens:
         raise SpecError(
@@ -147,15 +148,9 @@ def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
         )
 
 
-def _context(config: Any) -> int | None:
-    """How many positions the base has; None when it does not say."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return context if isinstance(context, int) and context > 0 else None
-
-
 def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> None:
     """SpecError when an example is longer than the base has positions for."""
-    context = _context(config)
+    context = positions_of(config)
     longest = max(len(example.token_ids) for example in examples)
     if context is not None and context < longest:
         raise SpecError(

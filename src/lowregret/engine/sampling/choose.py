@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lowregret.engine.forward.path import PROBE_TOLERANCE, refusal
+from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.sampling.decode import CachedDecoder, Decoder, PaddedDecoder, Prompts, RoutedForward
 from lowregret.engine.sampling.plain import PlainDecoder
 from lowregret.errors import SpecError
@@ -49,16 +50,24 @@ class SamplingPath:
             return []
         return [f"sampling without a cache, which is slower: each token costs a pass over its row ({self.refused})"]
 
-    def decoder(self, model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: RoutedForward) -> Decoder:
+    def decoder(
+        self, model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: RoutedForward, positions: RowPositions
+    ) -> Decoder:
         """The decoder of some prompts. SpecError for a prompt without tokens."""
         if not all(prompt for group in prompts.values() for prompt in group):
             raise SpecError("a prompt has no token: give it at least the one that begins a text.")
-        return _make(self.kind, model, prompts, pad_id, forward)
+        return _make(self.kind, model, prompts, pad_id, forward, positions)
 
 
 @torch.no_grad()
 def choose_sampling(
-    model: PreTrainedModel, pad_id: int, forward: RoutedForward, dtype: torch.dtype, *, end_to_end: bool
+    model: PreTrainedModel,
+    pad_id: int,
+    forward: RoutedForward,
+    positions: RowPositions,
+    dtype: torch.dtype,
+    *,
+    end_to_end: bool,
 ) -> SamplingPath:
     """The fastest way by which rows get the log-probabilities that the base itself gives to each alone, without cache.
 
@@ -73,7 +82,7 @@ def choose_sampling(
         return SamplingPath(kinds[0])
     refused: list[str] = []
     for kind in kinds:
-        problem = _problem(partial(_asked, kind, model, rows, pad_id, forward), expected, dtype)
+        problem = _problem(partial(_asked, kind, model, rows, pad_id, forward, positions), expected, dtype)
         if problem is None:
             return SamplingPath(kind, "; ".join(refused) or None)
         refused.append(problem)
@@ -81,11 +90,20 @@ def choose_sampling(
 
 
 def _make(
-    kind: type[Decoder], model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: RoutedForward
+    kind: type[Decoder],
+    model: PreTrainedModel,
+    prompts: Prompts,
+    pad_id: int,
+    forward: RoutedForward,
+    positions: RowPositions,
 ) -> Decoder:
     if kind is PaddedDecoder:
-        return PaddedDecoder(model, prompts, pad_id, forward)
-    return (CachedDecoder if kind is CachedDecoder else PlainDecoder)(model, prompts, forward)
+        return PaddedDecoder(model, prompts, pad_id, forward, positions)
+    return (
+        CachedDecoder(model, prompts, forward, positions)
+        if kind is CachedDecoder
+        else PlainDecoder(model, prompts, forward)
+    )
 
 
 def _rows(model: PreTrainedModel, pad_id: int) -> list[Row]:
@@ -116,9 +134,10 @@ def _asked(
     rows: Sequence[Row],
     pad_id: int,
     forward: RoutedForward,
+    positions: RowPositions,
 ) -> Float[Tensor, "steps rows vocabulary"]:
     """The same by a decoder, all rows together."""
-    decoder = _make(kind, model, {"base": [prompt for prompt, _ in rows]}, pad_id, forward)
+    decoder = _make(kind, model, {"base": [prompt for prompt, _ in rows]}, pad_id, forward, positions)
     logits = [decoder.start()]
     for chosen in zip(*(more for _, more in rows), strict=True):
         logits.append(decoder.step(torch.tensor(chosen, device=logits[0].device)))
