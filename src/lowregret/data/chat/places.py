@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowregret.data.chat.template import TurnShape
+from lowregret.data.chat.template import ChatFormat
 from lowregret.data.turns import THOUGHTS, Message
 from lowregret.errors import DataError
 
@@ -52,7 +52,7 @@ class Found:
 
 
 def find_places(
-    text: str, messages: Sequence[Message], wanted: Sequence[int], write: Write, shape: TurnShape
+    text: str, messages: Sequence[Message], wanted: Sequence[int], write: Write, form: ChatFormat
 ) -> dict[int, Found] | None:
     """Where `text`, the template's, has each of the wanted turns. None when the template does not bear marks."""
     if not wanted:
@@ -69,7 +69,7 @@ def find_places(
             len(found) > 1 and part != CALL for (_, part, _), found in zip(marker.parts, positions, strict=True)
         )
         if clean == text and not twice:
-            return dict(_found(text, messages, wanted, marker.parts, positions, write, shape))
+            return dict(_found(text, messages, wanted, marker.parts, positions, write, form))
     return None
 
 
@@ -150,7 +150,7 @@ def _found(
     parts: Sequence[tuple[int, str, bool]],
     positions: Sequence[list[int]],
     write: Write,
-    shape: TurnShape,
+    form: ChatFormat,
 ) -> Iterator[tuple[int, Found]]:
     """Each wanted turn, by the marks in it."""
     marks: dict[int, list[tuple[int, str, bool]]] = {rank: [] for rank in wanted}
@@ -168,7 +168,7 @@ def _found(
             continue
         (first, part, _), (last, _, closed) = min(marks[rank]), max(marks[rank])
         thinks = any(part == REASONING for _, part, _ in marks[rank])
-        begin = _begin(text, before, first, thinks, shape)
+        begin = _begin(text, before, first, thinks, form)
         if begin is None and part == CONTENT:
             begin = first
         if begin is None:  # something comes before the first mark that no header tells apart
@@ -185,14 +185,14 @@ def _found(
         before = last
 
 
-def _begin(text: str, before: int, first: int, thinks: bool, shape: TurnShape) -> int | None:
+def _begin(text: str, before: int, first: int, thinks: bool, form: ChatFormat) -> int | None:
     """Where the turn begins whose first mark is at `first`: past its header and an empty thought; None if unclear.
 
     What a generation prompt writes is not the turn's, nor is the empty thought that some templates add; what else they
     put before the content is.
     """
+    shape, closing = form.shape, form.ending.written.strip()
     begin = text.rfind(shape.header, before, first) if shape.header else -1
-    closing = shape.closing.strip()
     if begin >= 0 and not (closing and closing in text[begin:first]):
         begin += len(shape.prompt if text.startswith(shape.prompt, begin, first) else shape.header)
         empty = None if thinks else _EMPTY_THOUGHT.match(text, begin, first)

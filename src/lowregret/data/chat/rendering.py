@@ -80,10 +80,10 @@ def _rendered_pair(row: Row, form: ChatFormat) -> Rendering | None:
     if row.messages is None or [turn["role"] for turn in row.messages] != ["user", "assistant"]:
         return None
     prompt, answer = (turn["content"] or "" for turn in row.messages)
-    ends = {form.shape.bridge.rstrip(), form.shape.closing.rstrip() and form.shape.header.rstrip()} - {""}
+    ends = {form.shape.bridge.rstrip(), form.shape.header.rstrip()} - {""}
     if not any(token in prompt for token in form.control_tokens) or not prompt.rstrip().endswith(tuple(ends)):
         return None
-    closing = form.shape.closing.rstrip()
+    closing = form.ending.written.rstrip() or form.eos_token
     if not answer.rstrip().endswith(closing):
         answer += closing
     place = Place(len(prompt), len(prompt) + len(answer))
@@ -171,7 +171,7 @@ def _follow(
     turns = [rank for rank, turn in enumerate(messages) if turn["role"] == "assistant"]
     wanted = [rank for rank in turns if rank >= row.prompt_turns]
     saying = [rank for rank in wanted if says_something(messages[rank])]
-    found = find_places(text, messages, saying, write, form.shape)
+    found = find_places(text, messages, saying, write, form)
     generated = _generated(partial(write, messages)) if form.marks_generation else None
     if found is None and generated is not None and len(generated) == len(turns):
         found = {rank: Found(place) for rank, place in zip(turns, generated, strict=True)}
@@ -191,7 +191,7 @@ def _follow(
             remarks.extend([UNMARKED] * (not own))
         elif place is not None:
             places.append(place)
-    lost_context = _lost_context(text, messages, row)
+    lost_context = list(_lost_context(text, messages, row))
     remarks.extend(lost_context)
     texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
     if any(isinstance(given, str) and given and json.dumps(given, ensure_ascii=False) in text for given in texts):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from lowregret.data.chat.ending import Ending, find_ending
 from lowregret.data.turns import Message, speak
 from lowregret.errors import DataError, ModelError, did_you_mean
 
@@ -34,8 +35,6 @@ class TurnShape:
     """The generation prompt, whole."""
     bridge: str = ""
     """From the end of a question to where the answer begins to be generated: how a rendered prompt ends."""
-    closing: str = ""
-    """What follows the content."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,13 @@ class ChatFormat:
     eos_id: int | None
     eos_token: str
     special_ids: frozenset[int]
+    ending: Ending
+    """What ends an assistant's turn."""
     tool_template: str | None = None
     """The template of chats with tools, where the tokenizer has one of its own for them."""
     shape: TurnShape = TurnShape()
     closing_ids: frozenset[int] = frozenset()
-    """Tokens that end a turn: EOS, and what the template writes after an answer."""
+    """Tokens that end a turn: that of `ending`, EOS, and what the template writes after a call of a tool."""
     control_tokens: frozenset[str] = frozenset()
     """Special tokens that the template writes: in a content they look like a rendered chat."""
 
@@ -105,10 +106,10 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     def specials(text: str) -> list[int]:
         return [token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token in special]
 
-    written = set(specials(rendered))
-    closing = specials(shape.closing)[:1]
+    ending = find_ending(tokenizer, pinned)
+    closing = {ending.token, eos_id} - {None}
     if pinned is not None:
-        closing += _end_of_call(tokenizer, pinned_for_tools or pinned, specials)
+        closing |= set(_end_of_call(tokenizer, pinned_for_tools or pinned, specials))
     return ChatFormat(
         template=pinned,
         marks_generation=pinned is not None and _GENERATION.search(pinned) is not None,
@@ -118,10 +119,11 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         eos_id=eos_id,
         eos_token=str(tokenizer.eos_token or ""),
         special_ids=frozenset(special),
+        ending=ending,
         tool_template=pinned_for_tools,
         shape=shape,
-        closing_ids=frozenset([*closing, *([] if eos_id is None else [eos_id])]),
-        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in written),
+        closing_ids=frozenset(token for token in closing if token is not None),
+        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in set(specials(rendered))),
     )
 
 
@@ -170,13 +172,12 @@ def _shape(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[TurnShape
     place = whole.find(_ANSWERED)
     if place < 0:
         return TurnShape(), whole
-    closing = whole[place + len(_ANSWERED) :]
     if not (prompt.startswith(asked) and whole.startswith(asked)):
-        return TurnShape(closing=closing), whole
+        return TurnShape(), whole
     start = len(asked)
     header = _shared_start(prompt[start:], whole[start:place])
     bridge = prompt[prompt.find(_ASKED) + len(_ASKED) :] if _ASKED in prompt else ""
-    return TurnShape(header, prompt[start:] if header else "", bridge, closing), whole
+    return TurnShape(header, prompt[start:] if header else "", bridge), whole
 
 
 def _end_of_call(tokenizer: PreTrainedTokenizerBase, template: str, specials: Callable[[str], list[int]]) -> list[int]:
