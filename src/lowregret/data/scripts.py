@@ -14,7 +14,8 @@ _BLOCKS = {
     "latin": "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff",
     "cyrillic": "\u0400-\u052f",
     "greek": "\u0370-\u03ff\u1f00-\u1fff",
-    "arabic": "\u0620-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufefc",
+    "arabic": "\u0620-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff"
+    "\ufe70-\ufefc",
     "hebrew": "\u0591-\u05f4",
     "armenian": "\u0531-\u0587",
     "georgian": "\u10a0-\u10ff\u1c90-\u1cbf",
@@ -72,7 +73,9 @@ _RUSSIAN = re.compile("[\u044b\u042b\u044d\u042d]")
 _NOT_RUSSIAN = re.compile("[^\u0410-\u044f\u0401\u0451]")
 _ASIAN = re.compile("[\u0492-\u04ba\u04bb\u04d8\u04d9\u04e2\u04e3\u04e8\u04e9\u04ee\u04ef]")
 _PERSIAN = re.compile("[\u067e\u0686\u0698\u06a9\u06af\u06cc]")
-_NOT_PERSIAN = re.compile("[\u0679\u067c\u0681\u0685\u0688\u0689\u0691\u0693\u0696\u069a\u06ab\u06ad\u06ba\u06bc-\u06c8\u06cb\u06cd\u06d0-\u06d3\u06d5]")
+_NOT_PERSIAN = re.compile(
+    "[\u0679\u067c\u0681\u0685\u0688\u0689\u0691\u0693\u0696\u069a\u06ab\u06ad\u06ba\u06bc-\u06c8\u06cb\u06cd\u06d0-\u06d3\u06d5]"
+)
 
 _STRAY, _USUAL = 0.1, 0.25
 """Of the words, those that are among the commonest of a language: up to the first by chance (in, on, is and de are
@@ -82,6 +85,8 @@ _VIETNAMESE_SHARE = 0.03
 _RARE_LETTERS = 0.005
 """Of the letters of a script: fewer are names and loans."""
 _PERSIAN_SHARE = 0.02
+_KANA_SHARE = 0.05
+"""For each Chinese character: Japanese has more kana than characters, Chinese has none."""
 CODE_MARKS, _FEW_ACCENTS = 0.6, 0.02
 """Marks and accents a Latin word: many and few are code, a table or formulas, of which the words are English or short;
 prose has 0.1 to 0.3 marks."""
@@ -91,7 +96,8 @@ def count_runs(texts: Iterable[str]) -> Counter[str]:
     """Words, letters and marks of some texts, before it is known which languages they are in.
 
     Letters are counted under the name of their script (combining marks among them); `digit` counts digits and `group`
-    groups of three; `mark` (of ASCII; line ends too), `symbol`, `emoji` and `other` count characters. Beside them stand what the choice of language needs.
+    groups of three; `mark` (of ASCII; line ends too), `symbol`, `emoji` and `other` count characters. Beside them
+    stand what the choice of language needs.
     """
     found: Counter[str] = Counter()
     for text in texts:
@@ -144,6 +150,9 @@ def units(found: Mapping[str, int], evidence: Mapping[str, int] | None = None) -
             counts["latin major"] = major * letters
             counts["latin other"] = (1 - english - major) * letters
             counts["accent"] = (1 - english - major) * found.get("accents", 0)
+    letters = counts.pop("han", 0)
+    if letters:
+        counts["japanese" if _share(seen, "kana", "han") >= _KANA_SHARE else "chinese"] = letters
     letters = counts.pop("cyrillic", 0)
     if letters:
         counts[_cyrillic(seen)] = letters

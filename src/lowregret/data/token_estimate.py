@@ -70,3 +70,33 @@ def estimate(units: Mapping[str, float], rows: int | None) -> Estimate:
         low += value * count / (1 + off)
         high += value * count * (1 + off)
     return Estimate(tokens, low, high)
+
+
+_WORDS = {
+    "english word": "English or code",
+    "latin major": "German, French, Spanish and the like",
+    "latin other": "other languages in Latin letters",
+    "accent": "other languages in Latin letters",
+    "cyrillic other": "Slavic languages in Cyrillic",
+    "cyrillic asian": "other languages in Cyrillic",
+    "arabic other": "Urdu and the like",
+    "japanese": "Japanese",
+    "kana": "Japanese",
+    "other": "other scripts",
+}
+_MARKS = {"mark": "marks", "symbol": "marks", "digit": "digits", "group": "digits", "emoji": "emoji"}
+_SHOWN = 0.1
+
+
+def describe(units: Mapping[str, float], rows: int | None) -> str:
+    """Of what the tokens are, a tenth and more of them: `93 % Russian`."""
+    factors = factors_of(rows).factors
+    shares: dict[str, float] = {}
+    for unit, count in units.items():
+        said = _WORDS.get(unit) or _MARKS.get(unit) or unit.capitalize()
+        shares[said] = shares.get(said, 0.0) + count * factors[unit][0]
+    total = max(sum(shares.values()), 1e-9)
+    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
+    return ", ".join(
+        f"{value / total:.0%} {said}".replace("%", " %") for said, value in ordered if value >= _SHOWN * total
+    )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING
 
+from lowregret.data.chat.compiled import FIXED_DATE, compile_template, with_fixed_date
 from lowregret.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<form>.*?)\1\s*\)""")
-_FIXED_DATE = date(2024, 7, 26)
-"""What templates that print today's date print here, so that a run can be repeated; Llama 3's own default."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,12 @@ class ChatFormat:
                 "turn; assistant contents and EOS are supervised"
             )
         how = "as its {% generation %} blocks mark them" if self.marks_generation else "content and end of turn"
-        dated = f"; its date is fixed at {_FIXED_DATE.isoformat()}" if self.dated else ""
+        dated = f"; its date is fixed at {FIXED_DATE.isoformat()}" if self.dated else ""
         return f"the tokenizer's chat template; assistant turns are supervised ({how}){dated}"
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    """Ask a tokenizer once. Raises ModelError when it gives no character offsets."""
+    """Ask a tokenizer once. Raises ModelError when it gives no character offsets, or its template is none."""
     if not tokenizer.is_fast:
         raise ModelError("the tokenizer has no fast version, which the loss mask needs.")
     template = None
@@ -59,7 +56,9 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
             template = tokenizer.get_chat_template()
         except ValueError as error:
             raise ModelError(f"the tokenizer's chat template: {error}") from None
-    pinned = None if template is None else _TODAY.sub(lambda m: repr(_FIXED_DATE.strftime(m["form"])), template)
+    pinned = None if template is None else with_fixed_date(template)
+    if pinned is not None:
+        compile_template(pinned)
     added = tokenizer.added_tokens_decoder.items()
     special = {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
     with_special = list(tokenizer("a", add_special_tokens=True)["input_ids"])
