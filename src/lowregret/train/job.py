@@ -106,7 +106,7 @@ def evaluate_model(
     examples, report = prepare_held_out(spec.data, load_tokenizer(source))
     for line in report.lines():
         say(line)
-    fits_context(examples, load_config(source), spec.data.max_length)
+    fits_context((examples,), load_config(source), spec.data.max_length)
     engine = make_engine(spec, source)
     if adapter is not None:
         load_adapter(engine, "adapter", adapter)

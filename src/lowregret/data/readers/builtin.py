@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,15 @@ def open_builtin(source: str, advice: Advice) -> OpenSource:
     data = load_builtin(source)
     splits = {"train": data.train, "test": data.test}
 
-    def load(split: str) -> list[NumberedRow]:
+    def load(split: str) -> Iterator[NumberedRow]:
         return number_rows(choose_split(source, splits, split))
 
-    return OpenSource(source, READER.format, READER.numbering, tuple(splits), load)
+    def fingerprint(split: str) -> str:
+        # Of the rows, not of their name: a generator may change between versions.
+        rows = json.dumps(choose_split(source, splits, split), sort_keys=True)
+        return hashlib.blake2b(rows.encode(), digest_size=20).hexdigest()
+
+    return OpenSource(source, READER.format, READER.numbering, tuple(splits), load, fingerprint)
 
 
 def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:

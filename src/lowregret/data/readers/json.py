@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_
 from lowregret.errors import DataError
 
 
-def read(source: str) -> list[NumberedRow]:
+def read(source: str) -> Iterator[NumberedRow]:
     """The objects of the list. Raises DataError when the file is no JSON or holds no list."""
     content = read_bytes(source)
     if not content.strip():
-        return []
+        return iter(())
     try:
         value = parse_json(content)
     except ValueError as error:

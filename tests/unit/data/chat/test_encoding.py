@@ -54,9 +54,8 @@ def chat(*contents: str, prompt_turns: int = 0) -> Row:
 
 
 def example(row: Row, tokenizer: PreTrainedTokenizerFast) -> Example:
-    found, overlong = encode(row, tokenizer, 100_000, "cut")
+    found = encode(row, tokenizer).example
     assert found is not None
-    assert not overlong
     assert len(found.supervised) == len(found.token_ids)
     assert not found.supervised[0]
     return found
@@ -183,7 +182,7 @@ def test_a_header_that_swallows_the_spaces_after_it_stays_unsupervised(make_toke
 
 def test_turns_that_nothing_closes_are_counted(make_tokenizer: Any) -> None:
     tokenizer = make_tokenizer("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}")
-    (result,) = encode_rows([chat("q", "a", "q", "b")], tokenizer, 1000, "cut")
+    (result,) = encode_rows([chat("q", "a", "q", "b")], tokenizer)
     assert isinstance(result, Encoded)
     assert result.open_turns == 2
     assert result.example is not None
@@ -215,28 +214,9 @@ def test_text_is_supervised_whole_and_bos_and_eos_never_doubled(make_tokenizer: 
     assert found.supervised == (False, *[True] * (len(found.token_ids) - 1))
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(CONTENT, min_size=2, max_size=4), st.integers(2, 80))
-def test_a_cut_is_a_prefix_and_a_drop_is_all_or_nothing(chatml: Any, contents: list[str], limit: int) -> None:
-    whole = example(chat(*contents), chatml)
-    too_long = len(whole.token_ids) > limit
-    cut, was_long = encode(chat(*contents), chatml, limit, "cut")
-    assert was_long == too_long
-    if any(whole.supervised[:limit]):
-        assert cut == Example(whole.token_ids[:limit], whole.supervised[:limit])
-    else:
-        assert cut is None
-    dropped, was_long = encode(chat(*contents), chatml, limit, "drop")
-    assert was_long == too_long
-    assert dropped == (None if too_long else whole)
-
-
 def test_many_rows_at_once_give_what_each_gives_alone(llama3: Any) -> None:
     rows = [chat("q" * n, "a" * n) for n in range(1, 40)] + [Row(None, "text", "f", 1)]
-    together = encode_rows(rows, llama3, 30, "cut")
-    assert [(r.example, r.overlong) for r in together if isinstance(r, Encoded)] == [
-        encode(row, llama3, 30, "cut") for row in rows
-    ]
+    assert encode_rows(rows, llama3) == [encode(row, llama3) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +231,7 @@ def test_a_template_that_cannot_be_followed_is_an_error_at_its_row(
     make_tokenizer: Any, template: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=rf"^data\.jsonl:7: .*{message}"):
-        encode(chat("q", "answer"), make_tokenizer(template), 100, "cut")
+        encode(chat("q", "answer"), make_tokenizer(template))
 
 
 def test_a_template_that_prints_today_prints_a_fixed_day(make_tokenizer: Any) -> None:
