@@ -266,7 +266,7 @@ def row_of(*messages: dict[str, Any], **more: Any) -> Row:
 
 
 def encoded(row: Row, tokenizer: Any) -> Encoded:
-    (found,) = encode_rows([row], tokenizer, 100_000, "cut")
+    (found,) = encode_rows([row], tokenizer)
     assert isinstance(found, Encoded), found
     return found
 
