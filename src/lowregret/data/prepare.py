@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lowregret.data.chat.encoding import Encoded, encode_rows
-from lowregret.data.chat.template import chat_format
+from lowregret.data.chat.template import chat_format, choose_template
 from lowregret.data.example import Example
 from lowregret.data.readers.base import OpenSource
 from lowregret.data.readers.registry import open_source
@@ -56,6 +56,7 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     removed; then the first `max_train` and `max_eval` are kept. Raises DataError when a source is wrong or nothing is
     left.
     """
+    choose_template(tokenizer, spec.chat_template)
     source = open_source(spec.train)
     train, train_report = _read_split("train", source, "train", spec, tokenizer)
     if spec.eval is None and source.held_out is None:
@@ -88,6 +89,7 @@ def prepare_held_out(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> tupl
 
     Of a builtin or hub source this is the test (or validation) split, if it has one; of a file, all rows.
     """
+    choose_template(tokenizer, spec.chat_template)
     source = open_source(spec.train)
     examples, found = _read_split("held out", source, source.held_out or "train", spec, tokenizer)
     chosen = examples[: spec.max_eval]

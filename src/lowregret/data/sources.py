@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from lowregret.data.columns import ColumnSchema, convert, detect
 from lowregret.data.readers.base import BrokenRow, OpenSource
 from lowregret.data.readers.registry import open_source
+from lowregret.data.turns import Message
 from lowregret.errors import DataError
 
 
@@ -14,8 +17,8 @@ from lowregret.errors import DataError
 class Row:
     """One row of a source: either chat turns or text."""
 
-    messages: tuple[dict[str, str], ...] | None
-    """Turns {"role", "content"}, roles system, user, assistant, tool."""
+    messages: tuple[Message, ...] | None
+    """Turns as a chat template takes them: `role`, `content`, and what else they hold."""
     text: str | None
     """Text that is supervised as a whole."""
     source: str
@@ -23,6 +26,10 @@ class Row:
     """From 1: the physical line in JSONL and CSV, else the rank of the row."""
     prompt_turns: int = 0
     """So many turns at the start are a prompt: assistant turns among them are not supervised."""
+    tools: tuple[Any, ...] | None = None
+    """What the chat may call, as a chat template takes it."""
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    """Position of each assistant turn that a flag keeps out of the loss → the flag, as `weight: 0`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def read_open(
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []
     unused: dict[str, None] = {}
+    companions: dict[str, None] = {}
     for line, record in found:
         try:
             if isinstance(record, BrokenRow):
@@ -94,7 +102,18 @@ def read_open(
             bad.append((line, str(error)))
             continue
         schema = candidate
-        rows.append(Row(content.messages, content.text, opened.name, line, content.prompt_turns))
+        rows.append(
+            Row(
+                content.messages,
+                content.text,
+                opened.name,
+                line,
+                content.prompt_turns,
+                content.tools,
+                content.skipped,
+            )
+        )
+        companions.update(dict.fromkeys(schema.companions(record)))
         unused.update(dict.fromkeys(str(key) for key in record if key not in (*schema.columns, *schema.optional)))
         unused.update(dict.fromkeys(content.ignored))
     if schema is None:
@@ -102,7 +121,7 @@ def read_open(
     report = SourceReport(
         source=opened.name,
         format=opened.format,
-        columns=schema.description,
+        columns=schema.describe(companions),
         rows=len(rows),
         bad_rows=tuple(bad),
         unused_columns=tuple(unused),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -32,7 +33,8 @@ from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.sampling.batcher import Completion, SamplingParams, generate
-from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts, decoder
+from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
+from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
 from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterBank, AdapterLayout
@@ -218,6 +220,19 @@ class Engine:
                         found[name][0][index], found[name][1][index] = total, int(count)
         return found
 
+    @cached_property
+    def sampling_path(self) -> SamplingPath:
+        """How this base is sampled, found when it is first asked for: see `choose_sampling`."""
+        with self._arithmetic(), self._routing.unchanging():
+            return choose_sampling(
+                self.model,
+                self.base.pad_id,
+                self._logits,
+                self._positions,
+                self.dtype,
+                end_to_end=self.padding_free,
+            )
+
     def sample(
         self,
         prompts: Mapping[str, Sequence[Sequence[int]]],
@@ -231,11 +246,10 @@ class Engine:
         the batch at once, and waiting prompts take the places of those that have finished.
         """
         ordered = {name: prompts[name] for name in self._order(prompts)}
+        path = self.sampling_path
 
         def read(some: Prompts) -> Decoder:
-            return decoder(
-                self.model, some, self.base.pad_id, self._logits, self._positions, end_to_end=self.padding_free
-            )
+            return path.decoder(self.model, some, self.base.pad_id, self._logits, self._positions)
 
         together = [{name: own} for name, own in ordered.items()] if self._alone else [ordered]
         found: dict[str, list[Completion]] = {}

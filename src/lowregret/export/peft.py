@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.engine import Engine
@@ -29,6 +30,7 @@ from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
 from lowregret.models.finite import refuse_broken
 from lowregret.models.load import quiet
+from lowregret.models.stops import write_stops
 from lowregret.runs.atomic import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
 from lowregret.strict_json import to_json
@@ -50,6 +52,7 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
                 _write_adapter(engine, policy, partial, each_expert)
             else:
                 _write_model(engine, partial)
+            write_stops(engine.base, partial)
             for file in partial.iterdir():
                 sync_file(file)
         except BaseException:
@@ -161,6 +164,14 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert
 
 
 def _write_model(engine: Engine, folder: Path) -> None:
-    with quiet(), refusals(folder):
-        engine.model.save_pretrained(folder)
-        engine.base.tokenizer.save_pretrained(folder)
+    model: Any = engine.model
+    own = getattr(model, "generation_config", None)
+    try:
+        if own is not None:  # transformers refuses to save what some bases came with: `write_stops` writes it as it is
+            model.generation_config = GenerationConfig()
+        with quiet(), refusals(folder):
+            model.save_pretrained(folder)
+            engine.base.tokenizer.save_pretrained(folder)
+    finally:
+        if own is not None:
+            model.generation_config = own

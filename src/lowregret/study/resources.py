@@ -18,7 +18,7 @@ from lowregret.runs.files import BASE
 from lowregret.runs.study import note_base, start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
 from lowregret.tasks import Grader
-from lowregret.train.inputs import RunInputs, Say, make_engine, make_workload
+from lowregret.train.inputs import RunInputs, Say, engine_lines, make_engine, make_workload
 from lowregret.train.members import Workload
 from lowregret.train.sft.work import evaluate, mean_nll, shared_nll
 
@@ -48,7 +48,8 @@ class TrialResources:
                     find_targets(self._engine.model, self._engine.matrices, method.targets)
             if not self._said:
                 self._said = True
-                self._say(self._engine.forward_path.line())
+                for line in engine_lines(self._engine, self.spec):
+                    self._say(line)
         return self._engine
 
     def workload(self) -> Workload:

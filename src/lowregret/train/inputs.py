@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lowregret.data.chat.template import choose_template
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
 from lowregret.engine import Engine
@@ -24,6 +25,7 @@ from lowregret.train.judging import choose_judging
 from lowregret.train.members import Workload
 from lowregret.train.prior import shapes_from
 from lowregret.train.rl.problems import Problems, Prompt, prepare_problems
+from lowregret.train.rl.sampling import sampling_lines
 from lowregret.train.rl.work import RLWorkload
 from lowregret.train.schedule import total_steps
 from lowregret.train.sft.work import SFTWorkload
@@ -160,13 +162,21 @@ def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> N
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     """A fresh engine on a freshly loaded base."""
     device = choose_device(spec.device)
+    base = load_base(source, choose_dtype(spec.precision, device))
+    choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
-        load_base(source, choose_dtype(spec.precision, device)),
+        base,
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
         balance_experts=spec.balance_experts,
     )
+
+
+def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
+    """What to say of an engine before it works: how its base is run, and with rewards how completions are drawn."""
+    rewards = sampling_lines(engine, spec.objective) if isinstance(spec.objective, RL) else []
+    return [engine.forward_path.line(), *rewards]
 
 
 @contextmanager
@@ -187,8 +197,9 @@ def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say:
     if grader is None:
         return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test, inputs.shared)
     assert isinstance(inputs.data, Problems)
+    assert isinstance(spec.objective, RL)
     reference = None
-    if isinstance(spec.objective, RL) and spec.objective.kl and spec.trains_base:
+    if spec.objective.kl and spec.trains_base:
         reference = make_engine(spec, inputs.source)
     return RLWorkload(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
 

@@ -140,9 +140,9 @@ def test_named_fields_win_over_detection_and_the_prompts_turns_are_marked(tmp_pa
 
 
 def test_keys_of_messages_that_are_not_used_are_reported(tmp_path: Path) -> None:
-    row = {"messages": [{**QA[0], "name": "Ann", "weight": None}, QA[1]], "id": 1}
+    row = {"messages": [{**QA[0], "name": "Ann", "weight": None, "mood": "glad"}, QA[1]], "id": 1}
     _, report = read_rows(jsonl(tmp_path / "a.jsonl", row))
-    assert report.unused_columns == ("id", "messages[].name")
+    assert report.unused_columns == ("id", "messages[].mood")
 
 
 def turns(**changes: Any) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def turns(**changes: Any) -> dict[str, Any]:
         (GOOD, '{"prompt": "q"}', "field 'completion' is missing"),
         (GOOD, '{"prompt": "q", "completion": null}', "field 'completion' is missing"),
         (GOOD, '{"prompt": "q", "completion": " \\n"}', "field 'completion' is empty"),
-        (GOOD, '{"prompt": 3, "completion": "a"}', "field 'prompt': a number where text is needed"),
+        (GOOD, '{"prompt": true, "completion": "a"}', "field 'prompt': a boolean where text is needed"),
         (GOOD, '{"prompt": "q", "completion": "\\ud83d"}', r"field 'completion': half a pair, \\ud83d"),
         (GOOD, b'{"prompt": "q", "completion": "\xe9"}', "not UTF-8: byte 0xe9 at byte 32"),
         (GOOD, '{"prompt": "q", "completion": []}', "field 'completion': an empty list"),
@@ -172,8 +172,8 @@ def turns(**changes: Any) -> dict[str, Any]:
         ({"text": "t"}, '{"txt": "t"}', "field 'text' is missing"),
         (
             {"instruction": "q", "output": "a"},
-            '{"instruction": "q", "output": "a", "input": 3}',
-            "field 'input': a number where text is needed",
+            '{"instruction": "q", "output": "a", "input": [3]}',
+            "field 'input': a list where text is needed",
         ),
     ],
 )

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lowregret.data.chat.loss_mask import loss_mask
-from lowregret.data.chat.rendering import Rendering, Span, render
+from lowregret.data.chat.loss_mask import Span, loss_mask
+from lowregret.data.chat.rendering import Rendering, render
 from lowregret.data.chat.template import ChatFormat, chat_format
 from lowregret.data.example import Example
 from lowregret.data.sources import Row
@@ -30,12 +30,15 @@ class Encoded:
     """A row's example, or why there is none."""
 
     example: Example | None
-    """None when an over-long row is dropped, or keeps no supervised token once cut."""
+    """None when an over-long row is dropped, or keeps no supervised token once cut; and when the chat template leaves
+    out part of each of its turns, as the remarks say."""
     length: int
     """Tokens before any cut."""
     overlong: bool
     open_turns: int
     """Supervised turns that no end-of-turn token closes."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of this row, each as often as it occurs."""
 
 
 def encode(
@@ -94,9 +97,9 @@ def _finish(
     overlong: Literal["cut", "drop"],
 ) -> Encoded | DataError:
     open_turns = 0
-    if rendering.spans is None:
+    if rendering.places is None:
         mask = [True] * len(ids)
-        if form.eos_id is not None and ids[-1:] != [form.eos_id]:
+        if form.eos_id is not None and not _is_ended(rendering.text, ids, offsets, form):
             ids, mask = [*ids, form.eos_id], [*mask, True]
     else:
         mask, open_turns = loss_mask(rendering, ids, offsets, form)
@@ -104,6 +107,8 @@ def _finish(
         ids, mask = [form.bos_id, *ids], [False, *mask]
     mask[:1] = [False] * len(mask[:1])
     length = len(ids)
+    if not any(mask) and rendering.places == () and rendering.remarks:
+        return Encoded(None, length, False, 0, rendering.remarks)
     if not any(mask):
         return DataError(
             "nothing in it is supervised: it is too short, or the chat template leaves its assistant turns out."
@@ -112,4 +117,12 @@ def _finish(
     if too_long:
         ids, mask = ids[:max_length], mask[:max_length]
     kept = any(mask) and not (too_long and overlong == "drop")
-    return Encoded(Example(tuple(ids), tuple(mask)) if kept else None, length, too_long, open_turns)
+    return Encoded(Example(tuple(ids), tuple(mask)) if kept else None, length, too_long, open_turns, rendering.remarks)
+
+
+def _is_ended(text: str, ids: list[int], offsets: list[Span], form: ChatFormat) -> bool:
+    """Whether the last token but spaces ends a turn."""
+    last = len(ids)
+    while last and ids[last - 1] not in form.special_ids and text[slice(*offsets[last - 1])].isspace():
+        last -= 1
+    return last > 0 and ids[last - 1] in form.closing_ids

@@ -29,12 +29,14 @@ from lowregret.models.context import positions_of
 
 _PROMPTS = (0, 1, 2, 2, 3)
 """The number of the prompt of each row that a base is asked with."""
-_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest difference of a log-probability, nats, that is still rounding."""
 _BETWEEN = ("torch", "jaxtyping", "beartype", "contextlib")
 """Packages that raise on behalf of who called them."""
-_KEYWORDS = re.compile(r"unexpected keyword argument '(rows|position_ids|use_cache)'")
-"""What a base says that knows nothing of rows end to end."""
+_KEYWORDS = re.compile(
+    r"unexpected keyword argument '(rows|position_ids|use_cache|past_key_values|attention_mask|hidden)'"
+)
+"""What a base says that knows nothing of rows end to end, of padding, or of a cache."""
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,21 @@ def _problem(
         found = attempt(path)
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except NotImplementedError as error:
-        return _said(error)
     except Exception as error:  # modeling code may refuse in any way it likes; ours may not
-        if _ours(error.__traceback__) and not (isinstance(error, TypeError) and _KEYWORDS.search(str(error))):
-            raise
-        return f"the base's code raised {type(error).__name__}: {_said(error)} ({_place(error)})"
-    if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=_PROBE_TOLERANCE[dtype]):
+        return refusal(error)
+    if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=PROBE_TOLERANCE[dtype]):
         return None
     worst = float((found - expected.to(found.dtype)).abs().max())
     return f"log-probabilities differ from the base's own by {worst:.3g} nats"
+
+
+def refusal(error: Exception) -> str:
+    """Why a way of running a base is refused that has raised this; a fault of ours is raised again."""
+    if isinstance(error, NotImplementedError):
+        return _said(error)
+    if _ours(error.__traceback__) and not (isinstance(error, TypeError) and _KEYWORDS.search(str(error))):
+        raise error
+    return f"the base's code raised {type(error).__name__}: {_said(error)} ({_place(error)})"
 
 
 def _ours(trace: TracebackType | None) -> bool:

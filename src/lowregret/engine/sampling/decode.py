@@ -18,13 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lowregret.engine.forward.attention import VarlenRows, configurations, patched_attention
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.sampling.cache import NAME, RowCache
 from lowregret.engine.sampling.lean import lean_step
-from lowregret.errors import SpecError
 
 CPU_PREFILL_TOKENS = 1024
 """Prompt tokens read in one pass on a CPU. Larger passes are slower there: activations leave the cache."""
@@ -76,27 +74,6 @@ class Decoder(ABC):
         `prompts` names all policies in order. Returns the logits of the new rows' first tokens and the order of all
         rows from now on, as indices into the old rows followed by the new: a policy's rows stay together.
         """
-
-
-def decoder(
-    model: PreTrainedModel,
-    prompts: Prompts,
-    pad_id: int,
-    forward: RoutedForward,
-    positions: RowPositions,
-    *,
-    end_to_end: bool,
-) -> Decoder:
-    """The fast one, unless the base takes no rows that lie end to end or keeps other states than keys and values.
-
-    Raises SpecError for a prompt without tokens.
-    """
-    if not all(prompt for group in prompts.values() for prompt in group):
-        raise SpecError("a prompt has no token: give it at least the one that begins a text.")
-    fast = end_to_end and _keeps_keys_and_values(model)
-    if fast:
-        return CachedDecoder(model, prompts, forward, positions)
-    return PaddedDecoder(model, prompts, pad_id, forward, positions)
 
 
 @final
@@ -305,10 +282,3 @@ def _grown(rows: Sequence[list[int]], chosen: Int[Tensor, " rows"], positions: R
     for row, token in zip(rows, chosen.tolist(), strict=True):
         row.append(token)
     return [index for index, row in enumerate(rows) if positions.kind(len(row)) != positions.kind(len(row) - 1)]
-
-
-def _keeps_keys_and_values(model: PreTrainedModel) -> bool:
-    """Whether keys and values of every layer, seen in full or through a window, are all that the base remembers."""
-    config = model.config.get_text_config(decoder=True)
-    layers = {type(layer) for layer in DynamicCache(config=config).layers}
-    return bool(layers) and layers <= {DynamicLayer, DynamicSlidingWindowLayer}
