@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -29,10 +28,12 @@ from lowregret.lora.formats.peft import (
 )
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
+from lowregret.models.finite import refuse_broken
 from lowregret.models.load import quiet
 from lowregret.models.stops import write_stops
 from lowregret.runs.atomic import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
+from lowregret.strict_json import to_json
 
 
 def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool = False) -> int:
@@ -101,6 +102,11 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
             adapter.b.copy_(saved.b)
             if adapter.magnitude is not None and saved.magnitude is not None:
                 adapter.magnitude.copy_(saved.magnitude)
+    try:
+        refuse_broken(str(folder), policy.weights, "It is a broken copy, or its training had diverged: give another.")
+    except ModelError:
+        engine.remove_policy(name)
+        raise
     return policy
 
 
@@ -154,7 +160,7 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert
     config["target_modules"] = sorted({*config["target_modules"], *experts.pop("target_modules", ())})
     config |= experts
     save_tensors(to_peft_names(weights), folder / WEIGHTS_NAME, {"format": "pt"})
-    write_bytes(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+    write_bytes(folder / CONFIG_NAME, (to_json(config, indent=2) + "\n").encode())
 
 
 def _write_model(engine: Engine, folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -16,6 +15,7 @@ from typing import Any
 
 from lowregret.report.charts.theme import config
 from lowregret.report.pages.tables import text
+from lowregret.strict_json import to_json
 
 
 def document(
@@ -61,7 +61,7 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 def _json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return to_json(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def section(key: str, title: str, body: str) -> str:
@@ -88,7 +88,7 @@ def figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
 
 def reproduce(command: str, spec: Any) -> str:
     """The way to do it again: the command, and the spec that it stands for."""
-    resolved = json.dumps(spec, indent=2, ensure_ascii=False)
+    resolved = to_json(spec, indent=2, ensure_ascii=False)
     return (
         f'<pre class="command" tabindex="0"><code>{escape(command)}</code></pre>\n'
         "<details><summary>The resolved spec, every default filled in</summary>\n"
