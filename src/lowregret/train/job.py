@@ -115,7 +115,7 @@ def evaluate_model(
     fits_context((examples,), load_config(source), spec.data.max_length)
     engine = make_engine(spec, source)
     if adapter is not None:
-        load_adapter(engine, "adapter", adapter)
+        load_adapter(engine, "adapter", adapter, say)
     policy = "base" if adapter is None else "adapter"
     losses = evaluate(engine, [policy], examples)[policy]
     nll = mean_nll(losses)
