@@ -37,15 +37,17 @@ from lowregret.engine.sampling.batcher import Completion, SamplingParams, genera
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
 from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
 from lowregret.engine.state import load_state, save_state
-from lowregret.errors import SpecError
+from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
+from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
+_FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
 EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
 """Tokens of all policies in a held-out pass."""
 
@@ -71,7 +73,8 @@ class Engine:
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
     instead of keeping what they computed in the first; ModelError for a base without known layers. `balance_experts`
     adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
-    the losses returned are without it. ModelError for a base that defines none.
+    the losses returned are without it. ModelError for a base that defines none, and for one with a weight that is not
+    finite.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Engine:
         self.model.requires_grad_(False)
         cast_base(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
+        refuse_broken(base.source.asked, stored_weights(self.model), _FETCH)
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
         self.policies: dict[str, Policy] = {}
@@ -396,6 +400,11 @@ class Engine:
         """How this base can be run, by its own answers on short rows: see `select_forward_path`."""
         with torch.no_grad(), self._arithmetic():
             batch, expected = probe(self.model, self.base.pad_id, self.device, self._positions)
+        if bool(expected.isnan().any()):
+            raise ModelError(
+                f"{self.base.source.asked}: gives no finite probabilities, though its weights are finite: numbers "
+                f"overflow in {str(self.dtype).removeprefix('torch.')}. Use --precision float32, or give another base."
+            )
 
         def attempt(path: ForwardPath) -> Tensor:
             self._take(path)

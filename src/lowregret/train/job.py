@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,11 @@ def fine_tune(
                     say(line)
         for line in untrained_experts([folder]):
             say(line)
+    if record.status == "diverged" and not record.steps:
+        raise DivergedError(
+            f"{folder}: {record.error} No update had been made: the base's own numbers are not finite on these data, "
+            "though its weights are. Use --precision float32, or other data, and another --out."
+        )
     if record.status == "diverged":
         raise DivergedError(
             f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) "
@@ -109,7 +115,13 @@ def evaluate_model(
     fits_context((examples,), load_config(source), spec.data.max_length)
     engine = make_engine(spec, source)
     if adapter is not None:
-        load_adapter(engine, "adapter", adapter)
+        load_adapter(engine, "adapter", adapter, say)
     policy = "base" if adapter is None else "adapter"
     losses = evaluate(engine, [policy], examples)[policy]
-    return {"nll": mean_nll(losses), "tokens": sum(losses.tokens), "examples": len(examples)}
+    nll = mean_nll(losses)
+    if not math.isfinite(nll):
+        raise DivergedError(
+            f"{adapter or spec.model}: the held-out loss is {nll}, though all weights are finite. Try --precision "
+            "float32, or other data."
+        )
+    return {"nll": nll, "tokens": sum(losses.tokens), "examples": len(examples)}

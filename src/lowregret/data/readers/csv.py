@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from lowregret.data.readers.base import BrokenRow, NumberedRow, file_reader
 from lowregret.data.readers.encoded_text import read_bytes
 from lowregret.errors import DataError
+from lowregret.strict_json import to_json
 
 
 def read(source: str) -> Iterator[NumberedRow]:
@@ -71,7 +71,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     for row in rows:
         numbers.append(1 + _line_ends(stream.getvalue()))
         values = [row[name] for name in names]
-        writer.writerow([value if isinstance(value, str) else json.dumps(value) for value in values])
+        writer.writerow([value if isinstance(value, str) else to_json(value) for value in values])
     path.write_text(stream.getvalue(), encoding="utf-8", newline="")
     return numbers
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from lowregret.data.readers.base import NumberedRow, file_reader, number_rows
 from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_object
 from lowregret.errors import DataError
+from lowregret.strict_json import to_json
 
 
 def read(source: str) -> Iterator[NumberedRow]:
@@ -30,7 +30,7 @@ def read(source: str) -> Iterator[NumberedRow]:
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """A list of the rows; their numbers."""
-    path.write_text(json.dumps([dict(row) for row in rows], ensure_ascii=False), encoding="utf-8", newline="")
+    path.write_text(to_json([dict(row) for row in rows], ensure_ascii=False), encoding="utf-8", newline="")
     return list(range(1, len(rows) + 1))
 
 

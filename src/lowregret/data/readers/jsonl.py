@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.base import BrokenRow, NumberedRow, file_reader
 from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_object
+from lowregret.strict_json import to_json
 
 
 def read(source: str) -> Iterator[NumberedRow]:
@@ -25,7 +25,7 @@ def read(source: str) -> Iterator[NumberedRow]:
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """A line for each row; its numbers."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    lines = [to_json(row, ensure_ascii=False) + "\n" for row in rows]
     path.write_text("".join(lines), encoding="utf-8", newline="")
     return list(range(1, len(rows) + 1))
 
