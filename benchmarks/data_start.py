@@ -1,6 +1,6 @@
 """How long data take to start, the first time and the next, and in how much memory, by the number of rows.
 
-    python -m benchmarks.data_start                            # 10,000, 100,000 and 1,000,000 rows, the bundled tokenizer
+    python -m benchmarks.data_start                            # 10,000, 100,000 and 1,000,000 rows, tokens of `tiny`
     python -m benchmarks.data_start --model FOLDER --rows 100000
     python -m benchmarks.data_start --turns 1600 --rows 200    # long chats
 

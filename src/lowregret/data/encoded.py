@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -22,6 +21,7 @@ from lowregret.data.sources import BadRow, Row, RowStream, SourceReport, bad_row
 from lowregret.data.table import ExampleTable
 from lowregret.errors import DataError
 from lowregret.spec.data import DataSpec
+from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _key(fingerprint: str, split: str, spec: DataSpec, tokenizer: PreTrainedToke
         "code": _code(),
         "libraries": [version(name) for name in ("tokenizers", "transformers", "jinja2")],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=sorted).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_json(facts, sort_keys=True, default=sorted).encode()).hexdigest()[:32]
 
 
 @cache
