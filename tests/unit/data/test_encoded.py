@@ -12,11 +12,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from lowregret.data import cache, chunks, encoded, processes
+from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare, prepare_held_out
 from lowregret.data.sources import Row
+from lowregret.data.table import record_batch
 from lowregret.errors import DataError
 from lowregret.spec import DataSpec
 
@@ -149,6 +153,13 @@ def test_another_template_tokenizer_or_column_is_another_entry(
     assert "b" in tokenizers[0].decode(data.train[0].token_ids)
 
 
+def test_a_tokenizer_is_known_by_what_it_does(make_tokenizer: Any) -> None:
+    spec, tokenizers = DataSpec(train="a"), [make_tokenizer(None) for _ in range(3)]
+    tokenizers[2].backend_tokenizer.normalizer = normalizers.Lowercase()
+    first, same, other = (encoded._key("f", "train", spec, tokenizer) for tokenizer in tokenizers)
+    assert first == same != other
+
+
 def test_a_new_field_of_the_data_is_part_of_the_key_unless_it_is_said_to_be_of_no_effect(chatml: Any) -> None:
     assert set(DataSpec.model_fields) > encoded._OF_NO_EFFECT
     keys = {encoded._key("f", "train", DataSpec(train="a", max_length=n), chatml) for n in (8, 9)}
@@ -222,7 +233,9 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, chatml: Any, encodings: l
     if damage == "cut off":
         rows.write_bytes(content[: len(content) // 2])
     elif damage == "a bit":
-        rows.write_bytes(content[:-900] + bytes([content[-900] ^ 1]) + content[-899:])
+        tokens = np.array(before.train[-1].token_ids, dtype=np.int32).tobytes()
+        place = content.rindex(tokens)
+        rows.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     elif damage == "no rows":
         rows.unlink()
     elif damage == "no about":
@@ -302,6 +315,21 @@ def test_two_starts_at_once_both_get_all_and_leave_one_entry(tmp_path: Path, cha
     assert len(found) == 4
     assert all(data == found[0] for data in found)
     assert len(entries()) == 1
+
+
+def test_of_two_that_end_with_the_same_entry_the_first_is_kept_and_both_have_it() -> None:
+    batch = record_batch([(1, Example((1, 2), (False, True)))])
+    with cache.Writer("key") as one, cache.Writer("key") as other:
+        one.add([batch])
+        other.add([batch])
+        found = [one.keep({"n": 1}), other.keep({"n": 2})]
+    for kept in found:
+        assert kept.folder == cache.cache_folder() / "key"
+        assert list(kept.batches) == [batch]
+    after = cache.find("key")
+    assert after is not None
+    assert (after.about, list(after.batches)) == ({"n": 1}, [batch])
+    assert entries() == [cache.cache_folder() / "key"]
 
 
 def test_entries_used_longest_ago_go_beyond_the_limit(
