@@ -106,7 +106,7 @@ def _read_split(
     role: str, source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Examples, SplitReport]:
     found = read_encoded(source, split, spec, tokenizer)
-    whole, limit = found.table.lengths(), spec.max_length
+    whole, limit = found.table.lengths, spec.max_length
     if not len(whole):
         reason, rows, line = found.remarks[0]
         raise DataError(

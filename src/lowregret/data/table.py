@@ -109,6 +109,7 @@ class ExampleTable:
 
     def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
         self._batches = [_Batch(batch) for batch in batches]
+        self._supervised: dict[int, NDArray[np.int64]] = {}
         self._firsts = [0]
         for batch in batches:
             self._firsts.append(self._firsts[-1] + batch.num_rows)
@@ -116,6 +117,7 @@ class ExampleTable:
     def __len__(self) -> int:
         return self._firsts[-1]
 
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row before any cut: int64 [rows]."""
         return _joined([np.diff(batch.starts).astype(np.int64) for batch in self._batches])
@@ -126,7 +128,9 @@ class ExampleTable:
 
     def supervised(self, limit: int) -> NDArray[np.int64]:
         """Supervised tokens among the first `limit` of each row: int64 [rows]."""
-        return _joined([batch.supervised(limit) for batch in self._batches])
+        if limit not in self._supervised:
+            self._supervised[limit] = _joined([batch.supervised(limit) for batch in self._batches])
+        return self._supervised[limit]
 
     def digests(self, rows: NDArray[np.int64], limit: int) -> NDArray[np.void]:
         """Of each of these rows a hash of its first `limit` tokens: 16 bytes [rows]."""
@@ -200,7 +204,7 @@ class Examples(Sequence[Example]):
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each: int64 [examples]."""
-        return np.minimum(self.table.lengths()[self.rows], self.limit)
+        return np.minimum(self.table.lengths[self.rows], self.limit)
 
     @cached_property
     def supervised(self) -> NDArray[np.int64]:
