@@ -145,10 +145,11 @@ def _set_aside_refused(
         elif skip:
             refused.append((row.line, str(result)))
         else:
-            raise bad_row(row.source, found.numbering, row.line, str(result))
+            raise bad_row(found.places, row.line, str(result))
     if not encoded:
         line, reason = refused[0]
-        raise DataError(f"no row can be encoded; the first, {found.numbering} {line}: {reason}", source=found.source)
+        first = found.places.short(line)
+        raise DataError(f"no row can be encoded; the first, {first}: {reason}", source=found.source)
     bad = tuple(sorted((*found.bad_rows, *refused)))
     return encoded, replace(found, rows=len(encoded), bad_rows=bad)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.facts import Counted, DataFacts, ExampleLength, choose_max_length, list_problems
-from lowregret.data.readers.base import OpenSource
+from lowregret.data.readers.base import OpenSource, Places
 from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import Row, read_open
 from lowregret.errors import DataError
@@ -96,6 +96,7 @@ def scan(
         counted=counted,
         how=how,
         problems=list_problems(problems),
+        notes=(*opened.notes, *(judge.notes if judge is not None and judge is not opened else ())),
         fact_bits=known_fact_bits(source),
     )
 
@@ -109,12 +110,12 @@ def _read(opened: OpenSource, split: str, prompt_field: str | None, completion_f
     except DataError as error:
         place = opened.name if error.line is None else f"{opened.name}:{error.line}"
         return _Read([], "", [(place, str(error).removeprefix(f"{place}: "))])
-    separator = ":" if report.numbering == "line" else ", row "
-    bad = [(f"{opened.name}{separator}{line}", reason) for line, reason in report.bad_rows]
-    return _Read(rows, report.columns, bad + _repeats(opened.name, separator, rows))
+    places = report.places
+    bad = [(places.full(number), reason) for number, reason in report.bad_rows]
+    return _Read(rows, report.columns, bad + _repeats(places, rows))
 
 
-def _repeats(name: str, separator: str, rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _repeats(places: Places, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """One entry for all rows that say what an earlier one said."""
     first: dict[Any, int] = {}
     repeated = []
@@ -128,7 +129,7 @@ def _repeats(name: str, separator: str, rows: Sequence[Row]) -> list[tuple[str, 
         return []
     (line, earlier), count = repeated[0], len(repeated)
     said = "row repeats an earlier one" if count == 1 else "rows repeat earlier ones"
-    return [(f"{name}{separator}{line}", f"{count:,} {said}; this one row {earlier}.")]
+    return [(places.full(line), f"{count:,} {said}; this one {places.short(earlier)}.")]
 
 
 def _lengths(rows: Sequence[Row], folder: Path | None) -> tuple[list[ExampleLength], Counted, str]:
