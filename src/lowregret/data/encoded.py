@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -22,6 +21,7 @@ from lowregret.data.sources import BadRow, Row, RowStream, SourceReport, bad_row
 from lowregret.data.table import ExampleTable
 from lowregret.errors import DataError
 from lowregret.spec.data import DataSpec
+from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class _Encoding:
 
     def _set_aside(self, bad: list[tuple[int, str]], line: int, reason: str) -> None:
         if not self._skip:
-            raise bad_row(self._source.name, self._source.numbering, line, reason)
+            raise bad_row(self._source.places, line, reason)
         bad.append((line, reason))
 
     def about(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class _Encoding:
         if not self._rows:
             line, reason = self._refused[0]
             raise DataError(
-                f"no row can be encoded; the first, {report.numbering} {line}: {reason}", source=report.source
+                f"no row can be encoded; the first, {report.places.short(line)}: {reason}", source=report.source
             )
         bad = tuple(sorted((*self._bad, *self._refused)))
         return {
@@ -176,7 +176,8 @@ class _Encoding:
 
 def _describe(kept: Kept, source: OpenSource, where: str) -> EncodedSplit:
     about = dict(kept.about)
-    found = {name: _frozen(value) for name, value in about.pop("source").items()} | {"source": source.name}
+    found = {name: _frozen(value) for name, value in about.pop("source").items()}
+    found |= {"source": source.name, "notes": source.notes, "parts": source.parts}
     remarks = _frozen(about.pop("remarks"))
     return EncodedSplit(
         table=ExampleTable(kept.batches), source=SourceReport(**found), remarks=remarks, kept=where, **about
@@ -193,7 +194,7 @@ def _refuse_bad_rows(about: Mapping[str, Any], source: OpenSource, skip: bool) -
     bad = about["source"]["bad_rows"]
     if bad and not skip:
         line, reason = bad[0]
-        raise bad_row(source.name, source.numbering, line, reason)
+        raise bad_row(source.places, line, reason)
 
 
 def _key(fingerprint: str, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -207,7 +208,7 @@ def _key(fingerprint: str, split: str, spec: DataSpec, tokenizer: PreTrainedToke
         "code": _code(),
         "libraries": [version(name) for name in ("tokenizers", "transformers", "jinja2")],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=sorted).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_json(facts, sort_keys=True, default=sorted).encode()).hexdigest()[:32]
 
 
 @cache

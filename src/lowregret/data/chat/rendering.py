@@ -12,6 +12,7 @@ from lowregret.data.chat.template import ChatFormat, apply_template, refusal
 from lowregret.data.sources import Row
 from lowregret.data.turns import Message, has_thought, says_something
 from lowregret.errors import DataError
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,7 +150,7 @@ def _parsed(arguments: Any) -> Any:
 
 
 def _quoted(arguments: Any) -> Any:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return arguments if isinstance(arguments, str) else to_json(arguments, ensure_ascii=False)
 
 
 def _follow(
@@ -194,7 +195,7 @@ def _follow(
     lost_context = list(_lost_context(text, messages, row))
     remarks.extend(lost_context)
     texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
-    if any(isinstance(given, str) and given and json.dumps(given, ensure_ascii=False) in text for given in texts):
+    if any(isinstance(given, str) and given and to_json(given, ensure_ascii=False) in text for given in texts):
         remarks.append(ESCAPED)
     if any(token in (turn["content"] or "") for turn in messages for token in form.control_tokens):
         remarks.append(LOOKS_RENDERED)
@@ -217,7 +218,7 @@ def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]
         place = text.find(content, position)
         if place >= 0:
             position = place
-        elif content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
+        elif content not in text and to_json(content, ensure_ascii=False)[1:-1] not in text:
             yield f"a turn of role {turn['role']} left out by the chat template: the answers are learnt without it"
     named = [(tool.get("function") or tool).get("name") for tool in row.tools or ()]
     if any(isinstance(name, str) and name not in text for name in named):
