@@ -62,7 +62,7 @@ def head(plan: Plan) -> list[tuple[str, str]]:
     else:
         found.append(("data", f"{facts.source}: no usable row; {plan.steps:,} steps are assumed"))
     if facts is not None and facts.notes:
-        found.append(("read as", "; ".join(facts.notes)))
+        found.append(("files", "; ".join(facts.notes)))
     found.append(("capacity", capacity_line(plan)))
     return found
 

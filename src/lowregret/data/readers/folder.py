@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.base import Advice, OpenSource, Reader, SampleSource
-from lowregret.data.readers.formats import ENDINGS, FILE_SUFFIXES, find_file_reader
+from lowregret.data.readers.formats import ENDINGS, FILE_SUFFIXES, find_file_reader, split_suffix
 from lowregret.data.readers.parts import open_parts, sample_of, write_parts
 from lowregret.data.readers.split_names import describe, few, missing_shards, sort_by_split
 from lowregret.errors import DataError
@@ -23,7 +24,7 @@ _ABOUT = (
     "license.txt",
 )
 """Names of files that say something about data, and are none."""
-_WEIGHTS = (".safetensors", ".gguf", ".bin")
+_WEIGHTS = (".safetensors", ".gguf")
 
 
 def claims(source: str) -> bool:
@@ -47,6 +48,10 @@ def open_folder(source: str, advice: Advice) -> OpenSource:
     if len(formats) > 1:
         kinds = ", ".join(f"{few(paths)} ({kind})" for kind, paths in formats.items())
         raise DataError(f"is a folder of several kinds of files: {kinds}. {_remedy(source, data)}", source=source)
+    plain = Counter(map(_uncompressed, data))
+    twice = [path for path in data if plain[_uncompressed(path)] > 1]
+    if twice:
+        raise DataError(f"holds the same file compressed and not: {few(twice)}. Remove one.", source=source)
     missing = missing_shards(data)
     if missing:
         raise DataError(
@@ -69,7 +74,12 @@ def _list(source: str) -> tuple[list[str], list[str]]:
     """(files of data, other files) by their paths in the folder, in order."""
     data: list[str] = []
     others: list[str] = []
-    for folder, folders, names in os.walk(source):
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(source, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for name in sorted(names):
             path = os.path.relpath(os.path.join(folder, name), source)
@@ -77,6 +87,10 @@ def _list(source: str) -> tuple[list[str], list[str]]:
                 continue
             (data if name.lower().endswith(ENDINGS) else others).append(path)
     return sorted(data), sorted(others)
+
+
+def _uncompressed(path: str) -> str:
+    return path.lower().removesuffix(split_suffix(path)[1])
 
 
 def _remedy(source: str, data: Sequence[str]) -> str:

@@ -13,26 +13,34 @@ from lowregret.data.readers.encoding import TextFile
 from lowregret.errors import DataError
 
 _BLANK = " \t\r\n"
+_LOOK = 20
+"""Lines that tell whether an object is indented."""
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*("?)|[{}\[\]]')
 
 
 class _Depth:
-    """How many brackets of a value are open, line after line."""
+    """Which brackets of a value are open, line after line."""
 
     def __init__(self) -> None:
-        self._open = 0
+        self._open: list[str] = []
         self._broken = False
 
     def add(self, line: str) -> None:
         for token in _TOKEN.finditer(line):
             if token[0][0] == '"':
                 self._broken |= not token[1]  # no text of JSON goes over the end of a line
-            else:
-                self._open += 1 if token[0] in "{[" else -1
+            elif token[0] in "{[":
+                self._open.append(token[0])
+            elif self._open:
+                self._open.pop()
 
     @property
     def is_closed(self) -> bool:
-        return not self._broken and self._open <= 0
+        return not self._broken and not self._open
+
+    @property
+    def is_in_list(self) -> bool:
+        return self._open[-1:] == ["["]
 
 
 class _Record:
@@ -53,8 +61,13 @@ class _Record:
         return self._depth.is_closed
 
     def ends_before(self, line: str) -> bool:
-        """Whether a line begins the next object, though this one has not ended."""
-        return line.lstrip(_BLANK).startswith("{") and _indent(line) <= _indent(self._lines[0])
+        """Whether a line begins the next object, though this one has not ended: it is indented no more than the first.
+        Where nothing at all is indented, an object may be one of a list."""
+        indent = _indent(self._lines[0])
+        if not line.lstrip(_BLANK).startswith("{") or _indent(line) > indent:
+            return False
+        flat = self._lines[0].strip(_BLANK) == "{" and all(_indent(other) <= indent for other in self._lines[-_LOOK:])
+        return not (flat and self._depth.is_in_list)
 
     def row(self, text: TextFile) -> NumberedRow:
         joined = "".join(self._lines).rstrip("\r\n")
@@ -154,7 +167,7 @@ def parse_json(text: str, line: int = 1) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1} " if error.lineno > 1 else ""
-        raise ValueError(f"broken JSON: {error.msg} at {place}column {error.colno}") from None
+        raise ValueError(f"broken JSON: {error.msg.removesuffix(' at')} at {place}column {error.colno}") from None
     except RecursionError:
         raise ValueError("broken JSON: nested too deeply") from None
 
