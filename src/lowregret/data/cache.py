@@ -23,7 +23,7 @@ import pyarrow as pa
 from lowregret.data.table import SCHEMA
 from lowregret.strict_json import to_json
 
-LIMIT_BYTES = 20_000_000_000
+LIMIT_BYTES = 10_000_000_000
 """Of all entries: those that were used longest ago are removed beyond it. A million short rows take 0.3 GB."""
 
 _ROWS, _ABOUT = "rows.arrow", "about.json"
