@@ -12,7 +12,6 @@ from typing import Any
 
 from lowregret.data.readers.base import BrokenRow
 from lowregret.data.readers.registry import open_source
-from lowregret.errors import DataError
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
 """Texts → the token ids of each, without those that begin or end a text."""
@@ -59,10 +58,7 @@ def refuse_rows(sources: Sequence[str | None], beyond: Mapping[int, str], rows: 
                 found = next((i for ids in (encode(texts) if texts else ()) for i in ids if i in beyond), None)
                 if found is None:
                     continue
-                said = has_token(beyond, found, rows)
-                if opened.numbering == "line":
-                    raise DataError(said, source=opened.name, line=line)
-                raise DataError(f"row {line}: {said}", source=opened.name)
+                raise opened.places.error(line, has_token(beyond, found, rows))
 
 
 def has_token(beyond: Mapping[int, str], token: int, rows: int) -> str:

@@ -109,9 +109,9 @@ class FolderTemplate:
     tokens: Mapping[str, str]
     """Special tokens by the names that a template knows them by, such as `eos_token`."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The text of a chat, as `render` makes it."""
-        return render(self.template, messages, None, self.tokens)
+        return render(self.template, messages, tools, self.tokens)
 
 
 def _as_passed_on(message: Mapping[str, Any]) -> dict[str, Any]:

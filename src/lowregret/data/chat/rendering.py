@@ -95,7 +95,7 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Ren
     best: Rendering | None = None
     refusal: DataError | None = None
     for as_parts in (False, True):  # templates of models that see take no plain text
-        for messages in _forms(row.messages or ()):
+        for messages in forms(row.messages or ()):
             try:
                 found, lost = _follow(messages, row, tokenizer, form, as_parts)
             except DataError as error:
@@ -109,7 +109,7 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Ren
     raise refusal or DataError("holds no turn.")
 
 
-def _forms(messages: tuple[Message, ...]) -> Iterator[list[Message]]:
+def forms(messages: tuple[Message, ...]) -> Iterator[list[Message]]:
     """The messages as they are; then in other ways to write the same, for templates that know only those.
 
     Null and empty contents beside calls of tools; arguments as JSON text (OpenAI's form) and as objects; the role
