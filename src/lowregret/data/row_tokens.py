@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template, with_fixed_date
-from lowregret.data.chat.rendering import forms
+from lowregret.data.chat.forms import forms
 from lowregret.data.facts import Counted, ExampleLength
 from lowregret.data.scripts import count_runs, units
 from lowregret.data.sources import Row
@@ -173,7 +173,8 @@ def _exact(row: Row, tokenizer: Tokenizer, template: FolderTemplate | None) -> E
     supervised = sum(size(text) + 1 for text in _supervised(row))
     try:
         if template is not None:
-            return ExampleLength(size(_written(row, template)), supervised)
+            tokens = size(_written(row, template))
+            return ExampleLength(tokens, min(supervised, tokens))
     except Exception:  # as in `try_template`, which has said so
         pass
     return ExampleLength(sum(map(size, _texts(row))) + _TEMPLATE_TOKENS * len(row.messages), supervised)
