@@ -96,7 +96,7 @@ def as_read(reader: Reader, row: Row) -> Row:
 def test_rows_read_are_the_rows_written_in_order_and_none_is_lost(reader: Reader, rows: list[Row]) -> None:
     with made(reader, rows) as sample:
         assert len(sample.rows) == len(rows)
-        found = open_source(sample.source).load("train")
+        found = list(open_source(sample.source).load("train"))
     assert [row for _, row in found] == [as_read(reader, row) for row in sample.rows]
     assert [number for number, _ in found] == sample.numbers
 
@@ -160,12 +160,28 @@ def test_a_split_that_is_not_there_is_refused(reader: Reader) -> None:
     with made(reader, [{"text": "a"}, {"text": "b"}]) as sample:
         opened = open_source(sample.source)
         if opened.splits is None:
-            assert opened.load("nope") == opened.load("train")
+            assert list(opened.load("nope")) == list(opened.load("train"))
+            assert opened.fingerprint("nope") == opened.fingerprint("train")
             return
         assert "train" in opened.splits
         with pytest.raises(DataError) as caught:
-            opened.load("nope")
+            list(opened.load("nope"))
+        with pytest.raises(DataError, match="has no split"):
+            opened.fingerprint("nope")
     assert str(caught.value) == f"{sample.source}: has no split 'nope'. Valid: {', '.join(opened.splits)}."
+
+
+@every_reader
+def test_a_fingerprint_is_of_the_content(reader: Reader) -> None:
+    """The same for the same rows wherever they lie, another one for other rows."""
+
+    def fingerprint(*texts: str) -> str:
+        with made(reader, [{"text": text} for text in texts]) as sample:
+            return open_source(sample.source).fingerprint("train")
+
+    first = fingerprint("a", "b")
+    assert first != fingerprint("a", "b", "c")
+    assert first == fingerprint("a", "b")
 
 
 @every_file_reader

@@ -73,7 +73,7 @@ def supervised(template: str, chat: str) -> list[str] | None:
     """The supervised stretches of the chat as text; None when the template or TRL's marks do not take it."""
     tools, messages = CHATS[chat]
     tokenizer = tokenizer_of(template)
-    (found,) = encode_rows([Row(tuple(messages), None, "f", 1, 0, tools)], tokenizer, 100_000, "cut")
+    (found,) = encode_rows([Row(tuple(messages), None, "f", 1, 0, tools)], tokenizer)
     if isinstance(found, DataError):
         return None
     assert isinstance(found, Encoded)

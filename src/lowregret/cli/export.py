@@ -92,7 +92,7 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
     if not base:
         raise ModelError(f"{folder / _ADAPTER}: names no base. Name it with --model.")
     engine = Engine(load_base(resolve(base)), device="cpu", precision="float32")
-    policy = load_adapter(engine, "adapter", folder)
+    policy = load_adapter(engine, "adapter", folder, aside)
     if each_expert and not any(matrix.experts for matrix in policy.matrices):
         raise SpecError(f"--each-expert: {folder} adapts no experts, so it has one format only. Leave the flag out.")
     size = export_policy(engine, "adapter", out, each_expert=each_expert)

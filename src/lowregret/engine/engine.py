@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.example import Example
+from lowregret.data.table import token_counts
 from lowregret.engine.device import cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
@@ -207,7 +208,7 @@ class Engine:
         Batches are fixed by the lengths alone; as many policies as fit share a pass.
         """
         found = {name: ([0.0] * len(examples), [0] * len(examples)) for name in policies}
-        for group in eval_groups([len(example.token_ids) for example in examples], EVAL_TOKENS):
+        for group in eval_groups(token_counts(examples).tolist(), EVAL_TOKENS):
             batch = collate([examples[index] for index in group], self.base.pad_id)
             counts = batch.supervised.sum(1).tolist()
             together = max(EVAL_PASS_TOKENS // batch.tokens, 1)

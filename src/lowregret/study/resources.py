@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lowregret.data.table import supervised_counts
 from lowregret.engine import Engine
 from lowregret.errors import ModelError, SpecError
 from lowregret.models.targets import find_targets
@@ -95,8 +96,8 @@ def _outgrown(path: Path, resources: TrialResources) -> bool:
     """Whether the base was measured on fewer held-out examples than there are now."""
     found = read_json(path)
     tokens = found.get("test_tokens") if isinstance(found, dict) else None
-    return resources.inputs.shared is not None and tokens != sum(
-        example.supervised_tokens for example in resources.inputs.examples.test
+    return resources.inputs.shared is not None and tokens != int(
+        supervised_counts(resources.inputs.examples.test).sum()
     )
 
 

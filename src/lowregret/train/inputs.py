@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lowregret.data.chat.template import choose_template
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
+from lowregret.data.table import select, supervised_counts, token_counts
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.errors import SpecError
@@ -56,8 +58,8 @@ class RunInputs:
         assert isinstance(self.data, PreparedData)
         return self.data
 
-    @property
-    def resolved(self) -> dict[str, Any]:
+    @cached_property
+    def resolved(self) -> Mapping[str, Any]:
         """For spec.json: what the spec leaves open."""
         evals = self.spec.evals
         chosen: dict[str, Any] = {}
@@ -78,7 +80,7 @@ class RunInputs:
         """The fingerprint of the first so many held-out examples."""
         if isinstance(self.data, Problems):
             return fingerprint(self.data.test[:count])
-        return fingerprint([self.data.test[position] for position in self.data.first(count)])
+        return fingerprint(select(self.data.test, self.data.first(count)))
 
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
@@ -97,8 +99,8 @@ class RunInputs:
         if not isinstance(self.data, PreparedData):
             return {}
         shapes, rows = shapes_from(self.config, self.spec.model), self.data.train
-        tokens = sum(len(row.token_ids) for row in rows)
-        share = sum(sum(row.supervised) for row in rows) / tokens
+        tokens = int(token_counts(rows).sum())
+        share = int(supervised_counts(rows).sum()) / tokens
         length = round(tokens / len(rows))
         return {method.name: multiply_adds(shapes, method, length, share).total for method in methods}
 
@@ -127,7 +129,7 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
         data = prepare(spec.data, tokenizer)
         for line in data.report.lines():
             say(line)
-        fits_context((*data.train, *data.test), config, spec.data.max_length)
+        fits_context((data.train, data.test), config, spec.data.max_length)
         fits_vocabulary((data.train, data.test), config, tokenizer, spec.data)
         judging = choose_judging(spec, data, stored)
         if judging.line:
@@ -152,10 +154,10 @@ def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
         )
 
 
-def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> None:
-    """SpecError when an example is longer than the base has positions for."""
+def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int) -> None:
+    """SpecError when an example of any of the sets is longer than the base has positions for."""
     context = positions_of(config)
-    longest = max(len(example.token_ids) for example in examples)
+    longest = max(int(token_counts(examples).max()) for examples in sets)
     if context is not None and context < longest:
         raise SpecError(
             f"--max-length {max_length}: an example has {longest} tokens, and the base has {context} positions. "

@@ -114,11 +114,11 @@ def evaluate_model(
     examples, report = prepare_held_out(spec.data, tokenizer)
     for line in report.lines():
         say(line)
-    fits_context(examples, config, spec.data.max_length)
+    fits_context((examples,), config, spec.data.max_length)
     fits_vocabulary((examples,), config, tokenizer, spec.data)
     engine = make_engine(spec, source)
     if adapter is not None:
-        load_adapter(engine, "adapter", adapter)
+        load_adapter(engine, "adapter", adapter, say)
     policy = "base" if adapter is None else "adapter"
     losses = evaluate(engine, [policy], examples)[policy]
     nll = mean_nll(losses)

@@ -8,16 +8,20 @@ at once, where each part stands, and a mark that is missing says that the templa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from lowregret.data.chat.template import ChatFormat
 from lowregret.data.turns import THOUGHTS, Message
 from lowregret.errors import DataError
 
-Write = Callable[..., Any]
-"""A chat as the template writes it: from messages, and options of `apply_chat_template`."""
+
+class Write(Protocol):
+    """A chat as the template writes it."""
+
+    def __call__(self, turns: list[Message], /, *, add_generation_prompt: bool = False) -> str: ...
+
 
 CONTENT, REASONING, CALL = "the content", "the reasoning", "a tool call"
 """The parts of a turn."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lowregret.data.chat.places import CALL, REASONING, Found, Place, find_places, find_stand_in
-from lowregret.data.chat.template import ChatFormat, apply_template
+from lowregret.data.chat.template import ChatFormat, apply_template, refusal
 from lowregret.data.sources import Row
 from lowregret.data.turns import Message, has_thought, says_something
 from lowregret.errors import DataError
@@ -160,19 +159,20 @@ def _follow(
     template = form.template_for(row.tools)
     assert template is not None
 
-    def write(turns: list[Message], **options: Any) -> Any:
-        shaped = [_in_parts(turn) for turn in turns] if as_parts else turns
-        return apply_template(tokenizer, template, shaped, row.tools, **options)
+    def shaped(turns: list[Message]) -> list[Message]:
+        return [_in_parts(turn) for turn in turns] if as_parts else turns
+
+    def write(turns: list[Message], *, add_generation_prompt: bool = False) -> str:
+        return apply_template(
+            form.tokens, template, shaped(turns), row.tools, add_generation_prompt=add_generation_prompt
+        )
 
     text = write(messages)
-    empty_for_null = [turn | {"content": ""} if turn["content"] is None else turn for turn in messages]
-    if empty_for_null != messages and text.count("None") > write(empty_for_null).count("None"):
-        raise DataError("the chat template writes None for a content that is null.")
     turns = [rank for rank, turn in enumerate(messages) if turn["role"] == "assistant"]
     wanted = [rank for rank in turns if rank >= row.prompt_turns]
     saying = [rank for rank in wanted if says_something(messages[rank])]
     found = find_places(text, messages, saying, write, form)
-    generated = _generated(partial(write, messages)) if form.marks_generation else None
+    generated = _generated(tokenizer, template, shaped(messages), row.tools) if form.marks_generation else None
     if found is None and generated is not None and len(generated) == len(turns):
         found = {rank: Found(place) for rank, place in zip(turns, generated, strict=True)}
     if found is None:
@@ -224,14 +224,22 @@ def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]
         yield "tools left out by the chat template: the answers are learnt without them"
 
 
-def _generated(write: Callable[..., Any]) -> list[Place]:
+def _generated(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], tools: Sequence[Any] | None
+) -> list[Place]:
     """The template's own {% generation %} blocks."""
-    marked = write(
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
-    )
+    try:
+        marked: Any = tokenizer.apply_chat_template(
+            messages,
+            tools=list(tools) if tools else None,
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
+        )
+    except Exception as error:  # as in `apply_template`
+        raise refusal(error) from None
     blocks: list[Place] = []
     inside = False
     for chosen, (begin, end) in zip(marked["assistant_masks"], marked["offset_mapping"], strict=True):

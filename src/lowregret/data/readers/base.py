@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +40,12 @@ class OpenSource:
     numbering: Numbering
     splits: tuple[str, ...] | None
     """None for a file, which has no splits of its own."""
-    load: Callable[[str], list[NumberedRow]]
-    """From the name of a split (files ignore it)."""
+    load: Callable[[str], Iterator[NumberedRow]]
+    """From the name of a split (files ignore it): its rows, read as they are asked for. A DataError may come at any
+    row."""
+    fingerprint: Callable[[str], str]
+    """From the name of a split: a hash of what `load` would read. It changes with the content, not with the name, and
+    is the same in every process. Raises DataError as `load` does."""
 
     @property
     def held_out(self) -> str | None:
@@ -88,7 +93,7 @@ class Reader:
 def file_reader(
     suffix: str,
     numbering: Numbering,
-    read: Callable[[str], list[NumberedRow]],
+    read: Callable[[str], Iterator[NumberedRow]],
     write: Callable[[Path, Sequence[Mapping[str, Any]]], list[int]],
     *,
     text_only: bool = False,
@@ -97,7 +102,9 @@ def file_reader(
     name = suffix.removeprefix(".")
 
     def open_file(source: str, advice: Advice) -> OpenSource:
-        return OpenSource(source, name, numbering, None, lambda split: read(source))
+        return OpenSource(
+            source, name, numbering, None, lambda split: read(source), lambda split: hash_file(source, name)
+        )
 
     def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:
         path = folder / f"rows{suffix}"
@@ -115,9 +122,25 @@ def file_reader(
     )
 
 
-def number_rows(rows: Any) -> list[NumberedRow]:
+def number_rows(rows: Iterable[dict[str, Any] | BrokenRow]) -> Iterator[NumberedRow]:
     """Rows by their rank."""
-    return list(enumerate(rows, start=1))
+    return enumerate(rows, start=1)
+
+
+def hash_file(source: str, format: str) -> str:
+    """Hexadecimal BLAKE2b of a file's bytes and of the format they are read by. Raises DataError for no file."""
+    try:
+        with open(source, "rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20))
+    except OSError as error:
+        raise unreadable(source, error) from None
+    digest.update(format.encode())
+    return digest.hexdigest()
+
+
+def unreadable(source: str, error: OSError) -> DataError:
+    """What the system refuses."""
+    return DataError(f"cannot be read ({error.strerror or error}).", source=source)
 
 
 def choose_split(source: str, splits: Any, split: str) -> Any:

@@ -14,7 +14,7 @@ from lowregret.errors import DataError
 from lowregret.strict_json import to_json
 
 
-def read(source: str) -> list[NumberedRow]:
+def read(source: str) -> Iterator[NumberedRow]:
     """The records under the header, each numbered by the line it starts on. Raises DataError for a bad header."""
     # Bytes that are not UTF-8 become surrogates, which make the field that holds them bad, not the whole file.
     text = read_bytes(source).decode("utf-8", errors="surrogateescape")
@@ -24,7 +24,7 @@ def read(source: str) -> list[NumberedRow]:
     finally:
         csv.field_size_limit(previous_limit)
     if not lines:
-        return []
+        return
     line, header = lines[0]
     if isinstance(header, BrokenRow):
         raise DataError(f"the header: {header.reason}.", source=source, line=line)
@@ -33,7 +33,8 @@ def read(source: str) -> list[NumberedRow]:
     if repeated:
         twice = ", ".join(map(repr, repeated))
         raise DataError(f"the header names {twice} twice. Rename one.", source=source, line=line)
-    return [(number, _row(names, fields)) for number, fields in lines[1:]]
+    for number, fields in lines[1:]:
+        yield number, _row(names, fields)
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str] | BrokenRow]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from lowregret.errors import DataError
 from lowregret.strict_json import to_json
 
 
-def read(source: str) -> list[NumberedRow]:
+def read(source: str) -> Iterator[NumberedRow]:
     """The objects of the list. Raises DataError when the file is no JSON or holds no list."""
     content = read_bytes(source)
     if not content.strip():
-        return []
+        return iter(())
     try:
         value = parse_json(content)
     except ValueError as error:

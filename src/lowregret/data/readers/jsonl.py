@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,16 @@ from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_
 from lowregret.strict_json import to_json
 
 
-def read(source: str) -> list[NumberedRow]:
+def read(source: str) -> Iterator[NumberedRow]:
     """A row for each line that is not blank, numbered by its line."""
-    rows: list[NumberedRow] = []
     # Only \n ends a line: str.splitlines would also cut at U+2028 and others that JSON strings may hold.
     for number, line in enumerate(read_bytes(source).split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = require_object(parse_json(line))
+            yield number, require_object(parse_json(line))
         except ValueError as error:
-            row = BrokenRow(str(error))
-        rows.append((number, row))
-    return rows
+            yield number, BrokenRow(str(error))
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:

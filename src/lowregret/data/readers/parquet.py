@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.base import NumberedRow, file_reader, first_line, number_rows
 from lowregret.errors import DataError
 
+_BATCH = 1000
+"""Rows that are held at a time."""
 
-def read(source: str) -> list[NumberedRow]:
+
+def read(source: str) -> Iterator[NumberedRow]:
     """The rows of the table. Raises DataError when Arrow cannot read the file."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(source).to_pylist()
+        with pyarrow.parquet.ParquetFile(source) as file:
+            yield from number_rows(row for batch in file.iter_batches(_BATCH) for row in batch.to_pylist())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"not a readable Parquet file ({first_line(error)}).", source=source) from None
-    return number_rows(rows)
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:

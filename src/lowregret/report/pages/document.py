@@ -18,11 +18,14 @@ from lowregret.report.pages.tables import text
 from lowregret.strict_json import to_json
 
 
-def document(title: str, version: str, body: str, specs: dict[str, Any]) -> str:
+def document(
+    title: str, version: str, body: str, specs: dict[str, Any], made_from: str = "the records in this folder"
+) -> str:
     """A page that needs no network: its style, its scripts, its figures' specifications by key, and its body."""
     own = files("lowregret.report.pages")
     style = own.joinpath("page.css").read_text(encoding="utf-8")
-    scripts = (_vega(), own.joinpath("page.js").read_text(encoding="utf-8"))
+    drawing = (_vega(),) if specs else ()
+    scripts = (*drawing, own.joinpath("page.js").read_text(encoding="utf-8"))
     data = {"charts": specs, "themes": {"light": config("light"), "dark": config("dark")}}
     return "\n".join(
         (
@@ -33,7 +36,7 @@ def document(title: str, version: str, body: str, specs: dict[str, Any]) -> str:
             f"<title>{escape(title)}</title>",
             f"<style>\n{style}</style>\n</head>\n<body>\n<main>",
             body,
-            f"</main>\n<footer>Written by lowregret {escape(version)} from the records in this folder.</footer>",
+            f"</main>\n<footer>Written by lowregret {escape(version)} from {escape(made_from)}.</footer>",
             f'<script type="application/json" id="data">{_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body>\n</html>\n",

@@ -67,7 +67,7 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
         say(line)
     policy = "base"
     if adapter is not None:
-        policy = load_adapter(engine, "adapter", adapter).name
+        policy = load_adapter(engine, "adapter", adapter, say).name
     with grading(spec) as grader:
         workload = make_workload(inputs, engine, grader, say)
         assert isinstance(workload, RLWorkload)

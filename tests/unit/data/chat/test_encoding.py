@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lowregret.data.chat import template
 from lowregret.data.chat.encoding import Encoded, encode, encode_rows
 from lowregret.data.chat.template import chat_format, choose_template
 from lowregret.data.example import Example
@@ -53,9 +54,8 @@ def chat(*contents: str, prompt_turns: int = 0) -> Row:
 
 
 def example(row: Row, tokenizer: PreTrainedTokenizerFast) -> Example:
-    found, overlong = encode(row, tokenizer, 100_000, "cut")
+    found = encode(row, tokenizer).example
     assert found is not None
-    assert not overlong
     assert len(found.supervised) == len(found.token_ids)
     assert not found.supervised[0]
     return found
@@ -182,7 +182,7 @@ def test_a_header_that_swallows_the_spaces_after_it_stays_unsupervised(make_toke
 
 def test_turns_that_nothing_closes_are_counted(make_tokenizer: Any) -> None:
     tokenizer = make_tokenizer("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}")
-    (result,) = encode_rows([chat("q", "a", "q", "b")], tokenizer, 1000, "cut")
+    (result,) = encode_rows([chat("q", "a", "q", "b")], tokenizer)
     assert isinstance(result, Encoded)
     assert result.open_turns == 2
     assert result.example is not None
@@ -214,28 +214,9 @@ def test_text_is_supervised_whole_and_bos_and_eos_never_doubled(make_tokenizer: 
     assert found.supervised == (False, *[True] * (len(found.token_ids) - 1))
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(CONTENT, min_size=2, max_size=4), st.integers(2, 80))
-def test_a_cut_is_a_prefix_and_a_drop_is_all_or_nothing(chatml: Any, contents: list[str], limit: int) -> None:
-    whole = example(chat(*contents), chatml)
-    too_long = len(whole.token_ids) > limit
-    cut, was_long = encode(chat(*contents), chatml, limit, "cut")
-    assert was_long == too_long
-    if any(whole.supervised[:limit]):
-        assert cut == Example(whole.token_ids[:limit], whole.supervised[:limit])
-    else:
-        assert cut is None
-    dropped, was_long = encode(chat(*contents), chatml, limit, "drop")
-    assert was_long == too_long
-    assert dropped == (None if too_long else whole)
-
-
 def test_many_rows_at_once_give_what_each_gives_alone(llama3: Any) -> None:
     rows = [chat("q" * n, "a" * n) for n in range(1, 40)] + [Row(None, "text", "f", 1)]
-    together = encode_rows(rows, llama3, 30, "cut")
-    assert [(r.example, r.overlong) for r in together if isinstance(r, Encoded)] == [
-        encode(row, llama3, 30, "cut") for row in rows
-    ]
+    assert encode_rows(rows, llama3) == [encode(row, llama3) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +231,7 @@ def test_a_template_that_cannot_be_followed_is_an_error_at_its_row(
     make_tokenizer: Any, template: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=rf"^data\.jsonl:7: .*{message}"):
-        encode(chat("q", "answer"), make_tokenizer(template), 100, "cut")
+        encode(chat("q", "answer"), make_tokenizer(template))
 
 
 def test_a_template_that_prints_today_prints_a_fixed_day(make_tokenizer: Any) -> None:
@@ -285,7 +266,7 @@ def row_of(*messages: dict[str, Any], **more: Any) -> Row:
 
 
 def encoded(row: Row, tokenizer: Any) -> Encoded:
-    (found,) = encode_rows([row], tokenizer, 100_000, "cut")
+    (found,) = encode_rows([row], tokenizer)
     assert isinstance(found, Encoded), found
     return found
 
@@ -446,20 +427,17 @@ def test_a_generation_prompt_and_an_empty_thought_are_not_the_turns(make_tokeniz
 
 
 def test_a_long_chat_is_rendered_twice_and_not_once_a_turn(chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-    render = type(chatml).apply_chat_template
+    written: list[int] = []
+    render = template.render
 
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return render(self, *args, **kwargs)
+    def counted(text: str, messages: Any, *args: Any, **kwargs: Any) -> str:
+        written.append(len(messages))
+        return render(text, messages, *args, **kwargs)
 
-    monkeypatch.setattr(type(chatml), "apply_chat_template", counted)
-    form = chat_format(chatml)
-    asked = calls
+    monkeypatch.setattr(template, "render", counted)
     assert learnt(chat(*(f"turn {rank}" for rank in range(400))), chatml)[0].count("<|im_end|>") == 200
-    assert calls == 2 * asked + 2
-    assert form.template is not None
+    assert [count for count in written if count == 400] == [400, 400]
+    assert len(written) < 10
 
 
 def test_of_several_templates_one_can_be_chosen(make_tokenizer: Any) -> None:
