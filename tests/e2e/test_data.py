@@ -126,7 +126,7 @@ def test_the_page_of_the_data_stands_alone(run: Any, rows: Path, tmp_path: Path)
     ended = run("data", rows / "rows.jsonl", "--row", "2", "--html", page)
     assert ended.exit_code == 0, ended.stderr
     assert "⟦It is 3.<|im_end|>⟧" in ended.stdout
-    assert "languages: en" in ended.stdout
+    assert "languages: too short to tell" in ended.stdout
     assert "near-duplicates of held-out examples" in ended.stdout
     written = page.read_text(encoding="utf-8")
     assert "<mark>It is 3.&lt;|im_end|&gt;</mark>" in written
