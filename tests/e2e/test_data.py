@@ -127,7 +127,6 @@ def test_the_page_of_the_data_stands_alone(run: Any, rows: Path, tmp_path: Path)
     assert ended.exit_code == 0, ended.stderr
     assert "⟦It is 3.<|im_end|>⟧" in ended.stdout
     assert "languages: too short to tell" in ended.stdout
-    assert "near-duplicates of held-out examples" in ended.stdout
     written = page.read_text(encoding="utf-8")
     assert "<mark>It is 3.&lt;|im_end|&gt;</mark>" in written
     assert "http" not in written.replace("http-equiv", "")
