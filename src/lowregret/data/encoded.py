@@ -153,7 +153,7 @@ class _Encoding:
 
     def _set_aside(self, bad: list[tuple[int, str]], line: int, reason: str) -> None:
         if not self._skip:
-            raise bad_row(self._source.name, self._source.numbering, line, reason)
+            raise bad_row(self._source.places, line, reason)
         bad.append((line, reason))
 
     def about(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class _Encoding:
         if not self._rows:
             line, reason = self._refused[0]
             raise DataError(
-                f"no row can be encoded; the first, {report.numbering} {line}: {reason}", source=report.source
+                f"no row can be encoded; the first, {report.places.short(line)}: {reason}", source=report.source
             )
         bad = tuple(sorted((*self._bad, *self._refused)))
         return {
@@ -176,7 +176,8 @@ class _Encoding:
 
 def _describe(kept: Kept, source: OpenSource, where: str) -> EncodedSplit:
     about = dict(kept.about)
-    found = {name: _frozen(value) for name, value in about.pop("source").items()} | {"source": source.name}
+    found = {name: _frozen(value) for name, value in about.pop("source").items()}
+    found |= {"source": source.name, "notes": source.notes, "parts": source.parts}
     remarks = _frozen(about.pop("remarks"))
     return EncodedSplit(
         table=ExampleTable(kept.batches), source=SourceReport(**found), remarks=remarks, kept=where, **about
@@ -193,7 +194,7 @@ def _refuse_bad_rows(about: Mapping[str, Any], source: OpenSource, skip: bool) -
     bad = about["source"]["bad_rows"]
     if bad and not skip:
         line, reason = bad[0]
-        raise bad_row(source.name, source.numbering, line, reason)
+        raise bad_row(source.places, line, reason)
 
 
 def _key(fingerprint: str, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -54,6 +54,8 @@ class DataFacts:
     """Where the token counts come from, as a phrase."""
     problems: tuple[str, ...] = ()
     """Rows that cannot be used and other faults, as sentences that name their place."""
+    notes: tuple[str, ...] = ()
+    """What was found in the files that their names do not say, such as an encoding."""
     fact_bits: float | None = None
     """Bits of the new facts that the rows tell, where whoever made them says so."""
 

@@ -110,7 +110,7 @@ def _read_split(
     if not len(whole):
         reason, rows, line = found.remarks[0]
         raise DataError(
-            f"nothing in any row is supervised. {rows:,} rows, the first {found.source.numbering} {line}: {reason}",
+            f"nothing in any row is supervised. {rows:,} rows, the first {found.source.places.short(line)}: {reason}",
             source=source.name,
         )
     overlong = whole > limit

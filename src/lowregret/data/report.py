@@ -65,6 +65,7 @@ class SplitReport:
         found = self.source
         split = f", split {found.split}" if found.split else ""
         yield f"{self.role}: {found.source} ({found.format}{split}), columns {found.columns}"
+        yield from (f"  {note}" for note in found.notes)
         if found.unused_columns:
             yield f"  columns not used: {', '.join(found.unused_columns)}"
         yield f"  {self.template}"
@@ -74,7 +75,7 @@ class SplitReport:
             yield f"  {self.kept}"
         yield from self._overlong()
         for reason, rows, first in self.remarks:
-            where = f"row{'s' if rows > 1 else ''}, the first {found.numbering} {first}"
+            where = f"row{'s' if rows > 1 else ''}, the first {found.places.short(first)}"
             yield f"  {rows:,} {where}: {reason}"
         if self.unlearnt:
             yield f"  left out, for nothing in them is supervised: {self.unlearnt:,} rows"
@@ -87,10 +88,11 @@ class SplitReport:
             return
         yield f"  bad rows skipped: {len(bad):,}"
         for line, reason in bad[:_REASONS_SHOWN]:
-            yield f"    {self.source.numbering} {line}: {reason}"
+            yield f"    {self.source.places.short(line)}: {reason}"
         if len(bad) > _REASONS_SHOWN:
-            rest = ", ".join(str(line) for line, _ in bad[_REASONS_SHOWN:])
-            yield f"    and {self.source.numbering}s {rest}"
+            name = self.source.places.full if self.source.parts else str
+            rest = ", ".join(name(line) for line, _ in bad[_REASONS_SHOWN:])
+            yield f"    and {rest}" if self.source.parts else f"    and {self.source.numbering}s {rest}"
 
     def _overlong(self) -> Iterator[str]:
         over = f"over-long (more than {self.max_length:,} tokens)"

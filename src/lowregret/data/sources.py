@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lowregret.data.columns import ColumnSchema, convert, detect
-from lowregret.data.readers.base import BrokenRow, OpenSource
+from lowregret.data.readers.base import BrokenRow, Numbering, OpenSource, Places
 from lowregret.data.readers.registry import open_source
 from lowregret.data.turns import Message
 from lowregret.errors import DataError
@@ -23,7 +23,7 @@ class Row:
     """Text that is supervised as a whole."""
     source: str
     line: int
-    """From 1: the physical line in JSONL and CSV, else the rank of the row."""
+    """Its number in the source: `Places` says where that is."""
     prompt_turns: int = 0
     """So many turns at the start are a prompt: assistant turns among them are not supervised."""
     tools: tuple[Any, ...] | None = None
@@ -56,12 +56,21 @@ class SourceReport:
     rows: int
     """Good rows."""
     bad_rows: tuple[tuple[int, str], ...] = ()
-    """(line, reason) of each row that was skipped."""
+    """(number, reason) of each row that was skipped."""
     unused_columns: tuple[str, ...] = ()
     split: str | None = None
     """Which split was read; None for a file."""
-    numbering: str = "line"
-    """What the numbers of rows count: `line` or `row`."""
+    numbering: Numbering = "line"
+    """What the numbers of rows count."""
+    notes: tuple[str, ...] = ()
+    """What was found that the source's name does not say."""
+    parts: tuple[tuple[str, Numbering], ...] = ()
+    """(name, numbering) of each file, where there are several."""
+
+    @property
+    def places(self) -> Places:
+        """How messages name its rows."""
+        return Places(self.source, self.numbering, self.parts)
 
 
 def read_rows(
@@ -72,9 +81,9 @@ def read_rows(
     skip_bad_rows: bool = False,
     split: str = "train",
 ) -> tuple[list[Row], SourceReport]:
-    """Read a .jsonl, .json, .csv or .parquet file, `builtin:NAME[:key=value,…]`, or a hub dataset `ORG/NAME[:CONFIG]`.
+    """Read a file, a folder or several files, `builtin:NAME[:key=value,…]`, or a hub dataset `ORG/NAME[:CONFIG]`.
 
-    `split` selects among those of a builtin or hub source; a file has only one. The first good row decides the columns.
+    `split` selects among those of a source that has some; a file has only one. The first good row decides the columns.
     Raises DataError at the first bad row, or, with `skip_bad_rows`, only when no row is good.
     """
     return read_open(
@@ -104,7 +113,7 @@ def read_open(
         elif skip_bad_rows:
             bad.append((item.line, item.reason))
         else:
-            raise bad_row(opened.name, opened.numbering, item.line, item.reason)
+            raise bad_row(opened.places, item.line, item.reason)
     return rows, stream.report(len(rows), bad)
 
 
@@ -151,13 +160,8 @@ class RowStream:
     def report(self, rows: int, bad: Sequence[tuple[int, str]]) -> SourceReport:
         """What was found, once all rows were read: so many of them good. Raises DataError when none is."""
         opened = self._opened
-        if self._schema is None and not bad:
-            raise DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
         if self._schema is None:
-            line, reason = bad[0]
-            raise DataError(
-                f"all {len(bad)} rows are bad; the first, {opened.numbering} {line}: {reason}", source=opened.name
-            )
+            raise _all_bad(opened, bad) if bad else _empty(opened)
         return SourceReport(
             source=opened.name,
             format=opened.format,
@@ -167,14 +171,21 @@ class RowStream:
             unused_columns=tuple(self._unused),
             split=None if opened.splits is None else self._split,
             numbering=opened.numbering,
+            notes=opened.notes,
+            parts=opened.parts,
         )
 
 
-def bad_row(source: str, numbering: str, line: int, reason: str) -> DataError:
-    """The error for one bad row; only where rows are lines does its place read `file:line:`."""
-    remedy = "Fix the row, or leave out all such rows by --skip-bad-rows."
-    if numbering == "line":
-        return DataError(f"{reason} {remedy}", source=source, line=line)
-    error = DataError(f"row {line}: {reason} {remedy}", source=source)
-    error.line = line
-    return error
+def bad_row(places: Places, number: int, reason: str) -> DataError:
+    """The error for one bad row."""
+    return places.error(number, f"{reason} Fix the row, or leave out all such rows by --skip-bad-rows.")
+
+
+def _empty(opened: OpenSource) -> DataError:
+    return DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
+
+
+def _all_bad(opened: OpenSource, bad: Sequence[tuple[int, str]]) -> DataError:
+    number, reason = bad[0]
+    first = opened.places.short(number)
+    return DataError(f"all {len(bad)} rows are bad; the first, {first}: {reason}", source=opened.name)

@@ -61,6 +61,8 @@ def head(plan: Plan) -> list[tuple[str, str]]:
         found.append(("data", f"{said}; {facts.held_out:,} held out"))
     else:
         found.append(("data", f"{facts.source}: no usable row; {plan.steps:,} steps are assumed"))
+    if facts is not None and facts.notes:
+        found.append(("files", "; ".join(facts.notes)))
     found.append(("capacity", capacity_line(plan)))
     return found
 

@@ -16,7 +16,9 @@ class DataSpec(Spec):
     """Training data and held-out data, and how rows become examples."""
 
     train: Annotated[str, Flag(name="data")]
-    """Training rows: a .jsonl, .json, .csv or .parquet file, a hub dataset id, or `builtin:NAME[:key=value,…]`."""
+    """Training rows: a .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow file, a .txt with a table or JSON Lines
+    (text also compressed: .gz, .bz2, .xz, .zst); several, or patterns such as 'data/*.jsonl', with commas between; a
+    folder of such files, or one that `save_to_disk` wrote; a hub dataset id; or `builtin:NAME[:key=value,…]`."""
     eval: Annotated[str | None, Flag(name="eval_data")] = None
     """Held-out rows of the same forms; a split of the training rows when not given."""
     prompt_field: str | None = None

@@ -18,6 +18,7 @@ from lowregret.data.readers.base import (
     first_line,
     number_rows,
 )
+from lowregret.data.readers.saved import dataset_rows
 from lowregret.errors import DataError
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -41,7 +42,7 @@ def open_dataset(source: str, advice: Advice) -> OpenSource:
         ) from None
 
     def load(split: str) -> Iterator[NumberedRow]:
-        return number_rows(choose_split(source, splits, split))
+        return number_rows(dataset_rows(choose_split(source, splits, split)))
 
     def fingerprint(split: str) -> str:
         return str(

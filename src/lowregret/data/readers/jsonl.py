@@ -1,26 +1,25 @@
-"""JSON Lines: an object a line."""
+"""JSON Lines: an object a line. Objects over several lines and a list of objects are read, too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowregret.data.readers.base import BrokenRow, NumberedRow, file_reader
-from lowregret.data.readers.encoded_text import parse_json, read_bytes, require_object
+from lowregret.data.readers.encoding import look_at_text
+from lowregret.data.readers.files import FileRows, file_reader
+from lowregret.data.readers.json_text import look_at_start, read_list, read_objects
 from lowregret.strict_json import to_json
 
 
-def read(source: str) -> Iterator[NumberedRow]:
-    """A row for each line that is not blank, numbered by its line."""
-    # Only \n ends a line: str.splitlines would also cut at U+2028 and others that JSON strings may hold.
-    for number, line in enumerate(read_bytes(source).split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, require_object(parse_json(line))
-        except ValueError as error:
-            yield number, BrokenRow(str(error))
+def look(source: str) -> FileRows:
+    """A row for each object, numbered by its line; those of a list by their rank."""
+    text = look_at_text(source)
+    start = look_at_start(text)
+    if start.character == "[" and not (start.lines == 1 and start.more):
+        return FileRows(lambda: read_list(text), "row", (*text.notes, "read as one list, not as JSON Lines"))
+    spread = ("read as objects over several lines, not as JSON Lines",) if start.lines > 1 else ()
+    return FileRows(lambda: read_objects(text), "line", (*text.notes, *spread))
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -30,4 +29,4 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     return list(range(1, len(rows) + 1))
 
 
-READER = file_reader(".jsonl", "line", read, write)
+READER = file_reader((".jsonl", ".ndjson"), "line", look, write, is_text=True)
