@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lowregret.data.example import Example
 from lowregret.data.sources import SourceReport
+from lowregret.data.table import supervised_counts, token_counts
 
 _REASONS_SHOWN = 10
 
@@ -23,8 +24,7 @@ class Counts:
     @staticmethod
     def of(examples: Sequence[Example]) -> Counts:
         """Count them."""
-        supervised = sum(example.supervised_tokens for example in examples)
-        return Counts(len(examples), supervised, sum(len(example.token_ids) for example in examples))
+        return Counts(len(examples), int(supervised_counts(examples).sum()), int(token_counts(examples).sum()))
 
     def __str__(self) -> str:
         return f"{self.examples:,} examples, {self.supervised_tokens:,} supervised of {self.tokens:,} tokens"
@@ -53,6 +53,12 @@ class SplitReport:
     used: Counts
     """Examples left after the split, the removal of duplicates and the limit."""
     limit: str | None = None
+    remarks: tuple[tuple[str, int, int], ...] = ()
+    """(what, rows of which it is true, the number of the first of them)."""
+    unlearnt: int = 0
+    """Rows left out because none of their turns is supervised, for the reasons among the remarks."""
+    kept: str = field(default="", compare=False)
+    """Where the encoded rows are kept between runs, or why they are not; "" for few rows."""
 
     def lines(self) -> Iterator[str]:
         """The split in words."""
@@ -65,7 +71,14 @@ class SplitReport:
         yield f"  {self.template}"
         yield from self._bad_rows()
         yield f"  read: {self.read}; the longest has {self.longest:,} tokens"
+        if self.kept:
+            yield f"  {self.kept}"
         yield from self._overlong()
+        for reason, rows, first in self.remarks:
+            where = f"row{'s' if rows > 1 else ''}, the first {found.places.short(first)}"
+            yield f"  {rows:,} {where}: {reason}"
+        if self.unlearnt:
+            yield f"  left out, for nothing in them is supervised: {self.unlearnt:,} rows"
         if self.open_turns:
             yield f"  no end-of-turn token closes {self.open_turns:,} assistant turns: nothing teaches it to stop"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,19 @@ class Row:
     """What the chat may call, as a chat template takes it."""
     skipped: Mapping[int, str] = field(default_factory=dict)
     """Position of each assistant turn that a flag keeps out of the loss → the flag, as `weight: 0`."""
+
+    @property
+    def characters(self) -> int:
+        """About how much text it holds."""
+        return len(self.text or "") + sum(len(str(value)) for turn in self.messages or () for value in turn.values())
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    line: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -91,64 +104,82 @@ def read_open(
     split: str = "train",
 ) -> tuple[list[Row], SourceReport]:
     """`read_rows` of a source that is already open."""
-    schema: ColumnSchema | None = None
+    stream = RowStream(opened, prompt_field=prompt_field, completion_field=completion_field, split=split)
     rows: list[Row] = []
     bad: list[tuple[int, str]] = []
-    unused: dict[str, None] = {}
-    companions: dict[str, None] = {}
-    for line, record in opened.load(split):
-        try:
-            if isinstance(record, BrokenRow):
-                raise DataError(f"{record.reason}.")
-            candidate = schema or detect(record, prompt_field, completion_field)
-            content = convert(candidate, record)
-        except DataError as error:
-            if not skip_bad_rows:
-                raise bad_row(opened.places, line, str(error)) from None
-            bad.append((line, str(error)))
-            continue
-        schema = candidate
-        rows.append(
-            Row(
-                content.messages,
-                content.text,
-                opened.name,
-                line,
-                content.prompt_turns,
-                content.tools,
-                content.skipped,
-            )
+    for item in stream:
+        if isinstance(item, Row):
+            rows.append(item)
+        elif skip_bad_rows:
+            bad.append((item.line, item.reason))
+        else:
+            raise bad_row(opened.places, item.line, item.reason)
+    return rows, stream.report(len(rows), bad)
+
+
+class RowStream:
+    """The rows of a split as they are read, the bad ones among them, and what was found on the way."""
+
+    def __init__(
+        self, opened: OpenSource, *, prompt_field: str | None, completion_field: str | None, split: str
+    ) -> None:
+        self._opened, self._split = opened, split
+        self._fields = prompt_field, completion_field
+        self._schema: ColumnSchema | None = None
+        self._companions: dict[str, None] = {}
+        self._unused: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        """Once."""
+        for line, record in self._opened.load(self._split):
+            try:
+                item: Row | BadRow = self._row(line, record)
+            except DataError as error:
+                item = BadRow(line, str(error))
+            yield item
+
+    def _row(self, line: int, record: dict[str, Any] | BrokenRow) -> Row:
+        if isinstance(record, BrokenRow):
+            raise DataError(f"{record.reason}.")
+        schema = self._schema or detect(record, *self._fields)
+        content = convert(schema, record)
+        self._schema = schema
+        self._companions.update(dict.fromkeys(schema.companions(record)))
+        self._unused.update(dict.fromkeys(str(key) for key in record if key not in (*schema.columns, *schema.optional)))
+        self._unused.update(dict.fromkeys(content.ignored))
+        return Row(
+            messages=content.messages,
+            text=content.text,
+            source=self._opened.name,
+            line=line,
+            prompt_turns=content.prompt_turns,
+            tools=content.tools,
+            skipped=content.skipped,
         )
-        companions.update(dict.fromkeys(schema.companions(record)))
-        unused.update(dict.fromkeys(str(key) for key in record if key not in (*schema.columns, *schema.optional)))
-        unused.update(dict.fromkeys(content.ignored))
-    if schema is None:
-        raise _all_bad(opened, bad) if bad else _empty(opened)
-    report = SourceReport(
-        source=opened.name,
-        format=opened.format,
-        columns=schema.describe(companions),
-        rows=len(rows),
-        bad_rows=tuple(bad),
-        unused_columns=tuple(unused),
-        split=None if opened.splits is None else split,
-        numbering=opened.numbering,
-        notes=opened.notes,
-        parts=opened.parts,
-    )
-    return rows, report
+
+    def report(self, rows: int, bad: Sequence[tuple[int, str]]) -> SourceReport:
+        """What was found, once all rows were read: so many of them good. Raises DataError when none is."""
+        opened = self._opened
+        if self._schema is None and not bad:
+            raise DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
+        if self._schema is None:
+            line, reason = bad[0]
+            first = opened.places.short(line)
+            raise DataError(f"all {len(bad)} rows are bad; the first, {first}: {reason}", source=opened.name)
+        return SourceReport(
+            source=opened.name,
+            format=opened.format,
+            columns=self._schema.describe(self._companions),
+            rows=rows,
+            bad_rows=tuple(bad),
+            unused_columns=tuple(self._unused),
+            split=None if opened.splits is None else self._split,
+            numbering=opened.numbering,
+            notes=opened.notes,
+            parts=opened.parts,
+        )
 
 
 def bad_row(places: Places, number: int, reason: str) -> DataError:
     """The error for one bad row."""
     return places.error(number, f"{reason} Fix the row, or leave out all such rows by --skip-bad-rows.")
-
-
-def _empty(opened: OpenSource) -> DataError:
-    return DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
-
-
-def _all_bad(opened: OpenSource, bad: list[tuple[int, str]]) -> DataError:
-    number, reason = bad[0]
-    first = opened.places.short(number)
-    return DataError(f"all {len(bad)} rows are bad; the first, {first}: {reason}", source=opened.name)

@@ -185,8 +185,8 @@ def _content(item: Mapping[str, Any], key: str, place: str) -> str | None:
             texts.append(encodable(part["text"], f"{place}[{rank}].text"))
         else:
             raise DataError(
-                f"field '{place}[{rank}]': a part of type {part.get('type', 'text')!r} without text. Only parts of type "
-                "'text' can be learnt here: leave out rows with others."
+                f"field '{place}[{rank}]': a part of type {part.get('type', 'text')!r} without text. "
+                "Only parts of type 'text' can be learnt here: leave out rows with others."
             )
     return "".join(texts)
 

@@ -44,6 +44,7 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             data,
             eval_source=request.eval_data,
             tokenizer=folder_of(model),
+            vocabulary=shapes.vocabulary,
             context=shapes.context,
             max_length=request.max_length,
             prompt_field=request.prompt_field,

@@ -25,6 +25,8 @@ class DataSpec(Spec):
     """Column of the prompt; detected when not given."""
     completion_field: str | None = None
     """Column of the completion, the only tokens that are supervised; detected when not given."""
+    chat_template: str | None = None
+    """Name of the chat template, for a tokenizer that has several; its `default` when not given."""
     max_length: Annotated[int, Unit("tokens")] = Field(default=512, ge=2)
     """Longest example; `overlong` says what becomes of longer ones."""
     overlong: Literal["cut", "drop"] = "cut"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lowregret
-from lowregret.data import scan as module
+from lowregret.data import row_tokens as module
 from lowregret.data.prepare import prepare
 from lowregret.data.scan import scan
 from lowregret.errors import DataError

@@ -21,10 +21,13 @@ def loss_mask(rendering: Rendering, ids: list[int], offsets: list[Span], form: C
         starts.append(max(start, starts[-1]) if starts else start)
     for place in rendering.places or ():
         first, last = _covered(place, starts, offsets, ids, form)
-        if place.limit is None:
-            stop, closed = _close(first, last, rendering.text, offsets, ids, form)
-        else:
+        end = None if place.limit is not None else form.ending.close(rendering.text, place.end)
+        if place.limit is not None:
             stop, closed = _seek(last, bisect_left(starts, place.limit), ids, form)
+        elif end is not None:
+            stop, closed = bisect_left(starts, end), True
+        else:
+            stop, closed = _close(first, last, rendering.text, offsets, ids, form)
         open_turns += not closed
         mask[first:stop] = [True] * max(stop - first, 0)
     return mask, open_turns
@@ -71,4 +74,4 @@ def _close(first: int, last: int, text: str, offsets: list[Span], ids: list[int]
 
 
 def _may_close(token: int, form: ChatFormat) -> bool:
-    return token == form.eos_id or (token in form.special_ids and token != form.bos_id)
+    return token in (form.eos_id, form.ending.token) or (token in form.special_ids and token != form.bos_id)

@@ -8,16 +8,20 @@ at once, where each part stands, and a mark that is missing says that the templa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from lowregret.data.chat.template import TurnShape, shared_start
+from lowregret.data.chat.template import ChatFormat
 from lowregret.data.turns import THOUGHTS, Message
 from lowregret.errors import DataError
 
-Write = Callable[[list[Message]], str]
-"""A chat as the template writes it."""
+
+class Write(Protocol):
+    """A chat as the template writes it."""
+
+    def __call__(self, turns: list[Message], /, *, add_generation_prompt: bool = False) -> str: ...
+
 
 CONTENT, REASONING, CALL = "the content", "the reasoning", "a tool call"
 """The parts of a turn."""
@@ -28,7 +32,7 @@ NOT_FOUND = (
 )
 
 _THINK_BEGIN, _THINK_END = "<think>", "</think>"
-_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+_EMPTY_THOUGHT = re.compile(r"\s*(<think>)?\s*</think>\s*")
 _ARGUMENT = re.compile(r':\s*"')
 
 
@@ -52,7 +56,7 @@ class Found:
 
 
 def find_places(
-    text: str, messages: Sequence[Message], wanted: Sequence[int], write: Write, shape: TurnShape
+    text: str, messages: Sequence[Message], wanted: Sequence[int], write: Write, form: ChatFormat
 ) -> dict[int, Found] | None:
     """Where `text`, the template's, has each of the wanted turns. None when the template does not bear marks."""
     if not wanted:
@@ -69,7 +73,7 @@ def find_places(
             len(found) > 1 and part != CALL for (_, part, _), found in zip(marker.parts, positions, strict=True)
         )
         if clean == text and not twice:
-            return dict(_found(text, messages, wanted, marker.parts, positions, shape))
+            return dict(_found(text, messages, wanted, marker.parts, positions, write, form))
     return None
 
 
@@ -149,7 +153,8 @@ def _found(
     wanted: Sequence[int],
     parts: Sequence[tuple[int, str, bool]],
     positions: Sequence[list[int]],
-    shape: TurnShape,
+    write: Write,
+    form: ChatFormat,
 ) -> Iterator[tuple[int, Found]]:
     """Each wanted turn, by the marks in it."""
     marks: dict[int, list[tuple[int, str, bool]]] = {rank: [] for rank in wanted}
@@ -165,9 +170,16 @@ def _found(
         if not marks[rank]:
             yield rank, Found(None, tuple(lost[rank]))
             continue
-        first, (last, _, closed) = min(marks[rank])[0], max(marks[rank])
+        (first, part, _), (last, _, closed) = min(marks[rank]), max(marks[rank])
         thinks = any(part == REASONING for _, part, _ in marks[rank])
-        begin = _begin(text, before, first, thinks, shape)
+        begin = _begin(text, before, first, thinks, form)
+        if begin is None and part == CONTENT:
+            begin = first
+        if begin is None:  # something comes before the first mark that no header tells apart
+            asked = write(list(messages[:rank]), add_generation_prompt=True)
+            if not text.startswith(asked) or len(asked) > first:
+                raise DataError(NOT_FOUND.format(rank))
+            begin = len(asked)
         following = messages[rank + 1]["content"] if rank + 1 < len(messages) else None
         limit = None
         if not closed:
@@ -177,20 +189,20 @@ def _found(
         before = last
 
 
-def _begin(text: str, before: int, first: int, thinks: bool, shape: TurnShape) -> int:
-    """Where the turn begins whose first mark is at `first`: past its header, and past an empty thought.
+def _begin(text: str, before: int, first: int, thinks: bool, form: ChatFormat) -> int | None:
+    """Where the turn begins whose first mark is at `first`: past its header and an empty thought; None if unclear.
 
     What a generation prompt writes is not the turn's, nor is the empty thought that some templates add; what else they
     put before the content is.
     """
+    shape, closing = form.shape, form.ending.written.strip()
     begin = text.rfind(shape.header, before, first) if shape.header else -1
-    closing = shape.closing.strip()
     if begin >= 0 and not (closing and closing in text[begin:first]):
-        begin += len(shared_start(shape.prompt, text[begin:first]))
+        begin += len(shape.prompt if text.startswith(shape.prompt, begin, first) else shape.header)
         empty = None if thinks else _EMPTY_THOUGHT.match(text, begin, first)
         return empty.end() if empty else begin
     thought = text.rfind(_THINK_BEGIN, before, first) if thinks else -1
-    return first if thought < 0 else thought
+    return None if thought < 0 else thought
 
 
 def find_stand_in(text: str, messages: Sequence[Message], rank: int, write: Write) -> Found:

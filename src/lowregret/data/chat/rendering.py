@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lowregret.data.chat.places import CALL, REASONING, Found, Place, find_places, find_stand_in
-from lowregret.data.chat.template import ChatFormat, apply_template
+from lowregret.data.chat.template import ChatFormat, apply_template, refusal
 from lowregret.data.sources import Row
 from lowregret.data.turns import Message, has_thought, says_something
 from lowregret.errors import DataError
@@ -34,6 +34,12 @@ def left_out(parts: Sequence[str]) -> str:
 def kept_out(flag: str) -> str:
     """The remark on a turn that a flag of the data keeps out of the loss."""
     return f"an assistant turn kept out of the loss by `{flag}`"
+
+
+ESCAPED = (
+    "arguments of a tool call that are JSON text, which the chat template quotes once more: "
+    "give them as objects if the base is to write them as objects"
+)
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,10 @@ def _rendered_pair(row: Row, form: ChatFormat) -> Rendering | None:
     if row.messages is None or [turn["role"] for turn in row.messages] != ["user", "assistant"]:
         return None
     prompt, answer = (turn["content"] or "" for turn in row.messages)
-    ends = {form.shape.bridge.rstrip(), form.shape.closing.rstrip() and form.shape.header.rstrip()} - {""}
+    ends = {form.shape.bridge.rstrip(), form.shape.header.rstrip()} - {""}
     if not any(token in prompt for token in form.control_tokens) or not prompt.rstrip().endswith(tuple(ends)):
         return None
-    closing = form.shape.closing.rstrip()
+    closing = form.ending.written.rstrip() or form.eos_token
     if not answer.rstrip().endswith(closing):
         answer += closing
     place = Place(len(prompt), len(prompt) + len(answer))
@@ -87,86 +93,86 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Ren
     """By the template: in the form of the row's messages of which it writes the most."""
     best: Rendering | None = None
     refusal: DataError | None = None
-    for messages in _forms(row.messages or ()):
-        try:
-            found, lost = _follow(messages, row, tokenizer, form)
-        except DataError as error:
-            refusal = refusal or error
-            continue
-        if not lost:
-            return found
-        best = best or found
-    if best is None:
-        raise refusal or DataError("holds no turn.")
-    return best
+    for as_parts in (False, True):  # templates of models that see take no plain text
+        for messages in _forms(row.messages or ()):
+            try:
+                found, lost = _follow(messages, row, tokenizer, form, as_parts)
+            except DataError as error:
+                refusal = refusal or error
+                continue
+            if not lost:
+                return found
+            best = best or found
+        if best is not None:
+            return best
+    raise refusal or DataError("holds no turn.")
 
 
 def _forms(messages: tuple[Message, ...]) -> Iterator[list[Message]]:
     """The messages as they are; then in other ways to write the same, for templates that know only those.
 
     Null and empty contents beside calls of tools; arguments as JSON text (OpenAI's form) and as objects; the role
-    `developer` as `system`.
+    `developer` as `system`; contents as lists of parts.
     """
     given = list(messages)
-    tried = [given]
-    yield given
-
-    def differ(found: list[Message]) -> Iterator[list[Message]]:
-        if found not in tried:
-            tried.append(found)
-            yield found
-
     filled = [turn | {"content": ""} if turn["content"] is None else turn for turn in given]
-    parsed = [_with_objects(turn) for turn in filled]
-    yield from differ(filled)
-    yield from differ(parsed)
-    yield from differ([turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in parsed])
-    yield from differ(
-        [turn | {"content": None} if turn.get("tool_calls") and not turn["content"] else turn for turn in given]
-    )
+    parsed = [_with_arguments(turn, _parsed) for turn in filled]
+    no_developer = [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in parsed]
+    quoted = [_with_arguments(turn, _quoted) for turn in given]
+    nulled = [turn | {"content": None} if turn.get("tool_calls") and not turn["content"] else turn for turn in quoted]
+    tried: list[list[Message]] = []
+    for form in (given, filled, parsed, no_developer, quoted, nulled):
+        if form not in tried:
+            tried.append(form)
+            yield form
 
 
-def _with_objects(turn: Message) -> Message:
-    """With the arguments of its calls as objects."""
-    calls = turn.get("tool_calls")
-    if not calls:
-        return turn
-    found = []
-    for call in calls:
-        holder = call.get("function", call)
-        text = holder.get("arguments") if isinstance(holder, Mapping) else None
-        try:
-            arguments = json.loads(text) if isinstance(text, str) else None
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            found.append(call)
-        elif holder is call:
-            found.append({**call, "arguments": arguments})
-        else:
-            found.append({**call, "function": {**holder, "arguments": arguments}})
-    return {**turn, "tool_calls": found}
+def _with_arguments(turn: Message, change: Callable[[Any], Any]) -> Message:
+    """The turn with the arguments of its calls changed."""
+    calls = []
+    for call in turn.get("tool_calls") or ():
+        held = call.get("function")
+        holder = held if isinstance(held, Mapping) else call
+        if "arguments" not in holder:
+            return turn
+        changed = {**holder, "arguments": change(holder["arguments"])}
+        calls.append(changed if holder is call else {**call, "function": changed})
+    return {**turn, "tool_calls": calls} if calls else turn
+
+
+def _parsed(arguments: Any) -> Any:
+    try:
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _quoted(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _follow(
-    messages: list[Message], row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat
+    messages: list[Message], row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat, as_parts: bool
 ) -> tuple[Rendering, bool]:
     """The rendering of these messages, and whether a part of them was left out of it."""
     template = form.template_for(row.tools)
     assert template is not None
 
-    def write(turns: list[Message]) -> str:
-        return str(apply_template(tokenizer, template, turns, row.tools))
+    def shaped(turns: list[Message]) -> list[Message]:
+        return [_in_parts(turn) for turn in turns] if as_parts else turns
+
+    def write(turns: list[Message], *, add_generation_prompt: bool = False) -> str:
+        return apply_template(
+            form.tokens, template, shaped(turns), row.tools, add_generation_prompt=add_generation_prompt
+        )
 
     text = write(messages)
-    empty_for_null = [turn | {"content": ""} if turn["content"] is None else turn for turn in messages]
-    if empty_for_null != messages and text.count("None") > write(empty_for_null).count("None"):
-        raise DataError("the chat template writes None for a content that is null.")
     turns = [rank for rank, turn in enumerate(messages) if turn["role"] == "assistant"]
     wanted = [rank for rank in turns if rank >= row.prompt_turns]
     saying = [rank for rank in wanted if says_something(messages[rank])]
-    found = find_places(text, messages, saying, write, form.shape)
-    generated = _generated(messages, row, template, tokenizer) if form.marks_generation else None
+    found = find_places(text, messages, saying, write, form)
+    generated = _generated(tokenizer, template, shaped(messages), row.tools) if form.marks_generation else None
     if found is None and generated is not None and len(generated) == len(turns):
         found = {rank: Found(place) for rank, place in zip(turns, generated, strict=True)}
     if found is None:
@@ -185,12 +191,20 @@ def _follow(
             remarks.extend([UNMARKED] * (not own))
         elif place is not None:
             places.append(place)
-    lost_context = _lost_context(text, messages, row)
+    lost_context = list(_lost_context(text, messages, row))
     remarks.extend(lost_context)
+    texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
+    if any(isinstance(given, str) and given and json.dumps(given, ensure_ascii=False) in text for given in texts):
+        remarks.append(ESCAPED)
     if any(token in (turn["content"] or "") for turn in messages for token in form.control_tokens):
         remarks.append(LOOKS_RENDERED)
     rendering = Rendering(text, tuple(places), wants_bos=False, remarks=tuple(remarks))
     return rendering, bool(lost_context) or any(found[rank].lost for rank in saying)
+
+
+def _in_parts(turn: Message) -> Message:
+    """With its content as a list of one part."""
+    return turn if turn["content"] is None else {**turn, "content": [{"type": "text", "text": turn["content"]}]}
 
 
 def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]:
@@ -210,18 +224,22 @@ def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]
         yield "tools left out by the chat template: the answers are learnt without them"
 
 
-def _generated(messages: list[Message], row: Row, template: str, tokenizer: PreTrainedTokenizerBase) -> list[Place]:
+def _generated(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], tools: Sequence[Any] | None
+) -> list[Place]:
     """The template's own {% generation %} blocks."""
-    marked = apply_template(
-        tokenizer,
-        template,
-        messages,
-        row.tools,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
-    )
+    try:
+        marked: Any = tokenizer.apply_chat_template(
+            messages,
+            tools=list(tools) if tools else None,
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
+        )
+    except Exception as error:  # as in `apply_template`
+        raise refusal(error) from None
     blocks: list[Place] = []
     inside = False
     for chosen, (begin, end) in zip(marked["assistant_masks"], marked["offset_mapping"], strict=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from lowregret.data.chat.compiled import FIXED_DATE, compile_template, render, with_fixed_date
+from lowregret.data.chat.ending import Ending, find_ending
 from lowregret.data.turns import Message, speak
 from lowregret.errors import DataError, ModelError, did_you_mean
 
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<form>.*?)\1\s*\)""")
-_FIXED_DATE = date(2024, 7, 26)
-"""What templates that print today's date print here, so that a run can be repeated; Llama 3's own default."""
 _ASKED, _ANSWERED = "lowregret asks", "lowregret answers"
 """The turns of the chat by which a template is tried."""
 
@@ -33,8 +32,6 @@ class TurnShape:
     """The generation prompt, whole."""
     bridge: str = ""
     """From the end of a question to where the answer begins to be generated: how a rendered prompt ends."""
-    closing: str = ""
-    """What follows the content."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,15 @@ class ChatFormat:
     eos_id: int | None
     eos_token: str
     special_ids: frozenset[int]
+    tokens: Mapping[str, str]
+    """Special tokens by the names that templates know them by."""
+    ending: Ending
+    """What ends an assistant's turn."""
     tool_template: str | None = None
     """The template of chats with tools, where the tokenizer has one of its own for them."""
     shape: TurnShape = TurnShape()
     closing_ids: frozenset[int] = frozenset()
-    """Tokens that end a turn: EOS, and what the template writes after an answer."""
+    """Tokens that end a turn: that of `ending`, EOS, and what the template writes after a call of a tool."""
     control_tokens: frozenset[str] = frozenset()
     """Special tokens that the template writes: in a content they look like a rendered chat."""
 
@@ -83,12 +84,15 @@ class ChatFormat:
                 "turn; assistant contents and EOS are supervised"
             )
         how = "as its {% generation %} blocks mark them" if self.marks_generation else "content and end of turn"
-        dated = f"; its date is fixed at {_FIXED_DATE.isoformat()}" if self.dated else ""
+        dated = f"; its date is fixed at {FIXED_DATE.isoformat()}" if self.dated else ""
         return f"the tokenizer's chat template; assistant turns are supervised ({how}){dated}"
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    """Ask a tokenizer once. Raises ModelError when it gives no character offsets, or has templates but no default."""
+    """Ask a tokenizer once.
+
+    Raises ModelError when it gives no character offsets, has templates but no default, or one that is no template.
+    """
     if not tokenizer.is_fast:
         raise ModelError("the tokenizer has no fast version, which the loss mask needs.")
     template, tool_template = _templates(tokenizer)
@@ -99,9 +103,16 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     bos_id: int | None = tokenizer.bos_token_id
     eos_id: int | None = tokenizer.eos_token_id
-    shape, rendered = (TurnShape(), "") if pinned is None else _shape(tokenizer, pinned)
-    written = set(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    closing = [token for token in tokenizer(shape.closing, add_special_tokens=False)["input_ids"] if token in special]
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    shape, rendered = (TurnShape(), "") if pinned is None else _shape(tokens, pinned)
+
+    def specials(text: str) -> list[int]:
+        return [token for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token in special]
+
+    ending = find_ending(tokenizer, pinned)
+    closing = {ending.token, eos_id} - {None}
+    if pinned is not None:
+        closing |= set(_end_of_call(tokens, pinned_for_tools or pinned, specials))
     return ChatFormat(
         template=pinned,
         marks_generation=pinned is not None and _GENERATION.search(pinned) is not None,
@@ -111,10 +122,12 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         eos_id=eos_id,
         eos_token=str(tokenizer.eos_token or ""),
         special_ids=frozenset(special),
+        tokens=tokens,
+        ending=ending,
         tool_template=pinned_for_tools,
         shape=shape,
-        closing_ids=frozenset([*closing[:1], *([] if eos_id is None else [eos_id])]),
-        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in written & special),
+        closing_ids=frozenset(token for token in closing if token is not None),
+        control_tokens=frozenset(str(tokenizer.convert_ids_to_tokens(token)) for token in set(specials(rendered))),
     )
 
 
@@ -147,48 +160,91 @@ def _templates(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str | No
 
 
 def _pin(template: str | None) -> str | None:
-    """With any call for today's date fixed."""
-    return None if template is None else _TODAY.sub(lambda m: repr(_FIXED_DATE.strftime(m["form"])), template)
+    """With any call for today's date fixed. Raises ModelError when it does not compile."""
+    if template is None:
+        return None
+    pinned = with_fixed_date(template)
+    compile_template(pinned)
+    return pinned
 
 
-def _shape(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[TurnShape, str]:
+def _shape(tokens: Mapping[str, str], template: str) -> tuple[TurnShape, str]:
     """What the template puts around an answer, and a chat as it writes one; nothing where it refuses a plain chat."""
     question: list[Message] = [speak("user", _ASKED)]
     try:
-        whole = apply_template(tokenizer, template, [*question, speak("assistant", _ANSWERED)])
-        asked = apply_template(tokenizer, template, question)
-        prompt = apply_template(tokenizer, template, question, add_generation_prompt=True)
+        whole = apply_template(tokens, template, [*question, speak("assistant", _ANSWERED)])
+        asked = apply_template(tokens, template, question)
+        prompt = apply_template(tokens, template, question, add_generation_prompt=True)
     except DataError:
         return TurnShape(), ""
     place = whole.find(_ANSWERED)
     if place < 0:
         return TurnShape(), whole
-    closing = whole[place + len(_ANSWERED) :]
     if not (prompt.startswith(asked) and whole.startswith(asked)):
-        return TurnShape(closing=closing), whole
+        return TurnShape(), whole
     start = len(asked)
-    header = shared_start(prompt[start:], whole[start:place])
+    header = _shared_start(prompt[start:], whole[start:place])
     bridge = prompt[prompt.find(_ASKED) + len(_ASKED) :] if _ASKED in prompt else ""
-    return TurnShape(header, prompt[start:] if header else "", bridge, closing), whole
+    return TurnShape(header, prompt[start:] if header else "", bridge), whole
 
 
-def shared_start(left: str, right: str) -> str:
-    """The characters with which both begin."""
-    length = next((rank for rank, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
-    return left[: min(len(left), len(right)) if length is None else length]
+def _end_of_call(tokens: Mapping[str, str], template: str, specials: Callable[[str], list[int]]) -> list[int]:
+    """The token that ends a turn which calls a tool, where the template can tell: some end it otherwise than an answer.
+
+    It is what the template writes last after a call that ends the chat; if that is nothing, what it writes first
+    before the tool's answer.
+    """
+    value = "lowregret value"
+    arguments = {"key": value}
+    answer: Message = {"role": "tool", "name": "lowregret_tool", "tool_call_id": "lowregre1", "content": _ANSWERED}
+    schema = {"type": "object", "properties": {"key": {"type": "string", "description": ""}}, "required": ["key"]}
+    tool = {"type": "function", "function": {"name": answer["name"], "description": "", "parameters": schema}}
+    alone = followed = ""
+    for form in (arguments, json.dumps(arguments)):
+        called = {"name": answer["name"], "arguments": form}
+        calls = [{"id": answer["tool_call_id"], "type": "function", "function": called}]
+        asked = [speak("user", _ASKED), {**speak("assistant", ""), "tool_calls": calls}]
+        try:
+            alone, followed = (apply_template(tokens, template, chat, [tool]) for chat in (asked, [*asked, answer]))
+        except DataError:
+            continue
+        break
+    if value not in alone or value not in followed:
+        return []
+    tail = alone[alone.rfind(value) + len(value) :].rstrip()
+    between = followed[followed.rfind(value) + len(value) :].split(_ANSWERED)[0]
+    if between.startswith(tail) and specials(tail):
+        return specials(tail)[-1:]
+    return specials(between.removeprefix(tail))[:1]
+
+
+def _shared_start(prompt: str, whole: str) -> str:
+    """What both begin with, up to the end of a tag, line or word where they part in the middle of one."""
+    parted = next((rank for rank, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), None)
+    if parted is None:
+        return prompt[: len(whole)]
+    return prompt[: max(prompt.rfind(mark, 0, parted) for mark in ">]\n ") + 1]
 
 
 def apply_template(
-    tokenizer: PreTrainedTokenizerBase,
+    tokens: Mapping[str, str],
     template: str,
     messages: Sequence[Message],
     tools: Sequence[Any] | None = None,
-    **options: Any,
-) -> Any:
-    """What `apply_chat_template` makes of a chat: text, unless the options say otherwise. DataError when it refuses."""
-    arguments = {"tokenize": False, "chat_template": template, "tools": list(tools) if tools else None, **options}
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    """The text that `apply_chat_template` makes of a chat. DataError when it refuses.
+
+    `tokens` are the tokenizer's special tokens, by the names that templates know them by.
+    """
     try:
-        return tokenizer.apply_chat_template(list(messages), **arguments)
+        return render(template, messages, tools, tokens, add_generation_prompt=add_generation_prompt)
     # A template is a program by somebody else: it refuses rows by raising whatever it likes.
     except Exception as error:
-        raise DataError(f"the chat template refuses this row: {error}.") from None
+        raise refusal(error) from None
+
+
+def refusal(error: Exception) -> DataError:
+    """What a template has raised, as the fault of its row."""
+    return DataError(f"the chat template refuses this row: {error}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from lowregret.data.readers.base import BrokenRow, NumberedRow
 from lowregret.data.readers.encoding import TextFile, look_at_text
 from lowregret.data.readers.files import FileRows, file_reader
 from lowregret.errors import DataError
+from lowregret.strict_json import to_json
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLE = 100
@@ -131,7 +131,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     for row in rows:
         numbers.append(1 + _line_ends(stream.getvalue()))
         values = [row[name] for name in names]
-        writer.writerow([value if isinstance(value, str) else json.dumps(value) for value in values])
+        writer.writerow([value if isinstance(value, str) else to_json(value) for value in values])
     path.write_text(stream.getvalue(), encoding="utf-8", newline="")
     return numbers
 

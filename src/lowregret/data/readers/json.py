@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from lowregret.data.readers.encoding import look_at_text
 from lowregret.data.readers.files import FileRows, file_reader
 from lowregret.data.readers.json_text import look_at_start, read_list, read_objects
+from lowregret.strict_json import to_json
 
 
 def look(source: str) -> FileRows:
@@ -24,7 +24,7 @@ def look(source: str) -> FileRows:
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """A list of the rows; their numbers."""
-    path.write_text(json.dumps([dict(row) for row in rows], ensure_ascii=False), encoding="utf-8", newline="")
+    path.write_text(to_json([dict(row) for row in rows], ensure_ascii=False), encoding="utf-8", newline="")
     return list(range(1, len(rows) + 1))
 
 

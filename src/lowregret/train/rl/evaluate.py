@@ -15,7 +15,7 @@ from lowregret.spec import RL, FullFT, TrainingSpec, TrainSpec, build
 from lowregret.train.inputs import grading, make_engine, make_workload, open_inputs
 from lowregret.train.members import TrialOutcome
 from lowregret.train.rl.rollout import Rollout, draw_seed
-from lowregret.train.rl.sampling import Sampling
+from lowregret.train.rl.sampling import Sampling, sampling_lines
 from lowregret.train.rl.work import EVALUATION_SEED, RLWorkload
 
 
@@ -63,9 +63,11 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     assert isinstance(spec.objective, RL)
     inputs = open_inputs(spec, say)
     engine = make_engine(spec, inputs.source)
+    for line in sampling_lines(engine, spec.objective):
+        say(line)
     policy = "base"
     if adapter is not None:
-        policy = load_adapter(engine, "adapter", adapter).name
+        policy = load_adapter(engine, "adapter", adapter, say).name
     with grading(spec) as grader:
         workload = make_workload(inputs, engine, grader, say)
         assert isinstance(workload, RLWorkload)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowregret.data.chat.template import ChatFormat, chat_format
+from lowregret.data.chat.template import ChatFormat, chat_format, choose_template
 from lowregret.data.readers.base import BrokenRow, OpenSource
 from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import bad_row
@@ -51,6 +51,7 @@ def prepare_problems(
     kept = [problem for problem in train if problem.prompt not in judged]
     if len(kept) < len(train):
         say(f"{len(train) - len(kept):,} training problems are also held out: removed")
+    choose_template(tokenizer, spec.chat_template)
     form = chat_format(tokenizer)
     if form.template is None:
         say("the tokenizer has no chat template: a prompt is followed by a blank line")
