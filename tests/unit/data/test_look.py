@@ -72,18 +72,19 @@ def test_near_duplicates_are_those_with_most_runs_of_three_tokens_in_common() ->
     same = tuple(range(100, 140))
     changed = (*same[:20], 999, *same[21:])  # 38 runs each, of which 35 are the other's
     train = [example(*range(40)), example(*changed), example(1, 2)]
-    (near,) = near_duplicates(train, [example(*range(200, 240)), example(*same)])
+    (near,) = near_duplicates(train, [example(*range(200, 240)), example(*same)], PLACES)
     assert (near.train_row, near.held_out_row) == ("line 2", "line 2")
     assert near.alike == pytest.approx(35 / 41)
     assert near_duplicates(train, [], PLACES) == []
 
 
-def test_what_all_held_out_examples_share_makes_no_near_duplicates(, PLACES) -> None:
+def test_what_all_held_out_examples_share_makes_no_near_duplicates() -> None:
     def example(rank: int) -> Example:
         ids = (*range(60), *range(1000 * rank, 1000 * rank + 6))
         return Example(ids, (False,) * len(ids))
 
-    assert near_duplicates([example(rank) for rank in range(1, 9)], [example(rank) for rank in range(20, 60)], PLACES) == []
+    train, test = ([example(rank) for rank in ranks] for ranks in (range(1, 9), range(20, 60)))
+    assert near_duplicates(train, test, PLACES) == []
 
 
 def test_one_row_alone_is_shown_too(tmp_path: Path, chatml: Any) -> None:
