@@ -193,6 +193,12 @@ def test_names_with_commas_and_brackets_are_names_where_they_exist(tmp_path: Pat
         assert asked(write(tmp_path / name, rows("a"))) == ["a"]
 
 
+def test_a_file_without_a_byte_is_said(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", rows("a"))
+    empty = write(tmp_path / "b.jsonl", [])
+    assert read_rows(f"{source},{empty}")[1].notes == ("2 files", f"empty: {empty}")
+
+
 def test_parts_that_a_list_leaves_out_are_said(tmp_path: Path) -> None:
     source = write(tmp_path / "train-00000-of-00002.jsonl", rows("a"))
     _, report = read_rows(f"{source[:-6]}*")
