@@ -58,7 +58,7 @@ def scan(
     """
     opened = open_source(source)
     judge = open_source(eval_source) if eval_source is not None else opened if opened.held_out else None
-    template = open_template(tokenizer)
+    asked = template = open_template(tokenizer)
     train, template = _render(_read(opened, "train", prompt_field, completion_field), template, tokenizer, opened)
     problems = train.problems
     rows = train.rows
@@ -90,6 +90,7 @@ def scan(
         counted=found.counted,
         how=found.how,
         problems=list_problems(problems),
+        blocked=asked is not None and template is None,
         fact_bits=known_fact_bits(source),
     )
 
@@ -124,14 +125,14 @@ def _render(
     try:
         refused = try_template(read.rows, template)
     except ModelError as error:
-        return _Read(read.rows, read.layout, [*read.problems, (str(folder), str(error))], read.numbering), None
+        return _Read(read.rows, read.layout, [(str(folder), str(error)), *read.problems], read.numbering), None
     if not refused.reasons:
         return read, template
     first = min(refused.reasons)
     reason = refused.reasons[first].rstrip(".")
     if len(refused.reasons) == refused.tried:
         every = f"the chat template refuses every row: {reason}. So no row can be trained on as it is."
-        return _Read(read.rows, read.layout, [*read.problems, (str(folder), every)], read.numbering), None
+        return _Read(read.rows, read.layout, [(str(folder), every), *read.problems], read.numbering), None
     count = len(refused.reasons)
     of = "" if refused.tried == len(read.rows) else f" of the {refused.tried:,} tried"
     said = f"{count:,} row{'s' * (count > 1)}{of} that the chat template refuses; this one: {reason}."

@@ -10,6 +10,7 @@ from typing import Any
 
 from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.scan import scan
+from lowregret.errors import DataError
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
@@ -29,8 +30,8 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             `pilot`, …; None leaves one open.
 
     Raises:
-        LowregretError: a name that means nothing, or a value out of its bounds. Faults of the data are no error: they
-            are listed in the plan.
+        LowregretError: a name that means nothing, a value out of its bounds, or data without a usable row: then the
+            message lists their faults. Faults of single rows are no error: they are listed in the plan.
     """
     request = build(PlanSpec, {name: value for name, value in options.items() if value is not None})
     for name in OF_DATA if data is None else ():
@@ -50,6 +51,9 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             prompt_field=request.prompt_field,
             completion_field=request.completion_field,
         )
+        if not facts.examples:
+            faults = "".join(f"\n  {problem}" for problem in facts.problems)
+            raise DataError(f"no usable row, so there is nothing to plan for:{faults}", source=data)
     return build_plan(
         shapes,
         request,
