@@ -16,6 +16,8 @@ WRITER = ROOT / "src" / "lowregret" / "strict_json.py"
 SOURCES = sorted(
     path for folder in ("src", "tools", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
 )
+_TEXTS = (ROOT / "src/lowregret/data/chat", ROOT / "src/lowregret/data/turns.py")
+"""Spell parts of a row as a chat template does, which is no JSON of ours: these are looked for in its text."""
 _WRITES = ("dump", "dumps", "JSONEncoder")
 
 
@@ -45,7 +47,8 @@ def test_every_bit_of_the_others_is_kept() -> None:
 def test_there_is_one_writer() -> None:
     assert len(SOURCES) > 300
     found = {path: writers(ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES}
-    assert [path for path, lines in found.items() if lines] == [WRITER]
+    others = [path for path, lines in found.items() if lines and not any(path.is_relative_to(text) for text in _TEXTS)]
+    assert others == [WRITER]
 
 
 @pytest.mark.parametrize("text", ["json.dumps(1)", "from json import dump", "import json as j", "json.JSONEncoder()"])

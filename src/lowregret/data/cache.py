@@ -21,8 +21,9 @@ from typing import Any
 import pyarrow as pa
 
 from lowregret.data.table import SCHEMA
+from lowregret.strict_json import to_json
 
-LIMIT_BYTES = 20_000_000_000
+LIMIT_BYTES = 10_000_000_000
 """Of all entries: those that were used longest ago are removed beyond it. A million short rows take 0.3 GB."""
 
 _ROWS, _ABOUT = "rows.arrow", "about.json"
@@ -124,7 +125,7 @@ class Writer:
         assert self._partial is not None
         self._close()
         content = {"about": about, "checksum": _checksum(self._partial / _ROWS)}
-        (self._partial / _ABOUT).write_text(json.dumps(content), encoding="utf-8")
+        (self._partial / _ABOUT).write_text(to_json(content), encoding="utf-8")
         batches = _map(self._partial / _ROWS)
         try:
             self._partial.rename(self._final)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -22,6 +21,7 @@ from lowregret.data.sources import BadRow, Row, RowStream, SourceReport, bad_row
 from lowregret.data.table import ExampleTable
 from lowregret.errors import DataError
 from lowregret.spec.data import DataSpec
+from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
 if TYPE_CHECKING:
@@ -161,8 +161,9 @@ class _Encoding:
         report = self._stream.report(self._rows, self._bad)
         if not self._rows:
             line, reason = self._refused[0]
-            first = report.places.short(line)
-            raise DataError(f"no row can be encoded; the first, {first}: {reason}", source=report.source)
+            raise DataError(
+                f"no row can be encoded; the first, {report.places.short(line)}: {reason}", source=report.source
+            )
         bad = tuple(sorted((*self._bad, *self._refused)))
         return {
             "source": asdict(replace(report, bad_rows=bad)),
@@ -176,7 +177,7 @@ class _Encoding:
 def _describe(kept: Kept, source: OpenSource, where: str) -> EncodedSplit:
     about = dict(kept.about)
     found = {name: _frozen(value) for name, value in about.pop("source").items()}
-    found |= {"source": source.name, "notes": source.notes, "parts": source.parts}  # the entry knows the content only
+    found |= {"source": source.name, "notes": source.notes, "parts": source.parts}
     remarks = _frozen(about.pop("remarks"))
     return EncodedSplit(
         table=ExampleTable(kept.batches), source=SourceReport(**found), remarks=remarks, kept=where, **about
@@ -207,7 +208,7 @@ def _key(fingerprint: str, split: str, spec: DataSpec, tokenizer: PreTrainedToke
         "code": _code(),
         "libraries": [version(name) for name in ("tokenizers", "transformers", "jinja2")],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=sorted).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_json(facts, sort_keys=True, default=sorted).encode()).hexdigest()[:32]
 
 
 @cache

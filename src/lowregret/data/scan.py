@@ -19,6 +19,7 @@ from lowregret.data.readers.base import OpenSource, Places
 from lowregret.data.readers.registry import open_source
 from lowregret.data.row_tokens import count_rows, open_template, try_template
 from lowregret.data.sources import Row, read_open
+from lowregret.data.turns import spoken
 from lowregret.errors import DataError, ModelError
 
 
@@ -141,7 +142,7 @@ def _repeats(places: Places, rows: Sequence[Row]) -> list[tuple[str, str]]:
     first: dict[Any, int] = {}
     repeated = []
     for row in rows:
-        content = row.text if row.messages is None else tuple(turn["role"] + turn["content"] for turn in row.messages)
+        content = row.text if row.messages is None else tuple(turn["role"] + spoken(turn) for turn in row.messages)
         if content in first:
             repeated.append((row.line, first[content]))
         else:

@@ -160,12 +160,8 @@ class RowStream:
     def report(self, rows: int, bad: Sequence[tuple[int, str]]) -> SourceReport:
         """What was found, once all rows were read: so many of them good. Raises DataError when none is."""
         opened = self._opened
-        if self._schema is None and not bad:
-            raise DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
         if self._schema is None:
-            line, reason = bad[0]
-            first = opened.places.short(line)
-            raise DataError(f"all {len(bad)} rows are bad; the first, {first}: {reason}", source=opened.name)
+            raise _all_bad(opened, bad) if bad else _empty(opened)
         return SourceReport(
             source=opened.name,
             format=opened.format,
@@ -183,3 +179,13 @@ class RowStream:
 def bad_row(places: Places, number: int, reason: str) -> DataError:
     """The error for one bad row."""
     return places.error(number, f"{reason} Fix the row, or leave out all such rows by --skip-bad-rows.")
+
+
+def _empty(opened: OpenSource) -> DataError:
+    return DataError("is empty: no rows. Name a source that holds at least one.", source=opened.name)
+
+
+def _all_bad(opened: OpenSource, bad: Sequence[tuple[int, str]]) -> DataError:
+    number, reason = bad[0]
+    first = opened.places.short(number)
+    return DataError(f"all {len(bad)} rows are bad; the first, {first}: {reason}", source=opened.name)

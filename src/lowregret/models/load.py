@@ -45,9 +45,14 @@ class Base:
 
     @property
     def pad_id(self) -> int:
-        """A token id to fill rows with; what it is does not matter, padding is never attended to nor supervised."""
+        """A token id to fill rows with; what it is does not matter, padding is never attended to nor supervised.
+
+        The tokenizer's own may be one for which the embedding has no row.
+        """
         pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else int(pad)
+        embedding: Any = self.model.get_input_embeddings()
+        rows = embedding.weight.shape[0]
+        return int(pad) if pad is not None and 0 <= pad < rows else 0
 
 
 def bundled_names() -> list[str]:
@@ -97,7 +102,7 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     tokenizer = load_tokenizer(source)
     with _explaining(source), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **source.arguments
+            source.path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **_arguments(source)
         )
     model, found = loaded
     if found["missing_keys"]:  # transformers would go on with random ones
@@ -112,6 +117,17 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
         _forget_gguf(model)
     model.eval()
     return Base(model, tokenizer, source)
+
+
+def _arguments(source: Source) -> dict[str, Any]:
+    """What `from_pretrained` takes; without a padding token for which the embedding has no row: torch refuses it."""
+    config = load_config(source)
+    text = config.get_text_config(decoder=True)
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if pad is None or rows is None or pad < rows:
+        return source.arguments
+    text.pad_token_id = None
+    return {**source.arguments, "config": config}
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:

@@ -31,6 +31,7 @@ from lowregret.train.rl.sampling import sampling_lines
 from lowregret.train.rl.work import RLWorkload
 from lowregret.train.schedule import total_steps
 from lowregret.train.sft.work import SFTWorkload
+from lowregret.train.vocabulary import fits_vocabulary
 
 Say = Callable[[str], None]
 
@@ -117,16 +118,19 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
     source = resolve(spec.model)
     config = load_config(source)
     device = choose_device(spec.device)
+    tokenizer = load_tokenizer(source)
     data: PreparedData | Problems
     shared = None
     if isinstance(spec.objective, RL):
-        data = prepare_problems(spec.data, spec.objective, load_tokenizer(source), say)
+        data = prepare_problems(spec.data, spec.objective, tokenizer, say)
         _completions_fit(data, config, spec.objective)
+        fits_vocabulary((data.train, data.test), config, tokenizer, spec.data)
     else:
-        data = prepare(spec.data, load_tokenizer(source))
+        data = prepare(spec.data, tokenizer)
         for line in data.report.lines():
             say(line)
         fits_context((data.train, data.test), config, spec.data.max_length)
+        fits_vocabulary((data.train, data.test), config, tokenizer, spec.data)
         judging = choose_judging(spec, data, stored)
         if judging.line:
             say(judging.line)

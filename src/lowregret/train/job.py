@@ -26,6 +26,7 @@ from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.new_tokens import new_token_lines
 from lowregret.train.sft.work import evaluate, mean_nll
 from lowregret.train.trial import begin, settle
+from lowregret.train.vocabulary import fits_vocabulary
 
 
 def fine_tune(
@@ -109,10 +110,12 @@ def evaluate_model(
     training reported for the same held-out data, to the bit in float32.
     """
     source = resolve(spec.model)
-    examples, report = prepare_held_out(spec.data, load_tokenizer(source))
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    examples, report = prepare_held_out(spec.data, tokenizer)
     for line in report.lines():
         say(line)
-    fits_context((examples,), load_config(source), spec.data.max_length)
+    fits_context((examples,), config, spec.data.max_length)
+    fits_vocabulary((examples,), config, tokenizer, spec.data)
     engine = make_engine(spec, source)
     if adapter is not None:
         load_adapter(engine, "adapter", adapter, say)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowregret.errors import ModelError
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -63,7 +64,7 @@ def compile_template(template: str) -> Template:
     def tojson(
         value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
     ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return to_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
@@ -108,9 +109,9 @@ class FolderTemplate:
     tokens: Mapping[str, str]
     """Special tokens by the names that a template knows them by, such as `eos_token`."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The text of a chat, as `render` makes it."""
-        return render(self.template, messages, None, self.tokens)
+        return render(self.template, messages, tools, self.tokens)
 
 
 def _as_passed_on(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,14 @@ def _try_render(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) 
 def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Any:
     if not texts:
         return iter(())
-    tokens = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    tokens = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
     return zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 
 from lowregret.data.chat.places import Place
 from lowregret.data.chat.rendering import Rendering
@@ -16,9 +17,8 @@ def loss_mask(rendering: Rendering, ids: list[int], offsets: list[Span], form: C
     """Which tokens belong to a turn or close it; and how many turns nothing closes."""
     mask = [False] * len(ids)
     open_turns = 0
-    starts: list[int] = []
-    for start, _ in offsets:  # never falling, so that bisect may search them: a zero-width token may sit at (0, 0)
-        starts.append(max(start, starts[-1]) if starts else start)
+    # Never falling, so that bisect may search them: a zero-width token may sit at (0, 0).
+    starts = list(accumulate((start for start, _ in offsets), max))
     for place in rendering.places or ():
         first, last = _covered(place, starts, offsets, ids, form)
         end = None if place.limit is not None else form.ending.close(rendering.text, place.end)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowregret.data.chat.forms import forms
 from lowregret.data.chat.places import CALL, REASONING, Found, Place, find_places, find_stand_in
 from lowregret.data.chat.template import ChatFormat, apply_template, refusal
 from lowregret.data.sources import Row
 from lowregret.data.turns import Message, has_thought, says_something
 from lowregret.errors import DataError
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,7 +95,7 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Ren
     best: Rendering | None = None
     refusal: DataError | None = None
     for as_parts in (False, True):  # templates of models that see take no plain text
-        for messages in _forms(row.messages or ()):
+        for messages in forms(row.messages or ()):
             try:
                 found, lost = _follow(messages, row, tokenizer, form, as_parts)
             except DataError as error:
@@ -106,50 +107,6 @@ def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Ren
         if best is not None:
             return best
     raise refusal or DataError("holds no turn.")
-
-
-def _forms(messages: tuple[Message, ...]) -> Iterator[list[Message]]:
-    """The messages as they are; then in other ways to write the same, for templates that know only those.
-
-    Null and empty contents beside calls of tools; arguments as JSON text (OpenAI's form) and as objects; the role
-    `developer` as `system`; contents as lists of parts.
-    """
-    given = list(messages)
-    filled = [turn | {"content": ""} if turn["content"] is None else turn for turn in given]
-    parsed = [_with_arguments(turn, _parsed) for turn in filled]
-    no_developer = [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in parsed]
-    quoted = [_with_arguments(turn, _quoted) for turn in given]
-    nulled = [turn | {"content": None} if turn.get("tool_calls") and not turn["content"] else turn for turn in quoted]
-    tried: list[list[Message]] = []
-    for form in (given, filled, parsed, no_developer, quoted, nulled):
-        if form not in tried:
-            tried.append(form)
-            yield form
-
-
-def _with_arguments(turn: Message, change: Callable[[Any], Any]) -> Message:
-    """The turn with the arguments of its calls changed."""
-    calls = []
-    for call in turn.get("tool_calls") or ():
-        held = call.get("function")
-        holder = held if isinstance(held, Mapping) else call
-        if "arguments" not in holder:
-            return turn
-        changed = {**holder, "arguments": change(holder["arguments"])}
-        calls.append(changed if holder is call else {**call, "function": changed})
-    return {**turn, "tool_calls": calls} if calls else turn
-
-
-def _parsed(arguments: Any) -> Any:
-    try:
-        found = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
-    return found if isinstance(found, dict) else arguments
-
-
-def _quoted(arguments: Any) -> Any:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _follow(
@@ -194,7 +151,7 @@ def _follow(
     lost_context = list(_lost_context(text, messages, row))
     remarks.extend(lost_context)
     texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
-    if any(isinstance(given, str) and given and json.dumps(given, ensure_ascii=False) in text for given in texts):
+    if any(isinstance(given, str) and given and to_json(given, ensure_ascii=False) in text for given in texts):
         remarks.append(ESCAPED)
     if any(token in (turn["content"] or "") for turn in messages for token in form.control_tokens):
         remarks.append(LOOKS_RENDERED)
@@ -217,7 +174,7 @@ def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]
         place = text.find(content, position)
         if place >= 0:
             position = place
-        elif content not in text and json.dumps(content, ensure_ascii=False)[1:-1] not in text:
+        elif content not in text and to_json(content, ensure_ascii=False)[1:-1] not in text:
             yield f"a turn of role {turn['role']} left out by the chat template: the answers are learnt without it"
     named = [(tool.get("function") or tool).get("name") for tool in row.tools or ()]
     if any(isinstance(name, str) and name not in text for name in named):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from lowregret.data.chat.compiled import FIXED_DATE, compile_template, render, w
 from lowregret.data.chat.ending import Ending, find_ending
 from lowregret.data.turns import Message, speak
 from lowregret.errors import DataError, ModelError, did_you_mean
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -200,7 +200,7 @@ def _end_of_call(tokens: Mapping[str, str], template: str, specials: Callable[[s
     schema = {"type": "object", "properties": {"key": {"type": "string", "description": ""}}, "required": ["key"]}
     tool = {"type": "function", "function": {"name": answer["name"], "description": "", "parameters": schema}}
     alone = followed = ""
-    for form in (arguments, json.dumps(arguments)):
+    for form in (arguments, to_json(arguments)):
         called = {"name": answer["name"], "arguments": form}
         calls = [{"id": answer["tool_call_id"], "type": "function", "function": called}]
         asked = [speak("user", _ASKED), {**speak("assistant", ""), "tool_calls": calls}]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.builtin.registry import BUILTIN_PREFIX, load_builtin
 from lowregret.data.readers.base import Advice, NumberedRow, OpenSource, Reader, SampleSource, choose_split, number_rows
+from lowregret.strict_json import to_json
 
 
 def open_builtin(source: str, advice: Advice) -> OpenSource:
@@ -22,7 +22,7 @@ def open_builtin(source: str, advice: Advice) -> OpenSource:
 
     def fingerprint(split: str) -> str:
         # Of the rows, not of their name: a generator may change between versions.
-        rows = json.dumps(choose_split(source, splits, split), sort_keys=True)
+        rows = to_json(choose_split(source, splits, split), sort_keys=True)
         return hashlib.blake2b(rows.encode(), digest_size=20).hexdigest()
 
     return OpenSource(source, READER.format, READER.numbering, tuple(splits), load, fingerprint)
