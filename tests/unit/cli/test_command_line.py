@@ -64,10 +64,7 @@ def test_the_search_for_heavy_imports_finds_them() -> None:
         (["study", "rnak"], "Did you mean 'rank'?"),
         (["study", "rank", "--workers", "0"], "--workers 0"),
         (["study", "rank", "more"], "unexpected 'more'. Leave it out"),
-        (
-            ["train", "--model", "tiny", "--data", "a.jsonl", "b.jsonl.gz"],
-            "Several files go into one name, with commas",
-        ),
+        (["train", "--data", "a.jsonl", "b.jsonl.gz", "--model", "a", "--out", "x"], "Several files go into one"),
         (["verify"], "missing FOLDER."),
         (["compare", "--out", "unused"], "missing --model and --data"),
         (["compare", "--learning-rates", "1e-3,fast"], "--learning-rates '1e-3,fast'"),
