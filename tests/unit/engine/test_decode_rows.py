@@ -18,6 +18,7 @@ def test_the_cache_of_a_row_is_what_it_is_taken_for(
     assert engine.sampling_path.cached  # found out by sampling, which is not to be watched
     length, budget = 10, 10**9
     monkeypatch.setattr(footprint, "default_budget", lambda _: budget)
+    assert engine.sampling_path.cached  # found by now: that took caches of its own
     made = []
     real = cache._with_room
 

@@ -87,13 +87,15 @@ def _first_token(tokenizer: PreTrainedTokenizerBase, text: str, rest: str) -> tu
     own = _own_tokens(tokenizer)
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     for token, (start, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
-        if start >= begin and token in own:
+        spelled = text[start:stop].strip() == own.get(token)  # else it stands for what the vocabulary does not have
+        if start >= begin and spelled:
             return token, text[begin:stop].rstrip()  # a token may take the blanks after it
     return None
 
 
-def _own_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that stand for no text: special and added ones. BOS opens a text, unless it is EOS too; and some
-    tokenizers add runs of blanks."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
-    return ({*added, *tokenizer.all_special_ids} - {tokenizer.bos_token_id}) | ({tokenizer.eos_token_id} - {None})
+def _own_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Special and added tokens, as they are spelled. BOS opens a text, unless it is EOS too; and some tokenizers add
+    runs of blanks."""
+    found = {number: token.content.strip() for number, token in tokenizer.added_tokens_decoder.items()}
+    opens = tokenizer.bos_token_id if tokenizer.bos_token_id != tokenizer.eos_token_id else None
+    return {number: spelled for number, spelled in found.items() if spelled and number != opens}

@@ -43,6 +43,16 @@ def sampling_lines(engine: Engine, objective: RL) -> list[str]:
     )
 
 
+def ungraded(objective: RL, rollout: Rollout) -> str:
+    """What to say where not one of the samples could be graded."""
+    late = " Allow more time by --time-limit." if "took longer than" in str(rollout.failure) else ""
+    return (
+        f"task {objective.task!r}: none of {len(rollout.samples)} completions could be graded; the first: "
+        f"{rollout.failure}.{late} Correct the reward function; for a completion that is merely wrong, let it return a "
+        "reward and not raise."
+    )
+
+
 class Sampling:
     """Draws and grades for all policies of an engine."""
 
