@@ -12,6 +12,7 @@ from lowregret.cli.command import verb
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.errors import ModelError, SpecError, did_you_mean
+from lowregret.runs.files import ADAPTER, BEST, BEST_LORA
 
 _ADAPTER = "adapter_config.json"
 
@@ -19,7 +20,10 @@ _ADAPTER = "adapter_config.json"
 @verb("export")
 def export(
     *folders: Annotated[
-        Path, positional("Folders that `lowregret study` has left; or one adapter's.", "FOLDER", required=True)
+        Path,
+        positional(
+            "Folders that `lowregret study` or `compare` has left; or one with an adapter.", "FOLDER", required=True
+        ),
     ],
     out: Annotated[
         Path,
@@ -38,8 +42,9 @@ def export(
     model: Annotated[str | None, option("Of an adapter: its base. (default: the one that it names)")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """An adapter is a folder with adapter_config.json, such as RUN/adapter or STUDY/best/lora. It is put on its base,
-    which its configuration names unless --model does.
+    """An adapter is a folder with adapter_config.json, or a run's that has one: of `train` its own, of `compare`, where
+    --out is no table, the best LoRA's (best/lora). It is put on its base, which its configuration names unless --model
+    does.
     """
     found, words = _write(folders, out, table, each_expert, model)
     if as_json:
@@ -52,17 +57,27 @@ def _write(
     folders: Sequence[Path], out: Path, table: str | None, each_expert: bool, model: str | None
 ) -> tuple[dict[str, Any], str]:
     """What was written, as data and in words."""
-    adapters = [folder for folder in folders if (folder / _ADAPTER).is_file()]
+    adapters = [adapter for folder in folders if (adapter := _adapter_in(folder, out)) is not None]
     if adapters:
         if len(folders) > 1:
-            raise SpecError(f"{adapters[0]}: is an adapter, which is exported alone. Name no other folder with it.")
+            raise SpecError(f"{folders[0]}: holds an adapter, which is exported alone. Name no other folder with it.")
         if table is not None:
-            raise SpecError(f"--table: is of use with studies only, and {adapters[0]} is an adapter. Leave it out.")
+            raise SpecError(f"--table: is of use with tables only, and {adapters[0]} is an adapter. Leave it out.")
         return _adapter(adapters[0], out, model, each_expert)
     for given, flag in ((each_expert, "--each-expert"), (model, "--model")):
         if given:
             raise SpecError(f"{flag}: is of use with an adapter only; {folders[0]} holds no {_ADAPTER}.")
     return _tables(folders, out, table or "trials")
+
+
+def _adapter_in(folder: Path, out: Path) -> Path | None:
+    """The adapter that a folder is or has; None when it has none, or when `out` is a table of its trials."""
+    from lowregret.report.export import FORMATS
+
+    places = [folder]
+    if out.suffix not in FORMATS:
+        places += [folder / ADAPTER, folder / BEST / BEST_LORA]
+    return next((place for place in places if (place / _ADAPTER).is_file()), None)
 
 
 def _tables(folders: Sequence[Path], out: Path, table: str) -> tuple[dict[str, Any], str]:
@@ -72,7 +87,7 @@ def _tables(folders: Sequence[Path], out: Path, table: str) -> tuple[dict[str, A
 
     if table not in TABLES:
         raise SpecError(f"--table {table!r}: no such table. {did_you_mean(table, TABLES)}")
-    rows = write(find_studies(folders, aside), out, table)
+    rows = write(find_studies(folders, aside, compares=True), out, table)
     return {"written": str(out), "table": table, "rows": rows}, f"{out}: {rows} rows"
 
 
@@ -100,4 +115,8 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
         aside(line)
     form = "a plain LoRA for each expert" if each_expert else "PEFT's format"
     method = policy.method.name.partition(":re:")[0]
-    return {"written": str(out), "method": method, "bytes": size}, f"{out}: {method} in {form}, {size:,} bytes"
+    return {
+        "written": str(out),
+        "method": method,
+        "bytes": size,
+    }, f"{out}: {method} of {folder} in {form}, {size:,} bytes"

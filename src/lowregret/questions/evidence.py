@@ -78,7 +78,7 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
             rates = group.learning_rates
             fits = record.method in asked and (rates == "search" or record.learning_rate in rates)
             if fits and record.seed < group.seeds and record.status != "running":
-                trials.append(_trial(record, path))
+                trials.append(read_trial(record, path))
         methods += group.methods
     methods.sort(key=lambda method: isinstance(method, FullFT))
     return Condition(
@@ -94,7 +94,8 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
     )
 
 
-def _trial(record: TrialRecord, home: Path) -> Trial:
+def read_trial(record: TrialRecord, home: Path) -> Trial:
+    """A trial with its curves, from its folder."""
     metrics = read_metrics(home / METRICS)
     forgetting = home / FORGETTING
     return Trial(

@@ -7,21 +7,46 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.condition import Condition, Trial
+from lowregret.analysis.condition import Trial
 from lowregret.errors import SpecError
 from lowregret.questions.claim import Evidence
-from lowregret.questions.evidence import read_evidence
+from lowregret.questions.evidence import read_evidence, read_trial
 from lowregret.questions.judge import judge_study
-from lowregret.runs.atomic import replacing
+from lowregret.runs.atomic import read_record, replacing
+from lowregret.runs.files import STUDY, TRIAL
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import trial_folders
 from lowregret.spec import LoRA
 
 TABLES = ("trials", "curves", "claims")
 FORMATS = (".csv", ".parquet", ".db")
-Placed = tuple[str, Evidence[Any]]
-"""A study behind where it is: its folder, from the one that holds all."""
+COMPARE = "compare"
+"""What a folder of `lowregret compare` is called in the column `study`, and its one condition in `condition`."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The trials under one condition."""
+
+    name: str
+    rewarded: bool
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A study, or a compare, and where it is."""
+
+    place: str
+    """Its folder, from the one that holds all."""
+    kind: str
+    conditions: tuple[Condition, ...]
+    evidence: Evidence[Any] | None
+    """Of a study."""
 
 
 def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
@@ -29,11 +54,12 @@ def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
 
     `trials` has a row a trial, `curves` one an evaluation, `claims` one a claim. A `.db` is an Optuna storage: a study
     for each method under each condition, with all trials and their curves. Each row has its study's `folder`, seen from
-    the one that holds all of them. Raises SpecError for another suffix.
+    the one that holds all of them. Folders of `lowregret compare` have trials and curves, but no claims. Raises
+    SpecError for another suffix, and for the claims of a compare.
     """
     if target.suffix not in FORMATS:
         raise SpecError(f"--out {target}: the suffix says the format. Valid: {', '.join(FORMATS)}.")
-    studies = [(place, read_evidence(folder)) for place, folder in zip(_places(folders), folders, strict=True)]
+    studies = [_read(place, folder) for place, folder in zip(_places(folders), folders, strict=True)]
     if target.suffix == ".db":
         return _optuna(studies, target)
     rows = list(_ROWS[table](studies))
@@ -46,6 +72,20 @@ def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
 
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
     return len(rows)
+
+
+def _read(place: str, folder: Path) -> Placed:
+    if not (folder / STUDY).is_file():
+        homes = trial_folders(folder)
+        records = [read_record(TrialRecord, home / TRIAL) for home in homes]
+        trials = [
+            read_trial(record, home) for record, home in zip(records, homes, strict=True) if record.status != "running"
+        ]
+        rewarded = any(trial.record.test_reward is not None for trial in trials)
+        return Placed(place, COMPARE, (Condition(COMPARE, rewarded, tuple(trials)),), None)
+    study = read_evidence(folder)
+    found = (Condition(each.name, each.rewarded, each.trials) for each in study.conditions.values())
+    return Placed(place, study.kind, tuple(found), study)
 
 
 def _places(folders: Sequence[Path]) -> list[str]:
@@ -62,12 +102,12 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
-    for place, study, condition, trial in _placed(studies):
+    for study, condition, trial in _placed(studies):
         record, method = trial.record, trial.record.spec.method
         lora = method if isinstance(method, LoRA) else None
         yield {
             "study": study.kind,
-            "folder": place,
+            "folder": study.place,
             "condition": condition.name,
             "method": record.method,
             "rank": None if lora is None else lora.rank,
@@ -86,12 +126,12 @@ def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
 
 
 def _curves(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
-    for place, study, condition, trial in _placed(studies):
+    for study, condition, trial in _placed(studies):
         for step, loss in trial.test.items():
             samples = trial.samples.get(step)
             yield {
                 "study": study.kind,
-                "folder": place,
+                "folder": study.place,
                 "condition": condition.name,
                 "method": trial.record.method,
                 "learning_rate": trial.record.learning_rate,
@@ -105,12 +145,14 @@ def _curves(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
 
 
 def _claims(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
-    for place, study in studies:
-        for claim in judge_study(study).claims:
+    for study in studies:
+        if study.evidence is None:
+            raise SpecError(f"--table claims: {study.place} is a compare, which has a verdict and no claims.")
+        for claim in judge_study(study.evidence).claims:
             found = claim.estimate
             yield {
                 "study": study.kind,
-                "folder": place,
+                "folder": study.place,
                 "claim": claim.statement.key,
                 "sentence": claim.statement.sentence,
                 "statistic": claim.statement.statistic,
@@ -131,11 +173,11 @@ def _claims(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
 _ROWS = {"trials": _trials, "curves": _curves, "claims": _claims}
 
 
-def _placed(studies: Sequence[Placed]) -> Iterator[tuple[str, Evidence[Any], Condition, Trial]]:
-    for place, study in studies:
-        for condition in study.conditions.values():
+def _placed(studies: Sequence[Placed]) -> Iterator[tuple[Placed, Condition, Trial]]:
+    for study in studies:
+        for condition in study.conditions:
             for trial in condition.trials:
-                yield place, study, condition, trial
+                yield study, condition, trial
 
 
 def _optuna(studies: Sequence[Placed], target: Path) -> int:
@@ -152,11 +194,11 @@ def _optuna(studies: Sequence[Placed], target: Path) -> int:
     with replacing(target) as partial:
         partial.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
-        kinds = Counter(study.kind for _, study in studies)
+        kinds = Counter(study.kind for study in studies)
         stored: dict[str, Any] = {}
-        for place, study, condition, trial in _placed(studies):
+        for study, condition, trial in _placed(studies):
             record = trial.record
-            own = f"{study.kind} ({place})" if kinds[study.kind] > 1 else study.kind
+            own = f"{study.kind} ({study.place})" if kinds[study.kind] > 1 else study.kind
             name = f"{own} {condition.name} {record.method}"
             if name not in stored:
                 direction = directions.MAXIMIZE if condition.rewarded else directions.MINIMIZE
@@ -173,7 +215,7 @@ def _optuna(studies: Sequence[Placed], target: Path) -> int:
                     for step, loss in trial.test.items()
                     if math.isfinite(loss)
                 },
-                user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds, "folder": place},
+                user_attrs={"id": record.id, "status": record.status, "seconds": record.seconds, "folder": study.place},
             )
             stored[name].add_trial(kept)
             written += 1
