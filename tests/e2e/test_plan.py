@@ -96,11 +96,18 @@ def test_data_with_problems_are_planned_with_the_problems_listed(run: Any, tmp_p
     assert "broken JSON" in page
 
 
-def test_a_file_without_a_usable_row_still_gets_a_plan(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
-    found = plan(run, "qwen3-8b", tmp_path / "rows.jsonl")
-    assert found["advice"]["confidence"] == "low"
-    assert "no known columns" in found["data"]["problems"][0]
+@pytest.mark.parametrize("options", [(), ("--json",), ("--compare-models", "tiny")])
+def test_a_file_without_a_usable_row_is_an_error_that_lists_the_faults(
+    options: tuple[str, ...], run: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"prompt": "a", "completion": ""}\n{broken\n')
+    done = run("plan", "qwen3-8b", source, *options)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert f"{source}: no usable row" in done.stderr
+    assert "all 2 rows are bad; the first, line 1: field 'completion' is empty" in done.stderr
+    assert "no data were given" not in done.stderr
 
 
 @pytest.mark.parametrize(

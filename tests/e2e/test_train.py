@@ -40,6 +40,68 @@ def test_eval_gives_the_very_number_that_training_reported(run: Any, rows: Path,
     assert ended.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize("method", ["lora:4", "full"])
+def test_eval_of_a_run_repeats_the_split_that_its_training_made(
+    run: Any, rows: Path, tmp_path: Path, method: str
+) -> None:
+    out, data = tmp_path / "out", tmp_path / "rows.jsonl"
+    data.write_text((rows / "rows.jsonl").read_text())
+    (tmp_path / "run.toml").write_text(f'[data]\ntrain = "{data}"\neval_fraction = 0.4\nsplit_seed = 3\nmax_eval = 5\n')
+    asked = ("--config", tmp_path / "run.toml", "--method", method, "--learning-rate", "1e-3")
+    ended = run("train", *SMALL, *asked, "--out", out)
+    assert ended.exit_code == 0, ended.stderr
+    record = json.loads((out / "trial.json").read_text())
+    ended = run("eval", out, "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout) == {"nll": record["test_nll"], "tokens": record["test_tokens"], "examples": 5}
+    assert json.loads(run("eval", out, "--max-eval", "2", "--json").stdout)["examples"] == 2
+
+    others = rows / "held_out.jsonl"
+    base = ("--model", out / "model") if method == "full" else ("--model", "tiny", "--adapter", out / "adapter")
+    expected = run("eval", *base, "--data", others, "--max-length", "64", "--json").stdout
+    assert json.loads(run("eval", out, "--data", others, "--json").stdout) == json.loads(expected)
+
+    for options, words in (
+        (("--model", "tiny"), "--model: "),
+        (("--max-length", "8"), "or give --data too"),
+        (("--task", "builtin:arithmetic"), "was trained on examples"),
+    ):
+        refused = run("eval", out, *options)
+        assert refused.exit_code == 2
+        assert words in refused.stderr
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:-6]))
+    refused = run("eval", out)
+    assert refused.exit_code == 2
+    assert "are not those that" in refused.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--task", "builtin:arithmetic", "--max-tokens", "8")])
+def test_a_missing_adapter_is_seen_before_the_data_are_read(run: Any, tmp_path: Path, more: tuple[str, ...]) -> None:
+    data = () if more else ("--data", tmp_path / "nothing.jsonl")
+    ended = run("eval", "--model", "tiny", "--adapter", tmp_path / "adaptor", *data, *more)
+    assert ended.exit_code == 2
+    assert "adapter_config.json: not found" in ended.stderr
+    assert "nothing.jsonl" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--model", "tiny", "--data", "nowhere.jsonl", "--method", "lora:4", "--learning-rate", "1e-3"),
+        ("train", "--model", "tini", "--data", "builtin:arithmetic", "--method", "lora:4", "--learning-rate", "1e-3"),
+        ("compare", "--model", "tiny", "--data", "builtin:arithmetics"),
+        ("compare", "--model", "./nowhere", "--data", "builtin:arithmetic"),
+        ("study", "rank", "--data", "nowhere.jsonl"),
+        ("study", "rank", "--model", "./nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_no_folder_is_left_by_a_typo(run: Any, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    ended = run(*arguments, "--out", tmp_path / "runs" / "one")
+    assert ended.exit_code == 2, ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_file_format_and_naming_the_columns_give_the_same_training(run: Any, rows: Path, tmp_path: Path) -> None:
     found = {}
     for name, named in (("jsonl", False), ("jsonl", True), ("json", False), ("csv", True), ("parquet", False)):

@@ -41,7 +41,8 @@ def data(
         option("The base whose tokenizer and chat template are used. (default: tiny, whose words take many tokens)"),
     ] = None,
     row: Annotated[
-        int | None, option("Which row to show, by the number that errors have for it. (default: the first)")
+        str | None,
+        option("Which row to show, as errors name it: 7, or FILE:7 where there are several. (default: the first)"),
     ] = None,
     html: Annotated[Path | None, option("Also write it as a page.")] = None,
     as_json: o.Json = False,
@@ -72,7 +73,7 @@ def data(
 def _print(found: Overview, console: Console) -> None:
     from rich.text import Text
 
-    console.print(Text(f"row {found.shown.row}", style="bold"), "(supervised tokens are coloured, between ⟦ ⟧)")
+    console.print(Text(found.shown.row, style="bold"), "(supervised tokens are coloured, between ⟦ ⟧)")
     row = Text()
     for text, supervised in found.shown.stretches:
         row.append(f"⟦{text}⟧" if supervised else text, style="bold green" if supervised else "dim")
@@ -89,7 +90,7 @@ def _print(found: Overview, console: Console) -> None:
     if found.near:
         console.print(f"near-duplicates of held-out examples: {len(found.near):,} training examples")
         for near in found.near[:_NEAR_SHOWN]:
-            console.print(f"  row {near.train_row} and held-out row {near.held_out_row}: {near.alike:.0%} alike")
+            console.print(f"  {near.train_row} and held-out {near.held_out_row}: {near.alike:.0%} alike")
 
 
 def _part(name: str, part: Part) -> str:

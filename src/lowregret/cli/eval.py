@@ -14,8 +14,10 @@ from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.cli.specs import make_spec
 from lowregret.errors import SpecError
-from lowregret.spec import TrainingSpec, build
+from lowregret.spec import TrainingSpec, TrainSpec, build
 
+Result = tuple[Mapping[str, Any], str]
+"""The numbers, and the line that says them."""
 ASKS = VerbFlags(
     TrainingSpec,
     leaves_out={
@@ -31,14 +33,20 @@ ASKS = VerbFlags(
     says={"data": "Held-out rows: a file, a hub dataset id, or builtin:NAME."},
     defaults={"model": "that of RUN", "data": "that of RUN"},
 )  # fmt: skip
-_WITH_A_RUN = ("max_eval", "precision", "device", *objectives.FIELDS)
+_WITH_A_RUN = ("max_eval", "precision", "device")
 """What may be asked otherwise than the run had it."""
+_WITH_ROWS = ("data", "prompt_field", "completion_field", "max_length", "overlong", "skip_bad_rows")
+"""And of other rows than its own."""
 
 
 @verb("eval", ASKS.parameters())
 def evaluate(
     run: Annotated[
-        Path | None, positional("A folder of `lowregret train`: its result, on its own held-out data.", "RUN")
+        Path | None,
+        positional(
+            "A folder of `lowregret train`: its result, on the held-out data that judged it, or on those of --data.",
+            "RUN",
+        ),
     ] = None,
     /,
     *,
@@ -49,53 +57,72 @@ def evaluate(
     """Of a builtin or hub source the test split is used; of a file, all rows. A task holds out what it does in
     training.
 
-    The number is the one that training reported for the same held-out data.
+    The number is the one that training reported for the same held-out data. RUN repeats the split that its training
+    made.
     """
     if not flags.keys().isdisjoint(objectives.FIELDS):
         flags["objective"] = "rl"
-    spec, adapter = _asked(run, adapter, flags)
-    found, words = (_rewards if spec.objective.kind == "rl" else _losses)(spec, adapter)
+    found, words = _of_run(run, adapter, flags) if run is not None else _of_options(adapter, flags)
     if as_json:
         say_json(found, indent=None)
     else:
         say(words)
 
 
-def _asked(run: Path | None, adapter: Path | None, flags: dict[str, Any]) -> tuple[TrainingSpec, Path | None]:
-    """(what is evaluated, the adapter on it): of a run, with what is asked otherwise, or of the options alone."""
-    if run is None:
-        if "eval_data" in flags and "objective" not in flags:
-            raise SpecError("--eval-data is of use with --task only. Give the held-out rows as --data.")
-        return make_spec(TrainingSpec, None, flags), adapter
-    own = ["adapter"] if adapter is not None else []
-    own += [name for name in flags if name not in (*_WITH_A_RUN, "objective")]
-    if own:
-        raise SpecError(f"--{own[0].replace('_', '-')}: {run} has its own. Leave it out, or give no run.")
-    from lowregret.train.rl.evaluate import trained_spec
-
-    spec, adapter = trained_spec(run)
-    values = spec.model_dump(mode="json")
-    values["objective"] = objectives.objective(values["objective"], flags)
-    if values["objective"]["kind"] != "rl":
-        raise SpecError(
-            f"{run}: was trained on examples. Give --model, --adapter and --data for its loss, or --task for a reward."
-        )
-    if "max_eval" in flags:
-        values["data"]["max_eval"] = flags["max_eval"]
-    values |= {name: flags[name] for name in ("precision", "device") if name in flags}
-    kept = {name: value for name, value in values.items() if name in TrainingSpec.model_fields}
-    return build(TrainingSpec, kept, source=str(run)), adapter
-
-
-def _losses(spec: TrainingSpec, adapter: Path | None) -> tuple[Mapping[str, Any], str]:
+def _of_options(adapter: Path | None, flags: dict[str, Any]) -> Result:
+    """Of the options alone."""
+    if "eval_data" in flags and "objective" not in flags:
+        raise SpecError("--eval-data is of use with --task only. Give the held-out rows as --data.")
+    spec = make_spec(TrainingSpec, None, flags)
+    if spec.objective.kind == "rl":
+        return _rewards(spec, adapter)
     from lowregret.train.job import evaluate_model
 
-    found = evaluate_model(spec, adapter, say=aside)
+    return _losses(evaluate_model(spec, adapter, say=aside))
+
+
+def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any]) -> Result:
+    """Of what a run has made, with what is asked otherwise."""
+    from lowregret.train.finished import evaluate_again, trained_spec
+
+    trained, made = trained_spec(run)
+    rewarded = trained.objective.kind == "rl"
+    if not rewarded and flags.get("objective") == "rl":
+        raise SpecError(
+            f"{run}: was trained on examples. Give --model and --adapter with --task for its reward; without --task "
+            "its loss is measured again."
+        )
+    allowed = (*_WITH_A_RUN, "objective", *(objectives.FIELDS if rewarded else _WITH_ROWS if "data" in flags else ()))
+    own = ["adapter"] if adapter is not None else []
+    own += [name for name in flags if name not in allowed]
+    if own:
+        remedy = "Leave it out, give no run" + ("" if rewarded or own[0] not in _WITH_ROWS else ", or give --data too")
+        raise SpecError(f"--{own[0].replace('_', '-')}: {run} has its own. {remedy}.")
+    values = trained.model_dump(mode="json", exclude=set(TrainSpec.model_fields) - set(TrainingSpec.model_fields))
+    values["objective"] = objectives.objective(values["objective"], flags)
+    rows = {name: flags[name] for name in ("max_eval", *_WITH_ROWS) if name in flags}
+    if "data" in rows:
+        kept = {name: values["data"][name] for name in ("max_length", "overlong", "skip_bad_rows")}
+        values["data"] = {**kept, "train": rows.pop("data"), **rows}
+    else:
+        values["data"] |= rows
+    values |= {name: flags[name] for name in ("precision", "device") if name in flags}
+    spec = build(TrainingSpec, values, source=str(run))
+    if rewarded:
+        return _rewards(spec, made)
+    if "data" in flags:
+        from lowregret.train.job import evaluate_model
+
+        return _losses(evaluate_model(spec, made, say=aside))
+    return _losses(evaluate_again(run, spec, made, say=aside))
+
+
+def _losses(found: Mapping[str, Any]) -> Result:
     size = f"{found['tokens']:,} tokens, {found['examples']:,} examples"
     return found, f"{found['nll']:.6f} nats per supervised token ({size})"
 
 
-def _rewards(spec: TrainingSpec, adapter: Path | None) -> tuple[Mapping[str, Any], str]:
+def _rewards(spec: TrainingSpec, adapter: Path | None) -> Result:
     from lowregret.analysis.pass_rate import pass_interval
     from lowregret.train.rl.evaluate import evaluate_reward
 

@@ -161,9 +161,8 @@ class _Encoding:
         report = self._stream.report(self._rows, self._bad)
         if not self._rows:
             line, reason = self._refused[0]
-            raise DataError(
-                f"no row can be encoded; the first, {report.places.short(line)}: {reason}", source=report.source
-            )
+            first = report.places.short(line)
+            raise DataError(f"no row can be encoded; the first, {first}: {reason}", source=report.source)
         bad = tuple(sorted((*self._bad, *self._refused)))
         return {
             "source": asdict(replace(report, bad_rows=bad)),
@@ -177,7 +176,7 @@ class _Encoding:
 def _describe(kept: Kept, source: OpenSource, where: str) -> EncodedSplit:
     about = dict(kept.about)
     found = {name: _frozen(value) for name, value in about.pop("source").items()}
-    found |= {"source": source.name, "notes": source.notes, "parts": source.parts}
+    found |= {"source": source.name, "notes": source.notes, "parts": source.parts}  # the entry knows the content only
     remarks = _frozen(about.pop("remarks"))
     return EncodedSplit(
         table=ExampleTable(kept.batches), source=SourceReport(**found), remarks=remarks, kept=where, **about

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lowregret.data.example import Example
 from lowregret.data.overview import Bar, Near, Overview, Part, Shown
 from lowregret.data.prepare import PreparedData, prepare, prepare_held_out
+from lowregret.data.readers.base import Places
 from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import Row, RowStream
 from lowregret.data.table import Examples, supervised_counts, token_counts
@@ -37,25 +38,26 @@ _COMMON = 0.05
 """Shingles in more than this share of the held-out examples are of the template or the task, and not counted."""
 
 
-def overview(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, row: int | None = None) -> Overview:
+def overview(spec: DataSpec, tokenizer: PreTrainedTokenizerBase, row: str | None = None) -> Overview:
     """Look at the data of a spec as training would see them; bad rows are counted, not met one by one.
 
-    `row` is the number of the row to show, as errors name it; the first when not given. Raises DataError when nothing
-    can be used, or there is no such row.
+    `row` is the row to show, as errors name it, `7` or with its file; the first when not given. Raises DataError when
+    nothing can be used, or there is no such row.
     """
     spec = spec.model_copy(update={"skip_bad_rows": True})
     data = _prepared(spec, tokenizer)
     train, test = data.train, data.test
     turns, languages = _texts(spec)
+    places = data.report.splits[0].source.places, data.report.splits[-1].source.places
     return Overview(
         source=spec.train,
         train=_part(train),
         held_out=_part(test) if len(test) else None,
         turns=turns,
         languages=languages,
-        near=tuple(near_duplicates(train, test)),
+        near=tuple(near_duplicates(train, test, places)),
         lines=tuple(data.report.lines()),
-        shown=_show(spec, (train, test), tokenizer, row),
+        shown=_show(spec, (train, test), places, tokenizer, row),
     )
 
 
@@ -106,14 +108,18 @@ def _numbers(examples: Sequence[Example]) -> NDArray[np.int64]:
 
 
 def _show(
-    spec: DataSpec, parts: Sequence[Sequence[Example]], tokenizer: PreTrainedTokenizerBase, row: int | None
+    spec: DataSpec,
+    parts: Sequence[Sequence[Example]],
+    places: Sequence[Places],
+    tokenizer: PreTrainedTokenizerBase,
+    row: str | None,
 ) -> Shown:
-    for examples in parts:
+    for examples, named in zip(parts, places, strict=True):
         numbers = _numbers(examples)
-        places = np.arange(len(numbers))[:1] if row is None else np.flatnonzero(numbers == row)
-        if len(places):
-            place = int(places[0])
-            return Shown(int(numbers[place]), tuple(_stretches(examples[place], tokenizer)))
+        chosen = np.arange(len(numbers))[:1] if row is None else np.flatnonzero(numbers == named.find(row))
+        if len(chosen):
+            first = int(chosen[0])
+            return Shown(named.short(int(numbers[first])), tuple(_stretches(examples[first], tokenizer)))
     raise DataError(
         f"--row {row}: no such row is used. Bad rows and those left out are listed above.", source=spec.train
     )
@@ -148,8 +154,9 @@ def _texts(spec: DataSpec) -> tuple[float | None, tuple[tuple[str, float], ...]]
     return (sum(turns) / len(turns) if turns else None), shares
 
 
-def near_duplicates(train: Sequence[Example], test: Sequence[Example]) -> list[Near]:
-    """Training examples of which most of the shingles are those of a held-out one, the most alike first.
+def near_duplicates(train: Sequence[Example], test: Sequence[Example], places: tuple[Places, Places]) -> list[Near]:
+    """Training examples of which most of the shingles are those of a held-out one, the most alike first; `places` name
+    their rows and those of the held-out ones.
 
     Shingles are runs of three tokens; two examples are as alike as their common shingles are a share of all that
     either has (Jaccard's index, Broder 1997, "On the resemblance and containment of documents").
@@ -166,7 +173,7 @@ def near_duplicates(train: Sequence[Example], test: Sequence[Example]) -> list[N
     sizes = np.bincount(owners, minlength=len(judged))
     order = np.argsort(hashes, kind="stable")
     owners, hashes = owners[order], hashes[order]
-    near = []
+    near: list[tuple[float, int, int]] = []
     train_rows, test_rows = _numbers(train), _numbers(test)
     for place, example in enumerate(islice(train, COMPARED)):
         own = _shingles(example)
@@ -179,8 +186,9 @@ def near_duplicates(train: Sequence[Example], test: Sequence[Example]) -> list[N
         alike = shared / np.maximum(len(own) + sizes - shared, 1)
         best = int(alike.argmax())
         if alike[best] >= ALIKE:
-            near.append(Near(int(train_rows[place]), int(test_rows[best]), float(alike[best])))
-    return sorted(near, key=lambda found: (-found.alike, found.train_row))
+            near.append((-float(alike[best]), int(train_rows[place]), int(test_rows[best])))
+    of_train, of_test = places
+    return [Near(of_train.short(row), of_test.short(held_out), -unlike) for unlike, row, held_out in sorted(near)]
 
 
 def _shingles(example: Example) -> NDArray[np.uint64]:

@@ -42,9 +42,9 @@ class Part:
 class Near:
     """A training example that says nearly what a held-out one says."""
 
-    train_row: int
-    held_out_row: int
-    """Their numbers in their sources."""
+    train_row: str
+    held_out_row: str
+    """As messages name them: `line 7`, or with the file where there are several."""
     alike: float
     """Common shingles as a share of all that either has."""
 
@@ -53,7 +53,8 @@ class Near:
 class Shown:
     """A row of the data, rendered."""
 
-    row: int
+    row: str
+    """As messages name it."""
     stretches: tuple[tuple[str, bool], ...]
     """(text, whether the loss counts it), in order: all of the row's text."""
 

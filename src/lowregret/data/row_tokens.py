@@ -6,9 +6,11 @@ By the model's own tokenizer file on a sample of them, where there is one; else 
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,8 @@ from lowregret.data.turns import says_something
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_SAMPLE = 256
-"""Rows that go through the tokenizer; it takes a second for some ten thousand words."""
+_SAMPLE = 1024
+"""Rows that go through the tokenizer; it takes a second for a million characters."""
 _READ = 2048
 """Rows whose scripts are told apart, and through which the chat template is tried."""
 _TEMPLATE_TOKENS = 5
@@ -50,7 +52,7 @@ class Refused:
     """What a chat template says of rows."""
 
     tried: int
-    """Rows that it was given: at most 2,048, spread over all."""
+    """Rows that it was given: at most 2,048, drawn from all."""
     reasons: Mapping[int, str]
     """rank of the row → why the template refuses it."""
 
@@ -60,7 +62,7 @@ def try_template(rows: Sequence[Row], template: FolderTemplate) -> Refused:
     compile_template(with_fixed_date(template.template))
     reasons: dict[int, str] = {}
     tried = 0
-    for rank in range(0, len(rows), _stride(rows, _READ)):
+    for rank in _chosen(rows, _READ):
         if rows[rank].messages is None:
             continue
         tried += 1
@@ -102,27 +104,37 @@ def count_rows(
     tokenizer = _open_tokenizer(folder)
     if tokenizer is None:
         return _estimated(rows, vocabulary)
-    step = _stride(rows, _SAMPLE)
-    exact = [_exact(row, tokenizer, template) for row in rows[::step]]
-    if step == 1:
+    ranks = _chosen(rows, _SAMPLE)
+    exact = [_exact(rows[rank], tokenizer, template) for rank in ranks]
+    if len(exact) == len(rows):
         return RowTokens(exact, "exact", "the model's tokenizer")
     said = f"the model's tokenizer on {len(exact):,} of {len(rows):,} rows"
-    return RowTokens(_spread(rows, exact, step), "sampled", said)
+    return RowTokens(_spread(rows, exact, ranks), "sampled", said)
 
 
-def _stride(rows: Sequence[Row], most: int) -> int:
-    return max(1, math.ceil(len(rows) / most))
+def _chosen(rows: Sequence[Row], most: int) -> list[int]:
+    """The ranks of at most so many rows: drawn, for every n-th row of a file may be of one kind; always the same."""
+    return sorted(random.Random(0).sample(range(len(rows)), min(len(rows), most)))
 
 
-def _spread(rows: Sequence[Row], sample: Sequence[ExampleLength], step: int) -> list[ExampleLength]:
-    """The lengths of all rows, from those of every `step`-th: by characters, and what a turn adds."""
+def _spread(rows: Sequence[Row], sample: Sequence[ExampleLength], ranks: Sequence[int]) -> list[ExampleLength]:
+    """The lengths of all rows, from those of the rows of these ranks: by their characters."""
     letters = [(_characters(_texts(row)), _characters(_supervised(row))) for row in rows]
-    whole, supervised = (max(sum(part), 1) for part in zip(*letters[::step], strict=True))
+    chosen = [letters[rank] for rank in ranks]
+    whole, supervised = (max(sum(part), 1) for part in zip(*chosen, strict=True))
     a_letter = sum(length.tokens for length in sample) / whole
     learnt = sum(length.supervised for length in sample) / supervised
-    lengths = [ExampleLength(round(found * a_letter), round(own * learnt)) for found, own in letters]
-    lengths[::step] = sample
+    tokens = _whole(found * a_letter for found, _ in letters)
+    lengths = [ExampleLength(*pair) for pair in zip(tokens, _whole(own * learnt for _, own in letters), strict=True)]
+    for rank, length in zip(ranks, sample, strict=True):
+        lengths[rank] = length
     return lengths
+
+
+def _whole(sizes: Iterable[float]) -> list[int]:
+    """Sizes as whole numbers with the same sum: what one loses by rounding the next one gets."""
+    edges = [round(edge) for edge in accumulate(sizes)]
+    return [after - before for before, after in zip([0, *edges], edges, strict=False)]
 
 
 def _characters(texts: Sequence[str]) -> int:
@@ -181,11 +193,11 @@ def _exact(row: Row, tokenizer: Tokenizer, template: FolderTemplate | None) -> E
 
 
 def _estimated(rows: Sequence[Row], vocabulary: int | None) -> RowTokens:
-    step = _stride(rows, _READ)
-    sample = rows[::step]
+    ranks = _chosen(rows, _READ)
+    sample = [rows[rank] for rank in ranks]
     parts = [(count_runs(_texts(row)), count_runs(_supervised(row))) for row in sample]
     pooled = [sum((part[side] for part in parts), Counter[str]()) for side in (0, 1)]
-    lengths = []
+    sizes: list[tuple[float, float]] = []
     total: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     for row, found in zip(sample, parts, strict=True):
@@ -200,12 +212,13 @@ def _estimated(rows: Sequence[Row], vocabulary: int | None) -> RowTokens:
                 total.update({"tokens": held.tokens, "low": held.low, "high": held.high})
         headers = _TEMPLATE_TOKENS * len(row.messages or ())
         ends = len(_supervised(row)) if row.messages is not None else 0
-        lengths.append(ExampleLength(round(tokens[0]) + headers, round(tokens[1]) + ends))
+        sizes.append((tokens[0] + headers, tokens[1] + ends))
+    lengths = [ExampleLength(*pair) for pair in zip(*(_whole(part) for part in zip(*sizes, strict=True)), strict=True)]
     off = Estimate(total["tokens"], total["low"], total["high"]).off
     known = factors_of(vocabulary)
     whose = f"in the vocabulary of {known.vocabulary}" if known.known else "in vocabularies that are known"
     said = f"by script, {describe(seen, vocabulary)}, {whose}: no tokenizer at hand, so {_within(off)}"
-    return RowTokens(_spread(rows, lengths, step) if step > 1 else lengths, "estimated", said)
+    return RowTokens(_spread(rows, lengths, ranks) if rows else [], "estimated", said)
 
 
 def _within(off: float) -> str:

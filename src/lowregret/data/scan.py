@@ -58,7 +58,7 @@ def scan(
     """
     opened = open_source(source)
     judge = open_source(eval_source) if eval_source is not None else opened if opened.held_out else None
-    template = open_template(tokenizer)
+    asked = template = open_template(tokenizer)
     train, template = _render(_read(opened, "train", prompt_field, completion_field), template, tokenizer, opened)
     problems = train.problems
     rows = train.rows
@@ -91,6 +91,7 @@ def scan(
         how=found.how,
         problems=list_problems(problems),
         notes=(*opened.notes, *(judge.notes if judge is not None and judge is not opened else ())),
+        blocked=asked is not None and template is None,
         fact_bits=known_fact_bits(source),
     )
 
@@ -121,14 +122,14 @@ def _render(
     try:
         refused = try_template(read.rows, template)
     except ModelError as error:
-        return _Read(read.rows, read.layout, [*read.problems, (str(folder), str(error))]), None
+        return _Read(read.rows, read.layout, [(str(folder), str(error)), *read.problems]), None
     if not refused.reasons:
         return read, template
     first = min(refused.reasons)
     reason = refused.reasons[first].rstrip(".")
     if len(refused.reasons) == refused.tried:
         every = f"the chat template refuses every row: {reason}. So no row can be trained on as it is."
-        return _Read(read.rows, read.layout, [*read.problems, (str(folder), every)]), None
+        return _Read(read.rows, read.layout, [(str(folder), every), *read.problems]), None
     count = len(refused.reasons)
     of = "" if refused.tried == len(read.rows) else f" of the {refused.tried:,} tried"
     said = f"{count:,} row{'s' * (count > 1)}{of} that the chat template refuses; this one: {reason}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
+from lowregret.models.quantised import refuse_quantised
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -73,6 +75,7 @@ def resolve(asked: str) -> Source:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{asked}: this folder holds no config.json, so it is no Hugging Face model.")
+        refuse_quantised(_read_json(path / "config.json"), asked, path)
         return Source(asked, str(path))
     if path.exists():
         raise ModelError(f"{asked}: is a file. Give a Hugging Face folder, a hub id, a .gguf file or a bundled base.")
@@ -85,7 +88,18 @@ def load_config(source: Source) -> PretrainedConfig:
     """The base's configuration, without its weights."""
     with _explaining(source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+    if source.gguf_file is None:
+        refuse_quantised(config.to_dict(), source.asked)
     return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file holds; {} when it is no JSON object, which transformers will say."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:

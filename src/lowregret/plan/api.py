@@ -11,6 +11,7 @@ from typing import Any
 from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.scan import scan
 from lowregret.data.vocabulary import fits_tokenizer_file
+from lowregret.errors import DataError
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
@@ -30,8 +31,9 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             `pilot`, …; None leaves one open.
 
     Raises:
-        LowregretError: a name that means nothing, a value out of its bounds, or a row with a token for which the base
-            has no row. Other faults of the data are no error: they are listed in the plan.
+        LowregretError: a name that means nothing, a value out of its bounds, a row with a token for which the base has
+            no row, or data without a usable row: then the message lists their faults. Other faults of single rows are
+            no error: they are listed in the plan.
     """
     request = build(PlanSpec, {name: value for name, value in options.items() if value is not None})
     for name in OF_DATA if data is None else ():
@@ -52,6 +54,9 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             prompt_field=request.prompt_field,
             completion_field=request.completion_field,
         )
+        if not facts.examples:
+            faults = "".join(f"\n  {problem}" for problem in facts.problems)
+            raise DataError(f"no usable row, so there is nothing to plan for:{faults}", source=data)
     return build_plan(
         shapes,
         request,

@@ -70,14 +70,13 @@ def build_plan(
         shapes: the model.
         request: what is fixed; the rest is chosen. The names in it (hardware, pilot, data's columns) were looked up by
             whoever calls, and what they mean is given beside it.
-        facts: the data; without them a length is assumed and the confidence is low.
+        facts: the data, with an example or more; without them a length is assumed and the confidence is low.
         bits_per_token: the base's own loss on a sample of the data, measured; else a prior.
         pilot: EDL of a finished run, and what it is called.
         hardware: what it is to run on: memory is then checked against it. When not given, the least device with a
             price that holds the method is assumed for time and money.
     """
-    usable = facts if facts is not None and facts.examples else None
-    length, mean, share = _rows(shapes, request, usable)
+    length, mean, share = _rows(shapes, request, facts)
     budget = _budget(shapes, request, length, share, hardware)
     found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=budget.fits)
     choice = found.choice

@@ -55,12 +55,10 @@ def head(plan: Plan) -> list[tuple[str, str]]:
     if facts is None:
         rows = _rows_of(plan, "up to ") or f"up to {plan.length:,} tokens"
         found.append(("data", f"none given: {plan.steps:,} steps of {rows} are assumed"))
-    elif facts.examples:
+    else:
         tokens = f"{count(facts.supervised_tokens)} supervised of {count(facts.tokens)} tokens"
         said = f"{facts.source}: {facts.examples:,} examples, {_rows_of(plan, 'about ') or tokens} ({facts.how})"
         found.append(("data", f"{said}; {facts.held_out:,} held out"))
-    else:
-        found.append(("data", f"{facts.source}: no usable row; {plan.steps:,} steps are assumed"))
     if facts is not None and facts.notes:
         found.append(("files", "; ".join(facts.notes)))
     found.append(("capacity", capacity_line(plan)))
@@ -188,7 +186,7 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
 
 def next_steps(plan: Plan) -> list[str]:
     """Commands to go on with, to be copied as they stand."""
-    if plan.facts is None or not plan.facts.examples:
+    if plan.facts is None or plan.facts.blocked:
         return []
     choice, request = plan.advice.choice, plan.request
     if request.objective == "rl":

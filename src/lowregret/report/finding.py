@@ -8,7 +8,7 @@ from pathlib import Path
 from lowregret.errors import RecordsError
 from lowregret.questions.registry import QUESTIONS
 from lowregret.runs.atomic import read_json
-from lowregret.runs.files import CLAIMS, STUDY, VERDICT
+from lowregret.runs.files import CLAIMS, SPEC, STUDY, TRIALS, VERDICT
 
 
 def find_studies(folders: Sequence[Path], say: Callable[[str], None], *, compares: bool = False) -> list[Path]:
@@ -22,6 +22,8 @@ def find_studies(folders: Sequence[Path], say: Callable[[str], None], *, compare
     for folder in folders:
         below = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         own = [path for path in (folder, *below) if any((path / head).is_file() for head in heads)]
+        if not own and compares and (folder / SPEC).is_file() and (folder / TRIALS).is_dir():
+            raise RecordsError(f"{folder}: is not finished. {_how_to_finish(folder, SPEC)}")
         if not own:
             raise RecordsError(f"{folder}: is no study. Name a folder that `lowregret study` or `compare` has left.")
         found += [path for path in own if path not in found]
@@ -33,10 +35,10 @@ def find_studies(folders: Sequence[Path], say: Callable[[str], None], *, compare
     return sorted((path for path in found if path not in unfinished), key=_order)
 
 
-def _how_to_finish(folder: Path) -> str:
-    head = read_json(folder / STUDY)
+def _how_to_finish(folder: Path, file: str = STUDY) -> str:
+    head = read_json(folder / file)
     command = head.get("command") if isinstance(head, dict) else None
-    return f"Run the same command again: {command}" if command else "Run the same `lowregret study` again."
+    return f"Run the same command again: {command}" if command else "Run the command that made it again."
 
 
 def _order(folder: Path) -> tuple[int, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ from lowregret.version import __version__
 
 @contextmanager
 def lock_run(path: Path) -> Iterator[Path]:
-    """The folder, made if need be, locked against a second process for as long as the context lasts."""
+    """The folder, made if need be, locked against a second process for as long as the context lasts.
+
+    A folder that was made for a context that fails before it has written anything is taken away again, with the
+    parents that were made for it: after a mistyped name nothing is left.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path)
     with writing(path):  # around the lock alone: Interrupted is an OSError too, and no matter of this folder
         lock = open(path / LOCK, "w")  # noqa: SIM115 - closed by the next line
@@ -34,7 +39,20 @@ def lock_run(path: Path) -> Iterator[Path]:
             raise RecordsError(
                 f"{path}: this file system cannot lock files ({error.strerror}). Use an --out on another one."
             ) from None
-        yield path
+        try:
+            yield path
+        except BaseException:
+            _take_away(path, made)
+            raise
+
+
+def _take_away(path: Path, made: Sequence[Path]) -> None:
+    """Those of the folders `made`, the innermost first, that hold nothing but the lock."""
+    with suppress(OSError):  # a folder that holds something stays, and so do its parents
+        if made and [entry.name for entry in path.iterdir()] == [LOCK]:
+            (path / LOCK).unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def bind_spec(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command: str) -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
 from lowregret.errors import ModelError, RecordsError
 from lowregret.models.load import load_config, resolve
@@ -56,7 +57,7 @@ def run_studies(
     Interrupted after a clean stop.
     """
     watching = observer or Silent()
-    _require_models(studies.values())
+    _require_inputs(studies.values())
     with ExitStack() as stack:
         for folder, question in studies.items():
             stack.enter_context(lock_run(folder))
@@ -85,8 +86,9 @@ def run_studies(
         return {folder: found[folder] for folder in studies}
 
 
-def _require_models(questions: Iterable[Question]) -> None:
-    """ModelError names the question and its field before anything is trained, where a base cannot be had."""
+def _require_inputs(questions: Iterable[Question]) -> None:
+    """Before a folder is made: ModelError names the question and its field where a base cannot be had, and DataError
+    the data that are not there."""
     for question in questions:
         field = "models" if "models" in type(question).model_fields else "model"
         for model in dict.fromkeys(group.model for group in question.groups()):
@@ -94,6 +96,9 @@ def _require_models(questions: Iterable[Question]) -> None:
                 load_config(resolve(model))
             except ModelError as error:
                 raise ModelError(f"question {question.name!r}, field {field!r}: {error}") from error
+        for group in question.groups():
+            for source in filter(None, (group.data.train, group.data.eval)):
+                open_source(source)
 
 
 def _judged(folder: Path) -> Claims:

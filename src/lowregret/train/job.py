@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare_held_out
 from lowregret.engine import Engine
 from lowregret.errors import DivergedError, RecordsError
 from lowregret.export.peft import export_policy, load_adapter
-from lowregret.models.load import load_config, load_tokenizer, resolve
+from lowregret.lora.formats.peft import read_adapter
+from lowregret.models.load import Source, load_config, load_tokenizer, resolve
 from lowregret.models.stops import stops
 from lowregret.runs.atomic import read_record
 from lowregret.runs.extension import as_begun, known_choices
@@ -27,6 +29,9 @@ from lowregret.train.new_tokens import new_token_lines
 from lowregret.train.sft.work import evaluate, mean_nll
 from lowregret.train.trial import begin, settle
 from lowregret.train.vocabulary import fits_vocabulary
+
+HeldOutLoss = dict[str, float | int]
+"""{"nll": nats per supervised token, "tokens": supervised tokens, "examples": examples}"""
 
 
 def fine_tune(
@@ -101,21 +106,30 @@ def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable
     return record
 
 
-def evaluate_model(
-    spec: TrainingSpec, adapter: Path | None = None, say: Say = lambda line: None
-) -> dict[str, float | int]:
-    """The held-out loss of the base `spec.model`, or of an adapter on it, on `spec.data.train`.
-
-    Returns {"nll": nats per supervised token, "tokens": supervised tokens, "examples": examples}: the same number that
+def evaluate_model(spec: TrainingSpec, adapter: Path | None = None, say: Say = lambda line: None) -> HeldOutLoss:
+    """The held-out loss of the base `spec.model`, or of an adapter on it, on `spec.data.train`: the same number that
     training reported for the same held-out data, to the bit in float32.
     """
     source = resolve(spec.model)
+    if adapter is not None:
+        read_adapter(adapter)  # what is wrong with it is said before the data are read
     config, tokenizer = load_config(source), load_tokenizer(source)
     examples, report = prepare_held_out(spec.data, tokenizer)
     for line in report.lines():
         say(line)
     fits_context((examples,), config, spec.data.max_length)
     fits_vocabulary((examples,), config, tokenizer, spec.data)
+    return evaluate_examples(spec, source, examples, adapter, say)
+
+
+def evaluate_examples(
+    spec: TrainingSpec,
+    source: Source,
+    examples: Sequence[Example],
+    adapter: Path | None = None,
+    say: Say = lambda line: None,
+) -> HeldOutLoss:
+    """The loss of a base, or of an adapter on it, on these examples."""
     engine = make_engine(spec, source)
     if adapter is not None:
         load_adapter(engine, "adapter", adapter, say)

@@ -193,6 +193,12 @@ def test_names_with_commas_and_brackets_are_names_where_they_exist(tmp_path: Pat
         assert asked(write(tmp_path / name, rows("a"))) == ["a"]
 
 
+def test_a_file_without_a_byte_is_said(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", rows("a"))
+    empty = write(tmp_path / "b.jsonl", [])
+    assert read_rows(f"{source},{empty}")[1].notes == ("2 files", f"empty: {empty}")
+
+
 def test_parts_that_a_list_leaves_out_are_said(tmp_path: Path) -> None:
     source = write(tmp_path / "train-00000-of-00002.jsonl", rows("a"))
     _, report = read_rows(f"{source[:-6]}*")
@@ -220,3 +226,24 @@ def test_a_list_or_pattern_that_names_no_data_is_refused(tmp_path: Path, source:
     write(tmp_path / "sub" / "README.md", rows("a"))
     with pytest.raises(DataError, match=message):
         read_rows(source.format(tmp_path))
+
+
+def test_rows_kept_from_files_of_other_names_are_told_by_the_names_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache knows the content of files, not their names."""
+    monkeypatch.setenv("LOWREGRET_CACHE", str(tmp_path / "cache"))
+    tokenizer = load_tokenizer(resolve("tiny"))
+    many = [*rows(*map(str, range(2500))), {"prompt": "?", "completion": ""}]
+    reports = []
+    for name in ("one", "other"):
+        first, second = (write(tmp_path / name / part, many) for part in ("a.jsonl", "b.jsonl"))
+        spec = DataSpec(train=f"{first},{second}", skip_bad_rows=True)
+        reports.append(prepare(spec, tokenizer).report.splits[0])
+        with pytest.raises(DataError, match="'completion' is empty") as caught:
+            prepare(spec.model_copy(update={"skip_bad_rows": False}), tokenizer)
+        assert str(caught.value).startswith(f"{first}:2501: ")
+    assert ["read from" in report.kept for report in reports] == [False, True]
+    assert [report.source.places.full(number) for report in reports for number, _ in report.source.bad_rows] == [
+        str(tmp_path / name / f"{part}.jsonl:2501") for name in ("one", "other") for part in "ab"
+    ]

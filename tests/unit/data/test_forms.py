@@ -74,6 +74,12 @@ def test_a_single_object_under_json_may_hold_the_rows_and_is_no_row(tmp_path: Pa
             load(tmp_path / "a.json", json.dumps({"text": {"0": "a", "1": "b"}}, indent=indent))
 
 
+def test_two_objects_on_a_line_are_a_bad_row(tmp_path: Path) -> None:
+    found, _ = load(tmp_path / "a.jsonl", '{"text": "a"} {"text": "b"}\n{"text": "c"}\n')
+    assert found[0] == (1, "broken JSON: Extra data at column 15: begin each object on a line of its own")
+    assert found[1:] == [(2, {"text": "c"})]
+
+
 def test_a_line_of_a_list_of_rows_among_others_is_a_bad_row(tmp_path: Path) -> None:
     found, _ = load(tmp_path / "a.jsonl", '[{"text": "a"}]\n{"text": "b"}\n')
     assert found == [(1, "a row must be a JSON object with named fields, not list"), (2, {"text": "b"})]

@@ -12,9 +12,12 @@ from lowregret.data.example import Example
 from lowregret.data.look import near_duplicates, overview
 from lowregret.data.overview import Overview
 from lowregret.data.prepare import prepare
+from lowregret.data.readers.base import Places
 from lowregret.errors import DataError
 from lowregret.report.pages.data import page
 from lowregret.spec.data import DataSpec
+
+PLACES = (Places("a.jsonl", "line"), Places("b.jsonl", "line"))
 
 
 def rows(path: Path, *contents: tuple[str, str]) -> str:
@@ -29,11 +32,11 @@ def found(tmp_path: Path, chatml: Any) -> Overview:
     with open(source, "a") as file:
         file.write("{broken\n")
     held_out = rows(tmp_path / "test.jsonl", ("what is the weather like today", "it is quite cold, about 99 degrees"))
-    return overview(DataSpec(train=source, eval=held_out), chatml, row=5)
+    return overview(DataSpec(train=source, eval=held_out), chatml, row="5")
 
 
 def test_the_row_is_all_of_its_text_with_what_the_loss_counts(found: Overview) -> None:
-    assert found.shown.row == 5
+    assert found.shown.row == "line 5"
     assert found.shown.stretches == (
         ("<|im_start|>user\nwhat is the weather like today<|im_end|>\n<|im_start|>assistant\n", False),
         ("it is quite cold, about 4 degrees<|im_end|>", True),
@@ -58,8 +61,8 @@ def test_the_numbers_are_those_of_preparing(found: Overview, tmp_path: Path, cha
 
 
 def test_near_duplicates_across_the_split_are_named(found: Overview) -> None:
-    assert sorted(near.train_row for near in found.near) == [*range(1, 14)]
-    assert all(near.held_out_row == 1 and 0.7 <= near.alike < 1 for near in found.near)
+    assert sorted(int(near.train_row.removeprefix("line ")) for near in found.near) == [*range(1, 14)]
+    assert all(near.held_out_row == "line 1" and 0.7 <= near.alike < 1 for near in found.near)
 
 
 def test_near_duplicates_are_those_with_most_runs_of_three_tokens_in_common() -> None:
@@ -69,10 +72,10 @@ def test_near_duplicates_are_those_with_most_runs_of_three_tokens_in_common() ->
     same = tuple(range(100, 140))
     changed = (*same[:20], 999, *same[21:])  # 38 runs each, of which 35 are the other's
     train = [example(*range(40)), example(*changed), example(1, 2)]
-    (near,) = near_duplicates(train, [example(*range(200, 240)), example(*same)])
-    assert (near.train_row, near.held_out_row) == (2, 2)
+    (near,) = near_duplicates(train, [example(*range(200, 240)), example(*same)], PLACES)
+    assert (near.train_row, near.held_out_row) == ("line 2", "line 2")
     assert near.alike == pytest.approx(35 / 41)
-    assert near_duplicates(train, []) == []
+    assert near_duplicates(train, [], PLACES) == []
 
 
 def test_what_all_held_out_examples_share_makes_no_near_duplicates() -> None:
@@ -80,7 +83,8 @@ def test_what_all_held_out_examples_share_makes_no_near_duplicates() -> None:
         ids = (*range(60), *range(1000 * rank, 1000 * rank + 6))
         return Example(ids, (False,) * len(ids))
 
-    assert near_duplicates([example(rank) for rank in range(1, 9)], [example(rank) for rank in range(20, 60)]) == []
+    train, test = ([example(rank) for rank in ranks] for ranks in (range(1, 9), range(20, 60)))
+    assert near_duplicates(train, test, PLACES) == []
 
 
 def test_one_row_alone_is_shown_too(tmp_path: Path, chatml: Any) -> None:
@@ -94,11 +98,23 @@ def test_nothing_usable_and_no_such_row_are_errors(tmp_path: Path, chatml: Any) 
         overview(DataSpec(train=str(tmp_path / "bad.jsonl")), chatml)
     source = rows(tmp_path / "a.jsonl", ("q", "a"), ("r", "b"))
     with pytest.raises(DataError, match="--row 9: no such row"):
-        overview(DataSpec(train=source), chatml, row=9)
+        overview(DataSpec(train=source), chatml, row="9")
+
+
+def test_a_row_of_several_files_is_named_with_its_file(tmp_path: Path, chatml: Any) -> None:
+    first, second = (rows(tmp_path / name, ("q", name), ("r", name)) for name in ("a.jsonl", "b.jsonl"))
+    spec = DataSpec(train=f"{first},{second}", eval=rows(tmp_path / "c.jsonl", ("z", "z")))
+    for asked in (f"{second}:2", "b.jsonl:2"):
+        found = overview(spec, chatml, row=asked)
+        assert found.shown.row == f"{second}:2"
+        assert any("b.jsonl" in text for text, supervised in found.shown.stretches if supervised)
+    for asked in ("2", "c.jsonl:9", "d.jsonl:1", "b.jsonl:x"):
+        with pytest.raises(DataError, match="no such row"):
+            overview(spec, chatml, row=asked)
 
 
 def test_the_page_escapes_what_the_rows_say(tmp_path: Path, chatml: Any) -> None:
-    found = overview(DataSpec(train=rows(tmp_path / "a.jsonl", ("<b>q", "<script>x"), ("q", "a"))), chatml, row=1)
+    found = overview(DataSpec(train=rows(tmp_path / "a.jsonl", ("<b>q", "<script>x"), ("q", "a"))), chatml, row="1")
     made = page(found, "<m>")
     assert "<mark>&lt;script&gt;x&lt;|im_end|&gt;</mark>" in made
     assert "<script>x" not in made

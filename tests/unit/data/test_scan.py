@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,68 @@ def test_a_template_that_refuses_is_replaced_by_an_estimate(tmp_path: Path) -> N
     exact = scan(BUILTINS[0], tokenizer=TINY)
     assert refused.supervised_tokens == exact.supervised_tokens
     assert refused.tokens == pytest.approx(exact.tokens, rel=0.3)
+
+
+def templated(folder: Path, template: str) -> Path:
+    """A folder with the bundled tokenizer and this chat template."""
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((TINY / "tokenizer.json").read_bytes())
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def chats(*roles: str) -> dict[str, object]:
+    """A row with a turn of each of these roles."""
+    return {"messages": [{"role": role, "content": f"{role} speaks"} for role in roles]}
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ m.content }}\n{% endfor %}"
+)
+
+
+def test_rows_that_the_template_refuses_are_faults_and_no_examples(tmp_path: Path) -> None:
+    folder = templated(tmp_path / "gemma", ALTERNATING)
+    rows = [chats("user", "assistant"), chats("system", "user", "assistant"), chats("system", "assistant")]
+    source = write(tmp_path / "rows.jsonl", *rows, *(chats("user", "assistant", *("user",) * n) for n in range(2, 9)))
+    found = scan(source, tokenizer=folder)
+    assert found.examples + found.held_out == 8
+    (fault,) = (problem for problem in found.problems if "refuses" in problem)
+    assert fault == f"{source}:2: 2 rows that the chat template refuses; this one: System role not supported."
+    assert not found.blocked
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("{{ raise_exception('never') }}", "refuses every row: never"), ("{% for %}", "does not compile: line 1")],
+)
+def test_a_template_that_no_row_passes_is_one_fault_and_the_rest_an_estimate(
+    template: str, words: str, tmp_path: Path
+) -> None:
+    folder = templated(tmp_path / "base", template)
+    source = write(tmp_path / "rows.jsonl", *(chats("user", "assistant", *("user",) * n) for n in range(20)))
+    found = scan(source, tokenizer=folder)
+    assert found.blocked
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith(f"{folder}: ")
+    assert words in found.problems[0]
+    assert found.supervised_tokens > 0
+
+
+def test_a_loop_that_breaks_is_counted_as_the_trainer_counts_it(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{% if m.role == 'tool' %}{% break %}{% endif %}<{{ m.content }}>\n{% endfor %}"
+    folder = tmp_path / "loop"
+    shutil.copytree(TINY, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    turns = ("user", "assistant", "user", "tool", "assistant")
+    rows = (
+        {"messages": [{"role": role, "content": f"{role} {n} speaks"} for role in turns[: 2 + n % 2]]}
+        for n in range(20)
+    )
+    source = write(tmp_path / "rows.jsonl", *rows)
+    found = scan(source, tokenizer=folder)
+    train = prepare(DataSpec(train=source), load_tokenizer(resolve(str(folder)))).report.splits[0].read
+    assert found.counted == "exact"
+    assert found.problems == ()
+    assert found.tokens == pytest.approx(0.9 * train.tokens, rel=0.01), "of the rows read 18 are trained on"

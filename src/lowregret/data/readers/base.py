@@ -58,6 +58,17 @@ class Places:
         """A row of a source that was named before: `line 7`, or in full where there are several files."""
         return self.full(number) if self.parts else f"{self.numbering} {number}"
 
+    def find(self, said: str) -> int | None:
+        """The number of a row that is named as `7` or `rows.jsonl:7`; None when it is no number, or could be of several
+        files."""
+        name, _, digits = said.rpartition(":")
+        if not digits.isdecimal():
+            return None
+        if not self.parts:
+            return int(digits) if name in ("", self.source) else None
+        ranks = [rank for rank, (part, _) in enumerate(self.parts) if part == name or part.endswith(f"/{name}")]
+        return ranks[0] * PART + int(digits) if len(ranks) == 1 else None
+
     def error(self, number: int, message: str) -> DataError:
         """An error of a row; only where rows are lines does its place read `file:line:`."""
         name, numbering, place = self.locate(number)

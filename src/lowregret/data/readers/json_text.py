@@ -167,7 +167,8 @@ def parse_json(text: str, line: int = 1) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1} " if error.lineno > 1 else ""
-        raise ValueError(f"broken JSON: {error.msg.removesuffix(' at')} at {place}column {error.colno}") from None
+        hint = ": begin each object on a line of its own" if error.msg == "Extra data" else ""
+        raise ValueError(f"broken JSON: {error.msg.removesuffix(' at')} at {place}column {error.colno}{hint}") from None
     except RecursionError:
         raise ValueError("broken JSON: nested too deeply") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def _notes(opened: Mapping[str, OpenSource]) -> Iterator[str]:
     """What was found in the files, each thing once with the files of which it is true."""
     found: dict[str, list[str]] = {}
     for path, file in opened.items():
-        for note in file.notes:
+        empty = () if os.path.getsize(path) else ("empty",)
+        for note in (*file.notes, *empty):
             found.setdefault(note, []).append(path)
     for note, paths in found.items():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""

@@ -58,9 +58,8 @@ def advise(
         pilot: EDL of a finished run, and what it is called.
         fits: whether a method fits on the hardware; None when none is named.
     """
-    usable = facts if facts is not None and facts.examples else None
-    information = _information(request, usable, bits_per_token, pilot)
-    examples = 0 if usable is None else usable.examples
+    information = _information(request, facts, bits_per_token, pilot)
+    examples = 0 if facts is None else facts.examples
     situation = Situation(
         shapes, request.objective, information, examples, request.batch_size, request.epochs, request.steps, fits
     )

@@ -130,9 +130,6 @@ def _capacity(situation: Situation, planned: PlannedRun) -> Iterator[str]:
 def _data(situation: Situation, facts: DataFacts | None) -> Iterator[str]:
     if facts is None:
         return
-    if not facts.examples:
-        yield f"No row of {facts.source} can be used, so length and capacity are unknown: see the problems."
-        return
     if situation.objective == "sft" and facts.held_out < _FEW_HELD_OUT:
         yield (
             f"Only {facts.held_out:,} held-out examples: a regret would have a wide interval. Hold out {_FEW_HELD_OUT} "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.models.quantised import refuse_quantised
 from lowregret.plan.shapes.catalogue.entries import CatalogueEntry, entries, find_entry
 from lowregret.plan.shapes.gguf_header import read_gguf
 from lowregret.plan.shapes.layouts.from_config import shapes_of
@@ -75,6 +76,7 @@ def _read_config(folder: Path, name: str) -> Mapping[str, Any]:
         raise ModelError(f"{file}: cannot be read as JSON: {error}. Fetch the file again.") from error
     if not isinstance(values, dict):
         raise ModelError(f"{file}: holds no JSON object. Fetch the file again.")
+    refuse_quantised(values, name, folder)
     return values
 
 

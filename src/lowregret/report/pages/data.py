@@ -29,7 +29,7 @@ def page(found: Overview, model: str) -> str:
     body = [
         f'<header>\n<p class="topline">{escape(found.source)}, as {escape(model)} sees it</p>\n'
         f"<h1>{found.train.examples:,} {_noun(found.train.examples)} to train on</h1>\n</header>",
-        section("row", f"Row {found.shown.row}", _row(found.shown)),
+        section("row", f"One row: {found.shown.row}", _row(found.shown)),
         section("found", "What was found", f"<ul>\n{lines}</ul>{_facts(found)}"),
         *(section(key, title, _part(part)) for key, title, part in parts if part is not None),
     ]
@@ -84,7 +84,7 @@ def _part(part: Part) -> str:
 
 def _near(found: Overview) -> str:
     rows = "".join(
-        f'<tr><td class="number">{near.train_row}</td><td class="number">{near.held_out_row}</td>'
+        f"<tr><td>{escape(near.train_row)}</td><td>{escape(near.held_out_row)}</td>"
         f'<td class="number">{near.alike:.0%}</td></tr>\n'
         for near in found.near[:_NEAR_SHOWN]
     )

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowregret.errors import DivergedError, ModelError, RecordsError
+from lowregret.errors import DivergedError, ModelError
 from lowregret.export.peft import load_adapter
-from lowregret.runs.atomic import read_json
-from lowregret.runs.files import ADAPTER, MODEL, SPEC
-from lowregret.spec import RL, FullFT, TrainingSpec, TrainSpec, build
+from lowregret.lora.formats.peft import read_adapter
+from lowregret.spec import RL, TrainingSpec
 from lowregret.train.inputs import grading, make_engine, make_workload, open_inputs
 from lowregret.train.members import TrialOutcome
 from lowregret.train.rl.rollout import Rollout, draw_seed
@@ -35,24 +34,6 @@ class Rewards:
     """Completions that could not be graded."""
 
 
-def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
-    """(the spec of a run of `lowregret train` with its result as the base, the adapter's folder if it made one).
-
-    RecordsError when the folder holds no finished run of `lowregret train`.
-    """
-    stored = read_json(run / SPEC) if (run / SPEC).is_file() else {}
-    asked = stored.get("spec") if isinstance(stored, dict) else None
-    if not isinstance(asked, dict) or "method" not in asked:
-        raise RecordsError(f"{run}: is no run of `lowregret train`. Give --model and --adapter instead.")
-    spec = build(TrainSpec, asked, source=str(run / SPEC))
-    result = run / (MODEL if isinstance(spec.method, FullFT) else ADAPTER)
-    if not result.is_dir():
-        raise RecordsError(f"{run}: has no {result.name}/ yet. Let the run finish: start its command again.")
-    if isinstance(spec.method, FullFT):
-        return spec.model_copy(update={"model": str(result)}), None
-    return spec, result
-
-
 def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callable[[str], None] = print) -> Rewards:
     """The rewards of the base `spec.model`, or of an adapter on it, on the held-out problems of `spec.objective`.
 
@@ -61,6 +42,8 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     probabilities, ModelError when not even one row fits in memory.
     """
     assert isinstance(spec.objective, RL)
+    if adapter is not None:
+        read_adapter(adapter)  # what is wrong with it is said before the problems are read
     inputs = open_inputs(spec, say)
     engine = make_engine(spec, inputs.source)
     for line in sampling_lines(engine, spec.objective):

@@ -184,7 +184,6 @@ def test_each_known_mistake_is_named(about: PlannedRun, words: str) -> None:
         ({"overlong": 3, "supervised_tokens": 0, "max_length": 8}, "raise --max-length"),
         ({"overlong": 3}, "3 examples are over 512 tokens"),
         ({"longest": 10**6}, "131,072 positions"),
-        ({"examples": 0, "held_out": 0}, "No row of rows.jsonl"),
     ],
 )
 def test_data_that_will_disappoint(changes: dict[str, int], words: str) -> None:

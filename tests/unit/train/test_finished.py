@@ -8,7 +8,7 @@ import pytest
 
 from lowregret.errors import LowregretError
 from lowregret.runs.atomic import write_json
-from lowregret.train.rl.evaluate import trained_spec
+from lowregret.train.finished import trained_spec
 
 ASKED = {"model": "tiny", "data": {"train": "builtin:arithmetic"}, "method": {"kind": "lora", "rank": 4}}
 

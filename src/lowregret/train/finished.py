@@ -1,0 +1,56 @@
+"""A folder that `lowregret train` has left, taken up again: what was trained, and its held-out loss once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lowregret.errors import DataError, RecordsError
+from lowregret.runs.atomic import read_json
+from lowregret.runs.extension import known_choices
+from lowregret.runs.files import ADAPTER, MODEL, SPEC
+from lowregret.spec import FullFT, TrainingSpec, TrainSpec, build
+from lowregret.train.inputs import Say, open_inputs
+from lowregret.train.job import HeldOutLoss, evaluate_examples
+
+
+def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
+    """(the spec of a run of `lowregret train` with its result as the base, the adapter's folder if it made one).
+
+    RecordsError when the folder holds no finished run of `lowregret train`.
+    """
+    stored = read_json(run / SPEC) if (run / SPEC).is_file() else {}
+    asked = stored.get("spec") if isinstance(stored, dict) else None
+    if not isinstance(asked, dict) or "method" not in asked:
+        raise RecordsError(f"{run}: is no run of `lowregret train`. Give --model and --adapter instead.")
+    spec = build(TrainSpec, asked, source=str(run / SPEC))
+    result = run / (MODEL if isinstance(spec.method, FullFT) else ADAPTER)
+    if not result.is_dir():
+        raise RecordsError(f"{run}: has no {result.name}/ yet. Let the run finish: start its command again.")
+    if isinstance(spec.method, FullFT):
+        return spec.model_copy(update={"model": str(result)}), None
+    return spec, result
+
+
+def evaluate_again(
+    run: Path, spec: TrainingSpec, adapter: Path | None = None, say: Say = lambda line: None
+) -> HeldOutLoss:
+    """The loss of a run's result on the held-out examples that judged it: the run's own `test_nll`, to the bit in
+    float32.
+
+    Args:
+        run: a folder of `lowregret train`, of supervised fine-tuning.
+        spec, adapter: of `trained_spec`. Another `data.max_eval` than the run's takes other examples.
+
+    Raises:
+        DataError: the examples are no longer those of the run: its data, or its tokenizer, have changed since.
+    """
+    stored = known_choices(run)
+    inputs = open_inputs(spec, say, stored)
+    asked = read_json(run / SPEC)["spec"]["data"].get("max_eval")
+    if stored is not None and asked == spec.data.max_eval and stored["test_data"] != inputs.resolved["test_data"]:
+        raise DataError(
+            f"the held-out examples are not those that {run} was judged by: the file, the tokenizer or its chat "
+            "template has changed since. Bring them back, or give other rows by --data.",
+            source=spec.data.train,
+        )
+    return evaluate_examples(spec, inputs.source, inputs.examples.test, adapter)
