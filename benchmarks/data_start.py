@@ -23,6 +23,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lowregret.strict_json import to_json
+
 _WORDS = (
     "time year people way day man thing woman life child world school state family student group country problem hand "
     "part place case week company system program question work government number night point home water room"
@@ -57,7 +59,7 @@ def write_rows(path: Path, rows: int, turns: int) -> None:
                 words = (" ".join(draw.choices(_WORDS, k=5)) for _ in range(turns))
                 messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(words)]
                 row = {"messages": [{"role": "user", "content": question}, *messages[1:]]}
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
 
 
 def measure(source: str, model: str) -> Start:
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
-        print(json.dumps(asdict(measure(asked.measure, asked.model))))
+        print(to_json(asdict(measure(asked.measure, asked.model))))
         return
     print("| rows | tokens | first start | processor time | next start | its hash | peak memory, first | next |")
     print("|---|---|---|---|---|---|---|---|")

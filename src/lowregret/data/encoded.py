@@ -198,12 +198,13 @@ def _refuse_bad_rows(about: Mapping[str, Any], source: OpenSource, skip: bool) -
 
 def _key(fingerprint: str, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of all that the whole rows depend on."""
+    form = chat_format(tokenizer)  # first: it makes a tokenizer forget the truncation that a file may ask for
     facts = {
         "source": [fingerprint, split],
         "fields": spec.model_dump(mode="json", exclude=set(_OF_NO_EFFECT)),
         "tokenizer": [type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str()],
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "format": asdict(chat_format(tokenizer)),
+        "format": asdict(form),
         "code": _code(),
         "libraries": [version(name) for name in ("tokenizers", "transformers", "jinja2")],
     }
