@@ -26,6 +26,11 @@ LOOKS_RENDERED = (
 RENDERED = "a prompt that is rendered already: taken as it is, without the chat template"
 RENDERED_TEXT = "control tokens of the chat template: taken as rendered already, every token but the first supervised"
 
+ESCAPED = (
+    "arguments of a tool call that are JSON text, which the chat template quotes once more: "
+    "give them as objects if the base is to write them as objects"
+)
+
 
 def left_out(parts: Sequence[str]) -> str:
     """The remark on a turn of which the template does not write all."""
@@ -35,12 +40,6 @@ def left_out(parts: Sequence[str]) -> str:
 def kept_out(flag: str) -> str:
     """The remark on a turn that a flag of the data keeps out of the loss."""
     return f"an assistant turn kept out of the loss by `{flag}`"
-
-
-ESCAPED = (
-    "arguments of a tool call that are JSON text, which the chat template quotes once more: "
-    "give them as objects if the base is to write them as objects"
-)
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,20 @@ def _rendered_pair(row: Row, form: ChatFormat) -> Rendering | None:
 def _chat(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> Rendering:
     """By the template: in the form of the row's messages of which it writes the most."""
     best: Rendering | None = None
-    refusal: DataError | None = None
+    first: DataError | None = None
     for as_parts in (False, True):  # templates of models that see take no plain text
         for messages in forms(row.messages or ()):
             try:
                 found, lost = _follow(messages, row, tokenizer, form, as_parts)
             except DataError as error:
-                refusal = refusal or error
+                first = first or error
                 continue
             if not lost:
                 return found
             best = best or found
         if best is not None:
             return best
-    raise refusal or DataError("holds no turn.")
+    raise first or DataError("holds no turn.")
 
 
 def _follow(
