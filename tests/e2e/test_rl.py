@@ -83,6 +83,56 @@ def test_a_reward_function_of_ones_own_may_fail_as_it_likes(
     assert 0 < sum(metric.rl.failures for metric in metrics(Path("run")) if metric.rl) <= len(failures)
 
 
+BROKEN = """
+def always(prompt, completion, row):
+    raise ValueError("bad reward\\nof several lines")
+
+def in_training(prompt, completion, row):
+    return 1.0 if row["held_out"] else always(prompt, completion, row)
+
+def same(prompt, completion, row):
+    return 0.5
+"""
+TRAIN = "train --model tiny --objective rl --method lora:2 --learning-rate 1e-3 --steps 2 --batch-size 2 --group-size 2"
+
+
+@pytest.mark.parametrize(
+    ("function", "message", "steps"),
+    [
+        ("always", "could be graded; the first: raised ValueError: bad reward. ", []),
+        ("in_training", "in step 1: task 'broken:in_training': none of 4 completions could be graded", [0]),
+    ],
+)
+def test_a_reward_function_that_always_fails_ends_with_2(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, message: str, steps: list[int]
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    for name, held_out in (("rows", False), ("judge", True)):
+        rows = [{"prompt": f"{name} {n}", "held_out": held_out} for n in range(4)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = f"--task broken:{function} --data rows.jsonl --eval-data judge.jsonl --max-tokens 4 --out run".split()
+    done = run(*TRAIN.split(), *data)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert [metric.step for metric in metrics(Path("run"))] == steps
+    if function == "always":
+        asked = run(*"eval --model tiny --task broken:always --data rows.jsonl --max-tokens 4".split())
+        assert asked.exit_code == 2
+        assert message in asked.stderr
+
+
+def test_equal_rewards_are_said_at_the_end(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(4)))
+    data = "--task broken:same --data rows.jsonl --max-tokens 4 --out run".split()
+    done = run(*TRAIN.split(), *data)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("the weights did not move: in none of 2 steps")
+    assert read_record(TrialRecord, Path("run/trial.json")).note == done.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lowregret.engine import Engine
+from lowregret.errors import SpecError
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES, FAILURES, METRICS, TRANSCRIPTS
 from lowregret.runs.metrics import read_metrics
@@ -281,3 +282,56 @@ def test_a_kl_penalty_keeps_to_the_base(bases: ModuleType, tmp_path: Path, metho
     assert free is not None
     assert held is not None
     assert 0 < held < 0.5 * free
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), FullFT()], ids=["lora", "full"])
+def test_when_no_group_ever_differs_the_record_says_that_nothing_moved(
+    bases: ModuleType, tmp_path: Path, method: Any
+) -> None:
+    trial = TrialSpec(method=method, learning_rate=1e-2, seed=0)
+    engine = Engine(bases.small_base("qwen3"))
+    before = bases.small_base("qwen3").model.state_dict()
+    work = task(engine, training(), lambda samples: [Grade(1.0)] * len(samples))
+    note = train(work, tmp_path, [trial])[0][trial.id].note
+    assert note is not None
+    assert "the weights did not move: in none of 5 steps" in note
+    assert "rewarded 1" in note
+    assert all(torch.equal(value, before[name]) for name, value in engine.model.state_dict().items())
+    moved = train(task(Engine(bases.small_base("qwen3")), training()), tmp_path / "moved", [trial])[0]
+    assert moved[trial.id].note is None
+
+
+def test_a_function_that_grades_nothing_stops_the_run_before_it_trains(bases: ModuleType, tmp_path: Path) -> None:
+    def graded(samples: Sequence[tuple[str, Problem]]) -> list[Grade]:
+        return [Grade(0.0, "raised ValueError: bad reward\nand more of it")] * len(samples)
+
+    work = task(Engine(bases.small_base("qwen3")), training(), graded)
+    with pytest.raises(SpecError, match=r"none of 6 completions .* raised ValueError: bad reward\. .*Nothing was"):
+        train(work, tmp_path, TRIALS[:1])
+    assert read_metrics(tmp_path / TRIALS[0].id / METRICS) == []
+
+
+@pytest.mark.parametrize("broken", ["a step", "the last evaluation"])
+def test_a_function_that_stops_grading_ends_the_trial(bases: ModuleType, tmp_path: Path, broken: str) -> None:
+    """The evaluation before the first step, three steps, and the evaluation after the last are graded in this order."""
+    calls, first = 0, {"a step": 3, "the last evaluation": 5}[broken]
+
+    def graded(samples: Sequence[tuple[str, Problem]]) -> list[Grade]:
+        nonlocal calls
+        calls += 1
+        return [Grade(0.0, "took longer than 5 s")] * len(samples) if calls == first else even_words(samples)
+
+    work = task(Engine(bases.small_base("qwen3")), training(steps=3, evals=1), graded)
+    record = train(work, tmp_path, TRIALS[:1])[0][TRIALS[0].id]
+    assert record.status == "failed"
+    place = "in step 2: task 'math': none of 16" if broken == "a step" else "after step 3: task 'math': none of 6"
+    assert place in str(record.error)
+    assert "--time-limit" in str(record.error)
+
+
+def test_one_sample_that_can_be_graded_lets_it_go_on(bases: ModuleType, tmp_path: Path) -> None:
+    def graded(samples: Sequence[tuple[str, Problem]]) -> list[Grade]:
+        return [*[Grade(0.0, "raised X")] * (len(samples) - 1), Grade(0.0)]
+
+    work = task(Engine(bases.small_base("qwen3")), training(), graded)
+    assert train(work, tmp_path, TRIALS[:1])[0][TRIALS[0].id].status == "finished"

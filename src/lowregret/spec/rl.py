@@ -47,7 +47,7 @@ class RL(Spec):
     sampler: Literal["engine", "vllm"] = "engine"
     """What draws completions: the engine that trains, or vLLM on a GPU, which takes plain LoRAs only."""
     stop: tuple[str, ...] = ()
-    """A text that ends a completion, besides the end of the turn; may be repeated, and there is none when not given.
+    """A text that ends a completion, besides what ends a turn; may be repeated, and there is none when not given.
     The grader does not see it."""
     estimator: Literal["importance_sampling", "ppo_clip", "cispo"] = "importance_sampling"
     """The loss: −Σ (p_learner / p_sampler) · A, or one of its clipped relatives (engine/losses.py)."""
@@ -64,7 +64,8 @@ class RL(Spec):
     time_limit: Annotated[float, Unit("seconds")] = Field(default=5.0, gt=0)
     """How long grading one completion may take."""
     failure_reward: float = Field(default=0.0, allow_inf_nan=False)
-    """The reward of a completion whose grading raises, takes too long or gives no finite number; each is reported."""
+    """The reward of a completion whose grading raises, takes too long or gives no finite number; each is reported. When
+    that is every completion of a step or an evaluation, the trial ends."""
     eval_samples: Annotated[int, Unit("completions")] = Field(default=1, ge=1)
     """Completions of each held-out problem in an evaluation."""
 

@@ -398,6 +398,15 @@ def test_a_seed_that_diverged_settles_nothing() -> None:
 
 # --- rewards ---------------------------------------------------------------------------------------------------------
 
+
+def test_what_trials_note_is_a_reason_once_with_a_count() -> None:
+    study = both(FULL_LOSS)
+    study.records[:2] = [record.model_copy(update={"note": "nothing moved"}) for record in study.records[:2]]
+    (said,) = [reason for reason in study.judge().reasons if "nothing moved" in reason]
+    assert said == f"Of 2 of {len(study.records)} finished trials: nothing moved."
+    assert "nothing moved" not in text(both(FULL_LOSS).judge())
+
+
 REWARDS = {"objective": {"kind": "rl", "task": "builtin:arithmetic"}}
 
 
