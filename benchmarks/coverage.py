@@ -19,7 +19,6 @@ the steps, so LoRA's is FullFT's, drawn out by 2 to the power of the regret over
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -33,6 +32,7 @@ from lowregret.analysis.regret import judge
 from lowregret.runs.records import ExampleLosses, TrialRecord
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
+from lowregret.strict_json import to_json
 from lowregret.study.search import next_trials
 from lowregret.train.schedule import eval_steps
 
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(measure, names, [known[name] for name in names], [studies] * len(names)))
     if asked.json:
-        print(json.dumps([asdict(row) for row in rows], indent=1))
+        print(to_json([asdict(row) for row in rows], indent=1))
         return
     titles = list(asdict(rows[0]))
     print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))

@@ -10,12 +10,12 @@ docs/findings/2026-11-28-unembedding.md has what came of it.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from pathlib import Path
 
 from lowregret.data.builtin.people import ATTRIBUTES, draw_people
+from lowregret.strict_json import to_json
 
 _PEOPLE, _WORDINGS, _TEST_PEOPLE = 256, 3, 48
 _TRAIN_ROWS, _TEST_ROWS = 2400, 160
@@ -38,7 +38,7 @@ def rows() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, some in zip(("train", "test"), rows(), strict=True):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+        (folder / f"{name}.jsonl").write_text("".join(to_json(row) + "\n" for row in some), encoding="utf-8")
 
 
 if __name__ == "__main__":

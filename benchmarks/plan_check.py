@@ -21,6 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lowregret.strict_json import to_json
+
 METHODS = ("lora:1:linear", "lora:16:linear", "lora:256:linear", "full")
 SIZES = {"tiny": ((4, 64), (16, 64), (4, 256), (16, 256)), "real": ((2, 128), (8, 128), (2, 384), (8, 384))}
 """(rows, tokens of a row) of a step."""
@@ -38,7 +40,7 @@ def write_rows(file: Path, count: int, length: int, seed: int) -> None:
     """Rows of more than `length` tokens each, which --max-length cuts to equal length."""
     draw = random.Random(seed)
     rows = [{"text": " ".join(f"w{draw.randrange(10**6)}" for _ in range(length))} for _ in range(count)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    file.write_text("".join(to_json(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def run(model: str, method: str, rows: int, length: int, steps: int) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def main() -> None:
                 continue
             model = arguments.model if name == "real" else name
             results[key] = run(model, method, rows, length, STEPS[name])
-            arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            arguments.out.write_text(to_json(results, indent=1) + "\n", encoding="utf-8")
             print(key, results[key]["peak"] / 1e9, statistics.median(results[key]["step_seconds"]), flush=True)
     page = table(results, arguments.model)
     arguments.out.with_suffix(".md").write_text(page, encoding="utf-8")

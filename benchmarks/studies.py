@@ -23,6 +23,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lowregret.strict_json import to_json
+
 SHORT = 128
 """Tokens of the longest row that is kept, template included."""
 RANKS = [1, 4, 16, 64]
@@ -51,8 +53,8 @@ def questions(name: str) -> Iterator[dict[str, Any]]:
 
 def recipe(question: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """TOML, whose plain values are written as in JSON."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in question.items()]
-    return "\n".join([*lines, "[data]", *(f"{key} = {json.dumps(value)}" for key, value in data.items())]) + "\n"
+    lines = [f"{key} = {to_json(value)}" for key, value in question.items()]
+    return "\n".join([*lines, "[data]", *(f"{key} = {to_json(value)}" for key, value in data.items())]) + "\n"
 
 
 def short_rows(source: Path, target: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -75,7 +77,7 @@ def everyday_text(target: Path) -> None:
     paragraphs = [" ".join(part.split()) for _, text in texts for part in text.split("\n\n")]
     long_enough = [paragraph for paragraph in paragraphs if len(paragraph) > 200][::5]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("".join(json.dumps({"text": text}) + "\n" for text in long_enough), encoding="utf-8")
+    target.write_text("".join(to_json({"text": text}) + "\n" for text in long_enough), encoding="utf-8")
 
 
 def share(out: Path, name: str) -> None:

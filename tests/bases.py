@@ -29,6 +29,9 @@ EVERYTHING = ("attention", "mlp", "unembedding")
 DENSE = ("llama", "qwen3", "gemma2", "gpt2", "phi3", "gpt_neox", "opt")
 MIXTURES = ("qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "deepseek_v3")
 
+STATES = ("mamba", "mamba2", "falcon_mamba", "minimax", "recurrent_gemma", "rwkv", "openai_gpt")
+"""Bases that cannot be sampled with transformers' standard cache, or have none."""
+
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -83,7 +86,29 @@ def small_config(architecture: str) -> PretrainedConfig:
         routed = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1}
         rest = {"topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 2, "n_shared_experts": 1}
         return transformers.DeepseekV3Config(**_SHAPE, **latent, **routed, **rest)
+    if architecture in STATES:
+        return _of_states(architecture)
     raise ValueError(architecture)
+
+
+def _of_states(architecture: str) -> PretrainedConfig:
+    """The configuration of a small base without transformers' standard cache."""
+    scan = {key: value for key, value in _SHAPE.items() if key not in ("num_attention_heads", "intermediate_size")}
+    if architecture == "mamba":
+        return transformers.MambaConfig(**scan, state_size=4)
+    if architecture == "falcon_mamba":
+        return transformers.FalconMambaConfig(**scan, state_size=4)
+    if architecture == "mamba2":
+        return transformers.Mamba2Config(**scan, state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=4)
+    if architecture == "minimax":
+        layers = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "block_size": 4}
+        return transformers.MiniMaxConfig(**GROUPED, **layers, num_local_experts=4, num_experts_per_tok=2)
+    if architecture == "recurrent_gemma":
+        layers = {"block_types": ["recurrent", "attention"], "lru_width": 16, "attention_window_size": 6}
+        return transformers.RecurrentGemmaConfig(**GROUPED, **layers)
+    if architecture == "rwkv":
+        return transformers.RwkvConfig(**scan, context_length=64)
+    return transformers.OpenAIGPTConfig(**_SHAPE)
 
 
 def small_model(architecture: str, seed: int = 0) -> PreTrainedModel:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# What tests encode is kept in a folder of their own, which goes when they end.
+_CACHE = tempfile.TemporaryDirectory(prefix="lowregret-cache-")
+os.environ["LOWREGRET_CACHE"] = _CACHE.name
 # On models this small a second thread costs more than it gives, and sums in another order change the last bit.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")

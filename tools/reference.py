@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import TOML_ONLY, Key, keys
 from lowregret.spec.method import LoRA, spellings
 from lowregret.spec.recipes import recipes
+from lowregret.strict_json import to_json
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "<!-- Made by `python tools/reference.py` from the verbs and their specs: change those. -->\n"
@@ -261,7 +261,7 @@ def _schema(schema: dict[str, Any], title: str) -> str:
         if data is not None:
             table["properties"]["data"] = {"anyOf": [{"type": "string"}, data]}
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
-    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    return to_json(made, indent=1, ensure_ascii=False) + "\n"
 
 
 def main() -> None:

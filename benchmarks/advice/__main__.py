@@ -10,7 +10,6 @@ lora_lr_sweep_tulu3.csv and rl_lr_sweep_math_qwen3_1.7b.csv (docs/science.md 4);
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.advice.row import Row, summaries
 from benchmarks.advice.settings import RESULTS, committed, from_runs
 
 from lowregret.errors import DataError, LowregretError
+from lowregret.strict_json import to_json
 
 PAGE = RESULTS / "advice.md"
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     if options.json:
         found = {"summary": [each.as_dict() for each in summaries(rows)], "rows": [row.as_dict() for row in rows]}
-        print(json.dumps(found, indent=1))
+        print(to_json(found, indent=1))
     else:
         print(page(rows))
     if options.write:

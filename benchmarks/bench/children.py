@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.bench.worker import PACKAGE
 
+from lowregret.strict_json import to_json
+
 ROOT = Path(__file__).resolve().parents[2]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _TRACKERS = ("WANDB", "MLFLOW", "TRACKIO")
@@ -39,7 +41,7 @@ class Child:
         self._function, self._log = function, log
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{PACKAGE}.worker", function, json.dumps(settings)],
+                [sys.executable, "-m", f"{PACKAGE}.worker", function, to_json(settings)],
                 cwd=ROOT,
                 env=child_environment(threads),
                 stdin=subprocess.PIPE,
@@ -57,7 +59,7 @@ class Child:
         """Let it do one repeat; its measurements."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(to_json(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure() from None

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowregret.strict_json import to_json
+
 if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
 
@@ -41,7 +43,7 @@ def gsm8k(channel: Channel, *, model: str, data: str, folder: str, steps: int, r
     _write_rows(chosen, out / ROWS)
     _write_rows(short, out / SHORT)
     prompts = [list(example.token_ids[: example.supervised.index(True)]) for example in asked]
-    (out / PROMPTS).write_text(json.dumps(prompts))
+    (out / PROMPTS).write_text(to_json(prompts))
     engine = Engine(base, device="cpu", precision="float32")
     _write_adapters(engine, ranks, out)
     _write_trained(engine, 8, out)
@@ -86,7 +88,7 @@ def _write_rows(examples: Iterable[Example], path: Path) -> None:
         {"input_ids": list(example.token_ids), "completion_mask": [int(on) for on in example.supervised]}
         for example in examples
     ]
-    path.write_text(json.dumps(rows))
+    path.write_text(to_json(rows))
 
 
 def _write_adapters(engine: Engine, ranks: Sequence[int], out: Path) -> None:

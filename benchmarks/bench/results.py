@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowregret.strict_json import to_json
+
 
 class Results:
     """{figure: {"key": what it was measured with, "raw": …}} in one JSON file."""
@@ -33,7 +35,7 @@ class Results:
         self._figures[figure] = {"key": dict(key), "raw": dict(raw)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps({"figures": self._figures}, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(to_json({"figures": self._figures}, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, self.path)
 
     def all(self) -> dict[str, dict[str, Any]]:

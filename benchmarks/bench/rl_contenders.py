@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.bench.peers import TRL_COMMON, Enough, peer_model, train_on_request
 from benchmarks.bench.rl import read_problems
 from benchmarks.bench.worker import clock
+
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
     from benchmarks.bench.worker import Channel
@@ -42,7 +43,7 @@ def prepare(channel: Channel, *, model: str, data: str | None, folder: str, coun
             break
     if len(rows) < count:
         raise ValueError(f"{len(rows)} prompts are read the same by both sides; {count} are needed.")
-    (Path(folder) / "rl.json").write_text(json.dumps(rows))
+    (Path(folder) / "rl.json").write_text(to_json(rows))
     channel.ready()
 
 

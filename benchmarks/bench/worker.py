@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lowregret.strict_json import to_json
+
 PACKAGE = "benchmarks.bench"
 
 
@@ -47,7 +49,7 @@ class Channel:
         self._send({**measured, "peak_bytes": memory("VmHWM")})
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        self._answers.write(json.dumps(message) + "\n")
+        self._answers.write(to_json(message) + "\n")
         self._answers.flush()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 
 from lowregret.data.batches import collate
 from lowregret.data.example import Example
-from lowregret.engine import Engine, SamplingParams
+from lowregret.engine import Engine, SamplingParams, footprint
 from lowregret.engine.sampling import batcher as sampler
-from lowregret.engine.sampling import cache, decode
+from lowregret.engine.sampling import cache, decode, plain
 from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source
 from lowregret.spec import LoRA
@@ -195,9 +196,62 @@ def test_policies_that_were_equally_many_stay_so() -> None:
 def test_the_cache_is_used_where_the_base_allows_it(bases: ModuleType, architecture: str) -> None:
     """Soft-capped attention keeps the base's own."""
     engine = Engine(bases.small_base(architecture))
-    chosen = decode.decoder(engine.model, {"base": PROMPTS}, 0, engine._logits, end_to_end=engine.padding_free)
     expected = decode.PaddedDecoder if architecture == "gemma2" else decode.CachedDecoder
-    assert type(chosen) is expected
+    assert engine.sampling_path.kind is expected
+    assert engine.sampling_path.lines() == []
+
+
+@pytest.mark.parametrize(
+    "architecture", ["mamba", "mamba2", "falcon_mamba", "minimax", "recurrent_gemma", "rwkv", "openai_gpt"]
+)
+def test_a_base_without_the_standard_cache_is_sampled_all_the_same(bases: ModuleType, architecture: str) -> None:
+    """Each row as the base itself would go on alone, without a cache; with the learner's log-probabilities; and slowly,
+    which is said. Rows come and go, two policies and the base share the batch."""
+    base = bases.small_base(architecture)
+    reference = bases.copied(base)
+    engine = Engine(base)
+    (line,) = engine.sampling_path.lines()
+    assert "without a cache" in line
+    greedy = SamplingParams(max_tokens=6, temperature=0.0)
+    found = engine.sample({"base": [*PROMPTS, PROMPTS[2]]}, greedy, max_rows=3)["base"]
+    for prompt, completion in zip([*PROMPTS, PROMPTS[2]], found, strict=True):
+        ids = torch.tensor([prompt])
+        for _ in range(6):
+            with torch.no_grad():
+                ids = torch.cat([ids, reference(input_ids=ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+        assert list(completion.token_ids) == ids[0, len(prompt) :].tolist()
+    for name, rank in (("a", 2), ("b", 3)):
+        bases.adapted(engine, name, rank=rank, targets=("unembedding",), seed=rank)
+    prompts = {"a": PROMPTS[:3], "b": PROMPTS[2:], "base": PROMPTS[:1]}
+    drawn = engine.sample(prompts, SamplingParams(max_tokens=8, stop_ids=(5, 9), seed=3), max_rows=3)
+    for name, completions in drawn.items():
+        for prompt, completion in zip(prompts[name], completions, strict=True):
+            learner = learner_logprobs(engine, name, prompt, completion.token_ids)
+            assert list(completion.logprobs) == pytest.approx(learner, abs=5e-4)
+    assert footprint.max_decode_rows(engine, 100) >= 1
+
+
+def test_a_cache_that_gives_other_numbers_is_not_used(bases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base whose attention forgets what it has read once it is asked token by token."""
+    base = bases.small_base("gemma2")
+    engine = Engine(base)
+    whole = base.model.forward
+
+    def forgetful(**inputs: Any) -> Any:
+        inputs.pop("past_key_values", None)
+        return whole(**inputs | {"attention_mask": None})
+
+    monkeypatch.setattr(base.model, "forward", forgetful)
+    assert engine.sampling_path.kind is plain.PlainDecoder
+    assert "differ from the base's own by" in str(engine.sampling_path.refused)
+
+
+def test_a_fault_of_ours_is_no_reason_to_be_slow(bases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(bases.small_base("qwen3"))
+
+    monkeypatch.setattr(decode, "RowCache", None)
+    with pytest.raises(TypeError, match="NoneType"):
+        engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=2))
 
 
 @pytest.mark.parametrize(("module", "bound"), [(cache, "ROOM"), (decode, "CPU_PREFILL_TOKENS")])

@@ -94,7 +94,7 @@ def judge(
         learned=learned,
         regret_learned=_share(interval, learned),
         lag=lag,
-        reasons=(*said, *sentences(gains)),
+        reasons=(*said, *_notes(records), *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
         methods=tuple(results.values()),
         lora=None if lora is None else results[lora.name],
@@ -105,6 +105,13 @@ def judge(
         environment=dict(environment),
         judged_by=__version__,
     )
+
+
+def _notes(records: Sequence[TrialRecord]) -> list[str]:
+    """What finished trials note, each once, with how many do."""
+    finished = [record for record in records if record.status == "finished"]
+    counts = Counter(record.note for record in finished if record.note)
+    return [f"Of {count} of {len(finished)} finished trials: {note}." for note, count in counts.items()]
 
 
 def _settling(

@@ -49,7 +49,10 @@ def _sentence(app: App, verb: Verb | None, error: CycloptsError) -> str:
     """
     left = error.unused_tokens or []
     if isinstance(error, UnusedCliTokensError):
-        return f"unexpected {' '.join(left)!r}. Leave it out."
+        from lowregret.data.readers.registry import is_data
+
+        several = "Several files go into one name, with commas between or as a pattern in quotes."
+        return f"unexpected {' '.join(left)!r}. {several if all(map(is_data, left)) else 'Leave it out.'}"
     if verb is None or error.argument is None or not isinstance(error, MissingArgumentError):
         return str(error)
     known = [name for argument in app[verb.name].assemble_argument_collection() for name in argument.names]

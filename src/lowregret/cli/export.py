@@ -97,6 +97,7 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
     from lowregret.engine import Engine
     from lowregret.export.peft import export_policy, load_adapter
     from lowregret.models.load import load_base, resolve
+    from lowregret.models.stops import stops
 
     try:
         named = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
@@ -106,10 +107,12 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
     if not base:
         raise ModelError(f"{folder / _ADAPTER}: names no base. Name it with --model.")
     engine = Engine(load_base(resolve(base)), device="cpu", precision="float32")
-    policy = load_adapter(engine, "adapter", folder)
+    policy = load_adapter(engine, "adapter", folder, aside)
     if each_expert and not any(matrix.experts for matrix in policy.matrices):
         raise SpecError(f"--each-expert: {folder} adapts no experts, so it has one format only. Leave the flag out.")
     size = export_policy(engine, "adapter", out, each_expert=each_expert)
+    for line in stops(engine.base).serving_lines(out):
+        aside(line)
     form = "a plain LoRA for each expert" if each_expert else "PEFT's format"
     method = policy.method.name.partition(":re:")[0]
     return {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowregret.cli.codes import BAD_INPUT, BROKEN_PIPE, INTERRUPTED
 from lowregret.errors import LowregretError
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:  # a verb without records does not wait for pydantic
     from pydantic import BaseModel
@@ -24,7 +25,7 @@ def say(text: str) -> None:
 
 def say_json(data: Any, indent: int | None = 2) -> None:
     """The result as JSON, on standard output."""
-    say(json.dumps(data, indent=indent, allow_nan=False))
+    say(to_json(data, indent=indent))
 
 
 def plain(record: BaseModel) -> Any:

@@ -62,10 +62,7 @@ def plan(
 
 def _split(names: list[str], data: str | None, several: bool) -> tuple[list[str], str | None]:
     """The models and the data that the arguments name."""
-    from lowregret.data.readers.registry import FILE_SUFFIXES, SOURCE_PREFIXES
-
-    def is_data(name: str) -> bool:
-        return name.startswith(SOURCE_PREFIXES) or name.lower().endswith(FILE_SUFFIXES)
+    from lowregret.data.readers.registry import is_data
 
     if not names or is_data(names[0]):
         raise SpecError("missing MODEL. `lowregret plan qwen3-8b train.jsonl` plans a model of the catalogue.")

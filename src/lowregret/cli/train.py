@@ -51,4 +51,5 @@ def train(
         found = f"loss {nats(record.test_nll)} nats per supervised token"
     else:
         found = "loss none"
-    say(f"held-out {found} after {record.steps} steps, {record.seconds:.1f} s; {shipped}")
+    note = f"\n{record.note}" if record.note else ""
+    say(f"held-out {found} after {record.steps} steps, {record.seconds:.1f} s; {shipped}{note}")

@@ -38,6 +38,9 @@ _ALL = (
         "plan",
         "LoRA or full fine-tuning, which rank and rate, how much memory, time and money: before anything is spent.",
     ),
+    Verb(
+        "data", "What a source holds, as the base would see it: one row with its supervised tokens, and all in numbers."
+    ),
     Verb("compare", "LoRA or full fine-tuning, for this base and this data?", resumable=True),
     Verb(
         "train",

@@ -39,6 +39,8 @@ class Batch:
     """Its share in the loss; 0 where not supervised."""
     numbers: Int64[Tensor, " rows"]
     """Each row's number in the batch of its optimizer step, however that is cut into passes."""
+    lengths: Int64[Tensor, " rows"]
+    """Tokens of each row, those behind its last supervised one included."""
     columns: Mapping[str, Float32[Tensor, "rows length"]] = field(default_factory=dict)
     """What else the loss takes, by the names of its arguments: a number a position."""
     prompts: Int64[Tensor, " rows"] | None = None
@@ -91,6 +93,7 @@ class Batch:
         return replace(
             self,
             numbers=self.numbers[index],
+            lengths=self.lengths[index],
             columns={name: column[index, :length] for name, column in self.columns.items()},
             prompts=None if self.prompts is None else self.prompts[index],
             **{name: getattr(self, name)[index, :length] for name in always},
@@ -110,9 +113,11 @@ def collate(examples: Sequence[Example], pad_id: int = 0) -> Batch:
         targets[row, :n] = example.token_ids[1:]
         supervised[row, :n] = example.supervised[1:]
     weights = supervised.astype(np.float32) / max(int(supervised.sum()), 1)
-    columns = map(torch.from_numpy, (inputs, targets, supervised, weights, np.arange(len(examples), dtype=np.int64)))
-    input_ids, target_ids, mask, shares, numbers = columns
-    return Batch(input_ids, target_ids, mask, shares, numbers)
+    numbers = np.arange(len(examples), dtype=np.int64)
+    lengths = np.array([len(example.token_ids) for example in examples], dtype=np.int64)
+    columns = map(torch.from_numpy, (inputs, targets, supervised, weights, numbers, lengths))
+    input_ids, target_ids, mask, shares, order, tokens = columns
+    return Batch(input_ids, target_ids, mask, shares, order, tokens)
 
 
 def passes(

@@ -1,28 +1,30 @@
-"""Columns and what they mean: which of the known schemas a row has, and its chat turns or text."""
+"""Columns and what they mean: which of the known layouts a row has, and its chat turns or text."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from lowregret.data.turns import (
+    PAIRS,
+    Message,
+    Turns,
+    as_text,
+    from_json,
+    kind_of,
+    read_messages,
+    read_tools,
+    says_something,
+    speak,
+)
 from lowregret.errors import DataError, did_you_mean
 
-Message = dict[str, str]
-ROLES = ("system", "user", "assistant", "tool")
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_INPUT = ("input", "context")
+_COMPANIONS = (*_SYSTEM, "history", *_TOOLS)
+"""Columns that belong to the chat wherever they stand."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,12 @@ class RowContent:
     text: str | None
     prompt_turns: int = 0
     """So many turns at the start are a prompt: none of them is supervised, whoever speaks."""
+    tools: tuple[Any, ...] | None = None
+    """What the chat may call, as the template takes it."""
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    """Position of each assistant turn that a flag keeps out of the loss → that flag."""
     ignored: tuple[str, ...] = ()
-    """Keys of its messages that are neither role nor content."""
+    """Keys of its messages that are none of a message's usual ones."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +48,37 @@ class ColumnSchema:
     """Columns that rows may have."""
 
     kind: str
-    """messages, conversations, pair, instruction or text."""
+    """chat, preference, pair or text."""
     columns: tuple[str, ...]
     """The columns every row must have."""
     optional: tuple[str, ...] = ()
+    """Columns that belong to these where a row has them."""
 
-    @property
-    def description(self) -> str:
-        """The columns as a reader sees them, such as `question -> answer`."""
-        if self.kind == "pair":
-            return " -> ".join(self.columns)
-        if self.kind == "instruction":
-            return "instruction (+ input) -> output"
-        return self.columns[0]
+    def describe(self, companions: Iterable[str] = ()) -> str:
+        """The columns as a reader sees them, such as `question -> answer`; with the optional ones that rows fill."""
+        shown = [*self.columns]
+        if self.columns[0] == "instruction":
+            shown[0] = "instruction (+ input)"
+        more = [name for name in companions if name not in ("input", "rejected")]
+        text = " -> ".join(shown) + (f", with {', '.join(more)}" if more else "")
+        return text + (" (preference data: the chosen answer is the completion)" if self.kind == "preference" else "")
+
+    def companions(self, row: Mapping[str, Any]) -> list[str]:
+        """The optional columns that this row fills."""
+        return [name for name in self.optional if row.get(name) not in (None, "", [])]
+
+
+def _pair_schema(prompt: str, completion: str) -> ColumnSchema:
+    with_input = _INPUT if prompt in ("instruction", "question", "query") else ()
+    return ColumnSchema("pair", (prompt, completion), (*with_input, *_COMPANIONS))
 
 
 KNOWN_SCHEMAS = (
-    ColumnSchema("messages", ("messages",)),
-    ColumnSchema("conversations", ("conversations",)),
-    ColumnSchema("pair", ("prompt", "completion")),
-    ColumnSchema("pair", ("question", "answer")),
-    ColumnSchema("instruction", ("instruction", "output"), ("input",)),
+    *(ColumnSchema("chat", (name,), _COMPANIONS) for name in ("messages", "conversations", "conversation")),
+    ColumnSchema("preference", ("prompt", "chosen"), (*_COMPANIONS, "rejected")),
+    ColumnSchema("preference", ("question", "chosen"), (*_COMPANIONS, "rejected")),
+    ColumnSchema("preference", ("chosen",), (*_COMPANIONS, "rejected")),
+    *(_pair_schema(*pair) for pair in PAIRS),
     ColumnSchema("text", ("text",)),
 )
 
@@ -80,7 +96,8 @@ def detect(
         for flag, name in (("--prompt-field", prompt_field), ("--completion-field", completion_field)):
             if name not in row:
                 raise DataError(f"no column {name!r}, which {flag} names. {did_you_mean(name, map(str, row))}")
-        return ColumnSchema("pair", (prompt_field, completion_field))
+        companions = tuple(name for name in _COMPANIONS if name not in (prompt_field, completion_field))
+        return ColumnSchema("pair", (prompt_field, completion_field), companions)
     present = [schema for schema in KNOWN_SCHEMAS if all(name in row for name in schema.columns)]
     # A table of mixed rows has every column everywhere: prefer one that is filled in here.
     filled = [schema for schema in present if all(row[name] is not None for name in schema.columns)]
@@ -97,108 +114,132 @@ def detect(
 def convert(schema: ColumnSchema, row: Mapping[str, Any]) -> RowContent:
     """The content of a row in this schema. Raises DataError (without a place) that names the field at fault."""
     if schema.kind == "text":
-        return RowContent(None, _text(row, "text"))
-    if schema.kind in ("messages", "conversations"):
-        name = schema.columns[0]
-        messages, ignored = _messages(_filled(row, name), name, sharegpt=schema.kind == "conversations")
-        _require_assistant(messages, name)
-        return RowContent(messages, None, 0, ignored)
-    if schema.kind == "instruction":
-        prompt = _text(row, "instruction")
-        given = row.get("input")
-        if given is not None and not isinstance(given, str):
-            raise DataError(f"field 'input': {_kind(given)} where text is needed.")
-        if given and given.strip():
-            prompt += "\n\n" + _encodable(given, "input")
-        return RowContent((_turn("user", prompt), _turn("assistant", _text(row, "output"))), None, 1)
-    return _pair(schema, row)
+        return RowContent(None, as_text(_filled(row, "text"), "text"))
+    if schema.kind == "chat":
+        (name,) = schema.columns
+        prompt, answer = Turns(()), read_messages(_filled(row, name), name)
+    elif schema.kind == "preference":
+        name = "chosen"
+        prompt, answer = _preference(schema, row)
+    else:
+        prompt, answer = _pair(schema, row)
+        name = schema.columns[1]
+    opening = _opening(schema, row, (*prompt.messages, *answer.messages))
+    before = len(opening) + len(prompt.messages)
+    skipped = {before + rank: flag for rank, flag in answer.skipped.items()}
+    messages = (*opening, *prompt.messages, *answer.messages)
+    # A pair teaches its completion only, so its history is prompt; a chat teaches every answer, those of history too.
+    prompt_turns = before if prompt.messages else 0
+    _require_answer(messages, prompt_turns, skipped, name)
+    tools = next((read_tools(row[key], key) for key in _TOOLS if key in schema.companions(row)), None)
+    ignored = tuple(dict.fromkeys((*prompt.others, *answer.others)))
+    return RowContent(messages, None, prompt_turns, tools, skipped, ignored)
 
 
-def _pair(schema: ColumnSchema, row: Mapping[str, Any]) -> RowContent:
+def _pair(schema: ColumnSchema, row: Mapping[str, Any]) -> tuple[Turns, Turns]:
+    """A prompt and its answer; lists of texts are the turns of one chat, of which every answer is learnt."""
+    asked, answered = (_filled(row, name) for name in schema.columns)
+    if _is_texts(asked) or _is_texts(answered):
+        return Turns(()), _dialogue(schema, asked, answered)
+    prompt, answer = (_speech(row, name, who) for name, who in zip(schema.columns, ("user", "assistant"), strict=True))
+    given = [name for name in _INPUT if name in schema.companions(row)]
+    for name in given:
+        text = as_text(row[name], name, empty=True)
+        if text.strip():
+            last = prompt.messages[-1]
+            prompt = Turns((*prompt.messages[:-1], {**last, "content": f"{last['content']}\n\n{text}"}))
+    return prompt, answer
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _dialogue(schema: ColumnSchema, asked: Any, answered: Any) -> Turns:
+    """Questions and answers in two lists of equal length."""
     prompt_field, completion_field = schema.columns
-    prompt, ignored = _turns(row, prompt_field, "user")
-    completion, more = _turns(row, completion_field, "assistant")
-    _require_assistant(completion, completion_field)
-    return RowContent((*prompt, *completion), None, len(prompt), tuple(dict.fromkeys((*ignored, *more))))
+    questions, answers = ([value] if isinstance(value, str) else value for value in (asked, answered))
+    for name, value in ((prompt_field, questions), (completion_field, answers)):
+        if not _is_texts(value):
+            raise DataError(f"field {name!r}: {kind_of(value)} where a list of texts is needed.")
+    if len(questions) != len(answers):
+        raise DataError(
+            f"fields {prompt_field!r} and {completion_field!r}: {len(questions)} and {len(answers)} texts, so which "
+            "answers which is not known. Give as many of each."
+        )
+    turns: list[Message] = []
+    for rank, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        turns.append(speak("user", as_text(question, f"{prompt_field}[{rank}]")))
+        turns.append(speak("assistant", as_text(answer, f"{completion_field}[{rank}]")))
+    return Turns(tuple(turns))
 
 
-def _turns(row: Mapping[str, Any], name: str, role: str) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+def _preference(schema: ColumnSchema, row: Mapping[str, Any]) -> tuple[Turns, Turns]:
+    """The prompt, and the chosen answer; where `chosen` is the whole chat, its last turn is the answer."""
+    chosen = _speech(row, "chosen", "assistant")
+    if chosen.messages[0]["role"] != "assistant":
+        last = len(chosen.messages) - 1
+        skipped = {rank - last: flag for rank, flag in chosen.skipped.items() if rank == last}
+        return Turns(chosen.messages[:last]), Turns(chosen.messages[last:], skipped, chosen.others)
+    if schema.columns[0] == "chosen":
+        raise DataError(
+            "field 'chosen': an answer without its prompt. Add a column 'prompt', or give the whole chat as a list of "
+            "messages."
+        )
+    return _speech(row, schema.columns[0], "user"), chosen
+
+
+def _speech(row: Mapping[str, Any], name: str, role: str) -> Turns:
     """A field that is text, spoken by `role`, or a list of messages."""
     value = _filled(row, name)
     if isinstance(value, list):
-        return _messages(value, name, sharegpt=False)
-    return (_turn(role, _text(row, name)),), ()
+        return read_messages(value, name)
+    return Turns((speak(role, as_text(value, name)),))
 
 
-def _turn(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
+def _opening(schema: ColumnSchema, row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
+    """What goes before the turns of a row: its system prompt and its history."""
+    named = schema.companions(row)
+    opening = list(_history(row["history"])) if "history" in named else []
+    for name in _SYSTEM:
+        if name not in named:
+            continue
+        system = as_text(row[name], name, empty=True)
+        own = [turn["content"] for turn in (*opening, *turns) if turn["role"] in ("system", "developer")]
+        if own and own[0] != system:
+            raise DataError(f"field {name!r}: the messages have another system prompt of their own. Leave one of them.")
+        if system.strip() and not own:
+            opening.insert(0, speak("system", system))
+    return tuple(opening)
 
 
-def _messages(value: Any, name: str, *, sharegpt: bool) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    if isinstance(value, str):  # the only way for CSV
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise DataError(f"field {name!r}: text that is not a JSON list of messages.") from None
-    if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else _kind(value)
-        raise DataError(f"field {name!r}: {found} where a list of messages is needed.")
-    ignored: dict[str, None] = {}
-    messages: list[Message] = []
-    for rank, item in enumerate(value):
-        place = f"{name}[{rank}]"
-        if not isinstance(item, dict):
-            raise DataError(f"field {place!r}: {_kind(item)} where an object with role and content is needed.")
-        from_value = sharegpt and "from" in item
-        role_key, content_key = ("from", "value") if from_value else ("role", "content")
-        role = item.get(role_key)
-        if role is None:
-            raise DataError(f"field '{place}.{role_key}' is missing.")
-        known: Mapping[str, str] = _SHAREGPT_ROLES if from_value else {spoken: spoken for spoken in ROLES}
-        if not isinstance(role, str) or role not in known:
-            raise DataError(f"field '{place}.{role_key}': unknown role {role!r}. {did_you_mean(str(role), known)}")
-        content = item.get(content_key)
-        if content is None:
-            raise DataError(f"field '{place}.{content_key}' is missing.")
-        if not isinstance(content, str):
-            raise DataError(f"field '{place}.{content_key}': {_kind(content)} where text is needed.")
-        messages.append(_turn(known[role], _encodable(content, f"{place}.{content_key}")))
-        others = (key for key, held in item.items() if key not in (role_key, content_key) and held is not None)
-        ignored.update(dict.fromkeys(f"{name}[].{key}" for key in others))
-    return tuple(messages), tuple(ignored)
+def _history(value: Any) -> Iterator[Message]:
+    """Turns that went before: messages, or a list of [question, answer]."""
+    value = from_json(value, "history", "a JSON list of [question, answer]")
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        yield from read_messages(value, "history").messages
+        return
+    pairs = isinstance(value, list) and all(isinstance(item, list | tuple) and len(item) == 2 for item in value)
+    if not pairs:
+        raise DataError(f"field 'history': {kind_of(value)} where a list of [question, answer] is needed.")
+    for rank, (question, answer) in enumerate(value):
+        yield speak("user", as_text(question, f"history[{rank}][0]"))
+        yield speak("assistant", as_text(answer, f"history[{rank}][1]"))
 
 
-def _require_assistant(messages: tuple[Message, ...], name: str) -> None:
-    if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in messages):
+def _require_answer(messages: Sequence[Message], prompt_turns: int, skipped: Mapping[int, str], name: str) -> None:
+    answers = [rank for rank, turn in enumerate(messages) if turn["role"] == "assistant" and rank >= prompt_turns]
+    saying = [rank for rank in answers if says_something(messages[rank])]
+    if not saying:
         raise DataError(f"field {name!r}: no assistant turn with content, so there is nothing to learn from.")
+    if all(rank in skipped for rank in saying):
+        raise DataError(
+            f"field {name!r}: {skipped[saying[0]]} keeps every assistant turn out of the loss, so there is nothing to "
+            "learn from."
+        )
 
 
 def _filled(row: Mapping[str, Any], name: str) -> Any:
     if row.get(name) is None:
         raise DataError(f"field {name!r} is missing.")
     return row[name]
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = _filled(row, name)
-    if not isinstance(value, str):
-        raise DataError(f"field {name!r}: {_kind(value)} where text is needed.")
-    if not value.strip():
-        raise DataError(f"field {name!r} is empty.")
-    return _encodable(value, name)
-
-
-def _encodable(value: str, name: str) -> str:
-    """Text that UTF-8 can hold: broken bytes of a CSV and lone halves of a \\u pair cannot be tokenised."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        what = f"byte 0x{code - 0xDC00:02x} is not UTF-8" if 0xDC80 <= code <= 0xDCFF else f"half a pair, \\u{code:04x}"
-        raise DataError(f"field {name!r}: {what} (character {error.start + 1}).") from None
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)

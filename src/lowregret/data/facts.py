@@ -54,6 +54,8 @@ class DataFacts:
     """Where the token counts come from, as a phrase."""
     problems: tuple[str, ...] = ()
     """Rows that cannot be used and other faults, as sentences that name their place."""
+    notes: tuple[str, ...] = ()
+    """What was found in the files that their names do not say, such as an encoding."""
     blocked: bool = False
     """No row can be trained on with this base as it stands: its chat template is broken, or refuses them all."""
     fact_bits: float | None = None

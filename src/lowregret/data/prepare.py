@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lowregret.data.chat.encoding import Encoded, encode_rows
-from lowregret.data.chat.template import chat_format
+import numpy as np
+
+from lowregret.data.chat.template import chat_format, choose_template
+from lowregret.data.encoded import read_encoded
 from lowregret.data.example import Example
 from lowregret.data.readers.base import OpenSource
 from lowregret.data.readers.registry import open_source
 from lowregret.data.report import Counts, DataReport, SplitReport
-from lowregret.data.sources import Row, SourceReport, bad_row, read_open
+from lowregret.data.table import Examples, select
 from lowregret.errors import DataError
 from lowregret.spec.data import DataSpec
 
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Examples in file order; no training example has the tokens of a held-out one."""
+    """Examples in file order; no training example has the tokens of a held-out one.
 
-    train: tuple[Example, ...]
-    test: tuple[Example, ...]
+    They are made as they are asked for: how many there are does not matter to memory.
+    """
+
+    train: Sequence[Example]
+    test: Sequence[Example]
     report: DataReport
     held_out: int = 0
     """Held-out examples that there are, those beyond `max_eval` included."""
@@ -43,7 +48,7 @@ class PreparedData:
         places = {position: index for index, position in enumerate(kept)}
         return replace(
             self,
-            test=tuple(self.test[position] for position in kept),
+            test=select(self.test, kept),
             picked=tuple(places[position] for position in self.picked[:count]),
         )
 
@@ -56,13 +61,14 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     removed; then the first `max_train` and `max_eval` are kept. Raises DataError when a source is wrong or nothing is
     left.
     """
+    choose_template(tokenizer, spec.chat_template)
     source = open_source(spec.train)
     train, train_report = _read_split("train", source, "train", spec, tokenizer)
     if spec.eval is None and source.held_out is None:
         return _split(spec, train, train_report)
     judge = source if spec.eval is None else open_source(spec.eval)
     test, test_report = _read_split("held out", judge, judge.held_out or "train", spec, tokenizer)
-    kept = _without(train, test)
+    kept = train[~train.repeats(test)]
     if not kept:
         same = spec.eval == spec.train
         raise DataError(
@@ -80,102 +86,89 @@ def prepare(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
         ),
         removed_across_split=len(train) - len(kept),
     )
-    return PreparedData(tuple(chosen_train), tuple(chosen_test), report, len(test))
+    return PreparedData(chosen_train, chosen_test, report, len(test))
 
 
-def prepare_held_out(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[Example, ...], DataReport]:
+def prepare_held_out(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> tuple[Sequence[Example], DataReport]:
     """The held-out examples of `spec.train`: those `prepare` gives as `test` when this source is its `eval`.
 
     Of a builtin or hub source this is the test (or validation) split, if it has one; of a file, all rows.
     """
+    choose_template(tokenizer, spec.chat_template)
     source = open_source(spec.train)
     examples, found = _read_split("held out", source, source.held_out or "train", spec, tokenizer)
     chosen = examples[: spec.max_eval]
     limit = _limit("the first {:,} of {:,}, in file order", spec.max_eval, len(examples))
-    return tuple(chosen), DataReport(splits=(replace(found, used=Counts.of(chosen), limit=limit),))
+    return chosen, DataReport(splits=(replace(found, used=Counts.of(chosen), limit=limit),))
 
 
 def _read_split(
     role: str, source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Example], SplitReport]:
-    rows, found = read_open(
-        source,
-        prompt_field=spec.prompt_field,
-        completion_field=spec.completion_field,
-        skip_bad_rows=spec.skip_bad_rows,
-        split=split,
-    )
-    results = encode_rows(rows, tokenizer, spec.max_length, spec.overlong)
-    encoded, found = _set_aside_refused(rows, results, found, spec.skip_bad_rows)
-    examples = [result.example for result in encoded if result.example is not None]
-    longest = max(result.length for result in encoded)
-    if not examples:
+) -> tuple[Examples, SplitReport]:
+    found = read_encoded(source, split, spec, tokenizer)
+    whole, limit = found.table.lengths, spec.max_length
+    if not len(whole):
+        reason, rows, line = found.remarks[0]
+        raise DataError(
+            f"nothing in any row is supervised. {rows:,} rows, the first {found.source.places.short(line)}: {reason}",
+            source=source.name,
+        )
+    overlong = whole > limit
+    kept = found.table.supervised(limit) > 0
+    if spec.overlong == "drop":
+        kept &= ~overlong
+    longest = int(whole.max())
+    if not kept.any():
         fate = "were dropped" if spec.overlong == "drop" else "keep no supervised token once cut"
         raise DataError(
-            f"no example is left: all {len(encoded)} are over {spec.max_length} tokens and {fate} "
+            f"no example is left: all {len(whole)} are over {limit} tokens and {fate} "
             f"(the longest has {longest}). Raise --max-length to {longest}, or shorten the examples.",
             source=source.name,
         )
-    overlong = sum(result.overlong for result in encoded)
-    lost = len(encoded) - len(examples)
+    examples = Examples(found.table, np.flatnonzero(kept), limit)
+    lost = len(whole) - len(examples)
+    counts = Counts.of(examples)
     return examples, SplitReport(
         role=role,
-        source=found,
-        template=chat_format(tokenizer).description(texts=rows[0].messages is None),
-        max_length=spec.max_length,
+        source=found.source,
+        template=chat_format(tokenizer).description(texts=found.texts),
+        max_length=limit,
         longest=longest,
-        overlong_cut=overlong - lost,
+        overlong_cut=int(overlong.sum()) - lost,
         overlong_dropped=lost if spec.overlong == "drop" else 0,
         overlong_emptied=lost if spec.overlong == "cut" else 0,
-        open_turns=sum(result.open_turns for result in encoded),
-        read=Counts.of(examples),
-        used=Counts.of(examples),
+        open_turns=found.open_turns,
+        read=counts,
+        used=counts,
+        remarks=found.remarks,
+        unlearnt=found.unlearnt,
+        kept=found.kept,
     )
 
 
-def _set_aside_refused(
-    rows: Sequence[Row], results: Sequence[Encoded | DataError], found: SourceReport, skip: bool
-) -> tuple[list[Encoded], SourceReport]:
-    """Rows that the chat template refuses are bad rows like any other."""
-    encoded: list[Encoded] = []
-    refused: list[tuple[int, str]] = []
-    for row, result in zip(rows, results, strict=True):
-        if isinstance(result, Encoded):
-            encoded.append(result)
-        elif skip:
-            refused.append((row.line, str(result)))
-        else:
-            raise bad_row(row.source, found.numbering, row.line, str(result))
-    if not encoded:
-        line, reason = refused[0]
-        raise DataError(f"no row can be encoded; the first, {found.numbering} {line}: {reason}", source=found.source)
-    bad = tuple(sorted((*found.bad_rows, *refused)))
-    return encoded, replace(found, rows=len(encoded), bad_rows=bad)
-
-
-def _split(spec: DataSpec, examples: list[Example], found: SplitReport) -> PreparedData:
+def _split(spec: DataSpec, examples: Examples, found: SplitReport) -> PreparedData:
     """Hold out a share of the examples: the seed's shuffle picks, the order stays that of the file."""
     if len(examples) < 2:
         raise DataError(
             "one example cannot be split into training and held-out data. Give more rows, or --eval-data.",
             source=spec.train,
         )
-    order = list(range(len(examples)))
-    random.Random(spec.split_seed).shuffle(order)
+    shuffled = list(range(len(examples)))
+    random.Random(spec.split_seed).shuffle(shuffled)
+    order = np.array(shuffled)
     held_out = min(max(round(len(examples) * spec.eval_fraction), 1), len(examples) - 1)
     test_order, train_order = order[:held_out], order[held_out:]
-    test_tokens = {examples[index].token_ids for index in test_order}
-    kept = [index for index in train_order if examples[index].token_ids not in test_tokens]
-    if not kept:
+    repeats = examples.repeats(examples[np.sort(test_order)])
+    kept = train_order[~repeats[train_order]]
+    if not len(kept):
         raise DataError(
             "the split leaves nothing to train on: every training example is also a held-out one. "
             "Give data with more distinct rows, or --eval-data.",
             source=spec.train,
         )
     chosen = test_order[: spec.max_eval]
-    places = {index: position for position, index in enumerate(sorted(chosen))}
-    test = [examples[index] for index in places]
-    train = [examples[index] for index in sorted(kept[: spec.max_train])]
+    in_order = np.sort(chosen)
+    test, train = examples[in_order], examples[np.sort(kept[: spec.max_train])]
     picked = "{:,} of {:,}, picked by the split's shuffle"
     report = DataReport(
         splits=(replace(found, used=Counts.of(train), limit=_limit(picked, spec.max_train, len(kept))),),
@@ -185,13 +178,7 @@ def _split(spec: DataSpec, examples: list[Example], found: SplitReport) -> Prepa
         test_limit=_limit(picked, spec.max_eval, held_out),
         removed_across_split=len(train_order) - len(kept),
     )
-    return PreparedData(tuple(train), tuple(test), report, held_out, tuple(places[index] for index in chosen))
-
-
-def _without(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
-    """The training examples whose tokens are not those of a held-out one."""
-    judged = {example.token_ids for example in test}
-    return [example for example in train if example.token_ids not in judged]
+    return PreparedData(train, test, report, held_out, tuple(np.searchsorted(in_order, chosen).tolist()))
 
 
 def _limit(words: str, limit: int | None, available: int) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lowregret.data.example import Example
 from lowregret.data.sources import SourceReport
+from lowregret.data.table import supervised_counts, token_counts
 
 _REASONS_SHOWN = 10
 
@@ -23,8 +24,7 @@ class Counts:
     @staticmethod
     def of(examples: Sequence[Example]) -> Counts:
         """Count them."""
-        supervised = sum(example.supervised_tokens for example in examples)
-        return Counts(len(examples), supervised, sum(len(example.token_ids) for example in examples))
+        return Counts(len(examples), int(supervised_counts(examples).sum()), int(token_counts(examples).sum()))
 
     def __str__(self) -> str:
         return f"{self.examples:,} examples, {self.supervised_tokens:,} supervised of {self.tokens:,} tokens"
@@ -53,18 +53,32 @@ class SplitReport:
     used: Counts
     """Examples left after the split, the removal of duplicates and the limit."""
     limit: str | None = None
+    remarks: tuple[tuple[str, int, int], ...] = ()
+    """(what, rows of which it is true, the number of the first of them)."""
+    unlearnt: int = 0
+    """Rows left out because none of their turns is supervised, for the reasons among the remarks."""
+    kept: str = field(default="", compare=False)
+    """Where the encoded rows are kept between runs, or why they are not; "" for few rows."""
 
     def lines(self) -> Iterator[str]:
         """The split in words."""
         found = self.source
         split = f", split {found.split}" if found.split else ""
         yield f"{self.role}: {found.source} ({found.format}{split}), columns {found.columns}"
+        yield from (f"  {note}" for note in found.notes)
         if found.unused_columns:
             yield f"  columns not used: {', '.join(found.unused_columns)}"
         yield f"  {self.template}"
         yield from self._bad_rows()
         yield f"  read: {self.read}; the longest has {self.longest:,} tokens"
+        if self.kept:
+            yield f"  {self.kept}"
         yield from self._overlong()
+        for reason, rows, first in self.remarks:
+            where = f"row{'s' if rows > 1 else ''}, the first {found.places.short(first)}"
+            yield f"  {rows:,} {where}: {reason}"
+        if self.unlearnt:
+            yield f"  left out, for nothing in them is supervised: {self.unlearnt:,} rows"
         if self.open_turns:
             yield f"  no end-of-turn token closes {self.open_turns:,} assistant turns: nothing teaches it to stop"
 
@@ -74,10 +88,11 @@ class SplitReport:
             return
         yield f"  bad rows skipped: {len(bad):,}"
         for line, reason in bad[:_REASONS_SHOWN]:
-            yield f"    {self.source.numbering} {line}: {reason}"
+            yield f"    {self.source.places.short(line)}: {reason}"
         if len(bad) > _REASONS_SHOWN:
-            rest = ", ".join(str(line) for line, _ in bad[_REASONS_SHOWN:])
-            yield f"    and {self.source.numbering}s {rest}"
+            name = self.source.places.full if self.source.parts else str
+            rest = ", ".join(name(line) for line, _ in bad[_REASONS_SHOWN:])
+            yield f"    and {rest}" if self.source.parts else f"    and {self.source.numbering}s {rest}"
 
     def _overlong(self) -> Iterator[str]:
         over = f"over-long (more than {self.max_length:,} tokens)"

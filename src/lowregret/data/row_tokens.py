@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template, with_fixed_date
+from lowregret.data.chat.forms import forms
 from lowregret.data.facts import Counted, ExampleLength
 from lowregret.data.scripts import count_runs, units
 from lowregret.data.sources import Row
 from lowregret.data.token_estimate import Estimate, describe, estimate, factors_of
+from lowregret.data.turns import says_something
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,15 +63,26 @@ def try_template(rows: Sequence[Row], template: FolderTemplate) -> Refused:
     reasons: dict[int, str] = {}
     tried = 0
     for rank in _chosen(rows, _READ):
-        messages = rows[rank].messages
-        if messages is None:
+        if rows[rank].messages is None:
             continue
         tried += 1
         try:
-            template.render(messages)
+            _written(rows[rank], template)
         except Exception as error:  # a template is a program by somebody else: it raises whatever it likes
             reasons[rank] = str(error)
     return Refused(tried, reasons)
+
+
+def _written(row: Row, template: FolderTemplate) -> str:
+    """A chat as the template writes it, in the first form that it takes. Raises what it raises at the first."""
+    refusal: Exception | None = None
+    for messages in forms(row.messages or ()):
+        try:
+            return template.render(messages, row.tools)
+        except Exception as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
 
 
 def open_template(folder: Path | None) -> FolderTemplate | None:
@@ -137,7 +150,9 @@ def _supervised(row: Row) -> list[str]:
     """The texts that the loss counts."""
     if row.messages is None:
         return [row.text or ""]
-    return [_content(turn) for turn in row.messages[row.prompt_turns :] if turn["role"] == "assistant"]
+    turns = list(enumerate(row.messages))[row.prompt_turns :]
+    learnt = [turn for rank, turn in turns if turn["role"] == "assistant" and rank not in row.skipped]
+    return [_content(turn) for turn in learnt if says_something(turn)]
 
 
 def _content(turn: Mapping[str, Any]) -> str:
@@ -170,7 +185,8 @@ def _exact(row: Row, tokenizer: Tokenizer, template: FolderTemplate | None) -> E
     supervised = sum(size(text) + 1 for text in _supervised(row))
     try:
         if template is not None:
-            return ExampleLength(size(template.render(row.messages)), supervised)
+            tokens = size(_written(row, template))
+            return ExampleLength(tokens, min(supervised, tokens))
     except Exception:  # as in `try_template`, which has said so
         pass
     return ExampleLength(sum(map(size, _texts(row))) + _TEMPLATE_TOKENS * len(row.messages), supervised)

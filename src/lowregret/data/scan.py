@@ -15,10 +15,11 @@ from typing import Any
 from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.chat.compiled import FolderTemplate
 from lowregret.data.facts import DataFacts, choose_max_length, list_problems
-from lowregret.data.readers.base import OpenSource
+from lowregret.data.readers.base import OpenSource, Places
 from lowregret.data.readers.registry import open_source
 from lowregret.data.row_tokens import count_rows, open_template, try_template
 from lowregret.data.sources import Row, read_open
+from lowregret.data.turns import spoken
 from lowregret.errors import DataError, ModelError
 
 
@@ -29,7 +30,6 @@ class _Read:
     rows: list[Row]
     layout: str
     problems: list[tuple[str, str]]
-    numbering: str = "line"
 
 
 def scan(
@@ -90,6 +90,7 @@ def scan(
         counted=found.counted,
         how=found.how,
         problems=list_problems(problems),
+        notes=(*opened.notes, *(judge.notes if judge is not None and judge is not opened else ())),
         blocked=asked is not None and template is None,
         fact_bits=known_fact_bits(source),
     )
@@ -104,13 +105,9 @@ def _read(opened: OpenSource, split: str, prompt_field: str | None, completion_f
     except DataError as error:
         place = opened.name if error.line is None else f"{opened.name}:{error.line}"
         return _Read([], "", [(place, str(error).removeprefix(f"{place}: "))])
-    bad = [(_place(opened.name, report.numbering, line), reason) for line, reason in report.bad_rows]
-    repeats = _repeats(opened.name, report.numbering, rows)
-    return _Read(rows, report.columns, bad + repeats, report.numbering)
-
-
-def _place(name: str, numbering: str, line: int) -> str:
-    return f"{name}:{line}" if numbering == "line" else f"{name}, row {line}"
+    places = report.places
+    bad = [(places.full(number), reason) for number, reason in report.bad_rows]
+    return _Read(rows, report.columns, bad + _repeats(places, rows))
 
 
 def _render(
@@ -125,28 +122,28 @@ def _render(
     try:
         refused = try_template(read.rows, template)
     except ModelError as error:
-        return _Read(read.rows, read.layout, [(str(folder), str(error)), *read.problems], read.numbering), None
+        return _Read(read.rows, read.layout, [(str(folder), str(error)), *read.problems]), None
     if not refused.reasons:
         return read, template
     first = min(refused.reasons)
     reason = refused.reasons[first].rstrip(".")
     if len(refused.reasons) == refused.tried:
         every = f"the chat template refuses every row: {reason}. So no row can be trained on as it is."
-        return _Read(read.rows, read.layout, [(str(folder), every), *read.problems], read.numbering), None
+        return _Read(read.rows, read.layout, [(str(folder), every), *read.problems]), None
     count = len(refused.reasons)
     of = "" if refused.tried == len(read.rows) else f" of the {refused.tried:,} tried"
     said = f"{count:,} row{'s' * (count > 1)}{of} that the chat template refuses; this one: {reason}."
     kept = [row for rank, row in enumerate(read.rows) if rank not in refused.reasons]
-    fault = (_place(opened.name, read.numbering, read.rows[first].line), said)
-    return _Read(kept, read.layout, [*read.problems, fault], read.numbering), template
+    fault = (opened.places.full(read.rows[first].line), said)
+    return _Read(kept, read.layout, [*read.problems, fault]), template
 
 
-def _repeats(name: str, numbering: str, rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _repeats(places: Places, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """One entry for all rows that say what an earlier one said."""
     first: dict[Any, int] = {}
     repeated = []
     for row in rows:
-        content = row.text if row.messages is None else tuple(turn["role"] + turn["content"] for turn in row.messages)
+        content = row.text if row.messages is None else tuple(turn["role"] + spoken(turn) for turn in row.messages)
         if content in first:
             repeated.append((row.line, first[content]))
         else:
@@ -155,4 +152,4 @@ def _repeats(name: str, numbering: str, rows: Sequence[Row]) -> list[tuple[str, 
         return []
     (line, earlier), count = repeated[0], len(repeated)
     said = "row repeats an earlier one" if count == 1 else "rows repeat earlier ones"
-    return [(_place(name, numbering, line), f"{count:,} {said}; this one row {earlier}.")]
+    return [(places.full(line), f"{count:,} {said}; this one {places.short(earlier)}.")]

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,35 +20,34 @@ from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.example import Example
+from lowregret.data.table import token_counts
 from lowregret.engine.device import cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
 from lowregret.engine.forward.checkpointing import checkpoint_layers
 from lowregret.engine.forward.layout import PassLayout, lay_out
 from lowregret.engine.forward.mixture import experts_under_autocast
-from lowregret.engine.forward.path import (
-    PROBE_PROMPTS,
-    ForwardPath,
-    own_logprobs,
-    probe_rows,
-    select_forward_path,
-)
+from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
+from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.sampling.batcher import Completion, SamplingParams, generate
-from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts, decoder
+from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
+from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
 from lowregret.engine.state import load_state, save_state
-from lowregret.errors import SpecError
+from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
+from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
+_FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
 EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
 """Tokens of all policies in a held-out pass."""
 
@@ -73,7 +73,8 @@ class Engine:
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
     instead of keeping what they computed in the first; ModelError for a base without known layers. `balance_experts`
     adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
-    the losses returned are without it. ModelError for a base that defines none.
+    the losses returned are without it. ModelError for a base that defines none, and for one with a weight that is not
+    finite.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Engine:
         self.model.requires_grad_(False)
         cast_base(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
+        refuse_broken(base.source.asked, stored_weights(self.model), _FETCH)
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
         self.policies: dict[str, Policy] = {}
@@ -101,8 +103,11 @@ class Engine:
         self._configs = configurations(self.model)
         self._unembedding = Unembedding(self.model)
         self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
+        self._positions = RowPositions(self.model)
         self.padding_free = True
         """Whether rows are laid end to end; else they are padded to the longest of a pass."""
+        self._alone = False
+        """Whether each pass holds one row."""
         self.forward_path = self._select_forward_path()
         """What was found when the base was put here, and why a faster path was refused."""
         if checkpoint_activations:
@@ -147,6 +152,9 @@ class Engine:
         """
         for name in batches:
             self.policies[name].before_backward()
+        return self._in_passes(batches, lambda part: self._forward_backward(part, loss, temperature))
+
+    def _forward_backward(self, batches: Mapping[str, Batch], loss: Loss, temperature: float) -> dict[str, PassResult]:
         layout = self._lay_out(batches)
         watching = self._balance.watching() if self._balance else nullcontext()
         with torch.enable_grad(), self._passing(layout, temperature), watching:
@@ -166,9 +174,13 @@ class Engine:
 
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
-        layout = replace(self._lay_out(batches), columns=({},) * len(batches))
-        with self._passing(layout, temperature):
-            return self._forward(layout, batches, cross_entropy)
+
+        def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
+            layout = replace(self._lay_out(part), columns=({},) * len(part))
+            with self._passing(layout, temperature):
+                return self._forward(layout, part, cross_entropy)
+
+        return self._in_passes(batches, run)
 
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
         """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
@@ -196,7 +208,7 @@ class Engine:
         Batches are fixed by the lengths alone; as many policies as fit share a pass.
         """
         found = {name: ([0.0] * len(examples), [0] * len(examples)) for name in policies}
-        for group in eval_groups([len(example.token_ids) for example in examples], EVAL_TOKENS):
+        for group in eval_groups(token_counts(examples).tolist(), EVAL_TOKENS):
             batch = collate([examples[index] for index in group], self.base.pad_id)
             counts = batch.supervised.sum(1).tolist()
             together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
@@ -208,6 +220,19 @@ class Engine:
                     for index, total, count in zip(group, per_row.sum(1).tolist(), counts, strict=True):
                         found[name][0][index], found[name][1][index] = total, int(count)
         return found
+
+    @cached_property
+    def sampling_path(self) -> SamplingPath:
+        """How this base is sampled, found when it is first asked for: see `choose_sampling`."""
+        with self._arithmetic(), self._routing.unchanging():
+            return choose_sampling(
+                self.model,
+                self.base.pad_id,
+                self._logits,
+                self._positions,
+                self.dtype,
+                end_to_end=self.padding_free,
+            )
 
     def sample(
         self,
@@ -222,12 +247,16 @@ class Engine:
         the batch at once, and waiting prompts take the places of those that have finished.
         """
         ordered = {name: prompts[name] for name in self._order(prompts)}
+        path = self.sampling_path
 
         def read(some: Prompts) -> Decoder:
-            return decoder(self.model, some, self.base.pad_id, self._logits, end_to_end=self.padding_free)
+            return path.decoder(self.model, some, self.base.pad_id, self._logits, self._positions)
 
+        together = [{name: own} for name, own in ordered.items()] if self._alone else [ordered]
+        found: dict[str, list[Completion]] = {}
         with self._arithmetic(), self._routing.unchanging():
-            found = generate(read, ordered, params, self._text, seeds, max_rows)
+            for some in together:
+                found |= generate(read, some, params, self._text, seeds, 1 if self._alone else max_rows)
         return {name: found[name] for name in prompts}
 
     def _text(self, token_ids: list[int]) -> str:
@@ -243,7 +272,27 @@ class Engine:
 
     def _lay_out(self, batches: Mapping[str, Batch]) -> PassLayout:
         known = {name: b if self.shares(name) else replace(b, prompts=None) for name, b in batches.items()}
-        return lay_out(known, self._order(known), self.device, padded=not self.padding_free)
+        if self._positions:
+            known = {
+                name: b if b.prompts is None else replace(b, prompts=self._positions.split(b.prompts, b.lengths))
+                for name, b in known.items()
+            }
+        return lay_out(
+            known, self._order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
+        )
+
+    def _in_passes(
+        self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
+    ) -> dict[str, PassResult]:
+        """What `run` gives for all at once; row by row, added up, for a base whose rows must be alone."""
+        if not self._alone:
+            return run(batches)
+        found: dict[str, PassResult] = {}
+        for name, batch in batches.items():
+            parts = [run({name: batch.select([row])})[name] for row in range(batch.rows)]
+            loss = torch.stack([part.loss for part in parts]).sum()
+            found[name] = PassResult(loss, torch.cat([part.logprobs for part in parts]), batch.supervised)
+        return found
 
     def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
@@ -275,10 +324,14 @@ class Engine:
         """Everything that is different during one pass, its backward included, and only then."""
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
+        self._positions.lengths = layout.lengths
         tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
         positions = [] if self._unembedding.chunked else self._position_parts(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
-            yield
+            try:
+                yield
+            finally:
+                self._positions.lengths = None
 
     @contextmanager
     def _routed(
@@ -345,15 +398,21 @@ class Engine:
 
     def _select_forward_path(self) -> ForwardPath:
         """How this base can be run, by its own answers on short rows: see `select_forward_path`."""
-        rows = probe_rows(self.base.pad_id)
         with torch.no_grad(), self._arithmetic():
-            expected = torch.cat([own_logprobs(self.model, row, self.device) for row in rows])
-        batch = {"base": replace(collate(rows, self.base.pad_id), prompts=torch.tensor(PROBE_PROMPTS))}
+            batch, expected = probe(self.model, self.base.pad_id, self.device, self._positions)
+        if bool(expected.isnan().any()):
+            raise ModelError(
+                f"{self.base.source.asked}: gives no finite probabilities, though its weights are finite: numbers "
+                f"overflow in {str(self.dtype).removeprefix('torch.')}. Use --precision float32, or give another base."
+            )
 
         def attempt(path: ForwardPath) -> Tensor:
-            self.padding_free, self._unembedding.chunked = path.padding_free, path.chunked
-            return self.forward(batch)["base"].logprobs
+            self._take(path)
+            return self.forward({"base": batch})["base"].logprobs
 
         chosen = select_forward_path(attempt, expected, self.dtype, varlen=supports_varlen(self._configs))
-        self.padding_free, self._unembedding.chunked = chosen.padding_free, chosen.chunked
+        self._take(chosen)
         return chosen
+
+    def _take(self, path: ForwardPath) -> None:
+        self.padding_free, self._unembedding.chunked, self._alone = path.padding_free, path.chunked, path.alone

@@ -66,13 +66,19 @@ def bytes_per_token(engine: Engine, policies: Sequence[str], length: int = PROBE
 def max_decode_rows(engine: Engine, length: int) -> int:
     """Rows of up to `length` tokens that decode together within `default_budget`: keys, values and logits. At least 1.
 
-    From the base's configuration; a base that keeps less than keys and values of every layer gets fewer than fit.
+    From the base's configuration; a base that keeps less than keys and values of every layer gets fewer than fit. A
+    base that is sampled without a cache keeps logits alone, and its passes have a size of their own.
     """
     config = engine.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = int(2 * config.num_hidden_layers * heads * width * engine.dtype.itemsize * length)
+    cache = _cache_numbers(config) * engine.dtype.itemsize * length if engine.sampling_path.cached else 0
     return max(default_budget(engine) // (cache + _LOGITS_COPIES * 4 * int(config.vocab_size)), 1)
+
+
+def _cache_numbers(config: Any) -> int:
+    """Numbers that keys and values of a token take in all layers; of a base without heads, as if it had one of all."""
+    heads = getattr(config, "num_attention_heads", None)
+    width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else config.hidden_size)
+    return int(2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads or 1) * width)
 
 
 _LOGITS_COPIES = 4

@@ -6,7 +6,6 @@ answer).
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -14,6 +13,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+
+from lowregret.strict_json import to_json
 
 PRODUCTS = ((1024, 576, 1536), (1024, 1536, 576), (1024, 1024, 1024))
 """m, k, n of the products timed: rows of a pass by the widths of a small base."""
@@ -88,4 +89,4 @@ def _fastest(work: Callable[[], object], times: int) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe()))
+    print(to_json(probe()))

@@ -16,6 +16,7 @@ from lowregret.engine.policy import LoRAPolicy
 from lowregret.errors import ModelError
 from lowregret.lora.formats.experts import ExpertAdapter, from_each, from_peft, fused, stored_names, to_each, to_peft
 from lowregret.lora.formats.peft import CONFIG_NAME, SavedAdapter
+from lowregret.lora.formats.selection import rank_and_alpha
 from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.lora.weights import LoRAWeights
 from lowregret.models.experts import roles, weight
@@ -128,14 +129,15 @@ def read_experts(
     if "r" in config and "lora_alpha" in config:
         scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
         for (module, role), names in from_each(list(left)).items():
+            for name in names.values():
+                if rank_and_alpha(config, name) != (config["r"], config["lora_alpha"]):
+                    raise ModelError(
+                        f"{folder}: rank_pattern or alpha_pattern gives {name} a rank or an alpha of its own, which is "
+                        "not supported on experts one by one. Save the adapter at one rank and one alpha."
+                    )
             found |= _stacked(
                 folder, known, f"{module}.{role}", {e: left.pop(name) for e, name in names.items()}, scale
             )
-    stored = [f"{name}.{own}" for name in modules for own in stored_names(experts_of(engine, name))]
-    for field in ("rank_pattern", "alpha_pattern"):
-        for key in config.get(field) or {}:
-            if not any(name.endswith(key) for name in stored):
-                raise ModelError(f"{folder}: {field} sets {key}, which is supported on experts only.")
     return _fitted(folder, config, known, left, {name: _trimmed(lora) for name, lora in found.items()})
 
 

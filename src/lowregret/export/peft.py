@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from lowregret.engine.engine import Engine
@@ -17,20 +17,25 @@ from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
 from lowregret.errors import ModelError, SpecError
 from lowregret.export.experts import as_parameter, copy_experts, expert_loras, peft_experts, read_experts
+from lowregret.lora.formats.fields import method_fields
 from lowregret.lora.formats.peft import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     SavedAdapter,
     adapter_config,
-    method_fields,
     read_adapter,
     to_peft_names,
 )
+from lowregret.lora.formats.ranks import alike
+from lowregret.lora.formats.selection import missing, selects
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
+from lowregret.models.finite import refuse_broken
 from lowregret.models.load import quiet
+from lowregret.models.stops import write_stops
 from lowregret.runs.atomic import make_folder, sync_file, sync_folder, write_bytes, writing
 from lowregret.spec import LoRA, build
+from lowregret.strict_json import to_json
 
 
 def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool = False) -> int:
@@ -49,6 +54,7 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
                 _write_adapter(engine, policy, partial, each_expert)
             else:
                 _write_model(engine, partial)
+            write_stops(engine.base, partial)
             for file in partial.iterdir():
                 sync_file(file)
         except BaseException:
@@ -60,20 +66,28 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
-    """Put a saved adapter on the base as the policy `name`; ModelError when it does not fit this base."""
-    config, weights = read_adapter(folder)
-    if not weights:
+def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], None] = lambda line: None) -> LoRAPolicy:
+    """Put a saved adapter on the base as the policy `name`; ModelError when it does not fit this base.
+
+    `say` is told what PEFT warns of, too: layers that the file lacks, and another base than the adapter was made on.
+    """
+    file = read_adapter(folder)
+    if not file.weights:
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds no LoRA matrices.")
-    read = read_experts(engine, folder, config, weights)
-    weights = read.plain
+    read = read_experts(engine, folder, file.config, file.weights)
     known = {matrix.name: matrix for matrix in engine.matrices}
-    for module in weights:
+    for module in read.plain:
         if module not in known:
             raise ModelError(f"{folder}: adapts {module}, which this base does not have.")
+        if selects(file.config, known[module]) is False:
+            raise ModelError(
+                f"{folder}: {WEIGHTS_NAME} has {module}, which {CONFIG_NAME} does not select: PEFT leaves such weights "
+                "out. Take them out of the file, or add the module to target_modules."
+            )
+    config, weights = alike(folder, file.config, read.plain, fixed=bool(read.experts))
     names = sorted({*weights, *read.experts})
     pattern = "re:^(" + "|".join(name.replace(".", r"\.") for name in names) + ")$"
-    method = _method(folder, {**config, "convention": read.convention}, weights, pattern)
+    method = _method(folder, {**config, "convention": read.convention}, pattern)
     for module, saved in weights.items():  # all of them before the policy is on: none is left behind half loaded
         needed = (method.rank, known[module].d_in), (known[module].d_out, method.rank)
         if (tuple(saved.a.shape), tuple(saved.b.shape)) != needed:
@@ -85,9 +99,10 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
             raise ModelError(
                 f"{folder}: {module} has {saved.magnitude.numel()} magnitudes; this base needs {known[module].d_out}."
             )
-        own = _weight(engine, module)
-        if saved.base is not None and (saved.base.shape != own.shape or not torch.allclose(saved.base.to(own), own)):
-            raise ModelError(f"{folder}: {module} was trained on other weights than this base has there.")
+    for weight, copy in file.copies.items():
+        _same_as_base(engine, folder, weight, copy)
+    for line in _doubts(engine, folder, file.config, names):
+        say(line)
     policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
     with torch.no_grad():
@@ -98,20 +113,69 @@ def load_adapter(engine: Engine, name: str, folder: Path) -> LoRAPolicy:
             adapter.b.copy_(saved.b)
             if adapter.magnitude is not None and saved.magnitude is not None:
                 adapter.magnitude.copy_(saved.magnitude)
+    try:
+        refuse_broken(str(folder), policy.weights, "It is a broken copy, or its training had diverged: give another.")
+    except ModelError:
+        engine.remove_policy(name)
+        raise
     return policy
 
 
-def _weight(engine: Engine, name: str) -> torch.Tensor:
-    found: torch.nn.Parameter = engine.model.get_parameter(f"{name}.weight")
-    return found.detach()
+def _same_as_base(engine: Engine, folder: Path, name: str, copy: torch.Tensor) -> None:
+    """ModelError when a weight of the base that the file has, too, is not what this base has."""
+    module, _, last = name.rpartition(".")
+    try:
+        found = engine.model.get_submodule(module)
+        own = getattr(found.base if isinstance(found, LoRALinear | LoRARouter) else found, last).detach()
+    except AttributeError:
+        raise ModelError(
+            f"{folder / WEIGHTS_NAME}: holds {name}, which is neither a LoRA nor a weight of this base. Merge the "
+            "adapter into its base with PEFT (merge_and_unload) and give the merged model as --model."
+        ) from None
+    remedy = (
+        "It was trained with the adapter, or the adapter belongs to another base. Give that base as --model; of a "
+        "trained weight, the model that PEFT's merge_and_unload gives."
+    )
+    if copy.shape != own.shape:
+        raise ModelError(
+            f"{folder / WEIGHTS_NAME}: holds {name} as {tuple(copy.shape)}; this base has {tuple(own.shape)} there. "
+            f"{remedy}"
+        )
+    coarser = min(copy.dtype, own.dtype, key=lambda dtype: dtype.itemsize)
+    if not torch.allclose(copy.to(own.device, coarser).float(), own.to(coarser).float()):
+        raise ModelError(f"{folder / WEIGHTS_NAME}: holds {name}, with other values than this base has. {remedy}")
 
 
-def _method(folder: Path, config: Mapping[str, Any], weights: Mapping[str, SavedAdapter], pattern: str) -> LoRA:
-    """What adapter_config.json says the weights are; ModelError when it cannot be, or when they differ."""
+def _doubts(engine: Engine, folder: Path, config: Mapping[str, Any], adapted: Sequence[str]) -> Iterator[str]:
+    """What a user should know of an adapter that can be loaded."""
+    lacking = missing(config, engine.matrices, adapted)
+    if lacking:
+        count = len(lacking) + len(adapted)
+        yield (
+            f"warning: {folder / WEIGHTS_NAME} lacks {len(lacking)} of the {count} matrices that {CONFIG_NAME} names, "
+            f"the first is {lacking[0]}: they stay as the base has them. If a save was cut off, fetch it again."
+        )
+    named, given = config.get("base_model_name_or_path"), engine.base.source.asked
+    if isinstance(named, str) and named and _name(named) != _name(given):
+        yield (
+            f"warning: {folder / CONFIG_NAME} says that the adapter was made on {named}; it is put on {given}. If that "
+            f"is another base, name the right one with --model."
+        )
+
+
+def _name(base: str) -> str:
+    """What a base is called, wherever it lies: the last part of a path or a hub id, in lower case."""
+    parts = [part for part in base.replace("\\", "/").split("/") if part not in ("", ".")]
+    cached = next(
+        (part for part in parts if part.startswith("models--")), None
+    )  # the hub's cache: …/snapshots/REVISION
+    last = cached.rpartition("--")[2] if cached else parts[-1] if parts else Path.cwd().name
+    return last.lower().removesuffix(".gguf")
+
+
+def _method(folder: Path, config: Mapping[str, Any], pattern: str) -> LoRA:
+    """What adapter_config.json says the weights are; ModelError when it cannot be."""
     file = folder / CONFIG_NAME
-    for field in ("r", "lora_alpha"):
-        if field not in config:
-            raise ModelError(f"{file}: {field} is missing.")
     fields = {**method_fields(config), "convention": config["convention"]}
     try:
         method = build(LoRA, {**fields, "targets": (pattern,)})
@@ -121,10 +185,6 @@ def _method(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Saved
             f"{file}: r is {rank!r}, lora_alpha is {alpha!r} and lora_dropout is {dropout!r}; "
             "they must be a whole number, a number above 0 and one from 0 to below 1."
         ) from None
-    for module, saved in weights.items():
-        rank = saved.a.shape[0]
-        if rank != method.rank:
-            raise ModelError(f"{file}: r is {method.rank}, but the matrix A of {module} has rank {rank}.")
     return method
 
 
@@ -151,10 +211,18 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert
     config["target_modules"] = sorted({*config["target_modules"], *experts.pop("target_modules", ())})
     config |= experts
     save_tensors(to_peft_names(weights), folder / WEIGHTS_NAME, {"format": "pt"})
-    write_bytes(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+    write_bytes(folder / CONFIG_NAME, (to_json(config, indent=2) + "\n").encode())
 
 
 def _write_model(engine: Engine, folder: Path) -> None:
-    with quiet(), refusals(folder):
-        engine.model.save_pretrained(folder)
-        engine.base.tokenizer.save_pretrained(folder)
+    model: Any = engine.model
+    own = getattr(model, "generation_config", None)
+    try:
+        if own is not None:  # transformers refuses to save what some bases came with: `write_stops` writes it as it is
+            model.generation_config = GenerationConfig()
+        with quiet(), refusals(folder):
+            model.save_pretrained(folder)
+            engine.base.tokenizer.save_pretrained(folder)
+    finally:
+        if own is not None:
+            model.generation_config = own

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,11 +33,6 @@ class Source:
     """A folder, or a hub id."""
     gguf_file: str | None = None
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that every `from_pretrained` takes."""
-        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
-
 
 @dataclass(frozen=True)
 class Base:
@@ -47,9 +44,14 @@ class Base:
 
     @property
     def pad_id(self) -> int:
-        """A token id to fill rows with; what it is does not matter, padding is never attended to nor supervised."""
+        """A token id to fill rows with; what it is does not matter, padding is never attended to nor supervised.
+
+        The tokenizer's own may be one for which the embedding has no row.
+        """
         pad = self.tokenizer.pad_token_id
-        return 0 if pad is None else int(pad)
+        embedding: Any = self.model.get_input_embeddings()
+        rows = embedding.weight.shape[0]
+        return int(pad) if pad is not None and 0 <= pad < rows else 0
 
 
 def bundled_names() -> list[str]:
@@ -81,10 +83,14 @@ def resolve(asked: str) -> Source:
 
 def load_config(source: Source) -> PretrainedConfig:
     """The base's configuration, without its weights."""
-    with _explaining(source):
-        config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
-    if source.gguf_file is None:
-        refuse_quantised(config.to_dict(), source.asked)
+    with _explaining(source), _found(source, data=False) as (path, arguments):
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, **arguments)
+        if source.gguf_file is not None:
+            from lowregret.models.gguf.load import complete  # only who reads such a file waits for its library
+
+            complete(config, source.path, source.gguf_file, source.asked)
+            return config
+    refuse_quantised(config.to_dict(), source.asked)
     return config
 
 
@@ -99,8 +105,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The base's tokenizer, without its weights."""
-    with _explaining(source), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+    with _explaining(source), quiet(), _found(source, data=False) as (path, arguments):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **arguments)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
     return tokenizer
@@ -109,9 +115,9 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
-    with _explaining(source), quiet():
+    with _explaining(source), quiet(), _found(source, data=True) as (path, arguments):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **source.arguments
+            path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **arguments, **_configured(source)
         )
     model, found = loaded
     if found["missing_keys"]:  # transformers would go on with random ones
@@ -123,9 +129,40 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     if model.config.is_encoder_decoder:
         raise ModelError(f"{source.asked}: is an encoder-decoder model; only decoder-only causal models work here.")
     if source.gguf_file is not None:
+        from lowregret.models.gguf.load import refuse_unread
+
+        refuse_unread(model, found["unexpected_keys"], source.path, source.gguf_file, source.asked)
         _forget_gguf(model)
     model.eval()
     return Base(model, tokenizer, source)
+
+
+@contextmanager
+def _found(source: Source, *, data: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    """(folder or id, what names a file in it) for `from_pretrained`; a .gguf base may lie in several files."""
+    if source.gguf_file is None:
+        yield source.path, {}
+        return
+    from lowregret.models.gguf.joined import one_file
+    from lowregret.models.gguf.load import without_bar
+
+    with without_bar(), one_file(source.path, source.gguf_file, source.asked, data=data) as (folder, file):
+        # In full: transformers takes a file of this name in the working folder before that in `folder`.
+        yield folder, {"gguf_file": str((Path(folder) / file).absolute())}
+
+
+def _configured(source: Source) -> dict[str, Any]:
+    """A configuration for `from_pretrained`, where the base's own would not do.
+
+    Without a padding token for which the embedding has no row: torch refuses it. Of a .gguf file it is always given.
+    """
+    config = load_config(source)
+    text = config.get_text_config(decoder=True)
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    beyond = pad is not None and rows is not None and pad >= rows
+    if beyond:
+        text.pad_token_id = None
+    return {"config": config} if beyond or source.gguf_file is not None else {}
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:
@@ -170,6 +207,12 @@ class _explaining:
             return
         if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
             return
+        if "ignore_mismatched_sizes" in str(error):
+            raise ModelError(
+                f"{self.source.asked}: its weights have other shapes than transformers makes of its configuration "
+                f"({type(error).__name__}): it is a variant that is not supported, or a broken download. Use the "
+                "Hugging Face folder that it was made from, or fetch it again."
+            ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         asked = self.source.asked
         if Path(self.source.path).is_dir() or not isinstance(error, OSError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.scan import scan
+from lowregret.data.vocabulary import fits_tokenizer_file
 from lowregret.errors import DataError
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
@@ -30,8 +31,9 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
             `pilot`, …; None leaves one open.
 
     Raises:
-        LowregretError: a name that means nothing, a value out of its bounds, or data without a usable row: then the
-            message lists their faults. Faults of single rows are no error: they are listed in the plan.
+        LowregretError: a name that means nothing, a value out of its bounds, a row with a token for which the base has
+            no row, or data without a usable row: then the message lists their faults. Other faults of single rows are
+            no error: they are listed in the plan.
     """
     request = build(PlanSpec, {name: value for name, value in options.items() if value is not None})
     for name in OF_DATA if data is None else ():
@@ -41,6 +43,7 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
     machine = None if request.hardware is None else find_hardware(request.hardware)
     facts = None
     if data is not None:
+        fits_tokenizer_file((data, request.eval_data), folder_of(model), shapes.vocabulary)
         facts = scan(
             data,
             eval_source=request.eval_data,

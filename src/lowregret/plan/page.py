@@ -59,6 +59,8 @@ def head(plan: Plan) -> list[tuple[str, str]]:
         tokens = f"{count(facts.supervised_tokens)} supervised of {count(facts.tokens)} tokens"
         said = f"{facts.source}: {facts.examples:,} examples, {_rows_of(plan, 'about ') or tokens} ({facts.how})"
         found.append(("data", f"{said}; {facts.held_out:,} held out"))
+    if facts is not None and facts.notes:
+        found.append(("files", "; ".join(facts.notes)))
     found.append(("capacity", capacity_line(plan)))
     return found
 

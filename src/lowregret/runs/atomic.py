@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
 from lowregret.spec import Spec
+from lowregret.strict_json import to_json
 
 R = TypeVar("R", bound=Spec)
 
@@ -84,18 +84,7 @@ def sync_folder(path: Path) -> None:
 def write_json(path: Path, value: Spec | dict[str, Any]) -> None:
     """Write a record atomically as indented JSON; non-finite numbers become null, floats keep every bit."""
     plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
-    write_bytes(path, (json.dumps(finite(plain), indent=2, allow_nan=False) + "\n").encode())
-
-
-def finite(value: Any) -> Any:
-    """A plain value with None in place of numbers that JSON has no spelling for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
+    write_bytes(path, (to_json(plain, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -10,15 +10,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
-from lowregret.runs.atomic import finite, write_bytes, writing
+from lowregret.runs.atomic import write_bytes, writing
 from lowregret.runs.records import Metric
+from lowregret.strict_json import to_json
 
 
 def append_metric(path: Path, metric: Metric) -> None:
     """Append one line to metrics.jsonl in a single write."""
     with writing(path), open(path, "ab") as file:
-        line = finite(metric.model_dump(mode="json", exclude_none=True))
-        file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+        line = metric.model_dump(mode="json", exclude_none=True)
+        file.write((to_json(line) + "\n").encode())
 
 
 def read_metrics(path: Path) -> list[Metric]:
@@ -47,13 +48,13 @@ def held_out_curve(path: Path) -> dict[int, float]:
 def keep_metrics_until(path: Path, step: int) -> None:
     """Drop the lines after `step`: a resumed trial writes them again."""
     kept: Iterable[Metric] = (metric for metric in read_metrics(path) if metric.step <= step)
-    lines = (json.dumps(finite(metric.model_dump(mode="json", exclude_none=True))) + "\n" for metric in kept)
+    lines = (to_json(metric.model_dump(mode="json", exclude_none=True)) + "\n" for metric in kept)
     write_bytes(path, "".join(lines).encode())
 
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Append objects, one a line, in a single write."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text = "".join(to_json(line, ensure_ascii=False) + "\n" for line in lines)
     if text:
         with writing(path), open(path, "ab") as file:
             file.write(text.encode("utf-8", errors="replace"))

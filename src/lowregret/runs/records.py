@@ -55,6 +55,8 @@ class TrialRecord(Spec):
     evaluation_seconds: float = 0.0
     """Wall time of its last held-out evaluation; of one that it shared with others, its part."""
     error: str | None = None
+    note: str | None = None
+    """What to know of a finished trial's result, in a sentence; None for nothing."""
     pruned_by: str | None = None
     """The id of the trial that a pruned one was compared with."""
 

@@ -16,13 +16,17 @@ class DataSpec(Spec):
     """Training data and held-out data, and how rows become examples."""
 
     train: Annotated[str, Flag(name="data")]
-    """Training rows: a .jsonl, .json, .csv or .parquet file, a hub dataset id, or `builtin:NAME[:key=value,…]`."""
+    """Training rows: a .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow file, a .txt with a table or JSON Lines
+    (text also compressed: .gz, .bz2, .xz, .zst); several, or patterns such as 'data/*.jsonl', with commas between; a
+    folder of such files, or one that `save_to_disk` wrote; a hub dataset id; or `builtin:NAME[:key=value,…]`."""
     eval: Annotated[str | None, Flag(name="eval_data")] = None
     """Held-out rows of the same forms; a split of the training rows when not given."""
     prompt_field: str | None = None
     """Column of the prompt; detected when not given."""
     completion_field: str | None = None
     """Column of the completion, the only tokens that are supervised; detected when not given."""
+    chat_template: str | None = None
+    """Name of the chat template, for a tokenizer that has several; its `default` when not given."""
     max_length: Annotated[int, Unit("tokens")] = Field(default=512, ge=2)
     """Longest example; `overlong` says what becomes of longer ones."""
     overlong: Literal["cut", "drop"] = "cut"

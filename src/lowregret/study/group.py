@@ -6,7 +6,7 @@ data, batch and steps are trained beside what is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def run_group(
             known = respelled(known, spec.methods)
             write_json(folder / PRIORS, known)
         _extend(folder / SPEC, spec)
-        bind_spec(folder, spec, inputs.resolved, "")
+        bind_spec(folder, spec, dict(inputs.resolved), "")
         make_folder(folder / TRIALS)
         for method in spec.methods:
             if method.name not in known:
@@ -101,7 +101,7 @@ class _Forgetting:
         spec = resources.spec
         assert isinstance(spec, GroupSpec)
         data = DataSpec(train=str(spec.forgetting), max_length=spec.data.max_length, max_eval=spec.data.max_eval)
-        self._examples: tuple[Example, ...]
+        self._examples: Sequence[Example]
         self._examples, _ = prepare_held_out(data, load_tokenizer(resources.inputs.source))
         if "forgetting_nll" not in read_json(folder / BASE):
             note_base(folder, forgetting_nll=self._nll(resources.engine(), "base"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lowregret.data.table import supervised_counts
 from lowregret.engine import Engine
 from lowregret.errors import ModelError, SpecError
 from lowregret.models.targets import find_targets
@@ -18,7 +19,7 @@ from lowregret.runs.files import BASE
 from lowregret.runs.study import note_base, start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
 from lowregret.tasks import Grader
-from lowregret.train.inputs import RunInputs, Say, make_engine, make_workload
+from lowregret.train.inputs import RunInputs, Say, engine_lines, make_engine, make_workload
 from lowregret.train.members import Workload
 from lowregret.train.sft.work import evaluate, mean_nll, shared_nll
 
@@ -48,7 +49,8 @@ class TrialResources:
                     find_targets(self._engine.model, self._engine.matrices, method.targets)
             if not self._said:
                 self._said = True
-                self._say(self._engine.forward_path.line())
+                for line in engine_lines(self._engine, self.spec):
+                    self._say(line)
         return self._engine
 
     def workload(self) -> Workload:
@@ -94,8 +96,8 @@ def _outgrown(path: Path, resources: TrialResources) -> bool:
     """Whether the base was measured on fewer held-out examples than there are now."""
     found = read_json(path)
     tokens = found.get("test_tokens") if isinstance(found, dict) else None
-    return resources.inputs.shared is not None and tokens != sum(
-        example.supervised_tokens for example in resources.inputs.examples.test
+    return resources.inputs.shared is not None and tokens != int(
+        supervised_counts(resources.inputs.examples.test).sum()
     )
 
 

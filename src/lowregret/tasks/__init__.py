@@ -7,7 +7,7 @@ MODULE:FUNCTION                                 a function (prompt, completion, 
 """
 
 from lowregret.tasks.base import Problem, Task
-from lowregret.tasks.grading import Grade, Grader
+from lowregret.tasks.grading import Grade, Grader, total_failure
 from lowregret.tasks.registry import open_task
 
-__all__ = ["Grade", "Grader", "Problem", "Task", "open_task"]
+__all__ = ["Grade", "Grader", "Problem", "Task", "open_task", "total_failure"]

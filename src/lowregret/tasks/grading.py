@@ -28,6 +28,14 @@ class Grade:
     """Why the reward function gave none; then the reward is the one stated for failures."""
 
 
+def total_failure(grades: Sequence[Grade]) -> str | None:
+    """Why none of these completions could be graded: the first line of the first reason; None when one could."""
+    reasons = [grade.failure for grade in grades]
+    if not reasons or not all(reasons):
+        return None
+    return (str(reasons[0]).splitlines() or [""])[0]
+
+
 class Grader:
     """Grades samples of one task, one after the other, in a process that is replaced when it hangs or dies."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.facts import DataFacts
 from lowregret.data.prepare import PreparedData
+from lowregret.data.table import supervised_counts, token_counts
 from lowregret.errors import LowregretError
 from lowregret.plan.advice.advise import advise
 from lowregret.plan.shapes.weights import Shapes
@@ -58,15 +59,17 @@ def _request(spec: TrainingSpec, steps: int, method: FullFT | LoRA, learning_rat
 
 
 def _facts(spec: TrainingSpec, data: PreparedData | Problems) -> DataFacts:
-    tokens = sum(len(example.token_ids) for example in data.train)
-    supervised = 0 if isinstance(data, Problems) else sum(example.supervised_tokens for example in data.train)
+    if isinstance(data, Problems):
+        lengths, supervised = [len(prompt.token_ids) for prompt in data.train], 0
+    else:
+        lengths, supervised = token_counts(data.train).tolist(), int(supervised_counts(data.train).sum())
     return DataFacts(
         source=spec.data.train,
         layout="",
         examples=len(data.train),
-        tokens=tokens,
+        tokens=sum(lengths),
         supervised_tokens=supervised,
-        longest=max(len(example.token_ids) for example in data.train),
+        longest=max(lengths),
         max_length=spec.data.max_length,
         overlong=0,  # the data's own report tells what was cut
         held_out=len(data.test),

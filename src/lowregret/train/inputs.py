@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from lowregret.data.chat.template import choose_template
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
+from lowregret.data.table import select, supervised_counts, token_counts
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.errors import SpecError
+from lowregret.models.context import positions_of
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
@@ -23,9 +27,11 @@ from lowregret.train.judging import choose_judging
 from lowregret.train.members import Workload
 from lowregret.train.prior import shapes_from
 from lowregret.train.rl.problems import Problems, Prompt, prepare_problems
+from lowregret.train.rl.sampling import sampling_lines
 from lowregret.train.rl.work import RLWorkload
 from lowregret.train.schedule import total_steps
 from lowregret.train.sft.work import SFTWorkload
+from lowregret.train.vocabulary import fits_vocabulary
 
 Say = Callable[[str], None]
 
@@ -52,8 +58,8 @@ class RunInputs:
         assert isinstance(self.data, PreparedData)
         return self.data
 
-    @property
-    def resolved(self) -> dict[str, Any]:
+    @cached_property
+    def resolved(self) -> Mapping[str, Any]:
         """For spec.json: what the spec leaves open."""
         evals = self.spec.evals
         chosen: dict[str, Any] = {}
@@ -74,7 +80,7 @@ class RunInputs:
         """The fingerprint of the first so many held-out examples."""
         if isinstance(self.data, Problems):
             return fingerprint(self.data.test[:count])
-        return fingerprint([self.data.test[position] for position in self.data.first(count)])
+        return fingerprint(select(self.data.test, self.data.first(count)))
 
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
@@ -93,8 +99,8 @@ class RunInputs:
         if not isinstance(self.data, PreparedData):
             return {}
         shapes, rows = shapes_from(self.config, self.spec.model), self.data.train
-        tokens = sum(len(row.token_ids) for row in rows)
-        share = sum(sum(row.supervised) for row in rows) / tokens
+        tokens = int(token_counts(rows).sum())
+        share = int(supervised_counts(rows).sum()) / tokens
         length = round(tokens / len(rows))
         return {method.name: multiply_adds(shapes, method, length, share).total for method in methods}
 
@@ -112,16 +118,19 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
     source = resolve(spec.model)
     config = load_config(source)
     device = choose_device(spec.device)
+    tokenizer = load_tokenizer(source)
     data: PreparedData | Problems
     shared = None
     if isinstance(spec.objective, RL):
-        data = prepare_problems(spec.data, spec.objective, load_tokenizer(source), say)
+        data = prepare_problems(spec.data, spec.objective, tokenizer, say)
         _completions_fit(data, config, spec.objective)
+        fits_vocabulary((data.train, data.test), config, tokenizer, spec.data)
     else:
-        data = prepare(spec.data, load_tokenizer(source))
+        data = prepare(spec.data, tokenizer)
         for line in data.report.lines():
             say(line)
-        fits_context((*data.train, *data.test), config, spec.data.max_length)
+        fits_context((data.train, data.test), config, spec.data.max_length)
+        fits_vocabulary((data.train, data.test), config, tokenizer, spec.data)
         judging = choose_judging(spec, data, stored)
         if judging.line:
             say(judging.line)
@@ -136,7 +145,7 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
 
 def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
     """SpecError when a prompt and its completion may be longer than the base has positions for."""
-    context = _context(config)
+    context = positions_of(config)
     longest = max(len(prompt.token_ids) for prompt in (*problems.train, *problems.test))
     if context is not None and context < longest + objective.max_tokens:
         raise SpecError(
@@ -145,16 +154,10 @@ def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
         )
 
 
-def _context(config: Any) -> int | None:
-    """How many positions the base has; None when it does not say."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return context if isinstance(context, int) and context > 0 else None
-
-
-def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> None:
-    """SpecError when an example is longer than the base has positions for."""
-    context = _context(config)
-    longest = max(len(example.token_ids) for example in examples)
+def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int) -> None:
+    """SpecError when an example of any of the sets is longer than the base has positions for."""
+    context = positions_of(config)
+    longest = max(int(token_counts(examples).max()) for examples in sets)
     if context is not None and context < longest:
         raise SpecError(
             f"--max-length {max_length}: an example has {longest} tokens, and the base has {context} positions. "
@@ -165,13 +168,21 @@ def fits_context(examples: Sequence[Example], config: Any, max_length: int) -> N
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     """A fresh engine on a freshly loaded base."""
     device = choose_device(spec.device)
+    base = load_base(source, choose_dtype(spec.precision, device))
+    choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
-        load_base(source, choose_dtype(spec.precision, device)),
+        base,
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
         balance_experts=spec.balance_experts,
     )
+
+
+def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
+    """What to say of an engine before it works: how its base is run, and with rewards how completions are drawn."""
+    rewards = sampling_lines(engine, spec.objective) if isinstance(spec.objective, RL) else []
+    return [engine.forward_path.line(), *rewards]
 
 
 @contextmanager
@@ -192,8 +203,9 @@ def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say:
     if grader is None:
         return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test, inputs.shared)
     assert isinstance(inputs.data, Problems)
+    assert isinstance(spec.objective, RL)
     reference = None
-    if isinstance(spec.objective, RL) and spec.objective.kl and spec.trains_base:
+    if spec.objective.kl and spec.trains_base:
         reference = make_engine(spec, inputs.source)
     return RLWorkload(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
 

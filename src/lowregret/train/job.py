@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lowregret.errors import DivergedError, RecordsError
 from lowregret.export.peft import export_policy, load_adapter
 from lowregret.lora.formats.peft import read_adapter
 from lowregret.models.load import Source, load_config, load_tokenizer, resolve
+from lowregret.models.stops import stops
 from lowregret.runs.atomic import read_record
 from lowregret.runs.extension import as_begun, known_choices
 from lowregret.runs.files import ADAPTER, MODEL, TRIAL
@@ -19,13 +21,14 @@ from lowregret.runs.lock import bind_spec, lock_run
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import LoRA, TrainingSpec, TrainSpec, TrialSpec
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
-from lowregret.train.inputs import Say, fits_context, grading, make_engine, make_workload, open_inputs
+from lowregret.train.inputs import Say, engine_lines, fits_context, grading, make_engine, make_workload, open_inputs
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.liveness import untrained_experts
 from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.new_tokens import new_token_lines
 from lowregret.train.sft.work import evaluate, mean_nll
 from lowregret.train.trial import begin, settle
+from lowregret.train.vocabulary import fits_vocabulary
 
 HeldOutLoss = dict[str, float | int]
 """{"nll": nats per supervised token, "tokens": supervised tokens, "examples": examples}"""
@@ -62,15 +65,24 @@ def fine_tune(
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
         with stop_requests(say) as should_stop, grading(spec) as grader:
             engine = make_engine(spec, inputs.source)
-            say(engine.forward_path.line())
+            for line in engine_lines(engine, spec):
+                say(line)
             if isinstance(inputs.data, PreparedData):
                 for line in new_token_lines(engine, inputs.data.train, [spec.method]):
                     say(line)
             workload = make_workload(inputs, engine, grader, say)
             pack = Pack(workload, on_step)
             record = _run_alone(pack, trial, folder, should_stop)
+            if record.status == "finished" and isinstance(spec.method, LoRA):
+                for line in stops(engine.base).serving_lines(folder / ADAPTER):
+                    say(line)
         for line in untrained_experts([folder]):
             say(line)
+    if record.status == "diverged" and not record.steps:
+        raise DivergedError(
+            f"{folder}: {record.error} No update had been made: the base's own numbers are not finite on these data, "
+            "though its weights are. Use --precision float32, or other data, and another --out."
+        )
     if record.status == "diverged":
         raise DivergedError(
             f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) "
@@ -101,20 +113,32 @@ def evaluate_model(spec: TrainingSpec, adapter: Path | None = None, say: Say = l
     source = resolve(spec.model)
     if adapter is not None:
         read_adapter(adapter)  # what is wrong with it is said before the data are read
-    examples, report = prepare_held_out(spec.data, load_tokenizer(source))
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    examples, report = prepare_held_out(spec.data, tokenizer)
     for line in report.lines():
         say(line)
-    fits_context(examples, load_config(source), spec.data.max_length)
-    return evaluate_examples(spec, source, examples, adapter)
+    fits_context((examples,), config, spec.data.max_length)
+    fits_vocabulary((examples,), config, tokenizer, spec.data)
+    return evaluate_examples(spec, source, examples, adapter, say)
 
 
 def evaluate_examples(
-    spec: TrainingSpec, source: Source, examples: Sequence[Example], adapter: Path | None = None
+    spec: TrainingSpec,
+    source: Source,
+    examples: Sequence[Example],
+    adapter: Path | None = None,
+    say: Say = lambda line: None,
 ) -> HeldOutLoss:
     """The loss of a base, or of an adapter on it, on these examples."""
     engine = make_engine(spec, source)
     if adapter is not None:
-        load_adapter(engine, "adapter", adapter)
+        load_adapter(engine, "adapter", adapter, say)
     policy = "base" if adapter is None else "adapter"
     losses = evaluate(engine, [policy], examples)[policy]
-    return {"nll": mean_nll(losses), "tokens": sum(losses.tokens), "examples": len(examples)}
+    nll = mean_nll(losses)
+    if not math.isfinite(nll):
+        raise DivergedError(
+            f"{adapter or spec.model}: the held-out loss is {nll}, though all weights are finite. Try --precision "
+            "float32, or other data."
+        )
+    return {"nll": nll, "tokens": sum(losses.tokens), "examples": len(examples)}

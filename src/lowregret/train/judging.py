@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lowregret.data.prepare import PreparedData
+from lowregret.data.table import select, token_counts
 from lowregret.plan.resources.evaluation import EVALUATION_SHARE, choose_evaluation, evaluation_share
 from lowregret.spec import CompareSpec, GroupSpec, TrainingSpec
 from lowregret.train.schedule import eval_steps, total_examples, total_steps
@@ -39,7 +43,7 @@ def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, 
     steps = total_steps(spec, len(data.train))
     asked = sorted(eval_steps(spec.evals, steps))
     fixed = spec.data.max_eval is not None or not isinstance(spec, CompareSpec)
-    train_tokens = total_examples(spec, len(data.train)) * _mean([len(row.token_ids) for row in data.train])
+    train_tokens = total_examples(spec, len(data.train)) * _mean(token_counts(data.train))
     if stored is not None:
         evals = tuple(stored["evals"]) if "evals" in stored else None
         kept = data if fixed else data.judged_by(stored["test_examples"])
@@ -47,7 +51,7 @@ def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, 
     if fixed:
         return Judging(data, tuple(asked), _cost(data, len(asked), train_tokens))
     order = data.picked or range(len(data.test))
-    lengths = [len(data.test[position].token_ids) for position in order]
+    lengths = token_counts(select(data.test, order)).tolist()
     fewest = len(asked) if "evals" in spec.model_fields_set else 1
     found = choose_evaluation(lengths, train_tokens, len(asked), fewest=fewest)
     left = tuple(asked[-found.evaluations :])
@@ -66,7 +70,7 @@ def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, 
 
 def _cost(data: PreparedData, evaluations: int, train_tokens: float) -> str:
     """A line when evaluation costs more than its share."""
-    lengths = [len(row.token_ids) for row in data.test]
+    lengths = token_counts(data.test).tolist()
     share = evaluation_share(sum(lengths), evaluations, train_tokens)
     if share <= EVALUATION_SHARE:
         return ""
@@ -78,5 +82,5 @@ def _cost(data: PreparedData, evaluations: int, train_tokens: float) -> str:
     )
 
 
-def _mean(values: list[int]) -> float:
-    return sum(values) / len(values)
+def _mean(lengths: NDArray[np.int64]) -> float:
+    return int(lengths.sum()) / len(lengths)

@@ -8,12 +8,14 @@ from typing import Any
 
 from lowregret.engine import Engine
 from lowregret.runs.atomic import make_folder, write_json
-from lowregret.runs.files import TRIAL
+from lowregret.runs.files import METRICS, TRIAL
+from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import TrialSpec
 from lowregret.train.checkpoint import Checkpoint, Progress
 from lowregret.train.loop import Pack
 from lowregret.train.members import Member, TrialOutcome
+from lowregret.train.rl.rollout import unmoved
 from lowregret.train.step import memory_advice, out_of_memory
 
 Deliver = Callable[[Engine, str, TrialRecord], object]
@@ -73,6 +75,7 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
         shared_seconds=done.shared_seconds,
         shared_seconds_alone=done.shared_seconds_alone,
         error=outcome.error,
+        note=unmoved(read_metrics(member.folder / METRICS)) if outcome.status == "finished" else None,
         pruned_by=outcome.pruned_by,
     )
     if record.status == "finished":

@@ -91,7 +91,7 @@ def test_problems_are_listed_with_their_lines_and_the_rest_is_counted(tmp_path: 
         ("rows.jsonl", b'{"a": 1}\n', "no known columns"),
         ("rows.json", b"[{", "broken JSON"),
         ("rows.csv", b"prompt,prompt\na,b\n", "twice"),
-        ("rows.jsonl", "{}\n".encode("utf-16"), "UTF-16"),
+        ("rows.jsonl", b'{"text": "\xcf\xf0\xe8"}\n', "not Windows-1252"),
         ("rows.parquet", b"PAR1", "Parquet"),
     ],
 )

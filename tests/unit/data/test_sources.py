@@ -140,9 +140,9 @@ def test_named_fields_win_over_detection_and_the_prompts_turns_are_marked(tmp_pa
 
 
 def test_keys_of_messages_that_are_not_used_are_reported(tmp_path: Path) -> None:
-    row = {"messages": [{**QA[0], "name": "Ann", "weight": None}, QA[1]], "id": 1}
+    row = {"messages": [{**QA[0], "name": "Ann", "weight": None, "mood": "glad"}, QA[1]], "id": 1}
     _, report = read_rows(jsonl(tmp_path / "a.jsonl", row))
-    assert report.unused_columns == ("id", "messages[].name")
+    assert report.unused_columns == ("id", "messages[].mood")
 
 
 def turns(**changes: Any) -> dict[str, Any]:
@@ -157,9 +157,13 @@ def turns(**changes: Any) -> dict[str, Any]:
         (GOOD, '{"prompt": "q"}', "field 'completion' is missing"),
         (GOOD, '{"prompt": "q", "completion": null}', "field 'completion' is missing"),
         (GOOD, '{"prompt": "q", "completion": " \\n"}', "field 'completion' is empty"),
-        (GOOD, '{"prompt": 3, "completion": "a"}', "field 'prompt': a number where text is needed"),
+        (GOOD, '{"prompt": true, "completion": "a"}', "field 'prompt': a boolean where text is needed"),
         (GOOD, '{"prompt": "q", "completion": "\\ud83d"}', r"field 'completion': half a pair, \\ud83d"),
-        (GOOD, b'{"prompt": "q", "completion": "\xe9"}', "not UTF-8: byte 0xe9 at byte 32"),
+        (
+            {"prompt": "é", "completion": "a"},
+            b'{"prompt": "q", "completion": "\xe9"}',
+            "not UTF-8: byte 0xe9 at byte 32",
+        ),
         (GOOD, '{"prompt": "q", "completion": []}', "field 'completion': an empty list"),
         (turns(), '{"messages": "hello"}', "field 'messages': text that is not a JSON list"),
         (turns(), '{"messages": [3]}', r"field 'messages\[0\]': a number where an object"),
@@ -172,8 +176,8 @@ def turns(**changes: Any) -> dict[str, Any]:
         ({"text": "t"}, '{"txt": "t"}', "field 'text' is missing"),
         (
             {"instruction": "q", "output": "a"},
-            '{"instruction": "q", "output": "a", "input": 3}',
-            "field 'input': a number where text is needed",
+            '{"instruction": "q", "output": "a", "input": [3]}',
+            "field 'input': a list where text is needed",
         ),
     ],
 )
@@ -181,7 +185,7 @@ def test_a_bad_row_names_file_line_field_and_remedy_or_is_skipped(
     tmp_path: Path, first: Any, broken: str | bytes, message: str
 ) -> None:
     bad = broken.encode() if isinstance(broken, str) else broken
-    good = json.dumps(first).encode()
+    good = json.dumps(first, ensure_ascii=False).encode()
     source = write(tmp_path / "a.jsonl", b"\n".join([good, b"", bad, good]))
     with pytest.raises(DataError, match=rf"a\.jsonl:3: .*{message}.*--skip-bad-rows") as caught:
         read_rows(source)
@@ -223,17 +227,32 @@ def test_rows_of_a_json_file_are_named_as_rows_not_lines(tmp_path: Path) -> None
         ("a.json", " ", "is empty: no rows"),
         ("a.json", "[]", "is empty: no rows"),
         ("a.json", '{"rows": []}', r'must hold a list of objects, or {"data"'),
-        ("a.json", '{"a": 1}\n{"a": 2}', r"broken JSON: Extra data at line 2 column 1\. .*name the file \.jsonl"),
+        ("a.json", '[{"a": 1}]\n{"a": 2}', r"broken JSON: Extra data at line 2 column 1"),
         ("a.csv", "", "is empty: no rows"),
         ("a.csv", "text\n", "is empty: no rows"),
         ("a.csv", "text,text\na,b\n", r":1: the header names 'text' twice"),
         ("a.csv", "text,id\na,1\nb\n", r":3: 1 fields where the header has 2"),
         ("a.csv", 'text\na\n"b\nc\n', r":3: broken CSV: unexpected end"),
-        ("a.csv", b"text\na\n\xe9\n", r":3: field 'text': byte 0xe9 is not UTF-8"),
-        ("a.jsonl", "{}".encode("utf-16"), "is UTF-16"),
+        (
+            "a.csv",
+            "text\né\n".encode() + b"\xe9\n",
+            r":3: not UTF-8: byte 0xe9 at byte 1, though others of its rows are",
+        ),
+        ("a.csv", b"text\na\n\xcf\xf0\xe8\n", r":3: not UTF-8: byte 0xcf .*not Windows-1252.*iconv"),
+        ("a.csv", b"t\xcf\xf0\xe8\na\n", r":1: the header: not UTF-8: byte 0xcf at byte 2"),
+        ("a.jsonl", "{}".encode("utf-16")[:-1], "begins as UTF-16, but is none"),
         ("a.parquet", "not parquet", "not a readable Parquet file"),
-        ("a.txt", "x", rf"unknown file type \.txt\. Valid: {re.escape(', '.join(FILE_SUFFIXES))}"),
+        ("a.txt", "Once upon a time, it\nrained, and\nthen not, again, at all", "is text without rows"),
+        ("a.toml", "x", rf"unknown file type \.toml\. Valid: {re.escape(', '.join(FILE_SUFFIXES))}"),
         ("data", "x", r"unknown file type \(no suffix\)"),
+        ("a.xlsx", b"PK", r"unknown file type \.xlsx\. .*Save the sheet as CSV"),
+        ("a.parquet.gz", b"\x1f\x8b", r"unknown file type \.parquet\.gz: .*Decompress it"),
+        ("rows.gz", b"\x1f\x8b", r"unknown file type \.gz\. .*rows\.jsonl\.gz"),
+        ("a.jsonl.zip", b"PK\3\4", r"unknown file type \.zip\. .*Unpack it"),
+        ("a.jsonl", b"PK\3\4", "is a zip archive"),
+        ("a.csv", b"PAR1", "holds Parquet. Name it .parquet"),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -254,8 +273,6 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         read_rows(str(tmp_path / "trian.jsonl"))
     with pytest.raises(DataError, match=r"There is no folder .*nowhere"):
         read_rows(str(tmp_path / "nowhere" / "train.jsonl"))
-    with pytest.raises(DataError, match=r"is a folder\. Name a file in it: train\.jsonl"):
-        read_rows(str(tmp_path))
 
 
 @QUICK

@@ -15,8 +15,10 @@ def test_the_cache_of_a_row_is_what_it_is_taken_for(
 ) -> None:
     """Keys and values that a decoder really holds, per row and token, against what the bound reckons with."""
     engine = Engine(bases.small_base(architecture))
+    assert engine.sampling_path.cached  # found out by sampling, which is not to be watched
     length, budget = 10, 10**9
     monkeypatch.setattr(footprint, "default_budget", lambda _: budget)
+    assert engine.sampling_path.cached  # found by now: that took caches of its own
     made = []
     real = cache._with_room
 

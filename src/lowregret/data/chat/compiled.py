@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowregret.errors import ModelError
+from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -28,6 +29,7 @@ FIXED_DATE = date(2024, 7, 26)
 """What templates that print today's date print here, so that a run can be repeated; Llama 3's own default."""
 
 
+@lru_cache(maxsize=8)
 def with_fixed_date(template: str) -> str:
     """The template with every call for today's date replaced by a date that stays."""
     return _TODAY.sub(lambda found: repr(FIXED_DATE.strftime(found["form"])), template)
@@ -62,7 +64,7 @@ def compile_template(template: str) -> Template:
     def tojson(
         value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
     ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return to_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
@@ -78,6 +80,27 @@ def compile_template(template: str) -> Template:
         ) from None
 
 
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None,
+    tokens: Mapping[str, str],
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    """The text of a chat. Raises whatever the template raises: it is a program by somebody else.
+
+    `tokens`: special tokens by the names that a template knows them by, such as `eos_token`.
+    """
+    return compile_template(with_fixed_date(template)).render(
+        messages=[_as_passed_on(message) for message in messages],
+        tools=list(tools) if tools else None,
+        documents=None,
+        add_generation_prompt=add_generation_prompt,
+        **tokens,
+    )
+
+
 @dataclass(frozen=True)
 class FolderTemplate:
     """The chat template of a model's folder."""
@@ -86,17 +109,16 @@ class FolderTemplate:
     tokens: Mapping[str, str]
     """Special tokens by the names that a template knows them by, such as `eos_token`."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text of a chat. Raises whatever the template raises: it is a program by somebody else."""
-        compiled = compile_template(with_fixed_date(self.template))
-        plain = [_with_thought(message) for message in messages]
-        return compiled.render(messages=plain, tools=None, documents=None, add_generation_prompt=False, **self.tokens)
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        """The text of a chat, as `render` makes it."""
+        return render(self.template, messages, tools, self.tokens)
 
 
-def _with_thought(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message under all names that templates know its thought by, as transformers passes it on."""
-    thought = next((message[name] for name in _THOUGHTS if message.get(name) is not None), None)
-    return dict(message) if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
+def _as_passed_on(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as transformers passes it on: without keys that are null, its thought under all names for it."""
+    given = {key: value for key, value in message.items() if value is not None}
+    thought = next((given[name] for name in _THOUGHTS if name in given), None)
+    return given if thought is None else {"thinking": thought, **given, "reasoning_content": thought}
 
 
 def read_template(folder: Path) -> FolderTemplate | None:

@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 
-from lowregret.data.chat.rendering import Rendering, Span
+from lowregret.data.chat.places import Place
+from lowregret.data.chat.rendering import Rendering
 from lowregret.data.chat.template import ChatFormat
+
+Span = tuple[int, int]
+"""[begin, end) in characters."""
 
 
 def loss_mask(rendering: Rendering, ids: list[int], offsets: list[Span], form: ChatFormat) -> tuple[list[bool], int]:
-    """Which tokens belong to a span or close it; and how many spans nothing closes."""
+    """Which tokens belong to a turn or close it; and how many turns nothing closes."""
     mask = [False] * len(ids)
     open_turns = 0
-    starts: list[int] = []
-    for start, _ in offsets:  # never falling, so that bisect may search them: a zero-width token may sit at (0, 0)
-        starts.append(max(start, starts[-1]) if starts else start)
-    for span in rendering.spans or ():
-        first, last = _covered(span, starts, offsets, ids, form)
-        stop, closed = _close(first, last, rendering.text, offsets, ids, form)
+    # Never falling, so that bisect may search them: a zero-width token may sit at (0, 0).
+    starts = list(accumulate((start for start, _ in offsets), max))
+    for place in rendering.places or ():
+        first, last = _covered(place, starts, offsets, ids, form)
+        end = None if place.limit is not None else form.ending.close(rendering.text, place.end)
+        if place.limit is not None:
+            stop, closed = _seek(last, bisect_left(starts, place.limit), ids, form)
+        elif end is not None:
+            stop, closed = bisect_left(starts, end), True
+        else:
+            stop, closed = _close(first, last, rendering.text, offsets, ids, form)
         open_turns += not closed
         mask[first:stop] = [True] * max(stop - first, 0)
     return mask, open_turns
 
 
-def _covered(span: Span, starts: list[int], offsets: list[Span], ids: list[int], form: ChatFormat) -> tuple[int, int]:
-    """[first, last): the tokens that hold a character of the span.
+def _seek(last: int, limit: int, ids: list[int], form: ChatFormat) -> tuple[int, bool]:
+    """Where supervision stops of a turn that goes on past `last`: after the token that ends it."""
+    stop = next((index for index in range(last, limit) if ids[index] in form.closing_ids), None)
+    return (limit, False) if stop is None else (stop + 1, True)
+
+
+def _covered(place: Place, starts: list[int], offsets: list[Span], ids: list[int], form: ChatFormat) -> tuple[int, int]:
+    """[first, last): the tokens that hold a character of the place.
 
     A token may begin before the span (SentencePiece joins the space before a word to it) and still be its own.
     """
-    begin, end = span
+    begin, end = place.begin, place.end
     first = bisect_left(starts, begin)
     while begin < end and first > 0 and offsets[first - 1][1] > begin:
         first -= 1
@@ -58,4 +74,4 @@ def _close(first: int, last: int, text: str, offsets: list[Span], ids: list[int]
 
 
 def _may_close(token: int, form: ChatFormat) -> bool:
-    return token == form.eos_id or (token in form.special_ids and token != form.bos_id)
+    return token in (form.eos_id, form.ending.token) or (token in form.special_ids and token != form.bos_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.builtin.registry import BUILTIN_PREFIX, load_builtin
 from lowregret.data.readers.base import Advice, NumberedRow, OpenSource, Reader, SampleSource, choose_split, number_rows
+from lowregret.strict_json import to_json
 
 
 def open_builtin(source: str, advice: Advice) -> OpenSource:
@@ -15,10 +17,15 @@ def open_builtin(source: str, advice: Advice) -> OpenSource:
     data = load_builtin(source)
     splits = {"train": data.train, "test": data.test}
 
-    def load(split: str) -> list[NumberedRow]:
+    def load(split: str) -> Iterator[NumberedRow]:
         return number_rows(choose_split(source, splits, split))
 
-    return OpenSource(source, READER.format, READER.numbering, tuple(splits), load)
+    def fingerprint(split: str) -> str:
+        # Of the rows, not of their name: a generator may change between versions.
+        rows = to_json(choose_split(source, splits, split), sort_keys=True)
+        return hashlib.blake2b(rows.encode(), digest_size=20).hexdigest()
+
+    return OpenSource(source, READER.format, READER.numbering, tuple(splits), load, fingerprint)
 
 
 def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lowregret.data.readers.base import (
     first_line,
     number_rows,
 )
+from lowregret.data.readers.saved import dataset_rows
 from lowregret.errors import DataError
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -39,10 +41,15 @@ def open_dataset(source: str, advice: Advice) -> OpenSource:
             source=source,
         ) from None
 
-    def load(split: str) -> list[NumberedRow]:
-        return number_rows(choose_split(source, splits, split))
+    def load(split: str) -> Iterator[NumberedRow]:
+        return number_rows(dataset_rows(choose_split(source, splits, split)))
 
-    return OpenSource(source, READER.format, READER.numbering, tuple(map(str, splits)), load)
+    def fingerprint(split: str) -> str:
+        return str(
+            choose_split(source, splits, split)._fingerprint
+        )  # the library's key: config, version, revision, split
+
+    return OpenSource(source, READER.format, READER.numbering, tuple(map(str, splits)), load, fingerprint)
 
 
 def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:
@@ -52,7 +59,8 @@ def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:
 
     table = pyarrow.Table.from_pylist([dict(row) for row in rows])
     name = _SAMPLE.partition("/")[2]
-    home = folder / _SAMPLE.replace("/", "___") / "default" / "0.0.0" / "0"
+    revision = hashlib.sha1(repr(rows).encode("utf-8", "surrogatepass")).hexdigest()
+    home = folder / _SAMPLE.replace("/", "___") / "default" / "0.0.0" / revision
     home.mkdir(parents=True)
     with (
         pyarrow.OSFile(str(home / f"{name}-train.arrow"), "wb") as file,

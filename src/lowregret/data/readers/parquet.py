@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowregret.data.readers.base import NumberedRow, file_reader, first_line, number_rows
+from lowregret.data.readers.arrow_rows import BATCH, rows_of
+from lowregret.data.readers.base import NumberedRow, first_line, number_rows
+from lowregret.data.readers.compression import first_bytes
+from lowregret.data.readers.files import FileRows, file_reader
 from lowregret.errors import DataError
 
 
-def read(source: str) -> list[NumberedRow]:
-    """The rows of the table. Raises DataError when Arrow cannot read the file."""
+def look(source: str) -> FileRows:
+    """The rows of the table."""
+    first_bytes(source)
+    return FileRows(lambda: _read(source), "row")
+
+
+def _read(source: str) -> Iterator[NumberedRow]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(source).to_pylist()
+        with pyarrow.parquet.ParquetFile(source) as file:
+            yield from number_rows(rows_of(file.iter_batches(BATCH)))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"not a readable Parquet file ({first_line(error)}).", source=source) from None
-    return number_rows(rows)
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -31,4 +39,4 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[int]:
     return list(range(1, len(rows) + 1))
 
 
-READER = file_reader(".parquet", "row", read, write)
+READER = file_reader((".parquet",), "row", look, write)

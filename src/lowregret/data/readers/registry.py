@@ -10,20 +10,20 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from lowregret.data.readers import builtin, csv, hub, json, jsonl, parquet
+from lowregret.data.readers import builtin, folder, hub, saved, several
 from lowregret.data.readers.base import OpenSource, Reader
+from lowregret.data.readers.formats import ENDINGS, FILE_READERS, FILE_SUFFIXES, find_file_reader
 from lowregret.errors import DataError
 
 READERS: tuple[Reader, ...] = (
-    csv.READER,
-    json.READER,
-    jsonl.READER,
-    parquet.READER,
+    *FILE_READERS,
+    several.READER,
+    saved.READER,
+    folder.READER,
     builtin.READER,
     hub.READER,
 )
 
-FILE_SUFFIXES = tuple(sorted(suffix for reader in READERS for suffix in reader.suffixes))
 SOURCE_PREFIXES = tuple(reader.prefix for reader in READERS if reader.prefix)
 """How sources begin that are neither files nor hub datasets."""
 _FILE_TYPE = re.compile(r"\.[A-Za-z]\w*$")
@@ -35,18 +35,28 @@ def open_source(source: str) -> OpenSource:
     return find_reader(source).open(source, lambda: _advice(source))
 
 
+def is_data(source: str) -> bool:
+    """Whether a name is, by its form, that of data and not of a model: a file of data even if it is not there, several,
+    a folder that `save_to_disk` wrote, or a builtin. Hub ids and other folders say neither."""
+    return (
+        source.startswith(SOURCE_PREFIXES)
+        or source.lower().endswith(ENDINGS)
+        or several.claims(source)
+        or saved.claims(source)
+    )
+
+
 def find_reader(source: str) -> Reader:
-    """The reader of this source. Raises DataError for a folder, a file that is missing or of an unknown type, and for
-    what is neither a file nor an id."""
+    """The reader of this source. Raises DataError for a file that is missing or of an unknown type, and for what is
+    neither a file nor an id."""
     for reader in READERS:
         if reader.prefix and source.startswith(reader.prefix):
             return reader
-    if os.path.isdir(source):
-        inside = [name for name in sorted(os.listdir(source)) if name.lower().endswith(FILE_SUFFIXES)]
-        hint = f"Name a file in it: {', '.join(inside[:8])}." if inside else f"Name a {_listed(FILE_SUFFIXES)} file."
-        raise DataError(f"is a folder. {hint}", source=source)
+    for reader in READERS:
+        if reader.claims is not None and reader.claims(source):
+            return reader
     if os.path.exists(source):
-        return _file_reader(source)
+        return find_file_reader(source)
     if _looks_like_a_file(source):
         raise DataError(f"no such file. {_nearest_files(source)}", source=source)
     for reader in READERS:
@@ -55,21 +65,10 @@ def find_reader(source: str) -> Reader:
     raise DataError(f"neither an existing file nor a dataset id. Give {_valid_sources()}.", source=source)
 
 
-def _file_reader(source: str) -> Reader:
-    suffix = Path(source).suffix.lower()
-    for reader in READERS:
-        if suffix in reader.suffixes:
-            return reader
-    raise DataError(
-        f"unknown file type {suffix or '(no suffix)'}. Valid: {', '.join(FILE_SUFFIXES)}. Convert or rename it.",
-        source=source,
-    )
-
-
 def _looks_like_a_file(source: str) -> bool:
     # Hub ids have one slash and none in front.
     return (
-        source.lower().endswith(FILE_SUFFIXES)
+        source.lower().endswith(ENDINGS)
         or source.startswith((".", "/", "~"))
         or source.count("/") > 1
         or ("/" in source and _FILE_TYPE.search(source) is not None)
@@ -82,7 +81,7 @@ def _nearest_files(source: str) -> str:
         names = sorted(os.listdir(path.parent))
     except OSError:
         return f"There is no folder {path.parent} either; check the path."
-    readable = [name for name in names if name.lower().endswith(FILE_SUFFIXES)]
+    readable = [name for name in names if name.lower().endswith(ENDINGS)]
     near = get_close_matches(path.name, names, n=3) or readable[:5]
     if not near:
         return f"{path.parent} holds no {_listed(FILE_SUFFIXES)} file; check the path."

@@ -41,6 +41,8 @@ class PassLayout:
     """The supervised positions among the flattened tokens."""
     targets: Int64[Tensor, " positions"]
     weights: Float32[Tensor, " positions"]
+    lengths: Int64[Tensor, "rows tokens"]
+    """Tokens of the row that each position belongs to; one number a row where rows are padded."""
     columns: tuple[dict[str, Float32[Tensor, " _"]], ...]
     """What else each policy's loss takes, of its own positions."""
 
@@ -51,15 +53,17 @@ class PassLayout:
         return [slice(stop - count, stop) for stop, count in zip(stops, self.positions, strict=True)]
 
 
-def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.device, *, padded: bool) -> PassLayout:
-    """The batches in the order named.
+def lay_out(
+    batches: Mapping[str, Batch], order: Sequence[str], device: torch.device, *, padded: bool, positions: bool = False
+) -> PassLayout:
+    """The batches in the order named; `positions`: padded rows say theirs too, for a base that tells rows apart.
 
     Indices are found on the CPU, where batches are built: on a GPU, finding them would wait for the device.
     """
     chosen = [batches[name] for name in order]
     longest = max(int(batch.used.max()) for batch in chosen)
     every = [_pieces(replace(batch, prompts=None) if padded else batch) for batch in chosen]
-    ids, places, supervised = [], [], []
+    ids, places, supervised, lengths = [], [], [], []
     for batch, pieces in zip(chosen, every, strict=True):
         columns = torch.arange(longest).expand(len(pieces.rows), -1)
         stops = torch.full_like(pieces.stops, longest) if padded else pieces.stops
@@ -67,12 +71,12 @@ def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.de
         ids.append(_wide(batch.input_ids, longest)[pieces.rows][mask])
         places.append(columns[mask])
         supervised.append(_wide(batch.supervised, longest)[pieces.rows][mask])
-    inputs: dict[str, Any] = {"input_ids": torch.cat(ids).to(device), "use_cache": False}
-    if padded:
-        inputs["input_ids"] = inputs["input_ids"].view(-1, longest)
-    else:
-        inputs["input_ids"] = inputs["input_ids"][None]
-        inputs["position_ids"] = torch.cat(places)[None].to(device)
+        lengths.append(batch.lengths[pieces.rows][:, None].expand_as(mask)[mask])
+    shape = (-1, longest) if padded else (1, -1)
+    inputs: dict[str, Any] = {"input_ids": torch.cat(ids).to(device).view(shape), "use_cache": False}
+    if not padded or positions:
+        inputs["position_ids"] = torch.cat(places).to(device).view(shape)
+    if not padded:
         inputs["rows"] = _rows(every, device)
     return PassLayout(
         inputs=inputs,
@@ -87,6 +91,7 @@ def lay_out(batches: Mapping[str, Batch], order: Sequence[str], device: torch.de
         selected=torch.cat(supervised).nonzero()[:, 0].to(device),
         targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]).to(device),
         weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]).to(device),
+        lengths=torch.cat(lengths).to(device).view(shape),
         columns=tuple(
             {name: column[batch.supervised].to(device) for name, column in batch.columns.items()} for batch in chosen
         ),

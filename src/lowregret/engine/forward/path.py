@@ -1,35 +1,42 @@
 """How a base can be run: rows end to end, logits in chunks, both, or neither; and why not the faster way.
 
 The base's modeling code decides, and is asked: short rows, two of which share a prompt, must get the log-probabilities
-that the base itself gives to each alone. The plainest way, padded rows and its own logits, needs no proof.
+that the base itself gives to each alone, beside a row that goes on to the base's last position. The plainest way, one
+row a pass and the base's own logits, needs no proof.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from types import TracebackType
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowregret.data.batches import SHARED_LEAST
+from lowregret.data.batches import SHARED_LEAST, Batch, collate
 from lowregret.data.example import Example
+from lowregret.engine.forward.positions import Call, RowPositions
 from lowregret.engine.losses import token_logprobs
+from lowregret.models.context import positions_of
 
-PROBE_PROMPTS = (0, 1, 2, 2)
-"""The number of the prompt of each of `probe_rows`."""
-_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+_PROMPTS = (0, 1, 2, 2, 3)
+"""The number of the prompt of each row that a base is asked with."""
+PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest difference of a log-probability, nats, that is still rounding."""
 _BETWEEN = ("torch", "jaxtyping", "beartype", "contextlib")
 """Packages that raise on behalf of who called them."""
-_KEYWORDS = re.compile(r"unexpected keyword argument '(rows|position_ids|use_cache)'")
-"""What a base says that knows nothing of rows end to end."""
+_KEYWORDS = re.compile(
+    r"unexpected keyword argument '(rows|position_ids|use_cache|past_key_values|attention_mask|hidden)'"
+)
+"""What a base says that knows nothing of rows end to end, of padding, or of a cache."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,13 @@ class ForwardPath:
     """Whether the unembedding's product and its softmax are taken in chunks; else the base makes all logits."""
     refused: str | None = None
     """Why each faster way was not taken, in a sentence; None for the fastest."""
+    alone: bool = False
+    """Whether each pass holds one row: where a row's numbers depend on the rows beside it."""
 
     @property
     def name(self) -> str:
         """As records and messages have it."""
-        rows = "padding-free" if self.padding_free else "padded"
+        rows = "padding-free" if self.padding_free else "one row a pass" if self.alone else "padded"
         return f"{rows}, {'chunked' if self.chunked else 'full'} logits"
 
     @property
@@ -59,7 +68,10 @@ class ForwardPath:
         return f"forward path: {self.description}"
 
 
-PATHS = tuple(ForwardPath(padding_free, chunked) for padding_free in (True, False) for chunked in (True, False))
+PATHS = (
+    *(ForwardPath(padding_free, chunked) for padding_free in (True, False) for chunked in (True, False)),
+    ForwardPath(padding_free=False, chunked=False, alone=True),
+)
 """The fastest first."""
 
 
@@ -110,16 +122,21 @@ def _problem(
         found = attempt(path)
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except NotImplementedError as error:
-        return _said(error)
     except Exception as error:  # modeling code may refuse in any way it likes; ours may not
-        if _ours(error.__traceback__) and not (isinstance(error, TypeError) and _KEYWORDS.search(str(error))):
-            raise
-        return f"the base's code raised {type(error).__name__}: {_said(error)} ({_place(error)})"
-    if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=_PROBE_TOLERANCE[dtype]):
+        return refusal(error)
+    if torch.allclose(found, expected.to(found.dtype), rtol=0, atol=PROBE_TOLERANCE[dtype]):
         return None
     worst = float((found - expected.to(found.dtype)).abs().max())
     return f"log-probabilities differ from the base's own by {worst:.3g} nats"
+
+
+def refusal(error: Exception) -> str:
+    """Why a way of running a base is refused that has raised this; a fault of ours is raised again."""
+    if isinstance(error, NotImplementedError):
+        return _said(error)
+    if _ours(error.__traceback__) and not (isinstance(error, TypeError) and _KEYWORDS.search(str(error))):
+        raise error
+    return f"the base's code raised {type(error).__name__}: {_said(error)} ({_place(error)})"
 
 
 def _ours(trace: TracebackType | None) -> bool:
@@ -141,15 +158,49 @@ def _place(error: BaseException) -> str:
     return f"{frame.name}, {frame.filename.rpartition('/')[2]}:{frame.lineno}"
 
 
-def probe_rows(pad_id: int) -> list[Example]:
-    """The short rows that a base is asked with; none has its padding token."""
+def probe(
+    model: PreTrainedModel, pad_id: int, device: torch.device, angles: RowPositions
+) -> tuple[Batch, Float[Tensor, " positions"]]:
+    """The rows that a base is asked with, and the log-probabilities of their supervised tokens that are right.
+
+    The last row is said to go on to the base's last position. Where that changes the angles of its first tokens,
+    `angles` makes them for each row on its own from now on.
+    """
+    rows = _rows(pad_id)
+    far = positions_of(model.config)
+    told = "position_ids" in inspect.signature(model.forward).parameters
+    if far is not None and (not told or far <= len(rows[-1].token_ids)):
+        far = None
+    asked = [(row, None) for row in rows] + ([] if far is None else [(rows[-1], far)])
+    calls: list[list[Call]] = [[] for _ in asked]
+    expected = []
+    for (row, end), made in zip(asked, calls, strict=True):
+        with angles.watched(made):
+            expected.append(own_logprobs(model, row, device, end))
+    batch = collate([row for row, _ in asked], pad_id)
+    if far is not None:
+        angles.separate(calls[-2], calls[-1], tokens=len(rows[-1].token_ids) - 1)
+        batch.lengths[-1] = far
+    return replace(batch, prompts=torch.tensor(_PROMPTS[: batch.rows])), torch.cat(expected)
+
+
+def _rows(pad_id: int) -> list[Example]:
+    """Short rows; none has the padding token."""
     some = [token for token in range(8) if token != pad_id]
     lengths = ((1, 3), (1, 5), (SHARED_LEAST + 1, 2), (SHARED_LEAST + 1, 3))  # of prompt and completion
     return [Example(tuple(islice(cycle(some), p + c)), (False,) * p + (True,) * c) for p, c in lengths]
 
 
-def own_logprobs(model: PreTrainedModel, row: Example, device: torch.device) -> Float[Tensor, " positions"]:
-    """log p of each supervised token of a row, as the base computes it without any of ours."""
+def own_logprobs(
+    model: PreTrainedModel, row: Example, device: torch.device, far: int | None = None
+) -> Float[Tensor, " positions"]:
+    """log p of each supervised token of a row, as the base computes it without any of ours.
+
+    With `far`, the row's last token stands at the position before that one: so a row of `far` tokens begins.
+    """
     ids = torch.tensor([row.token_ids], device=device)
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    if far is not None:
+        inputs["position_ids"] = torch.tensor([[*range(ids.shape[1] - 1), far - 1]], device=device)
+    logits = model(**inputs).logits[0, :-1]
     return token_logprobs(logits, ids[0, 1:])[torch.tensor(row.supervised[1:], device=device)]

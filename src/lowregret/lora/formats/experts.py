@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lowregret.errors import ModelError
+from lowregret.lora.formats.selection import means, rank_and_alpha
 from lowregret.models.experts import columns, roles, weight
 
 _EACH = re.compile(r"^(?P<module>.+\.experts)\.(?P<expert>\d+)\.(?P<role>gate_proj|up_proj|down_proj)$")
@@ -99,7 +100,7 @@ def from_peft(
 ) -> dict[str, ExpertAdapter]:
     """What `to_peft` gave, back; ModelError when it does not fit the module."""
     asked = config.get("target_parameters") or []
-    wanted = [stored for stored in stored_names(module) if any(_names(key, f"{name}.{stored}") for key in asked)]
+    wanted = [stored for stored in stored_names(module) if any(means(key, f"{name}.{stored}") for key in asked)]
     places = [name + ".base_layer" * (len(wanted) - 1 - number) for number in range(len(wanted))]
     if set(places) != set(found):
         raise ModelError(
@@ -118,25 +119,13 @@ def from_peft(
                 f"{file}: {place} has A {tuple(a.shape)} and B {tuple(b.shape)}; {name}.{stored} has {experts} experts "
                 f"of {d_out} × {d_in}."
             )
-        alpha, by = _pattern(config, f"{name}.{stored}", rank, file)
+        by, alpha = rank_and_alpha(config, f"{name}.{stored}")
+        if by != rank:
+            raise ModelError(f"{file}: {name}.{stored} has rank {rank}, but its configuration says {by}.")
         scale = alpha / (math.sqrt(by) if config.get("use_rslora") else by)
         lora = ExpertAdapter(a.view(experts, rank, d_in), b.view(d_out, rank, experts).permute(2, 0, 1), scale)
         tensors |= split(module, stored, lora)
     return tensors
-
-
-def _pattern(config: Mapping[str, Any], name: str, rank: int, file: str) -> tuple[float, int]:
-    """alpha and rank of a tensor by PEFT's patterns; ModelError when the rank is another than the tensor has."""
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    by = next((value for key, value in ranks.items() if _names(key, name)), config["r"])
-    if by != rank:
-        raise ModelError(f"{file}: {name} has rank {rank}, but its configuration says {by}.")
-    return next((value for key, value in alphas.items() if _names(key, name)), config["lora_alpha"]), by
-
-
-def _names(key: str, name: str) -> bool:
-    """Whether a pattern of PEFT means this name: it is a regex for its end, after a dot."""
-    return re.fullmatch(rf"(.*\.)?({key})", name) is not None
 
 
 def to_each(

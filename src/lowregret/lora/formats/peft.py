@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lowregret.errors import ModelError
-from lowregret.lora.init import INITIALISATIONS
+from lowregret.lora.formats.fields import check_fields
 from lowregret.models.targets import Matrix
 from lowregret.spec import LoRA
 
@@ -24,12 +24,8 @@ _PREFIX = "base_model.model."
 _MAGNITUDE = "lora_magnitude_vector"
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-
-
-_INITS = {entry.peft: name for name, entry in INITIALISATIONS.items() if entry.residual and entry.peft}
-"""PEFT's `init_lora_weights` that take their first product off the base, and our names of them."""
-_OTHER_INITS = ("pissa_niter", "corda", "loftq", "lora_ga")
-"""Beginnings of those that do so, too, and cannot be repeated here."""
+_ADDED = ("lora_", "modules_to_save", "original_module", "token_adapter", "trainable_tokens")
+"""Beginnings of the parts of a name that PEFT adds to a base; a name without is a weight of the base itself."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,19 @@ class SavedAdapter:
     """[d_out, rank]."""
     magnitude: Tensor | None = None
     """DoRA's, [d_out]."""
-    base: Tensor | None = None
-    """The weight that it was trained on, where the file has that too: PEFT saves it of an adapted unembedding."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What an adapter's folder holds."""
+
+    config: dict[str, Any]
+    """adapter_config.json."""
+    weights: dict[str, SavedAdapter]
+    """By module name."""
+    copies: dict[str, Tensor]
+    """The base's own weights that PEFT saves beside the LoRAs, by their names in the base: those of an adapted
+    unembedding, and embeddings that were resized."""
 
 
 def adapter_config(
@@ -89,23 +96,8 @@ def to_peft_names(weights: Mapping[str, SavedAdapter]) -> dict[str, Tensor]:
     return named
 
 
-def method_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of our LoRA that adapter_config.json names, `targets` left out."""
-    fields: dict[str, Any] = {
-        "rank": config["r"],
-        "alpha": config["lora_alpha"],
-        "dropout": config.get("lora_dropout", 0.0),
-        "dora": bool(config.get("use_dora")),
-    }
-    if config.get("use_rslora"):
-        fields["scaling"] = "alpha/sqrt(r)"
-    if config.get("init_lora_weights") in _INITS:
-        fields["init"] = _INITS[config["init_lora_weights"]]
-    return fields
-
-
-def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, SavedAdapter]]:
-    """adapter_config.json's fields and {module name: what it holds}; ModelError when it cannot be read here."""
+def read_adapter(folder: Path) -> AdapterFile:
+    """What an adapter's folder holds; ModelError when it cannot be read here."""
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(folder / WEIGHTS_NAME)
@@ -115,20 +107,16 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, SavedAdapter]]
         ) from None
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read: {error}") from error
-    _refuse_variants(folder, config)
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / CONFIG_NAME}: holds no JSON object. Save the adapter again.")
+    check_fields(folder / CONFIG_NAME, config)
     dora = bool(config.get("use_dora"))
     weights: dict[str, SavedAdapter] = {}
-    read: set[str] = set()
-    """Weights of the base that the file has."""
-    for key, tensor in tensors.items():
+    for key in list(tensors):
         match = re.fullmatch(rf"(?:{re.escape(_PREFIX)})?(.+)\.lora_A\.weight", key)
         if not match:
             continue
-        names = {"b": key.replace(".lora_A.", ".lora_B.")}
-        weight = key.replace("lora_A.weight", "base_layer.weight")
-        if weight in tensors:
-            names["base"] = weight
-            read.add(weight)
+        names = {"a": key, "b": key.replace(".lora_A.", ".lora_B.")}
         if dora:
             names["magnitude"] = key.replace("lora_A.weight", _MAGNITUDE)
         for name in names.values():
@@ -137,28 +125,12 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, SavedAdapter]]
                     f"{folder / WEIGHTS_NAME}: {key} has no lora_{name.rpartition('.lora_')[2]} beside it."
                 )
         weights[match[1]] = SavedAdapter(
-            tensor.to(torch.float32), **{field: tensors[name].to(torch.float32) for field, name in names.items()}
+            **{field: tensors.pop(name).to(torch.float32) for field, name in names.items()}
         )
-    if (3 if dora else 2) * len(weights) != len(tensors.keys() - read):
-        known = (".lora_A.weight", ".lora_B.weight", *([f".{_MAGNITUDE}"] if dora else []))
-        extra = sorted(key for key in tensors.keys() - read if not key.endswith(known))
-        raise ModelError(f"{folder / WEIGHTS_NAME}: holds more than LoRA matrices: {', '.join(extra[:5])}.")
-    return config, weights
-
-
-def _refuse_variants(folder: Path, config: dict[str, Any]) -> None:
-    file = folder / CONFIG_NAME
-    if config.get("peft_type") != "LORA":
-        raise ModelError(f"{file}: peft_type is {config.get('peft_type')!r}; only LORA can be read.")
-    patterns = () if config.get("target_parameters") else ("rank_pattern", "alpha_pattern")
-    for field in (*patterns, "modules_to_save"):
-        if config.get(field):
-            raise ModelError(f"{file}: {field} is set, which is not supported here.")
-    if config.get("bias", "none") != "none":
-        raise ModelError(f"{file}: bias is {config['bias']!r}; only none is supported here.")
-    init = config.get("init_lora_weights")
-    if isinstance(init, str) and init.startswith(_OTHER_INITS):
+    if extra := sorted(key for key in tensors if any(part.startswith(_ADDED) for part in key.split("."))):
         raise ModelError(
-            f"{file}: init_lora_weights is {init!r}: these weights belong to a changed base. Save them with PEFT's "
-            "path_initial_model_for_weight_conversion, which makes them a plain LoRA."
+            f"{folder / WEIGHTS_NAME}: holds more than LoRA matrices: {', '.join(extra[:5])} ({len(extra)} in all). "
+            "Merge the adapter into its base with PEFT (merge_and_unload) and give the merged model as --model."
         )
+    copies = {key.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor for key, tensor in tensors.items()}
+    return AdapterFile(config, weights, copies)

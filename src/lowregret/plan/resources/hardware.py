@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lowregret.errors import LowregretError, SpecError, did_you_mean
+from lowregret.strict_json import to_json
 
 CATALOGUE = Path(__file__).with_name("hardware.json")
 GPU_UTILISATION = 0.4
@@ -118,7 +119,7 @@ def this_cpu() -> Hardware:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps(device.__dict__), encoding="utf-8")
+        beside.write_text(to_json(device.__dict__), encoding="utf-8")
         beside.replace(file)
     except OSError:
         pass  # measured again next time

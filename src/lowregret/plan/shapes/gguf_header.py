@@ -1,29 +1,18 @@
-"""The shapes of a .gguf file, from the names and sizes of its tensors; nothing but the header is read.
-
-The format is that of the GGUF specification, versions 2 and 3 (ggml, docs/gguf.md): magic, version, counts, metadata as
-key, type and value, then for each tensor its name, its dimensions (fastest first), its type and its offset.
-"""
+"""The shapes of a .gguf file, from the names and sizes of its tensors; nothing but the header is read."""
 
 from __future__ import annotations
 
-import mmap
-import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowregret.errors import ModelError
+from lowregret.models.gguf.header import Tensor, read_header
 from lowregret.plan.shapes.layouts.builder import LAYER, ConfigReader
 from lowregret.plan.shapes.layouts.families import FAMILIES, Family
 from lowregret.plan.shapes.layouts.mixers import window
 from lowregret.plan.shapes.weights import AttentionLayers, Shapes, Weight, WeightKind
 
-_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-_LONGEST_ARRAY = 4096
-"""Longer ones are a tokenizer's: skipped."""
 _DTYPES = {0: "float32", 1: "float16", 30: "bfloat16"}
 _FAMILY_NAMES = {
     "qwen2moe": "qwen2_moe",
@@ -66,29 +55,14 @@ _MODULES = {
 """What transformers, which loads the file, calls the modules."""
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    name: str
-    shape: tuple[int, ...]
-    """Slowest dimension first."""
-    type: int
-
-
 def read_gguf(path: Path, name: str) -> Shapes:
-    """The shapes of the model in the .gguf file at `path`, which messages call `name`.
+    """The shapes of the model in the .gguf file at `path`, all its parts, which messages call `name`.
 
-    ModelError: it is no GGUF file, cut off in its header, or holds no language model.
+    ModelError: as `read_header`.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            metadata, tensors = _header(data, name)
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError, OSError) as error:
-        raise ModelError(f"{name}: its header cannot be read ({error}): it is no GGUF file, or is cut off.") from error
-    architecture = str(metadata.get("general.architecture", ""))
-    fields = {key.removeprefix(f"{architecture}."): value for key, value in metadata.items()}
-    embedding = next((t for t in tensors if t.name == "token_embd.weight"), None)
-    if embedding is None or not isinstance(fields.get("block_count"), int):
-        raise ModelError(f"{name}: holds no language model (general.architecture {architecture!r}).")
+    header = read_header(path, name)
+    architecture, fields, tensors = header.architecture, header.fields, header.tensors
+    embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     weights, experts = _weights(tensors)
     model_type = _FAMILY_NAMES.get(architecture, architecture.replace("-", "_"))
     sizes: Counter[int] = Counter()
@@ -96,6 +70,7 @@ def read_gguf(path: Path, name: str) -> Shapes:
         sizes[tensor.type] += Weight("", "other", tensor.shape, 1, 1).size
     main = sizes.most_common(1)[0][0]
     chosen = fields.get("expert_used_count") or 0
+    parts = f" and its {len(header.parts) - 1} other parts" if len(header.parts) > 1 else ""
     return Shapes(
         name=name,
         family=model_type,
@@ -109,63 +84,11 @@ def read_gguf(path: Path, name: str) -> Shapes:
         weights=tuple(_activate(weight, experts, chosen) for weight in weights),
         attention=_attention(fields, tensors, FAMILIES.get(model_type, FAMILIES["llama"])),
         dtype=_DTYPES.get(main, "quantized"),
-        notes=(f"Shapes from the header of {path.name}.",),
+        notes=(f"Shapes from the header of {path.name}{parts}.",),
     )
 
 
-def _header(data: mmap.mmap, name: str) -> tuple[dict[str, Any], list[_Tensor]]:
-    magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data)
-    if magic != b"GGUF" or version not in (2, 3):
-        raise ModelError(f"{name}: is no GGUF file of version 2 or 3 (it starts with {magic!r}, version {version}).")
-    reader = _Reader(data, 24)
-    metadata = {reader.string(): reader.value(reader.number("I")) for _ in range(pairs)}
-    found = []
-    for _ in range(tensors):
-        tensor = reader.string()
-        dimensions = struct.unpack_from(f"<{(count := reader.number('I'))}Q", data, reader.at)
-        reader.at += 8 * count
-        found.append(_Tensor(tensor, tuple(reversed(dimensions)), reader.number("I")))
-        reader.at += 8  # its offset in the file
-    return metadata, found
-
-
-class _Reader:
-    """A place in the file that moves on."""
-
-    def __init__(self, data: mmap.mmap, at: int) -> None:
-        self.data = data
-        self.at = at
-
-    def number(self, code: str) -> int:
-        value: int = struct.unpack_from("<" + code, self.data, self.at)[0]
-        self.at += struct.calcsize("<" + code)
-        return value
-
-    def string(self) -> str:
-        length = self.number("Q")
-        self.at += length
-        return self.data[self.at - length : self.at].decode("utf-8")
-
-    def value(self, kind: int) -> Any:
-        """Numbers, strings and short arrays; None for a long array, which is passed over."""
-        if kind == _STRING:
-            return self.string()
-        if kind != _ARRAY:
-            return self.number(_FORMATS[kind])
-        inner, count = self.number("I"), self.number("Q")
-        if count <= _LONGEST_ARRAY:
-            return [self.value(inner) for _ in range(count)]
-        if inner == _STRING:
-            at, data, length = self.at, self.data, struct.Struct("<Q").unpack_from
-            for _ in range(count):
-                at += 8 + length(data, at)[0]
-            self.at = at
-        else:
-            self.at += count * struct.calcsize("<" + _FORMATS[inner])
-        return None
-
-
-def _weights(tensors: list[_Tensor]) -> tuple[list[Weight], int]:
+def _weights(tensors: Sequence[Tensor]) -> tuple[list[Weight], int]:
     """The tensors as weights, and how many experts a layer has."""
     layers: dict[tuple[str, WeightKind, tuple[int, ...]], list[int]] = {}
     outside: list[Weight] = []
@@ -194,7 +117,7 @@ def _weights(tensors: list[_Tensor]) -> tuple[list[Weight], int]:
     return [*inside, *outside], experts
 
 
-def _outside(tensor: _Tensor) -> Weight:
+def _outside(tensor: Tensor) -> Weight:
     named: Mapping[str, tuple[str, WeightKind]] = {
         "token_embd.weight": ("model.embed_tokens.weight", "embedding"),
         "output.weight": ("lm_head.weight", "unembedding"),
@@ -224,7 +147,7 @@ def _activate(weight: Weight, experts: int, chosen: int) -> Weight:
     return Weight(weight.name, weight.kind, weight.shape, layers * experts, layers * chosen, layers=weight.layers)
 
 
-def _attention(fields: Mapping[str, Any], tensors: list[_Tensor], family: Family) -> tuple[AttentionLayers, ...]:
+def _attention(fields: Mapping[str, Any], tensors: Sequence[Tensor], family: Family) -> tuple[AttentionLayers, ...]:
     groups: Counter[tuple[int, int, int, int, int | None]] = Counter()
     pattern = fields.get("attention.sliding_window_pattern")
     values: dict[str, Any] = {"sliding_window": fields.get("attention.sliding_window")}
@@ -242,7 +165,7 @@ def _attention(fields: Mapping[str, Any], tensors: list[_Tensor], family: Family
     return tuple(AttentionLayers(layers, *key) for key, layers in groups.items())
 
 
-def _softmax_layers(tensors: list[_Tensor]) -> Iterator[int]:
+def _softmax_layers(tensors: Sequence[Tensor]) -> Iterator[int]:
     seen = set()
     for tensor in tensors:
         parts = tensor.name.split(".")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -16,13 +15,17 @@ from typing import Any
 
 from lowregret.report.charts.theme import config
 from lowregret.report.pages.tables import text
+from lowregret.strict_json import to_json
 
 
-def document(title: str, version: str, body: str, specs: dict[str, Any]) -> str:
+def document(
+    title: str, version: str, body: str, specs: dict[str, Any], made_from: str = "the records in this folder"
+) -> str:
     """A page that needs no network: its style, its scripts, its figures' specifications by key, and its body."""
     own = files("lowregret.report.pages")
     style = own.joinpath("page.css").read_text(encoding="utf-8")
-    scripts = (_vega(), own.joinpath("page.js").read_text(encoding="utf-8"))
+    drawing = (_vega(),) if specs else ()
+    scripts = (*drawing, own.joinpath("page.js").read_text(encoding="utf-8"))
     data = {"charts": specs, "themes": {"light": config("light"), "dark": config("dark")}}
     return "\n".join(
         (
@@ -33,7 +36,7 @@ def document(title: str, version: str, body: str, specs: dict[str, Any]) -> str:
             f"<title>{escape(title)}</title>",
             f"<style>\n{style}</style>\n</head>\n<body>\n<main>",
             body,
-            f"</main>\n<footer>Written by lowregret {escape(version)} from the records in this folder.</footer>",
+            f"</main>\n<footer>Written by lowregret {escape(version)} from {escape(made_from)}.</footer>",
             f'<script type="application/json" id="data">{_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body>\n</html>\n",
@@ -58,7 +61,7 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 def _json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return to_json(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def section(key: str, title: str, body: str) -> str:
@@ -85,7 +88,7 @@ def figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
 
 def reproduce(command: str, spec: Any) -> str:
     """The way to do it again: the command, and the spec that it stands for."""
-    resolved = json.dumps(spec, indent=2, ensure_ascii=False)
+    resolved = to_json(spec, indent=2, ensure_ascii=False)
     return (
         f'<pre class="command" tabindex="0"><code>{escape(command)}</code></pre>\n'
         "<details><summary>The resolved spec, every default filled in</summary>\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from lowregret.report.charts import words
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import MethodResult
+from lowregret.strict_json import to_json
 
 Row = TypeVar("Row")
 NONE = "–"
@@ -118,7 +118,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             found += _flat(value, f"{name}.")
         else:
-            said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            said = value if isinstance(value, str) else to_json(value, ensure_ascii=False, default=str)
             found.append((name, said))
     return found
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowregret.errors import DivergedError, ModelError
+from lowregret.errors import DivergedError, ModelError, SpecError
 from lowregret.export.peft import load_adapter
 from lowregret.lora.formats.peft import read_adapter
 from lowregret.spec import RL, TrainingSpec
 from lowregret.train.inputs import grading, make_engine, make_workload, open_inputs
 from lowregret.train.members import TrialOutcome
 from lowregret.train.rl.rollout import Rollout, draw_seed
-from lowregret.train.rl.sampling import Sampling
+from lowregret.train.rl.sampling import Sampling, sampling_lines, ungraded
 from lowregret.train.rl.work import EVALUATION_SEED, RLWorkload
 
 
@@ -38,17 +38,19 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     """The rewards of the base `spec.model`, or of an adapter on it, on the held-out problems of `spec.objective`.
 
     The mean is the last `test_reward` of the training that made the adapter, for the same held-out problems: to the bit
-    in float32 on one device. SpecError for the task, DataError for its rows, DivergedError when the policy gives no
-    probabilities, ModelError when not even one row fits in memory.
+    in float32 on one device. SpecError for the task, or when it can grade no completion, DataError for its rows,
+    DivergedError when the policy gives no probabilities, ModelError when not even one row fits in memory.
     """
     assert isinstance(spec.objective, RL)
     if adapter is not None:
         read_adapter(adapter)  # what is wrong with it is said before the problems are read
     inputs = open_inputs(spec, say)
     engine = make_engine(spec, inputs.source)
+    for line in sampling_lines(engine, spec.objective):
+        say(line)
     policy = "base"
     if adapter is not None:
-        policy = load_adapter(engine, "adapter", adapter).name
+        policy = load_adapter(engine, "adapter", adapter, say).name
     with grading(spec) as grader:
         workload = make_workload(inputs, engine, grader, say)
         assert isinstance(workload, RLWorkload)
@@ -61,7 +63,10 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
         if not all(sample.finite for sample in samples):
             raise DivergedError(f"{adapter or spec.model}: its probabilities are not finite.")
         grades = workload.grade([(sample.text, sample.prompt.problem) for sample in samples])
-    rewards = [math.fsum(group) / count for group in Rollout(samples, grades, count).groups]
+    rollout = Rollout(samples, grades, count)
+    if rollout.failure is not None:
+        raise SpecError(ungraded(spec.objective, rollout))
+    rewards = [math.fsum(group) / count for group in rollout.groups]
     passed = [grade.reward >= 1 for grade in grades]
     return Rewards(
         reward=math.fsum(rewards) / len(rewards),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowregret.data.chat.template import ChatFormat, chat_format
+from lowregret.data.chat.template import ChatFormat, chat_format, choose_template
 from lowregret.data.readers.base import BrokenRow, OpenSource
 from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import bad_row
@@ -51,6 +51,7 @@ def prepare_problems(
     kept = [problem for problem in train if problem.prompt not in judged]
     if len(kept) < len(train):
         say(f"{len(train) - len(kept):,} training problems are also held out: removed")
+    choose_template(tokenizer, spec.chat_template)
     form = chat_format(tokenizer)
     if form.template is None:
         say("the tokenizer has no chat template: a prompt is followed by a blank line")
@@ -116,6 +117,8 @@ def _read(source: OpenSource, split: str, spec: DataSpec, task: Task, say: Calla
     """The problems of a split, in order; bad rows end it, or are skipped and said."""
     found: list[Problem] = []
     bad: list[tuple[int, str]] = []
+    for note in source.notes:
+        say(f"{source.name}: {note}")
     for line, record in source.load(split):
         try:
             if isinstance(record, BrokenRow):
@@ -123,10 +126,11 @@ def _read(source: OpenSource, split: str, spec: DataSpec, task: Task, say: Calla
             found.append(task.problem(record, spec.prompt_field, spec.completion_field))
         except DataError as error:
             if not spec.skip_bad_rows:
-                raise bad_row(source.name, source.numbering, line, str(error)) from None
+                raise bad_row(source.places, line, str(error)) from None
             bad.append((line, str(error)))
     if bad:
-        say(f"{source.name}: {len(bad):,} bad rows skipped; the first, {source.numbering} {bad[0][0]}: {bad[0][1]}")
+        number, reason = bad[0]
+        say(f"{source.name}: {len(bad):,} bad rows skipped; the first, {source.places.short(number)}: {reason}")
     if not found:
         raise DataError("holds no problem.", source=source.name)
     return found

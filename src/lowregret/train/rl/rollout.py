@@ -15,8 +15,8 @@ from torch import Tensor
 from lowregret.data.batches import Batch, collate
 from lowregret.data.example import Example
 from lowregret.engine import Completion
-from lowregret.runs.records import RewardMetric
-from lowregret.tasks import Grade
+from lowregret.runs.records import Metric, RewardMetric
+from lowregret.tasks import Grade, total_failure
 from lowregret.train.rl.problems import Prompt
 
 STD_EPSILON = 1e-4
@@ -62,6 +62,11 @@ class Rollout:
         """The rewards, group by group."""
         rewards = [grade.reward for grade in self.grades]
         return [rewards[start : start + self.size] for start in range(0, len(rewards), self.size)]
+
+    @property
+    def failure(self) -> str | None:
+        """Why not one of the samples could be graded; None when one could."""
+        return total_failure(self.grades)
 
     @property
     def dropped(self) -> int:
@@ -152,6 +157,23 @@ def measure(rollout: Rollout, gaps: tuple[float, float] | None, kl: float | None
         dropped_groups=rollout.dropped,
         bits=math.fsum(len(group) * entropy_bits(group) for group in rollout.groups),
         failures=sum(grade.failure is not None for grade in grades),
+    )
+
+
+def unmoved(metrics: Sequence[Metric]) -> str | None:
+    """What to say of a trial in which every group of every step was dropped; None of any other.
+
+    A step without a group has no update: neither a KL penalty nor weight decay moves the weights then.
+    """
+    steps = [metric.rl for metric in metrics if metric.rl is not None]
+    if not steps or any(step.dropped_groups < step.groups for step in steps):
+        return None
+    rewards = {step.reward for step in steps}
+    what = f"every completion was rewarded {rewards.pop():g}" if len(rewards) == 1 else "rewards differ between groups"
+    return (
+        f"the weights did not move: in none of {len(steps)} steps did completions of one problem get different rewards "
+        f"({what}). Reward what tells them apart, or raise --group-size, or take problems that the base solves "
+        "sometimes"
     )
 
 

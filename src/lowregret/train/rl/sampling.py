@@ -10,6 +10,7 @@ from lowregret.engine import Completion, Engine, SamplingParams
 from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.sampling.vllm import VllmSampler
 from lowregret.export.peft import export_policy
+from lowregret.models.stops import stops
 from lowregret.runs.files import FAILURES
 from lowregret.runs.metrics import append_lines
 from lowregret.spec import RL
@@ -25,16 +26,30 @@ Grading = Callable[[Sequence[tuple[str, Problem]]], list[Grade]]
 
 def sampling_params(engine: Engine, objective: RL) -> SamplingParams:
     """How completions are drawn, in training and in evaluations alike."""
-    ends = {engine.base.tokenizer.eos_token_id}
-    generation = getattr(engine.model, "generation_config", None)
-    configured = getattr(generation, "eos_token_id", None)
-    ends.update(configured if isinstance(configured, list | tuple) else [configured])
+    ends = stops(engine.base)
     return SamplingParams(
         max_tokens=objective.max_tokens,
         temperature=objective.temperature,
         top_p=objective.top_p,
-        stop_ids=tuple(sorted(end for end in ends if end is not None)),
-        stop_texts=objective.stop,
+        stop_ids=ends.ids,
+        stop_texts=(*objective.stop, *ends.texts),
+    )
+
+
+def sampling_lines(engine: Engine, objective: RL) -> list[str]:
+    """What to say before completions are drawn: where they end, if that is not plain, and that they come slowly."""
+    return stops(engine.base).lines(objective.stop) + (
+        [] if objective.sampler == "vllm" else engine.sampling_path.lines()
+    )
+
+
+def ungraded(objective: RL, rollout: Rollout) -> str:
+    """What to say where not one of the samples could be graded."""
+    late = " Allow more time by --time-limit." if "took longer than" in str(rollout.failure) else ""
+    return (
+        f"task {objective.task!r}: none of {len(rollout.samples)} completions could be graded; the first: "
+        f"{rollout.failure}.{late} Correct the reward function; for a completion that is merely wrong, let it return a "
+        "reward and not raise."
     )
 
 
@@ -99,7 +114,10 @@ class Sampling:
         return Rollout(samples, grades, size)
 
     def _finished(self, prompt: Prompt, completion: Completion) -> Sample:
-        """A completion with the text that is graded."""
-        text = str(self._engine.base.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
-        ends = [place for stop in self._objective.stop if (place := text.find(stop)) >= 0]
+        """A completion with the text that is graded: without what ended it, which need not be a special token."""
+        ids = list(completion.token_ids)
+        if completion.finished and ids[-1] in self._params.stop_ids:
+            ids.pop()
+        text = str(self._engine.base.tokenizer.decode(ids, skip_special_tokens=True))
+        ends = [place for stop in self._params.stop_texts if (place := text.find(stop)) >= 0]
         return Sample(prompt, completion, text[: min(ends)] if ends else text)

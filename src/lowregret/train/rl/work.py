@@ -19,6 +19,7 @@ from lowregret.data.batches import Batch, batch_indices
 from lowregret.engine import Engine, PassResult
 from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.losses import LOSSES, Loss, entropy_bonus, k3, kl_penalty
+from lowregret.errors import SpecError
 from lowregret.runs.files import FAILURES, TRANSCRIPTS
 from lowregret.runs.metrics import append_lines
 from lowregret.runs.records import ExampleRewards
@@ -27,7 +28,7 @@ from lowregret.train.checkpoint import Progress
 from lowregret.train.members import Evaluation, Member, Stepper, StepResult, TrialOutcome, enter
 from lowregret.train.rl.problems import Prompt
 from lowregret.train.rl.rollout import Rollout, Sample, batches, column, draw_seed, measure
-from lowregret.train.rl.sampling import Grading, Sampling
+from lowregret.train.rl.sampling import Grading, Sampling, ungraded
 from lowregret.train.step import Passes, forget_gradients, scheduled_params, update
 
 EVALUATION_SEED = -1
@@ -131,7 +132,8 @@ class RLStepper:
     def __call__(self, members: Sequence[Member]) -> tuple[dict[str, StepResult | TrialOutcome], float]:
         """One step of each: what became of it, and the seconds that it took.
 
-        A member ends here when its probabilities or its loss are not finite. LivenessError when a matrix is dead.
+        A member ends here when its probabilities or its loss are not finite, or none of its samples can be graded.
+        LivenessError when a matrix is dead.
         """
         began = time.perf_counter()
         self._passes.measure()
@@ -174,8 +176,15 @@ class RLStepper:
                 found[member.name] = self._evaluation(member, samples, count, step)
         return found
 
-    def _evaluation(self, member: Member, samples: Sequence[Sample], count: int, step: int) -> Evaluation:
+    def _evaluation(
+        self, member: Member, samples: Sequence[Sample], count: int, step: int
+    ) -> Evaluation | TrialOutcome:
+        """What held-out samples say; SpecError when none of the first evaluation's can be graded."""
         rollout = self._sampling.graded(member.folder, samples, count, step)
+        if rollout.failure is not None and step == 0:
+            raise SpecError(f"{ungraded(self._objective, rollout)} Nothing was trained.")
+        if rollout.failure is not None:
+            return TrialOutcome("failed", error=f"after step {step}: {ungraded(self._objective, rollout)}")
         rewards = tuple(math.fsum(group) / count for group in rollout.groups)
         lengths = [len(sample.completion.token_ids) for sample in samples]
         shown = zip(samples[: _SHOWN * count], rollout.grades, strict=False)
@@ -210,7 +219,12 @@ class RLStepper:
             elif not all(sample.finite for sample in samples):
                 found[member.name] = TrialOutcome("diverged", error=f"probabilities are not finite in step {step}.")
             else:
-                rollouts[member.name] = self._sampling.graded(member.folder, samples, size, step)
+                rollout = self._sampling.graded(member.folder, samples, size, step)
+                if rollout.failure is None:
+                    rollouts[member.name] = rollout
+                else:
+                    error = f"in step {step}: {ungraded(self._objective, rollout)}"
+                    found[member.name] = TrialOutcome("failed", error=error)
         return rollouts, found
 
     def _update(

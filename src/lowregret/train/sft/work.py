@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowregret.data.batches import batch_indices, collate
 from lowregret.data.example import Example
+from lowregret.data.table import supervised_counts, token_counts
 from lowregret.engine import Engine, StepParams
 from lowregret.engine.footprint import max_tokens
 from lowregret.runs.records import ExampleLosses
@@ -39,7 +40,7 @@ class SFTWorkload:
     @property
     def test_tokens(self) -> int:
         """Supervised tokens of the held-out examples."""
-        return sum(example.supervised_tokens for example in self.test)
+        return int(supervised_counts(self.test).sum())
 
     def stepper(self) -> Stepper:
         """What its trials do in a round."""
@@ -48,7 +49,7 @@ class SFTWorkload:
     def has_room(self, members: int, policies: Sequence[str]) -> bool:
         """Whether the rows of so many trials fit in one pass: with more, steps are only cut into more passes."""
         rows = min(self.spec.micro_batch_size or self.spec.batch_size, self.spec.batch_size)
-        length = sum(len(example.token_ids) for example in self.train) / len(self.train)
+        length = int(token_counts(self.train).sum()) / len(self.train)
         return members * rows * length <= pass_tokens(self, policies)
 
 
@@ -93,7 +94,7 @@ def evaluate_within_memory(
 
 def pass_tokens(workload: SFTWorkload, policies: Sequence[str]) -> int:
     """Tokens of a pass of these policies: what the spec's memory, or else a share of the device's, allows."""
-    longest = max(len(example.token_ids) for example in workload.train)
+    longest = int(token_counts(workload.train).max())
     return max_tokens(workload.engine, policies, activation_budget(workload.spec), longest=longest)
 
 
@@ -102,7 +103,7 @@ class SFTStepper:
 
     def __init__(self, workload: SFTWorkload) -> None:
         self.workload = workload
-        self._passes = Passes(workload.engine, workload.spec, max(len(example.token_ids) for example in workload.train))
+        self._passes = Passes(workload.engine, workload.spec, int(token_counts(workload.train).max()))
         self._uniform = math.log(workload.engine.model.get_output_embeddings().weight.shape[0])
 
     def enter(self, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:

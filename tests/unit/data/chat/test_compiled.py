@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template
+from byte_tokenizers import byte_tokenizer
+from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template, render
 from lowregret.data.chat.template import chat_format
 from lowregret.errors import ModelError
 from lowregret.models.load import load_tokenizer, resolve
@@ -17,7 +17,9 @@ CHAT = [
     {"role": "system", "content": "Be nice & <short>."},
     {"role": "user", "content": "Straße? «да»"},
     {"role": "assistant", "content": "No.\n", "reasoning": "They ask."},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": None}}}]},
 ]
+TOOL = {"type": "function", "function": {"name": "f", "description": "<d>", "parameters": {}}}
 TEMPLATES = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% break %}{% endif %}{{ m.content }}\n{% endfor %}",
     "{% for m in messages %}\n    {% if m.role == 'system' %}{% continue %}{% endif %}\n<{{ m }}>\n{% endfor %}",
@@ -25,15 +27,19 @@ TEMPLATES = (
     "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in [1] %}{% set ns.n = loop.index %}{% endfor %}{{ ns.n }}{{ bos_token }}",
     "{% for m in messages %}{{ m.reasoning_content or '-' }}{{ m.thinking or '-' }}{% endfor %}",
+    "{% for m in messages %}{{ m.keys() | list }}{{ m.content is defined }}{% endfor %}{{ tools | tojson }}",
     "{{ 'tools' if tools else 'none' }}{{ add_generation_prompt }}{{ nothing }}",
 )
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_writes_what_transformers_writes(template: str) -> None:
-    names = {"bos_token": "<s>"}
-    (expected,), _ = render_jinja_template([CHAT], chat_template=template, **names)
-    assert FolderTemplate(template, names).render(CHAT) == expected
+    tokenizer = byte_tokenizer(template, ("<s>",), eos=None, bos="<s>")
+    expected = tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert FolderTemplate(template, {"bos_token": "<s>"}).render(CHAT) == expected
+    for tools in (None, [TOOL]):
+        expected = tokenizer.apply_chat_template(CHAT, tools=tools, tokenize=False, add_generation_prompt=True)
+        assert render(template, CHAT, tools, {"bos_token": "<s>"}, add_generation_prompt=True) == expected
 
 
 def test_a_date_stays() -> None:

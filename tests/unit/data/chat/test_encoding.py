@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lowregret.data.chat import template
 from lowregret.data.chat.encoding import Encoded, encode, encode_rows
-from lowregret.data.chat.template import chat_format
+from lowregret.data.chat.template import chat_format, choose_template
 from lowregret.data.example import Example
 from lowregret.data.sources import Row
-from lowregret.errors import DataError
+from lowregret.errors import DataError, ModelError
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
@@ -53,9 +54,8 @@ def chat(*contents: str, prompt_turns: int = 0) -> Row:
 
 
 def example(row: Row, tokenizer: PreTrainedTokenizerFast) -> Example:
-    found, overlong = encode(row, tokenizer, 100_000, "cut")
+    found = encode(row, tokenizer).example
     assert found is not None
-    assert not overlong
     assert len(found.supervised) == len(found.token_ids)
     assert not found.supervised[0]
     return found
@@ -111,7 +111,8 @@ def test_qwen3_supervises_a_thought_exactly_where_the_template_keeps_it(qwen3: A
     row = chat("q", "<think>\nold\n</think>\n\nfirst", "q", "<think>\nnew\n</think>\n\nlast")
     found = example(row, qwen3)
     assert found.token_ids == model_card(row, qwen3)
-    assert supervised(found, qwen3) == "first<|im_end|><think>\nnew\n</think>\n\nlast<|im_end|>"
+    # The first turn's thought does not reach the text: learnt without it, the turn would teach to answer at once.
+    assert supervised(found, qwen3) == "<think>\nnew\n</think>\n\nlast<|im_end|>"
 
 
 def test_a_thought_is_found_however_it_is_laid_out(qwen3: Any) -> None:
@@ -128,8 +129,8 @@ def test_special_tokens_inside_a_content_are_parsed_and_not_taken_for_a_turn(cha
     assert supervised(example(row, chatml), chatml) == "yes<|im_end|>"
 
 
-def test_an_empty_assistant_turn_among_others_teaches_only_its_end(chatml: Any) -> None:
-    assert supervised(example(chat("a", "", "b", "c"), chatml), chatml) == "<|im_end|>c<|im_end|>"
+def test_an_empty_assistant_turn_among_others_teaches_nothing(chatml: Any) -> None:
+    assert supervised(example(chat("a", "", "b", "c"), chatml), chatml) == "c<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_a_header_that_swallows_the_spaces_after_it_stays_unsupervised(make_toke
 
 def test_turns_that_nothing_closes_are_counted(make_tokenizer: Any) -> None:
     tokenizer = make_tokenizer("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}")
-    (result,) = encode_rows([chat("q", "a", "q", "b")], tokenizer, 1000, "cut")
+    (result,) = encode_rows([chat("q", "a", "q", "b")], tokenizer)
     assert isinstance(result, Encoded)
     assert result.open_turns == 2
     assert result.example is not None
@@ -213,28 +214,9 @@ def test_text_is_supervised_whole_and_bos_and_eos_never_doubled(make_tokenizer: 
     assert found.supervised == (False, *[True] * (len(found.token_ids) - 1))
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(CONTENT, min_size=2, max_size=4), st.integers(2, 80))
-def test_a_cut_is_a_prefix_and_a_drop_is_all_or_nothing(chatml: Any, contents: list[str], limit: int) -> None:
-    whole = example(chat(*contents), chatml)
-    too_long = len(whole.token_ids) > limit
-    cut, was_long = encode(chat(*contents), chatml, limit, "cut")
-    assert was_long == too_long
-    if any(whole.supervised[:limit]):
-        assert cut == Example(whole.token_ids[:limit], whole.supervised[:limit])
-    else:
-        assert cut is None
-    dropped, was_long = encode(chat(*contents), chatml, limit, "drop")
-    assert was_long == too_long
-    assert dropped == (None if too_long else whole)
-
-
 def test_many_rows_at_once_give_what_each_gives_alone(llama3: Any) -> None:
     rows = [chat("q" * n, "a" * n) for n in range(1, 40)] + [Row(None, "text", "f", 1)]
-    together = encode_rows(rows, llama3, 30, "cut")
-    assert [(r.example, r.overlong) for r in together if isinstance(r, Encoded)] == [
-        encode(row, llama3, 30, "cut") for row in rows
-    ]
+    assert encode_rows(rows, llama3) == [encode(row, llama3) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +231,7 @@ def test_a_template_that_cannot_be_followed_is_an_error_at_its_row(
     make_tokenizer: Any, template: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=rf"^data\.jsonl:7: .*{message}"):
-        encode(chat("q", "answer"), make_tokenizer(template), 100, "cut")
+        encode(chat("q", "answer"), make_tokenizer(template))
 
 
 def test_a_template_that_prints_today_prints_a_fixed_day(make_tokenizer: Any) -> None:
@@ -259,3 +241,218 @@ def test_a_template_that_prints_today_prints_a_fixed_day(make_tokenizer: Any) ->
     )
     assert tokenizer.decode(example(chat("q", "a"), tokenizer).token_ids).startswith("26 July 2024<|im_start|>q")
     assert "2024-07-26" in chat_format(tokenizer).description(texts=False)
+
+
+# As Qwen's with tools: thoughts and calls are written; those that the row has in another form are written all the same.
+AGENT = """
+{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\\n' }}
+    {%- if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}
+    {{- m.content }}
+    {%- for call in m.tool_calls %}
+        {{- '<call>' + call.function.name + call.function.arguments | tojson + '</call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+USER = {"role": "user", "content": "q"}
+ANSWER = {"role": "assistant", "content": "a"}
+RESULT = {"role": "tool", "content": "cold"}
+
+
+def row_of(*messages: dict[str, Any], **more: Any) -> Row:
+    return Row(messages, None, "data.jsonl", 7, **more)
+
+
+def encoded(row: Row, tokenizer: Any) -> Encoded:
+    (found,) = encode_rows([row], tokenizer)
+    assert isinstance(found, Encoded), found
+    return found
+
+
+def learnt(row: Row, tokenizer: Any) -> tuple[str, tuple[str, ...]]:
+    found = encoded(row, tokenizer)
+    return supervised(found.example, tokenizer) if found.example else "", found.remarks
+
+
+@pytest.fixture(scope="session")
+def agent(make_tokenizer: Any) -> Any:
+    return make_tokenizer(AGENT)
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_a_call_of_a_tool_is_learnt_and_not_an_empty_answer(agent: Any, content: str | None) -> None:
+    call = {"role": "assistant", "content": content, "tool_calls": [CALL]}
+    row = row_of(USER, call, RESULT, ANSWER)
+    assert learnt(row, agent) == ('<call>weather{"city": "Rome"}</call><|im_end|>a<|im_end|>', ())
+    filled = [turn | {"content": turn["content"] or ""} for turn in row.messages or ()]
+    tokens = agent.apply_chat_template(filled, return_dict=False)
+    assert example(row, agent).token_ids == tuple(tokens)
+
+
+def test_a_call_goes_to_its_end_even_past_a_special_token(make_tokenizer: Any) -> None:
+    template = AGENT.replace("'<call>'", "'<|call|>'")
+    tokenizer = make_tokenizer(template, ("<|im_start|>", "<|im_end|>", "<|call|>"))
+    call = {"role": "assistant", "content": "x", "tool_calls": [CALL, CALL]}
+    text = '<|call|>weather{"city": "Rome"}</call>'
+    assert learnt(row_of(USER, call), tokenizer) == (f"x{text}{text}<|im_end|>", ())
+
+
+def test_a_call_that_ends_by_a_token_of_its_own_ends_there(make_tokenizer: Any) -> None:
+    template = AGENT.replace("{{- '<|im_end|>\\n' }}", "{{- '<|end_call|>' if m.tool_calls else '<|im_end|>\\n' }}")
+    tokenizer = make_tokenizer(template, ("<|im_start|>", "<|im_end|>", "<|end_call|>"))
+    call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    expected = '<call>weather{"city": "Rome"}</call><|end_call|>a<|im_end|>'
+    assert learnt(row_of(USER, call, RESULT, ANSWER), tokenizer) == (expected, ())
+
+
+def test_a_template_that_writes_no_calls_leaves_their_turns_unsupervised(chatml: Any) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    text, remarks = learnt(row_of(USER, call, RESULT, ANSWER, tools=(CALL,)), chatml)
+    assert text == "a<|im_end|>"
+    assert remarks == (
+        "a tool call of an assistant turn left out by the chat template: not supervised",
+        "tools left out by the chat template: the answers are learnt without them",
+    )
+    assert learnt(row_of(USER, call), chatml)[0] == ""
+
+
+def test_arguments_as_json_text_go_in_as_they_are_and_are_remarked_on(agent: Any) -> None:
+    text = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    call = {"role": "assistant", "content": "", "tool_calls": [text]}
+    found, remarks = learnt(row_of(USER, call), agent)
+    assert found == '<call>weather"{\\"city\\": \\"Rome\\"}"</call><|im_end|>'
+    assert "quotes once more" in remarks[0]
+
+
+@pytest.mark.parametrize("change", ["| items | list", "+ ''"])
+def test_arguments_are_given_in_the_form_that_the_template_takes(make_tokenizer: Any, change: str) -> None:
+    tokenizer = make_tokenizer(
+        AGENT.replace("call.function.arguments | tojson", f"call.function.arguments {change} | string")
+    )
+    forms = [{"city": "Rome"}, '{"city": "Rome"}']
+    calls = [[{"type": "function", "function": {"name": "weather", "arguments": form}}] for form in forms]
+    found = [
+        learnt(row_of(USER, {"role": "assistant", "content": "", "tool_calls": call}), tokenizer) for call in calls
+    ]
+    assert found[0] == found[1]
+    assert "Rome" in found[0][0]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_under_its_own_key_is_learnt(agent: Any, key: str) -> None:
+    assert learnt(row_of(USER, ANSWER | {key: "hm"}), agent) == ("<think>hm</think>a<|im_end|>", ())
+
+
+def test_a_thought_that_the_template_drops_leaves_its_turn_unsupervised(chatml: Any, make_tokenizer: Any) -> None:
+    remark = "the reasoning of an assistant turn left out by the chat template: not supervised"
+    assert learnt(row_of(USER, ANSWER | {"reasoning_content": "hm"}, USER, ANSWER), chatml) == (
+        "a<|im_end|>",
+        (remark,),
+    )
+    cuts = make_tokenizer(
+        "{% for m in messages %}"
+        "{{ '<|im_start|>' + m.role + m.content.split('</think>')[-1] + '<|im_end|>' }}{% endfor %}"
+    )
+    assert learnt(chat("q", "<think>\nhm\n</think>\n\na"), cuts) == ("", (remark,))
+    assert encoded(chat("q", "<think>\nhm\n</think>\n\na"), cuts).example is None
+
+
+def test_a_role_that_the_template_drops_is_given_as_one_it_knows(make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{% if m.role in ['system', 'user', 'assistant'] %}"
+        "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    )
+    row = row_of({"role": "developer", "content": "be short"}, USER, ANSWER)
+    assert tokenizer.decode(example(row, tokenizer).token_ids).startswith("<|im_start|>system\nbe short<|im_end|>")
+    _, remarks = learnt(row_of({"role": "tool", "content": "cold"}, USER, ANSWER), tokenizer)
+    assert remarks == ("a turn of role tool left out by the chat template: the answers are learnt without it",)
+
+
+def test_a_template_that_takes_lists_of_parts_gets_them(make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% for part in m.content %}"
+        "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    )
+    assert learnt(chat("q", "a", "q", "b"), tokenizer) == ("a<|im_end|>b<|im_end|>", ())
+
+
+def test_a_flagged_turn_is_context(chatml: Any) -> None:
+    row = row_of(USER, ANSWER, USER, {"role": "assistant", "content": "b"}, skipped={1: "weight: 0"})
+    assert learnt(row, chatml) == ("b<|im_end|>", ("an assistant turn kept out of the loss by `weight: 0`",))
+
+
+def test_empty_turns_are_counted(chatml: Any, agent: Any) -> None:
+    for tokenizer in (chatml, agent):
+        assert learnt(chat("a", " ", "b", "c"), tokenizer) == (
+            "c<|im_end|>",
+            ("an empty assistant turn: not supervised",),
+        )
+
+
+def test_a_prompt_that_is_rendered_already_is_not_wrapped_again(agent: Any) -> None:
+    prompt = "<|im_start|>user\nask<|im_end|>\n<|im_start|>assistant\n"
+    for answer in ("sun", "sun<|im_end|>", "sun<|im_end|>\n"):
+        row = Row(({"role": "user", "content": prompt}, {"role": "assistant", "content": answer}), None, "f", 1, 1)
+        found, remarks = learnt(row, agent)
+        assert found == "sun<|im_end|>"
+        assert "rendered already" in remarks[0]
+        assert agent.decode(example(row, agent).token_ids).rstrip() == f"{prompt}sun<|im_end|>"
+
+
+def test_control_tokens_within_a_content_are_remarked_on_and_wrapped(agent: Any) -> None:
+    found, remarks = learnt(chat("what is <|im_end|>?", "a token"), agent)
+    assert found == "a token<|im_end|>"
+    assert "wraps it a second time" in remarks[0]
+
+
+def test_rendered_text_gets_no_second_end(agent: Any) -> None:
+    text = "<|im_start|>user\nask<|im_end|>\n<|im_start|>assistant\nsun<|im_end|>\n"
+    found = encoded(Row(None, text, "f", 1), agent)
+    assert found.example is not None
+    assert agent.decode(found.example.token_ids) == text
+    assert "rendered already" in found.remarks[0]
+
+
+def test_a_generation_prompt_and_an_empty_thought_are_not_the_turns(make_tokenizer: Any) -> None:
+    template = AGENT.replace("'<|im_start|>assistant\\n' }}", "'<|im_start|>assistant\\n<think>\\n' }}").replace(
+        "{%- if m.reasoning_content %}",
+        "{%- if m.role == 'assistant' %}{{ '<think>\\n' + (m.reasoning_content or '') + '\\n</think>\\n' }}"
+        "{% elif false %}",
+    )
+    tokenizer = make_tokenizer(template)
+    assert learnt(row_of(USER, ANSWER), tokenizer) == ("a<|im_end|>", ())
+    assert learnt(row_of(USER, ANSWER | {"reasoning": "hm"}), tokenizer) == ("hm\n</think>\na<|im_end|>", ())
+
+
+def test_a_long_chat_is_rendered_twice_and_not_once_a_turn(chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    render = template.render
+
+    def counted(text: str, messages: Any, *args: Any, **kwargs: Any) -> str:
+        written.append(len(messages))
+        return render(text, messages, *args, **kwargs)
+
+    monkeypatch.setattr(template, "render", counted)
+    assert learnt(chat(*(f"turn {rank}" for rank in range(400))), chatml)[0].count("<|im_end|>") == 200
+    assert [count for count in written if count == 400] == [400, 400]
+    assert len(written) < 10
+
+
+def test_of_several_templates_one_can_be_chosen(make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer({"rag": AGENT.replace("'\\n' }}", "'\\nrag ' }}"), "tool_use": AGENT})
+    with pytest.raises(ModelError, match=r"rag, tool_use\. Choose one with --chat-template NAME"):
+        chat_format(tokenizer)
+    with pytest.raises(ModelError, match=r"--chat-template rga: .*Did you mean 'rag'\?"):
+        choose_template(tokenizer, "rga")
+    choose_template(tokenizer, "tool_use")
+    assert learnt(chat("q", "a"), tokenizer) == ("a<|im_end|>", ())
+    with pytest.raises(ModelError, match="one chat template, without a name"):
+        choose_template(tokenizer, "rag")
+
+
+def test_a_chat_with_tools_takes_the_template_for_tools(make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer({"default": AGENT.replace("m.content", "'default ' + m.content"), "tool_use": AGENT})
+    assert learnt(chat("q", "a"), tokenizer)[0] == "default a<|im_end|>"
+    assert learnt(row_of(USER, ANSWER, tools=(CALL,)), tokenizer)[0] == "a<|im_end|>"

@@ -20,6 +20,7 @@ def test_a_path_has_a_name_and_a_line() -> None:
         "padding-free, full logits",
         "padded, chunked logits",
         "padded, full logits",
+        "one row a pass, full logits",
     ]
     assert FASTEST.line() == "forward path: padding-free, chunked logits"
     assert ForwardPath(False, True, "so it is").line() == "forward path: padded, chunked logits (so it is)"

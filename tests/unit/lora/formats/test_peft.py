@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,15 +117,151 @@ def test_numbers_out_of_their_bounds_are_refused(adapter: Path, bases: ModuleTyp
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'.*changed base"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights is 'loftq'.*changed base"),
-        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern is set"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
-        ({"bias": "all"}, "bias is 'all'"),
+        ({"init_lora_weights": "brand_new"}, "init_lora_weights is 'brand_new', which is not known here"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is .*whole matrices.*merge_and_unload"),
+        ({"bias": "all"}, "bias is 'all'.*merge_and_unload"),
+        ({"alora_invocation_tokens": [1022]}, "alora_invocation_tokens is .*aLoRA.*Give a plain LoRA"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is .*repeated layers"),
+        ({"trainable_token_indices": {"embed_tokens": [1]}}, "trainable_token_indices is"),
+        ({"lora_bias": True}, "lora_bias is True"),
+        ({"use_qalora": True}, "use_qalora is True"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying is True"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config is"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora is"),
+        ({"arrow_config": {"top_k": 2}}, "arrow_config is"),
+        ({"enable_lora": [True, False]}, "enable_lora is .*not known here"),
+        ({"of_next_year": {"a": 1}}, "of_next_year is .*not known here, and may change"),
     ],
 )
 def test_variants_that_would_be_read_wrong_are_refused(adapter: Path, fields: dict[str, Any], words: str) -> None:
     change(adapter, **fields)
     with pytest.raises(ModelError, match=f"{CONFIG_NAME}: {words}"):
         read_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"megatron_core": "megatron.core", "qalora_group_size": 16, "use_qalora": False, "lora_bias": False},
+        {"auto_mapping": {"unsloth_fixed": True}, "revision": "main", "peft_version": "0.99", "task_type": None},
+        {"loftq_config": {"loftq_bits": 4}, "eva_config": {"rho": 2}, "corda_config": {}, "velora_config": {"rank": 1}},
+        {"lora_dtype": None, "lorap_lr_ratio": None, "lorap_emb_lr": 1e-06, "of_next_year": None, "another": False},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "eva"},
+        {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {r"layers\.0\..*": 3}},
+    ],
+)
+def test_fields_that_say_nothing_about_what_it_computes_pass(
+    adapter: Path, bases: ModuleType, fields: dict[str, Any]
+) -> None:
+    plain = bases.weights(load_adapter(Engine(bases.small_base("llama")), "again", adapter))
+    change(adapter, **fields)
+    assert bases.same(bases.weights(load_adapter(Engine(bases.small_base("llama")), "again", adapter)), plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rank_pattern": {"q_proj": 4}}, r"r is 4, but the matrix A of .*q_proj has rank 3"),
+        ({"alpha_pattern": {"q_proj": "high"}}, r"its patterns give .*q_proj the rank 3 and the alpha 'high'"),
+        ({"alpha_pattern": {"q_proj": 0}}, r"the alpha 0"),
+        ({"rank_pattern": {"(": 4}}, r"rank_pattern or alpha_pattern cannot be read"),
+        ({"alpha_pattern": {"q_proj": 9}, "init_lora_weights": "pissa"}, r"alpha_pattern are not supported with"),
+        ({"exclude_modules": ["q_proj"]}, r"has .*q_proj, which adapter_config\.json does not select"),
+        ({"layers_to_transform": 1}, r"has lm_head, which adapter_config\.json does not select"),
+        ({"target_modules": ["q_proj"]}, r"has lm_head, which adapter_config\.json does not select"),
+    ],
+)
+def test_patterns_and_selections_that_the_weights_do_not_follow_are_refused(
+    adapter: Path, bases: ModuleType, fields: dict[str, Any], words: str
+) -> None:
+    change(adapter, **fields)
+    engine = Engine(bases.small_base("llama"))
+    with pytest.raises(ModelError, match=words):
+        load_adapter(engine, "again", adapter)
+    assert engine.policies == {}
+
+
+@pytest.mark.parametrize("targets", [None, r".*\.(q|k|v|o|up|down|gate)_proj|lm_head", ["q_proj", "lm_head"]])
+def test_a_file_that_lacks_a_layer_is_told_with_a_count(adapter: Path, bases: ModuleType, targets: Any) -> None:
+    """What a save that was cut off leaves; PEFT warns of missing adapter keys."""
+    change(adapter, target_modules=targets)
+    kept = ("q_proj", "lm_head") if isinstance(targets, list) else ("",)
+    rewrite(adapter, lambda t: [t.pop(k) for k in list(t) if not any(part in k for part in kept)])
+    rewrite(adapter, lambda tensors: [tensors.pop(key) for key in list(tensors) if ".layers.1." in key])
+    lines: list[str] = []
+    load_adapter(Engine(bases.small_base("llama")), "again", adapter, lines.append)
+    lacking, whole = (1, 3) if isinstance(targets, list) else (7, 15)
+    assert len(lines) == 1
+    assert f"lacks {lacking} of the {whole} matrices" in lines[0]
+    assert "the first is model.layers.1.self_attn.q_proj" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"layers_to_transform": [0]},
+        {"layers_to_transform": 0, "layers_pattern": "layers"},
+        {"exclude_modules": r"model\.layers\.1\..*"},
+        {"exclude_modules": [f"layers.1.self_attn.{name}_proj" for name in "qk"]},
+    ],
+)
+def test_layers_that_were_left_out_on_purpose_are_not_missing(
+    adapter: Path, bases: ModuleType, fields: dict[str, Any]
+) -> None:
+    rewrite(
+        adapter, lambda t: [t.pop(k) for k in list(t) if "layers.0.self_attn.q" not in k and "0.self_attn.k" not in k]
+    )
+    change(adapter, target_modules=["q_proj", "k_proj"], **fields)
+    lines: list[str] = []
+    load_adapter(Engine(bases.small_base("llama")), "again", adapter, lines.append)
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("llama", False),
+        ("Meta/LLAMA", False),
+        ("/data/models--meta--Llama/snapshots/0a1b", False),
+        ("./llama/", False),
+        (None, False),
+        ("", False),
+        ("unsloth/llama-bnb-4bit", True),
+        ("gpt2", True),
+    ],
+)
+def test_an_adapter_of_a_base_of_another_name_is_told(
+    adapter: Path, bases: ModuleType, named: str | None, told: bool
+) -> None:
+    change(adapter, base_model_name_or_path=named)
+    lines: list[str] = []
+    load_adapter(Engine(bases.small_base("llama")), "again", adapter, lines.append)
+    assert bool(lines) is told
+    assert not told or f"made on {named}; it is put on llama" in lines[0]
+
+
+def test_copies_of_the_bases_weights_are_compared_and_passed_over(adapter: Path, bases: ModuleType) -> None:
+    """PEFT saves them of an adapted unembedding, of a resized embedding, or when it is told to."""
+    own = bases.small_base("llama").model.state_dict()
+    plain = bases.weights(load_adapter(Engine(bases.small_base("llama")), "again", adapter))
+    prefix = "base_model.model."
+    copies = {
+        prefix + "lm_head.base_layer.weight": own["lm_head.weight"].clone(),
+        prefix + "model.embed_tokens.weight": own["model.embed_tokens.weight"].bfloat16(),
+        prefix + "model.layers.0.mlp.up_proj.base_layer.weight": own["model.layers.0.mlp.up_proj.weight"].clone(),
+    }
+    rewrite(adapter, lambda tensors: tensors.update(copies))
+    assert bases.same(bases.weights(load_adapter(Engine(bases.small_base("llama")), "again", adapter)), plain)
+    trained = copies[prefix + "model.embed_tokens.weight"].clone()
+    trained[3] += 1
+    resized = torch.cat([trained, trained[:2]])
+    for other, words in ((trained, "with other values than this base has"), (resized, r"as \(66, 16\); this base has")):
+        rewrite(adapter, lambda t, other=other: t.update({prefix + "model.embed_tokens.weight": other}))
+        engine = Engine(bases.small_base("llama"))
+        with pytest.raises(ModelError, match=f"holds model.embed_tokens.weight.* {words}"):
+            load_adapter(engine, "again", adapter)
+        assert engine.policies == {}
 
 
 @pytest.mark.parametrize("file", [CONFIG_NAME, WEIGHTS_NAME])
@@ -138,10 +275,15 @@ def test_a_damaged_adapter_is_refused(adapter: Path, file: str, damage: str) -> 
         read_adapter(adapter)
 
 
-def test_tensors_that_are_no_lora_are_refused(adapter: Path) -> None:
-    rewrite(adapter, lambda tensors: tensors.update({"base_model.model.lm_head.bias": torch.zeros(3)}))
-    with pytest.raises(ModelError, match=r"more than LoRA matrices: base_model\.model\.lm_head\.bias"):
-        read_adapter(adapter)
+def test_tensors_that_are_no_lora_are_refused(adapter: Path, engine: Engine) -> None:
+    for key in ("model.embed_tokens.lora_embedding_A", "lm_head.lora_B.bias", "lm_head.modules_to_save.weight"):
+        rewrite(adapter, lambda t, key=key: t.update({f"base_model.model.{key}": torch.zeros(3)}))
+        with pytest.raises(ModelError, match=rf"more than LoRA matrices: base_model\.model\.{re.escape(key)} \(1 in"):
+            read_adapter(adapter)
+        rewrite(adapter, lambda t, key=key: t.pop(f"base_model.model.{key}"))
+    rewrite(adapter, lambda t: t.update({"base_model.model.score.weight": torch.zeros(3)}))
+    with pytest.raises(ModelError, match=r"holds score\.weight, which is neither a LoRA nor a weight of this base"):
+        load_adapter(engine, "again", adapter)
 
 
 def test_half_a_lora_is_refused(adapter: Path) -> None:

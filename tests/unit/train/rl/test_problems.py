@@ -38,7 +38,7 @@ def test_a_prompt_is_the_beginning_of_a_training_example(tokenizer: PreTrainedTo
     turns = ({"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": "Answer: 5"})
     for template in (tokenizer.chat_template, None):
         tokenizer.chat_template, kept = template, tokenizer.chat_template
-        example, _ = encode(Row(turns, None, "rows", 1), tokenizer, 512, "drop")
+        example = encode(Row(turns, None, "rows", 1), tokenizer).example
         found = prompt_ids("What is 2 + 3?", tokenizer, chat_format(tokenizer))
         tokenizer.chat_template = kept
         assert example is not None

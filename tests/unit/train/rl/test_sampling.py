@@ -85,7 +85,26 @@ def test_ends_are_those_of_tokenizer_and_generation(bases: ModuleType) -> None:
     engine = Engine(bases.small_base("qwen3"))
     for configured, expected in ((None, (1,)), (5, (1, 5)), ([7, 1], (1, 7))):
         engine.model.generation_config.eos_token_id = configured  # type: ignore[union-attr]
-        assert sampling_params(engine, RL(task="math")).stop_ids == expected
+        assert sorted(sampling_params(engine, RL(task="math")).stop_ids) == list(expected)
+
+
+def test_what_ends_a_turn_is_not_graded(bases: ModuleType) -> None:
+    """Neither an end that is no special token nor the text by which a chat template ends turns."""
+    engine = Engine(bases.small_base("qwen3"))
+    free = sampling(engine).draw({"base": PROMPTS}, SEEDS)["base"]
+    assert not isinstance(free, TrialOutcome)
+    words = free[0].text.split()
+    last = words.index(words[2])
+    engine.model.generation_config.eos_token_id = int(words[2][1:])  # type: ignore[union-attr]
+    by_token = sampling(engine).draw({"base": PROMPTS}, SEEDS)["base"]
+    engine.model.generation_config.eos_token_id = 1  # type: ignore[union-attr]
+    engine.base.tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m.content }}}} {words[2]}\n{{% endfor %}}"
+    by_text = sampling(engine).draw({"base": PROMPTS}, SEEDS)["base"]
+    for found in (by_token, by_text):
+        assert not isinstance(found, TrialOutcome)
+        assert found[0].completion.finished
+        assert len(found[0].completion.token_ids) == last + 1
+        assert found[0].text.split() == words[:last]
 
 
 def test_failures_are_written_and_said_once(bases: ModuleType, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.models.context import positions
 from lowregret.plan.shapes.layouts.builder import ConfigReader, LayoutBuilder
 from lowregret.plan.shapes.layouts.classic import CLASSIC
 from lowregret.plan.shapes.layouts.families import FAMILIES, Family
@@ -116,7 +117,7 @@ def _shapes(layout: LayoutBuilder, layers: int, notes: tuple[str, ...]) -> Shape
         hidden_size=config.hidden,
         layers=layers,
         vocabulary=config.need("vocab_size"),
-        context=config.get("max_position_embeddings") or config.get("n_positions"),
+        context=positions({**config.defaults, **config.values}),
         intermediate_size=next((config.get(key) for key in inner if config.get(key)), None),
         experts=counts[0],
         active_experts=counts[1],
