@@ -47,7 +47,7 @@ MORE_LANGUAGES = "am bo dz gu lo or si ps chr nqo vai iu ii zgh".split()
 """Of scripts that Django is not translated into: Amharic, Tibetan, Dzongkha, Gujarati, Lao, Odia, Sinhala, Pashto,
 Cherokee, N'Ko, Vai, Inuktitut, Yi, Tamazight."""
 SAMPLE = 60_000
-LEAST = 0.3
+LEAST = 0.35
 """The least range that is stated: in one language one kind of text differs from another by so much."""
 LEAST_OF_ENGLISH = 0.2
 MARGIN = 1.25
@@ -63,6 +63,8 @@ SCRIPT_OF = {
     "persian": "arabic",
     "chinese": "han",
 }
+WORDS = "words"
+LATIN = re.compile("[A-Za-z]+")
 CLASS_SHARE = 0.8
 """A language belongs to a group when so much of its letters is counted there."""
 
@@ -181,16 +183,26 @@ def other_texts() -> tuple[list[Text], list[Text]]:
     return [Text("code", "".join(code[0:60:2])), Text("emoji", faces)], [Text("code", "".join(code[1:60:2]))]
 
 
+def word_list(texts: list[Text]) -> Text:
+    """Each word of the English texts once: with fewer short words they are longer than in prose."""
+    words = {run.group().lower() for text in texts if text.name.startswith("en-") for run in LATIN.finditer(text.text)}
+    return Text(WORDS, " ".join(sorted(words)))
+
+
 def fit(texts: list[Text], tokenizer: Tokenizer) -> dict[str, list[float]]:
     """unit → [tokens, range as a share]: the middle of what the languages of a unit have, and the way to its ends."""
     ratios: dict[str, list[float]] = defaultdict(list)
     latin: list[tuple[float, float, float]] = []
+    english: list[float] = []
+    """Tokens a letter."""
     for text in texts:
         tokens = text.tokens(tokenizer)
         group = text.group()
+        if group == "english word" or text.name == WORDS:
+            english.append(tokens["latin"] / text.found["latin"])
         if group == "latin other":
             latin.append((text.found["latin"], text.found["accents"], tokens["latin"]))
-        elif group is not None:
+        elif group is not None and text.name != WORDS:
             script = SCRIPT_OF.get(group, group.split()[0])
             ratios[group].append(tokens[script] / text.found["words" if group == "english word" else script])
         if "japanese" in text.units:  # Japanese: its Chinese characters are other ones than Chinese has
@@ -208,6 +220,8 @@ def fit(texts: list[Text], tokenizer: Tokenizer) -> dict[str, list[float]]:
     spread = _middle([tokens / (letter * letters + accent * accents) for letters, accents, tokens in latin])
     factors["latin other"] = [letter * spread[0], spread[1]]
     factors["accent"] = [accent * spread[0], spread[1]]
+    found = [tokens / letters for letters, _, tokens in latin] + english
+    factors["latin unknown"] = [math.sqrt(min(found) * max(found)), math.sqrt(max(found) / min(found)) * 1.1 - 1]
     digits = [len(tokenizer.encode(f" x {number}", add_special_tokens=False).ids) for number in ("1", "123456789012")]
     by_groups = digits[1] - digits[0] < 8
     factors["group" if by_groups else "digit"] = [1.0, LEAST_OF_ENGLISH]
@@ -265,6 +279,7 @@ def main() -> None:
     languages = {re.split("[_@]", name)[0] for name in folders} | set(MORE_LANGUAGES)
     texts = declaration(asked.udhr, languages) + said + more
     tried += [Text(path.stem, path.read_text(encoding="utf-8")) for path in sorted(asked.held_out.glob("*.txt"))]
+    texts.append(word_list(texts))
     tokenizers = {name: load(asked.vocabularies / f"{name}.json") for name in VOCABULARIES}
     fitted = {name: fit(texts, tokenizer) for name, tokenizer in tokenizers.items()}
     table: list[dict[str, Any]] = [

@@ -68,3 +68,27 @@ def test_train_prints_its_record_and_takes_a_recipe(run: Any, tmp_path: Path) ->
     assert "filled in" in ended.stderr
     exported = run("export", out / "adapter", "--out", tmp_path / "shipped", "--json")
     assert json.loads(exported.stdout)["method"] == "lora:2"
+
+
+def test_a_compare_is_exported_as_a_table_or_as_its_best_adapter(run: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "compare"
+    asked = ("--methods", "lora:2,full", "--data", "builtin:arithmetic:size=64", "--learning-rates", "1e-3,2e-3")
+    ended = run("compare", "--model", "tiny", *asked, *SMALL, "--out", folder)
+    assert ended.exit_code == 0, ended.stderr
+    for table in ("trials", "curves"):
+        found = json.loads(run("export", folder, "--out", tmp_path / f"{table}.csv", "--table", table, "--json").stdout)
+        lines = (tmp_path / f"{table}.csv").read_text().splitlines()
+        assert (found["rows"], lines[1].partition(",")[0]) == (len(lines) - 1, "compare")
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 1 + len(list((folder / "trials").iterdir()))
+    assert (
+        "has a verdict and no claims" in run("export", folder, "--out", tmp_path / "c.csv", "--table", "claims").stderr
+    )
+    found = json.loads(run("export", folder, "--out", tmp_path / "shipped", "--json").stdout)
+    assert found["method"] == "lora:2"
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "shipped" / weights).read_bytes() == (folder / "best" / "lora" / weights).read_bytes()
+    assert json.loads(run("verify", folder, "--json").stdout)["agrees"]
+    (folder / "verdict.json").unlink()
+    unfinished = run("verify", folder)
+    assert unfinished.exit_code == 2
+    assert "is not finished. Run the same command again: " in unfinished.stderr

@@ -68,6 +68,24 @@ MAJOR_WORDS = frozenset(
     "yang dan ini itu dengan untuk tidak dari pada dalam akan adalah atau oleh kami anda".split()
 )
 """The commonest words of the languages in Latin letters of which vocabularies have seen most, English aside."""
+OTHER_WORDS = frozenset(
+    # Danish, Swedish, Norwegian, Icelandic
+    "og det at som er på til av jag ikke inte den det ett att har för med om var kan skal ska när eller vi og að "
+    # Polish, Czech, Slovak, Slovene, Croatian, Bosnian, Serbian
+    "nie się jest że na do od przez jak tak lub je že se ve ze pro jako nebo sa je ktorý si za ali kot da bi ki ne u "
+    "iz koji ili što sve "
+    # Finnish, Estonian, Hungarian
+    "ja ei että oli mutta joka ovat kun kuin ole see mis või kui az és hogy nem meg egy csak vagy is van ez "
+    # Romanian, Albanian, Turkish, Azerbaijani, Uzbek, Turkmen
+    "și în este nu care din mai sunt pentru cu dhe të në për është ve bir bu için ile da ne çok olarak və bu üçün va "
+    "bilan uchun ham bu we üçin bilen "
+    # Lithuanian, Latvian, Basque, Welsh, Irish, Scots Gaelic, Breton, Afrikaans, Luxembourgish
+    "ir yra kad ne su bei iš un ar no ka kas par eta ez du da edo yn y yr ac ar gan mae agus an na ar go bha ann ha en "
+    "die het nie vir wat an déi dat vun "
+    # Swahili, Tagalog, Esperanto, Hausa, Yoruba, Zulu, Somali
+    "ya na kwa wa ni katika la za ang ng sa mga ay kaj la de estas kiu da na ga don ti ni si iyo waa oo ka ku".split()
+)
+"""The commonest words of other languages in Latin letters."""
 _VIETNAMESE = re.compile("[\u01a0\u01a1\u01af\u01b0\u0110\u0111\u1eda-\u1ee3\u1ee8-\u1ef1]")
 _RUSSIAN = re.compile("[\u044b\u042b\u044d\u042d]")
 _NOT_RUSSIAN = re.compile("[^\u0410-\u044f\u0401\u0451]")
@@ -77,9 +95,10 @@ _NOT_PERSIAN = re.compile(
     "[\u0679\u067c\u0681\u0685\u0688\u0689\u0691\u0693\u0696\u069a\u06ab\u06ad\u06ba\u06bc-\u06c8\u06cb\u06cd\u06d0-\u06d3\u06d5]"
 )
 
-_STRAY, _USUAL = 0.1, 0.25
+_HITS = {"english": (0.1, 0.25), "major": (0.1, 0.25), "other": (0.03, 0.1)}
 """Of the words, those that are among the commonest of a language: up to the first by chance (in, on, is and de are
-words of many languages); from the second on all of the text is that language."""
+words of many languages); from the second on all of the text is in it. Where endings do the work, as in Finnish or
+Croatian, the commonest words are fewer."""
 _VIETNAMESE_SHARE = 0.03
 """Of the letters those with a horn, and đ: about 0.08 in Vietnamese, under 0.01 elsewhere."""
 _RARE_LETTERS = 0.005
@@ -87,6 +106,8 @@ _RARE_LETTERS = 0.005
 _PERSIAN_SHARE = 0.02
 _KANA_SHARE = 0.05
 """For each Chinese character: Japanese has more kana than characters, Chinese has none."""
+_MANY_ACCENTS = 0.08
+"""Of the letters: Czech, Hungarian, Latvian, Turkish; French has 0.04, and 0.06 in a list of its words."""
 CODE_MARKS, _FEW_ACCENTS = 0.6, 0.02
 """Marks and accents a Latin word: many and few are code, a table or formulas, of which the words are English or short;
 prose has 0.1 to 0.3 marks."""
@@ -129,6 +150,8 @@ def _count_word(letters: str, found: Counter[str]) -> None:
         found["english hits"] += 1
     if word in MAJOR_WORDS:
         found["major hits"] += 1
+    if word in OTHER_WORDS:
+        found["other hits"] += 1
 
 
 def units(found: Mapping[str, int], evidence: Mapping[str, int] | None = None) -> dict[str, float]:
@@ -145,11 +168,12 @@ def units(found: Mapping[str, int], evidence: Mapping[str, int] | None = None) -
         if _share(seen, "vietnamese letters", "latin") >= _VIETNAMESE_SHARE:
             counts["vietnamese"] = letters
         else:
-            english, major = _latin_shares(seen)
+            english, major, other = _latin_shares(seen)
             counts["english word"] = english * found["words"]
             counts["latin major"] = major * letters
-            counts["latin other"] = (1 - english - major) * letters
-            counts["accent"] = (1 - english - major) * found.get("accents", 0)
+            counts["latin other"] = other * letters
+            counts["accent"] = other * found.get("accents", 0)
+            counts["latin unknown"] = max(1 - english - major - other, 0.0) * letters
     letters = counts.pop("han", 0)
     if letters:
         counts["japanese" if _share(seen, "kana", "han") >= _KANA_SHARE else "chinese"] = letters
@@ -162,18 +186,23 @@ def units(found: Mapping[str, int], evidence: Mapping[str, int] | None = None) -
     return {name: count for name, count in counts.items() if count}
 
 
-def _latin_shares(seen: Mapping[str, int]) -> tuple[float, float]:
-    """(English, major other languages) among Latin words; what is left is some other language."""
+def _latin_shares(seen: Mapping[str, int]) -> tuple[float, float, float]:
+    """(English, major other languages, others) among Latin words; of what is left nothing is known: lists of words."""
     words = max(seen.get("words", 0), 1)
     code = seen.get("mark", 0) / words > CODE_MARKS and seen.get("accents", 0) / words < _FEW_ACCENTS
-    if code and seen.get("major hits", 0) / words < _STRAY:
-        return 1.0, 0.0
-    english, major = (
-        min(max((seen.get(f"{name} hits", 0) / words - _STRAY) / (_USUAL - _STRAY), 0.0), 1.0)
-        for name in ("english", "major")
+    if code and seen.get("major hits", 0) / words < _HITS["major"][0]:
+        return 1.0, 0.0, 0.0
+    hits = {name: seen.get(f"{name} hits", 0) / words for name in ("english", "major", "other")}
+    if max(hits["english"], hits["major"]) >= hits["other"]:  # of words that are common in both
+        hits["other"] = 0.0
+    english, major, other = (
+        min(max((hits[name] - stray) / (usual - stray), 0.0), 1.0) for name, (stray, usual) in _HITS.items()
     )
-    total = max(english + major, 1.0)
-    return english / total, major / total
+    total = max(english + major + other, 1.0)
+    english, major, other = english / total, major / total, other / total
+    if _share(seen, "accents", "latin") >= _MANY_ACCENTS:
+        other = 1 - english - major
+    return english, major, other
 
 
 def _cyrillic(seen: Mapping[str, int]) -> str:

@@ -77,6 +77,7 @@ _WORDS = {
     "latin major": "German, French, Spanish and the like",
     "latin other": "other languages in Latin letters",
     "accent": "other languages in Latin letters",
+    "latin unknown": "Latin letters in no language that is told",
     "cyrillic other": "Slavic languages in Cyrillic",
     "cyrillic asian": "other languages in Cyrillic",
     "arabic other": "Urdu and the like",

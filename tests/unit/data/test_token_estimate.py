@@ -112,6 +112,17 @@ def test_code_is_no_foreign_language_and_a_mixture_is_both() -> None:
     assert min(mixed["english word"], mixed["latin major"] / 5) > 5
 
 
+def test_a_list_of_words_tells_no_language_and_its_range_says_so() -> None:
+    """Sixty English words, each one token in all three vocabularies, and nothing that says that they are English."""
+    words = "house river stone green window market winter table mother school garden bridge doctor silver yellow"
+    found = units(count_runs([" ".join([words] * 4)]))
+    assert set(found) == {"latin unknown"}
+    for vocabulary in VOCABULARIES:
+        held = estimate(found, vocabulary)
+        assert held.low <= 60 <= held.high
+        assert held.off > 0.6
+
+
 def test_a_short_text_is_read_by_what_all_texts_are_in() -> None:
     german = count_runs([SENTENCES["German, French, Spanish and the like"][0]])
     assert set(units(count_runs(["Bahnhof"]), german)) == {"latin major"}
