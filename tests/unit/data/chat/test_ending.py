@@ -93,7 +93,7 @@ def test_without_a_template_it_is_eos() -> None:
 def test_what_ends_a_turn_is_supervised_whole(end: str) -> None:
     own = tokenizer(EACH + "{{ m.role }}: {{ m.content }}" + end + "\n{% endfor %}")
     turns = tuple({"role": role, "content": role[::-1]} for role in ("user", "assistant") * 2)
-    example, _ = encode(Row(turns, None, "data.jsonl", 1, 0), own, 1000, "cut")
+    example = encode(Row(turns, None, "data.jsonl", 1, 0), own).example
     assert example is not None
     kept = [token for token, wanted in zip(example.token_ids, example.supervised, strict=True) if wanted]
     assert own.decode(kept) == f"tnatsissa{end}" * 2

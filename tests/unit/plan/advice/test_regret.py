@@ -101,8 +101,7 @@ def test_the_same_facts_lose_about_the_same_in_every_unit(people: int) -> None:
     facts = sft_information(tokens).with_facts(fact_bits)
     known = room(facts) / fact_bits
     by_loss = sft_information(tokens, bits_per_token=BASE_NLL[people] / math.log(2))
-    # The finding counted them on a sample of the rows, 4 % too many.
-    assert room(sft_information(tokens)) / tokens == pytest.approx(known, rel=0.06)
+    assert room(sft_information(tokens)) / tokens == pytest.approx(known, rel=0.03)
     assert room(by_loss) / by_loss.bits == pytest.approx(known, rel=0.06)
     edl = {32: 3692.0, 128: 10202.0}.get(people)
     if edl is not None:
