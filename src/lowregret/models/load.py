@@ -14,6 +14,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
+from lowregret.models.gguf.fields import set_fields
+from lowregret.models.gguf.header import read_header
+from lowregret.models.gguf.tensors import check_stored, check_used, factors_of, one_file
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +31,7 @@ class Source:
     path: str
     """A folder, or a hub id."""
     gguf_file: str | None = None
+    """In that folder; of a split model the first part."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -64,6 +68,7 @@ def resolve(asked: str) -> Source:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{asked}: no such file. Give the path of an existing .gguf file.")
+        read_header(path, asked)  # a part that is not the first, or the lack of one, is told before anything is read
         return Source(asked, str(path.parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -78,8 +83,13 @@ def resolve(asked: str) -> Source:
 
 def load_config(source: Source) -> PretrainedConfig:
     """The base's configuration, without its weights."""
-    with _explaining(source):
+    with _explaining(source), quiet():
         config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+        if source.gguf_file is not None:
+            header = read_header(Path(source.path) / source.gguf_file, source.asked)
+            check_stored(header)
+            names = {tensor.name for tensor in header.tensors}
+            set_fields(config, header.architecture, header.parts[0].metadata, names, factors_of(header), source.asked)
     return config
 
 
@@ -95,11 +105,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
-    with _explaining(source), quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **source.arguments
-        )
-    model, found = loaded
+    model, found = _load_gguf(source, dtype) if source.gguf_file else _load(source, source.path, dtype)
     if found["missing_keys"]:  # transformers would go on with random ones
         missing = sorted(found["missing_keys"])
         raise ModelError(
@@ -108,10 +114,44 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
         )
     if model.config.is_encoder_decoder:
         raise ModelError(f"{source.asked}: is an encoder-decoder model; only decoder-only causal models work here.")
-    if source.gguf_file is not None:
-        _forget_gguf(model)
     model.eval()
     return Base(model, tokenizer, source)
+
+
+def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and transformers' account of the loading; ModelError when a weight does not have its shape."""
+    with _explaining(source), quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused here, by name
+            **arguments,
+        )
+    model, found = loaded
+    if found["mismatched_keys"]:
+        mismatched = sorted(found["mismatched_keys"], key=lambda entry: str(entry[0]))
+        name, there, here = mismatched[0]
+        raise ModelError(
+            f"{source.asked}: {name} is {tuple(there)} in the files, and {tuple(here)} by the configuration "
+            f"({len(mismatched)} weights do not fit): the two are not of one model, or transformers reads this "
+            "configuration wrong. Fetch both again, or give the Hugging Face folder of this model."
+        )
+    return model, found
+
+
+def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Of a .gguf file, its parts joined; ModelError when a tensor of it would be left out."""
+    config = load_config(source)
+    header = read_header(Path(source.path) / str(source.gguf_file), source.asked)
+    with one_file(header) as file:
+        whole = str(file.resolve())  # of a bare name transformers would take a file in the working directory
+        model, found = _load(source, str(file.parent), dtype, config=config, gguf_file=whole)
+    if not found["missing_keys"]:
+        check_used(header, model, found["unexpected_keys"])
+    _forget_gguf(model)
+    return model, found
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""What a .gguf file says of itself, and which files are its parts; nothing but headers is read, and torch is not needed.
+"""What a .gguf file says of itself, and which files are its parts: headers only, and without torch.
 
 The format is that of the GGUF specification, versions 2 and 3 (ggml, docs/gguf.md): magic, version, counts, metadata as
 key, type and value, then for each tensor its name, its dimensions (fastest first), its type and its offset. A split
@@ -89,8 +89,8 @@ class Header:
 def read_header(path: Path, name: str) -> Header:
     """The headers of the language model whose first (or only) file is `path`; messages call it `name`.
 
-    ModelError: it is no GGUF file, cut off in its header, a part that is not the first, lacks a part or a layer, or holds
-    no language model.
+    ModelError: it is no GGUF file, cut off in its header, a part that is not the first, lacks a part or a layer, or
+    holds no language model.
     """
     first = _read(path, name)
     count = int(first.metadata.get("split.count") or 1)
