@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
+from lowregret.models.gguf.fields import set_fields
+from lowregret.models.gguf.header import read_header
+from lowregret.models.gguf.tensors import check_stored, check_used, factors_of, one_file
 from lowregret.models.quantised import refuse_quantised
+
+gguf_reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -32,6 +35,11 @@ class Source:
     path: str
     """A folder, or a hub id."""
     gguf_file: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that every `from_pretrained` takes."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ def resolve(asked: str) -> Source:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{asked}: no such file. Give the path of an existing .gguf file.")
+        check_stored(read_header(path, asked))  # before anything is read of it
         return Source(asked, str(path.parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -83,12 +92,12 @@ def resolve(asked: str) -> Source:
 
 def load_config(source: Source) -> PretrainedConfig:
     """The base's configuration, without its weights."""
-    with _explaining(source), _found(source, data=False) as (path, arguments):
-        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, **arguments)
+    with _explaining(source), quiet():
+        config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
         if source.gguf_file is not None:
-            from lowregret.models.gguf.load import complete  # only who reads such a file waits for its library
-
-            complete(config, source.path, source.gguf_file, source.asked)
+            header = read_header(Path(source.path) / source.gguf_file, source.asked)
+            names = {tensor.name for tensor in header.tensors}
+            set_fields(config, header.architecture, header.parts[0].metadata, names, factors_of(header), source.asked)
             return config
     refuse_quantised(config.to_dict(), source.asked)
     return config
@@ -105,8 +114,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The base's tokenizer, without its weights."""
-    with _explaining(source), quiet(), _found(source, data=False) as (path, arguments):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **arguments)
+    with _explaining(source), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
     return tokenizer
@@ -115,11 +124,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
-    with _explaining(source), quiet(), _found(source, data=True) as (path, arguments):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, trust_remote_code=False, dtype=dtype, output_loading_info=True, **arguments, **_configured(source)
-        )
-    model, found = loaded
+    model, found = _load_gguf(source, dtype) if source.gguf_file else _load_folder(source, dtype)
     if found["missing_keys"]:  # transformers would go on with random ones
         missing = sorted(found["missing_keys"])
         raise ModelError(
@@ -128,41 +133,61 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
         )
     if model.config.is_encoder_decoder:
         raise ModelError(f"{source.asked}: is an encoder-decoder model; only decoder-only causal models work here.")
-    if source.gguf_file is not None:
-        from lowregret.models.gguf.load import refuse_unread
-
-        refuse_unread(model, found["unexpected_keys"], source.path, source.gguf_file, source.asked)
-        _forget_gguf(model)
     model.eval()
     return Base(model, tokenizer, source)
 
 
-@contextmanager
-def _found(source: Source, *, data: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    """(folder or id, what names a file in it) for `from_pretrained`; a .gguf base may lie in several files."""
-    if source.gguf_file is None:
-        yield source.path, {}
-        return
-    from lowregret.models.gguf.joined import one_file
-    from lowregret.models.gguf.load import without_bar
+def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and transformers' account of the loading; ModelError when a weight does not have its shape."""
+    with _explaining(source), quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            trust_remote_code=False,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused here, by name
+            **arguments,
+        )
+    model, found = loaded
+    if found["mismatched_keys"]:
+        mismatched = sorted(found["mismatched_keys"], key=lambda entry: str(entry[0]))
+        name, there, here = mismatched[0]
+        raise ModelError(
+            f"{source.asked}: {name} is {tuple(there)} in the files, and {tuple(here)} by the configuration "
+            f"({len(mismatched)} weights do not fit): the two are not of one model, or transformers reads this "
+            "configuration wrong. Fetch both again, or give the Hugging Face folder of this model."
+        )
+    return model, found
 
-    with without_bar(), one_file(source.path, source.gguf_file, source.asked, data=data) as (folder, file):
-        # In full: transformers takes a file of this name in the working folder before that in `folder`.
-        yield folder, {"gguf_file": str((Path(folder) / file).absolute())}
 
-
-def _configured(source: Source) -> dict[str, Any]:
-    """A configuration for `from_pretrained`, where the base's own would not do.
-
-    Without a padding token for which the embedding has no row: torch refuses it. Of a .gguf file it is always given.
-    """
+def _load_folder(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     config = load_config(source)
+    changed = _without_lost_padding(config)
+    return _load(source, source.path, dtype, **({"config": config} if changed else {}))
+
+
+def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Of a .gguf file, its parts joined; ModelError when a tensor of it would be left out."""
+    config = load_config(source)
+    _without_lost_padding(config)
+    header = read_header(Path(source.path) / str(source.gguf_file), source.asked)
+    with one_file(header) as file:
+        whole = str(file.resolve())  # of a bare name transformers would take a file in the working directory
+        model, found = _load(source, str(file.parent), dtype, config=config, gguf_file=whole)
+    if not found["missing_keys"]:
+        check_used(header, model, found["unexpected_keys"])
+    _forget_gguf(model)
+    return model, found
+
+
+def _without_lost_padding(config: PretrainedConfig) -> bool:
+    """Take out a padding token for which the embedding has no row, which torch refuses; whether there was one."""
     text = config.get_text_config(decoder=True)
     pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
-    beyond = pad is not None and rows is not None and pad >= rows
-    if beyond:
-        text.pad_token_id = None
-    return {"config": config} if beyond or source.gguf_file is not None else {}
+    if pad is None or rows is None or pad < rows:
+        return False
+    text.pad_token_id = None
+    return True
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:
@@ -183,10 +208,12 @@ class quiet:
         transformers.logging.disable_progress_bar()
         self._tqdm = os.environ.get("TQDM_DISABLE")
         os.environ["TQDM_DISABLE"] = "1"
+        self._bar, gguf_reader.tqdm = gguf_reader.tqdm, lambda items, **_: items
 
     def __exit__(self, *_: object) -> None:
         transformers.logging.set_verbosity(self._verbosity)
         transformers.logging.enable_progress_bar()
+        gguf_reader.tqdm = self._bar
         if self._tqdm is None:
             del os.environ["TQDM_DISABLE"]
         else:
@@ -207,12 +234,6 @@ class _explaining:
             return
         if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
             return
-        if "ignore_mismatched_sizes" in str(error):
-            raise ModelError(
-                f"{self.source.asked}: its weights have other shapes than transformers makes of its configuration "
-                f"({type(error).__name__}): it is a variant that is not supported, or a broken download. Use the "
-                "Hugging Face folder that it was made from, or fetch it again."
-            ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         asked = self.source.asked
         if Path(self.source.path).is_dir() or not isinstance(error, OSError):

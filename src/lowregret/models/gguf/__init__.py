@@ -1,1 +1,1 @@
-"""GGUF files: their header, their parts, and what transformers' reader leaves out. The header needs no torch."""
+"""GGUF files: headers, parts, and what transformers' reader leaves out of them. `header` needs no torch."""

@@ -1,4 +1,4 @@
-"""What a .gguf file says of itself, and which files are its parts; only headers are read, and torch is not needed.
+"""What a .gguf file says of itself, and which files are its parts: headers only, and without torch.
 
 The format is that of the GGUF specification, versions 2 and 3 (ggml, docs/gguf.md): magic, version, counts, metadata as
 key, type and value, then for each tensor its name, its dimensions (fastest first), its type and its offset. A split

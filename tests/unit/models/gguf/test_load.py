@@ -14,7 +14,6 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from lowregret.errors import ModelError
-from lowregret.models.gguf.scaling import LONG, SHORT, llama3_factors, rope_parameters
 from lowregret.models.load import load_base, resolve
 
 LAYERS, HIDDEN, HEADS, SIZE = 2, 256, 4, 32
@@ -90,6 +89,13 @@ def write(
     writer.close()
 
 
+def llama3_factors(count: int, base: float, factor: float, original: int) -> np.ndarray[Any, Any]:
+    """By what Llama 3.1 divides each of `count` frequencies, as llama.cpp's converter writes them."""
+    turns = original / (2 * np.pi * base ** (np.arange(count) / count))
+    smooth = np.clip((turns - 1) / 3, 0, 1)
+    return 1 / ((1 - smooth) / factor + smooth)
+
+
 @torch.no_grad()
 def logits(model: Any) -> torch.Tensor:
     ids = torch.arange(1, 1001, 5)[None]  # 200 positions
@@ -125,36 +131,12 @@ def test_a_scaling_in_the_metadata_is_read(tmp_path: Path, kind: str, more: dict
     torch.testing.assert_close(logits(load_base(resolve(str(tmp_path / "m.gguf"))).model), logits(model))
 
 
-def test_longrope_is_read_from_its_two_tensors() -> None:
-    factors = {LONG: np.array([1.0, 4.0], np.float32), SHORT: np.array([1.0, 1.5], np.float32)}
-    fields = {"rope.scaling.original_context_length": 4096, "rope.scaling.attn_factor": 1.19}
-    assert rope_parameters("m", fields, factors, 1e4) == {
-        "rope_type": "longrope",
-        "long_factor": [1.0, 4.0],
-        "short_factor": [1.0, 1.5],
-        "original_max_position_embeddings": 4096,
-        "attention_factor": 1.19,
-    }
-    with pytest.raises(ModelError, match=r"rope_factors_long\.weight and rope_factors_short\.weight come together"):
-        rope_parameters("m", {}, factors, 1e4)
-
-
-@pytest.mark.parametrize(("factor", "original"), [(8.0, 8192), (32.0, 8192), (16.0, 8192)])
-def test_factors_of_published_llamas_are_known(factor: float, original: int) -> None:
-    found = rope_parameters("m", {}, {"rope_freqs.weight": llama3_factors(64, 5e5, factor, original)}, 5e5)  # type: ignore[dict-item]
-    assert found is not None
-    assert (found["factor"], found["original_max_position_embeddings"]) == (pytest.approx(factor), original)
-
-
 def test_what_nothing_reads_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path / "m.gguf", qwen3(), extra={"blk.0.attn_strange.weight": np.ones(4)})
-    with pytest.raises(ModelError, match=r"holds blk\.0\.attn_strange\.weight, which nothing here makes use of"):
+    with pytest.raises(ModelError, match=r"blk\.0\.attn_strange\.weight is in the file, and .* has no place for it"):
         load_base(resolve(str(tmp_path / "m.gguf")))
-    write(tmp_path / "f.gguf", qwen3(), extra={"rope_freqs.weight": np.linspace(1, 7, SIZE // 2)})
-    with pytest.raises(ModelError, match=r"rope_freqs\.weight holds factors that are those of no scaling"):
-        load_base(resolve(str(tmp_path / "f.gguf")))
     write(tmp_path / "s.gguf", qwen3(), metadata={"qwen3.rope.scaling.type": "odd", "qwen3.rope.scaling.factor": 2.0})
-    with pytest.raises(ModelError, match=r"rope\.scaling\.type is 'odd'"):
+    with pytest.raises(ModelError, match=r"rope\.scaling\.type.*odd"):
         load_base(resolve(str(tmp_path / "s.gguf")))
 
 
