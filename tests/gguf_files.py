@@ -31,7 +31,8 @@ SIZES: dict[str, Any] = {
 
 def model(kind: str, seed: int = 0, **fields: Any) -> Any:
     """A model of transformers' class `kind` with random weights, all of them: norms and biases, too."""
-    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **fields})
+    text = kind + "Text" if hasattr(transformers, f"{kind}TextConfig") else kind
+    config = getattr(transformers, f"{text}Config")(**{**SIZES, **fields})
     torch.manual_seed(seed)
     made = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
@@ -49,12 +50,27 @@ def tensors(made: Any, architecture: str) -> dict[str, np.ndarray[Any, Any]]:
         if name == "lm_head.weight" and made.config.tie_word_embeddings:
             continue
         values = value.float().numpy()
+        if ".mlp.experts." in name:
+            block = f"blk.{name.split('.')[2]}"
+            if name.endswith("gate_up_proj"):
+                found |= dict(
+                    zip(
+                        (f"{block}.ffn_{part}_exps.weight" for part in ("gate", "up")),
+                        np.split(values, 2, 1),
+                        strict=True,
+                    )
+                )
+            else:
+                found[f"{block}.ffn_down_exps.weight"] = values
+            continue
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored is not None, name
         if architecture == "llama" and (".attn_q." in stored or ".attn_k." in stored):
             heads = made.config.num_attention_heads if ".attn_q." in stored else made.config.num_key_value_heads
             values = values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-        if architecture in ("gemma2", "gemma3") and stored.endswith("norm.weight"):
+        if stored.endswith("ffn_gate_inp_shexp.weight"):
+            values = values[0]
+        if architecture in ("gemma2", "gemma3", "nemotron") and stored.endswith("norm.weight"):
             values = values + 1
         found[stored] = values
     return found
@@ -65,14 +81,14 @@ def fields(made: Any) -> dict[str, Any]:
     config = made.config
     rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return {
+    norm = {"attention.layer_norm_rms_epsilon": float(config.rms_norm_eps)} if hasattr(config, "rms_norm_eps") else {}
+    return norm | {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(getattr(config, "rms_norm_eps", 1e-5)),
         "attention.key_length": head_dim,
         "attention.value_length": head_dim,
         "rope.freq_base": float(rope["rope_theta"]),

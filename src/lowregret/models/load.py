@@ -68,7 +68,7 @@ def resolve(asked: str) -> Source:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{asked}: no such file. Give the path of an existing .gguf file.")
-        read_header(path, asked)  # a part that is not the first, or the lack of one, is told before anything is read
+        check_stored(read_header(path, asked))  # before anything is read of it
         return Source(asked, str(path.parent), path.name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -87,7 +87,6 @@ def load_config(source: Source) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
         if source.gguf_file is not None:
             header = read_header(Path(source.path) / source.gguf_file, source.asked)
-            check_stored(header)
             names = {tensor.name for tensor in header.tensors}
             set_fields(config, header.architecture, header.parts[0].metadata, names, factors_of(header), source.asked)
     return config
@@ -198,6 +197,10 @@ class _explaining:
             return
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         asked = self.source.asked
+        if "above report" in first:  # which `quiet` silences
+            first = "transformers cannot turn its weights into those of its own class; give another file or release"
+        elif "architecture" in first and self.source.gguf_file:
+            first = f"{first} Give the Hugging Face folder of this model."
         if Path(self.source.path).is_dir() or not isinstance(error, OSError):
             raise ModelError(f"{asked}: cannot be loaded: {first}") from error
         raise ModelError(

@@ -58,16 +58,15 @@ def set_rope(config: Any, fields: Mapping[str, Any], factors: Mapping[str, Facto
                 "turns whole heads. Give the Hugging Face folder of this model."
             )
         main["partial_rotary_factor"] = width / head_dim
-    scaled = _scaled(fields, config, main, name)
     if LONG in factors or SHORT in factors:
-        _longrope(config, fields, factors, width, scaled, name)
+        _longrope(config, fields, factors, width, name)
     elif LLAMA3 in factors:
-        _by_factors(config, main, factors[LLAMA3], width, scaled, name)
+        _by_factors(config, main, factors[LLAMA3], width, _scaled(fields, config, name), name)
     else:
-        main.update(scaled)
+        main.update(_scaled(fields, config, name))
 
 
-def _scaled(fields: Mapping[str, Any], config: Any, main: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _scaled(fields: Mapping[str, Any], config: Any, name: str) -> dict[str, Any]:
     """transformers' parameters of a scaling that needs no tensor; {} for none."""
     kind = fields.get("rope.scaling.type")
     factor = float(fields.get("rope.scaling.factor") or fields.get("rope.scale_linear") or 1.0)
@@ -77,8 +76,6 @@ def _scaled(fields: Mapping[str, Any], config: Any, main: Mapping[str, Any], nam
         if value is not None and not math.isclose(value, usual):
             raise ModelError(_no_place(name, f"rope.scaling.{field} = {value}", config))
     attention = float(fields.get("rope.scaling.attn_factor") or 1.0)
-    if kind == "longrope":
-        return {}
     if kind == "yarn":
         found: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
         original = fields.get("rope.scaling.original_context_length") or config.max_position_embeddings
@@ -100,15 +97,15 @@ def _longrope(
     fields: Mapping[str, Any],
     factors: Mapping[str, Factors],
     width: int,
-    scaled: Mapping[str, Any],
     name: str,
 ) -> None:
-    if LLAMA3 in factors or scaled or LONG not in factors or SHORT not in factors:
-        other = LLAMA3 if LLAMA3 in factors else "rope.scaling" if scaled else SHORT if LONG in factors else LONG
-        state = "missing" if other not in factors and not scaled else "there, too"
-        raise ModelError(
-            f"{name}: holds {LONG if LONG in factors else SHORT}, and {other} is {state}. Give the model's own folder."
-        )
+    here = LONG if LONG in factors else SHORT
+    if lacking := next((tensor for tensor in (LONG, SHORT) if tensor not in factors), None):
+        raise ModelError(f"{name}: holds {here}, and {lacking} is missing. Give the Hugging Face folder of this model.")
+    kind, factor = fields.get("rope.scaling.type"), fields.get("rope.scaling.factor")
+    if LLAMA3 in factors or kind not in (None, "none", "longrope") or (kind is None and factor not in (None, 1.0)):
+        other = LLAMA3 if LLAMA3 in factors else f"rope.scaling.type {kind}"
+        raise ModelError(f"{name}: holds {here} beside {other}. Give the Hugging Face folder of this model.")
     original = int(fields.get("rope.scaling.original_context_length") or config.max_position_embeddings)
     if hasattr(config, "original_max_position_embeddings"):
         config.original_max_position_embeddings = original
@@ -128,7 +125,9 @@ def _by_factors(
 ) -> None:
     """Llama 3's scaling where the factors are its, which other programs know, too; else the factors as they are."""
     if scaled.get("rope_type", "linear") != "linear":
-        raise ModelError(f"{name}: holds {LLAMA3} beside rope.scaling.type {scaled['rope_type']}. Give its own folder.")
+        raise ModelError(
+            f"{name}: holds {LLAMA3} beside rope.scaling.type {scaled['rope_type']}. Give the model's folder."
+        )
     listed = np.array(_listed(factors, width, LLAMA3, name)) * scaled.get("factor", 1.0)
     if (listed == 1).all():
         return

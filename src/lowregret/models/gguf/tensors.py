@@ -79,8 +79,8 @@ def check_used(header: Header, model: Any, unexpected: Collection[str]) -> None:
     config = model.config.get_text_config()
     used = set()
     if not reader_is_new(header.architecture):
-        processor = reader.TENSOR_PROCESSORS.get(header.architecture, reader.TensorProcessor)(config=config.to_dict())
-        used = set(reader.get_gguf_hf_weights_map(model, processor))
+        kind: Any = reader.TENSOR_PROCESSORS.get(header.architecture, reader.TensorProcessor)
+        used = set(reader.get_gguf_hf_weights_map(model, kind(config=config.to_dict())))
     ahead = {f"blk.{layer}." for layer in _layers_ahead(header)}
     for tensor in header.tensors:
         name = tensor.name
