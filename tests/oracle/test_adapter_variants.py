@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import peft
 import pytest
+import safetensors.torch
 import torch
+import transformers
 
 from lowregret.data.batches import collate
 from lowregret.engine import Engine
 from lowregret.errors import ModelError
 from lowregret.export.peft import load_adapter
+from lowregret.models.load import resolve
 
 
 def peft_nll(bases: ModuleType, architecture: str, folder: Path, **options: Any) -> float:
@@ -92,3 +96,30 @@ def test_every_field_of_the_installed_peft_is_known(bases: ModuleType, tmp_path:
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert len(config) > 30
     our_nll(bases, "llama", tmp_path / "adapter")
+
+
+def test_the_command_line_warns_and_refuses(run: Callable[..., Any], tmp_path: Path) -> None:
+    """`eval` on the bundled base: what is doubtful is said on standard error, what is no plain LoRA ends with 2."""
+    folder = tmp_path / "adapter"
+    model = transformers.AutoModelForCausalLM.from_pretrained(resolve("tiny").path)
+    model.name_or_path = "somebody/other-base"
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(folder)
+    tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    last = sorted(tensors)[-1].partition(".self_attn")[0]
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(last)}
+    safetensors.torch.save_file(kept, folder / "adapter_model.safetensors")
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "1 + 1 =", "completion": " 2"}\n' * 4)
+    asked = ("eval", "--model", "tiny", "--adapter", str(folder), "--data", str(data), "--json")
+    ended = run(*asked)
+    assert ended.exit_code == 0
+    assert "lacks 1 of the" in ended.stderr
+    assert f"the first is {last.removeprefix('base_model.model.')}" in ended.stderr
+    assert "made on somebody/other-base; it is put on tiny" in ended.stderr
+    assert json.loads(ended.stdout)["tokens"] > 0
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"alora_invocation_tokens": [1022]}))
+    ended = run(*asked)
+    assert ended.exit_code == 2
+    assert "alora_invocation_tokens is [1022]" in ended.stderr

@@ -236,6 +236,10 @@ class _explaining:
             return
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         asked = self.source.asked
+        if "above report" in first:  # which `quiet` silences
+            first = "transformers cannot turn its weights into those of its own class; give another file or release"
+        elif "architecture" in first and self.source.gguf_file:
+            first = f"{first} Give the Hugging Face folder of this model."
         if Path(self.source.path).is_dir() or not isinstance(error, OSError):
             raise ModelError(f"{asked}: cannot be loaded: {first}") from error
         raise ModelError(

@@ -48,7 +48,7 @@ class Fake:
         rows = [prompt["prompt_token_ids"] for prompt in prompts]
         self.calls.append(list(zip(rows, params, lora_request, strict=True)))
         for lora in {id(one): one for one in lora_request if one is not None}.values():
-            self.adapters.append(read_adapter(Path(lora.path))[1])
+            self.adapters.append(read_adapter(Path(lora.path)).weights)
         return [self.answer(row) for row in rows]
 
     def answer(self, row: list[int]) -> Any:
