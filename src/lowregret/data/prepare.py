@@ -128,10 +128,12 @@ def _read_split(
     examples = Examples(found.table, np.flatnonzero(kept), limit)
     lost = len(whole) - len(examples)
     counts = Counts.of(examples)
+    form = chat_format(tokenizer)
+    unused = tuple(name for name in found.source.unused_columns if not form.reads(name))
     return examples, SplitReport(
         role=role,
-        source=found.source,
-        template=chat_format(tokenizer).description(texts=found.texts),
+        source=replace(found.source, unused_columns=unused),
+        template=form.description(texts=found.texts),
         max_length=limit,
         longest=longest,
         overlong_cut=int(overlong.sum()) - lost,

@@ -217,3 +217,14 @@ def test_more_held_out_examples_hold_the_fewer_and_take_none_from_training(
         assert fewer.test == tuple(every.test[position] for position in every.first(count))
         assert every.judged_by(count).test == fewer.test
         assert every.judged_by(count).first(min(count, 3)) == fewer.first(min(count, 3))
+
+
+def test_a_key_of_messages_is_not_used_unless_the_template_reads_it(tmp_path: Path, make_tokenizer: Any) -> None:
+    mood = {"role": "assistant", "content": "a", "mood": "glad", "phase": "end"}
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, mood]}) + "\n", encoding="utf-8")
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ '<|im_start|>' + m.content + (m.mood or '') + '<|im_end|>' }}{% endfor %}"
+    )
+    _, report = prepare_held_out(DataSpec(train=str(source)), tokenizer)
+    assert report.splits[0].source.unused_columns == ("messages[].phase",)

@@ -64,13 +64,11 @@ class ChatFormat:
         """The template of a chat, by whether it has tools."""
         return self.tool_template if tools and self.tool_template is not None else self.template
 
-    def mentions(self, key: str) -> bool:
-        """Whether a template has this word in it, as one that reads a message's key has."""
-        return any(
-            re.search(rf"\b{re.escape(key)}\b", template)
-            for template in (self.template, self.tool_template)
-            if template
-        )
+    def reads(self, name: str) -> bool:
+        """Whether a template has the key of this column of messages, `messages[].KEY`, among its words."""
+        key = name.rpartition("[].")[2] if "[]." in name else ""
+        templates = [template for template in (self.template, self.tool_template) if template]
+        return bool(key) and any(re.search(rf"\b{re.escape(key)}\b", template) for template in templates)
 
     def description(self, texts: bool) -> str:
         """In words, for rows of text or of chat turns."""
