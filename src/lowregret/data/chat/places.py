@@ -61,10 +61,10 @@ def find_places(
     """Where `text`, the template's, has each of the wanted turns. None when the template does not bear marks."""
     if not wanted:
         return {}
-    stem = _unused("lowregret", text)
+    stem, chosen = _unused("lowregret", text), set(wanted)
     for inside in (False, True):  # some templates trim contents: then the marks go inside of the spaces around them
         marker = _Marker(stem, inside)
-        marked = [marker.mark(turn, rank) if rank in wanted else turn for rank, turn in enumerate(messages)]
+        marked = [marker.mark(turn, rank) if rank in chosen else turn for rank, turn in enumerate(messages)]
         try:
             clean, positions = marker.read(write(marked))
         except DataError:
