@@ -63,7 +63,8 @@ def _write(
             raise SpecError(f"{folders[0]}: holds an adapter, which is exported alone. Name no other folder with it.")
         if table is not None:
             raise SpecError(
-                f"--table: is of use with studies only, compares among them, and {adapters[0]} is an adapter. Leave it out."
+                f"--table: is of use with studies only, compares among them, and {adapters[0]} is an adapter. "
+                "Leave it out."
             )
         return _adapter(adapters[0], out, model, each_expert)
     for given, flag in ((each_expert, "--each-expert"), (model, "--model")):
