@@ -88,15 +88,16 @@ def run_studies(
 
 def _require_inputs(questions: Iterable[Question]) -> None:
     """Before a folder is made: ModelError names the question and its field where a base cannot be had, and DataError
-    the data that are not there."""
-    for question in questions:
+    the data of the first question that are not there. Later ones end their own study, when those before have claims.
+    """
+    for rank, question in enumerate(questions):
         field = "models" if "models" in type(question).model_fields else "model"
         for model in dict.fromkeys(group.model for group in question.groups()):
             try:
                 load_config(resolve(model))
             except ModelError as error:
                 raise ModelError(f"question {question.name!r}, field {field!r}: {error}") from error
-        for group in question.groups():
+        for group in question.groups() if rank == 0 else ():
             for source in filter(None, (group.data.train, group.data.eval)):
                 open_source(source)
 
