@@ -9,14 +9,14 @@ OUT/claims.json             what became of each claim, a pure function of the ab
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
-from lowregret.errors import ModelError, RecordsError
+from lowregret.errors import DataError, ModelError, RecordsError
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.questions.evidence import read_evidence, stored_question
@@ -86,20 +86,31 @@ def run_studies(
         return {folder: found[folder] for folder in studies}
 
 
-def _require_inputs(questions: Iterable[Question]) -> None:
+def _require_inputs(questions: Collection[Question]) -> None:
     """Before a folder is made: ModelError names the question and its field where a base cannot be had, and DataError
-    the data of the first question that are not there. Later ones end their own study, when those before have claims.
+    the data where no question has its own. One that has none ends its own study, when others have their claims.
     """
-    for rank, question in enumerate(questions):
+    for question in questions:
         field = "models" if "models" in type(question).model_fields else "model"
         for model in dict.fromkeys(group.model for group in question.groups()):
             try:
                 load_config(resolve(model))
             except ModelError as error:
                 raise ModelError(f"question {question.name!r}, field {field!r}: {error}") from error
-        for group in question.groups() if rank == 0 else ():
+    lost = [error for error in map(_lost_data, questions) if error is not None]
+    if lost and len(lost) == len(questions):
+        raise lost[0]
+
+
+def _lost_data(question: Question) -> DataError | None:
+    """Why a source of a question cannot be opened, if one cannot."""
+    try:
+        for group in question.groups():
             for source in filter(None, (group.data.train, group.data.eval)):
                 open_source(source)
+    except DataError as error:
+        return error
+    return None
 
 
 def _judged(folder: Path) -> Claims:
