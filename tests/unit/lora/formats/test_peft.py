@@ -326,5 +326,5 @@ def test_only_a_lora_can_be_merged(bases: ModuleType) -> None:
 def test_writing_again_replaces_the_whole_folder(adapter: Path, engine: Engine) -> None:
     (adapter / "stale").touch()
     export_policy(engine, "lora", adapter)
-    assert {path.name for path in adapter.iterdir()} == {CONFIG_NAME, WEIGHTS_NAME}
+    assert {path.name for path in adapter.iterdir()} == {CONFIG_NAME, WEIGHTS_NAME, "generation_config.json"}
     assert [path.name for path in adapter.parent.iterdir()] == ["adapter"]
