@@ -12,6 +12,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
 from lowregret.cli.outcome import command_line, plain, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
+from lowregret.digests import forget_digests
 from lowregret.errors import SpecError
 from lowregret.spec import CompareSpec
 
@@ -29,6 +30,7 @@ def compare(
     out: Annotated[Path | None, option("The study's folder. (default: runs/compare-…, named by the spec)")] = None,
     as_json: o.Json = False,
     track: o.Track = None,
+    rehash: o.Rehash = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -39,6 +41,8 @@ def compare(
         flags["learning_rates"] = _rates(flags["learning_rates"])
     spec = make_spec(CompareSpec, chosen_file("compare", config, recipe), flags)
     folder = out or Path("runs") / f"compare-{_name(spec)}"
+    if rehash:
+        forget_digests()
     from lowregret.cli.progress import LiveProgress
 
     with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:

@@ -24,6 +24,13 @@ def positional(sentence: str, label: str, *, required: bool | None = None) -> Pa
 Config = Annotated[Path | None, option("A TOML file of the spec's keys; flags win over it.")]
 Recipe = Annotated[str | None, option("A recipe by its name (`lowregret recipes` lists them), instead of --config.")]
 Json = Annotated[bool, option("Print the result as JSON, and all else on standard error.", "--json")]
+Rehash = Annotated[
+    bool,
+    option(
+        "Read all of the base's files again to see that they are unchanged, whatever their size and times say.",
+        "--rehash",
+    ),
+]
 Track = Annotated[
     str | None,
     option(

@@ -11,6 +11,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
+from lowregret.digests import forget_digests
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.questions.question import Question
 from lowregret.spec import read_toml
@@ -70,6 +71,7 @@ def study(
     ] = None,
     as_json: o.Json = False,
     track: o.Track = None,
+    rehash: o.Rehash = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -83,6 +85,8 @@ def study(
     if targets is not None:
         flags["targets"] = targets
     studies = _studies(recipe, quick, out, flags)
+    if rehash:
+        forget_digests()
     from lowregret.cli.progress import LiveProgress
 
     with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:

@@ -11,6 +11,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
+from lowregret.digests import forget_digests
 from lowregret.spec import TrainSpec
 
 ASKS = VerbFlags(TrainSpec)
@@ -24,11 +25,14 @@ def train(
     recipe: o.Recipe = None,
     as_json: o.Json = False,
     track: o.Track = None,
+    rehash: o.Rehash = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
     """Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder."""
     spec = make_spec(TrainSpec, chosen_file("train", config, recipe), flags)
+    if rehash:
+        forget_digests()
     from lowregret.cli.progress import LiveProgress
 
     with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from lowregret.cli.codes import DIFFERS
 from lowregret.cli.command import verb
 from lowregret.cli.options import positional
 from lowregret.cli.outcome import aside, say, say_json
+from lowregret.digests import forget_digests
 
 
 @verb("verify")
@@ -22,16 +24,22 @@ def verify(
             required=True,
         ),
     ],
+    rehash: o.Rehash = False,
     as_json: o.Json = False,
 ) -> None:
     """Exit code 0 when all agree, 1 when something differs."""
     from lowregret.report.finding import find_studies
     from lowregret.report.verification import verify_folder
+    from lowregret.train.manifest import verify_inputs
 
+    if rehash:
+        forget_digests()
     differences = 0
     forms: list[dict[str, Any]] = []
     for folder in find_studies(folders, aside, compares=True):
         found = verify_folder(folder)
+        lines, changed = verify_inputs(folder)
+        found = replace(found, lines=(*found.lines, *lines), differences=(*found.differences, *changed))
         differences += len(found.differences)
         forms.append({"folder": str(folder), "lines": list(found.lines), "differences": list(found.differences)})
         if as_json:

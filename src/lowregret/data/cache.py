@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from lowregret.data.table import SCHEMA
+from lowregret.digests import cache_folder
 from lowregret.strict_json import to_json
 
 LIMIT_BYTES = 10_000_000_000
@@ -42,12 +43,6 @@ class Kept:
     """Where they are kept; None when they are in memory only."""
     problem: str = ""
     """Why they are in memory only."""
-
-
-def cache_folder() -> Path:
-    """`$LOWREGRET_CACHE`, or `lowregret/data` in the user's cache."""
-    named = os.environ.get("LOWREGRET_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lowregret/data")
 
 
 def find(key: str) -> Kept | None:

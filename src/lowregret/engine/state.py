@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,6 +20,9 @@ from torch import Tensor
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import replacing
+
+_DIGEST = "digest"
+_THREADS = 4
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -33,6 +39,26 @@ def refusals(path: Path) -> Iterator[None]:
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+
+
+def save_sealed(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """The same with a digest of all of it, which `read_sealed` holds it against."""
+    here = {key: value.cpu() for key, value in tensors.items()}
+    save_tensors(here, path, {**metadata, _DIGEST: _digest(here, metadata)})
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of the metadata, and of every tensor's name, type, shape and bytes."""
+
+    def one(item: tuple[str, Tensor]) -> str:
+        key, value = item
+        plain: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
+        return f"{key} {value.dtype} {tuple(value.shape)} {hashlib.sha256(plain).hexdigest()}"
+
+    with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets other threads run
+        lines = list(pool.map(one, sorted(tensors.items())))
+    lines += [f"{key} {value}" for key, value in sorted(metadata.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def state_tensors(policy: Policy) -> dict[str, Tensor]:
@@ -57,23 +83,30 @@ def _own(value: Tensor) -> Tensor:
 
 def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a policy's state to a file of its own."""
-    save_tensors(state_tensors(policy), path, metadata)
+    save_sealed(state_tensors(policy), path, metadata)
 
 
 def load_state(policy: Policy, path: Path) -> dict[str, str]:
     """Copy a saved state into the policy's own tensors; returns the metadata."""
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_sealed(path)
     restore_state(policy, tensors, path)
     return metadata
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_tensors` wrote; RecordsError when the file is damaged."""
+def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_sealed` wrote; RecordsError when a single bit of it is another."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata: dict[str, str] = dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error) from error
+    said = metadata.pop(_DIGEST, None)
+    if said is None:
+        raise damaged(path, "it has no digest: an earlier version or another program wrote it")
+    if said != _digest(tensors, metadata):
+        raise damaged(path, "its content is not what was written: a bit has changed, or somebody has edited it")
+    return tensors, metadata
 
 
 def damaged(path: Path, problem: object) -> RecordsError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
+from lowregret.models.files import BUNDLED, bundled_names
 from lowregret.models.gguf.fields import set_fields
 from lowregret.models.gguf.header import read_header
 from lowregret.models.gguf.tensors import check_stored, check_used, factors_of, one_file
@@ -62,17 +63,11 @@ class Base:
         return int(pad) if pad is not None and 0 <= pad < rows else 0
 
 
-def bundled_names() -> list[str]:
-    """The bases that come with the package."""
-    folder = resources.files("lowregret.models") / "bundled"
-    return sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file())
-
-
 def resolve(asked: str) -> Source:
     """Find what a `--model` names; ModelError says what was looked for and where."""
     path = Path(asked)
     if asked in bundled_names() and not path.exists():
-        return Source(asked, str(resources.files("lowregret.models") / "bundled" / asked))
+        return Source(asked, str(BUNDLED / asked))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{asked}: no such file. Give the path of an existing .gguf file.")

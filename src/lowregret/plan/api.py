@@ -12,10 +12,11 @@ from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.scan import scan
 from lowregret.data.vocabulary import fits_tokenizer_file
 from lowregret.errors import DataError
+from lowregret.models.files import folder_of
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
-from lowregret.plan.shapes.lookup import find_model, folder_of
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import build
 from lowregret.spec.plan import OF_DATA, PlanSpec, needs_data
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lowregret.analysis.regret import judge
+from lowregret.errors import RecordsError
 from lowregret.questions.claim import Statement
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claims, judge_study
@@ -17,10 +18,11 @@ from lowregret.report.reading import stored_verdict
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import stored_spec
-from lowregret.runs.metrics import read_metrics
+from lowregret.runs.metrics import read_metrics, require_curve
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.shipped import require_shipped
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import read_costs, read_curves, read_examples, start_loss, trial_folders
+from lowregret.runs.study import read_costs, read_curves, read_examples, shipped_folder, start_loss, trial_folders
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
 
@@ -43,6 +45,7 @@ def verify_folder(folder: Path) -> Verification:
     homes = sorted(file.parent for file in folder.glob(f"**/{TRIALS}/*/{TRIAL}") if BEST not in file.parts)
     for home in homes:
         differences += _trial(home)
+    differences += _one_run(homes)
     lines.append(f"{len(homes)} trials: their results are those of their examples and curves")
     if (folder / STUDY).exists():
         differences += _study(folder, lines)
@@ -51,9 +54,26 @@ def verify_folder(folder: Path) -> Verification:
     return Verification(tuple(lines), tuple(differences))
 
 
+def _one_run(homes: Sequence[Path]) -> Iterator[str]:
+    """Of each folder of trials: all of them are of the same base, data and spec."""
+    first: dict[Path, TrialRecord] = {}
+    for home in homes:
+        record = read_record(TrialRecord, home / TRIAL)
+        other = first.setdefault(home.parent, record)
+        if record.inputs != other.inputs:
+            yield f"{home.name}: is of another run (base, data or spec) than {other.id}"
+
+
 def _trial(home: Path) -> Iterator[str]:
     """trial.json against examples.json and metrics.jsonl."""
     record = read_record(TrialRecord, home / TRIAL)
+    try:
+        curve = _curve(home, record)
+        if (home / shipped_folder(record)).is_dir():
+            require_shipped(record, home / shipped_folder(record), "")
+    except RecordsError as error:
+        yield str(error).strip()
+        return
     if record.status != "finished" or record.test_loss is None:
         return
     field, sign = ("test_nll", 1) if record.test_reward is None else ("test_reward", -1)
@@ -64,10 +84,16 @@ def _trial(home: Path) -> Iterator[str]:
         yield f"{home.name}: {field} is {stored} in {TRIAL} and {again} by {EXAMPLES}"
     if record.search_nll is not None:  # a trial that was judged again has a curve on the first examples only
         field, stored = "search_nll", record.search_nll
-    curve = [loss for metric in read_metrics(home / METRICS) if (loss := metric.shared_loss) is not None]
     if not curve or not math.isclose(sign * curve[-1], stored, rel_tol=_CLOSE, abs_tol=_CLOSE):
         last = sign * curve[-1] if curve else "missing"
         yield f"{home.name}: {field} is {stored} in {TRIAL} and {last} at the end of {METRICS}"
+
+
+def _curve(home: Path, record: TrialRecord) -> list[float]:
+    """A trial's held-out losses; RecordsError when lines of its steps are missing."""
+    steps = record.status == "finished"
+    metrics = require_curve(home / METRICS, record.steps) if steps else read_metrics(home / METRICS)
+    return [loss for metric in metrics if (loss := metric.shared_loss) is not None]
 
 
 def _study(folder: Path, lines: list[str]) -> Iterator[str]:

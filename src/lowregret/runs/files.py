@@ -6,6 +6,8 @@ LOCK = ".lock"
 """Locked by the process that writes in the folder."""
 SPEC = "spec.json"
 """What was asked for, with every default, and what the run resolved."""
+MANIFEST = "manifest.json"
+"""What its numbers depend on, by content: base, tokenizer, template, data, reward, versions."""
 CHECKPOINT = "checkpoint.safetensors"
 """The trials in training, as they were at one round; gone when all have ended."""
 

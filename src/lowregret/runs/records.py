@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from lowregret.spec import Spec, TrialSpec
 
@@ -54,6 +55,10 @@ class TrialRecord(Spec):
     """Size of what would be shipped: the adapter, or the whole model."""
     evaluation_seconds: float = 0.0
     """Wall time of its last held-out evaluation; of one that it shared with others, its part."""
+    inputs: str | None = None
+    """Of what run it is (`runs.manifest.identity`); None in records of earlier versions."""
+    shipped: Mapping[str, str] = Field(default_factory=dict)
+    """File → SHA-256 of what a finished trial has left in adapter/ or model/; {} where it left nothing."""
     error: str | None = None
     note: str | None = None
     """What to know of a finished trial's result, in a sentence; None for nothing."""

@@ -57,6 +57,7 @@ def run_group(
             write_json(folder / PRIORS, known)
         _extend(folder / SPEC, spec)
         bind_spec(folder, spec, dict(inputs.resolved), "")
+        inputs.bind(folder, observer.say)
         make_folder(folder / TRIALS)
         for method in spec.methods:
             if method.name not in known:
@@ -68,7 +69,7 @@ def run_group(
         if facts := known_fact_bits(spec.data.train):
             note_base(folder, fact_bits=facts)
         deliver = _Forgetting(folder, resources) if spec.forgetting else _nothing
-        Scheduler(folder, spec, known, observer, deliver).run(resources, session, should_stop)
+        Scheduler(folder, spec, known, observer, inputs.identity, deliver).run(resources, session, should_stop)
 
 
 def require_extension(folder: Path, spec: GroupSpec) -> None:

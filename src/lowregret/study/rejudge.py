@@ -22,6 +22,7 @@ from lowregret.models.load import resolve
 from lowregret.runs.atomic import make_folder, write_bytes, write_json
 from lowregret.runs.files import AGAIN, EXAMPLES, METRICS, TRIAL
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.shipped import require_shipped
 from lowregret.runs.study import note_environment, read_examples, read_trials, shipped_folder, trial_folder
 from lowregret.spec import CompareSpec, LoRA
 from lowregret.study.observer import Observer
@@ -80,6 +81,8 @@ class Rejudging:
     def _evaluate(self, record: TrialRecord) -> None:
         """Judge a trial by its weights; examples.json first, so that the record never tells of more than there is."""
         inputs, weights = self.resources.inputs, self._weights(record)
+        home = trial_folder(self.folder, record.id)
+        require_shipped(record, weights, f"Bring it back, or delete {home / TRIAL}: the trial is repeated.")
         adapted = isinstance(record.spec.method, LoRA)
         engine = self.resources.engine() if adapted else make_engine(inputs.spec, resolve(str(weights)))
         policy = "base"
@@ -104,7 +107,6 @@ class Rejudging:
                 "evaluation_seconds": seconds,
             }
         )
-        home = trial_folder(self.folder, record.id)
         write_json(home / EXAMPLES, losses)
         write_json(home / TRIAL, judged)
 
@@ -115,7 +117,8 @@ class Rejudging:
         folder = self.folder / AGAIN
         make_folder(folder)
         trials = [record.spec for record in gone]
-        scheduler = Scheduler(folder, self.spec, {}, self.watching, _keep_nothing, only=trials)
+        identity = self.resources.inputs.identity
+        scheduler = Scheduler(folder, self.spec, {}, self.watching, identity, _keep_nothing, only=trials)
         scheduler.run(self.resources, session, should_stop)
         found = {record.spec: record for record in read_trials(folder)}  # ids of before 0.3.0 are other ones
         for record in gone:

@@ -19,7 +19,7 @@ from lowregret.runs.files import BASE
 from lowregret.runs.study import note_base, start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
 from lowregret.tasks import Grader
-from lowregret.train.inputs import RunInputs, Say, engine_lines, make_engine, make_workload
+from lowregret.train.inputs import RunInputs, Say, engine_lines, make_workload
 from lowregret.train.members import Workload
 from lowregret.train.sft.work import evaluate, mean_nll, shared_nll
 
@@ -43,7 +43,7 @@ class TrialResources:
     def engine(self) -> Engine:
         if self._engine is None:
             _set_aside()
-            self._engine = make_engine(self.spec, self.inputs.source)
+            self._engine = self.inputs.loaded_engine()
             for method in self.spec.methods:  # a target that matches nothing is told before anything is trained
                 if isinstance(method, LoRA):
                     find_targets(self._engine.model, self._engine.matrices, method.targets)

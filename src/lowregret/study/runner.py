@@ -64,11 +64,12 @@ def compare(
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         resolved = {**inputs.resolved, "priors": priors}
         priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
+        inputs.bind(folder, watching.say)
         make_folder(folder / TRIALS)
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)
         note_costs(folder, resources)
-        scheduler = Scheduler(folder, spec, priors, watching)
+        scheduler = Scheduler(folder, spec, priors, watching, inputs.identity)
         if isinstance(inputs.data, PreparedData) and scheduler.wanted():
             for line in new_token_lines(resources.engine(), inputs.data.train, spec.methods):
                 watching.say(line)

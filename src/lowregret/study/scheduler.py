@@ -13,7 +13,7 @@ from lowregret.analysis.learning_rate import best_rate
 from lowregret.analysis.numbers import nats
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import METRICS, TRIAL
-from lowregret.runs.metrics import held_out_curve
+from lowregret.runs.metrics import held_out_curve, require_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
@@ -48,17 +48,20 @@ class Scheduler:
         spec: CompareSpec | GroupSpec,
         priors: Mapping[str, float],
         watching: Observer,
+        identity: str,
         deliver: Deliver | None = None,
         only: Sequence[TrialSpec] | None = None,
     ) -> None:
-        """`deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
+        """`identity` is that of the run (`runs.manifest`).
+
+        `deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
 
         `only` these trials are trained, whatever the search would ask for.
         """
         self._only = only
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
-        self._checkpoint = read_checkpoint(folder)
+        self._checkpoint = read_checkpoint(folder, identity)
         self.records = resumable_records(folder, self._checkpoint, watching.say)
         """As the folder has them."""
         drop_superseded(folder, self.records)
@@ -219,6 +222,8 @@ def resumable_records(folder: Path, checkpoint: Checkpoint | None, say: Callable
                 say(f"{record.id} failed before ({record.error}); it runs again")
             (home / TRIAL).unlink()
             continue
+        if record.status == "finished":
+            require_curve(home / METRICS, record.steps)
         if record != found:
             write_json(home / TRIAL, record)
         kept.append(record)

@@ -14,6 +14,7 @@ from lowregret.export.peft import export_policy
 from lowregret.runs.atomic import read_record, write_json, writing
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, TRIAL
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.shipped import require_shipped
 from lowregret.runs.study import shipped_folder, trial_folder
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import LoRA
@@ -42,11 +43,14 @@ def keeping(method: str, records: Sequence[TrialRecord]) -> set[str]:
 
 def keep_if_best(
     engine: Engine, policy: str, record: TrialRecord, records: Sequence[TrialRecord], folder: Path
-) -> None:
-    """Ship a finished trial's weights to its folder, if they are among those that are kept."""
+) -> Path | None:
+    """Ship a finished trial's weights to its folder, which is returned, if they are among those that are kept."""
     known = sorted([*(other for other in records if other.id != record.id), record], key=lambda each: each.id)
-    if record.id in keeping(record.method, known):
-        export_policy(engine, policy, trial_folder(folder, record.id) / shipped_folder(record))
+    if record.id not in keeping(record.method, known):
+        return None
+    shipped = trial_folder(folder, record.id) / shipped_folder(record)
+    export_policy(engine, policy, shipped)
+    return shipped
 
 
 def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
@@ -73,9 +77,12 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
         source = trial_folder(folder, winner.id) / shipped_folder(winner)
         target = folder / BEST / kind
         if (target / TRIAL).exists() and (before := read_record(TrialRecord, target / TRIAL)).id == winner.id:
+            require_shipped(winner, target, f"Delete {target} and run the same command again: it is made anew.")
             if before != winner:  # judged again
                 write_json(target / TRIAL, winner)
             continue
+        home = trial_folder(folder, winner.id)
+        require_shipped(winner, source, f"Bring it back, or delete {home / TRIAL}: the trial is repeated.")
         partial = target.with_name(kind + ".partial")
         with writing(target):
             shutil.rmtree(partial, ignore_errors=True)

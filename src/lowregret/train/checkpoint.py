@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lowregret.engine import Engine
-from lowregret.engine.state import damaged, read_tensors, restore_state, save_tensors, state_tensors
+from lowregret.engine.state import damaged, read_sealed, restore_state, save_sealed, state_tensors
+from lowregret.errors import RecordsError
 from lowregret.runs.files import CHECKPOINT
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import Spec, TrialSpec
 
-_CONTENTS = "pack"
+_CONTENTS, _IDENTITY = "pack", "run"
 
 
 class Progress(Spec):
@@ -82,30 +83,41 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    engine: Engine, folder: Path, members: Sequence[Standing], records: Iterable[TrialRecord] = ()
+    engine: Engine,
+    folder: Path,
+    members: Sequence[Standing],
+    records: Iterable[TrialRecord] = (),
+    identity: str = "",
 ) -> None:
-    """Weights, moments and progress of the members, and what had ended, atomically."""
+    """Weights, moments and progress of the members, what had ended, and the run's identity, atomically."""
     tensors = {
         f"{member.name}/{key}": value
         for member in members
         for key, value in state_tensors(engine.policies[member.name]).items()
     }
     contents = _Contents(members=tuple(members), records=tuple(records))
-    save_tensors(tensors, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json()})
+    save_sealed(tensors, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json(), _IDENTITY: identity})
 
 
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """What `save_checkpoint` wrote; None when there is no checkpoint, RecordsError when it is damaged."""
+def read_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
+    """What `save_checkpoint` wrote; None when there is no checkpoint, RecordsError when it is damaged or of another run
+    than that of this identity.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_sealed(path)
     try:
         contents = _Contents.model_validate_json(metadata[_CONTENTS])
     except KeyError:
         raise damaged(path, "it does not say whose it is") from None
     except ValidationError as error:
         raise damaged(path, error.errors()[0]["msg"]) from None
+    if metadata.get(_IDENTITY) != identity:
+        raise RecordsError(
+            f"{path}: is the checkpoint of another run: of another base, other data, or another spec. Put back the one "
+            "that belongs here, or delete it and run the same command again: the trials in training restart."
+        )
     return Checkpoint(path, contents.members, contents.records, tensors)
 
 

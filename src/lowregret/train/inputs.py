@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lowregret.data.chat.template import choose_template
@@ -15,15 +16,19 @@ from lowregret.data.prepare import PreparedData, prepare
 from lowregret.data.table import select, supervised_counts, token_counts
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype
-from lowregret.errors import SpecError
+from lowregret.errors import RecordsError, SpecError
 from lowregret.models.context import positions_of
+from lowregret.models.files import base_files
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
+from lowregret.runs.manifest import Manifest, bind_manifest, digests, identity
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
+from lowregret.strict_json import to_json
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
 from lowregret.train.judging import choose_judging
+from lowregret.train.manifest import make_manifest
 from lowregret.train.members import Workload
 from lowregret.train.prior import shapes_from
 from lowregret.train.rl.problems import Problems, Prompt, prepare_problems
@@ -49,6 +54,8 @@ class RunInputs:
     """The base's transformers configuration."""
     device: str
     dtype: str
+    template: Any = None
+    """The tokenizer's chat template: a text, texts by name, or None."""
     shared: tuple[int, ...] | None = None
     """Positions of the held-out examples by which the folder's first trials were judged; None for all."""
 
@@ -69,8 +76,8 @@ class RunInputs:
             "steps": self.steps,
             "train_examples": len(self.data.train),
             "test_examples": len(self.data.test),
-            "train_data": fingerprint(self.data.train),
-            "test_data": fingerprint(self.data.test),
+            "train_data": self._tokens[0][:_SHORT],
+            "test_data": self._tokens[1][:_SHORT],
             "device": self.device,
             "dtype": self.dtype,
             **chosen,
@@ -79,8 +86,42 @@ class RunInputs:
     def first_test_data(self, count: int) -> str:
         """The fingerprint of the first so many held-out examples."""
         if isinstance(self.data, Problems):
-            return fingerprint(self.data.test[:count])
-        return fingerprint(select(self.data.test, self.data.first(count)))
+            return fingerprint(self.data.test[:count])[:_SHORT]
+        return fingerprint(select(self.data.test, self.data.first(count)))[:_SHORT]
+
+    @cached_property
+    def _tokens(self) -> tuple[str, str]:
+        """The fingerprints of what is trained on and of what it is judged by."""
+        return fingerprint(self.data.train), fingerprint(self.data.test)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the run's numbers depend on beside its spec, by content."""
+        train, test = self._tokens
+        if isinstance(self.data, Problems):  # a reward may read any column of a row
+            train, test = _with_rows(train, self.data.train), _with_rows(test, self.data.test)
+        return make_manifest(self.spec, train, test, self.template)
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of all that a trial's numbers depend on beside the trial."""
+        return identity(self.spec, self.manifest)
+
+    def bind(self, folder: Path, say: Say) -> None:
+        """Write the manifest of a run's folder, or see that its content is still there; RecordsError if not."""
+        bind_manifest(folder, self.manifest, say, held_out_grows=isinstance(self.data, PreparedData))
+
+    def loaded_engine(self) -> Engine:
+        """A fresh engine on a freshly loaded base; RecordsError when its files are not those of the manifest."""
+        engine = make_engine(self.spec, self.source)
+        files = digests(base_files(self.spec.model))
+        changed = list(self.manifest.differences(self.manifest.model_copy(update={"base": files})))
+        if changed:
+            raise RecordsError(
+                f"{self.spec.model}: {', '.join(changed)} changed while the run was going on: two trials would be of "
+                "two bases. Bring back what was there and run the same command again, or use another --out."
+            )
+        return engine
 
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
@@ -140,7 +181,8 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
         first = len(data.test) if stored is None else stored.get("search_examples", stored["test_examples"])
         shared = data.first(first) if first < len(data.test) else None
     dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
-    return RunInputs(spec, source, data, total_steps(spec, len(data.train)), config, str(device), dtype, shared)
+    steps, template = total_steps(spec, len(data.train)), tokenizer.chat_template
+    return RunInputs(spec, source, data, steps, config, str(device), dtype, template, shared)
 
 
 def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
@@ -201,19 +243,35 @@ def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say:
     """What the trials of a run share, by its objective."""
     spec = inputs.spec
     if grader is None:
-        return SFTWorkload(engine, spec, inputs.examples.train, inputs.examples.test, inputs.shared)
+        return SFTWorkload(
+            engine, spec, inputs.examples.train, inputs.examples.test, inputs.shared, identity=inputs.identity
+        )
     assert isinstance(inputs.data, Problems)
     assert isinstance(spec.objective, RL)
     reference = None
     if spec.objective.kl and spec.trains_base:
         reference = make_engine(spec, inputs.source)
-    return RLWorkload(engine, spec, inputs.data.train, inputs.data.test, grader, reference, say)
+    return RLWorkload(
+        engine, spec, inputs.data.train, inputs.data.test, grader, reference, say, identity=inputs.identity
+    )
+
+
+_SHORT = 16
+"""Hexadecimal digits of the digests in spec.json."""
 
 
 def fingerprint(examples: Sequence[Example | Prompt]) -> str:
-    """A hash of the tokens and masks, or answers: another file, tokenizer or template gives another."""
+    """SHA-256 of the tokens and masks, or answers: another file, tokenizer or template gives another."""
     digest = hashlib.sha256()
     for example in examples:
         judged = example.supervised if isinstance(example, Example) else example.problem.gold
         digest.update(repr((example.token_ids, judged)).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def _with_rows(found: str, prompts: Sequence[Prompt]) -> str:
+    """The fingerprint of prompts and of the whole rows that they come from."""
+    digest = hashlib.sha256(found.encode())
+    for prompt in prompts:
+        digest.update(to_json(dict(prompt.problem.row), sort_keys=True, default=repr).encode())
+    return digest.hexdigest()

@@ -16,9 +16,12 @@ from lowregret.models.load import Source, load_config, load_tokenizer, resolve
 from lowregret.models.stops import stops
 from lowregret.runs.atomic import read_record
 from lowregret.runs.extension import as_begun, known_choices
-from lowregret.runs.files import ADAPTER, MODEL, TRIAL
+from lowregret.runs.files import ADAPTER, METRICS, MODEL, TRIAL
 from lowregret.runs.lock import bind_spec, lock_run
+from lowregret.runs.metrics import require_curve
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.shipped import require_shipped
+from lowregret.runs.study import shipped_folder
 from lowregret.spec import LoRA, TrainingSpec, TrainSpec, TrialSpec
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.inputs import Say, engine_lines, fits_context, grading, make_engine, make_workload, open_inputs
@@ -56,15 +59,22 @@ def fine_tune(
         if spec.learning_rate == "auto":
             say(f"learning rate: {rate:.3g} (the prior for {spec.method.name}; `lowregret compare` finds the best)")
         bind_spec(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)
+        inputs.bind(folder, say)
         if (folder / TRIAL).exists():
             record = read_record(TrialRecord, folder / TRIAL)
             if record.status == "finished":
+                require_shipped(
+                    record,
+                    folder / shipped_folder(record),
+                    f"Bring it back, delete {folder / TRIAL} to train again, or use another --out.",
+                )
+                require_curve(folder / METRICS, record.steps)
                 delete_checkpoint(folder)  # left behind by a kill just after the record was written
                 say("already finished: nothing to do")
                 return record
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
         with stop_requests(say) as should_stop, grading(spec) as grader:
-            engine = make_engine(spec, inputs.source)
+            engine = inputs.loaded_engine()
             for line in engine_lines(engine, spec):
                 say(line)
             if isinstance(inputs.data, PreparedData):
@@ -96,10 +106,12 @@ def fine_tune(
 def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable[[], bool]) -> TrialRecord:
     """Train one trial with its record, from its checkpoint if there is one, and leave adapter/ or model/."""
 
-    def deliver(engine: Engine, policy: str, _: TrialRecord) -> None:
-        export_policy(engine, policy, folder / (ADAPTER if isinstance(trial.method, LoRA) else MODEL))
+    def deliver(engine: Engine, policy: str, _: TrialRecord) -> Path:
+        shipped = folder / (ADAPTER if isinstance(trial.method, LoRA) else MODEL)
+        export_policy(engine, policy, shipped)
+        return shipped
 
-    record = begin(pack, trial, folder, read_checkpoint(folder))
+    record = begin(pack, trial, folder, read_checkpoint(folder, pack.workload.identity))
     for done in rounds(pack, folder, should_stop):
         for member, outcome in done.ended:
             record = settle(pack, member, outcome, deliver)

@@ -117,7 +117,7 @@ class Pack:
             if member.progress.step:
                 sync_file(member.folder / METRICS)
         standing = [member.standing for member in self.members.values()]
-        save_checkpoint(self.workload.engine, folder, standing, self.settled)
+        save_checkpoint(self.workload.engine, folder, standing, self.settled, self.workload.identity)
 
     def _account(self, group: Sequence[Member], results: dict[str, StepResult], seconds: float) -> None:
         """Note what a step alone costs, and what sharing has saved since."""

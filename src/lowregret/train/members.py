@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from lowregret.engine import Engine
 from lowregret.runs.atomic import make_folder
 from lowregret.runs.files import METRICS
-from lowregret.runs.metrics import keep_lines_until, keep_metrics_until, read_metrics
+from lowregret.runs.metrics import keep_lines_until, keep_metrics_until
 from lowregret.runs.records import ExampleLosses, ExampleRewards
 from lowregret.spec import TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress, Standing
@@ -105,6 +105,10 @@ class Workload(Protocol):
     def test_tokens(self) -> int:
         """Supervised tokens of the held-out examples."""
 
+    @property
+    def identity(self) -> str:
+        """Of the run (`runs.manifest.identity`): checkpoints and records repeat it."""
+
     def stepper(self) -> Stepper:
         """What its trials do in a round."""
 
@@ -137,15 +141,14 @@ def enter(
 ) -> Member:
     """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps.
 
-    What the folder says of later steps goes: metrics, and the lines of `logs`. With `evaluate_first` the policy is
-    measured before its first step too.
+    What the folder says of later steps goes: metrics, and the lines of `logs`. RecordsError when lines of earlier ones
+    are missing. With `evaluate_first` the policy is measured before its first step too.
     """
     make_folder(folder)
     kept = progress.step or -1  # what came before a first step happens again
-    keep_metrics_until(folder / METRICS, kept)
+    curve = keep_metrics_until(folder / METRICS, kept)
     for file in logs:
         keep_lines_until(folder / file, kept)
-    curve = read_metrics(folder / METRICS)
     spec, examples = workload.spec, len(workload.train)
     steps = total_steps(spec, examples)
     return Member(

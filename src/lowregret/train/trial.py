@@ -11,6 +11,7 @@ from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.shipped import digest_folder
 from lowregret.spec import TrialSpec
 from lowregret.train.checkpoint import Checkpoint, Progress
 from lowregret.train.loop import Pack
@@ -18,8 +19,9 @@ from lowregret.train.members import Member, TrialOutcome
 from lowregret.train.rl.rollout import unmoved
 from lowregret.train.step import memory_advice, out_of_memory
 
-Deliver = Callable[[Engine, str, TrialRecord], object]
-"""(engine, policy, its record): called before trial.json says `finished`, so that what a trial ships exists by then."""
+Deliver = Callable[[Engine, str, TrialRecord], Path | None]
+"""(engine, policy, its record) → the folder of what was shipped, None for nothing: called before trial.json says
+`finished`, so that what a trial ships exists by then."""
 
 
 def begin(
@@ -42,11 +44,11 @@ def begin(
         if not out_of_memory(error):
             raise
         error_text = memory_advice(str(error))
-        return _write(folder, TrialRecord(**_facts(engine, name, trial), status="failed", error=error_text))
+        return _write(folder, TrialRecord(**_facts(pack, name, trial), status="failed", error=error_text))
     if checkpoint is not None:
         checkpoint.restore(engine, name)
     size = engine.policies[name].trainable_parameters
-    record = _write(folder, TrialRecord(**_facts(engine, name, trial, size), status="running"))
+    record = _write(folder, TrialRecord(**_facts(pack, name, trial, size), status="running"))
     pack.join(name, trial, folder, progress)
     return record
 
@@ -59,7 +61,7 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     engine, done = pack.workload.engine, member.progress
     found = outcome.evaluation
     record = TrialRecord(
-        **_facts(engine, member.name, member.trial, engine.policies[member.name].trainable_parameters),
+        **_facts(pack, member.name, member.trial, engine.policies[member.name].trainable_parameters),
         status=outcome.status,
         test_nll=None if found is None else found.test_nll,
         search_nll=None if found is None else found.search_nll,
@@ -79,20 +81,23 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
         pruned_by=outcome.pruned_by,
     )
     if record.status == "finished":
-        deliver(engine, member.name, record)
+        shipped = deliver(engine, member.name, record)
+        if shipped is not None:
+            record = record.model_copy(update={"shipped": digest_folder(shipped)})
     _write(member.folder, record)
     engine.remove_policy(member.name)
     return record
 
 
-def _facts(engine: Engine, name: str, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
+def _facts(pack: Pack, name: str, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
     return {
+        "inputs": pack.workload.identity or None,
         "id": name,
         "method": trial.method.name,
         "learning_rate": trial.learning_rate,
         "seed": trial.seed,
         "spec": trial,
-        "forward_path": engine.forward_path.description,
+        "forward_path": pack.workload.engine.forward_path.description,
         "trainable_parameters": trainable_parameters,
         "checkpoint_bytes": 4 * trainable_parameters,
     }

@@ -49,6 +49,8 @@ class RLWorkload:
     reference: Engine | None = None
     """The base, for the KL penalty of a FullFT, which changes it; a LoRA's is its own engine's."""
     say: Callable[[str], None] = lambda line: None
+    identity: str = ""
+    """Of the run (`runs.manifest.identity`)."""
 
     @property
     def objective(self) -> RL:

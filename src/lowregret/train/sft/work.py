@@ -36,6 +36,8 @@ class SFTWorkload:
     test: Sequence[Example]
     shared: tuple[int, ...] | None = None
     """Positions in `test` of the examples by which all trials of the folder are judged; None for all."""
+    identity: str = ""
+    """Of the run (`runs.manifest.identity`)."""
 
     @property
     def test_tokens(self) -> int:
