@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +24,53 @@ def append_metric(path: Path, metric: Metric) -> None:
 
 
 def read_metrics(path: Path) -> list[Metric]:
-    """All complete lines of metrics.jsonl, one a step and none missing; a last line torn by a kill is left out."""
+    """All complete lines of metrics.jsonl, by rising step; a last line torn by a kill is left out.
+
+    That none is missing is for `require_curve` to see.
+    """
     return list(_metrics(path))
 
 
 def _metrics(path: Path, until: float = math.inf) -> Iterator[Metric]:
     """Line after line, up to that of step `until`: what comes later is not looked at.
 
-    RecordsError at a damaged line, and at one that is not of the step after the line before. Zeros at the end are what
-    a power cut leaves of lines that had not reached the disk: they are no lines.
+    RecordsError at a damaged line, and at one that is not of a later step than the line before. Zeros at the end are
+    what a power cut leaves of lines that had not reached the disk: they are no lines.
     """
     if until < 0 or not path.exists():
         return
-    last: int | None = None
+    last = -1
     for number, line in enumerate(path.read_bytes().rstrip(b"\0").split(b"\n")[:-1], start=1):
-        if last is not None and last >= until:
+        if last >= until:
             return
         try:
             metric = Metric.model_validate_json(line)
         except ValidationError as error:
             raise RecordsError(f"{path}:{number}: damaged ({error.errors()[0]['msg']}). {_REMEDY}") from error
+        if metric.step <= last:
+            raise RecordsError(f"{path}:{number}: step {metric.step} after step {last}. {_REMEDY}")
         if metric.step > until:
             return
-        if metric.step != (last + 1 if last is not None else max(min(metric.step, 1), 0)):
-            before = f"after that of step {last}" if last is not None else "as the first"
-            raise RecordsError(f"{path}:{number}: the line of step {metric.step} comes {before}. {_REMEDY}")
         last = metric.step
         yield metric
 
 
-_REMEDY = "Bring the file back as it was, or delete the trial's folder: the trial is repeated."
+def _require_all(path: Path, found: Sequence[Metric], steps: int, whose: str) -> None:
+    """RecordsError when these are not the lines of steps 1 to `steps`, one each; one of step 0 may come first."""
+    own = [metric.step for metric in found if metric.step]
+    if own != list(range(1, steps + 1)):
+        missing = sorted({*range(1, steps + 1)} - {*own})
+        wrong = f"lacks the line of step {missing[0]}" if missing else f"goes on to step {own[-1]}"
+        raise RecordsError(f"{path}: {wrong}, and {whose} {steps}. {_REMEDY}")
+
+
+_REMEDY = "Bring the file back as it was, or start the trial again: delete its folder."
 
 
 def require_curve(path: Path, steps: int) -> list[Metric]:
     """The lines of a trial that has taken so many steps; RecordsError when some are missing."""
     found = read_metrics(path)
-    last = found[-1].step if found else 0
-    if last != steps:
-        raise RecordsError(f"{path}: ends with step {last}, and the trial has taken {steps}. {_REMEDY}")
+    _require_all(path, found, steps, "the trial has taken")
     return found
 
 
@@ -78,9 +87,8 @@ def keep_metrics_until(path: Path, step: int) -> list[Metric]:
     RecordsError when there are not all of those before: a curve with a hole would be no curve of this trial.
     """
     kept = list(_metrics(path, step))
-    last = kept[-1].step if kept else 0
-    if last < step:
-        raise RecordsError(f"{path}: ends with step {last}, and the checkpoint is of step {step}. {_REMEDY}")
+    if step > 0:
+        _require_all(path, kept, step, "the checkpoint is of step")
     lines = (to_json(metric.model_dump(mode="json", exclude_none=True)) + "\n" for metric in kept)
     write_bytes(path, "".join(lines).encode())
     return kept

@@ -99,7 +99,7 @@ def save_checkpoint(
     save_sealed(tensors, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json(), _IDENTITY: identity})
 
 
-def read_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
+def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
     """What `save_checkpoint` wrote; None when there is no checkpoint, RecordsError when it is damaged or of another run
     than that of this identity.
     """

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def test_a_kill_while_appending_loses_the_torn_line_only(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
     path.unlink(missing_ok=True)
+    lines = [metric.model_copy(update={"step": step}) for step, metric in enumerate(lines, start=1)]
     for metric in lines:
         curve.append_metric(path, metric)
     assert curve.read_metrics(path) == lines
@@ -116,28 +118,87 @@ def test_a_kill_while_appending_loses_the_torn_line_only(
     torn = data.draw(st.integers(1, last))
     os.truncate(path, path.stat().st_size - torn)
     assert curve.read_metrics(path) == lines[:-1]
-    curve.keep_metrics_until(path, lines[-1].step)
+    assert curve.keep_metrics_until(path, len(lines) - 1 or -1) == lines[:-1]
     curve.append_metric(path, lines[-1])
-    kept = [metric for metric in lines[:-1] if metric.step <= lines[-1].step]
-    assert curve.read_metrics(path) == [*kept, lines[-1]]
+    assert curve.read_metrics(path) == lines
 
 
 def test_no_curve_yet_is_an_empty_one(tmp_path: Path) -> None:
     assert curve.read_metrics(tmp_path / "metrics.jsonl") == []
-    curve.keep_metrics_until(tmp_path / "metrics.jsonl", 3)
+    assert curve.keep_metrics_until(tmp_path / "metrics.jsonl", -1) == []
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
-@given(steps=st.lists(st.integers(0, 9), max_size=9), until=st.integers(0, 9))
-def test_resuming_drops_exactly_the_steps_that_come_again(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[int], until: int
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
+def write_steps(path: Path, steps: Iterable[int]) -> None:
     path.unlink(missing_ok=True)
     for step in steps:
-        curve.append_metric(path, Metric(step=step, tokens=0, seconds=0.0))
-    curve.keep_metrics_until(path, until)
-    assert [metric.step for metric in curve.read_metrics(path)] == [step for step in steps if step <= until]
+        curve.append_metric(path, Metric(step=step, tokens=step, seconds=0.0))
+
+
+@given(first=st.integers(0, 1), steps=st.integers(1, 9), until=st.integers(1, 9), tail=st.binary(max_size=9))
+def test_resuming_drops_whatever_comes_after_the_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, first: int, steps: int, until: int, tail: bytes
+) -> None:
+    """Also what a power cut has left there; a curve that ends before the checkpoint is refused."""
+    path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
+    write_steps(path, range(first, steps + 1))
+    if steps < until:
+        with pytest.raises(
+            RecordsError, match=f"lacks the line of step {steps + 1}, and the checkpoint is of step {until}"
+        ):
+            curve.keep_metrics_until(path, until)
+        return
+    path.write_bytes(path.read_bytes() + tail + b"\n")
+    assert [metric.step for metric in curve.keep_metrics_until(path, until)] == list(range(first, until + 1))
+    assert [metric.step for metric in curve.read_metrics(path)] == list(range(first, until + 1))
+
+
+@given(zeros=st.integers(1, 9), torn=st.integers(0, 40))
+def test_zeros_at_the_end_are_no_lines(tmp_path_factory: pytest.TempPathFactory, zeros: int, torn: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
+    write_steps(path, (1, 2, 3))
+    whole = path.read_bytes()
+    kept = len(whole.splitlines(keepends=True)[-1]) - 1 if torn else 0
+    path.write_bytes(whole[: len(whole) - min(torn, kept)] + b"\0" * zeros)
+    assert [metric.step for metric in curve.read_metrics(path)] == ([1, 2] if torn else [1, 2, 3])
+
+
+@pytest.mark.parametrize("steps", [(-1,), (1, 2, 2), (1, 2, 1), (0, 1, 0)])
+def test_a_line_of_no_later_step_is_named(tmp_path: Path, steps: tuple[int, ...]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, steps)
+    with pytest.raises(RecordsError, match=rf"metrics\.jsonl:{len(steps)}: step {steps[-1]} after step"):
+        curve.read_metrics(path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wrong"),
+    [
+        ((), "lacks the line of step 1"),
+        ((1, 2, 3), "lacks the line of step 4"),
+        ((0, 2, 3, 4), "lacks the line of step 1"),
+        ((1, 2, 4), "lacks the line of step 3"),
+        ((1, 2, 3, 4, 5), "goes on to step 5"),
+    ],
+)
+def test_a_trials_curve_has_all_its_steps(tmp_path: Path, steps: tuple[int, ...], wrong: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, range(5))
+    assert len(curve.require_curve(path, 4)) == 5
+    write_steps(path, steps)
+    with pytest.raises(RecordsError, match=f"{wrong}, and the trial has taken 4"):
+        curve.require_curve(path, 4)
+
+
+DAMAGE = [b"\0\0\0", b"{", b"[]", b'{"step": null}', b'{"step": 1e999}', b"[" * 9999, b"\xff"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=[str(damage[:8]) for damage in DAMAGE])
+def test_damaged_transcripts_stop_no_run(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "transcripts.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + damage + b'\n{"step": 2}\n{"step": 3}\n')
+    curve.keep_lines_until(path, 2)
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
 @pytest.mark.parametrize("damage", [b"\x00\x00", b'{"step": 1}', b'{"step": "x", "tokens": 1, "seconds": 1}', b"[]"])
@@ -145,7 +206,7 @@ def test_a_damaged_line_is_named_by_file_and_number(tmp_path: Path, damage: byte
     path = tmp_path / "metrics.jsonl"
     good = b'{"step": 1, "tokens": 1, "seconds": 1}\n'
     path.write_bytes(good + damage + b"\n" + good)
-    with pytest.raises(RecordsError, match=r"metrics\.jsonl:2: damaged .*Delete"):
+    with pytest.raises(RecordsError, match=r"metrics\.jsonl:2: damaged .*delete"):
         curve.read_metrics(path)
 
 

@@ -84,7 +84,7 @@ def test_loras_first_and_full_alone_and_every_trial_once(
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as monkeypatch:
         packs = Packs(monkeypatch, folder, draw, room)
-        scheduler = Scheduler(folder, study(), {}, Silent())
+        scheduler = Scheduler(folder, study(), {}, Silent(), "")
         spent = []
         while scheduler.wanted():
             spent.append(scheduler.train(None, None, lambda: False))  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_loras_first_and_full_alone_and_every_trial_once(
 
 def test_a_place_is_taken_again_as_soon_as_it_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packs = Packs(monkeypatch, tmp_path, random.Random(0), room=2)
-    scheduler = Scheduler(tmp_path, study(), {}, Silent())
+    scheduler = Scheduler(tmp_path, study(), {}, Silent(), "")
     scheduler.train(None, None, lambda: False)  # type: ignore[arg-type]
     assert packs.packs == 1
     loras = [{trial.id for trial in trials} for trials in packs.beside if isinstance(trials[0].method, LoRA)]
@@ -118,7 +118,7 @@ SEARCH = [TrialSpec(method=LoRA(rank=1), learning_rate=rate, seed=0) for rate in
 
 def scheduler_with(folder: Path, *others: tuple[TrialSpec, str, float | None], prune: float | None = 0.25) -> Scheduler:
     """(trial, status, its loss at step 3)."""
-    scheduler = Scheduler(folder, study(prune=prune, learning_rates=(1e-4, 1e-3, 1e-2, 1e-1)), {}, Silent())
+    scheduler = Scheduler(folder, study(prune=prune, learning_rates=(1e-4, 1e-3, 1e-2, 1e-1)), {}, Silent(), "")
     for trial, status, nll in others:
         home = folder / "trials" / trial.id
         home.mkdir(parents=True)
@@ -132,7 +132,7 @@ def scheduler_with(folder: Path, *others: tuple[TrialSpec, str, float | None], p
 def test_of_rewards_the_stopping_rule_is_so_much_reward_and_off_unless_asked_for(tmp_path: Path) -> None:
     rewards = {"objective": {"kind": "rl", "task": "builtin:arithmetic"}}
     assert study(**rewards).prune is None
-    scheduler = Scheduler(tmp_path, study(prune=0.3, learning_rates=(1e-4, 1e-3, 1e-2), **rewards), {}, Silent())
+    scheduler = Scheduler(tmp_path, study(prune=0.3, learning_rates=(1e-4, 1e-3, 1e-2), **rewards), {}, Silent(), "")
     home = tmp_path / "trials" / SEARCH[2].id
     home.mkdir(parents=True)
     append_metric(home / "metrics.jsonl", Metric(step=3, tokens=3, test_reward=0.9, seconds=3))

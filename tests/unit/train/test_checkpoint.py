@@ -11,6 +11,7 @@ import torch
 
 from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
+from lowregret.engine.state import save_sealed
 from lowregret.errors import RecordsError
 from lowregret.runs.files import CHECKPOINT
 from lowregret.runs.records import TrialRecord
@@ -99,6 +100,32 @@ def test_missing_progress_is_damage(engine: Engine, tmp_path: Path, metadata: di
         read_checkpoint(tmp_path)
 
 
+def test_one_flipped_bit_is_found_wherever_it_is(engine: Engine, tmp_path: Path) -> None:
+    """In a weight, a moment, the progress, the digest itself."""
+    save_checkpoint(engine, tmp_path, [STANDING], identity="this run")
+    path = tmp_path / CHECKPOINT
+    whole = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [
+        *range(header, len(whole), 997),
+        len(whole) - 1,
+        whole.index(b'"step\\":7') + 9,
+        whole.index(b"digest") + 12,
+    ]
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(RecordsError, match="the checkpoint is damaged"):
+            read_checkpoint(tmp_path, "this run")
+    path.write_bytes(whole)
+    assert read_checkpoint(tmp_path, "this run") is not None
+
+
+def test_the_checkpoint_of_another_run_is_refused(engine: Engine, tmp_path: Path) -> None:
+    save_checkpoint(engine, tmp_path, [STANDING], identity="that run")
+    with pytest.raises(RecordsError, match=r"is the checkpoint of another run.*Put back"):
+        read_checkpoint(tmp_path, "this run")
+
+
 def test_another_policys_checkpoint_is_refused(engine: Engine, bases: ModuleType, tmp_path: Path) -> None:
     save_checkpoint(engine, tmp_path, [STANDING])
     for other in (fresh(bases, rank=2), fresh(bases, targets=("mlp",))):
@@ -113,10 +140,11 @@ def test_a_foreign_optimizer_state_is_refused(engine: Engine, bases: ModuleType,
     path = tmp_path / CHECKPOINT
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
+    metadata.pop("digest")
     tensors = safetensors.torch.load_file(path)
     uncounted = {key: value for key, value in tensors.items() if key != "policy/steps"}
     for wrong in ({**tensors, "policy/adam/exp_avg/elsewhere": torch.zeros(3)}, uncounted):
-        safetensors.torch.save_file(wrong, path, metadata)
+        save_sealed(wrong, path, metadata)
         with pytest.raises(RecordsError, match="damaged"):
             load(fresh(bases), tmp_path)
 

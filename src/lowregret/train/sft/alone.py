@@ -46,7 +46,7 @@ def run_trial(
     RecordsError (out of memory among them); what is on disk stays resumable.
     """
     pack = Pack(SFTWorkload(engine, spec, train, test), on_step)
-    checkpoint = read_checkpoint(folder, pack.workload.identity)
+    checkpoint = read_checkpoint(folder)
     progress = Progress()
     if checkpoint is not None:
         checkpoint.restore(engine, policy)
