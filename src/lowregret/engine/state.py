@@ -93,8 +93,9 @@ def load_state(policy: Policy, path: Path) -> dict[str, str]:
     return metadata
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_sealed` wrote; RecordsError when a single bit of it is another."""
+def read_sealed(path: Path, *, unsealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_sealed` wrote; RecordsError when a single bit of it is another. `unsealed`: a file of an earlier
+    version, which has no digest, will do."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -102,6 +103,8 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error) from error
     said = metadata.pop(_DIGEST, None)
+    if said is None and unsealed:
+        return tensors, metadata
     if said is None:
         raise damaged(path, "it has no digest: an earlier version or another program wrote it")
     if said != _digest(tensors, metadata):

@@ -16,7 +16,7 @@ from pydantic import Field
 from lowregret.digests import digest_files
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
-from lowregret.runs.files import MANIFEST
+from lowregret.runs.files import CHECKPOINT, MANIFEST
 from lowregret.spec import Spec, TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
@@ -42,6 +42,8 @@ class Manifest(Spec):
     tokenizer, whether the data are still the same; a run itself goes by `train` and `test`."""
     reward: Mapping[str, str] = Field(default_factory=dict)
     """File → digest of a reward function's source."""
+    adopted: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """A run of an earlier version was going on in the folder: its checkpoint has no digest."""
     versions: Mapping[str, str] = Field(default_factory=dict)
     """Package → version, of the first session."""
 
@@ -90,7 +92,7 @@ def bind_manifest(folder: Path, now: Manifest, say: Callable[[str], None], *, he
     file = folder / MANIFEST
     there = read_manifest(folder)
     if there is None:
-        write_json(file, now)
+        write_json(file, now.model_copy(update={"adopted": (folder / CHECKPOINT).exists()}))
         return
     changed = list(there.differences(now, held_out_grows=held_out_grows))
     if changed:
@@ -113,7 +115,7 @@ def identity(spec: TrainingSpec, manifest: Manifest) -> str:
     """A digest of all that a trial's numbers depend on beside the trial: the same in another run, so are they."""
     asked = spec.model_dump(mode="json", exclude={*TrainingSpec.FREE, *_GROWN})
     asked["data"].pop("max_eval")
-    content = manifest.model_dump(mode="json", exclude={"test", "sources", "versions"})
+    content = manifest.model_dump(mode="json", exclude={"test", "sources", "adopted", "versions"})
     return hashlib.sha256(to_json([asked, content], sort_keys=True).encode()).hexdigest()
 
 

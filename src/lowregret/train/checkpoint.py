@@ -17,6 +17,7 @@ from lowregret.engine import Engine
 from lowregret.engine.state import damaged, read_sealed, restore_state, save_sealed, state_tensors
 from lowregret.errors import RecordsError
 from lowregret.runs.files import CHECKPOINT
+from lowregret.runs.manifest import read_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import Spec, TrialSpec
 
@@ -106,14 +107,15 @@ def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    tensors, metadata = read_sealed(path)
+    manifest = read_manifest(folder)
+    tensors, metadata = read_sealed(path, unsealed=manifest is not None and manifest.adopted)
     try:
         contents = _Contents.model_validate_json(metadata[_CONTENTS])
     except KeyError:
         raise damaged(path, "it does not say whose it is") from None
     except ValidationError as error:
         raise damaged(path, error.errors()[0]["msg"]) from None
-    if metadata.get(_IDENTITY) != identity:
+    if metadata.get(_IDENTITY, identity) != identity:
         raise RecordsError(
             f"{path}: is the checkpoint of another run: of another base, other data, or another spec. Put back the one "
             "that belongs here, or delete it and run the same command again: the trials in training restart."
