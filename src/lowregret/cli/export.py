@@ -101,7 +101,9 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
     from lowregret.export.peft import export_policy, load_adapter
     from lowregret.models.load import load_base, resolve
     from lowregret.models.stops import stops
+    from lowregret.runs.shipped import require_as_shipped
 
+    require_as_shipped(folder)
     try:
         named = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:

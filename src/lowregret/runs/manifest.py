@@ -85,14 +85,13 @@ def read_manifest(folder: Path) -> Manifest | None:
     return read_record(Manifest, file) if file.exists() else None
 
 
-def bind_manifest(folder: Path, now: Manifest, say: Callable[[str], None], *, held_out_grows: bool) -> None:
-    """Write a folder's manifest.json, or see that the one there names the same content; RecordsError tells what does
-    not. Other versions of packages are said: they may change last digits.
+def require_manifest(folder: Path, now: Manifest, say: Callable[[str], None], *, held_out_grows: bool) -> None:
+    """See that a folder's manifest.json, if it has one, names the same content; RecordsError tells what it does not.
+
+    Other versions of packages are said: they may change last digits.
     """
-    file = folder / MANIFEST
     there = read_manifest(folder)
     if there is None:
-        write_json(file, now.model_copy(update={"adopted": (folder / CHECKPOINT).exists()}))
         return
     changed = list(there.differences(now, held_out_grows=held_out_grows))
     if changed:
@@ -107,8 +106,15 @@ def bind_manifest(folder: Path, now: Manifest, say: Callable[[str], None], *, he
     ]
     if others:
         say(f"{folder} was begun with other versions: {'; '.join(others)}. Last digits may differ.")
-    if there.test != now.test:
-        write_json(file, there.model_copy(update={"test": now.test, "sources": now.sources}))
+
+
+def note_manifest(folder: Path, now: Manifest) -> None:
+    """Write it once; what grows, the held-out data, is taken over."""
+    there = read_manifest(folder)
+    if there is None:
+        write_json(folder / MANIFEST, now.model_copy(update={"adopted": (folder / CHECKPOINT).exists()}))
+    elif there.test != now.test:
+        write_json(folder / MANIFEST, there.model_copy(update={"test": now.test, "sources": now.sources}))
 
 
 def identity(spec: TrainingSpec, manifest: Manifest) -> str:

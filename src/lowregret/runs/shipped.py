@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowregret.errors import RecordsError
+from lowregret.runs.atomic import read_record
+from lowregret.runs.files import TRIAL
 from lowregret.runs.manifest import digests
 from lowregret.runs.records import TrialRecord
 
@@ -29,3 +31,11 @@ def require_shipped(record: TrialRecord, folder: Path, remedy: str) -> None:
     changed = [name for name, digest in record.shipped.items() if found[name] != digest]
     if changed:
         raise RecordsError(f"{folder / changed[0]}: is not what the trial {record.id} has shipped. {remedy}")
+
+
+def require_as_shipped(folder: Path) -> None:
+    """The same of an adapter or model by the record that lies in it or beside it; nothing where there is none."""
+    file = next((file for file in (folder / TRIAL, folder.parent / TRIAL) if file.is_file()), None)
+    if file is not None:
+        remedy = f"Bring it back as it was; or delete {file} and run the command again that made it."
+        require_shipped(read_record(TrialRecord, file), folder, remedy)

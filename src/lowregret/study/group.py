@@ -19,6 +19,7 @@ from lowregret.models.load import load_tokenizer
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import BASE, FORGETTING, PRIORS, SPEC, TRIALS
 from lowregret.runs.lock import bind_spec, lock_run, require_same, stored_spec
+from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import note_base, trial_folder
@@ -50,6 +51,7 @@ def run_group(
     with lock_run(folder), grading(spec) as grader:
         session = environment()
         inputs = open_inputs(spec, observer.say)
+        inputs.require_manifest(folder, observer.say)
         older = (folder / SPEC).exists() and is_older(stored_spec(folder / SPEC).get("lowregret"))
         known: dict[str, float] = read_json(folder / PRIORS) if (folder / PRIORS).exists() else {}
         if older and known:  # before spec.json is of today: a kill in between must not leave old names beside it
@@ -57,7 +59,7 @@ def run_group(
             write_json(folder / PRIORS, known)
         _extend(folder / SPEC, spec)
         bind_spec(folder, spec, dict(inputs.resolved), "")
-        inputs.bind(folder, observer.say)
+        note_manifest(folder, inputs.manifest)
         make_folder(folder / TRIALS)
         for method in spec.methods:
             if method.name not in known:

@@ -18,6 +18,7 @@ from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.extension import as_begun, extend_spec, known_choices
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import lock_run
+from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
     environment_of,
@@ -63,8 +64,9 @@ def compare(
             watching.say(line)
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         resolved = {**inputs.resolved, "priors": priors}
+        inputs.require_manifest(folder, watching.say)
         priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
-        inputs.bind(folder, watching.say)
+        note_manifest(folder, inputs.manifest)
         make_folder(folder / TRIALS)
         resources = TrialResources(spec, inputs, grader, watching.say)
         measure_base(folder, resources)

@@ -8,6 +8,7 @@ from lowregret.errors import DataError, RecordsError
 from lowregret.runs.atomic import read_json
 from lowregret.runs.extension import known_choices
 from lowregret.runs.files import ADAPTER, MODEL, SPEC
+from lowregret.runs.shipped import require_as_shipped
 from lowregret.spec import FullFT, TrainingSpec, TrainSpec, build
 from lowregret.train.inputs import Say, open_inputs
 from lowregret.train.job import HeldOutLoss, evaluate_examples
@@ -26,6 +27,7 @@ def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
     result = run / (MODEL if isinstance(spec.method, FullFT) else ADAPTER)
     if not result.is_dir():
         raise RecordsError(f"{run}: has no {result.name}/ yet. Let the run finish: start its command again.")
+    require_as_shipped(result)
     if isinstance(spec.method, FullFT):
         return spec.model_copy(update={"model": str(result)}), None
     return spec, result

@@ -22,7 +22,7 @@ from lowregret.models.files import base_files
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
-from lowregret.runs.manifest import Manifest, bind_manifest, digests, identity
+from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.tasks import Grader
@@ -107,9 +107,9 @@ class RunInputs:
         """A digest of all that a trial's numbers depend on beside the trial."""
         return identity(self.spec, self.manifest)
 
-    def bind(self, folder: Path, say: Say) -> None:
-        """Write the manifest of a run's folder, or see that its content is still there; RecordsError if not."""
-        bind_manifest(folder, self.manifest, say, held_out_grows=isinstance(self.data, PreparedData))
+    def require_manifest(self, folder: Path, say: Say) -> None:
+        """See that a folder's numbers come from what is there now; RecordsError if not. Before anything is written."""
+        require_manifest(folder, self.manifest, say, held_out_grows=isinstance(self.data, PreparedData))
 
     def loaded_engine(self) -> Engine:
         """A fresh engine on a freshly loaded base; RecordsError when its files are not those of the manifest."""

@@ -18,6 +18,7 @@ from lowregret.runs.atomic import read_record
 from lowregret.runs.extension import as_begun, known_choices
 from lowregret.runs.files import ADAPTER, METRICS, MODEL, TRIAL
 from lowregret.runs.lock import bind_spec, lock_run
+from lowregret.runs.manifest import note_manifest
 from lowregret.runs.metrics import require_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
@@ -58,8 +59,9 @@ def fine_tune(
             say(line)
         if spec.learning_rate == "auto":
             say(f"learning rate: {rate:.3g} (the prior for {spec.method.name}; `lowregret compare` finds the best)")
+        inputs.require_manifest(folder, say)
         bind_spec(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)
-        inputs.bind(folder, say)
+        note_manifest(folder, inputs.manifest)
         if (folder / TRIAL).exists():
             record = read_record(TrialRecord, folder / TRIAL)
             if record.status == "finished":
