@@ -31,7 +31,7 @@ def reward(prompt, completion, row):
     if completion == "none":
         return None
     if completion in ("nan", "inf", "-0.25"):
-        return completion
+        return float(completion)
     return prompt == "2 + 2" and completion == row["answer"]
 
 number = 5
@@ -67,9 +67,9 @@ def test_samples_that_fail_are_named_and_scored_as_stated_and_concern_no_other(g
         "sleeps": "took longer than 1 s",
         "dies": "ended the process that grades",
         "exits": "raised SystemExit: 1",
-        "none": "raised TypeError",
-        "nan": "returned nan",
-        "inf": "returned inf",
+        "none": "my_rewards:reward returned NoneType None: a reward is",
+        "nan": "my_rewards:reward returned nan: a reward is a finite",
+        "inf": "my_rewards:reward returned inf: a",
     }
     order = [word for name in bad for word in ("4", name)]
     found = grader(samples(*order, "4"))
@@ -85,7 +85,7 @@ def test_samples_that_fail_are_named_and_scored_as_stated_and_concern_no_other(g
     [
         ("my_rewards:rewards", "Did you mean 'reward'"),
         ("my_rewards:number", "no function 'number'"),
-        ("my_reward:reward", "No module named 'my_reward'"),
+        ("my_reward:reward", "there is no my_reward.py or my_reward/__init__.py"),
     ],
 )
 @pytest.mark.usefixtures("rewards")
