@@ -27,7 +27,7 @@ MEANS = {
     "network": "no network",
     "files": "no file written",
     "memory": f"{MEMORY >> 20} MiB",
-    "processes": "no other process",
+    "processes": "no new process",
     "environment": "no other process's environment",
 }
 """What is confined, and how that is said."""

@@ -1,7 +1,7 @@
 """The process in which completions are graded: `python -m lowregret.tasks.worker FD`, started by `Grader`.
 
-It gets a pickled `protocol.Order` and then lists of (number, completion, Problem). It answers in lines of JSON, never in
-pickles, since a completion that runs as Python can write what it likes: [0, "ready", {what is confined: whether it
+It gets a pickled `protocol.Order` and then lists of (number, completion, Problem). It answers in lines of JSON, never
+in pickles, since a completion that runs as Python can write what it likes: [0, "ready", {what is confined: whether it
 holds}] or [0, "error", why]; then for each sample, in order, [number, "reward", value], [number, "failed", why], or
 [number, "spent", why] from a process that is of no use any more.
 """

@@ -91,25 +91,27 @@ class Sampling:
     def graded(self, folder: Path, samples: Sequence[Sample], size: int, step: int) -> Rollout:
         """Grade, and report the samples that cannot be."""
         grades = self._grade([(sample.text, sample.prompt.problem) for sample in samples])
-        failed = [(sample, grade) for sample, grade in zip(samples, grades, strict=True) if grade.failure is not None]
+        failed = [(place, grade) for place, grade in enumerate(grades) if grade.failure is not None]
         append_lines(
             folder / FAILURES,
             (
                 {
                     "step": step,
-                    "prompt": sample.prompt.problem.prompt,
-                    "completion": sample.text,
+                    "sample": place + 1,
+                    "prompt": samples[place].prompt.problem.prompt,
+                    "completion": samples[place].text,
                     "reward": grade.reward,
                     "error": grade.failure,
                 }
-                for sample, grade in failed
+                for place, grade in failed
             ),
         )
         if failed and not self._told:
             self._told = True
             self._say(
-                f"grading failed for {len(failed)} of {len(samples)} samples: the first {failed[0][1].failure}. They "
-                f"count as {self._objective.failure_reward:g}; {folder / FAILURES} names them and later ones"
+                f"grading failed for {len(failed)} of {len(samples)} samples of step {step}: number {failed[0][0] + 1} "
+                f"{failed[0][1].failure}. They count as {self._objective.failure_reward:g}; {folder / FAILURES} names "
+                "them and later ones"
             )
         return Rollout(samples, grades, size)
 
