@@ -78,7 +78,9 @@ def test_a_reward_function_of_ones_own_may_fail_as_it_likes(
     assert {line["reward"] for line in failures} == {-1.0}
     reasons = {line["error"] for line in failures}
     assert {"raised KeyError: 'nothing to say'"} <= reasons
-    assert {"took longer than 0.5 s", "returned nan"} & reasons
+    nan = "my_task:reward returned nan: a reward is a finite number between -1e+06 and 1e+06"
+    assert {"took longer than 0.5 s", nan} & reasons
+    assert all(line["sample"] >= 1 for line in failures)
     # The file also has those of evaluations, whose steps are 0 and the ones after which they were made.
     assert 0 < sum(metric.rl.failures for metric in metrics(Path("run")) if metric.rl) <= len(failures)
 
@@ -138,7 +140,7 @@ def test_equal_rewards_are_said_at_the_end(run: Any, tmp_path: Path, monkeypatch
     [
         ("--task builtin:arithmetic:dificulty=3", "Did you mean 'difficulty'"),
         ("--task gym:leg_countin", "Did you mean 'leg_counting'"),
-        ("--task nowhere:reward --data rows.jsonl", "No module named 'nowhere'"),
+        ("--task nowhere:reward --data rows.jsonl", "there is no nowhere.py or nowhere/__init__.py"),
         ("--task math --data nowhere.jsonl", "no such file"),
         ("--task builtin:arithmetic --max-tokens 600", "Use --max-tokens"),
     ],
@@ -195,3 +197,101 @@ def test_eval_repeats_the_last_held_out_reward(run: Any, tmp_path: Path, method:
         refused = run("eval", out, "--model", "tiny")
         assert refused.exit_code != 0
         assert "--model" in refused.stderr
+
+
+CONFIG = """
+model = "tiny"
+steps = 1
+batch_size = 2
+evals = 1
+
+[data]
+train = "rows.jsonl"
+
+[objective]
+kind = "rl"
+task = "mine:reward"
+group_size = 2
+max_tokens = 4
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as it comes from somebody else: a recipe, rows, and a module that leaves a trace when it is imported."""
+    (tmp_path / "recipe.toml").write_text(CONFIG)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(4)))
+    (tmp_path / "mine.py").write_text("from part import half\nprint('RAN')\n\ndef reward(*given):\n    return half()\n")
+    (tmp_path / "part.py").write_text("def half():\n    return 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_file_from_somebody_else_runs_no_code(run: Any, theirs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    study = CONFIG.replace("evals = 1", 'evals = 1\nkind = "rl"\nranks = [1]')
+    (theirs / "study.toml").write_text(study)
+    for verb in ("train --config recipe.toml", "compare --config recipe.toml", "study study.toml"):
+        done = run(*verb.split(), "--out", "run")
+        assert done.exit_code == 2, verb
+        assert "objective.task: 'mine:reward' is code" in done.stderr
+        assert "--task mine:reward" in done.stderr
+    assert not Path("run").exists()
+    trust = CONFIG.replace('"mine:reward"', '"math"\ntrust_task = true')
+    (theirs / "trust.toml").write_text(trust)
+    done = run(*"train --config trust.toml --out run".split())
+    assert done.exit_code == 2
+    assert "objective.trust_task" in done.stderr
+    assert "RAN" not in capfd.readouterr().err
+
+
+def test_code_that_is_named_again_runs_and_is_known_again(
+    run: Any, theirs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = "train --config recipe.toml --method lora:1 --out run --task mine:reward".split()
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.count("grading is confined: ") == 1
+    assert "RAN" in capfd.readouterr().err
+    source = json.loads(Path("run/spec.json").read_text())["resolved"]["reward_source"]
+    assert (source["file"], list(source["imports"])) == ("mine.py", ["part.py"])
+    assert "grading is confined: " in json.loads(Path("run/environment.json").read_text())["sessions"][0]["grading"]
+    for reading in ("eval run", "report run --no-open", "verify run", "export run --out copy"):
+        done = run(*reading.split())
+        assert "RAN" not in capfd.readouterr().err, reading
+        if reading == "eval run":
+            assert done.exit_code == 2
+            assert "--task mine:reward" in done.stderr
+    assert run(*"eval run --task mine:reward".split()).exit_code == 0
+    before = (theirs / "part.py").read_text()
+    (theirs / "part.py").write_text(before.replace("0.5", "1"))
+    done = run(*command)
+    assert done.exit_code == 2
+    assert "resolved.reward_source.imports.part.py" in done.stderr
+    assert "restore it to go on here" in done.stderr
+    done = run(*"eval run --task mine:reward".split())
+    assert done.exit_code == 2
+    assert "part.py changed since" in done.stderr
+    (theirs / "part.py").write_text(before)
+    assert "already finished" in run(*command).stdout
+
+
+@pytest.mark.parametrize("value", ["float('inf')", "1e308", "'1'"])
+def test_an_absurd_reward_is_the_functions_error_and_not_the_learning_rates(run: Any, theirs: Path, value: str) -> None:
+    (theirs / "part.py").write_text(f"def half():\n    return {value}\n")
+    done = run(*"train --config recipe.toml --method lora:1 --out run --task mine:reward".split())
+    assert done.exit_code == 2
+    assert "mine:reward returned" in done.stderr
+    assert "Correct the reward function" in done.stderr
+    assert "earning rate" not in done.stderr
+
+
+def test_a_reward_that_wants_the_network_is_told_how(run: Any, theirs: Path) -> None:
+    (theirs / "part.py").write_text("import socket\n\ndef half():\n    return socket.socket().close() or 0.5\n")
+    command = "train --config recipe.toml --method lora:1 --out run --task mine:reward".split()
+    done = run(*command)
+    assert done.exit_code == 2
+    assert "It is confined: " in done.stderr
+    assert "say --trust-task" in done.stderr
+    done = run(*command, "--trust-task", "--out", "trusted")
+    assert done.exit_code == 0, done.stderr
+    assert "grading is not confined: --trust-task" in done.stdout

@@ -10,6 +10,8 @@ import importlib
 import math
 import pickle
 import pkgutil
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +24,23 @@ from lowregret.tasks import Grader, Problem, Task, open_task
 from lowregret.tasks.base import TaskEntry
 from lowregret.tasks.registry import TASKS, find_entry
 from lowregret.tasks.worker import answer
+
+
+def entry_modules() -> list[str]:
+    return [name.removesuffix(".py") for entry in TASKS for name in entry.example.files]
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that holds the files of the tasks' examples."""
+    for entry in TASKS:
+        for name, content in entry.example.files.items():
+            (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in entry_modules():
+        sys.modules.pop(name, None)  # of another test's folder
+
 
 QUICK = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 every_task = pytest.mark.parametrize("entry", TASKS, ids=lambda entry: entry.usage)
@@ -102,7 +121,7 @@ def test_grading_is_a_pure_function(entry: TaskEntry) -> None:
 @given(completion=st.text(max_size=40))
 def test_any_text_gets_a_finite_reward_or_a_reason(entry: TaskEntry, completion: str) -> None:
     task, train, _ = opened(entry)
-    kind, value = answer(task, completion, train[0])
+    kind, value = answer(task, completion, train[0], entry.example.spelling)
     assert math.isfinite(value) if kind == "reward" else kind == "failed" and isinstance(value, str)
 
 

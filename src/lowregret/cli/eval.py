@@ -83,7 +83,7 @@ def _of_options(adapter: Path | None, flags: dict[str, Any]) -> Result:
 
 def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any]) -> Result:
     """Of what a run has made, with what is asked otherwise."""
-    from lowregret.train.finished import evaluate_again, trained_spec
+    from lowregret.train.finished import evaluate_again, require_reward, trained_spec
 
     trained, made = trained_spec(run)
     rewarded = trained.objective.kind == "rl"
@@ -109,6 +109,7 @@ def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any]) -> Result:
     values |= {name: flags[name] for name in ("precision", "device") if name in flags}
     spec = build(TrainingSpec, values, source=str(run))
     if rewarded:
+        require_reward(run, spec)
         return _rewards(spec, made)
     if "data" in flags:
         from lowregret.train.job import evaluate_model

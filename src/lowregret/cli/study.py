@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.flags import VerbFlags
@@ -62,6 +63,13 @@ def study(
     targets: Annotated[
         str | None, option(f"The matrices that carry its LoRAs, as --targets of `compare`. (default: {_ITS_OWN})")
     ] = None,
+    task: Annotated[
+        str | None,
+        option("The reward function of yours that the recipe names: named here too, or it is not run."),
+    ] = None,
+    trust_task: Annotated[
+        bool, option("Do not confine it; or grade where completions that run as Python cannot be confined.")
+    ] = False,
     workers: Annotated[
         int | None,
         option(
@@ -84,7 +92,7 @@ def study(
         flags["ranks"] = _ranks(ranks)
     if targets is not None:
         flags["targets"] = targets
-    studies = _studies(recipe, quick, out, flags)
+    studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
     if rehash:
         forget_digests()
     from lowregret.cli.progress import LiveProgress
@@ -116,10 +124,14 @@ def _ranks(text: str) -> list[int]:
         raise SpecError(f"--ranks {text!r}: give whole numbers separated by commas, such as 1,4,16.") from None
 
 
-def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) -> dict[Path, Question]:
-    """Folder → question."""
+def _studies(
+    recipe: str, quick: bool, out: Path | None, flags: dict[str, Any], code: dict[str, Any]
+) -> dict[Path, Question]:
+    """Folder → question; `code` is what the command line says of a recipe's task."""
     from lowregret.questions.registry import QUESTIONS, make_question
 
+    if not recipe.endswith(".toml") and any(code.values()):
+        raise SpecError("--task and --trust-task: are of use with a .toml recipe only, whose reward they name.")
     if recipe == "all":
         unfit = sorted(flags.keys() - {"model", "data", "eval_data", "seeds", "precision", "device"})
         if unfit:
@@ -144,7 +156,10 @@ def _studies(recipe: str, quick: bool, out: Path | None, flags: dict[str, Any]) 
             f"no question named {recipe!r}. {did_you_mean(recipe, (*QUESTIONS, 'all'))} Or name a .toml file."
         )
     file = str(shipped[recipe].path) if recipe in shipped else recipe
-    question = make_question(read_toml(file), quick=quick, flags=flags, source=file)
+    values = read_toml(file)
+    if (objective := objectives.objective(values.get("objective"), code)) is not None:
+        values["objective"] = objective
+    question = make_question(values, quick=quick, flags=flags, source=file)
     return {out or Path("runs") / Path(file).stem.replace("_", "-"): question}
 
 

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,6 +139,7 @@ def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tu
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             trust_remote_code=False,
+            weights_only=True,  # a .bin file is a pickle, which could run anything
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused here, by name
@@ -227,6 +229,11 @@ class _explaining:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, ModelError | KeyboardInterrupt | MemoryError):
             return
+        if isinstance(error, UnpicklingError):
+            raise ModelError(
+                f"{self.source.asked}: a .bin file of it holds more than weights, or is damaged, and nothing of it was "
+                "run. Give the base as safetensors: load it where you trust it and save it anew by save_pretrained."
+            ) from error
         if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
             return
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -31,7 +31,12 @@ class RL(Spec):
     kind: Literal["rl"] = "rl"
     task: str
     """What rewards: `builtin:arithmetic[:key=value,…]`, `gym:NAME[:key=value,…]`, `math`, or a function
-    (prompt, completion, row) -> float of yours as `MODULE:FUNCTION`."""
+    (prompt, completion, row) -> float of yours, in a file under the working folder, as `MODULE:FUNCTION` or
+    `FILE.py:FUNCTION`. A function is run only when the command line names it: a file's word is not enough."""
+    trust_task: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Do not confine a function of yours, which may then use the network, files, processes, memory and the environment;
+    and grade by a task that runs completions as Python even where it cannot be confined. Only the command line may say
+    it."""
     instruction: str = ""
     """Follows each problem in the prompt after a blank line, to say how to answer; nothing when not given. Not part of
     what rewards see."""
@@ -61,11 +66,11 @@ class RL(Spec):
     """Weight of the entropy of the policy."""
     updates: Annotated[int, Unit("steps")] = Field(default=1, ge=1)
     """Optimizer steps for each batch of samples, each on an equal part of its groups."""
-    time_limit: Annotated[float, Unit("seconds")] = Field(default=5.0, gt=0)
+    time_limit: Annotated[float, Unit("seconds")] = Field(default=5.0, gt=0, le=86_400)
     """How long grading one completion may take."""
-    failure_reward: float = Field(default=0.0, allow_inf_nan=False)
-    """The reward of a completion whose grading raises, takes too long or gives no finite number; each is reported. When
-    that is every completion of a step or an evaluation, the trial ends."""
+    failure_reward: float = Field(default=0.0, ge=-1e6, le=1e6)
+    """The reward of a completion whose grading raises, takes too long or too much memory, or gives no finite number of
+    at most 10⁶ in size; each is reported. When that is every completion of a step or an evaluation, the trial ends."""
     eval_samples: Annotated[int, Unit("completions")] = Field(default=1, ge=1)
     """Completions of each held-out problem in an evaluation."""
 

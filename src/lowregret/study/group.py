@@ -27,7 +27,7 @@ from lowregret.spec import DataSpec, GroupSpec
 from lowregret.study.observer import Observer
 from lowregret.study.resources import TrialResources, measure_base
 from lowregret.study.scheduler import Scheduler
-from lowregret.train.inputs import grading, open_inputs
+from lowregret.train.inputs import confined, grading, open_inputs
 from lowregret.train.sft.work import evaluate, mean_nll
 
 _EXTENDABLE = ("methods", "seeds", "seeds_at", "learning_rates", "start_from")
@@ -48,8 +48,8 @@ def run_group(
 
     Raises LowregretError, or Interrupted after a clean stop.
     """
-    with lock_run(folder), grading(spec) as grader:
-        session = environment()
+    with lock_run(folder), grading(spec, observer.say) as grader:
+        session = environment() | confined(grader)
         inputs = open_inputs(spec, observer.say)
         inputs.require_manifest(folder, observer.say)
         older = (folder / SPEC).exists() and is_older(stored_spec(folder / SPEC).get("lowregret"))

@@ -37,7 +37,7 @@ from lowregret.study.resources import TrialResources, measure_base, note_costs
 from lowregret.study.scheduler import Scheduler
 from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
-from lowregret.train.inputs import grading, open_inputs
+from lowregret.train.inputs import confined, grading, open_inputs
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.new_tokens import new_token_lines
 
@@ -56,25 +56,26 @@ def compare(
     LowregretError, or Interrupted after a clean stop.
     """
     watching = observer or Silent()
-    with lock_run(Path(out)) as folder, stop_requests(watching.say) as should_stop, grading(spec) as grader:
-        session = environment()
-        spec = as_begun(folder, spec, watching.say)
-        inputs = open_inputs(spec, watching.say, known_choices(folder))
+    say = watching.say
+    with lock_run(Path(out)) as folder, stop_requests(say) as should_stop, grading(spec, say) as grader:
+        session = environment() | confined(grader)
+        spec = as_begun(folder, spec, say)
+        inputs = open_inputs(spec, say, known_choices(folder))
         for line in inputs.advice(spec.methods):
-            watching.say(line)
+            say(line)
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         resolved = {**inputs.resolved, "priors": priors}
         inputs.require_manifest(folder, watching.say)
         priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
         note_manifest(folder, inputs.manifest)
         make_folder(folder / TRIALS)
-        resources = TrialResources(spec, inputs, grader, watching.say)
+        resources = TrialResources(spec, inputs, grader, say)
         measure_base(folder, resources)
         note_costs(folder, resources)
         scheduler = Scheduler(folder, spec, priors, watching, inputs.identity)
         if isinstance(inputs.data, PreparedData) and scheduler.wanted():
             for line in new_token_lines(resources.engine(), inputs.data.train, spec.methods):
-                watching.say(line)
+                say(line)
         scheduler.run(resources, session, should_stop)
         Rejudging(folder, spec, resources, watching).run(session, should_stop)
         records = read_trials(folder)

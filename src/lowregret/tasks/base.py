@@ -28,7 +28,7 @@ class Task(Protocol):
     def problem(self, row: Mapping[str, Any], prompt_field: str | None, answer_field: str | None) -> Problem:
         """The problem in a row of the user's data; DataError (without a place) when there is none."""
 
-    def grade(self, completion: str, problem: Problem) -> float:
+    def grade(self, completion: str, problem: Problem) -> Any:
         """The reward, usually 0 or 1. May raise, hang or return nonsense: `Grader` is there for that."""
 
     def load(self) -> None:
@@ -47,6 +47,12 @@ class TaskExample:
     """One that must be rewarded by less."""
     rows: Sequence[Mapping[str, Any]] = ()
     """Of a user's data, when the task grades those."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What the working folder must hold: name → content."""
+
+
+def _never(spelling: str) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,7 @@ class TaskEntry:
     """What the laws of tests/laws/test_tasks.py run over."""
     needs: str | None = None
     """The module of an extra without which it cannot grade."""
+    evaluates: Callable[[str], bool] = _never
+    """Whether grading, for a spelling, runs a completion's text as Python: `eval`, `exec`, or sympy's parsers."""
+    own_code: bool = False
+    """Whether it is code of the user's, which only the command line may name."""

@@ -12,6 +12,14 @@ from lowregret.tasks.base import Problem, TaskEntry, TaskExample
 from lowregret.tasks.parsing import after_last, options
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+EVALUATING = frozenset(
+    {
+        "binary_matrix", "bitwise_arithmetic", "composite", "countdown", "intermediate_integration", "n_queens",
+        "number_sorting", "polynomial_multiplication", "puzzle24", "simple_integration", "spiral_matrix",
+        "string_insertion",
+    }
+)  # fmt: skip
+"""The tasks of reasoning-gym 0.1.25 whose scorers evaluate text; `composite` passes it on to any other."""
 _TEST_SEED = 1_000_003
 """How far the held-out seed lies from the training seed."""
 
@@ -110,4 +118,5 @@ ENTRY = TaskEntry(
         wrong=lambda problem: f"<answer>{int(problem.row['entry']['answer']) + 1}</answer>",
     ),
     needs="reasoning_gym",
+    evaluates=lambda spelling: spelling.split(":")[1] in EVALUATING,
 )

@@ -55,12 +55,13 @@ class Mathematics:
         return float(verify(gold, found, timeout_seconds=None))
 
     def load(self) -> None:
-        """Import math-verify."""
+        """Import math-verify, and with a first answer what it imports late."""
         try:
             importlib.import_module("math_verify")
         except ImportError as error:
             raise SpecError(f"the task math needs math-verify: pip install 'lowregret[rl]' ({error}).") from None
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is no time limit of its own
+        self.grade("$1$", Problem("", {}, "$\\frac{1}{1}$"))
 
 
 def final_answer(text: str) -> str:
@@ -117,4 +118,5 @@ ENTRY = TaskEntry(
         ),
     ),
     needs="math_verify",
+    evaluates=lambda spelling: True,
 )

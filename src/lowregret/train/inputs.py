@@ -25,7 +25,7 @@ from lowregret.plan.resources.flops import multiply_adds
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.strict_json import to_json
-from lowregret.tasks import Grader
+from lowregret.tasks import Grader, reward_source
 from lowregret.train.advice import advice_lines
 from lowregret.train.judging import choose_judging
 from lowregret.train.manifest import make_manifest
@@ -81,6 +81,7 @@ class RunInputs:
             "device": self.device,
             "dtype": self.dtype,
             **chosen,
+            **source_of(self.spec),
         }
 
     def first_test_data(self, count: int) -> str:
@@ -227,16 +228,36 @@ def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
     return [engine.forward_path.line(), *rewards]
 
 
+def source_of(spec: TrainingSpec) -> dict[str, Any]:
+    """{"reward_source": files and their hashes} where the user's own function rewards (tasks.source), else {}."""
+    source = reward_source(spec.objective.task) if isinstance(spec.objective, RL) else None
+    return {} if source is None else {"reward_source": source}
+
+
 @contextmanager
-def grading(spec: TrainingSpec) -> Iterator[Grader | None]:
-    """The process that grades, started, for an objective that needs one; SpecError when its task cannot be loaded."""
+def grading(spec: TrainingSpec, say: Say) -> Iterator[Grader | None]:
+    """The process that grades, started, for an objective that needs one, and what confines it said.
+
+    SpecError when its task cannot be loaded, or not be confined.
+    """
     objective = spec.objective
     if not isinstance(objective, RL):
         yield None
         return
-    with Grader(objective.task, time_limit=objective.time_limit, failure_reward=objective.failure_reward) as grader:
+    with Grader(
+        objective.task,
+        time_limit=objective.time_limit,
+        failure_reward=objective.failure_reward,
+        trusted=objective.trust_task,
+    ) as grader:
         grader.start()
+        say(grader.line())
         yield grader
+
+
+def confined(grader: Grader | None) -> dict[str, str | int]:
+    """For the record of a run's environment: what confines grading, where anything is graded."""
+    return {} if grader is None else {"grading": grader.line()}
 
 
 def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say: Say = lambda line: None) -> Workload:

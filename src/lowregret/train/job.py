@@ -9,6 +9,7 @@ from pathlib import Path
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare_held_out
 from lowregret.engine import Engine
+from lowregret.environment import environment
 from lowregret.errors import DivergedError, RecordsError
 from lowregret.export.peft import export_policy, load_adapter
 from lowregret.lora.formats.peft import read_adapter
@@ -22,10 +23,19 @@ from lowregret.runs.manifest import note_manifest
 from lowregret.runs.metrics import require_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
-from lowregret.runs.study import shipped_folder
+from lowregret.runs.study import note_environment, shipped_folder
 from lowregret.spec import LoRA, TrainingSpec, TrainSpec, TrialSpec
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
-from lowregret.train.inputs import Say, engine_lines, fits_context, grading, make_engine, make_workload, open_inputs
+from lowregret.train.inputs import (
+    Say,
+    confined,
+    engine_lines,
+    fits_context,
+    grading,
+    make_engine,
+    make_workload,
+    open_inputs,
+)
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.liveness import untrained_experts
 from lowregret.train.loop import OnStep, Pack, rounds
@@ -75,7 +85,9 @@ def fine_tune(
                 say("already finished: nothing to do")
                 return record
         trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
-        with stop_requests(say) as should_stop, grading(spec) as grader:
+        with stop_requests(say) as should_stop, grading(spec, say) as grader:
+            if grader is not None:
+                note_environment(folder, environment() | confined(grader))
             engine = inputs.loaded_engine()
             for line in engine_lines(engine, spec):
                 say(line)

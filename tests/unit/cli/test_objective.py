@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from lowregret.cli.specs import filled_in, make_spec
 from lowregret.errors import SpecError
-from lowregret.spec import RL, SFT, TrainSpec
+from lowregret.spec import RL, SFT, CompareSpec, TrainSpec
 
 GIVEN: dict[str, Any] = {"model": "tiny", "objective": "rl", "task": "builtin:arithmetic"}
 TOML = """
@@ -74,3 +75,28 @@ def test_without_a_word_it_is_supervised() -> None:
 def test_what_makes_no_sense_is_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_spec(TrainSpec, None, flags)
+
+
+@pytest.mark.parametrize("task", ["mine:reward", "a.b:c", "rewards/mine.py:reward", "os:system", "cProfile:run"])
+@pytest.mark.parametrize("kind", [TrainSpec, CompareSpec])
+def test_code_is_named_on_the_command_line_or_not_run(config: Path, task: str, kind: Any) -> None:
+    config.write_text(TOML.replace("math", task))
+    for flags in ({}, {"task": None}, {"group_size": 8}, {"objective": "rl"}, {"trust_task": True}):
+        with pytest.raises(SpecError, match=rf"objective\.task: '{re.escape(task)}' is code.*--task {re.escape(task)}"):
+            make_spec(kind, config, flags)
+    assert make_spec(kind, config, {"task": task}).objective == RL(task=task, group_size=4)
+    assert make_spec(kind, config, {"task": "math"}).objective == RL(task="math", group_size=4)
+    assert make_spec(kind, config, {"objective": "sft"}).objective == SFT()
+
+
+def test_trust_is_said_on_the_command_line_or_not_given(config: Path) -> None:
+    config.write_text(TOML + "trust_task = true\n")
+    with pytest.raises(SpecError, match=r"objective\.trust_task: .*--trust-task"):
+        make_spec(TrainSpec, config, {"task": "mine:reward"})
+    assert make_spec(TrainSpec, config, {"trust_task": True}).objective == RL(
+        task="math", group_size=4, trust_task=True
+    )
+
+
+def test_an_older_record_says_the_same_without_trust() -> None:
+    assert "trust_task" not in RL(task="math").model_dump(mode="json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def reward(prompt, completion, row):
     if completion == "none":
         return None
     if completion in ("nan", "inf", "-0.25"):
-        return completion
+        return float(completion)
     return prompt == "2 + 2" and completion == row["answer"]
 
 number = 5
@@ -67,9 +68,9 @@ def test_samples_that_fail_are_named_and_scored_as_stated_and_concern_no_other(g
         "sleeps": "took longer than 1 s",
         "dies": "ended the process that grades",
         "exits": "raised SystemExit: 1",
-        "none": "raised TypeError",
-        "nan": "returned nan",
-        "inf": "returned inf",
+        "none": "my_rewards:reward returned NoneType None: a reward is",
+        "nan": "my_rewards:reward returned nan: a reward is a finite",
+        "inf": "my_rewards:reward returned inf: a",
     }
     order = [word for name in bad for word in ("4", name)]
     found = grader(samples(*order, "4"))
@@ -80,12 +81,106 @@ def test_samples_that_fail_are_named_and_scored_as_stated_and_concern_no_other(g
     assert all(grade.failure is None for grade in found[::2])
 
 
+RETURNS = """
+import os
+from decimal import Decimal
+from fractions import Fraction
+import numpy as np
+
+class Sly(float):
+    def __repr__(self):
+        raise ValueError
+
+def value(prompt, completion, row):
+    return eval(completion)
+"""
+
+
+@pytest.fixture(scope="module")
+def returns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grader]:
+    """A reward that is whatever Python the completion is."""
+    home, before = tmp_path_factory.mktemp("home"), Path.cwd()
+    (home / "returns.py").write_text(RETURNS)
+    os.chdir(home)
+    try:
+        with Grader("returns:value", failure_reward=-1.0, time_limit=10.0) as found:
+            yield found
+    finally:
+        os.chdir(before)
+
+
+NUMBERS = {
+    "True": 1.0,
+    "3": 3.0,
+    "-1e6": -1e6,
+    "Fraction(1, 4)": 0.25,
+    "Decimal('0.5')": 0.5,
+    "np.float32(0.25)": 0.25,
+    "np.int64(2)": 2.0,
+    "np.bool_(True)": 1.0,
+    "np.array(0.5)": 0.5,
+    "Sly(0.5)": 0.5,
+}
+NO_NUMBERS = [
+    "None", "'1'", "b'1'", "1j", "np.complex64(1)", "np.str_('1')", "[1.0]", "np.ones(1)", "{}", "float('nan')",
+    "float('-inf')", "1e308", "-1e7", "1000001", "10 ** 400", "10 ** 5000", "Decimal('nan')", "Decimal('1e999')",
+    "np.float64('nan')", "np.float32('inf')", "Sly(1e308)", "object()", "value",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("written", NUMBERS)
+def test_numbers_of_every_make_are_rewards(returns: Grader, written: str) -> None:
+    assert returns(samples(written)) == [Grade(NUMBERS[written])]
+
+
+@pytest.mark.parametrize("written", NO_NUMBERS)
+def test_what_is_no_finite_number_of_sense_is_the_functions_failure(returns: Grader, written: str) -> None:
+    before, found, after = returns(samples("1", written, "1"))
+    assert (before, after) == (Grade(1.0), Grade(1.0))
+    assert found.reward == -1
+    assert found.failure is not None
+    assert found.failure.startswith("returns:value returned ")
+    assert found.failure.endswith(": a reward is a finite number between -1e+06 and 1e+06")
+
+
+def test_a_reason_that_cannot_be_written_is_written_otherwise(returns: Grader) -> None:
+    (found,) = returns(samples("[][chr(0xD800)]"))
+    assert found.failure is not None
+    found.failure.encode()
+    (found,) = returns(samples("exec('class E(Exception):\\n def __str__(self): 1/0\\nraise E')"))
+    assert found.failure == "raised E: without a message"
+
+
+WRITES = (
+    "[os.write(int(n), {line!r}) for n in os.listdir('/proc/self/fd') if 'socket' in os.readlink('/proc/self/fd/'+n)]"
+)
+LINES = {
+    "a pickle that runs": pickle.dumps(pytest.fail),
+    "of another number": b'[999999, "reward", 1.0]\n',
+    "many": b'[0, "reward", 1.0]\n' * 50,
+    "no end": b"[" * 300_000,
+    "nested": b"[" * 60_000 + b"\n",
+    "infinite": b'[1, "reward", Infinity]\n',
+    "another kind": b'[1, "reward"]\n',
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the attack finds its way by /proc")
+@pytest.mark.parametrize("name", LINES)
+def test_what_a_completion_says_in_the_graders_name_ends_that_process_only(returns: Grader, name: str) -> None:
+    """Whatever is no line of its own is the end of that process; nothing of it is run."""
+    written = WRITES.format(line=LINES[name])
+    before, _, after = returns(samples("1", written, "1"))
+    assert (before, after) == (Grade(1.0), Grade(1.0))
+    assert returns(samples("0", "1")) == [Grade(0.0), Grade(1.0)]
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
         ("my_rewards:rewards", "Did you mean 'reward'"),
         ("my_rewards:number", "no function 'number'"),
-        ("my_reward:reward", "No module named 'my_reward'"),
+        ("my_reward:reward", "there is no my_reward.py or my_reward/__init__.py"),
     ],
 )
 @pytest.mark.usefixtures("rewards")

@@ -102,6 +102,11 @@ def read_adapter(folder: Path) -> AdapterFile:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(folder / WEIGHTS_NAME)
     except FileNotFoundError as error:
+        if pickled := sorted(folder.glob("*.bin")):
+            raise ModelError(
+                f"{pickled[0]}: is a pickle, which could run anything, and is not read. Save the adapter anew as "
+                f"{WEIGHTS_NAME}: load it where you trust it and call save_pretrained."
+            ) from None
         raise ModelError(
             f"{error.filename or folder}: not found; an adapter folder holds {CONFIG_NAME} and {WEIGHTS_NAME}."
         ) from None

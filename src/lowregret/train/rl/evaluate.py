@@ -51,7 +51,7 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     policy = "base"
     if adapter is not None:
         policy = load_adapter(engine, "adapter", adapter, say).name
-    with grading(spec) as grader:
+    with grading(spec, say) as grader:
         workload = make_workload(inputs, engine, grader, say)
         assert isinstance(workload, RLWorkload)
         count = spec.objective.eval_samples

@@ -15,11 +15,20 @@ from lowregret.runs.files import FAILURES
 from lowregret.runs.metrics import append_lines
 from lowregret.spec import RL
 from lowregret.tasks import Grade, Problem
+from lowregret.tasks.source import is_function
 from lowregret.train.members import TrialOutcome
 from lowregret.train.rl.problems import Prompt
 from lowregret.train.rl.rollout import Rollout, Sample
 from lowregret.train.step import out_of_memory
 
+_SHUT = (
+    "PermissionError",
+    "Read-only file system",
+    "No usable temporary directory",
+    "Operation not permitted",
+    "memory",
+)
+"""What is said by, or instead of, a reward function that wants what is confined."""
 Grading = Callable[[Sequence[tuple[str, Problem]]], list[Grade]]
 """A `Grader`, or whatever else grades (completion, problem)."""
 
@@ -45,7 +54,10 @@ def sampling_lines(engine: Engine, objective: RL) -> list[str]:
 
 def ungraded(objective: RL, rollout: Rollout) -> str:
     """What to say where not one of the samples could be graded."""
-    late = " Allow more time by --time-limit." if "took longer than" in str(rollout.failure) else ""
+    failure = str(rollout.failure)
+    late = " Allow more time by --time-limit." if "took longer than" in failure else ""
+    if is_function(objective.task) and any(sign in failure for sign in _SHUT):
+        late += " It is confined: if it needs the network, files, processes or more memory, say --trust-task."
     return (
         f"task {objective.task!r}: none of {len(rollout.samples)} completions could be graded; the first: "
         f"{rollout.failure}.{late} Correct the reward function; for a completion that is merely wrong, let it return a "
@@ -91,25 +103,27 @@ class Sampling:
     def graded(self, folder: Path, samples: Sequence[Sample], size: int, step: int) -> Rollout:
         """Grade, and report the samples that cannot be."""
         grades = self._grade([(sample.text, sample.prompt.problem) for sample in samples])
-        failed = [(sample, grade) for sample, grade in zip(samples, grades, strict=True) if grade.failure is not None]
+        failed = [(place, grade) for place, grade in enumerate(grades) if grade.failure is not None]
         append_lines(
             folder / FAILURES,
             (
                 {
                     "step": step,
-                    "prompt": sample.prompt.problem.prompt,
-                    "completion": sample.text,
+                    "sample": place + 1,
+                    "prompt": samples[place].prompt.problem.prompt,
+                    "completion": samples[place].text,
                     "reward": grade.reward,
                     "error": grade.failure,
                 }
-                for sample, grade in failed
+                for place, grade in failed
             ),
         )
         if failed and not self._told:
             self._told = True
             self._say(
-                f"grading failed for {len(failed)} of {len(samples)} samples: the first {failed[0][1].failure}. They "
-                f"count as {self._objective.failure_reward:g}; {folder / FAILURES} names them and later ones"
+                f"grading failed for {len(failed)} of {len(samples)} samples of step {step}: number {failed[0][0] + 1} "
+                f"{failed[0][1].failure}. They count as {self._objective.failure_reward:g}; {folder / FAILURES} names "
+                "them and later ones"
             )
         return Rollout(samples, grades, size)
 
