@@ -100,8 +100,6 @@ def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> No
     ]
     if differences:
         hint = _ABOUT_ALL if any("unembedding" in line for line in differences) else ""
-        if any(line.startswith("  resolved.reward_source.") for line in differences):
-            hint += "\nThe code of the reward has changed since: restore it to go on here."
         raise RecordsError(
             f"{path}: belongs to another spec:\n"
             + "\n".join(differences)

@@ -10,7 +10,6 @@ import hashlib
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lowregret.errors import SpecError
 
@@ -55,14 +54,14 @@ def outside(file: Path) -> str | None:
     return None if file.is_relative_to(Path.cwd().resolve()) else "is not under the working folder"
 
 
-def reward_source(spelling: str) -> dict[str, Any] | None:
-    """What spec.json keeps of a reward function: {"file", "sha256", "imports": {file: sha256}}; None for other tasks.
+def reward_source(spelling: str) -> dict[str, str]:
+    """File → SHA-256 of a reward function's source, its own file first; {} for other tasks.
 
-    `imports` are the files under the working folder that its file imports, and those import in turn, wherever in them
+    The others are the files under the working folder that its file imports, and those import in turn, wherever in them
     they do. Paths are relative to the working folder. SpecError as of `source_file`, or for a file that is no Python.
     """
     if not is_function(spelling):
-        return None
+        return {}
     here = Path.cwd().resolve()
     first = source_file(spelling)
     hashes: dict[Path, str] = {}
@@ -78,9 +77,8 @@ def reward_source(spelling: str) -> dict[str, Any] | None:
             raise SpecError(f"task {spelling!r}: {_relative(file, here)} cannot be read: {error}.") from None
         hashes[file] = hashlib.sha256(content).hexdigest()
         waiting += names
-    own = hashes.pop(first)
-    imports = {_relative(file, here): digest for file, digest in sorted(hashes.items())}
-    return {"file": _relative(first, here), "sha256": own, "imports": imports}
+    ordered = [first, *sorted(hashes.keys() - {first})]
+    return {_relative(file, here): hashes[file] for file in ordered}
 
 
 def _imported(tree: ast.Module, file: Path, here: Path) -> Iterator[Path]:

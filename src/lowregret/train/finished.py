@@ -8,10 +8,12 @@ from lowregret.errors import DataError, RecordsError
 from lowregret.runs.atomic import read_json
 from lowregret.runs.extension import known_choices
 from lowregret.runs.files import ADAPTER, MODEL, SPEC
+from lowregret.runs.manifest import read_manifest
 from lowregret.runs.shipped import require_as_shipped
 from lowregret.spec import FullFT, TrainingSpec, TrainSpec, build
-from lowregret.train.inputs import Say, open_inputs, source_of
+from lowregret.train.inputs import Say, open_inputs
 from lowregret.train.job import HeldOutLoss, evaluate_examples
+from lowregret.train.manifest import rewarded_by
 
 
 def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
@@ -35,13 +37,12 @@ def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
 
 def require_reward(run: Path, spec: TrainingSpec) -> None:
     """RecordsError when the file of the run's own reward function, or one that it imports, has changed since."""
-    there = (known_choices(run) or {}).get("reward_source")
-    here = source_of(spec).get("reward_source")
-    if there and here and there["file"] == here["file"] and there != here:
-        known, found = ({source["file"]: source["sha256"]} | source["imports"] for source in (there, here))
-        changed = sorted(name for name in {**known, **found} if known.get(name) != found.get(name))
+    manifest = read_manifest(run)
+    there, here = {} if manifest is None else manifest.reward, rewarded_by(spec)
+    if there and here and next(iter(there)) == next(iter(here)) and there != here:
+        changed = sorted(name for name in {**there, **here} if there.get(name) != here.get(name))
         raise RecordsError(
-            f"{run}: was rewarded by {there['file']} as it was then; {', '.join(changed)} changed since. Restore what "
+            f"{run}: was rewarded by {next(iter(there))} as it was then; {', '.join(changed)} changed since. Restore what "
             "changed, or give --model and --adapter instead of the run to judge by what it is now."
         )
 

@@ -25,7 +25,7 @@ from lowregret.plan.resources.flops import multiply_adds
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.strict_json import to_json
-from lowregret.tasks import Grader, reward_source
+from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
 from lowregret.train.judging import choose_judging
 from lowregret.train.manifest import make_manifest
@@ -81,7 +81,6 @@ class RunInputs:
             "device": self.device,
             "dtype": self.dtype,
             **chosen,
-            **source_of(self.spec),
         }
 
     def first_test_data(self, count: int) -> str:
@@ -226,12 +225,6 @@ def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
     """What to say of an engine before it works: how its base is run, and with rewards how completions are drawn."""
     rewards = sampling_lines(engine, spec.objective) if isinstance(spec.objective, RL) else []
     return [engine.forward_path.line(), *rewards]
-
-
-def source_of(spec: TrainingSpec) -> dict[str, Any]:
-    """{"reward_source": files and their hashes} where the user's own function rewards (tasks.source), else {}."""
-    source = reward_source(spec.objective.task) if isinstance(spec.objective, RL) else None
-    return {} if source is None else {"reward_source": source}
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from lowregret.models.files import base_files
 from lowregret.runs.files import MANIFEST, SPEC
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, digests, read_manifest, versions
-from lowregret.spec import DataSpec, TrainingSpec, build
+from lowregret.spec import RL, DataSpec, TrainingSpec, build
 from lowregret.spec.rl import OWN_PROBLEMS
 from lowregret.strict_json import to_json
+from lowregret.tasks import reward_source
 
 
 def make_manifest(spec: TrainingSpec, train: str, test: str, template: Any) -> Manifest:
@@ -31,8 +32,14 @@ def make_manifest(spec: TrainingSpec, train: str, test: str, template: Any) -> M
         train=train,
         test=test,
         sources=_sources(spec.data),
+        reward=rewarded_by(spec),
         versions=versions(),
     )
+
+
+def rewarded_by(spec: TrainingSpec) -> dict[str, str]:
+    """File → SHA-256 of the reward's source, where the user's own function rewards (`tasks.source`)."""
+    return reward_source(spec.objective.task) if isinstance(spec.objective, RL) else {}
 
 
 def _sources(data: DataSpec) -> dict[str, str]:
@@ -77,6 +84,13 @@ def _changes(there: Manifest, asked: dict[str, Any], unchecked: list[str]) -> It
         yield from there.differences(there.model_copy(update={"base": digests(files)}))
     else:
         unchecked.append(f"the base {asked.get('model')} is not here")
+    if there.reward:
+        try:
+            now = reward_source(asked["objective"]["task"])
+        except (LowregretError, KeyError, TypeError) as error:
+            unchecked.append(f"the reward: {error}")
+        else:
+            yield from there.differences(there.model_copy(update={"reward": now}))
     if there.sources:
         try:
             now = _sources(build(DataSpec, asked["data"], source=SPEC))

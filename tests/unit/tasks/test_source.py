@@ -105,7 +105,8 @@ def test_a_file_named_as_one_of_pythons_modules_is_named_as_a_file(folder: Path)
 )
 def test_which_spellings_are_code(task: str, is_one: bool) -> None:
     assert is_function(task) == is_one
-    assert (reward_source(task) is None) or is_one if not is_one else True
+    if not is_one:
+        assert reward_source(task) == {}
 
 
 def test_the_source_is_the_file_and_what_it_imports_from_the_working_folder(folder: Path) -> None:
@@ -114,10 +115,8 @@ def test_the_source_is_the_file_and_what_it_imports_from_the_working_folder(fold
     (folder / "rewards" / "deep.py").write_text("from . import length\nfrom .other import x\nimport main\n")
     (folder / "unused.py").write_text("")
     found = reward_source("main:reward")
-    assert found is not None
-    assert found["file"] == "main.py"
     names = ["helper.py", "rewards/__init__.py", "rewards/deep.py", "rewards/length.py"]
-    assert list(found["imports"]) == names
+    assert list(found) == ["main.py", *names]
     for name in ("main.py", *names):
         before = (folder / name).read_text()
         (folder / name).write_text(before + "\n")
@@ -126,7 +125,7 @@ def test_the_source_is_the_file_and_what_it_imports_from_the_working_folder(fold
         assert reward_source("main.py:reward") == found
     (folder / "unused.py").write_text("# changed")
     assert reward_source("main:reward") == found
-    assert reward_source("gym:countdown") is None
+    assert reward_source("gym:countdown") == {}
 
 
 def test_a_file_that_is_no_python_is_named(folder: Path) -> None:
@@ -137,5 +136,5 @@ def test_a_file_that_is_no_python_is_named(folder: Path) -> None:
 
 def test_nothing_is_imported_to_know_the_source(folder: Path) -> None:
     (folder / "loud.py").write_text(f"open('ran', 'w')\n{OWN}")
-    assert reward_source("loud:reward") is not None
+    assert reward_source("loud:reward")
     assert not (folder / "ran").exists()
