@@ -16,10 +16,9 @@ from lowregret.errors import SpecError
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence, read_trial
 from lowregret.questions.judge import judge_study
-from lowregret.runs.atomic import read_record, replacing
-from lowregret.runs.files import STUDY, TRIAL
-from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import trial_folders
+from lowregret.runs.atomic import replacing
+from lowregret.runs.files import STUDY
+from lowregret.runs.study import trial_folders, trial_record
 from lowregret.spec import LoRA
 
 TABLES = ("trials", "curves", "claims")
@@ -77,7 +76,7 @@ def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
 def _read(place: str, folder: Path) -> Placed:
     if not (folder / STUDY).is_file():
         homes = trial_folders(folder)
-        records = [read_record(TrialRecord, home / TRIAL) for home in homes]
+        records = [trial_record(home) for home in homes]
         trials = [
             read_trial(record, home) for record, home in zip(records, homes, strict=True) if record.status != "running"
         ]
@@ -192,7 +191,6 @@ def _optuna(studies: Sequence[Placed], target: Path) -> int:
     states = {"finished": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     written = 0
     with replacing(target) as partial:
-        partial.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
         kinds = Counter(study.kind for study in studies)
         stored: dict[str, Any] = {}

@@ -12,14 +12,14 @@ from typing import Any
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
-from lowregret.runs.atomic import as_record, read_json, read_record
+from lowregret.runs.atomic import as_record, read_json
 from lowregret.runs.extension import EXTENDED
-from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
+from lowregret.runs.files import METRICS, SPEC, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.spelling import is_older, respelled
-from lowregret.runs.study import trial_folders
+from lowregret.runs.study import read_trials, trial_folder
 from lowregret.runs.verdict import MethodResult, Verdict
 from lowregret.spec import CompareSpec, build
 
@@ -112,10 +112,10 @@ def load_study(folder: Path) -> StudyRecords:
         raise RecordsError(f"{folder}: no {VERDICT} yet. Run the same `lowregret compare` again to finish it.")
     order = {method.name: index for index, method in enumerate(spec.methods)}
     trials = sorted(
-        (read_record(TrialRecord, home / TRIAL) for home in trial_folders(folder)),
+        read_trials(folder),
         key=lambda trial: (order.get(trial.method, len(order)), trial.method, trial.learning_rate, trial.seed),
     )
-    metrics = {trial.id: tuple(read_metrics(folder / TRIALS / trial.id / METRICS)) for trial in trials}
+    metrics = {trial.id: tuple(read_metrics(trial_folder(folder, trial.id) / METRICS)) for trial in trials}
     return StudyRecords(
         folder=folder,
         command=str([head, *head.get(EXTENDED, ())][-1].get("command", "")),

@@ -18,9 +18,8 @@ from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
-from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import read_costs, read_curves, read_examples, start_loss, trial_folders
+from lowregret.runs.study import read_costs, read_curves, read_examples, start_loss, trial_folders, trial_record
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
 
@@ -53,7 +52,7 @@ def verify_folder(folder: Path) -> Verification:
 
 def _trial(home: Path) -> Iterator[str]:
     """trial.json against examples.json and metrics.jsonl."""
-    record = read_record(TrialRecord, home / TRIAL)
+    record = trial_record(home)
     if record.status != "finished" or record.test_loss is None:
         return
     field, sign = ("test_nll", 1) if record.test_reward is None else ("test_reward", -1)
@@ -104,7 +103,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     stored = stored_verdict(folder, head, spec)
     held_out = (head.get("resolved") or {}).get("held_out")
     homes = trial_folders(folder)
-    records = [read_record(TrialRecord, home / TRIAL) for home in homes]
+    records = [trial_record(home) for home in homes]
     losses = {
         home.name: read_examples(home / EXAMPLES)
         for home, record in zip(homes, records, strict=True)

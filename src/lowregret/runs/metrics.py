@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
-from lowregret.runs.atomic import write_bytes, writing
+from lowregret.runs.atomic import appending, write_bytes
 from lowregret.runs.records import Metric
 from lowregret.strict_json import to_json
 
 
 def append_metric(path: Path, metric: Metric) -> None:
     """Append one line to metrics.jsonl in a single write."""
-    with writing(path), open(path, "ab") as file:
+    with appending(path) as file:
         line = metric.model_dump(mode="json", exclude_none=True)
         file.write((to_json(line) + "\n").encode())
 
@@ -56,7 +56,7 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Append objects, one a line, in a single write."""
     text = "".join(to_json(line, ensure_ascii=False) + "\n" for line in lines)
     if text:
-        with writing(path), open(path, "ab") as file:
+        with appending(path) as file:
             file.write(text.encode("utf-8", errors="replace"))
 
 

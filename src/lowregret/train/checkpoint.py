@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lowregret.engine import Engine
 from lowregret.engine.state import damaged, read_tensors, restore_state, save_tensors, state_tensors
+from lowregret.runs.atomic import remove_file
 from lowregret.runs.files import CHECKPOINT
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import Spec, TrialSpec
@@ -111,5 +112,4 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 
 def delete_checkpoint(folder: Path) -> None:
     """Trials that have ended need no checkpoint."""
-    for name in (CHECKPOINT, f"{CHECKPOINT}.partial"):  # the second is what a kill leaves of one being written
-        (folder / name).unlink(missing_ok=True)
+    remove_file(folder / CHECKPOINT)

@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method in methods:
         best = BEST[method.name]
         for rate, seed in ((best / 2, 0), (best, 0), (best, 1), (best * 2, 0)):
-            write_trial(root / "trials" / f"{method.name}-{rate:g}-{seed}", method, rate, seed)
+            write_trial(root / "trials" / f"{method.name.replace(':', '-')}-{rate:g}-{seed}", method, rate, seed)
     lost = root / "trials" / "full-0.1-0"
     write_trial(lost, FullFT(), 0.1, 0, status="diverged", test_reward=None, error="not finite")
     failed = {"step": 3, "prompt": "p", "completion": HOSTILE, "reward": 0.0, "error": f"raised ValueError {HOSTILE}"}
