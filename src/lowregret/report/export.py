@@ -13,6 +13,7 @@ from typing import Any
 
 from lowregret.analysis.condition import Trial
 from lowregret.errors import SpecError
+from lowregret.foreign import cell
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence, read_trial
 from lowregret.questions.judge import judge_study
@@ -97,7 +98,7 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
 
 
 def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
+from lowregret.foreign import without_secrets
 from lowregret.runs.boundary import HELD, entries, guard, open_regular
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
@@ -172,9 +173,11 @@ def sync_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Spec | dict[str, Any]) -> None:
-    """Write a record atomically as indented JSON; non-finite numbers become null, floats keep every bit."""
+    """Write a record atomically as indented JSON, without secrets; non-finite numbers become null, floats keep every
+    bit.
+    """
     plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
-    write_bytes(path, (to_json(plain, indent=2) + "\n").encode())
+    write_bytes(path, (to_json(without_secrets(plain), indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

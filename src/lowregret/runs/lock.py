@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import FolderLockedError, RecordsError
+from lowregret.foreign import without_secrets
 from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
 from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT
@@ -112,10 +113,13 @@ def bind_spec(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command:
 
 
 def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
-    """RecordsError that tells what differs between a folder's spec and the one asked for, but for fields that may."""
+    """RecordsError that tells what differs between a folder's spec and the one asked for, but for fields that may.
+
+    A folder keeps no secrets, so those of an address are no difference.
+    """
     differences = [
         f"  {field}: {there} there, {here} now"
-        for field, there, here in _differences(found, asked)
+        for field, there, here in _differences(without_secrets(found), without_secrets(asked))
         if field.removeprefix("spec.") not in TrainingSpec.FREE
     ]
     if differences:

@@ -17,6 +17,7 @@ from typing import Any
 from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
 from lowregret.errors import DataError, ModelError, RecordsError
+from lowregret.foreign import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.questions.evidence import read_evidence, stored_question
@@ -125,7 +126,7 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
     """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
     make_folder(folder)
     path = folder / STUDY
-    asked = Asked(question=question).model_dump(mode="json")
+    asked = without_secrets(Asked(question=question).model_dump(mode="json"))
     stored: dict[str, Any] = {}
     kind = question.name
     if path.exists():
