@@ -7,6 +7,7 @@ VENV ?= .venv
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.stamp
@@ -16,17 +17,20 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo bench setup test test-unit lint types imports check clean distclean
+.PHONY: help demo bench faults setup test test-unit lint types imports check clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS."
+	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS, FAULTS_ARGS."
 
 demo: $(RUNTIME) ## compare LoRA with full fine-tuning on the bundled base; ends with a report page
 	$(BIN)/lowregret compare --config recipes/demo.toml --out runs/demo
 
 bench: $(DEV) ## the same work by PEFT, TRL and transformers beside ours; BENCH_ARGS="--model FOLDER --data FOLDER"
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+faults: $(DEV) ## a fault at every file operation of small runs, which must lose nothing (about an hour; goes on)
+	$(BIN)/python -m benchmarks.faults $(FAULTS_ARGS)
 
 setup: $(DEV) ## make the virtual environment with everything that development needs
 

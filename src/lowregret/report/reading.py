@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
@@ -98,6 +97,24 @@ class StudyRecords:
         return Bracket(best=found.learning_rate, below=found.lower, above=found.upper)
 
 
+class _Metrics(Mapping[str, tuple[Metric, ...]]):
+    """The curves of a folder's trials, each read when it is asked for: a page draws those at the best rates alone."""
+
+    def __init__(self, folder: Path, trials: Sequence[str]) -> None:
+        self._folder, self._trials = folder, dict.fromkeys(trials)
+
+    def __getitem__(self, trial: str) -> tuple[Metric, ...]:
+        if trial not in self._trials:
+            raise KeyError(trial)
+        return tuple(read_metrics(trial_folder(self._folder, trial) / METRICS))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+
 def load_study(folder: Path) -> StudyRecords:
     """Read a finished study's folder.
 
@@ -115,14 +132,13 @@ def load_study(folder: Path) -> StudyRecords:
         read_trials(folder),
         key=lambda trial: (order.get(trial.method, len(order)), trial.method, trial.learning_rate, trial.seed),
     )
-    metrics = {trial.id: tuple(read_metrics(trial_folder(folder, trial.id) / METRICS)) for trial in trials}
     return StudyRecords(
         folder=folder,
         command=str([head, *head.get(EXTENDED, ())][-1].get("command", "")),
         version=str(head.get("lowregret", "")),
         spec=spec,
         trials=tuple(trials),
-        metrics=MappingProxyType(metrics),
+        metrics=_Metrics(folder, [trial.id for trial in trials]),
         verdict=stored_verdict(folder, head, spec),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import appending, write_bytes
@@ -26,9 +27,20 @@ def read_metrics(path: Path) -> list[Metric]:
     """All complete lines of metrics.jsonl; a last line torn by a kill is left out."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
+    return _parsed(path, list(enumerate(path.read_bytes().split(b"\n")[:-1], start=1)))
+
+
+_METRICS = TypeAdapter(list[Metric])
+
+
+def _parsed(path: Path, lines: Sequence[tuple[int, bytes]]) -> list[Metric]:
+    """Lines with their numbers, at once; RecordsError names the first that is damaged."""
+    with suppress(ValidationError):
+        whole = _METRICS.validate_json(b"[" + b",".join(line for _, line in lines) + b"]")
+        if len(whole) == len(lines):
+            return whole
     found: list[Metric] = []
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in lines:
         try:
             found.append(Metric.model_validate_json(line))
         except ValidationError as error:
@@ -41,8 +53,14 @@ def read_metrics(path: Path) -> list[Metric]:
 def held_out_curve(path: Path) -> dict[int, float]:
     """Step → held-out loss, of the steps that were evaluated.
 
-    It is the `Metric.shared_loss`: on the examples that all trials of the folder share, so that curves compare."""
-    return {metric.step: loss for metric in read_metrics(path) if (loss := metric.shared_loss) is not None}
+    It is the `Metric.shared_loss`: on the examples that all trials of the folder share, so that curves compare. Only
+    their lines are parsed: a search asks for the curves of all trials again and again.
+    """
+    if not path.exists():
+        return {}
+    lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    evaluated = _parsed(path, [(number, line) for number, line in lines if b'"test_' in line])
+    return {metric.step: loss for metric in evaluated if (loss := metric.shared_loss) is not None}
 
 
 def keep_metrics_until(path: Path, step: int) -> None:
