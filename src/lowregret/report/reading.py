@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class StudyRecords:
         """The regret up to which it counts as low, in nats or in reward."""
         return self.verdict.tolerance_reward if self.rewarded else self.verdict.tolerance_nats
 
-    @property
+    @cached_property
     def methods(self) -> tuple[str, ...]:
         """Names of all methods: those asked for first, then any other that the records name."""
         asked = [method.name for method in self.spec.methods]
