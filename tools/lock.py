@@ -1,6 +1,6 @@
 """Write requirements.txt and requirements-dev.txt: the pins of constraints.txt with the hashes of all their files.
 
-    uv pip compile --quiet --universal --no-deps --no-annotate --no-header --generate-hashes constraints.txt > hashed.txt
+    uv pip compile --universal --no-deps --no-annotate --no-header --generate-hashes -o hashed.txt constraints.txt
     python tools/lock.py hashed.txt [WHEEL …]
 
 Set-up installs them by `pip install --require-hashes --no-deps`. A WHEEL is a build of a pinned package that another
