@@ -3,30 +3,35 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Its own step and pinned: a range would fetch newer builds, with several GB of GPU libraries, only to replace them.
+# The build of torch that is wanted. Its GPU libraries come in a step of their own: which they are, torch's own metadata
+# say, and the CPU build has none, so their hashes cannot be in requirements.txt.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.stamp
 DEV := $(VENV)/.stamp-dev
 PIP := $(BIN)/python -m pip install --quiet
-LOCK := pyproject.toml constraints.txt
+LOCK := pyproject.toml constraints.txt requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo bench setup test test-unit lint types imports check clean distclean
+.PHONY: help demo bench faults setup test test-unit lint types imports check licences sbom audit clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS."
+	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS, FAULTS_ARGS."
 
 demo: $(RUNTIME) ## compare LoRA with full fine-tuning on the bundled base; ends with a report page
 	$(BIN)/lowregret compare --config recipes/demo.toml --out runs/demo
 
 bench: $(DEV) ## the same work by PEFT, TRL and transformers beside ours; BENCH_ARGS="--model FOLDER --data FOLDER"
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+faults: $(DEV) ## a fault at every file operation of small runs, which must lose nothing (about an hour; goes on)
+	$(BIN)/python -m benchmarks.faults $(FAULTS_ARGS)
 
 setup: $(DEV) ## make the virtual environment with everything that development needs
 
@@ -48,12 +53,22 @@ imports: $(DEV) ## the arrows between the layers
 
 check: lint types imports ## lint, types and imports
 
+licences: $(DEV) ## write docs/licences.md: every package that set-up installs, with its licence
+	$(BIN)/python tools/licences.py
+
+sbom: $(DEV) ## write build/sbom.json: what is installed, as CycloneDX
+	$(BIN)/python tools/sbom.py
+
+audit: ## look up known vulnerabilities of the pinned packages (needs a network; no part of CI)
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit; }
+	.venv-audit/bin/pip-audit --disable-pip --require-hashes -r requirements.txt -r requirements-dev.txt
+
 clean: ## remove caches and build products; keeps runs/ and the virtual environment
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove the virtual environments
-	rm -rf .venv .venv-ci
+	rm -rf .venv .venv-ci .venv-audit
 
 # --- set-up -----------------------------------------------------------------------------------------------------------
 
@@ -74,11 +89,12 @@ $(BIN)/python:
 # Order-only: the interpreter is a link whose date says nothing about what is installed.
 $(RUNTIME): $(LOCK) | $(BIN)/python
 	@echo "Installing what lowregret needs to run."
-	@$(PIP) '$(TORCH)'
-	@$(PIP) -c constraints.txt -e .
+	@$(PIP) --require-hashes --no-deps -r requirements.txt
+	@$(PIP) -c constraints.txt '$(TORCH)'
+	@$(PIP) --no-deps -e .
 	@touch $@
 
 $(DEV): $(RUNTIME)
 	@echo "Installing what the tests and checks need."
-	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(PIP) --require-hashes --no-deps -r requirements-dev.txt
 	@touch $@

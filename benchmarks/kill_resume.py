@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 STUDY = (
-    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 2 --steps 5 "
+    "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 2 --steps 5 "
     "--batch-size 4 --max-train 32 --max-eval 8 --evals 2 --quiet"
 ).split()
 CHECKPOINT_SECONDS = ("0", "0.3", "60")
@@ -69,11 +69,11 @@ class Kill:
 
 
 def start(out: Path, study: Sequence[str] = STUDY) -> subprocess.Popen[bytes]:
-    """The study's command, as a user would type it."""
+    """The command, verb and all, as a user would type it."""
     program = str(Path(sys.executable).with_name("lowregret"))
     defaults = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
-        [program, "compare", *study, "--out", str(out)],
+        [program, *study, "--out", str(out)],
         env={**defaults, **os.environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -58,7 +58,7 @@ settings.register_profile("explore", deadline=None, max_examples=1000, print_blo
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 TESTS = Path(__file__).parent
-TIERS = ("unit", "laws", "oracle", "golden", "truths", "e2e")
+TIERS = ("unit", "laws", "oracle", "golden", "truths", "e2e", "faults")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,6 +86,12 @@ def load(path: Path) -> ModuleType:
 def load_module() -> Callable[[Path], ModuleType]:
     """`load` for the conftest files below this one."""
     return load
+
+
+@pytest.fixture(scope="session")
+def kill_resume() -> ModuleType:
+    """benchmarks/kill_resume.py: the test kills a few times what the benchmark kills twenty times."""
+    return load(Path(__file__).parents[1] / "benchmarks" / "kill_resume.py")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -65,12 +64,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerows(train)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(train), folder / "rows.parquet")
     return folder
-
-
-@pytest.fixture(scope="session")
-def kill_resume(load_module: Callable[[Path], ModuleType]) -> ModuleType:
-    """benchmarks/kill_resume.py: the test kills a few times what the benchmark kills twenty times."""
-    return load_module(Path(__file__).parents[2] / "benchmarks" / "kill_resume.py")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

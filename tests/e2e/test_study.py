@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +13,7 @@ from lowregret.errors import DataError
 from lowregret.questions.registry import make_question
 from lowregret.study.suite import run_studies
 
-PROGRAM = str(Path(sys.executable).with_name("lowregret"))
 TOY = "--steps 4 --seeds 2 --max-train 64 --max-eval 8 --batch-size 4".split()
-KILLED = ["study", "learning-rate", *TOY, "--seeds", "1", "--ranks", "4", "--workers", "2", "--quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -97,44 +89,6 @@ def test_a_compare_verifies_too(study: Path, run: Any) -> None:
     done = run("verify", study)
     assert done.exit_code == 0, done.stdout
     assert "verdict: " in done.stdout
-
-
-def numbers(out: Path) -> dict[str, Any]:
-    """The claims and every trial's losses: all that must not depend on kills."""
-    claims = json.loads((out / "claims.json").read_text())
-    claims.pop("seconds")
-    found: dict[str, Any] = {"claims": claims}
-    for path in sorted(out.glob("groups/*/trials/*/examples.json")):
-        found[str(path.relative_to(out))] = path.read_bytes()
-    return found
-
-
-def started(out: Path) -> subprocess.Popen[bytes]:
-    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([PROGRAM, *KILLED, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment)
-
-
-def ended(out: Path) -> float:
-    began = time.monotonic()
-    assert started(out).wait(timeout=600) == 0
-    return time.monotonic() - began
-
-
-def test_a_study_killed_at_random_ends_with_the_same_claims_to_the_digit(tmp_path: Path) -> None:
-    life = ended(tmp_path / "whole")
-    draw = random.Random(0)
-    killed = 0
-    for part in range(2):
-        process = started(tmp_path / "killed")
-        try:
-            process.wait(timeout=life * (0.3 + 0.15 * part + 0.15 * draw.random()))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)  # its workers see that it is gone
-            killed += 1
-        process.wait()
-    assert killed
-    ended(tmp_path / "killed")
-    assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
 
 
 def test_what_is_finished_can_be_read_while_other_studies_are_not(run: Any, tmp_path: Path) -> None:

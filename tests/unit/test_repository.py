@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tools import licences, lock, packages, sbom
 
 from lowregret.spec import CompareSpec, TrainSpec, build, read_toml
 
@@ -82,47 +79,53 @@ def test_every_recipe_is_a_valid_spec(path: Path) -> None:
 # --- constraints.txt ------------------------------------------------------------------------------------------------
 
 
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
-
-
 def test_constraints_are_plain_pins() -> None:
-    for name, version in pins().items():
+    for name, version in packages.pins().items():
         assert re.fullmatch(r"[A-Za-z0-9._-]+", name), name
         assert re.fullmatch(r"[0-9]+(\.[0-9a-z]+)*", version), f"{name}=={version}: no local builds, no addresses"
 
 
-def required(requirement: str, seen: set[str]) -> Iterator[str]:
-    """The installed packages that a requirement brings, through all levels."""
-    wanted = Requirement(requirement)
-    name = canonicalize_name(wanted.name)
-    key = f"{name}[{','.join(sorted(wanted.extras))}]"
-    if key in seen:
-        return
-    seen.add(key)
-    try:
-        below = importlib.metadata.requires(name) or []
-    except importlib.metadata.PackageNotFoundError:
-        return
-    yield name
-    for text in below:
-        marker = Requirement(text).marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
-            yield from required(text, seen)
-
-
 def test_everything_that_set_up_installs_is_pinned() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names: set[str] = {canonicalize_name(Requirement(text).name) for text in declared}
-    seen: set[str] = set()
-    for text in declared:
-        names.update(required(text, seen))
-    # On Linux torch brings GPU libraries, or none, by the build that was chosen; torch's own pin fixes them.
-    names = {name for name in names if not name.startswith(("nvidia-", "cuda-", "triton"))}
-    missing = names - {canonicalize_name(name) for name in pins()}
+    missing = packages.closure("dev") - {canonicalize_name(name) for name in packages.pins()}
     assert not missing, f"pin these in constraints.txt: {', '.join(sorted(missing))}"
+
+
+def test_every_pin_has_its_hashes_in_the_file_that_installs_it() -> None:
+    runtime, dev = (lock.hashes(path.read_text(encoding="utf-8")) for path in (lock.RUNTIME, lock.DEV))
+    assert not runtime.keys() & dev.keys()
+    assert packages.closure() <= runtime.keys(), "make requirements.txt anew (tools/lock.py)"
+    found = {name: version for name, (version, _) in (runtime | dev).items()}
+    pinned = {canonicalize_name(name): version for name, version in packages.pins().items()}
+    assert found == pinned, "make requirements.txt and requirements-dev.txt anew (tools/lock.py)"
+    assert all(own for _, own in (runtime | dev).values())
+
+
+def test_a_pin_without_its_hash_is_named() -> None:
+    known = lock.hashes("torch==1.0 \\\n    --hash=sha256:" + "0" * 64 + "\n")
+    assert known == {"torch": ("1.0", ["sha256:" + "0" * 64])}
+    with pytest.raises(SystemExit, match=r"torch==.* has no hash"):
+        lock.locked("x", {"torch"}, known)
+
+
+def test_the_page_of_licences_has_every_pin() -> None:
+    assert licences.PAGE.read_text(encoding="utf-8") == licences.page(), "run `make licences`"
+
+
+def test_no_unknown_licence_is_among_them() -> None:
+    free = re.compile(r"MIT|BSD|Apache|MPL|Mozilla|Python Software|PSF|ISC|Zlib|CC0", re.IGNORECASE)
+    strong = re.compile(r"\bA?GPL|Affero|proprietary|non-?commercial", re.IGNORECASE)
+    odd = {name: said for name, said in licences.table().items() if not free.search(said) or strong.search(said)}
+    assert not odd, f"read these licences before their packages are installed: {odd}"
+
+
+def test_the_bill_of_materials_names_each_package_once() -> None:
+    found = sbom.bill("dev")
+    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.5")
+    names = [component["name"] for component in found["components"]]
+    assert len(set(names)) == len(names)
+    assert set(names) <= packages.closure("dev")
+    assert {component["version"] for component in found["components"] if component["name"] == "torch"}
+    assert all(component["licenses"] for component in found["components"])
 
 
 # --- torch-free -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import trial_folders
+from lowregret.runs.study import trial_folders, trial_record
 from lowregret.spec import LoRA
 
 
@@ -45,7 +45,7 @@ def _trial_folder(folder: Path) -> Path:
     if (folder / TRIAL).is_file():
         return folder
     homes = trial_folders(folder)
-    records = [(read_record(TrialRecord, home / TRIAL), home) for home in homes]
+    records = [(trial_record(home), home) for home in homes]
     finished = [(record, home) for record, home in records if record.status == "finished" and record.test_nll]
     if not finished:
         raise RecordsError(

@@ -61,9 +61,9 @@ def data(
     if as_json:
         say_json(asdict(found))
         return
-    from rich.console import Console
+    from lowregret.cli.progress import make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     console.width = min(console.width, _WIDEST)
     _print(found, console)
     if html is not None:

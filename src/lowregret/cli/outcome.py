@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowregret.cli.codes import BAD_INPUT, BROKEN_PIPE, INTERRUPTED
 from lowregret.errors import LowregretError
+from lowregret.foreign import redacted, shown, without_secrets
 from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:  # a verb without records does not wait for pydantic
@@ -20,12 +21,12 @@ if TYPE_CHECKING:  # a verb without records does not wait for pydantic
 
 def say(text: str) -> None:
     """A line of the result, on standard output; at once, so that a closed pipe is met here and not at exit."""
-    print(text, flush=True)
+    print(shown(text), flush=True)
 
 
 def say_json(data: Any, indent: int | None = 2) -> None:
     """The result as JSON, on standard output."""
-    say(to_json(data, indent=indent))
+    say(to_json(without_secrets(data), indent=indent))
 
 
 def plain(record: BaseModel) -> Any:
@@ -35,7 +36,7 @@ def plain(record: BaseModel) -> Any:
 
 def aside(line: str) -> None:
     """Something to know beside the result, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(shown(line), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -59,5 +60,5 @@ def exit_codes(resumable: bool = False) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """The command as the user typed it."""
-    return shlex.join(["lowregret", *sys.argv[1:]])
+    """The command as the user typed it, but for secrets."""
+    return redacted(shlex.join(["lowregret", *sys.argv[1:]]))

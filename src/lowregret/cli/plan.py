@@ -99,8 +99,8 @@ def _print(plans: list[Plan], *, side_by_side: bool, as_json: bool, markdown: bo
     if markdown:
         say(page.models_markdown(plans) if side_by_side else page.markdown(plans[0]))
         return
-    from rich.console import Console
+    from lowregret.cli.progress import make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     console.width = min(console.width, _WIDEST)
     console.print(page.models_page(plans) if side_by_side else page.page(plans[0]))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from lowregret.analysis.numbers import nats
+from lowregret.foreign import shown
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import TrialSpec
 
@@ -23,9 +25,17 @@ _OTHER_LINES = 6
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Words wrapped on a terminal; elsewhere, lines as they are."""
-    console = Console(stderr=stderr, quiet=quiet, highlight=False)
+    console = CleanConsole(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     console.soft_wrap = not console.is_terminal
     return console
+
+
+class CleanConsole(Console):
+    """A console whose own orders alone reach the terminal: none of the text that it shows."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
 
 
 @dataclass

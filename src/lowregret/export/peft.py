@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from lowregret.lora.moe.router import LoRARouter
 from lowregret.models.finite import refuse_broken
 from lowregret.models.load import quiet
 from lowregret.models.stops import write_stops
-from lowregret.runs.atomic import make_folder, sync_file, sync_folder, write_bytes, writing
+from lowregret.runs.atomic import replacing_folder, write_bytes
 from lowregret.spec import LoRA, build
 from lowregret.strict_json import to_json
 
@@ -45,24 +43,12 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
     each expert, all at the method's rank, which vLLM reads (docs/guides/moe.md).
     """
     policy = engine.policies[name]
-    partial = folder.with_name(folder.name + ".partial")
-    with writing(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        make_folder(partial)
-        try:
-            if isinstance(policy, LoRAPolicy):
-                _write_adapter(engine, policy, partial, each_expert)
-            else:
-                _write_model(engine, partial)
-            write_stops(engine.base, partial)
-            for file in partial.iterdir():
-                sync_file(file)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-        sync_folder(folder.parent)
+    with replacing_folder(folder) as partial:
+        if isinstance(policy, LoRAPolicy):
+            _write_adapter(engine, policy, partial, each_expert)
+        else:
+            _write_model(engine, partial)
+        write_stops(engine.base, partial)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 

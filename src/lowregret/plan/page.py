@@ -6,6 +6,7 @@ number, and sections of sentences.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
 from lowregret.errors import SpecError
+from lowregret.foreign import markdown as escaped
+from lowregret.foreign import shown
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
@@ -305,18 +308,18 @@ def models_page(plans: Sequence[Plan]) -> RenderableType:
 def markdown(plan: Plan) -> str:
     """The same as a document."""
     choice = plan.advice.choice
-    lines = [f"# Plan: {plan.shapes.name}", "", f"**{answer(plan)}**", ""]
-    lines += [f"Confidence {choice.confidence}: {choice.confidence_reason}.", ""]
-    lines += [asked_otherwise(plan), ""] if asked_otherwise(plan) else []
-    lines += [f"- {label}: {facts}" for label, facts in head(plan)]
-    lines += ["", f"| | {plan.lora.label} | {plan.full.label} | from |", "|---|---|---|---|"]
+    lines = [f"# Plan: {escaped(plan.shapes.name)}", "", f"**{escaped(answer(plan))}**", ""]
+    lines += [escaped(f"Confidence {choice.confidence}: {choice.confidence_reason}."), ""]
+    lines += [escaped(asked_otherwise(plan)), ""] if asked_otherwise(plan) else []
+    lines += [f"- {escaped(f'{label}: {facts}')}" for label, facts in head(plan)]
+    lines += ["", _cells("", plan.lora.label, plan.full.label, "from"), "|---|---|---|---|"]
     lines += [_cells(row.label.strip(), row.lora, row.full, row.source) for row in rows(plan)]
     for title, _, sentences in sections(plan):
         if sentences:
-            lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences)]
+            lines += ["", f"## {title}", "", *(f"- {escaped(sentence)}" for sentence in sentences)]
     steps = next_steps(plan)
-    lines += ["", "## Next", "", "```", *steps, "```"] if steps else []
-    return "\n".join([*lines, "", _FOOT])
+    lines += ["", "## Next", "", *_fenced(steps)] if steps else []
+    return "\n".join([*lines, "", escaped(_FOOT)])
 
 
 def models_markdown(plans: Sequence[Plan]) -> str:
@@ -327,7 +330,13 @@ def models_markdown(plans: Sequence[Plan]) -> str:
 
 
 def _cells(*values: str) -> str:
-    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+    return "| " + " | ".join(map(escaped, values)) + " |"
+
+
+def _fenced(lines: Sequence[str]) -> list[str]:
+    """Code as it is, between fences longer than any that it has."""
+    fence = "`" * max(3, 1 + max((len(found) for line in lines for found in re.findall("`+", line)), default=0))
+    return [fence, *map(shown, lines), fence]
 
 
 def model_rows(plans: Sequence[Plan]) -> Iterator[tuple[str, ...]]:

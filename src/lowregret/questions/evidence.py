@@ -15,12 +15,12 @@ from lowregret.analysis.condition import Condition, Trial
 from lowregret.errors import RecordsError, SpecError
 from lowregret.questions.claim import Evidence
 from lowregret.questions.registry import QUESTIONS, Asked
-from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, GROUPS, METRICS, STUDY, TIMINGS, TRIAL
+from lowregret.runs.atomic import read_json
+from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, METRICS, STUDY, TIMINGS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import start_loss, trial_folders
+from lowregret.runs.study import group_folder, start_loss, trial_folders, trial_record
 from lowregret.spec import FullFT, GroupSpec, Method, build
 from lowregret.spec.method import LINEAR_TARGETS
 
@@ -62,7 +62,7 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
     sessions: list[Mapping[str, Any]] = []
     base: dict[str, Any] = {}
     for group in groups:
-        home = folder / GROUPS / group.key
+        home = group_folder(folder, group)
         if not (home / BASE).exists():
             raise RecordsError(f"{home}: not trained yet. Run the same `lowregret study` again to finish it.")
         base |= read_json(home / BASE)
@@ -73,7 +73,7 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
             sessions += read_json(home / ENVIRONMENT)["sessions"]
         asked = {method.name for method in group.methods}
         for path in trial_folders(home):
-            record = read_record(TrialRecord, path / TRIAL)
+            record = trial_record(path)
             # a folder may hold more than the question asked last
             rates = group.learning_rates
             fits = record.method in asked and (rates == "search" or record.learning_rate in rates)

@@ -13,13 +13,13 @@ from typing import Any
 
 from lowregret.analysis.condition import Trial
 from lowregret.errors import SpecError
+from lowregret.foreign import cell
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence, read_trial
 from lowregret.questions.judge import judge_study
-from lowregret.runs.atomic import read_record, replacing
-from lowregret.runs.files import STUDY, TRIAL
-from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import trial_folders
+from lowregret.runs.atomic import replacing
+from lowregret.runs.files import STUDY
+from lowregret.runs.study import trial_folders, trial_record
 from lowregret.spec import LoRA
 
 TABLES = ("trials", "curves", "claims")
@@ -77,7 +77,7 @@ def export(folders: Sequence[Path], target: Path, table: str = "trials") -> int:
 def _read(place: str, folder: Path) -> Placed:
     if not (folder / STUDY).is_file():
         homes = trial_folders(folder)
-        records = [read_record(TrialRecord, home / TRIAL) for home in homes]
+        records = [trial_record(home) for home in homes]
         trials = [
             read_trial(record, home) for record, home in zip(records, homes, strict=True) if record.status != "running"
         ]
@@ -98,7 +98,7 @@ def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
 
 
 def _trials(studies: Sequence[Placed]) -> Iterator[dict[str, Any]]:
@@ -192,7 +192,6 @@ def _optuna(studies: Sequence[Placed], target: Path) -> int:
     states = {"finished": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
     written = 0
     with replacing(target) as partial:
-        partial.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
         kinds = Counter(study.kind for study in studies)
         stored: dict[str, Any] = {}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
-from lowregret.runs.atomic import as_record, read_json, read_record
+from lowregret.runs.atomic import as_record, read_json
 from lowregret.runs.extension import EXTENDED
-from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
+from lowregret.runs.files import METRICS, SPEC, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.spelling import is_older, respelled
-from lowregret.runs.study import trial_folders
+from lowregret.runs.study import read_trials, trial_folder
 from lowregret.runs.verdict import MethodResult, Verdict
 from lowregret.spec import CompareSpec, build
 
@@ -59,7 +59,7 @@ class StudyRecords:
         """The regret up to which it counts as low, in nats or in reward."""
         return self.verdict.tolerance_reward if self.rewarded else self.verdict.tolerance_nats
 
-    @property
+    @cached_property
     def methods(self) -> tuple[str, ...]:
         """Names of all methods: those asked for first, then any other that the records name."""
         asked = [method.name for method in self.spec.methods]
@@ -98,6 +98,24 @@ class StudyRecords:
         return Bracket(best=found.learning_rate, below=found.lower, above=found.upper)
 
 
+class _Metrics(Mapping[str, tuple[Metric, ...]]):
+    """The curves of a folder's trials, each read when it is asked for: a page draws those at the best rates alone."""
+
+    def __init__(self, folder: Path, trials: Sequence[str]) -> None:
+        self._folder, self._trials = folder, dict.fromkeys(trials)
+
+    def __getitem__(self, trial: str) -> tuple[Metric, ...]:
+        if trial not in self._trials:
+            raise KeyError(trial)
+        return tuple(read_metrics(trial_folder(self._folder, trial) / METRICS))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+
 def load_study(folder: Path) -> StudyRecords:
     """Read a finished study's folder.
 
@@ -112,17 +130,16 @@ def load_study(folder: Path) -> StudyRecords:
         raise RecordsError(f"{folder}: no {VERDICT} yet. Run the same `lowregret compare` again to finish it.")
     order = {method.name: index for index, method in enumerate(spec.methods)}
     trials = sorted(
-        (read_record(TrialRecord, home / TRIAL) for home in trial_folders(folder)),
+        read_trials(folder),
         key=lambda trial: (order.get(trial.method, len(order)), trial.method, trial.learning_rate, trial.seed),
     )
-    metrics = {trial.id: tuple(read_metrics(folder / TRIALS / trial.id / METRICS)) for trial in trials}
     return StudyRecords(
         folder=folder,
         command=str([head, *head.get(EXTENDED, ())][-1].get("command", "")),
         version=str(head.get("lowregret", "")),
         spec=spec,
         trials=tuple(trials),
-        metrics=MappingProxyType(metrics),
+        metrics=_Metrics(folder, [trial.id for trial in trials]),
         verdict=stored_verdict(folder, head, spec),
     )
 

@@ -22,7 +22,15 @@ from lowregret.runs.metrics import read_metrics, require_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import read_costs, read_curves, read_examples, shipped_folder, start_loss, trial_folders
+from lowregret.runs.study import (
+    read_costs,
+    read_curves,
+    read_examples,
+    shipped_folder,
+    start_loss,
+    trial_folders,
+    trial_record,
+)
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
 
@@ -66,7 +74,7 @@ def _one_run(homes: Sequence[Path]) -> Iterator[str]:
 
 def _trial(home: Path) -> Iterator[str]:
     """trial.json against examples.json and metrics.jsonl."""
-    record = read_record(TrialRecord, home / TRIAL)
+    record = trial_record(home)
     try:
         curve = _curve(home, record)
         if (home / shipped_folder(record)).is_dir():
@@ -130,7 +138,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     stored = stored_verdict(folder, head, spec)
     held_out = (head.get("resolved") or {}).get("held_out")
     homes = trial_folders(folder)
-    records = [read_record(TrialRecord, home / TRIAL) for home in homes]
+    records = [trial_record(home) for home in homes]
     losses = {
         home.name: read_examples(home / EXAMPLES)
         for home, record in zip(homes, records, strict=True)

@@ -5,23 +5,36 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
+from lowregret.foreign import without_secrets
+from lowregret.runs.boundary import HELD, entries, guard, open_regular
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
 
 R = TypeVar("R", bound=Spec)
 
+PARTIAL = ".partial"
+"""What the name of a file ends with while it is written beside its place."""
+_ABANDONED_SECONDS = 3600.0
+"""A partial file beside a place that no lock keeps is another process's, unless it is as old as this."""
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a RecordsError that names the file and the remedy."""
+    """Around what writes or deletes `path`: RecordsError when it may not be touched (`runs.boundary`), and for what
+    the operating system refuses one that names the file and the remedy.
+    """
+    guard(path)
     try:
         yield
     except OSError as error:
@@ -31,6 +44,8 @@ def writing(path: Path) -> Iterator[None]:
             remedy = "no permission to write here. Choose another folder with --out, or change its permissions."
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             remedy = "a file stands where a folder is needed. Choose another folder with --out."
+        elif error.errno == errno.ELOOP:
+            remedy = "is a link, which is not written through. Delete it, or choose another folder with --out."
         else:
             remedy = f"{error.strerror or error}."
         raise RecordsError(f"{error.filename or path}: {remedy}") from error
@@ -52,10 +67,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write aside; it becomes `path`, durably, when the context ends well, and goes when it does not."""
-    partial = path.with_name(path.name + ".partial")
+    """An empty file to write aside; it becomes `path`, durably, when the context ends well, and goes when it does not.
+
+    Its name is drawn at random and was nobody's before, so nothing that lies there is written through.
+    """
+    partial = _beside(path)
     with writing(path):
         try:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
             yield partial
             sync_file(partial)
             os.replace(partial, path)
@@ -65,10 +84,82 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same of a folder of files: whole and durable before the one that it replaces is removed."""
+    partial = _beside(path)
+    with writing(path):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.iterdir():
+                sync_file(file)
+            sync_folder(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+        sync_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A name that nothing has. What a killed write has left here goes; in a run folder its lock's holder sees to it."""
+    if not HELD.get():
+        for left in path.parent.glob(f"{_glob(path.name)}.*{PARTIAL}"):
+            with suppress(OSError):  # another process may be removing it
+                if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:
+                    _remove(left)
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+
+
+def _glob(name: str) -> str:
+    """A name as a pattern that matches it alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes were writing; for who has locked the folder, and so is the only one to write."""
+    for entry in list(entries(folder, locked=False)):
+        if entry.name.endswith(PARTIAL):
+            with writing(Path(entry.path)):
+                _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file if it is there."""
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder, if it is there, with all that it holds; a link is left as it is."""
+    with writing(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """A file to append to, made if need be; never through a link, nor into a pipe, a device or a file of two names."""
+    with writing(path), os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+        yield file
+
+
 def sync_file(path: Path) -> None:
     """Make what was written to a file durable."""
-    with writing(path), open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    with writing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(path: Path) -> None:
@@ -82,9 +173,11 @@ def sync_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Spec | dict[str, Any]) -> None:
-    """Write a record atomically as indented JSON; non-finite numbers become null, floats keep every bit."""
+    """Write a record atomically as indented JSON, without secrets; non-finite numbers become null, floats keep every
+    bit.
+    """
     plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
-    write_bytes(path, (to_json(plain, indent=2) + "\n").encode())
+    write_bytes(path, (to_json(without_secrets(plain), indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

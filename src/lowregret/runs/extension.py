@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lowregret.errors import RecordsError
-from lowregret.runs.atomic import write_json
+from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import SPEC, VERDICT
 from lowregret.runs.lock import bind_spec, require_same, stored_spec
 from lowregret.runs.spelling import is_older, respelled
@@ -113,7 +113,7 @@ def extend_spec(
         said += [_REMARKS["max_eval"]] if " spec.data.max_eval: " in str(error) else []
         raise RecordsError("\n".join([str(error), *(f"({remark}.)" for remark in said)])) from None
     if older:
-        (folder / VERDICT).unlink(missing_ok=True)  # it has the old names, and is judged again
+        remove_file(folder / VERDICT)  # it has the old names, and is judged again
     changed = {field: [_at(there, field), _at(here, field)] for field in grown}
     priors: dict[str, float] = dict(now.get("priors", {}))
     if not changed and not older:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lowregret.errors import FolderLockedError, RecordsError
-from lowregret.runs.atomic import make_folder, read_json, write_json, writing
+from lowregret.foreign import without_secrets
+from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
+from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.spec import TrainingSpec
@@ -21,35 +24,53 @@ from lowregret.version import __version__
 def lock_run(path: Path) -> Iterator[Path]:
     """The folder, made if need be, locked against a second process for as long as the context lasts.
 
+    What is written and deleted in it meanwhile stays in it, and ends when the lock is no longer there
+    (`runs.boundary`). RecordsError for a link that leads out of it, and what killed processes were writing is removed.
     A folder that was made for a context that fails before it has written anything is taken away again, with the
     parents that were made for it: after a mistyped name nothing is left.
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path)
-    with writing(path):  # around the lock alone: Interrupted is an OSError too, and no matter of this folder
-        lock = open(path / LOCK, "w")  # noqa: SIM115 - closed by the next line
-    with lock:
+    lock = _locked(path)
+    held = HELD.set((*HELD.get(), Held(path, path.resolve(), lock)))
+    try:
+        refuse_links(path)
+        remove_leftovers(path)
+        yield path
+    except BaseException:
+        _take_away(path, lock, made)
+        raise
+    finally:
+        HELD.reset(held)
+        os.close(lock)
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the folder's lock, which lies at its place and is ours."""
+    while True:
+        with writing(path):
+            lock = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_same(lock, path / LOCK):
+                return lock
         except BlockingIOError:
+            os.close(lock)
             raise FolderLockedError(
                 f"{path}: another lowregret process is writing here. Wait for it, or use another --out."
             ) from None
         except OSError as error:
+            os.close(lock)
             raise RecordsError(
                 f"{path}: this file system cannot lock files ({error.strerror}). Use an --out on another one."
             ) from None
-        try:
-            yield path
-        except BaseException:
-            _take_away(path, made)
-            raise
+        os.close(lock)  # whoever had it before took it away between our two looks
 
 
-def _take_away(path: Path, made: Sequence[Path]) -> None:
+def _take_away(path: Path, lock: int, made: Sequence[Path]) -> None:
     """Those of the folders `made`, the innermost first, that hold nothing but the lock."""
     with suppress(OSError):  # a folder that holds something stays, and so do its parents
-        if made and [entry.name for entry in path.iterdir()] == [LOCK]:
+        if made and is_same(lock, path / LOCK) and [entry.name for entry in path.iterdir()] == [LOCK]:
             (path / LOCK).unlink()
             for folder in made:
                 folder.rmdir()
@@ -87,15 +108,18 @@ def bind_spec(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command:
         asked["resolved"] = {name: value for name, value in resolved.items() if name in known}
     require_same(path, {k: v for k, v in today.items() if k in asked}, asked)
     if today is not found:
-        (path / VERDICT).unlink(missing_ok=True)  # it has the old names, and is judged again
+        remove_file(path / VERDICT)  # it has the old names, and is judged again
         write_json(file, today)
 
 
 def require_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
-    """RecordsError that tells what differs between a folder's spec and the one asked for, but for fields that may."""
+    """RecordsError that tells what differs between a folder's spec and the one asked for, but for fields that may.
+
+    A folder keeps no secrets, so those of an address are no difference.
+    """
     differences = [
         f"  {field}: {there} there, {here} now"
-        for field, there, here in _differences(found, asked)
+        for field, there, here in _differences(without_secrets(found), without_secrets(asked))
         if field.removeprefix("spec.") not in TrainingSpec.FREE
     ]
     if differences:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import RecordsError
-from lowregret.runs.atomic import write_bytes, writing
+from lowregret.runs.atomic import appending, write_bytes
 from lowregret.runs.records import Metric
 from lowregret.strict_json import to_json
 
 
 def append_metric(path: Path, metric: Metric) -> None:
     """Append one line to metrics.jsonl in a single write."""
-    with writing(path), open(path, "ab") as file:
+    with appending(path) as file:
         line = metric.model_dump(mode="json", exclude_none=True)
         file.write((to_json(line) + "\n").encode())
 
@@ -26,33 +27,39 @@ def append_metric(path: Path, metric: Metric) -> None:
 def read_metrics(path: Path) -> list[Metric]:
     """All complete lines of metrics.jsonl, by rising step; a last line torn by a kill is left out.
 
-    That none is missing is for `require_curve` to see.
+    RecordsError names a damaged line, and one that is not of a later step than the line before. That none is missing is
+    for `require_curve` to see.
     """
-    return list(_metrics(path))
+    return _parsed(path, _lines(path))
 
 
-def _metrics(path: Path, until: float = math.inf) -> Iterator[Metric]:
-    """Line after line, up to that of step `until`: what comes later is not looked at.
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    """Number and content of the complete lines. Zeros at the end are what a power cut leaves of lines that had not
+    reached the disk: they are no lines."""
+    return list(enumerate(path.read_bytes().rstrip(b"\0").split(b"\n")[:-1], start=1)) if path.exists() else []
 
-    RecordsError at a damaged line, and at one that is not of a later step than the line before. Zeros at the end are
-    what a power cut leaves of lines that had not reached the disk: they are no lines.
-    """
-    if until < 0 or not path.exists():
-        return
-    last = -1
-    for number, line in enumerate(path.read_bytes().rstrip(b"\0").split(b"\n")[:-1], start=1):
-        if last >= until:
-            return
-        try:
-            metric = Metric.model_validate_json(line)
-        except ValidationError as error:
-            raise RecordsError(f"{path}:{number}: damaged ({error.errors()[0]['msg']}). {_REMEDY}") from error
-        if metric.step <= last:
-            raise RecordsError(f"{path}:{number}: step {metric.step} after step {last}. {_REMEDY}")
-        if metric.step > until:
-            return
-        last = metric.step
-        yield metric
+
+_METRICS = TypeAdapter(list[Metric])
+
+
+def _parsed(path: Path, lines: Sequence[tuple[int, bytes]]) -> list[Metric]:
+    """Lines with their numbers, at once where all are good."""
+    found: list[Metric] = []
+    with suppress(ValidationError):
+        found = _METRICS.validate_json(b"[" + b",".join(line for _, line in lines) + b"]")
+    if len(found) != len(lines):
+        found = [_one(path, number, line) for number, line in lines]
+    for (number, _), before, metric in zip(lines[1:], found, found[1:], strict=False):
+        if metric.step <= before.step:
+            raise RecordsError(f"{path}:{number}: step {metric.step} after step {before.step}. {_REMEDY}")
+    return found
+
+
+def _one(path: Path, number: int, line: bytes) -> Metric:
+    try:
+        return Metric.model_validate_json(line)
+    except ValidationError as error:
+        raise RecordsError(f"{path}:{number}: damaged ({error.errors()[0]['msg']}). {_REMEDY}") from error
 
 
 def _require_all(path: Path, found: Sequence[Metric], steps: int, whose: str) -> None:
@@ -77,8 +84,11 @@ def require_curve(path: Path, steps: int) -> list[Metric]:
 def held_out_curve(path: Path) -> dict[int, float]:
     """Step → held-out loss, of the steps that were evaluated.
 
-    It is the `Metric.shared_loss`: on the examples that all trials of the folder share, so that curves compare."""
-    return {metric.step: loss for metric in read_metrics(path) if (loss := metric.shared_loss) is not None}
+    It is the `Metric.shared_loss`: on the examples that all trials of the folder share, so that curves compare. Only
+    their lines are parsed: a search asks for the curves of all trials again and again.
+    """
+    evaluated = _parsed(path, [(number, line) for number, line in _lines(path) if b'"test_' in line])
+    return {metric.step: loss for metric in evaluated if (loss := metric.shared_loss) is not None}
 
 
 def keep_metrics_until(path: Path, step: int) -> list[Metric]:
@@ -86,11 +96,13 @@ def keep_metrics_until(path: Path, step: int) -> list[Metric]:
 
     RecordsError when there are not all of those before: a curve with a hole would be no curve of this trial.
     """
-    kept = list(_metrics(path, step))
+    lines = _lines(path) if step > 0 else []
+    before = 1 if lines and _one(path, *lines[0]).step == 0 else 0
+    kept = _parsed(path, lines[: step + before])
     if step > 0:
         _require_all(path, kept, step, "the checkpoint is of step")
-    lines = (to_json(metric.model_dump(mode="json", exclude_none=True)) + "\n" for metric in kept)
-    write_bytes(path, "".join(lines).encode())
+    text = (to_json(metric.model_dump(mode="json", exclude_none=True)) + "\n" for metric in kept)
+    write_bytes(path, "".join(text).encode())
     return kept
 
 
@@ -98,7 +110,7 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Append objects, one a line, in a single write."""
     text = "".join(to_json(line, ensure_ascii=False) + "\n" for line in lines)
     if text:
-        with writing(path), open(path, "ab") as file:
+        with appending(path) as file:
             file.write(text.encode("utf-8", errors="replace"))
 
 

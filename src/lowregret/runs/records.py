@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from lowregret.runs.boundary import NAME
 from lowregret.spec import Spec, TrialSpec
 
 Status = Literal["running", "finished", "diverged", "pruned", "failed"]
@@ -15,7 +16,7 @@ Status = Literal["running", "finished", "diverged", "pruned", "failed"]
 class TrialRecord(Spec):
     """`trials/<id>/trial.json`: one trial, from its start to its end."""
 
-    id: str
+    id: str = Field(pattern=NAME)
     """Its folder's name; what trial it is, `spec` alone says."""
     method: str
     """The name of `spec.method`."""
@@ -62,7 +63,7 @@ class TrialRecord(Spec):
     error: str | None = None
     note: str | None = None
     """What to know of a finished trial's result, in a sentence; None for nothing."""
-    pruned_by: str | None = None
+    pruned_by: str | None = Field(default=None, pattern=NAME)
     """The id of the trial that a pruned one was compared with."""
 
     @model_validator(mode="after")

@@ -9,16 +9,22 @@ from typing import Any
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record, write_json
-from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, METRICS, MODEL, TRIAL, TRIALS
+from lowregret.runs.boundary import within
+from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, GROUPS, METRICS, MODEL, TRIAL, TRIALS
 from lowregret.runs.metrics import held_out_curve, read_metrics
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.spelling import old_id
-from lowregret.spec import FullFT, TrialSpec
+from lowregret.spec import FullFT, GroupSpec, TrialSpec
 
 
 def trial_folder(study: Path, trial: str) -> Path:
-    """Where the trial of this id has its files."""
-    return study / TRIALS / trial
+    """Where the trial of this id has its files; RecordsError when that would be elsewhere."""
+    return within(study / TRIALS, trial)
+
+
+def group_folder(study: Path, group: GroupSpec) -> Path:
+    """Where a group of a study's trials has its files; RecordsError when that would be elsewhere."""
+    return within(study / GROUPS, group.key)
 
 
 def trial_name(study: Path, trial: TrialSpec) -> str:
@@ -34,7 +40,18 @@ def shipped_folder(record: TrialRecord) -> str:
 
 def read_trials(study: Path) -> list[TrialRecord]:
     """Every trial of a study's folder, by id."""
-    return [read_record(TrialRecord, folder / TRIAL) for folder in trial_folders(study)]
+    return [trial_record(folder) for folder in trial_folders(study)]
+
+
+def trial_record(home: Path) -> TrialRecord:
+    """The record of a trial's folder, whose name says which trial it is; RecordsError when the record says another."""
+    record = read_record(TrialRecord, home / TRIAL)
+    if record.id != home.name:
+        raise RecordsError(
+            f"{home / TRIAL}: field 'id' is {record.id!r}, but a trial is called as its folder is. Rename the folder "
+            "back, or delete it and run the same command again."
+        )
+    return record
 
 
 def read_examples(path: Path) -> ExampleLosses | ExampleRewards:

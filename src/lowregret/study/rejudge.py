@@ -8,7 +8,6 @@ whole.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from lowregret.engine import Engine
 from lowregret.errors import RecordsError
 from lowregret.export.peft import load_adapter
 from lowregret.models.load import resolve
-from lowregret.runs.atomic import make_folder, write_bytes, write_json
+from lowregret.runs.atomic import make_folder, remove_folder, write_bytes, write_json
 from lowregret.runs.files import AGAIN, EXAMPLES, METRICS, TRIAL
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
@@ -59,7 +58,7 @@ class Rejudging:
         """Judge them all; RecordsError when one cannot be trained again, Interrupted after a clean stop."""
         waiting = self.outdated(read_trials(self.folder))
         if not waiting:
-            shutil.rmtree(self.folder / AGAIN, ignore_errors=True)
+            remove_folder(self.folder / AGAIN)
             return
         gone = [record for record in waiting if not self._weights(record).is_dir()]
         examples = len(self.resources.inputs.data.test)
@@ -73,7 +72,7 @@ class Rejudging:
                 self._evaluate(record)
         if gone:
             self._train(gone, session, should_stop)
-        shutil.rmtree(self.folder / AGAIN, ignore_errors=True)
+        remove_folder(self.folder / AGAIN)
 
     def _weights(self, record: TrialRecord) -> Path:
         return trial_folder(self.folder, record.id) / shipped_folder(record)

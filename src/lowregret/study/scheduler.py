@@ -11,11 +11,11 @@ import torch
 
 from lowregret.analysis.learning_rate import best_rate
 from lowregret.analysis.numbers import nats
-from lowregret.runs.atomic import write_json
+from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import held_out_curve, require_curve
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name
+from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name, trial_record
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
@@ -112,7 +112,7 @@ class Scheduler:
             for member, outcome in done.ended:
                 deliver = self._deliver or partial(keep_if_best, records=self.records, folder=self.folder)
                 record = settle(pack, member, outcome, deliver)
-                self.records = read_trials(self.folder)
+                self._note(record)
                 self.watching.trial_ended(record)
             if done.ended:
                 self._fill(pack)
@@ -199,9 +199,15 @@ class Scheduler:
         self.watching.trial_started(trial, len(self.ended()), expected)
         name = trial_name(self.folder, trial)
         record = begin(pack, trial, trial_folder(self.folder, name), checkpoint, name=name)
-        self.records = read_trials(self.folder)
+        self._note(record)
         if record.status != "running":
             self.watching.trial_ended(record)
+
+    def _note(self, record: TrialRecord) -> None:
+        """Its record as it is on the disk now; the others have not changed since they were read."""
+        others = [other for other in self.records if other.id != record.id]
+        found = trial_record(trial_folder(self.folder, record.id))
+        self.records = sorted([*others, found], key=lambda each: each.id)
 
     def _curve(self, record: TrialRecord) -> dict[int, float]:
         return held_out_curve(trial_folder(self.folder, record.id) / METRICS)
@@ -220,7 +226,7 @@ def resumable_records(folder: Path, checkpoint: Checkpoint | None, say: Callable
         if record is None or record.status in ("running", "failed"):
             if record is not None and record.status == "failed":
                 say(f"{record.id} failed before ({record.error}); it runs again")
-            (home / TRIAL).unlink()
+            remove_file(home / TRIAL)
             continue
         if record.status == "finished":
             require_curve(home / METRICS, record.steps)

@@ -17,17 +17,19 @@ from typing import Any
 from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
 from lowregret.errors import DataError, ModelError, RecordsError
+from lowregret.foreign import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.questions.evidence import read_evidence, stored_question
 from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.question import Question
 from lowregret.questions.registry import Asked, statements
-from lowregret.runs.atomic import make_folder, write_json
+from lowregret.runs.atomic import make_folder, remove_file, write_json
+from lowregret.runs.boundary import within
 from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS
 from lowregret.runs.lock import lock_run, require_targets
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import read_trials
+from lowregret.runs.study import group_folder, read_trials
 from lowregret.spec import FullFT, LoRA
 from lowregret.study.execute.local import GroupJob, run_jobs
 from lowregret.study.group import require_extension
@@ -124,7 +126,7 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
     """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
     make_folder(folder)
     path = folder / STUDY
-    asked = Asked(question=question).model_dump(mode="json")
+    asked = without_secrets(Asked(question=question).model_dump(mode="json"))
     stored: dict[str, Any] = {}
     kind = question.name
     if path.exists():
@@ -136,10 +138,10 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
     elif (folder / SPEC).exists():
         raise RecordsError(f"{folder}: belongs to `lowregret compare` or `train`. Use another --out.")
     for group in question.groups():  # before study.json is replaced: what is there must stay as it is judged
-        require_extension(folder / GROUPS / group.key, group)
+        require_extension(group_folder(folder, group), group)
     stated = [statement.model_dump(mode="json") for statement in statements(question)]
     if stored.get("question") != asked["question"] or is_older(stored.get("lowregret")):  # claims of another question
-        (folder / CLAIMS).unlink(missing_ok=True)
+        remove_file(folder / CLAIMS)
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
 
 
@@ -147,9 +149,9 @@ def _jobs(folder: Path, question: Question) -> list[GroupJob]:
     found = []
     for group in question.groups():
         kind = group.key.rpartition(".")[2]
-        after = None if group.start_from is None else folder / GROUPS / f"{group.start_from}.{kind}"
+        after = None if group.start_from is None else within(folder / GROUPS, f"{group.start_from}.{kind}")
         label = f"{question.name} {group.key}"
-        found.append(GroupJob(folder / GROUPS / group.key, group, label, after))
+        found.append(GroupJob(group_folder(folder, group), group, label, after))
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lowregret.analysis.learning_rate import best_rate
 from lowregret.engine import Engine
 from lowregret.export.peft import export_policy
-from lowregret.runs.atomic import read_record, write_json, writing
+from lowregret.runs.atomic import read_record, remove_folder, replacing_folder, write_json
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, TRIAL
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
@@ -58,7 +58,7 @@ def drop_superseded(folder: Path, records: Sequence[TrialRecord]) -> None:
     kept = {name for method in {record.method for record in records} for name in keeping(method, records)}
     for record in records:
         if record.status != "running" and record.id not in kept and best_of(record.method, records) is not None:
-            shutil.rmtree(trial_folder(folder, record.id) / shipped_folder(record), ignore_errors=True)
+            remove_folder(trial_folder(folder, record.id) / shipped_folder(record))
 
 
 def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord]) -> None:
@@ -83,13 +83,9 @@ def keep_winners(folder: Path, verdict: Verdict, records: Sequence[TrialRecord])
             continue
         home = trial_folder(folder, winner.id)
         require_shipped(winner, source, f"Bring it back, or delete {home / TRIAL}: the trial is repeated.")
-        partial = target.with_name(kind + ".partial")
-        with writing(target):
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source, partial, copy_function=_link)
+        with replacing_folder(target) as partial:
+            shutil.copytree(source, partial, copy_function=_link, dirs_exist_ok=True)
             write_json(partial / TRIAL, winner)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
 
 
 def _loss(record: TrialRecord) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lowregret.engine import Engine
 from lowregret.engine.state import damaged, read_sealed, restore_state, save_sealed, state_tensors
 from lowregret.errors import RecordsError
+from lowregret.runs.atomic import remove_file
 from lowregret.runs.files import CHECKPOINT
 from lowregret.runs.manifest import read_manifest
 from lowregret.runs.records import TrialRecord
@@ -125,5 +126,4 @@ def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
 
 def delete_checkpoint(folder: Path) -> None:
     """Trials that have ended need no checkpoint."""
-    for name in (CHECKPOINT, f"{CHECKPOINT}.partial"):  # the second is what a kill leaves of one being written
-        (folder / name).unlink(missing_ok=True)
+    remove_file(folder / CHECKPOINT)

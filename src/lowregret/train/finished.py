@@ -42,7 +42,7 @@ def require_reward(run: Path, spec: TrainingSpec) -> None:
     if there and here and next(iter(there)) == next(iter(here)) and there != here:
         changed = sorted(name for name in {**there, **here} if there.get(name) != here.get(name))
         raise RecordsError(
-            f"{run}: was rewarded by {next(iter(there))} as it was then; {', '.join(changed)} changed since. Restore what "
+            f"{run}: was rewarded by {next(iter(there))} as it was; {', '.join(changed)} changed since. Restore what "
             "changed, or give --model and --adapter instead of the run to judge by what it is now."
         )
 

@@ -25,7 +25,13 @@ def trial(home: Path, rank: int = 4, test_nll: float | None = 0.25, status: str 
     write_json(
         home / "trial.json",
         TrialRecord(
-            id=spec.id, method=spec.method.name, learning_rate=1e-3, seed=0, status=status, spec=spec, test_nll=test_nll
+            id=home.name,
+            method=spec.method.name,
+            learning_rate=1e-3,
+            seed=0,
+            status=status,
+            spec=spec,
+            test_nll=test_nll,
         ),  # type: ignore[arg-type]
     )
     for step, loss in enumerate(LOSSES, start=1):

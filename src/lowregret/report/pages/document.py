@@ -13,6 +13,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from lowregret.foreign import shown, without_secrets
 from lowregret.report.charts.theme import config
 from lowregret.report.pages.tables import text
 from lowregret.strict_json import to_json
@@ -33,10 +34,10 @@ def document(
             f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>",
+            f"<title>{escape(shown(title))}</title>",
             f"<style>\n{style}</style>\n</head>\n<body>\n<main>",
-            body,
-            f"</main>\n<footer>Written by lowregret {escape(version)} from {escape(made_from)}.</footer>",
+            shown(body),
+            f"</main>\n<footer>Written by lowregret {escape(shown(version))} from {escape(shown(made_from))}.</footer>",
             f'<script type="application/json" id="data">{_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body>\n</html>\n",
@@ -61,7 +62,7 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 def _json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return to_json(value, separators=(",", ":")).replace("<", "\\u003c")
+    return to_json(without_secrets(value), separators=(",", ":")).replace("<", "\\u003c")
 
 
 def section(key: str, title: str, body: str) -> str:

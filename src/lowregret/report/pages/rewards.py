@@ -13,7 +13,7 @@ from lowregret.report.pages.training import SAMPLES, seed_of, short
 from lowregret.report.pages.transcripts import failures, transcripts
 from lowregret.report.pages.verdict import head, tail
 from lowregret.report.reading import StudyRecords, finished
-from lowregret.runs.files import TRIALS
+from lowregret.runs.study import trial_folder
 from lowregret.spec import LoRA, Method
 
 
@@ -28,11 +28,12 @@ def page(study: StudyRecords) -> str:
         if result is not None and trials:
             rate = words.rate(trials[0].learning_rate)
             title = f"{study.label(result.name)} at {rate}, seed {trials[0].seed}"
-            shown += transcripts(title, study.folder / TRIALS / trials[0].id)
+            shown += transcripts(title, trial_folder(study.folder, trials[0].id))
     if shown:
         body.append(section("samples", "Transcripts, before and after", f'<p class="note">{SAMPLES}</p>\n{shown}'))
     homes = [
-        (f"{study.label(t.method)}, {words.rate(t.learning_rate)}", study.folder / TRIALS / t.id) for t in study.trials
+        (f"{study.label(t.method)}, {words.rate(t.learning_rate)}", trial_folder(study.folder, t.id))
+        for t in study.trials
     ]
     failed = failures(homes)
     if failed:

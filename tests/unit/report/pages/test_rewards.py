@@ -120,7 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method in methods:
         best = BEST[method.name]
         for rate, seed in ((best / 2, 0), (best, 0), (best, 1), (best * 2, 0)):
-            write_trial(root / "trials" / f"{method.name}-{rate:g}-{seed}", method, rate, seed)
+            write_trial(root / "trials" / f"{method.name.replace(':', '-')}-{rate:g}-{seed}", method, rate, seed)
     lost = root / "trials" / "full-0.1-0"
     write_trial(lost, FullFT(), 0.1, 0, status="diverged", test_reward=None, error="not finite")
     failed = {"step": 3, "prompt": "p", "completion": HOSTILE, "reward": 0.0, "error": f"raised ValueError {HOSTILE}"}
@@ -199,7 +199,7 @@ def test_bits_are_summed_over_the_run_and_set_against_two_a_parameter(page: str)
 def test_transcripts_stand_side_by_side_as_text(folder: Path, page: str) -> None:
     assert "<script>alert" not in page
     assert page.count('<details class="sample"') == 4, "two problems of the best LoRA and of FullFT"
-    found = transcripts("t", folder / "trials" / "lora:1-0.004-0")
+    found = transcripts("t", folder / "trials" / "lora-1-0.004-0")
     assert [found.count(f"said at {step} ") for step in (0, 10, STEPS)] == [2, 0, 2]
     assert found.index("said at 0") < found.index(f"said at {STEPS}")
     assert "reward 0 → 1" in found
@@ -207,7 +207,7 @@ def test_transcripts_stand_side_by_side_as_text(folder: Path, page: str) -> None
 
 def test_failures_of_the_reward_function_are_listed_only_where_there_are_any(folder: Path, page: str) -> None:
     assert "1 sample could not be graded: 1 × raised ValueError" in unescape(page)
-    assert failures([("a", folder / "trials" / "lora:1-0.004-0")]) == ""
+    assert failures([("a", folder / "trials" / "lora-1-0.004-0")]) == ""
 
 
 def test_a_damaged_line_is_named_and_a_torn_one_left_out(tmp_path: Path) -> None:

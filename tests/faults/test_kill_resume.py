@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 STUDY = (
-    "--model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --learning-rates 1e-4,1e-3 --seeds 1 "
+    "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --learning-rates 1e-4,1e-3 --seeds 1 "
     "--steps 5 --batch-size 4 --max-train 24 --max-eval 8 --checkpoint-seconds 0 --quiet"
 ).split()
 
@@ -25,6 +25,18 @@ def test_a_study_killed_three_times_ends_as_one_that_was_not(kill_resume: Any, t
     found = kill_resume.numbers(out)
     assert found.keys() == expected.keys()
     assert found == expected
+
+
+def test_a_study_with_two_workers_killed_twice_ends_as_one_that_was_not(kill_resume: Any, tmp_path: Path) -> None:
+    from benchmarks.faults.__main__ import STUDY as STUDY_OF_TWO
+
+    life = kill_resume.finish(tmp_path / "whole", STUDY_OF_TWO)
+    draw = random.Random(0)
+    shares = [0.3 + 0.15 * part + 0.15 * draw.random() for part in range(2)]
+    kills = [kill_resume.kill_at(tmp_path / "killed", life * share, STUDY_OF_TWO) for share in shares]
+    assert any(kills)  # its workers see that it is gone
+    kill_resume.finish(tmp_path / "killed", STUDY_OF_TWO)
+    assert kill_resume.numbers(tmp_path / "killed") == kill_resume.numbers(tmp_path / "whole")
 
 
 def test_the_comparison_sees_a_last_bit(kill_resume: Any, tmp_path: Path) -> None:

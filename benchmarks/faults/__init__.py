@@ -1,0 +1,1 @@
+"""A fault at every file operation of a run, and what the same command makes of it afterwards."""
