@@ -16,11 +16,11 @@ from lowregret.errors import RecordsError, SpecError
 from lowregret.questions.claim import Evidence
 from lowregret.questions.registry import QUESTIONS, Asked
 from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, GROUPS, METRICS, STUDY, TIMINGS, TRIAL
+from lowregret.runs.files import BASE, FORGETTING, GROUPS, METRICS, STUDY, TIMINGS, TRIAL
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import start_loss, trial_folders
+from lowregret.runs.study import base_facts, sessions_of, start_loss, trial_folders
 from lowregret.spec import FullFT, GroupSpec, Method, build
 from lowregret.spec.method import LINEAR_TARGETS
 
@@ -65,12 +65,11 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         home = folder / GROUPS / group.key
         if not (home / BASE).exists():
             raise RecordsError(f"{home}: not trained yet. Run the same `lowregret study` again to finish it.")
-        base |= read_json(home / BASE)
+        base |= base_facts(home)
         start = start_loss(home)
         if start is not None:
             base["start"] = start
-        if (home / ENVIRONMENT).exists():
-            sessions += read_json(home / ENVIRONMENT)["sessions"]
+        sessions += sessions_of(home)
         asked = {method.name for method in group.methods}
         for path in trial_folders(home):
             record = read_record(TrialRecord, path / TRIAL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
+from lowregret.foreign import parse_json
 from lowregret.runs.atomic import write_bytes, writing
 from lowregret.runs.records import Metric
 from lowregret.strict_json import to_json
@@ -64,5 +64,14 @@ def keep_lines_until(path: Path, step: int) -> None:
     """Drop the lines after `step`, and one torn by a kill: a trial that goes on writes them again."""
     if path.exists():
         whole = path.read_bytes().split(b"\n")[:-1]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        kept = [line for number, line in enumerate(whole, start=1) if read_line(line, path, number)["step"] <= step]
         write_bytes(path, b"".join(line + b"\n" for line in kept))
+
+
+def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """A line of such a file, which is of a `step`; RecordsError when it is damaged."""
+    row = parse_json(line, f"{path}:{number}", RecordsError, "Delete the trial's folder.")
+    step = row.get("step") if isinstance(row, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise RecordsError(f"{path}:{number}: damaged: it is of no step. Delete the trial's folder.")
+    return dict(row)
