@@ -82,16 +82,16 @@ GGUF_ITEMS = 4_000_000
 GGUF_DIMENSIONS = 4
 """Of a tensor (GGML_MAX_DIMS of ggml)."""
 
-ROWS = 2**20
+ROWS = 10**6
 """Examples, problems or completions at a time."""
-TOKENS = 2**24
+TOKENS = 20 * 10**6
 """Of a row: above the 10 million positions of Llama 4 Scout."""
 STEPS = 10**7
 """Of a training. Public pretrainings take some 2 million."""
 EXAMPLES = 10**9
 """Rows that are used."""
-SEED = 2**63 - 1
-"""The largest of torch.manual_seed that is the same on every machine."""
+SEED = 10**15
+"""Below 2**53, up to which every reader of JSON has whole numbers exactly."""
 EPOCHS = 10**5
 """Passes over the data: a row that is seen that often is known by heart."""
 REPEATS = 1000

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template, with_fixed_date
+from lowregret.data.chat.compiled import REFUSES, FolderTemplate, compile_template, read_template, with_fixed_date
 from lowregret.data.chat.forms import forms
 from lowregret.data.facts import Counted, ExampleLength
 from lowregret.data.scripts import count_runs, units
@@ -71,7 +71,7 @@ def try_template(rows: Sequence[Row], template: FolderTemplate) -> Refused:
         try:
             _written(rows[rank], template)
         except DataError as error:
-            reasons[rank] = str(error)
+            reasons[rank] = str(error).removeprefix(REFUSES)
     return Refused(tried, reasons)
 
 

@@ -28,7 +28,7 @@ _OF_ONE: Mapping[ObjectiveKind, tuple[str, ...]] = MappingProxyType(
 """Fields that one objective alone has a use for."""
 _OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _BOUNDS: Mapping[str, str] = MappingProxyType(
-    {"price": "0 or more, per hour and device", "pass_rate": "a share from 0 to 1, such as 0.3"}
+    {"price": f"from 0 to {limits.FACTOR:,.0f}, per hour and device", "pass_rate": "a share from 0 to 1, such as 0.3"}
 )
 """What an error says of a field's bounds, where that is more than what its help says."""
 

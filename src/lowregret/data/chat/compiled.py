@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<form>.*?)\1\s*\)""")
+REFUSES = "the chat template refuses this row: "
+"""How the error of such a row begins."""
 _FETCH = "Fetch the file again."
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 FIXED_DATE = date(2024, 7, 26)
@@ -40,16 +42,16 @@ def rendering() -> Iterator[None]:
             yield
     except (TooMuch, MemoryError) as error:
         said = reason(error) if isinstance(error, TooMuch) else f"it takes more than {limits.RENDER_BYTES:,} bytes"
-        raise _no_template(said) from None
+        raise _no_template(f"cannot be used: {said}") from None
     except LowregretError:
         raise
     except Exception as error:
-        raise DataError(f"the chat template refuses this row: {error}.") from None
+        raise DataError(f"{REFUSES}{error}.") from None
 
 
 def _no_template(said: str) -> ModelError:
     return ModelError(
-        f"the tokenizer's chat template cannot be used: {said}. Repair the template (chat_template.jinja, or "
+        f"the tokenizer's chat template {said}. Repair the template (chat_template.jinja, or "
         "chat_template in tokenizer_config.json), or fetch the base again."
     )
 
@@ -59,7 +61,7 @@ def with_fixed_date(template: str) -> str:
     """The template with every call for today's date replaced by a date that stays. ModelError for a text that is no
     template."""
     if len(template) > limits.TEMPLATE_BYTES:
-        raise _no_template(f"it has {len(template):,} characters, and at most {limits.TEMPLATE_BYTES:,} are read")
+        raise _no_template(f"has {len(template):,} characters, and at most {limits.TEMPLATE_BYTES:,} are read")
     with _compiling():
         return _TODAY.sub(lambda found: repr(FIXED_DATE.strftime(found["form"])), template)
 
@@ -73,7 +75,7 @@ def _compiling() -> Iterator[None]:
     except Exception as error:
         number = getattr(error, "lineno", None)  # of Jinja's own
         line = f"line {number}: " if number else ""
-        raise _no_template(f"it does not compile: {line}{reason(error)}") from None
+        raise _no_template(f"does not compile: {line}{reason(error)}") from None
 
 
 @lru_cache(maxsize=8)

@@ -135,13 +135,19 @@ def _check_kinds(part: Part, name: str) -> None:
         if wanted is None or value is None:
             continue
         values = value if isinstance(value, list) and key.endswith(_PER_LAYER) else [value]
-        if not all(isinstance(one, wanted) and (wanted is not int or 0 <= one <= limits.COUNT) for one in values):
+        if not all(_is(one, wanted) for one in values):
             raise ModelError(f"{name}: its header says {key} = {value!s:.60}, which that cannot be. Fetch it again.")
         most = limits.LAYERS if key.endswith(".block_count") else limits.COUNT
-        if wanted is int and isinstance(value, int) and value > most:
-            raise ModelError(
-                f"{name}: its header says {key} = {value:,}; at most {most:,} can be built. Fetch it again."
-            )
+        if wanted is int and any(not 0 <= one <= most for one in values):
+            said = f"its header says {key} = {value!s:.60}; from 0 to {most:,} can be built"
+            raise ModelError(f"{name}: {said}. Fetch it again.")
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether it is of the kind; a count may be written as a number with a point."""
+    if wanted is not int:
+        return isinstance(value, wanted)
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 def _parts(first: Part, count: int, name: str) -> tuple[Part, ...]:
