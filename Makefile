@@ -7,6 +7,7 @@ VENV ?= .venv
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.stamp
@@ -16,11 +17,11 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo bench setup test test-unit lint types imports check clean distclean
+.PHONY: help demo bench setup test test-unit fuzz lint types imports check clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS."
+	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS, FUZZ_ARGS."
 
 demo: $(RUNTIME) ## compare LoRA with full fine-tuning on the bundled base; ends with a report page
 	$(BIN)/lowregret compare --config recipes/demo.toml --out runs/demo
@@ -35,6 +36,9 @@ test: $(DEV) ## run every tier of the tests
 
 test-unit: $(DEV) ## run the unit tier only (under two minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
+
+fuzz: $(DEV) ## spoilt files of every kind, each read by a command of its own; FUZZ_ARGS="--inputs 5000 --seed 0"
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 lint: $(DEV) ## ruff: rules and format
 	$(BIN)/ruff check .

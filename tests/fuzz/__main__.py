@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
 def _make_seeds(home: Path) -> None:
     seeds.write_files(home)
     commands = seeds.commands(home)
-    (home / "commands.json").write_text(json.dumps(commands))
+    seeds.write_commands(home, commands)
     for name, arguments in commands.items():
         ended = serve.run(arguments, home / f"{name}.log", seconds=120, most=8 * 10**9, stop=name == "stopped")
         if not ended.is_fine and name != "stopped":

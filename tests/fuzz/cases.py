@@ -143,7 +143,8 @@ _FIELDS = (
 
 def records(draw: random.Random, seeds: Path, here: Path) -> Case:
     """A file of a run's folder."""
-    name = draw.choice(("run", "compare", "compare", "rl", "stopped"))
+    commands = json.loads((seeds / "commands.json").read_bytes())
+    name = draw.choice([name for name in ("run", "compare", "compare", "rl", "stopped") if name in commands])
     folder = _link(seeds / name, here / name)
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".safetensors"))
     path = draw.choice([path for path in files if "model" not in path.parts and "best" not in path.parts])
@@ -153,10 +154,7 @@ def records(draw: random.Random, seeds: Path, here: Path) -> Case:
         said = f"{path.relative_to(folder)} is gone"
     else:
         said = f"{path.parent.relative_to(folder)}/{m.spoil_file(draw, path, spoil)}"
-    again = [
-        word.replace(str(seeds / name), str(folder))
-        for word in json.loads((seeds / "commands.json").read_bytes())[name]
-    ]
+    again = [word.replace(str(seeds / name), str(folder)) for word in commands[name]]
     table = ["export", str(folder), "--out", str(here / "t.csv")]
     reading = {
         "compare": (["report", str(folder)], ["verify", str(folder)], table),

@@ -49,6 +49,11 @@ def write_files(home: Path) -> None:
     gguf_files.write(home / "model.gguf", "llama", gguf_files.tensors(made, "llama"), gguf_files.fields(made))
 
 
+def write_commands(home: Path, made: dict[str, list[str]]) -> None:
+    """Keep what made the run folders: the kind `records` starts it again, and spoils only what was made."""
+    (home / "commands.json").write_text(json.dumps(made))
+
+
 def commands(home: Path) -> dict[str, list[str]]:
     """Run folders by name, and what makes each."""
     data = ("--data", str(home / "rows.jsonl"))
