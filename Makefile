@@ -9,6 +9,7 @@ TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
+FUZZ_ARGS ?=
 
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.stamp
@@ -18,11 +19,11 @@ LOCK := pyproject.toml constraints.txt requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo bench faults setup test test-unit lint types imports check licences sbom audit clean distclean
+.PHONY: help demo bench faults fuzz setup test test-unit lint types imports check licences sbom audit clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS, FAULTS_ARGS."
+	@echo "Variables: PYTHON ($(PYTHON)), VENV ($(VENV)), PYTEST_ARGS, BENCH_ARGS, FAULTS_ARGS, FUZZ_ARGS."
 
 demo: $(RUNTIME) ## compare LoRA with full fine-tuning on the bundled base; ends with a report page
 	$(BIN)/lowregret compare --config recipes/demo.toml --out runs/demo
@@ -40,6 +41,9 @@ test: $(DEV) ## run every tier of the tests
 
 test-unit: $(DEV) ## run the unit tier only (under two minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
+
+fuzz: $(DEV) ## spoilt files of every kind, each read by a command of its own; FUZZ_ARGS="--inputs 5000 --seed 0"
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 lint: $(DEV) ## ruff: rules and format
 	$(BIN)/ruff check .

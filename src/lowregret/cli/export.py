@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,16 +98,13 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
         raise SpecError(f"--out {out}: is there already. Name a new folder for the adapter.")
     from lowregret.engine import Engine
     from lowregret.export.peft import export_policy, load_adapter
+    from lowregret.lora.formats.peft import read_adapter_config
     from lowregret.models.load import load_base, resolve
     from lowregret.models.stops import stops
     from lowregret.runs.shipped import require_as_shipped
 
     require_as_shipped(folder)
-    try:
-        named = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{folder / _ADAPTER}: cannot be read: {error}.") from None
-    base = model or named
+    base = model or read_adapter_config(folder).get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{folder / _ADAPTER}: names no base. Name it with --model.")
     engine = Engine(load_base(resolve(base)), device="cpu", precision="float32")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowregret.cli.codes import BAD_INPUT, BROKEN_PIPE, INTERRUPTED
 from lowregret.errors import LowregretError
-from lowregret.foreign import redacted, shown, without_secrets
+from lowregret.foreign_text import redacted, shown, without_secrets
 from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:  # a verb without records does not wait for pydantic

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowregret.analysis.numbers import nats
-from lowregret.foreign import shown
+from lowregret.foreign_text import shown
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import TrialSpec
 

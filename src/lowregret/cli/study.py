@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret import limits
 from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
@@ -86,8 +87,8 @@ def study(
     """A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not
     repeated.
     """
-    if workers is not None and workers < 1:
-        raise SpecError(f"--workers {workers}: must be 1 or more.")
+    if workers is not None and not 1 <= workers <= limits.REPEATS:
+        raise SpecError(f"--workers {workers}: must be 1 or more, at most {limits.REPEATS:,}.")
     if ranks is not None:
         flags["ranks"] = _ranks(ranks)
     if targets is not None:

@@ -14,13 +14,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template, with_fixed_date
+from lowregret.data.chat.compiled import REFUSES, FolderTemplate, compile_template, read_template, with_fixed_date
 from lowregret.data.chat.forms import forms
 from lowregret.data.facts import Counted, ExampleLength
 from lowregret.data.scripts import count_runs, units
 from lowregret.data.sources import Row
 from lowregret.data.token_estimate import Estimate, describe, estimate, factors_of
 from lowregret.data.turns import says_something
+from lowregret.data.vocabulary import open_tokenizer
+from lowregret.errors import DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,18 +70,18 @@ def try_template(rows: Sequence[Row], template: FolderTemplate) -> Refused:
         tried += 1
         try:
             _written(rows[rank], template)
-        except Exception as error:  # a template is a program by somebody else: it raises whatever it likes
-            reasons[rank] = str(error)
+        except DataError as error:
+            reasons[rank] = str(error).removeprefix(REFUSES)
     return Refused(tried, reasons)
 
 
 def _written(row: Row, template: FolderTemplate) -> str:
-    """A chat as the template writes it, in the first form that it takes. Raises what it raises at the first."""
-    refusal: Exception | None = None
+    """A chat as the template writes it, in the first form that it takes. Raises the DataError of the first."""
+    refusal: DataError | None = None
     for messages in forms(row.messages or ()):
         try:
             return template.render(messages, row.tools)
-        except Exception as error:
+        except DataError as error:
             refusal = refusal or error
     assert refusal is not None
     raise refusal
@@ -162,15 +164,10 @@ def _content(turn: Mapping[str, Any]) -> str:
 
 
 def _open_tokenizer(folder: Path | None) -> Tokenizer | None:
-    """The tokenizer of a model's folder; None when it has none that can be read: then the counts are estimates."""
+    """The tokenizer of a model's folder; None when it has none: then the counts are estimates."""
     if folder is None or not (folder / "tokenizer.json").is_file():
         return None
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # what the library raises for a broken file is a bare Exception
-        return None
+    return open_tokenizer(folder / "tokenizer.json")
 
 
 def _exact(row: Row, tokenizer: Tokenizer, template: FolderTemplate | None) -> ExampleLength:
@@ -187,7 +184,7 @@ def _exact(row: Row, tokenizer: Tokenizer, template: FolderTemplate | None) -> E
         if template is not None:
             tokens = size(_written(row, template))
             return ExampleLength(tokens, min(supervised, tokens))
-    except Exception:  # as in `try_template`, which has said so
+    except DataError:  # as in `try_template`, which has said so
         pass
     return ExampleLength(sum(map(size, _texts(row))) + _TEMPLATE_TOKENS * len(row.messages), supervised)
 

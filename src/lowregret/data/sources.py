@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowregret import limits
 from lowregret.data.columns import ColumnSchema, convert, detect
 from lowregret.data.readers.base import BrokenRow, Numbering, OpenSource, Places
 from lowregret.data.readers.registry import open_source
@@ -147,7 +148,7 @@ class RowStream:
         self._companions.update(dict.fromkeys(schema.companions(record)))
         self._unused.update(dict.fromkeys(str(key) for key in record if key not in (*schema.columns, *schema.optional)))
         self._unused.update(dict.fromkeys(content.ignored))
-        return Row(
+        row = Row(
             messages=content.messages,
             text=content.text,
             source=self._opened.name,
@@ -156,6 +157,10 @@ class RowStream:
             tools=content.tools,
             skipped=content.skipped,
         )
+        if (size := row.characters) > limits.ROW_CHARACTERS.value:
+            most = limits.ROW_CHARACTERS
+            raise DataError(f"has {size:,} characters, and at most {most.value:,} are read of a row. {most.raised}.")
+        return row
 
     def report(self, rows: int, bad: Sequence[tuple[int, str]]) -> SourceReport:
         """What was found, once all rows were read: so many of them good. Raises DataError when none is."""

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lowregret import limits
 from lowregret.data.readers.base import BrokenRow
 from lowregret.data.readers.registry import open_source
+from lowregret.errors import ModelError
+from lowregret.foreign import boundary, require_file
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
 """Texts → the token ids of each, without those that begin or end a text."""
@@ -22,6 +28,19 @@ def tokens_beyond(vocabulary: Mapping[str, int], rows: int) -> dict[int, str]:
     return {number: text for text, number in vocabulary.items() if number >= rows}
 
 
+def open_tokenizer(file: Path) -> Tokenizer:
+    """A tokenizer.json, which has been tried on a letter. Raises ModelError when it cannot be read."""
+    from tokenizers import Tokenizer
+
+    require_file(file, ModelError, limits.TOKENIZER_BYTES)
+    with boundary(ModelError, file, "cannot be read as a tokenizer", "Fetch the file again."):
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.decode(tokenizer.encode("a").ids)
+    return tokenizer
+
+
 def fits_tokenizer_file(sources: Sequence[str | None], folder: Path | None, rows: int) -> None:
     """DataError for a row of the sources with such a token, by the folder's tokenizer.json if there is one to read.
 
@@ -30,12 +49,7 @@ def fits_tokenizer_file(sources: Sequence[str | None], folder: Path | None, rows
     file = None if folder is None else folder / "tokenizer.json"
     if folder is None or file is None or not file.is_file():
         return
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception:  # what the library raises for a broken file is a bare Exception; the plan then has estimates
-        return
+    tokenizer = open_tokenizer(file)
     added = max(tokenizer.get_added_tokens_decoder(), default=0)
     if max(added, tokenizer.get_vocab_size(with_added_tokens=True) - 1) < rows:
         return
@@ -50,11 +64,14 @@ def fits_tokenizer_file(sources: Sequence[str | None], folder: Path | None, rows
 
 def refuse_rows(sources: Sequence[str | None], beyond: Mapping[int, str], rows: int, encode: Encode) -> None:
     """DataError for the first row of the sources, the judging splits of each included, that has one of these tokens."""
+    longest = limits.ROW_CHARACTERS.value  # a longer one is no good row anyway
     for name in dict.fromkeys(source for source in sources if source is not None):
         opened = open_source(name)
         for split in dict.fromkeys(("train", opened.held_out or "train")):
             for line, record in opened.load(split):
-                texts = [] if isinstance(record, BrokenRow) else list(_texts(record))
+                texts = (
+                    [] if isinstance(record, BrokenRow) else [text for text in _texts(record) if len(text) <= longest]
+                )
                 found = next((i for ids in (encode(texts) if texts else ()) for i in ids if i in beyond), None)
                 if found is None:
                     continue

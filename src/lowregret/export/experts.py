@@ -15,8 +15,8 @@ from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.errors import ModelError
 from lowregret.lora.formats.experts import ExpertAdapter, from_each, from_peft, fused, stored_names, to_each, to_peft
-from lowregret.lora.formats.peft import CONFIG_NAME, SavedAdapter
-from lowregret.lora.formats.selection import rank_and_alpha
+from lowregret.lora.formats.peft import SavedAdapter
+from lowregret.lora.formats.selection import CONFIG_NAME, rank_and_alpha
 from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.lora.weights import LoRAWeights
 from lowregret.models.experts import roles, weight

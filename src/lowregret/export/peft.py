@@ -17,7 +17,6 @@ from lowregret.errors import ModelError, SpecError
 from lowregret.export.experts import as_parameter, copy_experts, expert_loras, peft_experts, read_experts
 from lowregret.lora.formats.fields import method_fields
 from lowregret.lora.formats.peft import (
-    CONFIG_NAME,
     WEIGHTS_NAME,
     SavedAdapter,
     adapter_config,
@@ -25,7 +24,7 @@ from lowregret.lora.formats.peft import (
     to_peft_names,
 )
 from lowregret.lora.formats.ranks import alike
-from lowregret.lora.formats.selection import missing, selects
+from lowregret.lora.formats.selection import CONFIG_NAME, missing, selects
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
 from lowregret.models.finite import refuse_broken

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
+from lowregret.foreign import boundary, reason, require_file
 from lowregret.models.files import BUNDLED, bundled_names
+from lowregret.models.folder import check_folder, check_sizes, read_config
 from lowregret.models.gguf.fields import set_fields
 from lowregret.models.gguf.header import read_header
 from lowregret.models.gguf.tensors import check_stored, check_used, factors_of, one_file
 from lowregret.models.quantised import refuse_quantised
+from lowregret.models.sizes import check_folder_build, check_gguf_build
 
+_REMEDY = "Fetch its files again, or give another base."
 gguf_reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
 
 if TYPE_CHECKING:
@@ -70,14 +74,14 @@ def resolve(asked: str) -> Source:
     if asked in bundled_names() and not path.exists():
         return Source(asked, str(BUNDLED / asked))
     if path.suffix == ".gguf":
-        if not path.is_file():
+        require_file(path, ModelError)
+        if not path.exists():
             raise ModelError(f"{asked}: no such file. Give the path of an existing .gguf file.")
         check_stored(read_header(path, asked))  # before anything is read of it
         return Source(asked, str(path.parent), path.name)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{asked}: this folder holds no config.json, so it is no Hugging Face model.")
-        refuse_quantised(_read_json(path / "config.json"), asked, path)
+        check_folder(path)
+        refuse_quantised(read_config(path, asked), asked, path)
         return Source(asked, str(path))
     if path.exists():
         raise ModelError(f"{asked}: is a file. Give a Hugging Face folder, a hub id, a .gguf file or a bundled base.")
@@ -88,32 +92,27 @@ def resolve(asked: str) -> Source:
 
 def load_config(source: Source) -> PretrainedConfig:
     """The base's configuration, without its weights."""
-    with _explaining(source), quiet():
+    with explaining(source), quiet():
         config: PretrainedConfig = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
         if source.gguf_file is not None:
             header = read_header(Path(source.path) / source.gguf_file, source.asked)
             names = {tensor.name for tensor in header.tensors}
             set_fields(config, header.architecture, header.parts[0].metadata, names, factors_of(header), source.asked)
+            check_sizes(config.to_dict(), source.asked)
             return config
-    refuse_quantised(config.to_dict(), source.asked)
+        values = config.to_dict()
+    check_sizes(values, source.asked)
+    refuse_quantised(values, source.asked)
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file holds; {} when it is no JSON object, which transformers will say."""
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, without its weights."""
-    with _explaining(source), quiet():
+    """The base's tokenizer, without its weights; it has been tried on a letter, for some damage shows only then."""
+    with explaining(source), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
+        if not tokenizer.is_fast:
+            raise ModelError(f"{source.asked}: its tokenizer has no fast version, which the loss mask needs.")
+        tokenizer.decode(tokenizer("a")["input_ids"])
     return tokenizer
 
 
@@ -135,7 +134,7 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
 
 def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model, and transformers' account of the loading; ModelError when a weight does not have its shape."""
-    with _explaining(source), quiet():
+    with explaining(source), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             trust_remote_code=False,
@@ -159,15 +158,20 @@ def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tu
 
 def _load_folder(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     config = load_config(source)
-    changed = _without_lost_padding(config)
+    with explaining(source), quiet():
+        changed = _without_lost_padding(config)
+        if Path(source.path).is_dir():
+            check_folder_build(config, Path(source.path), source.asked)
     return _load(source, source.path, dtype, **({"config": config} if changed else {}))
 
 
 def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Of a .gguf file, its parts joined; ModelError when a tensor of it would be left out."""
     config = load_config(source)
-    _without_lost_padding(config)
     header = read_header(Path(source.path) / str(source.gguf_file), source.asked)
+    with explaining(source), quiet():
+        _without_lost_padding(config)
+        check_gguf_build(config, header)
     with one_file(header) as file:
         whole = str(file.resolve())  # of a bare name transformers would take a file in the working directory
         model, found = _load(source, str(file.parent), dtype, config=config, gguf_file=whole)
@@ -217,35 +221,30 @@ class quiet:
             os.environ["TQDM_DISABLE"] = self._tqdm
 
 
-class _explaining:
-    """Turn what transformers raises into a ModelError that says what to do."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, ModelError | KeyboardInterrupt | MemoryError):
-            return
-        if isinstance(error, UnpicklingError):
+@contextmanager
+def explaining(source: Source) -> Iterator[None]:
+    """Turn whatever transformers raises into a ModelError that says what to do."""
+    try:
+        with boundary(ModelError, source.asked, "cannot be loaded", _REMEDY):
+            yield
+    except ModelError as error:
+        cause = error.__cause__
+        if cause is None:
+            raise
+        first, asked = reason(cause), source.asked
+        if isinstance(cause, UnpicklingError):
             raise ModelError(
-                f"{self.source.asked}: a .bin file of it holds more than weights, or is damaged, and nothing of it was "
-                "run. Give the base as safetensors: load it where you trust it and save it anew by save_pretrained."
-            ) from error
-        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
-            return
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        asked = self.source.asked
+                f"{asked}: a .bin file of it holds more than weights, or is damaged, and nothing of it was run. Give "
+                "the base as safetensors: load it where you trust it and save it anew by save_pretrained."
+            ) from cause
         if "above report" in first:  # which `quiet` silences
             first = "transformers cannot turn its weights into those of its own class; give another file or release"
-        elif "architecture" in first and self.source.gguf_file:
-            first = f"{first} Give the Hugging Face folder of this model."
-        if Path(self.source.path).is_dir() or not isinstance(error, OSError):
-            raise ModelError(f"{asked}: cannot be loaded: {first}") from error
+        elif "architecture" in first and source.gguf_file:
+            first = f"{first}. Give the Hugging Face folder of this model"
+        if Path(source.path).is_dir() or not isinstance(cause, OSError):
+            raise ModelError(f"{asked}: cannot be loaded: {first}. {_REMEDY}") from cause
         raise ModelError(
             f"{asked}: is no folder, no .gguf file and no bundled base, and as a hub id it is not in the local cache "
             f"and could not be fetched ({first[:200]}). Download it first, or give a folder. "
             f"{did_you_mean(asked, bundled_names())}"
-        ) from error
+        ) from cause

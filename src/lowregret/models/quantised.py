@@ -7,12 +7,12 @@ matter: it is dequantised when it is loaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.foreign import read_json
 
 _KEYS = ("quantization_config", "compression_config", "quantization")
 """In config.json: transformers' key; compressed-tensors' of before; MLX's."""
@@ -54,8 +54,8 @@ def _described(values: Mapping[str, Any], folder: Path | None) -> tuple[str, Map
     for name in _FILES if folder is not None else ():
         assert folder is not None
         try:
-            held = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            held = read_json(folder / name, ModelError, "Fetch the file again.", finite=False)
+        except FileNotFoundError:
             continue
         if isinstance(held, Mapping) and held:
             return name, held

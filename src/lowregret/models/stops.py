@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from transformers import GenerationConfig
 
+from lowregret import limits
 from lowregret.data.chat.ending import Ending
 from lowregret.data.chat.template import chat_format
+from lowregret.errors import ModelError
 
 if TYPE_CHECKING:
     from lowregret.models.load import Base
@@ -100,6 +102,13 @@ def write_stops(base: Base, folder: Path) -> None:
 
 
 def _configured(base: Base) -> list[int]:
-    """`eos_token_id` of the generation configuration: none, one or several."""
+    """`eos_token_id` of the generation configuration: none, one or several. ModelError when one is no token."""
     found = getattr(getattr(base.model, "generation_config", None), "eos_token_id", None)
-    return [int(end) for end in (found if isinstance(found, list | tuple) else [found]) if end is not None]
+    ends = [end for end in (found if isinstance(found, list | tuple) else [found]) if end is not None]
+    for end in ends:
+        if isinstance(end, bool) or not isinstance(end, int) or not 0 <= end < limits.COUNT:
+            raise ModelError(
+                f"{base.source.asked}: {_FILE} says eos_token_id {found!s:.80}, and {end!s:.40} is no token. "
+                "Fetch the file again, or correct it."
+            )
+    return ends

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
 from lowregret.errors import SpecError
-from lowregret.foreign import markdown as escaped
-from lowregret.foreign import shown
+from lowregret.foreign_text import markdown as escaped
+from lowregret.foreign_text import shown
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share

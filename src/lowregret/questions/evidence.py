@@ -16,11 +16,11 @@ from lowregret.errors import RecordsError, SpecError
 from lowregret.questions.claim import Evidence
 from lowregret.questions.registry import QUESTIONS, Asked
 from lowregret.runs.atomic import read_json
-from lowregret.runs.files import BASE, ENVIRONMENT, FORGETTING, METRICS, STUDY, TIMINGS
+from lowregret.runs.files import BASE, FORGETTING, METRICS, STUDY, TIMINGS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older
-from lowregret.runs.study import group_folder, start_loss, trial_folders, trial_record
+from lowregret.runs.study import base_facts, group_folder, sessions_of, start_loss, trial_folders, trial_record
 from lowregret.spec import FullFT, GroupSpec, Method, build
 from lowregret.spec.method import LINEAR_TARGETS
 
@@ -65,12 +65,11 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         home = group_folder(folder, group)
         if not (home / BASE).exists():
             raise RecordsError(f"{home}: not trained yet. Run the same `lowregret study` again to finish it.")
-        base |= read_json(home / BASE)
+        base |= base_facts(home)
         start = start_loss(home)
         if start is not None:
             base["start"] = start
-        if (home / ENVIRONMENT).exists():
-            sessions += read_json(home / ENVIRONMENT)["sessions"]
+        sessions += sessions_of(home)
         asked = {method.name for method in group.methods}
         for path in trial_folders(home):
             record = trial_record(path)

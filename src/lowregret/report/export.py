@@ -13,7 +13,7 @@ from typing import Any
 
 from lowregret.analysis.condition import Trial
 from lowregret.errors import SpecError
-from lowregret.foreign import cell
+from lowregret.foreign_text import cell
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence, read_trial
 from lowregret.questions.judge import judge_study

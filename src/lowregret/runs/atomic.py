@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -15,8 +14,9 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
+from lowregret import foreign
 from lowregret.errors import RecordsError
-from lowregret.foreign import without_secrets
+from lowregret.foreign_text import without_secrets
 from lowregret.runs.boundary import HELD, entries, guard, open_regular
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
@@ -180,14 +180,15 @@ def write_json(path: Path, value: Spec | dict[str, Any]) -> None:
     write_bytes(path, (to_json(without_secrets(plain), indent=2) + "\n").encode())
 
 
+DELETE = "Delete it and run the same command again."
+
+
 def read_json(path: Path) -> Any:
     """Parse a record; RecordsError says which file is damaged and what to do."""
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
+        return foreign.read_json(path, RecordsError, DELETE)
+    except FileNotFoundError as error:
         raise RecordsError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise RecordsError(f"{path}: damaged ({error}). Delete it and run the same command again.") from error
 
 
 def read_record(kind: type[R], path: Path) -> R:

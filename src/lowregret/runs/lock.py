@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import FolderLockedError, RecordsError
-from lowregret.foreign import without_secrets
+from lowregret.foreign_text import without_secrets
 from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
 from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import RecordsError
+from lowregret.foreign import parse_json
 from lowregret.runs.atomic import appending, write_bytes
 from lowregret.runs.records import Metric
 from lowregret.strict_json import to_json
@@ -118,13 +118,22 @@ def keep_lines_until(path: Path, step: int) -> None:
     """Drop the lines after `step`, which are written again, and damaged ones: no result hangs on them."""
     if not path.exists():
         return
-    kept = [line for line in path.read_bytes().split(b"\n")[:-1] if _step_of(line) <= step]
-    write_bytes(path, b"".join(line + b"\n" for line in kept))
+    lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    write_bytes(path, b"".join(line + b"\n" for number, line in lines if _step_of(line, path, number) <= step))
 
 
-def _step_of(line: bytes) -> float:
-    """Of a line of transcripts or failures; infinite for one that does not say it."""
+def _step_of(line: bytes, path: Path, number: int) -> float:
+    """Infinite for a line that does not say it."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return int(read_line(line, path, number)["step"])
+    except RecordsError:
         return math.inf
+
+
+def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """A line of such a file, which is of a `step`; RecordsError when it is damaged."""
+    row = parse_json(line, f"{path}:{number}", RecordsError, "Delete the trial's folder.")
+    step = row.get("step") if isinstance(row, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise RecordsError(f"{path}:{number}: damaged: it is of no step. Delete the trial's folder.")
+    return dict(row)

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from lowregret.errors import RecordsError
-from lowregret.runs.atomic import read_json, read_record, write_json
+from lowregret.runs.atomic import as_record, read_json, read_record, write_json
 from lowregret.runs.boundary import within
 from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, GROUPS, METRICS, MODEL, TRIAL, TRIALS
 from lowregret.runs.metrics import held_out_curve, read_metrics
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.spelling import old_id
-from lowregret.spec import FullFT, GroupSpec, TrialSpec
+from lowregret.spec import FullFT, GroupSpec, Spec, TrialSpec
 
 
 def trial_folder(study: Path, trial: str) -> Path:
@@ -89,30 +91,60 @@ def read_costs(study: Path) -> Costs:
     return Costs(facts.get("multiply_adds") or {}, facts.get("price_per_hour"))
 
 
+class _BaseFacts(Spec):
+    """What of base.json is read by name; a question may note more."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    objective: str | None = None
+    test_nll: float | None = None
+    search_nll: float | None = None
+    forgetting_nll: float | None = None
+    fact_bits: float | None = None
+    hidden_size: int | None = None
+    price_per_hour: float | None = None
+    multiply_adds: dict[str, float] | None = None
+
+
+class _Environments(Spec):
+    """environment.json."""
+
+    sessions: tuple[dict[str, str | int | float | None], ...] = Field(min_length=1)
+
+
 def base_facts(study: Path) -> dict[str, Any]:
-    """What base.json says; {} where there is none, or none that can be read as facts."""
-    found = read_json(study / BASE) if (study / BASE).exists() else {}
-    return found if isinstance(found, dict) else {}
+    """What base.json says; {} where there is none. RecordsError when it is damaged."""
+    path = study / BASE
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    as_record(_BaseFacts, found, path)
+    return dict(found)
+
+
+def sessions_of(study: Path) -> tuple[dict[str, Any], ...]:
+    """What environment.json says, session by session; none where there is none. RecordsError when it is damaged."""
+    path = study / ENVIRONMENT
+    return read_record(_Environments, path).sessions if path.exists() else ()
 
 
 def note_base(study: Path, **facts: Any) -> None:
     """Add facts about the base to base.json, which is there."""
-    found: dict[str, Any] = read_json(study / BASE)
+    found = base_facts(study)
     if found != found | facts:
         write_json(study / BASE, found | facts)
 
 
 def note_environment(study: Path, session: dict[str, str | int]) -> None:
     """environment.json: every distinct environment that has run trials of this study, in order."""
-    path = study / ENVIRONMENT
-    known = read_json(path)["sessions"] if path.exists() else []
+    known = sessions_of(study)
     if session not in known:
-        write_json(path, {"sessions": [*known, session]})
+        write_json(study / ENVIRONMENT, {"sessions": [*known, session]})
 
 
-def environment_of(study: Path) -> dict[str, str | int]:
+def environment_of(study: Path) -> dict[str, Any]:
     """The first session's; what differed in a later one is added as `<key>, session 2`."""
-    first, *later = read_json(study / ENVIRONMENT)["sessions"]
+    first, *later = read_record(_Environments, study / ENVIRONMENT).sessions
     changes = {
         f"{key}, session {number}": value
         for number, session in enumerate(later, start=2)
@@ -135,11 +167,11 @@ def start_loss(folder: Path) -> float | None:
     """
     path = folder / BASE
     if path.exists():
-        found = read_json(path)
-        nll = found.get("test_nll") if isinstance(found, dict) else None
+        found = base_facts(folder)
+        nll = found.get("test_nll")
         if isinstance(nll, float):
             return nll
-        if not isinstance(found, dict) or found.get("objective") != "rl":
+        if found.get("objective") != "rl":
             raise RecordsError(f"{path}: holds no finite 'test_nll'. Delete the file and run the same command again.")
     for curve in sorted((folder / TRIALS).glob(f"*/{METRICS}")):
         first = next(iter(read_metrics(curve)), None)

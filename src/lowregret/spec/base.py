@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.foreign import read_text, reason
 
 
 class Spec(BaseModel):
@@ -33,12 +35,15 @@ def build(kind: type[S], values: dict[str, Any], *, source: str = "") -> S:
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file; SpecError names the file and, for bad syntax, the line."""
+    remedy = "Name an existing TOML file."
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read ({error}). Name an existing TOML file.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not valid TOML: {error}.") from None
+        text = read_text(path, SpecError, remedy, limits.TOML_BYTES)
+    except FileNotFoundError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror}). {remedy}") from None
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not valid TOML: {reason(error)}.") from None
 
 
 def _explain_all(kind: type[BaseModel], problems: Sequence[Any]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lowregret import limits
 from lowregret.spec.base import Spec
 from lowregret.spec.marks import Flag, Unit
 
@@ -27,18 +28,18 @@ class DataSpec(Spec):
     """Column of the completion, the only tokens that are supervised; detected when not given."""
     chat_template: str | None = None
     """Name of the chat template, for a tokenizer that has several; its `default` when not given."""
-    max_length: Annotated[int, Unit("tokens")] = Field(default=512, ge=2)
+    max_length: Annotated[int, Unit("tokens")] = Field(default=512, ge=2, le=limits.TOKENS)
     """Longest example; `overlong` says what becomes of longer ones."""
     overlong: Literal["cut", "drop"] = "cut"
     """What becomes of an example over `max_length`: its tail is cut, or it is dropped; counted either way."""
-    max_train: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
+    max_train: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1, le=limits.EXAMPLES)
     """Use only the first so many training examples; all when not given."""
-    max_eval: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1)
+    max_eval: Annotated[int | None, Unit("examples")] = Field(default=None, ge=1, le=limits.EXAMPLES)
     """Use only the first so many held-out examples; all when not given, but for `compare`: as many as keep all
     evaluations of a trial within a fifth of its training, 8 at least; with rewards all, too."""
     eval_fraction: float = Field(default=DEFAULT_EVAL_FRACTION, gt=0, lt=1)
     """Share of the training rows that is held out when there are no `eval` rows."""
-    split_seed: int = Field(default=0, ge=0)
+    split_seed: int = Field(default=0, ge=0, le=limits.SEED)
     """Seed of the split into training and held-out rows; independent of the trial seeds, so that all trials
     share one held-out set."""
     skip_bad_rows: bool = False

@@ -241,8 +241,12 @@ def _bounds(field: FieldInfo) -> str:
     words = {
         Ge: "{} or more", Gt: "above {}", Le: "at most {}", Lt: "below {}",
     }  # fmt: skip
-    found = [words[type(limit)].format(f"{_limit(limit):g}") for limit in limits if type(limit) in words]
+    found = [words[type(limit)].format(_written(_limit(limit))) for limit in limits if type(limit) in words]
     return ", ".join(dict.fromkeys(found))
+
+
+def _written(limit: float) -> str:
+    return f"{limit:,.0f}" if limit.is_integer() and abs(limit) >= 1e4 else f"{limit:g}"
 
 
 def _limit(limit: Any) -> float:

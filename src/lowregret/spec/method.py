@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from lowregret import limits
 from lowregret.errors import did_you_mean
 from lowregret.spec.base import Spec
 from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention
@@ -107,7 +108,7 @@ class LoRA(Spec):
     kind: Literal["lora"] = "lora"
     rank: int = Field(ge=1, le=65536)
     """Columns of B and rows of A."""
-    alpha: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=DEFAULT_ALPHA, gt=0)
+    alpha: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=DEFAULT_ALPHA, gt=0, le=limits.FACTOR)
     """Of LoRA: the update is scaled by alpha / rank, or as `scaling` says."""
     dropout: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=0.0, ge=0, lt=1)
     """Of LoRA: share of the inputs of A that is zeroed while training, drawn anew for every pass. The rest is scaled up

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from lowregret import limits
 from lowregret.spec.base import Spec
 from lowregret.spec.marks import Unit
 
@@ -36,12 +37,12 @@ class OptimizerSpec(Spec):
     STATE: ClassVar[Mapping[str, Extent]]
     """What is kept of each weight, by name."""
 
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0, le=limits.FACTOR)
     """Global gradient norm above which gradients are scaled down; off when not given."""
     schedule: Schedule = "constant"
     """The learning rate after warm-up: constant; falling to zero linearly or as a cosine; or constant, then linear over
     the last `decay_fraction`."""
-    warmup_steps: Annotated[int, Unit("steps")] = Field(default=0, ge=0)
+    warmup_steps: Annotated[int, Unit("steps")] = Field(default=0, ge=0, le=limits.STEPS)
     """Over so many steps the learning rate rises linearly from zero."""
     decay_fraction: float = Field(default=DEFAULT_DECAY_FRACTION, gt=0, le=1)
     """Share of the run over which `wsd` decays to zero."""
@@ -86,9 +87,9 @@ class _OfAdamW(Spec):
     """Decay of the running mean of the gradients, per step."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the running mean of their squares, per step."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=limits.FACTOR)
     """Added to the root of that mean, which divides the step."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=limits.FACTOR)
     """Decoupled weight decay, per step: w ← w − lr · weight_decay · w."""
 
 

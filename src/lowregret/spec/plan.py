@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, InstanceOf, ValidationError, field_validator, model_validator
 from pydantic import ModelWrapValidatorHandler as Handler
 
+from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.base import Spec, build
 from lowregret.spec.keys import keys
@@ -27,7 +28,7 @@ _OF_ONE: Mapping[ObjectiveKind, tuple[str, ...]] = MappingProxyType(
 """Fields that one objective alone has a use for."""
 _OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _BOUNDS: Mapping[str, str] = MappingProxyType(
-    {"price": "0 or more, per hour and device", "pass_rate": "a share from 0 to 1, such as 0.3"}
+    {"price": f"from 0 to {limits.FACTOR:,.0f}, per hour and device", "pass_rate": "a share from 0 to 1, such as 0.3"}
 )
 """What an error says of a field's bounds, where that is more than what its help says."""
 
@@ -41,9 +42,9 @@ class PlanSpec(Spec):
     """The method: full, lora:RANK or lora:RANK:TARGETS; as advised when not given."""
     hardware: str | None = None
     """What to run on, a name such as H100, or auto for this machine; not judged when not given."""
-    shards: Annotated[int, Unit("devices")] = Field(default=1, ge=1)
+    shards: Annotated[int, Unit("devices")] = Field(default=1, ge=1, le=limits.ROWS)
     """Devices that share weights, gradients and moments (FSDP)."""
-    price: Annotated[float | None, Unit("per hour and device")] = Field(default=None, ge=0, allow_inf_nan=False)
+    price: Annotated[float | None, Unit("per hour and device")] = Field(default=None, ge=0, le=limits.FACTOR)
     """What the hardware costs; that of the catalogue when not given."""
     eval_data: Annotated[str | None, Flag(group=_DATA)] = None
     """Held-out rows, of any source that training rows may have; a split of these when not given."""
@@ -51,33 +52,35 @@ class PlanSpec(Spec):
     """Column of the prompt; detected when not given."""
     completion_field: Annotated[str | None, Flag(group=_DATA)] = None
     """Column of the completion; detected when not given."""
-    max_length: Annotated[int | None, Unit("tokens"), Flag(group=_DATA)] = Field(default=None, ge=2)
+    max_length: Annotated[int | None, Unit("tokens"), Flag(group=_DATA)] = Field(default=None, ge=2, le=limits.TOKENS)
     """Longest example; what the data need when not given."""
     pilot: Annotated[str | None, Flag(group=_DATA)] = None
     """A finished run or study on such data, which tells whether they teach or elicit, and how much; judged by a prior
     when not given."""
-    batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(default=None, ge=1)
-    """Examples per optimizer step, in reinforcement learning problems; as advised when not given."""
-    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(
-        default=None, gt=0, allow_inf_nan=False
+    batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(
+        default=None, ge=1, le=limits.ROWS
     )
+    """Examples per optimizer step, in reinforcement learning problems; as advised when not given."""
+    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(default=None, gt=0, le=limits.EPOCHS)
     """Passes over the training data; as advised when not given."""
-    steps: Annotated[int | None, Unit("steps"), Flag(group=TRAINING)] = Field(default=None, ge=1)
+    steps: Annotated[int | None, Unit("steps"), Flag(group=TRAINING)] = Field(default=None, ge=1, le=limits.STEPS)
     """Optimizer steps, instead of `epochs`; as many as these take when not given."""
-    learning_rate: Annotated[float | None, Flag(group=TRAINING)] = Field(default=None, gt=0, allow_inf_nan=False)
+    learning_rate: Annotated[float | None, Flag(group=TRAINING)] = Field(default=None, gt=0, lt=1e3)
     """A rate to judge; as advised when not given."""
     schedule: Annotated[Schedule, Flag(group=TRAINING)] = "constant"
     """The learning rate after warm-up, as --schedule of `train`: the advised rate is its peak."""
-    micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(default=None, ge=1)
+    micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=TRAINING)] = Field(
+        default=None, ge=1, le=limits.ROWS
+    )
     """Examples per forward/backward; as many as fit when not given."""
     checkpoint_activations: Annotated[bool, Flag(group=TRAINING)] = False
     """Keep only the inputs of each layer and compute the rest again in the backward pass."""
     group_size: Annotated[int, Unit("completions"), Flag(group=_RL)] = Field(
-        default=RL.model_fields["group_size"].default, ge=1
+        default=RL.model_fields["group_size"].default, ge=1, le=limits.ROWS
     )
     """Completions of each problem of a batch."""
     max_tokens: Annotated[int, Unit("tokens"), Flag(group=_RL)] = Field(
-        default=RL.model_fields["max_tokens"].default, ge=1
+        default=RL.model_fields["max_tokens"].default, ge=1, le=limits.TOKENS
     )
     """Longest completion."""
     pass_rate: Annotated[float | None, Flag(group=_RL)] = Field(default=None, ge=0, le=1, allow_inf_nan=False)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from lowregret import limits
 from lowregret.spec.base import Spec
 from lowregret.spec.marks import Unit
 
@@ -40,9 +41,9 @@ class RL(Spec):
     instruction: str = ""
     """Follows each problem in the prompt after a blank line, to say how to answer; nothing when not given. Not part of
     what rewards see."""
-    group_size: Annotated[int, Unit("completions")] = Field(default=8, ge=2)
+    group_size: Annotated[int, Unit("completions")] = Field(default=8, ge=2, le=limits.ROWS)
     """Completions of each problem of a batch; an advantage is a reward minus the mean of its group."""
-    max_tokens: Annotated[int, Unit("tokens")] = Field(default=128, ge=1)
+    max_tokens: Annotated[int, Unit("tokens")] = Field(default=128, ge=1, le=limits.TOKENS)
     """Longest completion."""
     temperature: float = Field(default=1.0, gt=0, le=10)
     """Of sampling: divides the logits, there and when learning."""
@@ -56,22 +57,22 @@ class RL(Spec):
     The grader does not see it."""
     estimator: Literal["importance_sampling", "ppo_clip", "cispo"] = "importance_sampling"
     """The loss: −Σ (p_learner / p_sampler) · A, or one of its clipped relatives (engine/losses.py)."""
-    clip: float | None = Field(default=None, gt=0)
+    clip: float | None = Field(default=None, gt=0, le=limits.FACTOR)
     """How far a ratio may be from 1: 0.2 for ppo_clip, both ways, and 4 for cispo, upwards, when not given."""
     divide_by_std: bool = False
     """Divide advantages by the standard deviation of their group, as GRPO does."""
-    kl: Annotated[float, Unit("reward per nat a token")] = Field(default=0.0, ge=0)
+    kl: Annotated[float, Unit("reward per nat a token")] = Field(default=0.0, ge=0, le=limits.FACTOR)
     """Weight of the KL divergence from the base."""
-    entropy: Annotated[float, Unit("reward per nat a token")] = Field(default=0.0, ge=0)
+    entropy: Annotated[float, Unit("reward per nat a token")] = Field(default=0.0, ge=0, le=limits.FACTOR)
     """Weight of the entropy of the policy."""
-    updates: Annotated[int, Unit("steps")] = Field(default=1, ge=1)
+    updates: Annotated[int, Unit("steps")] = Field(default=1, ge=1, le=limits.REPEATS)
     """Optimizer steps for each batch of samples, each on an equal part of its groups."""
-    time_limit: Annotated[float, Unit("seconds")] = Field(default=5.0, gt=0, le=86_400)
+    time_limit: Annotated[float, Unit("seconds")] = Field(default=5.0, gt=0, le=limits.SECONDS)
     """How long grading one completion may take."""
     failure_reward: float = Field(default=0.0, ge=-1e6, le=1e6)
     """The reward of a completion whose grading raises, takes too long or too much memory, or gives no finite number of
     at most 10⁶ in size; each is reported. When that is every completion of a step or an evaluation, the trial ends."""
-    eval_samples: Annotated[int, Unit("completions")] = Field(default=1, ge=1)
+    eval_samples: Annotated[int, Unit("completions")] = Field(default=1, ge=1, le=limits.ROWS)
     """Completions of each held-out problem in an evaluation."""
 
     @property

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from lowregret import limits
 from lowregret.spec.marks import Unit
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.rl import objective_kind
@@ -39,7 +40,7 @@ class CompareSpec(TrainingSpec):
     """What is compared: `full`, `lora:RANK` and `lora:RANK:TARGETS`, separated by commas."""
     learning_rates: tuple[PositiveRate, ...] | Literal["auto"] = "auto"
     """`auto` searches from the prior, widens until bracketed, then refines; a list is tried as it is."""
-    seeds: Annotated[int, Unit("trials")] = Field(default=3, ge=1)
+    seeds: Annotated[int, Unit("trials")] = Field(default=3, ge=1, le=limits.REPEATS)
     """Trials at each method's best learning rate; the search itself uses seed 0."""
     tolerance: Annotated[float, BeforeValidator(_fraction, json_schema_input_type=float | str), Field(gt=0, lt=1)] = (
         0.05
@@ -50,7 +51,7 @@ class CompareSpec(TrainingSpec):
     tolerance_of: Literal["learned", "loss"] = "learned"
     """What the tolerance is a share of: what FullFT `learned`, or its `loss`, as it was before 0.3."""
     prune: Annotated[
-        Annotated[float, Field(gt=0)] | None,
+        Annotated[float, Field(gt=0, le=limits.FACTOR)] | None,
         BeforeValidator(_fraction_or_off, json_schema_input_type=float | str | None),
     ] = 0.25
     """Stop a search trial whose mid-run loss is by more than this share above the best one's at the same step, or
@@ -96,7 +97,7 @@ class GroupSpec(TrainingSpec):
     """search: bracket each method's best rate. A list: exactly these for every method, with every seed."""
     bracket_at: tuple[int, ...] = ()
     """Steps at which the best rate must be bracketed; at the last when none is given."""
-    seeds: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=1, le=limits.REPEATS)
     """Trials at each method's best learning rate; the search itself uses seed 0."""
     seeds_at: Literal["best", "bracket", "range"] = "best"
     """Whether the other seeds run at the best rate only; also at both of its neighbours, so that a fit through the

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lowregret import limits
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
@@ -14,7 +15,7 @@ from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, spell_t
 from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=limits.STEPS)]
 
 
 class TrainingSpec(Spec):
@@ -33,12 +34,16 @@ class TrainingSpec(Spec):
     data: DataSpec
     objective: Objective = SFT()
     """`sft`, supervised; or `rl`: sample completions and follow their rewards. In a file a table with kind = "rl"."""
-    batch_size: Annotated[int, Unit("examples"), Flag(group=TRAINING)] = Field(default=8, ge=1)
+    batch_size: Annotated[int, Unit("examples"), Flag(group=TRAINING)] = Field(default=8, ge=1, le=limits.ROWS)
     """Examples per optimizer step; with reinforcement learning, problems per batch of samples."""
-    micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=MACHINE)] = Field(default=None, ge=1)
+    micro_batch_size: Annotated[int | None, Unit("examples"), Flag(group=MACHINE)] = Field(
+        default=None, ge=1, le=limits.ROWS
+    )
     """At most so many examples of a trial per forward/backward; as many as `memory_gb` allows when not given. Changes
     memory, not results."""
-    memory_gb: Annotated[float | None, Unit("10⁹ bytes"), Flag(group=MACHINE)] = Field(default=None, gt=0)
+    memory_gb: Annotated[float | None, Unit("10⁹ bytes"), Flag(group=MACHINE)] = Field(
+        default=None, gt=0, le=limits.FACTOR
+    )
     """For the activations that one forward/backward keeps; half of what weights, gradients and moments leave of the
     device's memory when not given. A step that needs more is done in several passes. On a CPU passes are no larger than
     pays in any case. Changes memory and time, not results."""
@@ -52,9 +57,9 @@ class TrainingSpec(Spec):
     """Train on the load-balancing loss of a mixture of experts too, with both methods. It is the one that the base's
     own code defines, with its own coefficient. The losses that are reported are without it. It is an error for a base
     that defines none."""
-    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(default=None, gt=0)
+    epochs: Annotated[float | None, Unit("passes"), Flag(group=TRAINING)] = Field(default=None, gt=0, le=limits.EPOCHS)
     """Passes over the training data; 1 when not given and no `steps` are."""
-    steps: Annotated[int | None, Unit("steps"), Flag(group=TRAINING)] = Field(default=None, ge=1)
+    steps: Annotated[int | None, Unit("steps"), Flag(group=TRAINING)] = Field(default=None, ge=1, le=limits.STEPS)
     """Optimizer steps, instead of `epochs`; as many as these take when not given."""
     optimizer: Optimizer = AdamW()
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Flag(group=MACHINE)] = "auto"
@@ -66,7 +71,9 @@ class TrainingSpec(Spec):
     """Held-out evaluations per trial: the last after the last step, each other a factor of √2 before the next, so that
     they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate;
     the last step is always one of them."""
-    checkpoint_seconds: Annotated[float, Unit("seconds"), Flag(group=MACHINE)] = Field(default=60.0, ge=0)
+    checkpoint_seconds: Annotated[float, Unit("seconds"), Flag(group=MACHINE)] = Field(
+        default=60.0, ge=0, le=limits.SECONDS
+    )
     """Wall time between resumable checkpoints; 0 writes one after every step."""
 
     @model_validator(mode="before")
@@ -136,7 +143,7 @@ class TrialSpec(Spec):
 
     method: Method
     learning_rate: float = Field(gt=0, lt=1e3)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=limits.SEED)
     """Draws the initial A of a LoRA and the order of the examples."""
 
     @property
@@ -167,7 +174,7 @@ class TrainSpec(TrainingSpec):
     """What is trained: `full`, `lora:RANK` or `lora:RANK:TARGETS`."""
     learning_rate: Annotated[float, Field(gt=0, lt=1e3)] | Literal["auto"] = "auto"
     """A number, or auto: the plan's prior for this base, method, batch and steps (plan/rates/recommend.py)."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=limits.SEED)
     """Draws the initial A of a LoRA and the order of the examples."""
 
     @property

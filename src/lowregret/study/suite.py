@@ -17,7 +17,7 @@ from typing import Any
 from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
 from lowregret.errors import DataError, ModelError, RecordsError
-from lowregret.foreign import without_secrets
+from lowregret.foreign_text import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
 from lowregret.questions.evidence import read_evidence, stored_question

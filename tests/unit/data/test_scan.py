@@ -12,7 +12,7 @@ import lowregret
 from lowregret.data import row_tokens as module
 from lowregret.data.prepare import prepare
 from lowregret.data.scan import scan
-from lowregret.errors import DataError
+from lowregret.errors import DataError, ModelError
 from lowregret.models.load import load_tokenizer, resolve
 from lowregret.spec.data import DataSpec
 
@@ -46,12 +46,14 @@ def test_a_sample_speaks_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_tokenizer_the_count_is_an_estimate_that_says_so(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{broken")
     for folder in (None, tmp_path):
         found = scan(BUILTINS[0], tokenizer=folder)
         assert found.counted == "estimated"
         assert "no tokenizer" in found.how
         assert found.supervised_tokens > 0
+    (tmp_path / "tokenizer.json").write_text("{broken")
+    with pytest.raises(ModelError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
+        scan(BUILTINS[0], tokenizer=tmp_path)
 
 
 def test_a_file_is_split_as_the_trainer_splits_it(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_hub_id_that_is_not_in_the_cache_says_so_and_what_is_bundled() -> None
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_damaged_folder_is_named(saved: Path, damage: str) -> None:
     (saved / damage).write_bytes(b"{ not what it was")
-    with pytest.raises(ModelError, match=f"{saved.name}: cannot be loaded"):
+    with pytest.raises(ModelError, match=f"{saved.name}(: cannot be loaded|/{damage}: )"):
         load_base(resolve(str(saved)))
 
 

@@ -94,7 +94,7 @@ def test_what_is_written_behind_a_flag(path: str, reads: str) -> None:
 
 def test_bounds_within_unions_are_found() -> None:
     assert by_path(TrainSpec)["learning_rate"].bounds == "above 0, below 1000"
-    assert by_path(CompareSpec)["prune"].bounds == "above 0"
+    assert by_path(CompareSpec)["prune"].bounds == "above 0, at most 1,000,000,000"
 
 
 def test_a_spec_that_changes_a_default_keeps_what_its_base_says() -> None:

@@ -16,7 +16,8 @@ from lowregret.data.chat.rendering import Rendering, render
 from lowregret.data.chat.template import ChatFormat, chat_format
 from lowregret.data.example import Example
 from lowregret.data.sources import Row
-from lowregret.errors import DataError
+from lowregret.errors import DataError, ModelError
+from lowregret.foreign import boundary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,14 +72,15 @@ def _try_render(row: Row, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) 
 def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Any:
     if not texts:
         return iter(())
-    tokens = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
+    with boundary(ModelError, tokenizer.name_or_path, "its tokenizer cannot encode these rows", "Fetch it again."):
+        tokens = tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
     return zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowregret.data.chat.compiled import rendering
+from lowregret.errors import DataError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -57,13 +60,13 @@ def _after(tokenizer: PreTrainedTokenizerBase, template: str, more: tuple[str, .
         roles = (*lead, "assistant", *more)
         for parts in (False, True):
             try:
-                text = str(
-                    tokenizer.apply_chat_template(
-                        [_turn(role, parts) for role in roles], tokenize=False, chat_template=template
+                with rendering():
+                    text = str(
+                        tokenizer.apply_chat_template(
+                            [_turn(role, parts) for role in roles], tokenize=False, chat_template=template
+                        )
                     )
-                )
-            # A template is a program by somebody else: it refuses chats by raising whatever it likes.
-            except Exception:
+            except DataError:
                 continue
             place = text.rfind(_ANSWER)
             if place >= 0:

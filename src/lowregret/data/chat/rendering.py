@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lowregret.data.chat.compiled import apply_template, rendering
 from lowregret.data.chat.forms import forms
 from lowregret.data.chat.places import CALL, REASONING, Found, Place, find_places, find_stand_in
-from lowregret.data.chat.template import ChatFormat, apply_template, refusal
+from lowregret.data.chat.template import ChatFormat
 from lowregret.data.sources import Row
 from lowregret.data.turns import Message, has_thought, says_something
 from lowregret.errors import DataError
@@ -184,7 +185,7 @@ def _generated(
     tokenizer: PreTrainedTokenizerBase, template: str, messages: list[Message], tools: Sequence[Any] | None
 ) -> list[Place]:
     """The template's own {% generation %} blocks."""
-    try:
+    with rendering():
         marked: Any = tokenizer.apply_chat_template(
             messages,
             tools=list(tools) if tools else None,
@@ -194,8 +195,6 @@ def _generated(
             return_assistant_tokens_mask=True,
             tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
         )
-    except Exception as error:  # as in `apply_template`
-        raise refusal(error) from None
     blocks: list[Place] = []
     inside = False
     for chosen, (begin, end) in zip(marked["assistant_masks"], marked["offset_mapping"], strict=True):

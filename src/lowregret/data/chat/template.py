@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lowregret.data.chat.compiled import FIXED_DATE, compile_template, render, with_fixed_date
+from lowregret.data.chat.compiled import FIXED_DATE, apply_template, compile_template, with_fixed_date
 from lowregret.data.chat.ending import Ending, find_ending
 from lowregret.data.turns import Message, speak
 from lowregret.errors import DataError, ModelError, did_you_mean
+from lowregret.foreign import boundary
 from lowregret.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     """
     if not tokenizer.is_fast:
         raise ModelError("the tokenizer has no fast version, which the loss mask needs.")
+    with boundary(ModelError, tokenizer.name_or_path, "its tokenizer cannot be used", "Fetch its files again."):
+        return _ask(tokenizer)
+
+
+def _ask(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     template, tool_template = _templates(tokenizer)
     pinned, pinned_for_tools = _pin(template), _pin(tool_template)
     added = tokenizer.added_tokens_decoder.items()
@@ -146,15 +152,24 @@ def _templates(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str | No
     """The template, and that of chats with tools where it is another, as transformers chooses them."""
     named = tokenizer.chat_template
     if not isinstance(named, Mapping):
-        return named or None, None
+        return _text(named) if named else None, None
     if "default" in named:
-        return named["default"], named.get("tool_use")
+        return _text(named["default"]), _text(named["tool_use"]) if named.get("tool_use") else None
     if len(named) == 1:
-        return next(iter(named.values())), None
+        return _text(next(iter(named.values()))), None
     raise ModelError(
         f"the tokenizer has {len(named)} chat templates and none is called 'default': {', '.join(named)}. "
         "Choose one with --chat-template NAME."
     )
+
+
+def _text(template: Any) -> str:
+    if not isinstance(template, str):
+        raise ModelError(
+            f"the tokenizer's chat template is {type(template).__name__}, and text is needed. Repair chat_template in "
+            "tokenizer_config.json, or fetch the base again."
+        )
+    return template
 
 
 def _pin(template: str | None) -> str | None:
@@ -222,27 +237,3 @@ def _shared_start(prompt: str, whole: str) -> str:
     if parted is None:
         return prompt[: len(whole)]
     return prompt[: max(prompt.rfind(mark, 0, parted) for mark in ">]\n ") + 1]
-
-
-def apply_template(
-    tokens: Mapping[str, str],
-    template: str,
-    messages: Sequence[Message],
-    tools: Sequence[Any] | None = None,
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
-    """The text that `apply_chat_template` makes of a chat. DataError when it refuses.
-
-    `tokens` are the tokenizer's special tokens, by the names that templates know them by.
-    """
-    try:
-        return render(template, messages, tools, tokens, add_generation_prompt=add_generation_prompt)
-    # A template is a program by somebody else: it refuses rows by raising whatever it likes.
-    except Exception as error:
-        raise refusal(error) from None
-
-
-def refusal(error: Exception) -> DataError:
-    """What a template has raised, as the fault of its row."""
-    return DataError(f"the chat template refuses this row: {error}.")

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowregret.data.readers.arrow_rows import BATCH, rows_of
-from lowregret.data.readers.base import NumberedRow, first_line, number_rows
+from lowregret.data.readers.arrow_rows import BATCH, require_rows, rows_of
+from lowregret.data.readers.base import NumberedRow, number_rows
 from lowregret.data.readers.compression import first_bytes
 from lowregret.data.readers.files import FileRows, file_reader
 from lowregret.errors import DataError
+from lowregret.foreign import boundary
 
 _FILE_FORMAT = b"ARROW1"
 
@@ -22,16 +23,14 @@ def look(source: str) -> FileRows:
 
 
 def _read(source: str, is_file: bool) -> Iterator[NumberedRow]:
-    import pyarrow
+    with boundary(DataError, source, "not a readable Arrow file", "Fetch or make it again."):
+        import pyarrow
 
-    try:
         with pyarrow.memory_map(source) as memory:
-            yield from number_rows(rows_of(_batches(memory, is_file)))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"not a readable Arrow file ({first_line(error)}).", source=source) from None
+            yield from number_rows(rows_of(source, _batches(source, memory, is_file)))
 
 
-def _batches(memory: Any, is_file: bool) -> Iterator[Any]:
+def _batches(source: str, memory: Any, is_file: bool) -> Iterator[Any]:
     import pyarrow
 
     if is_file:
@@ -39,7 +38,10 @@ def _batches(memory: Any, is_file: bool) -> Iterator[Any]:
         whole = (reader.get_batch(rank) for rank in range(reader.num_record_batches))
     else:
         whole = iter(pyarrow.ipc.open_stream(memory))
+    count = 0
     for batch in whole:
+        count += batch.num_rows
+        require_rows(source, count)
         yield from (batch.slice(start, BATCH) for start in range(0, batch.num_rows, BATCH))
 
 

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from lowregret import limits
+from lowregret.data.readers.compression import expands, most_bytes
+from lowregret.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
 
 BATCH = 1000
 """Rows that are held at a time."""
+_GROWN = 16
+"""Times what a compressed file may become: values that are stored once may be those of many rows."""
 
 
-def rows_of(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """The rows, one batch in memory. A field of a struct that is null is left out, for a struct has the fields of all
-    its rows: the call of a tool would get the arguments of every other tool. Columns of JSON are decoded."""
+def require_rows(source: str, count: int) -> None:
+    """Raises DataError for more rows than a file of this size holds, if they are not all alike."""
+    most = max(limits.FEW_ROWS, limits.ROWS_A_BYTE * os.path.getsize(source))
+    if count > most:
+        raise DataError(
+            f"says that it has {count:,} rows, in {os.path.getsize(source):,} bytes: rows of text take more. Write it "
+            "again without the rows that repeat.",
+            source=source,
+        )
+
+
+def rows_of(source: str, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """The rows, one batch in memory; DataError when their values come to far more than the file `source`
+    holds. A field of a struct that is null is left out, for a struct has the fields of all its rows: the call of a tool
+    would get the arguments of every other tool. Columns of JSON are decoded."""
     convert: dict[str, Any] | None = None
+    size, most = 0, _GROWN * most_bytes(source) if os.path.isfile(source) else None
     for batch in batches:
+        batch.validate(full=True)
+        size += batch.nbytes
+        if most is not None and size > most:
+            raise expands(source, most)
         if convert is None:
             found = {field.name: _converter(field.type) for field in batch.schema}
             convert = {name: converter for name, converter in found.items() if converter is not None}

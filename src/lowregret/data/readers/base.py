@@ -167,8 +167,3 @@ def choose_split(source: str, splits: Any, split: str, remedy: str = "") -> Any:
 def unreadable(source: str, error: OSError) -> DataError:
     """What the system refuses."""
     return DataError(f"cannot be read ({error.strerror or error}).", source=source)
-
-
-def first_line(error: Exception) -> str:
-    """What a library's error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

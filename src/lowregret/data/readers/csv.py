@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lowregret import limits
 from lowregret.data.readers.base import BrokenRow, NumberedRow
 from lowregret.data.readers.encoding import TextFile, look_at_text
 from lowregret.data.readers.files import FileRows, file_reader
@@ -20,8 +21,6 @@ from lowregret.strict_json import to_json
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLE = 100
 """Records that decide."""
-_LONGEST_FIELD = (1 << 31) - 1
-"""Of the csv module, whose own limit is 128 KiB."""
 _EXCEL = re.compile(r"sep=(.)\r?\n?")
 """A first line by which Excel is told the separator."""
 
@@ -42,7 +41,7 @@ class Table:
         reader = csv.reader(lines, delimiter=self.separator, strict=True)
         while True:
             start = self.skipped + reader.line_num + 1
-            previous_limit = csv.field_size_limit(_LONGEST_FIELD)
+            previous_limit = csv.field_size_limit(limits.ROW_CHARACTERS.value)  # its own is 128 KiB
             try:
                 fields = next(reader)
             except StopIteration:

@@ -12,11 +12,14 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lowregret import limits
 from lowregret.data.readers.compression import open_bytes
 from lowregret.data.readers.western import is_western
 from lowregret.errors import DataError
 
 _CHUNK = 1 << 20
+_ESCAPED = 12
+"""Characters for one, in JSON that escapes all beyond ASCII: two of \\uXXXX."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),  # before UTF-16, of whose mark it is an extension
@@ -54,15 +57,38 @@ class TextFile:
         """What is worth saying: an encoding other than UTF-8."""
         return () if self.encoding == "UTF-8" else (f"read as {self.encoding}, not UTF-8",)
 
-    def lines(self, newline: str) -> Iterator[str]:
+    def lines(self, newline: str, most: int | None = None) -> Iterator[str]:
         """The lines with their ends, which `newline` says as in `open`. Bytes that are not UTF-8 become surrogates.
 
-        Raises DataError, at any line, for a file that is damaged.
+        `most`: characters of a line; enough for a row and its escapes when not given. Raises DataError, at any line,
+        for a file that is damaged and for a longer line.
         """
+        most = most or _ESCAPED * limits.ROW_CHARACTERS.value
         with open_bytes(self.source) as stream:
             text = io.TextIOWrapper(stream, self.codec, errors="surrogateescape", newline=newline)
-            yield from text
+            number = 0
+            while line := text.readline(most + 1):
+                number += 1
+                if len(line) > most:
+                    said = f"has more than {most:,} characters in one line. {limits.ROW_CHARACTERS.raised}."
+                    raise DataError(said, source=self.source, line=number)
+                yield line
             text.detach()
+
+    def whole(self) -> str:
+        """All of it. Raises DataError when that is too much to hold in memory."""
+        most = limits.JSON_LIST_BYTES
+        with open_bytes(self.source) as stream:
+            text = io.TextIOWrapper(stream, self.codec, errors="surrogateescape", newline="\n")
+            found = text.read(most.value + 1)
+            text.detach()
+        if len(found) > most.value:
+            raise DataError(
+                f"is one list of more than {most.value:,} characters, which is held in memory whole. Write it as JSON "
+                f"Lines, an object a line, which are not. {most.raised}.",
+                source=self.source,
+            )
+        return found
 
     def undecoded(self, text: str) -> str | None:
         """What is wrong with a row that holds bytes of another encoding; None when it holds none."""
@@ -121,7 +147,8 @@ def _fault(source: str, codec: str) -> str | None:
 
 def _binary_lines(source: str) -> Iterator[bytes]:
     with open_bytes(source) as stream:
-        yield from stream
+        while line := stream.readline(_CHUNK):
+            yield line
 
 
 def _holds_utf8(source: str) -> bool:

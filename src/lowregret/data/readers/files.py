@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.base import Advice, NumberedRow, Numbering, OpenSource, Reader, SampleSource, unreadable
+from lowregret.errors import DataError
+from lowregret.foreign import open_file
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def hash_files(paths: Sequence[str], format: str) -> str:
     digest = hashlib.blake2b(format.encode(), digest_size=20)
     for path in paths:
         try:
-            with open(path, "rb") as file:
+            with open_file(path, DataError) as file:
                 digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
         except OSError as error:
             raise unreadable(path, error) from None

@@ -15,11 +15,11 @@ from lowregret.data.readers.base import (
     Reader,
     SampleSource,
     choose_split,
-    first_line,
     number_rows,
 )
 from lowregret.data.readers.saved import dataset_rows
 from lowregret.errors import DataError
+from lowregret.foreign import boundary
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 _SAMPLE = "lowregret/sample"
@@ -30,19 +30,14 @@ def open_dataset(source: str, advice: Advice) -> OpenSource:
     import datasets
 
     name, _, config = source.partition(":")
-    try:
+    remedy = f"{advice()}; a hub dataset must be in the cache or within reach, and may need a config."
+    with boundary(
+        DataError, source, "neither an existing file nor a dataset in the local cache, and the hub gave none", remedy
+    ):
         splits = datasets.load_dataset(name, config or None)
-    # The library lets errors of every layer under it through: HTTP, file system, Arrow, its own.
-    except Exception as error:
-        raise DataError(
-            f"neither an existing file nor a dataset in the local cache, and the hub gave none ({first_line(error)}). "
-            f"{advice()}; a hub dataset must be in the cache or within reach, and may need "
-            "a config.",
-            source=source,
-        ) from None
 
     def load(split: str) -> Iterator[NumberedRow]:
-        return number_rows(dataset_rows(choose_split(source, splits, split)))
+        return number_rows(dataset_rows(source, choose_split(source, splits, split)))
 
     def fingerprint(split: str) -> str:
         return str(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lowregret import limits
 from lowregret.data.readers.base import BrokenRow, NumberedRow, number_rows
 from lowregret.data.readers.encoding import TextFile
 from lowregret.errors import DataError
@@ -122,7 +123,7 @@ def _row_of_line(number: int, line: str, text: TextFile) -> NumberedRow | None:
 
 def read_list(text: TextFile) -> Iterator[NumberedRow]:
     """The objects of a list, or of the list in {"data": [...]}. Raises DataError when the file holds neither."""
-    whole = "".join(text.lines("\n"))
+    whole = text.whole()
     reason = text.undecoded(whole)
     if reason is not None:
         raise DataError(f"{reason}.", source=text.source)
@@ -151,7 +152,7 @@ class Start:
 
 def look_at_start(text: TextFile) -> Start:
     """Read the first value of a file, however long it is."""
-    lines = (line for line in text.lines("\n") if line.strip(_BLANK))
+    lines = (line for line in text.lines("\n", limits.JSON_LIST_BYTES.value) if line.strip(_BLANK))
     character, depth = "", _Depth()
     for count, line in enumerate(lines, start=1):
         character = character or line.lstrip(_BLANK)[0]

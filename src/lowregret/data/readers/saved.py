@@ -15,11 +15,11 @@ from lowregret.data.readers.base import (
     Reader,
     SampleSource,
     choose_split,
-    first_line,
     number_rows,
 )
 from lowregret.data.readers.files import hash_files
 from lowregret.errors import DataError
+from lowregret.foreign import boundary, require_file
 
 _ONE, _SEVERAL = "state.json", "dataset_dict.json"
 
@@ -33,14 +33,11 @@ def open_saved(source: str, advice: Advice) -> OpenSource:
     """A dataset without splits of its own, or those of a DatasetDict. Raises DataError for a folder that is damaged."""
     import datasets
 
-    try:
+    for folder, _, names in os.walk(source):
+        for name in names:
+            require_file(os.path.join(folder, name), DataError)
+    with boundary(DataError, source, "is a dataset that was saved to disk, but cannot be read", "Save it again."):
         found = datasets.load_from_disk(source)
-    # The library lets errors of every layer under it through.
-    except Exception as error:
-        raise DataError(
-            f"is a dataset that was saved to disk, but cannot be read ({first_line(error)}). Save it again.",
-            source=source,
-        ) from None
     splits = tuple(map(str, found)) if isinstance(found, datasets.DatasetDict) else None
 
     def choose(split: str) -> Any:
@@ -48,7 +45,7 @@ def open_saved(source: str, advice: Advice) -> OpenSource:
         return found if splits is None else choose_split(source, found, split, remedy)
 
     def load(split: str) -> Iterator[NumberedRow]:
-        return number_rows(dataset_rows(choose(split)))
+        return number_rows(dataset_rows(source, choose(split)))
 
     def fingerprint(split: str) -> str:
         return hash_files([file["filename"] for file in choose(split).cache_files], READER.format)
@@ -56,10 +53,11 @@ def open_saved(source: str, advice: Advice) -> OpenSource:
     return OpenSource(source, READER.format, READER.numbering, splits, load, fingerprint)
 
 
-def dataset_rows(dataset: Any) -> Iterator[dict[str, Any]]:
+def dataset_rows(source: str, dataset: Any) -> Iterator[dict[str, Any]]:
     """The rows of a dataset of the library, as they are stored: pictures and sounds are not decoded."""
-    tables = dataset.with_format("arrow").iter(BATCH)
-    return rows_of(batch for table in tables for batch in table.to_batches())
+    with boundary(DataError, source, "its rows cannot be read", "Save or fetch it again."):
+        tables = dataset.with_format("arrow").iter(BATCH)
+        yield from rows_of(source, (batch for table in tables for batch in table.to_batches()))
 
 
 def sample(folder: Path, rows: Sequence[Mapping[str, Any]]) -> SampleSource:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +18,7 @@ from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.sampling.batcher import Completion, SamplingParams
 from lowregret.errors import SpecError
-from lowregret.lora.formats.peft import CONFIG_NAME
+from lowregret.lora.formats.peft import read_adapter_config
 
 MEMORY_SHARE = 0.4
 """Of the GPU, for vLLM: the trainer needs the rest."""
@@ -107,7 +106,7 @@ class VllmSampler:
         self._handed += 1
         path = folder / str(self._handed)
         self._write_adapter(self._engine, name, path, each_expert=any(matrix.experts for matrix in policy.matrices))
-        rank = int(json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["r"])
+        rank = int(read_adapter_config(path)["r"])
         return self._request(f"{name}-{self._handed}", self._handed, str(path)), rank
 
     def _refuse_unembedding(self, names: Iterable[str], error: Exception) -> None:

@@ -7,11 +7,12 @@ and of what older releases and ms-swift wrote.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.limits import FACTOR
 from lowregret.lora.init import INITIALISATIONS
 
 RESIDUAL_INITS = {entry.peft: name for name, entry in INITIALISATIONS.items() if entry.residual and entry.peft}
@@ -55,10 +56,44 @@ _REMEDIES: Mapping[str, str] = {
 }
 
 
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FACTOR
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _layers(value: Any) -> bool:
+    return all(isinstance(item, int) for item in (value if isinstance(value, list) else [value]))
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_number, value.values()))
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("r", "lora_alpha", "lora_dropout"), (_number, "a number")),
+    **dict.fromkeys(
+        ("target_modules", "exclude_modules", "layers_pattern", "target_parameters"),
+        (_texts, "a text or a list of texts"),
+    ),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), (_numbers, "a table of numbers")),
+    "layers_to_transform": (_layers, "a number or a list of numbers"),
+    "base_model_name_or_path": (lambda value: isinstance(value, str), "a text"),
+}
+"""Of the fields that are read, what they hold."""
+
+
 def check_fields(file: Path, config: Mapping[str, Any]) -> None:
     """ModelError when a field of adapter_config.json says that the weights are not a LoRA as it is read here."""
     if config.get("peft_type") != "LORA":
-        raise ModelError(f"{file}: peft_type is {config.get('peft_type')!r}; only LORA can be read.")
+        raise ModelError(f"{file}: peft_type is {_short(config.get('peft_type'))}; only LORA can be read.")
+    for field, (is_so, what) in _KINDS.items():
+        if config.get(field) is not None and not is_so(config[field]):
+            raise ModelError(
+                f"{file}: {field} is {_short(config[field])}, and {what} is needed. Save the adapter again."
+            )
     for field, value in config.items():
         if field not in (*_READ, *_HARMLESS) and value not in (None, False, "", [], {}):
             remedy = _REMEDIES.get(

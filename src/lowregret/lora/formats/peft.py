@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lowregret.errors import ModelError
+from lowregret.foreign import boundary, read_json, require_file
 from lowregret.lora.formats.fields import check_fields
+from lowregret.lora.formats.selection import AGAIN, CONFIG_NAME
 from lowregret.models.targets import Matrix
 from lowregret.spec import LoRA
 
 _PREFIX = "base_model.model."
 _MAGNITUDE = "lora_magnitude_vector"
-CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 _ADDED = ("lora_", "modules_to_save", "original_module", "token_adapter", "trainable_tokens")
 """Beginnings of the parts of a name that PEFT adds to a base; a name without is a weight of the base itself."""
@@ -96,25 +95,32 @@ def to_peft_names(weights: Mapping[str, SavedAdapter]) -> dict[str, Tensor]:
     return named
 
 
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, whose fields say that it is a LoRA as it is read here; ModelError when they do not."""
+    file = folder / CONFIG_NAME
+    try:
+        config = read_json(file, ModelError, AGAIN)
+    except FileNotFoundError:
+        raise _not_found(file) from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file}: holds no JSON object. {AGAIN}")
+    check_fields(file, config)
+    return config
+
+
+def _not_found(file: Path) -> ModelError:
+    return ModelError(f"{file}: not found; an adapter folder holds {CONFIG_NAME} and {WEIGHTS_NAME}.")
+
+
 def read_adapter(folder: Path) -> AdapterFile:
     """What an adapter's folder holds; ModelError when it cannot be read here."""
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        tensors = safetensors.torch.load_file(folder / WEIGHTS_NAME)
-    except FileNotFoundError as error:
-        if pickled := sorted(folder.glob("*.bin")):
-            raise ModelError(
-                f"{pickled[0]}: is a pickle, which could run anything, and is not read. Save the adapter anew as "
-                f"{WEIGHTS_NAME}: load it where you trust it and call save_pretrained."
-            ) from None
-        raise ModelError(
-            f"{error.filename or folder}: not found; an adapter folder holds {CONFIG_NAME} and {WEIGHTS_NAME}."
-        ) from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{folder}: the adapter cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / CONFIG_NAME}: holds no JSON object. Save the adapter again.")
-    check_fields(folder / CONFIG_NAME, config)
+    config = read_adapter_config(folder)
+    file = folder / WEIGHTS_NAME
+    require_file(file, ModelError)
+    if not file.exists():
+        raise _not_found(file)
+    with boundary(ModelError, file, "cannot be read", AGAIN):
+        tensors = safetensors.torch.load_file(file)
     dora = bool(config.get("use_dora"))
     weights: dict[str, SavedAdapter] = {}
     for key in list(tensors):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +13,8 @@ import torch
 
 from lowregret.errors import ModelError
 from lowregret.lora.formats.fields import RESIDUAL_INITS
-from lowregret.lora.formats.peft import CONFIG_NAME, SavedAdapter
-from lowregret.lora.formats.selection import rank_and_alpha
+from lowregret.lora.formats.peft import SavedAdapter
+from lowregret.lora.formats.selection import CONFIG_NAME, rank_and_alpha
 
 
 def alike(
@@ -31,10 +30,7 @@ def alike(
     for field in ("r", "lora_alpha"):
         if field not in config:
             raise ModelError(f"{file}: {field} is missing.")
-    try:
-        own = {name: rank_and_alpha(config, name) for name in weights}
-    except (re.error, AttributeError, TypeError) as error:
-        raise ModelError(f"{file}: rank_pattern or alpha_pattern cannot be read: {error}.") from None
+    own = {name: rank_and_alpha(config, name) for name in weights}
     plain = {key: value for key, value in config.items() if key not in ("rank_pattern", "alpha_pattern")}
     usual = config["r"], config["lora_alpha"]
     for name, (rank, alpha) in own.items():

@@ -10,7 +10,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from lowregret import limits
+from lowregret.errors import ModelError
+from lowregret.foreign import boundary, bounded
 from lowregret.models.targets import Matrix
+
+CONFIG_NAME = "adapter_config.json"
+AGAIN = "Save or fetch the adapter again."
 
 
 def missing(config: Mapping[str, Any], known: Iterable[Matrix], found: Collection[str]) -> list[str]:
@@ -53,12 +59,19 @@ def rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[Any, Any]:
 
 def means(key: str, name: str) -> bool:
     """Whether a pattern of PEFT means this name: it is a regex for its end, after a dot."""
-    return re.match(rf"(.*\.)?({key})$", name) is not None
+    return matching(rf"(.*\.)?({key})", name) is not None
+
+
+def matching(pattern: str, name: str, whole: bool = True) -> re.Match[str] | None:
+    """How a pattern of an adapter is that of a name, or begins it. ModelError for none, and for one that never ends."""
+    what = f"its pattern {pattern[:80]!r} cannot be matched"
+    with boundary(ModelError, CONFIG_NAME, what, AGAIN), bounded(limits.RENDER_SECONDS, limits.RENDER_BYTES):
+        return re.fullmatch(pattern, name) if whole else re.match(pattern, name)
 
 
 def _named(keys: str | Collection[str], name: str) -> bool:
     if isinstance(keys, str):
-        return re.fullmatch(keys, name) is not None
+        return matching(keys, name) is not None
     return any(name == key or name.endswith(f".{key}") for key in keys)
 
 
@@ -70,9 +83,13 @@ def _in_layers(config: Mapping[str, Any], name: str) -> bool:
     expressions = [
         rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in ([patterns] if isinstance(patterns, str) else patterns)
     ]
-    matches = (re.match(expression, name) for expression in expressions or [r".*?\.[^.]*\.(\d+)\."])
+    matches = (matching(expression, name, whole=False) for expression in expressions or [r".*?\.[^.]*\.(\d+)\."])
     match = next((match for match in matches if match), None)
-    return match is not None and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+    return (
+        match is not None
+        and match[1].isdecimal()
+        and int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+    )
 
 
 def _any_layer(name: str) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowregret.models.gguf.header import Tensor, read_header
+from lowregret.errors import ModelError
+from lowregret.foreign import boundary
+from lowregret.models.gguf.header import Header, Tensor, read_header
 from lowregret.plan.shapes.layouts.builder import LAYER, ConfigReader
 from lowregret.plan.shapes.layouts.families import FAMILIES, Family
 from lowregret.plan.shapes.layouts.mixers import window
@@ -58,9 +60,14 @@ _MODULES = {
 def read_gguf(path: Path, name: str) -> Shapes:
     """The shapes of the model in the .gguf file at `path`, all its parts, which messages call `name`.
 
-    ModelError: as `read_header`.
+    ModelError: as `read_header`, and for tensors that make no model.
     """
     header = read_header(path, name)
+    with boundary(ModelError, name, "its header cannot be understood", "Fetch it again, or give another file."):
+        return _shapes(path, name, header)
+
+
+def _shapes(path: Path, name: str, header: Header) -> Shapes:
     architecture, fields, tensors = header.architecture, header.fields, header.tensors
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     weights, experts = _weights(tensors)

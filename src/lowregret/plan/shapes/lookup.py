@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.foreign import require_file
 from lowregret.models.files import BUNDLED, bundled_names, cached_snapshot
+from lowregret.models.folder import read_config
 from lowregret.models.quantised import refuse_quantised
 from lowregret.plan.shapes.catalogue.entries import CatalogueEntry, entries, find_entry
 from lowregret.plan.shapes.gguf_header import read_gguf
@@ -26,7 +27,8 @@ def find_model(name: str) -> Shapes:
     """
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
-        if not path.is_file():
+        require_file(path, ModelError)
+        if not path.exists():
             raise ModelError(f"{name}: no such file. Give the path of an existing .gguf file.")
         return read_gguf(path, name)
     if path.is_dir():
@@ -50,15 +52,7 @@ def from_catalogue(entry: CatalogueEntry) -> Shapes:
 
 
 def _read_config(folder: Path, name: str) -> Mapping[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{name}: this folder holds no config.json, so it is no Hugging Face model.")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON: {error}. Fetch the file again.") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{file}: holds no JSON object. Fetch the file again.")
+    values = read_config(folder, name)
     refuse_quantised(values, name, folder)
     return values
 

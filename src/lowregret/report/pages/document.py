@@ -13,7 +13,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from lowregret.foreign import shown, without_secrets
+from lowregret.foreign_text import shown, without_secrets
 from lowregret.report.charts.theme import config
 from lowregret.report.pages.tables import text
 from lowregret.strict_json import to_json

@@ -6,16 +6,15 @@ left out.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from lowregret.errors import RecordsError
 from lowregret.report.pages.tables import text
 from lowregret.runs.files import FAILURES, TRANSCRIPTS
+from lowregret.runs.metrics import read_line
 
 SHOWN = 20
 """Failures listed in full; the rest are counted."""
@@ -27,11 +26,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-            found.append({**row, "step": int(row["step"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise RecordsError(f"{path}:{number}: damaged ({error!r}). Delete the trial's folder.") from error
+        found.append(read_line(line, path, number))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lowregret.data.chat.compiled import apply_template
 from lowregret.data.chat.template import ChatFormat, chat_format, choose_template
 from lowregret.data.readers.base import BrokenRow, OpenSource
 from lowregret.data.readers.registry import open_source
@@ -70,8 +71,8 @@ def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) 
     if form.template is None:
         ids = tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]
         return (form.bos_id, *ids) if form.adds_bos and form.bos_id is not None else tuple(ids)
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, chat_template=form.template
+    rendered = apply_template(
+        form.tokens, form.template, [{"role": "user", "content": text}], add_generation_prompt=True
     )
     return tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 

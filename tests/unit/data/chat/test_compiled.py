@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from byte_tokenizers import byte_tokenizer
-from lowregret.data.chat.compiled import FolderTemplate, compile_template, read_template, render
+from lowregret.data.chat.compiled import FolderTemplate, apply_template, compile_template, read_template
 from lowregret.data.chat.template import chat_format
 from lowregret.errors import ModelError
 from lowregret.models.load import load_tokenizer, resolve
@@ -39,7 +39,7 @@ def test_a_template_writes_what_transformers_writes(template: str) -> None:
     assert FolderTemplate(template, {"bos_token": "<s>"}).render(CHAT) == expected
     for tools in (None, [TOOL]):
         expected = tokenizer.apply_chat_template(CHAT, tools=tools, tokenize=False, add_generation_prompt=True)
-        assert render(template, CHAT, tools, {"bos_token": "<s>"}, add_generation_prompt=True) == expected
+        assert apply_template({"bos_token": "<s>"}, template, CHAT, tools, add_generation_prompt=True) == expected
 
 
 def test_a_date_stays() -> None:

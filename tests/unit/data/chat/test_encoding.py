@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lowregret.data.chat import template
+from lowregret.data.chat import rendering
 from lowregret.data.chat.encoding import Encoded, encode, encode_rows
 from lowregret.data.chat.template import chat_format, choose_template
 from lowregret.data.example import Example
@@ -428,13 +428,13 @@ def test_a_generation_prompt_and_an_empty_thought_are_not_the_turns(make_tokeniz
 
 def test_a_long_chat_is_rendered_twice_and_not_once_a_turn(chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    render = template.render
+    write = rendering.apply_template
 
-    def counted(text: str, messages: Any, *args: Any, **kwargs: Any) -> str:
+    def counted(tokens: Any, text: str, messages: Any, *args: Any, **kwargs: Any) -> str:
         written.append(len(messages))
-        return render(text, messages, *args, **kwargs)
+        return write(tokens, text, messages, *args, **kwargs)
 
-    monkeypatch.setattr(template, "render", counted)
+    monkeypatch.setattr(rendering, "apply_template", counted)
     assert learnt(chat(*(f"turn {rank}" for rank in range(400))), chatml)[0].count("<|im_end|>") == 200
     assert [count for count in written if count == 400] == [400, 400]
     assert len(written) < 10

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.foreign import boundary
 from lowregret.models.context import positions
 from lowregret.plan.shapes.layouts.builder import ConfigReader, LayoutBuilder
 from lowregret.plan.shapes.layouts.classic import CLASSIC
@@ -31,8 +32,14 @@ def shapes_of(values: Mapping[str, Any], name: str, notes: tuple[str, ...] = ())
     """The shapes of the model that config.json `values` describes; `name` is what messages call it.
 
     Of a multimodal model the text model is counted. An unknown `model_type` is laid out like Llama and says so in
-    `Shapes.notes`. ModelError: a key that the shapes need is missing (named), or the model is no decoder.
+    `Shapes.notes`. ModelError: a key that the shapes need is missing (named) or of another kind, or the model is no
+    decoder.
     """
+    with boundary(ModelError, name, "its configuration cannot be understood", "Fetch its config.json again."):
+        return _from_values(values, name, notes)
+
+
+def _from_values(values: Mapping[str, Any], name: str, notes: tuple[str, ...]) -> Shapes:
     values, extra = _text_model(values)
     model_type = values.get("model_type")
     if values.get("is_encoder_decoder"):
