@@ -7,6 +7,8 @@ VENV ?= .venv
 # say, and the CPU build has none, so their hashes cannot be in requirements.txt.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_ARGS ?=
+# A file stays on one process, with what its tests share. PYTEST_ARGS="-n 0" runs all in one.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 FUZZ_ARGS ?=
@@ -36,11 +38,11 @@ faults: $(DEV) ## a fault at every file operation of small runs, which must lose
 
 setup: $(DEV) ## make the virtual environment with everything that development needs
 
-test: $(DEV) ## run every tier of the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+test: $(DEV) ## run every tier of the tests, file by file on all cores
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) tests
 
 test-unit: $(DEV) ## run the unit tier only (under two minutes)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS) tests/unit
 
 fuzz: $(DEV) ## spoilt files of every kind, each read by a command of its own; FUZZ_ARGS="--inputs 5000 --seed 0"
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
