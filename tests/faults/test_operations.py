@@ -13,7 +13,7 @@ import pytest
 from benchmarks.faults.operations import ACTIONS, Operation, Operations
 
 ROOT = Path(__file__).parents[2]
-POINTS = 24
+POINTS = 16
 _SAMPLE = """
 import json, random, sys
 from pathlib import Path
