@@ -158,8 +158,8 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text[:20]} is no number of JSON")
 
 
-class TooMuch(Exception):
-    """What `bounded` ends."""
+class TooMuch(BaseException):
+    """What `bounded` ends a program with; no Exception, after which some go on, as Jinja's compiler does."""
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _be(arguments: list[str], log: Path, stop: bool) -> None:
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)  # as Python's own
         from lowregret.cli.app import run as command
 
         if stop:

@@ -72,7 +72,7 @@ def _compiling() -> Iterator[None]:
     try:
         with bounded(limits.RENDER_SECONDS, limits.RENDER_BYTES):
             yield
-    except Exception as error:
+    except (TooMuch, Exception) as error:
         number = getattr(error, "lineno", None)  # of Jinja's own
         line = f"line {number}: " if number else ""
         raise _no_template(f"does not compile: {line}{reason(error)}") from None
@@ -146,6 +146,10 @@ def apply_template(
             f"the chat template makes {len(text):,} characters of this row, and at most {most:,} are read. "
             f"{limits.ROW_CHARACTERS.raised}."
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{REFUSES}it writes half of a surrogate pair, which is no text.") from None
     return text
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Rows that are held at a time."""
+_TEXT_BYTES = 128 * 10**6
 _GROWN = 16
 """Times what a compressed file may become: values that are stored once may be those of many rows."""
 
@@ -45,10 +46,20 @@ def rows_of(source: str, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[dic
         if convert is None:
             found = {field.name: _converter(field.type) for field in batch.schema}
             convert = {name: converter for name, converter in found.items() if converter is not None}
-        for row in batch.to_pylist():
-            for name, converter in convert.items():
-                row[name] = converter(row[name])
-            yield row
+        for piece in _pieces(batch):
+            for row in piece.to_pylist():
+                for name, converter in convert.items():
+                    row[name] = converter(row[name])
+                yield row
+
+
+def _pieces(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
+    """Few rows at a time where each may hold a long value that the batch holds once."""
+    import pyarrow
+
+    shared = [column.dictionary.nbytes for column in batch.columns if isinstance(column, pyarrow.DictionaryArray)]
+    rows = max(_TEXT_BYTES // max(*shared, 1, 1), 1)
+    yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
 
 def _converter(kind: pyarrow.DataType) -> Any:

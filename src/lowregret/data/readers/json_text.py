@@ -16,7 +16,7 @@ from lowregret.errors import DataError
 _BLANK = " \t\r\n"
 _LOOK = 20
 """Lines that tell whether an object is indented."""
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*("?)|[{}\[\]]')
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+("?)|[{}\[\]]')  # possessive: going back would take memory for each letter
 
 
 class _Depth:
