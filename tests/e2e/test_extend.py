@@ -194,7 +194,7 @@ def test_what_is_no_extension_is_refused_and_nothing_changes(
 
 
 def test_killed_in_an_extension_it_goes_on_to_the_same_numbers(folder: Path, tmp_path: Path, kill_resume: Any) -> None:
-    more = [*asking(START, seeds=3, max_eval=30), "--checkpoint-seconds", "0"]
+    more = ["compare", *asking(START, seeds=3, max_eval=30), "--checkpoint-seconds", "0"]
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
     life = kill_resume.finish(whole, more)
     kills = [kill_resume.kill_at(folder, life * part, more) for part in (0.6, 0.7, 0.55, 0.8)]
