@@ -22,9 +22,10 @@ from scipy.optimize import least_squares
 from lowregret.data.builtin.people import BITS_PER_PERSON
 from lowregret.data.facts import DataFacts
 from lowregret.data.scan import scan
+from lowregret.models.files import folder_of
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
-from lowregret.plan.shapes.lookup import find_model, folder_of
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import LoRA, build
 from lowregret.spec.plan import PlanSpec
 

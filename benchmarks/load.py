@@ -9,7 +9,6 @@ command runs in a process of its own; told are its wall time, its processor time
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -26,6 +25,7 @@ from lowregret.runs.files import BASE, ENVIRONMENT, EXAMPLES, METRICS, SPEC, TRI
 from lowregret.runs.records import ExampleLosses, TrialRecord
 from lowregret.runs.study import read_costs, read_curves, read_examples, read_trials, start_loss, trial_folder
 from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, TrialSpec
+from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
 METHODS = (*(LoRA(rank=2**power) for power in range(9)), FullFT())
@@ -74,7 +74,7 @@ def _trial(folder: Path, trial: TrialSpec, place: float, steps: int) -> None:
         if step % EVERY == 0 or step == steps:
             line["test_nll"] = loss if step < steps else nll
         lines.append(line | {"lr": trial.learning_rate, "grad_norm": 1.0, "seconds": 0.01 * step})
-    (home / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (home / METRICS).write_text("".join(to_json(line) + "\n" for line in lines))
     examples = ExampleLosses(nll_sums=sums, tokens=(1,) * EXAMPLES_EACH)
     (home / EXAMPLES).write_text(examples.model_dump_json())
     record = TrialRecord(

@@ -6,12 +6,13 @@ python tools/sbom.py [--runtime]
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
+
+from lowregret.strict_json import to_json
 
 if __name__ == "__main__":  # a file in tools/ is run by its path
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -45,5 +46,5 @@ def _component(name: str, version: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(bill(*(() if "--runtime" in sys.argv else ("dev",))), indent=2) + "\n", encoding="utf-8")
+    FILE.write_text(to_json(bill(*(() if "--runtime" in sys.argv else ("dev",))), indent=2) + "\n", encoding="utf-8")
     print(FILE)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from lowregret.data.facts import DataFacts
 from lowregret.data.scan import scan
+from lowregret.models.files import folder_of
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.rates.recommend import RatePrior, recommend
-from lowregret.plan.shapes.lookup import find_model, folder_of
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA, build
 from lowregret.spec.method import parse_method
 from lowregret.spec.optimizer import Schedule

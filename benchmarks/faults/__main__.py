@@ -24,6 +24,8 @@ from typing import Any
 from benchmarks.faults.jobs import Bench, survived, warm
 from benchmarks.kill_resume import finish, kill_at, moments, numbers
 
+from lowregret.strict_json import to_json
+
 HERE = Path(__file__).parents[2]
 DONE = HERE / "build" / "faults.jsonl"
 RESULT = HERE / "docs" / "results" / "faults.json"
@@ -50,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         done += _points(folder, asked.points, asked.seed, {row["key"] for row in done})
         done += _kills(folder, asked.kills, asked.seed, {row["key"] for row in done})
     result = summary(done)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({name: value for name, value in result.items() if name != "by"}, indent=2))
+    RESULT.write_text(to_json(result, indent=2) + "\n")
+    print(to_json({name: value for name, value in result.items() if name != "by"}, indent=2))
     return 1 if result["lost"] else 0
 
 
@@ -94,9 +96,9 @@ def _kills(folder: Path, count: int, seed: int, known: set[str]) -> list[dict[st
 
 def _keep(row: dict[str, Any]) -> dict[str, Any]:
     with DONE.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(to_json(row) + "\n")
     if not row["ok"]:
-        print(json.dumps(row), flush=True)
+        print(to_json(row), flush=True)
     return row
 
 

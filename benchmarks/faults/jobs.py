@@ -17,6 +17,8 @@ from typing import Any
 from benchmarks.faults.operations import ACTIONS, Operation, Operations, pretend
 from benchmarks.kill_resume import numbers
 
+from lowregret.strict_json import to_json
+
 _SFT = "--model tiny --data builtin:arithmetic:size=48 --max-train 16 --max-eval 4 --batch-size 2 --quiet".split()
 _EVERY = "--checkpoint-seconds 0".split()
 _RL = (
@@ -158,7 +160,7 @@ class Bench:
 
             def note(code: int) -> None:
                 with open(kept, "w") as file:
-                    json.dump([[each.kind, each.path] for each in found.seen], file)
+                    file.write(to_json([[each.kind, each.path] for each in found.seen]))
                 leave(code)
 
             os._exit = note  # type: ignore[assignment]

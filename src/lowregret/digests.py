@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from lowregret.strict_json import to_json
+
 LARGE = 16_000_000
 """Bytes from which on a digest is remembered: what is smaller is hashed in some hundredths of a second."""
 _FILE = "digests.json"
@@ -82,5 +84,5 @@ def _remember(entries: dict[str, tuple[Stamp, str]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=folder, prefix=f"{_FILE}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(dict(list(entries.items())[-_REMEMBERED:]), file)
+            file.write(to_json(dict(list(entries.items())[-_REMEMBERED:])))
         os.replace(partial, folder / _FILE)

@@ -8,7 +8,6 @@ holds}] or [0, "error", why]; then for each sample, in order, [number, "reward",
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import sys
@@ -17,6 +16,7 @@ import time
 from typing import IO, Any
 
 from lowregret.errors import LowregretError
+from lowregret.strict_json import to_json
 from lowregret.tasks.base import Problem, Task
 from lowregret.tasks.confine import bound, confinement, renew_time, shut
 from lowregret.tasks.protocol import NoRewardError, Order, as_reward
@@ -80,7 +80,7 @@ def answer(task: Task, completion: str, problem: Problem, name: str) -> tuple[st
 
 
 def _say(descriptor: int, number: int, kind: str, value: Any) -> None:
-    line = (json.dumps([number, kind, value]) + "\n").encode()
+    line = (to_json([number, kind, value]) + "\n").encode()
     while line:
         line = line[os.write(descriptor, line) :]
 

@@ -109,6 +109,11 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def _not_found(file: Path) -> ModelError:
+    if pickled := sorted(file.parent.glob("*.bin")):
+        return ModelError(
+            f"{pickled[0]}: is a pickle, which could run anything, and is not read. Save the adapter anew as "
+            f"{WEIGHTS_NAME}: load it where you trust it and call save_pretrained."
+        )
     return ModelError(f"{file}: not found; an adapter folder holds {CONFIG_NAME} and {WEIGHTS_NAME}.")
 
 

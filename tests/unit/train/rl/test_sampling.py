@@ -124,7 +124,7 @@ def test_failures_are_written_and_said_once(bases: ModuleType, tmp_path: Path) -
         (step, f"problem {n}", -1.0, "raised X") for step in (1, 2) for n in (1, 3)
     ]
     assert len(said) == 1
-    assert "2 of 4 samples: the first raised X" in said[0]
+    assert "2 of 4 samples of step 1: number 2 raised X" in said[0]
 
 
 @pytest.mark.parametrize("members", [1, 4])
