@@ -92,9 +92,15 @@ $(BIN)/python:
 	@echo "Making the virtual environment $(VENV) (once; a few minutes and about 2 GB)."
 	@$(PYTHON) -m venv $(VENV)
 
+# torch comes by itself: pip takes the build that it prefers (a CPU build where one is at hand), and its hash is checked
+# next. In one step pip would take PyPI's, with GPU libraries, because only an index tells hashes before the download.
 # Order-only: the interpreter is a link whose date says nothing about what is installed.
 $(RUNTIME): $(LOCK) | $(BIN)/python
 	@echo "Installing what lowregret needs to run."
+	@$(BIN)/python -m pip download --quiet --no-deps --dest $(VENV)/torch '$(TORCH)'
+	@awk '/^torch==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.txt > $(VENV)/torch/hashes.txt
+	@$(PIP) --require-hashes --no-deps --no-index --find-links $(VENV)/torch -r $(VENV)/torch/hashes.txt
+	@rm -rf $(VENV)/torch
 	@$(PIP) --require-hashes --no-deps -r requirements.txt
 	@$(PIP) -c constraints.txt '$(TORCH)'
 	@$(PIP) --no-deps -e .
