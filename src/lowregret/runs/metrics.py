@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
-from lowregret.foreign import parse_json
+from lowregret.foreign import parse_json, read_bytes
 from lowregret.runs.atomic import write_bytes, writing
 from lowregret.runs.records import Metric
 from lowregret.strict_json import to_json
+
+DELETE = "Delete the trial's folder."
 
 
 def append_metric(path: Path, metric: Metric) -> None:
@@ -26,7 +28,7 @@ def read_metrics(path: Path) -> list[Metric]:
     """All complete lines of metrics.jsonl; a last line torn by a kill is left out."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, RecordsError, DELETE).split(b"\n")
     found: list[Metric] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
@@ -63,14 +65,14 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 def keep_lines_until(path: Path, step: int) -> None:
     """Drop the lines after `step`, and one torn by a kill: a trial that goes on writes them again."""
     if path.exists():
-        whole = path.read_bytes().split(b"\n")[:-1]
+        whole = read_bytes(path, RecordsError, DELETE).split(b"\n")[:-1]
         kept = [line for number, line in enumerate(whole, start=1) if read_line(line, path, number)["step"] <= step]
         write_bytes(path, b"".join(line + b"\n" for line in kept))
 
 
 def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     """A line of such a file, which is of a `step`; RecordsError when it is damaged."""
-    row = parse_json(line, f"{path}:{number}", RecordsError, "Delete the trial's folder.")
+    row = parse_json(line, f"{path}:{number}", RecordsError, DELETE)
     step = row.get("step") if isinstance(row, dict) else None
     if isinstance(step, bool) or not isinstance(step, int):
         raise RecordsError(f"{path}:{number}: damaged: it is of no step. Delete the trial's folder.")
