@@ -135,7 +135,7 @@ def parse_json(text: bytes, place: object, kind: Kind, remedy: str, *, finite: b
         return json.loads(text, object_pairs_hook=_once, **options)
     except (ValueError, RecursionError, MemoryError) as error:
         said = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else reason(error)
-        raise named(kind, place, f"is damaged, or no JSON ({said}). {remedy}") from None
+        raise named(kind, place, f"damaged, or no JSON ({said}). {remedy}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

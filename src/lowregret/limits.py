@@ -51,8 +51,8 @@ EXPANSION = Limit("LOWREGRET_MAX_EXPANSION", 200, "times its size")
 tenth, and rows that repeat a long prompt to a fiftieth."""
 SMALL_BYTES = 64 * MEGABYTE
 """What a compressed file or a table may become in any case."""
-ROWS_A_BYTE = 1
-"""Rows of a table for each byte of its file, beyond a million: rows that differ take more."""
+BYTES_A_ROW = 8
+"""Of the file of a table for each row beyond a million: rows of text that differ take more, compressed, too."""
 FEW_ROWS = 1_000_000
 
 TEMPLATE_BYTES = 200_000

@@ -53,7 +53,7 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(what: str, tmp_pa
 def test_what_is_no_json_is_refused_with_the_file_and_the_remedy(text: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(text)
-    with pytest.raises(RecordsError, match=rf"x\.json: is damaged, or no JSON \(.*{words}.*\)\. {REMEDY}"):
+    with pytest.raises(RecordsError, match=rf"x\.json: damaged, or no JSON \(.*{words}.*\)\. {REMEDY}"):
         read_json(path, RecordsError, REMEDY)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import RecordsError
-from lowregret.foreign import parse_json
+from lowregret.foreign import parse_json, read_bytes
 from lowregret.runs.atomic import appending, write_bytes
 from lowregret.runs.records import Metric
 from lowregret.strict_json import to_json
+
+DELETE = "Delete the trial's folder."
 
 
 def append_metric(path: Path, metric: Metric) -> None:
@@ -36,7 +38,9 @@ def read_metrics(path: Path) -> list[Metric]:
 def _lines(path: Path) -> list[tuple[int, bytes]]:
     """Number and content of the complete lines. Zeros at the end are what a power cut leaves of lines that had not
     reached the disk: they are no lines."""
-    return list(enumerate(path.read_bytes().rstrip(b"\0").split(b"\n")[:-1], start=1)) if path.exists() else []
+    if not path.exists():
+        return []
+    return list(enumerate(read_bytes(path, RecordsError, _REMEDY).rstrip(b"\0").split(b"\n")[:-1], start=1))
 
 
 _METRICS = TypeAdapter(list[Metric])
@@ -118,7 +122,7 @@ def keep_lines_until(path: Path, step: int) -> None:
     """Drop the lines after `step`, which are written again, and damaged ones: no result hangs on them."""
     if not path.exists():
         return
-    lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    lines = enumerate(read_bytes(path, RecordsError, DELETE).split(b"\n")[:-1], start=1)
     write_bytes(path, b"".join(line + b"\n" for number, line in lines if _step_of(line, path, number) <= step))
 
 
@@ -132,7 +136,7 @@ def _step_of(line: bytes, path: Path, number: int) -> float:
 
 def read_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
     """A line of such a file, which is of a `step`; RecordsError when it is damaged."""
-    row = parse_json(line, f"{path}:{number}", RecordsError, "Delete the trial's folder.")
+    row = parse_json(line, f"{path}:{number}", RecordsError, DELETE)
     step = row.get("step") if isinstance(row, dict) else None
     if isinstance(step, bool) or not isinstance(step, int):
         raise RecordsError(f"{path}:{number}: damaged: it is of no step. Delete the trial's folder.")

@@ -23,7 +23,7 @@ _GROWN = 16
 
 def require_rows(source: str, count: int) -> None:
     """Raises DataError for more rows than a file of this size holds, if they are not all alike."""
-    most = max(limits.FEW_ROWS, limits.ROWS_A_BYTE * os.path.getsize(source))
+    most = max(limits.FEW_ROWS, os.path.getsize(source) // limits.BYTES_A_ROW)
     if count > most:
         raise DataError(
             f"says that it has {count:,} rows, in {os.path.getsize(source):,} bytes: rows of text take more. Write it "
@@ -40,7 +40,7 @@ def rows_of(source: str, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[dic
     size, most = 0, _GROWN * most_bytes(source) if os.path.isfile(source) else None
     for batch in batches:
         batch.validate(full=True)
-        size += batch.nbytes
+        size += sum(map(_written, batch.columns))
         if most is not None and size > most:
             raise expands(source, most)
         if convert is None:
@@ -51,6 +51,15 @@ def rows_of(source: str, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[dic
                 for name, converter in convert.items():
                     row[name] = converter(row[name])
                 yield row
+
+
+def _written(column: pyarrow.Array) -> int:
+    """Bytes of a column's values, each as often as it is there."""
+    import pyarrow
+
+    if not isinstance(column, pyarrow.DictionaryArray):
+        return int(column.nbytes)
+    return int(column.dictionary.nbytes // max(len(column.dictionary), 1) * len(column))
 
 
 def _pieces(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:

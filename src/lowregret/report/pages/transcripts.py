@@ -12,9 +12,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lowregret.errors import RecordsError
+from lowregret.foreign import read_bytes
 from lowregret.report.pages.tables import text
 from lowregret.runs.files import FAILURES, TRANSCRIPTS
-from lowregret.runs.metrics import read_line
+from lowregret.runs.metrics import DELETE, read_line
 
 SHOWN = 20
 """Failures listed in full; the rest are counted."""
@@ -25,7 +27,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read_bytes(path, RecordsError, DELETE).split(b"\n")[:-1], start=1):
         found.append(read_line(line, path, number))
     return found
 

@@ -133,7 +133,7 @@ def test_the_text_model_of_a_multimodal_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is damaged, or no JSON"), ("[]", "holds no JSON object"), ('{"is_encoder_decoder": true}', "decoder-only")],
+    [("{", "damaged, or no JSON"), ("[]", "holds no JSON object"), ('{"is_encoder_decoder": true}', "decoder-only")],
 )
 def test_a_broken_configuration_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text)
