@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -26,6 +27,7 @@ from lowregret.limits import JSON_BYTES, Limit
 Kind = type[LowregretError]
 _LONGEST_REASON = 300
 _MOMENT = 0.05
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -132,7 +134,10 @@ def parse_json(text: bytes, place: object, kind: Kind, remedy: str, *, finite: b
     """`read_json` of bytes that are there."""
     options: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _number} if finite else {}
     try:
-        return json.loads(text, object_pairs_hook=_once, **options)
+        value = json.loads(text, object_pairs_hook=_once, **options)
+        if _SURROGATE.search(text):  # what no file and no page can be written with
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError, MemoryError) as error:
         said = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else reason(error)
         raise named(kind, place, f"damaged, or no JSON ({said}). {remedy}") from None

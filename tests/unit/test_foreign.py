@@ -47,6 +47,7 @@ def test_what_is_no_file_is_refused_by_name_and_not_waited_for(what: str, tmp_pa
         (b"9" * 6000, "digits"),
         (b"{", "line 1"),
         (b"\xff", "decode"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
         (b"", "line 1"),
     ],
 )
@@ -55,6 +56,12 @@ def test_what_is_no_json_is_refused_with_the_file_and_the_remedy(text: bytes, wo
     path.write_bytes(text)
     with pytest.raises(RecordsError, match=rf"x\.json: damaged, or no JSON \(.*{words}.*\)\. {REMEDY}"):
         read_json(path, RecordsError, REMEDY)
+
+
+def test_a_whole_pair_of_surrogates_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(rb'["\ud83d\ude00"]')
+    assert read_json(path, RecordsError, REMEDY) == ["😀"]
 
 
 def test_a_model_may_say_infinity(tmp_path: Path) -> None:
