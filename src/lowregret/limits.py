@@ -96,7 +96,7 @@ EPOCHS = 10**5
 """Passes over the data: a row that is seen that often is known by heart."""
 REPEATS = 1000
 """Seeds, updates for each batch, processes: what is done that often is a mistake."""
-SECONDS = 10**6
-"""Eleven days."""
+SECONDS = 10**9
+"""Thirty years: for what is never to happen."""
 FACTOR = 1e9
 """A weight, a norm, a price: a factor of 10⁹ above what is usual."""

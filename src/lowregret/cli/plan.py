@@ -102,5 +102,5 @@ def _print(plans: list[Plan], *, side_by_side: bool, as_json: bool, markdown: bo
     from lowregret.cli.progress import make_console
 
     console = make_console()
-    console.width = min(console.width, _WIDEST)
+    console.soft_wrap, console.width = False, min(console.width, _WIDEST)
     console.print(page.models_page(plans) if side_by_side else page.page(plans[0]))
