@@ -154,7 +154,9 @@ def test_the_data_are_told_by_verify_and_refused_by_the_run(
     told = run("verify", tmp_path / "out")
     assert told.exit_code == 1
     assert f"DIFFERS: the data of {data} changed since the run" in told.stdout
-    refused(run(*command, "--out", tmp_path / "out"), "train_data", "there", "now")
+    refused(run(*command, "--out", tmp_path / "out"), "the training data changed since")
+    other = [*command[:4], rows / "held_out.jsonl", *command[5:]]
+    refused(run(*other, "--out", tmp_path / "out"), "belongs to another spec", "spec.data.train")
 
 
 @pytest.mark.parametrize("column", ["answer", "hint"])

@@ -70,7 +70,7 @@ def train(
         begin(pack, trial, folder / trial.id)
     for done in rounds(pack, folder):
         if prune is not None and prune[0].id in done.measured and pack.members[prune[0].id].progress.step == prune[1]:
-            pack.prune(done, prune[0].id, "", "")
+            pack.prune(done, prune[0].id, "", "rival")
         for member, outcome in done.ended:
             policy = engine.policies[member.name]
             weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
@@ -176,7 +176,7 @@ class Session(Silent):
     def run(self, crash_at: int = 0, stop_at: int = 0) -> list[TrialRecord]:
         (self.folder / "trials").mkdir(parents=True, exist_ok=True)
         self.crash_at = crash_at
-        scheduler = Scheduler(self.folder, self.spec, {}, self)
+        scheduler = Scheduler(self.folder, self.spec, {}, self, "")
         scheduler.run(self, {}, lambda: 0 < stop_at <= len(self.taken))  # type: ignore[arg-type]
         return scheduler.records
 
@@ -294,6 +294,6 @@ def test_what_is_younger_than_the_checkpoint_does_not_count(bases: ModuleType, t
     assert json.loads((tmp_path / "trials" / pruned["id"] / "trial.json").read_text())["status"] == "pruned"
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint is not None
-    scheduler = Scheduler(tmp_path, STUDY, {}, Silent())
+    scheduler = Scheduler(tmp_path, STUDY, {}, Silent(), "")
     assert scheduler.records == list(checkpoint.records) == []
     assert not list(tmp_path.glob("trials/*/trial.json"))

@@ -17,11 +17,14 @@ from lowregret.data.table import select, supervised_counts, token_counts
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.errors import RecordsError, SpecError
+from lowregret.foreign_text import without_secrets
 from lowregret.models.context import positions_of
 from lowregret.models.files import base_files
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
+from lowregret.runs.files import SPEC
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.strict_json import to_json
@@ -108,8 +111,24 @@ class RunInputs:
         return identity(self.spec, self.manifest)
 
     def require_manifest(self, folder: Path, say: Say) -> None:
-        """See that a folder's numbers come from what is there now; RecordsError if not. Before anything is written."""
+        """See that a folder's numbers come from what is there now; RecordsError if not. Before anything is written.
+
+        Nothing is said where other data or another base are asked for than the folder has: its spec tells that better.
+        """
+        if not self._asks_the_same(folder):
+            return
         require_manifest(folder, self.manifest, say, held_out_grows=isinstance(self.data, PreparedData))
+
+    def _asks_the_same(self, folder: Path) -> bool:
+        try:
+            there = stored_spec(folder / SPEC)["spec"] if (folder / SPEC).exists() else None
+        except RecordsError:
+            return False
+        here = without_secrets(self.spec.model_dump(mode="json"))
+        if there is None or any(there.get(name) != here[name] for name in ("model", "objective")):
+            return False
+        data, asked = dict(there.get("data") or {}), dict(here["data"])
+        return data | {"max_eval": None} == asked | {"max_eval": None}
 
     def loaded_engine(self) -> Engine:
         """A fresh engine on a freshly loaded base; RecordsError when its files are not those of the manifest."""
