@@ -63,10 +63,12 @@ def verify_folder(folder: Path) -> Verification:
 
 
 def _one_run(homes: Sequence[Path]) -> Iterator[str]:
-    """Of each folder of trials: all of them are of the same base, data and spec."""
+    """Of each folder of trials: all of them are of the same base, data and spec. Earlier versions did not say."""
     first: dict[Path, TrialRecord] = {}
     for home in homes:
         record = read_record(TrialRecord, home / TRIAL)
+        if record.inputs is None:
+            continue
         other = first.setdefault(home.parent, record)
         if record.inputs != other.inputs:
             yield f"{home.name}: is of another run (base, data or spec) than {other.id}"

@@ -215,7 +215,7 @@ def test_a_damaged_line_is_named_and_a_torn_one_left_out(tmp_path: Path) -> None
     path.write_text('{"step": 0, "prompt": "p"}\n{"step": 1, "pro')
     assert [row["step"] for row in read_lines(path)] == [0]
     path.write_text('{"step": 0}\n{"st\n')
-    with pytest.raises(RecordsError, match=r"transcripts\.jsonl:2: is damaged"):
+    with pytest.raises(RecordsError, match=r"transcripts\.jsonl:2: damaged"):
         read_lines(path)
 
 
