@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,10 @@ def verify_folder(folder: Path) -> Verification:
     lines: list[str] = []
     differences: list[str] = []
     homes = sorted(file.parent for file in folder.glob(f"**/{TRIALS}/*/{TRIAL}") if BEST not in file.parts)
-    for home in homes:
-        differences += _trial(home)
-    differences += _one_run(homes)
+    records = {home: trial_record(home) for home in homes}
+    for home, record in records.items():
+        differences += _trial(home, record)
+    differences += _one_run(records)
     lines.append(f"{len(homes)} trials: their results are those of their examples and curves")
     if (folder / STUDY).exists():
         differences += _study(folder, lines)
@@ -62,11 +63,10 @@ def verify_folder(folder: Path) -> Verification:
     return Verification(tuple(lines), tuple(differences))
 
 
-def _one_run(homes: Sequence[Path]) -> Iterator[str]:
+def _one_run(records: Mapping[Path, TrialRecord]) -> Iterator[str]:
     """Of each folder of trials: all of them are of the same base, data and spec. Earlier versions did not say."""
     first: dict[Path, TrialRecord] = {}
-    for home in homes:
-        record = read_record(TrialRecord, home / TRIAL)
+    for home, record in records.items():
         if record.inputs is None:
             continue
         other = first.setdefault(home.parent, record)
@@ -74,9 +74,8 @@ def _one_run(homes: Sequence[Path]) -> Iterator[str]:
             yield f"{home.name}: is of another run (base, data or spec) than {other.id}"
 
 
-def _trial(home: Path) -> Iterator[str]:
+def _trial(home: Path, record: TrialRecord) -> Iterator[str]:
     """trial.json against examples.json and metrics.jsonl."""
-    record = trial_record(home)
     try:
         curve = _curve(home, record)
         if (home / shipped_folder(record)).is_dir():
