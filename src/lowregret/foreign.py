@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,6 +24,7 @@ from typing import Any
 
 from lowregret.errors import DataError, LowregretError
 from lowregret.limits import JSON_BYTES, Limit
+from lowregret.strict_json import to_json
 
 Kind = type[LowregretError]
 _LONGEST_REASON = 300
@@ -136,7 +138,7 @@ def parse_json(text: bytes, place: object, kind: Kind, remedy: str, *, finite: b
     try:
         value = json.loads(text, object_pairs_hook=_once, **options)
         if _SURROGATE.search(text):  # what no file and no page can be written with
-            json.dumps(value, ensure_ascii=False).encode()
+            to_json(value, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError, MemoryError) as error:
         said = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else reason(error)
@@ -146,8 +148,7 @@ def parse_json(text: bytes, place: object, kind: Kind, remedy: str, *, finite: b
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice[:40]!r} stands twice")
     return found
 
