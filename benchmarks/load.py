@@ -77,13 +77,9 @@ def _trial(folder: Path, trial: TrialSpec, place: float, steps: int) -> None:
     (home / METRICS).write_text("".join(to_json(line) + "\n" for line in lines))
     examples = ExampleLosses(nll_sums=sums, tokens=(1,) * EXAMPLES_EACH)
     (home / EXAMPLES).write_text(examples.model_dump_json())
-    record = TrialRecord(
-        id=trial.id,
-        method=trial.method.name,
-        learning_rate=trial.learning_rate,
-        seed=trial.seed,
+    record = TrialRecord.of(
+        trial,
         status="finished",
-        spec=trial,
         test_nll=nll,
         test_tokens=EXAMPLES_EACH,
         test_examples=EXAMPLES_EACH,

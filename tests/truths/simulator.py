@@ -242,13 +242,9 @@ def _trial(home: Path, group: GroupSpec, nature: Nature, trial: TrialSpec) -> No
         noise = 1 + NOISE * place(group, trial.method, trial.seed)
         rise = nature.forgets(trial.method) * noise * (1 + abs(round(off)))
         _write(folder / "forgetting.json", {"test_nll": FORGETTING_BASE + rise})
-    record = TrialRecord(
-        id=trial.id,
-        method=trial.method.name,
-        learning_rate=trial.learning_rate,
-        seed=trial.seed,
+    record = TrialRecord.of(
+        trial,
         status="finished",
-        spec=trial,
         test_nll=None if _rewarded(group) else loss,
         test_reward=-loss if _rewarded(group) else None,
         test_tokens=TOKENS,

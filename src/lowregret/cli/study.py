@@ -87,12 +87,9 @@ def study(
     """A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not
     repeated.
     """
-    if workers is not None and not 1 <= workers <= limits.REPEATS:
-        raise SpecError(f"--workers {workers}: must be 1 or more, at most {limits.REPEATS:,}.")
-    if ranks is not None:
-        flags["ranks"] = _ranks(ranks)
-    if targets is not None:
-        flags["targets"] = targets
+    _require_workers(workers)
+    flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
+    flags |= {} if targets is None else {"targets": targets}
     studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
     if rehash:
         forget_digests()
@@ -116,6 +113,11 @@ def study(
         return
     _show(found)
     say(f"report: {page}")
+
+
+def _require_workers(workers: int | None) -> None:
+    if workers is not None and not 1 <= workers <= limits.REPEATS:
+        raise SpecError(f"--workers {workers}: must be 1 or more, at most {limits.REPEATS:,}.")
 
 
 def _ranks(text: str) -> list[int]:

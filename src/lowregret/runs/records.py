@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -65,6 +65,12 @@ class TrialRecord(Spec):
     """What to know of a finished trial's result, in a sentence; None for nothing."""
     pruned_by: str | None = Field(default=None, pattern=NAME)
     """The id of the trial that a pruned one was compared with."""
+
+    @classmethod
+    def of(cls, trial: TrialSpec, **facts: Any) -> TrialRecord:
+        """The record of a trial, with what its spec says; an `id` among the facts is that of an older folder."""
+        own = {"id": trial.id, "method": trial.method.name, "learning_rate": trial.learning_rate, "seed": trial.seed}
+        return cls(**{**own, "spec": trial, **facts})
 
     @model_validator(mode="after")
     def _spelled_as_today(self) -> TrialRecord:

@@ -44,11 +44,11 @@ def begin(
         if not out_of_memory(error):
             raise
         error_text = memory_advice(str(error))
-        return _write(folder, TrialRecord(**_facts(pack, name, trial), status="failed", error=error_text))
+        return _write(folder, TrialRecord.of(trial, **_facts(pack, name), status="failed", error=error_text))
     if checkpoint is not None:
         checkpoint.restore(engine, name)
     size = engine.policies[name].trainable_parameters
-    record = _write(folder, TrialRecord(**_facts(pack, name, trial, size), status="running"))
+    record = _write(folder, TrialRecord.of(trial, **_facts(pack, name, size), status="running"))
     pack.join(name, trial, folder, progress)
     return record
 
@@ -60,8 +60,9 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     """
     engine, done = pack.workload.engine, member.progress
     found = outcome.evaluation
-    record = TrialRecord(
-        **_facts(pack, member.name, member.trial, engine.policies[member.name].trainable_parameters),
+    record = TrialRecord.of(
+        member.trial,
+        **_facts(pack, member.name, engine.policies[member.name].trainable_parameters),
         status=outcome.status,
         test_nll=None if found is None else found.test_nll,
         search_nll=None if found is None else found.search_nll,
@@ -89,14 +90,10 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     return record
 
 
-def _facts(pack: Pack, name: str, trial: TrialSpec, trainable_parameters: int = 0) -> dict[str, Any]:
+def _facts(pack: Pack, name: str, trainable_parameters: int = 0) -> dict[str, Any]:
     return {
         "inputs": pack.workload.identity or None,
         "id": name,
-        "method": trial.method.name,
-        "learning_rate": trial.learning_rate,
-        "seed": trial.seed,
-        "spec": trial,
         "forward_path": pack.workload.engine.forward_path.description,
         "trainable_parameters": trainable_parameters,
         "checkpoint_bytes": 4 * trainable_parameters,

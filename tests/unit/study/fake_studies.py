@@ -95,13 +95,9 @@ def _trial(home: Path, group: GroupSpec, trial: TrialSpec, loss: Loss) -> None:
     found = ExampleRewards(rewards=rewards, samples=1, tokens=ones) if rewarded else None
     write_json(home / "examples.json", found or ExampleLosses(nll_sums=sums, tokens=ones))
     write_json(home / "forgetting.json", {"test_nll": 1.2})
-    record = TrialRecord(
-        id=trial.id,
-        method=trial.method.name,
-        learning_rate=trial.learning_rate,
-        seed=trial.seed,
+    record = TrialRecord.of(
+        trial,
         status="finished",
-        spec=trial,
         test_nll=None if rewarded else math.fsum(sums) / EXAMPLES,
         test_reward=-math.fsum(sums) / EXAMPLES if rewarded else None,
         steps=group.steps or 1,
