@@ -1,0 +1,106 @@
+"""A model's weights as its files name them, one at a time: what a merge changes and what an export writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lowregret.errors import ModelError
+from lowregret.foreign import boundary
+from lowregret.models.folder import check_folder, read_config, weight_files
+
+_REMEDY = "Fetch its files again, or give another base."
+
+
+class Weights(Protocol):
+    """The tensors of a model by the names that its files have, and what else its folder says.
+
+    Whoever writes them reads one after the other, so that a model may be larger than the memory.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """Where the tokenizer and the settings lie that travel with them."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json, as it is to be written beside them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all tensors, in the order in which they are read best."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, without reading it."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """In which it is stored."""
+
+    def read(self, name: str) -> Tensor:
+        """A tensor on the CPU: as it is stored, or in float32 where something was added to it."""
+
+
+class StoredWeights:
+    """The safetensors files of a Hugging Face folder, opened; a context that closes them. ModelError when they cannot
+    be read, and for a folder of .bin files."""
+
+    def __init__(self, folder: Path) -> None:
+        check_folder(folder)
+        self.folder = folder
+        self.config: Mapping[str, Any] = read_config(folder, str(folder))
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
+        files = [file for file in weight_files(folder) if file.suffix == ".safetensors"]
+        if not files:
+            raise ModelError(
+                f"{folder}: holds no safetensors file. Save the model anew as safetensors: load it where you trust it "
+                "and call save_pretrained."
+            )
+        with boundary(ModelError, folder, "cannot be read", _REMEDY):
+            for file in files:
+                opened = self._stack.enter_context(safe_open(file, "pt"))
+                self._files |= dict.fromkeys(opened.keys(), opened)
+        self.names: Sequence[str] = tuple(self._files)
+
+    def __enter__(self) -> StoredWeights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._files = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, without reading it."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """In which it is stored; ModelError for one that torch does not have."""
+        stored = self._files[name].get_slice(name).get_dtype()
+        if stored not in _DTYPES:
+            raise ModelError(f"{self.folder}: {name} is stored as {stored}, which is not read here. {_REMEDY}")
+        return _DTYPES[stored]
+
+    def read(self, name: str) -> Tensor:
+        """A tensor as it is stored, on the CPU."""
+        with boundary(ModelError, self.folder, f"{name} cannot be read", _REMEDY):
+            tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""safetensors' names of those that a model which is shipped may have."""
