@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,8 @@ MORE_ROWS = "more.jsonl"
 """What the file of new rows is called in the command that trains on."""
 _GREETING, _BEGINNING = "Hello!", "Once upon a time"
 _NO_BASE = "BASE"
+OWN = "lowregret"
+"""The program whose commands make another form."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,17 @@ def commands(shipped: Shipped) -> list[Command]:
     return list(_FORMS[shipped.form](shipped))
 
 
+def on_hub(shipped: Shipped, repository: str, base: str | None) -> list[Command]:
+    """Those of the same model once it lies in a repository, for anybody: `base` is the base's name on the hub.
+
+    A bundled base keeps its name; another that is not on the hub is called BASE.
+    """
+    known = base or (shipped.base if _is_bundled(shipped.base) else _NO_BASE)
+    local = ("ollama", "gguf-lora")
+    found = [] if shipped.form in local else commands(replace(shipped, place=repository, base=known))
+    return [command for command in found if command.program != OWN]
+
+
 def rendered(found: Sequence[Command]) -> str:
     """The same for a terminal: titles and notes are comments of both languages, so that all can be pasted."""
     blocks = []
@@ -66,7 +79,7 @@ def _peft(shipped: Shipped) -> Iterator[Command]:
     yield Command("TRL", f"go on training, on {MORE_ROWS}", "python", _python_more(shipped))
     yield from _vllm_adapter(shipped)
     for form, what in (("gguf", "llama.cpp"), ("ollama", "Ollama")):
-        yield Command("lowregret", f"make what {what} takes", "shell", _ship(shipped, form))
+        yield Command(OWN, f"make what {what} takes", "shell", _ship(shipped, form))
 
 
 def _merged(shipped: Shipped) -> Iterator[Command]:
@@ -78,6 +91,10 @@ def _merged(shipped: Shipped) -> Iterator[Command]:
 
 
 def _gguf(shipped: Shipped) -> Iterator[Command]:
+    if not shipped.place.endswith(".gguf"):
+        yield from _llama(shipped, f"-hf {_path(shipped.place)}", "")
+        yield Command("Ollama", "fetch and ask", "shell", f"ollama run hf.co/{_path(shipped.place)}")
+        return
     yield from _llama(shipped, f"-m {_path(shipped.place)}", "")
     yield Command("transformers", "load the file, dequantised, and ask", "python", _python_whole(shipped))
 
@@ -116,7 +133,7 @@ def _vllm_adapter(shipped: Shipped) -> Iterator[Command]:
         refused = "an adapter on a GGUF file"
     if refused:
         note = f"vLLM does not take {refused}: merge the adapter into its base."
-        yield Command("lowregret", "make what vLLM takes", "shell", _ship(shipped, "merged"), note)
+        yield Command(OWN, "make what vLLM takes", "shell", _ship(shipped, "merged"), note)
         return
     notes = []
     if shipped.unembedding:
