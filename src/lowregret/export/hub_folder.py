@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowregret.errors import ModelError, RecordsError
+from lowregret.errors import ModelError
 from lowregret.export.hub_base import base_label, base_on_hub, require_hub_id
-from lowregret.foreign import boundary, read_bytes, read_json
+from lowregret.export.places import VOCABULARY
+from lowregret.foreign import boundary, read_json
 from lowregret.foreign_text import without_paths
 from lowregret.lora.formats.peft import WEIGHTS_NAME
 from lowregret.models.files import TOKENIZER, folder_of
@@ -32,9 +33,6 @@ _PATTERNS = (
     "alpha_pattern",
 )  # fmt: skip
 """Fields of adapter_config.json that name modules, by patterns that may look like paths."""
-_SCANNED = (".md", ".json", ".jinja", ".txt", ".html", "")
-"""Endings of the files that are searched for places of this machine, but for the vocabularies among them."""
-_VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 
 
 def hub_folder(
@@ -97,7 +95,7 @@ def copy_tokenizer(source: Path, base: str, folder: Path) -> None:
         target = folder / name
         with writing(target):
             target.parent.mkdir(exist_ok=True)
-        if target.suffix == ".json" and target.name not in _VOCABULARY:
+        if target.suffix == ".json" and target.name not in VOCABULARY:
             _settings(file, target)
         elif file != target:
             _copy(file, target)
@@ -108,19 +106,6 @@ def _tokenizer(home: Path) -> dict[str, Path]:
     found = {str(file.relative_to(home)): file for name in TOKENIZER for file in sorted(home.glob(name))}
     vocabularies = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
     return found if any(name in found for name in vocabularies) else {}
-
-
-def refuse_places(folder: Path, known: Iterable[str] = ()) -> None:
-    """RecordsError when a small text file of a folder that is to be published holds the path of the home or the working
-    folder, or one of the `known` ones."""
-    own = {f"{place}/" for place in (Path.home(), Path.cwd()) if place != Path("/")}
-    places = sorted(own | {place for place in known if "/" in place.strip("/")})
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if file.suffix not in _SCANNED or file.name in _VOCABULARY:
-            continue
-        said = read_bytes(file, RecordsError, _AGAIN).decode("utf-8", "replace")
-        if (place := next((place for place in places if place in said), None)) is not None:
-            raise RecordsError(f"{file}: names {place}, a place of this machine. Take it out before it is published.")
 
 
 def _object(file: Path) -> dict[str, Any]:
