@@ -76,7 +76,11 @@ def rendered(found: Sequence[Command]) -> str:
 def _peft(shipped: Shipped) -> Iterator[Command]:
     yield Command("PEFT", "load the adapter and ask", "python", _python_peft(shipped))
     yield Command("transformers", "the same without PEFT's classes", "python", _python_adapter(shipped))
-    yield Command("TRL", f"go on training, on {MORE_ROWS}", "python", _python_more(shipped))
+    if shipped.unembedding:
+        note = "TRL's SFTTrainer refuses an adapter on the unembedding (1.16): go on from the merged model."
+        yield Command(OWN, "make what TRL takes", "shell", _ship(shipped, "merged"), note)
+    else:
+        yield Command("TRL", f"go on training, on {MORE_ROWS}", "python", _python_more(shipped))
     yield from _vllm_adapter(shipped)
     for form, what in (("gguf", "llama.cpp"), ("ollama", "Ollama")):
         yield Command(OWN, f"make what {what} takes", "shell", _ship(shipped, form))
@@ -206,7 +210,10 @@ def _python_whole(shipped: Shipped) -> str:
 
 
 def _python_more(shipped: Shipped) -> str:
-    """One pass over new rows, with the rate and the batch that the model was trained with where they are known."""
+    """One pass over new rows, with the rate and the batch that the model was trained with where they are known.
+
+    TRL's own default of bf16 is an error on a CPU.
+    """
     adapter = shipped.form == "peft"
     told = {"learning_rate": shipped.learning_rate, "per_device_train_batch_size": shipped.batch_size}
     known = "".join(f", {key}={value!r}" for key, value in told.items() if value is not None)
@@ -221,12 +228,13 @@ def _python_more(shipped: Shipped) -> str:
         load = [f"model = AutoModelForCausalLM.from_pretrained({shipped.place!r})"]
     return "\n".join(
         (
+            "import torch",
             *lines,
             "from trl import SFTConfig, SFTTrainer",
             "",
             *load,
             f"rows = load_dataset('json', data_files={MORE_ROWS!r}, split='train')",
-            f"settings = SFTConfig({place!r}, num_train_epochs=1{known})",
+            f"settings = SFTConfig({place!r}, num_train_epochs=1, bf16=torch.cuda.is_available(){known})",
             f"tokenizer = AutoTokenizer.from_pretrained({tokenizer})",
             "trainer = SFTTrainer(model, settings, train_dataset=rows, processing_class=tokenizer)",
             "trainer.train()",

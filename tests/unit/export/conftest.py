@@ -21,6 +21,12 @@ def hubs(load_module: Callable[[Path], ModuleType]) -> ModuleType:
     return load_module(Path(__file__).parents[2] / "hub.py")
 
 
+@pytest.fixture(scope="session")
+def studies(load_module: Callable[[Path], ModuleType]) -> ModuleType:
+    """The report's studies that nobody ran."""
+    return load_module(Path(__file__).parents[1] / "report" / "studies.py")
+
+
 @pytest.fixture
 def hub(hubs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A stand-in for the hub, which huggingface_hub takes for it, and a token that it knows."""
@@ -32,7 +38,13 @@ def hub(hubs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield found
 
 
-def proof(weights: bytes, **changed: Any) -> Proof:
+@pytest.fixture(scope="session")
+def proven() -> Callable[..., Proof]:
+    """`proven(holds=False, …)`: a proof."""
+    return proof
+
+
+def proof(weights: bytes = b"", **changed: Any) -> Proof:
     facts: dict[str, Any] = {
         "form": "peft",
         "precision": "float32",
