@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, bases: ModuleType) -> Path:
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in policy.weights.values():
-            weight.add_(0.05 * torch.randn_like(weight))
+            weight.add_(0.3 * torch.randn_like(weight))
     export_policy(engine, "lora", found / "adapter")
     engine.add_policy("linear", LoRA(rank=4, targets=("attention", "mlp")), seed=1)
     export_policy(engine, "linear", found / "linear")
@@ -71,6 +71,7 @@ def expected(place: Path) -> str:
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     output = model.generate(ids, max_new_tokens=128, do_sample=False, eos_token_id=model.config.eos_token_id)
     said: str = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    assert len(said) > 20, "a reply that tells models apart"
     return f"{said}\n"
 
 
