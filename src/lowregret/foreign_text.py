@@ -39,7 +39,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#~&])")
 
 # What begins as no word does: at the root, at home, here or above, at a drive, at a server, or as a file's address.
 _PLACE = re.compile(
-    r"""(?<![\w.:/\\~-])(?:file:///?|~[\w.-]*/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\)(?=[^\s/])[^\s"'`,;()<>|]*"""
+    r"""(?<![\w.:/\\~-])(?:file:///?|~[\w.-]*/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\)(?=[\w.@+~-])[^\s"'`,;()<>|]*"""
 )
 
 
