@@ -7,6 +7,7 @@ LowregretError            exit code 2
 ├── TargetError           a LoRA target that matches nothing in this base
 ├── RecordsError          a run folder: not writable, disk full, another spec, a damaged file
 │   └── FolderLockedError a run folder in which another process is writing
+├── HubError              the hub: not logged in, no right to write, not reached, or it refused
 ├── DivergedError         a loss that is not finite, or worse than guessing uniformly
 └── LivenessError         a targeted matrix that gets no gradient or does not move
 """
@@ -52,6 +53,10 @@ class RecordsError(LowregretError):
 
 class FolderLockedError(RecordsError):
     """Another process is writing in the run folder."""
+
+
+class HubError(LowregretError):
+    """The hub cannot be reached, or does not take what is sent."""
 
 
 class DivergedError(LowregretError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 HIDDEN = "***"
@@ -36,6 +36,11 @@ _CONTROL = re.compile(
 )
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#~&])")
+
+# What begins as no word does: at the root, at home, here or above, at a drive, at a server, or as a file's address.
+_PLACE = re.compile(
+    r"""(?<![\w.:/\\~-])(?:file:///?|~[\w.-]*/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\)(?=[\w.@+~-])[^\s"'`,;()<>|]*"""
+)
 
 
 def redacted(text: str) -> str:
@@ -73,6 +78,31 @@ def _without(value: Any, kept: Sequence[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_without(item, kept) for item in value]
     return value
+
+
+def without_paths(value: Any, known: Iterable[str] = ()) -> Any:
+    """A value of JSON whose texts name files and folders by their last part alone: those at an absolute or a relative
+    path that begins as one, and the `known` ones, whatever they look like."""
+    places = sorted({place for place in known if re.search(r"[/\\]", place)}, key=len, reverse=True)
+
+    def plain(text: str) -> str:
+        for place in places:
+            text = text.replace(place, last_part(place))
+        return _PLACE.sub(lambda found: last_part(found[0]), text)
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, str):
+            return plain(item)
+        if isinstance(item, dict):
+            return {plain(key) if isinstance(key, str) else key: clean(inner) for key, inner in item.items()}
+        return [clean(inner) for inner in item] if isinstance(item, list | tuple) else item
+
+    return clean(value)
+
+
+def last_part(place: str) -> str:
+    """What a file or folder is called, whatever stands before it; a folder's slash at the end is left out."""
+    return next((part for part in reversed(re.split(r"[/\\]", place)) if part not in ("", ".", "..", "~")), "")
 
 
 def printable(text: str) -> str:

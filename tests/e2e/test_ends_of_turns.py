@@ -58,3 +58,16 @@ def test_what_is_shipped_stops_when_it_is_served(run: Any, other_end: Path, tmp_
     answer = model.generate(prompt, attention_mask=torch.ones_like(prompt), **asked)
     assert answer[0, -1] == 1023
     assert (answer[0] == 1023).sum() == 2  # the user's turn, and the answer's
+
+
+def test_a_text_that_ends_turns_is_in_the_record_for_whoever_serves(run: Any, tmp_path: Path) -> None:
+    base, out = tmp_path / "texts", tmp_path / "run"
+    shutil.copytree(str(resources.files("lowregret.models") / "bundled" / "tiny"), base)
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} ##\n{% endfor %}"
+    (base / "chat_template.jinja").write_text(template + "{% if add_generation_prompt %}assistant:{% endif %}")
+    done = run(
+        *"train --data builtin:arithmetic --steps 1 --batch-size 4 --learning-rate 1e-5 --max-eval 4".split(),
+        *("--model", base, "--method", "lora:2", "--out", out),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((out / "trial.json").read_text())["stop_texts"] == [" ##"]

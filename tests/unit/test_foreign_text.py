@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from lowregret.cli.outcome import aside, command_line, say, say_json
 from lowregret.cli.progress import make_console
 from lowregret.errors import RecordsError
-from lowregret.foreign_text import cell, markdown, printable, redacted, shown, without_secrets
+from lowregret.foreign_text import (
+    cell,
+    last_part,
+    markdown,
+    printable,
+    redacted,
+    shown,
+    without_paths,
+    without_secrets,
+)
 from lowregret.report.export import _write_csv
 from lowregret.report.pages.document import document, reproduce
 from lowregret.runs.atomic import write_json
@@ -231,3 +240,35 @@ def test_a_page_is_clean_and_keeps_its_secrets_out() -> None:
 
 def test_shown_is_both() -> None:
     assert shown(f"\x1b token={SECRET}") == "\\x1b token=***"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("made on /home/me/models/base and kept", "made on base and kept"),
+        ("'~/rows.jsonl', ../x/y, ./z", "'rows.jsonl', y, z"),
+        ("file:///srv/x.csv C:\\Users\\me\\y.csv \\\\host\\share\\z", "x.csv y.csv z"),
+        ("~me/base/", "base"),
+        ("400 tokens/s, 1/2, a / b, org/name, https://hf.co/org/name", None),
+        ("+0.1/-0.2, //, and/or, x:/", None),
+    ],
+)
+def test_places_are_told_by_their_last_part(text: str, clean: str | None) -> None:
+    assert without_paths({"a": [text]}) == {"a": [clean or text]}
+
+
+def test_a_known_place_is_found_whatever_it_looks_like() -> None:
+    assert without_paths("on data/secret rows/x.jsonl", ["data/secret rows/x.jsonl", "x"]) == "on x.jsonl"
+    assert without_paths({"/a/b (train)": 1}, ["/a/b"]) == {"b (train)": 1}
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [("/a/b/", "b"), ("a\\b", "b"), ("x", "x"), ("/", ""), ("~", ""), ("..", "")]
+)
+def test_the_last_part_of_a_place(place: str, name: str) -> None:
+    assert last_part(place) == name
+
+
+@given(st.text())
+def test_no_absolute_place_is_left(text: str) -> None:
+    assert "/home/me/" not in without_paths(f"{text} /home/me/x {text}").replace(text, "")

@@ -11,7 +11,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In the order in which transformers looks for them; each may have an index of parts beside it, as NAME.index.json."""
 _SETTINGS = ("config.json", "generation_config.json")
-_TOKENIZER = (
+TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
     "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja",
@@ -64,7 +64,7 @@ def base_files(asked: str) -> dict[str, Path]:
     if folder is None:
         return {}
     found = [*_weights(folder), *(folder / name for name in _SETTINGS)]
-    found += [file for name in _TOKENIZER for file in sorted(folder.glob(name))]
+    found += [file for name in TOKENIZER for file in sorted(folder.glob(name))]
     return {str(file.relative_to(folder)): file for file in found if file.is_file()}
 
 

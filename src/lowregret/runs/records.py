@@ -60,6 +60,8 @@ class TrialRecord(Spec):
     """Of what run it is (`runs.manifest.identity`); None in records of earlier versions."""
     shipped: Mapping[str, str] = Field(default_factory=dict)
     """File → SHA-256 of what a finished trial has left in adapter/ or model/; {} where it left nothing."""
+    stop_texts: tuple[str, ...] = Field(default=(), exclude_if=lambda texts: not texts)
+    """Texts that end a reply of what it has left and are no token (`models.stops`): a server must be told."""
     error: str | None = None
     note: str | None = None
     """What to know of a finished trial's result, in a sentence; None for nothing."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.engine import Engine
+from lowregret.models.stops import stops
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import read_metrics
@@ -84,7 +85,8 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     if record.status == "finished":
         shipped = deliver(engine, member.name, record)
         if shipped is not None:
-            record = record.model_copy(update={"shipped": digest_folder(shipped)})
+            left = {"shipped": digest_folder(shipped), "stop_texts": stops(engine.base).texts}
+            record = record.model_copy(update=left)
     _write(member.folder, record)
     engine.remove_policy(member.name)
     return record

@@ -16,6 +16,7 @@ from lowregret.report.charts.words import label
 from lowregret.report.pages.document import document, figure, reproduce, section
 from lowregret.report.pages.tables import definitions, text
 from lowregret.report.pages.transcripts import failures, transcripts
+from lowregret.report.pages.use import use
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import METRICS, SPEC, TRIAL
 from lowregret.runs.metrics import read_metrics
@@ -61,6 +62,7 @@ def page(folder: Path) -> str:
         body.append(section("samples", "Transcripts, before and after", f'<p class="note">{SAMPLES}</p>\n{shown}'))
     if failed := failures([(trial.id, folder)]):
         body.append(section("failures", "Failures of the reward function", failed))
+    body.append(use(folder, str(asked.get("model", "")), asked.get("batch_size")))
     body.append(section("reproduce", "Reproduce", reproduce(str(spoken.get("command", "")), asked)))
     return document(_headline(trial, rewards), str(spoken.get("lowregret", "")), "".join(body), specs)
 

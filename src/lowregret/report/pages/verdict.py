@@ -9,6 +9,7 @@ from lowregret.report.charts import words
 from lowregret.report.pages.captions import headline
 from lowregret.report.pages.document import reproduce, section
 from lowregret.report.pages.tables import definitions, methods_table, text, trials_table
+from lowregret.report.pages.use import use
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
 
@@ -101,6 +102,7 @@ def tail(study: StudyRecords) -> str:
     """What stands below the figures: tables, rules, environment and the way to do it again."""
     return "".join(
         (
+            use(study.folder, study.spec.model, study.spec.batch_size),
             section("methods", "Methods compared", methods_table(study)),
             section("trials", f"Every trial ({len(study.trials)})", trials_table(study)),
             section("search", "Search and stopping rules", _rules(study)),

@@ -1,0 +1,105 @@
+"""The commands for vLLM, typed: what it serves answers as transformers does. vLLM has an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lowregret.engine import Engine
+from lowregret.export.merge import merge
+from lowregret.export.peft import export_policy
+from lowregret.models.files import BUNDLED
+from lowregret.models.load import load_base, resolve
+from lowregret.runs.commands import VLLM_PORT, commands
+from lowregret.runs.forms import look
+from lowregret.spec import LoRA
+
+PYTHON = os.environ.get("LOWREGRET_TEST_VLLM", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="LOWREGRET_TEST_VLLM names no Python that has vLLM")
+START_SECONDS = 600.0
+TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, bases: ModuleType) -> Path:
+    """An adapter on the layers' matrices, which vLLM takes for every family, and the same merged."""
+    found = tmp_path_factory.mktemp("shipped")
+    engine = Engine(load_base(resolve("tiny")))
+    policy = engine.add_policy("lora", LoRA(rank=4, targets=("attention", "mlp")), seed=1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.weights.values():
+            weight.add_(0.3 * torch.randn_like(weight))
+    export_policy(engine, "lora", found / "adapter")
+    merge(engine, "lora")
+    engine.model.save_pretrained(found / "model")
+    engine.base.tokenizer.save_pretrained(found / "model")
+    return found
+
+
+@contextmanager
+def served(line: str, log: Path) -> Iterator[None]:
+    """A server that was started by this command, from when it answers until the context ends."""
+    environment = os.environ | {
+        "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(BUNDLED.parents[2]),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with log.open("wb") as said:
+        process = subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], env=environment, stdout=said, stderr=said)
+        try:
+            until = time.monotonic() + START_SECONDS
+            while not answers():
+                assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+                assert time.monotonic() < until, log.read_text(errors="replace")[-3000:]
+                time.sleep(1)
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def answers() -> bool:
+    try:
+        with urlopen(f"http://localhost:{VLLM_PORT}/v1/models", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def reply(ask: str) -> str:
+    """The reply to a request, without chance."""
+    words = shlex.split(ask)
+    body = json.loads(words[-1]) | {"temperature": 0, "max_tokens": TOKENS}
+    request = Request(words[1], json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=300) as answer:
+        said: Any = json.loads(answer.read())
+    text: str = said["choices"][0]["message"]["content"]
+    return text
+
+
+@pytest.mark.parametrize("form", ["adapter", "model"])
+def test_vllm_answers_as_transformers_does(place: Path, tmp_path: Path, form: str) -> None:
+    serve, ask = (c.text for c in commands(look(place / form, base="tiny")) if c.program == "vLLM")
+    model = AutoModelForCausalLM.from_pretrained(place / "model")
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    turns = [{"role": "user", "content": "Hello!"}]
+    asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    output = model.generate(**asked, max_new_tokens=TOKENS, do_sample=False)
+    expected = tokenizer.decode(output[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    with served(f"{serve} --dtype float32 --max-model-len 256", tmp_path / "log"):
+        assert reply(ask) == expected
