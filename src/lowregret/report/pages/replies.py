@@ -16,6 +16,7 @@ from lowregret.runs.replies import Answered, Replies, Speaker, read_replies
 SHOWN = 2000
 """Characters of a text on the page; the file has all."""
 _SUMMARY = 80
+_BASE = "Base"
 
 
 def replies(folder: Path, label: Callable[[str], str]) -> str:
@@ -26,7 +27,7 @@ def replies(folder: Path, label: Callable[[str], str]) -> str:
     found = read_replies(folder)
     if found is None or not found.rows:
         return ""
-    names = {one.name: _named(one, label) for one in found.speakers}
+    names: dict[str, str] = {one.name: _named(one, label) for one in found.speakers}
     shown = "".join(
         _row(row, names, title, first=place == 0)
         for place, (row, title) in enumerate(zip(found.rows, _titles(found.rows), strict=True))
@@ -35,7 +36,7 @@ def replies(folder: Path, label: Callable[[str], str]) -> str:
 
 
 def _named(one: Speaker, label: Callable[[str], str]) -> str:
-    return "Base" if one.method is None else label(one.method)
+    return _BASE if one.method is None else label(one.method)
 
 
 def _note(found: Replies) -> str:
@@ -64,7 +65,7 @@ def _alike(row: Answered, names: Mapping[str, str]) -> str:
     if len(set(texts.values())) == 1:
         return "all say the same"
     if row.reference is not None and row.reference in texts.values():
-        right = [words.mid_sentence(name) for name, said in texts.items() if said == row.reference]
+        right = [_mid(name) for name, said in texts.items() if said == row.reference]
         return f"as in the data: {', '.join(right)}"
     return ""
 
@@ -81,11 +82,15 @@ def _side(row: Answered, name: str, names: Mapping[str, str]) -> str:
     if reply.text == row.reference:
         marks.append("as in the data")
     if same is not None:
-        marks.append(f"the same as {words.mid_sentence(same)}")
+        marks.append(f"the same as {_mid(same)}")
     if reply.cut:
         marks.append(f"cut after {reply.tokens:,} tokens")
     told = f": {', '.join(marks)}" if marks else ""
     return f'<div><p class="when"><strong>{text(names[name])}</strong>{text(told)}</p>\n{_text(reply.text)}</div>\n'
+
+
+def _mid(name: str) -> str:
+    return "the base" if name == _BASE else words.mid_sentence(name)
 
 
 def _text(said: str) -> str:
