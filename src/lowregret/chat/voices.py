@@ -19,7 +19,7 @@ from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import digests, read_manifest
 from lowregret.runs.replies import BASE_SPEAKER, FULL, speaker, winners
 from lowregret.runs.shipped import require_as_shipped
-from lowregret.spec import TrainingSpec
+from lowregret.spec import CompareSpec, TrainingSpec, TrainSpec, build
 from lowregret.spec.chat import ChatSpec
 
 Say = Callable[[str], None]
@@ -49,15 +49,14 @@ def of_run(run: Path, wanted: Sequence[str], spec: ChatSpec, say: Say) -> list[V
     and is loaded when it is asked for. RecordsError when the folder holds no finished run, or other files than it has
     shipped or was made on; SpecError for a name that it does not have.
     """
-    trained = stored_spec(run / SPEC)["spec"] if (run / SPEC).is_file() else {}
-    if not trained.keys() & {"methods", "method"}:
-        raise RecordsError(f"{run}: is no run of `lowregret compare` or `lowregret train`. Give --model instead.")
-    found: dict[str, tuple[Path, TrialRecord]] = {
-        speaker(record).name: (folder, record) for folder, record in winners(run).items()
-    }
+    trained = _trained(run)
+    found: dict[str, Path] = {speaker(record).name: folder for folder, record in winners(run).items()}
     if not found:
         raise RecordsError(f"{run}: has no result yet. Let the run finish: start its command again.")
-    names: Sequence[str] = wanted or (BASE_SPEAKER, *(name for name in found if name != FULL or "method" in trained))
+    names: Sequence[str] = wanted or (
+        BASE_SPEAKER,
+        *(name for name in found if name != FULL or isinstance(trained, TrainSpec)),
+    )
     for name in names:
         if name not in (BASE_SPEAKER, *found):
             raise SpecError(f"--with {name}: {run} has none. {did_you_mean(name, (BASE_SPEAKER, *found))}")
@@ -68,8 +67,8 @@ def of_run(run: Path, wanted: Sequence[str], spec: ChatSpec, say: Say) -> list[V
             require_as_shipped(found[name])
     voices: dict[str, Voice] = {}
     if base := [name for name in names if name != FULL]:
-        _require_base(run, trained["model"])
-        voices |= {voice.name: voice for voice in _on_one_base(trained["model"], base, adapters, spec, say)}
+        _require_base(run, trained.model)
+        voices |= {voice.name: voice for voice in _on_one_base(trained.model, base, adapters, spec, say)}
     if FULL in names:
         alone = spec.model_copy(update={"chat_template": None})  # the one that was chosen was saved with it
         engine = _engine(str(found[FULL]), alone)
@@ -77,13 +76,20 @@ def of_run(run: Path, wanted: Sequence[str], spec: ChatSpec, say: Say) -> list[V
     return [voices[name] for name in names]
 
 
-def _as_trained(spec: ChatSpec, trained: Mapping[str, object]) -> ChatSpec:
+def _trained(run: Path) -> TrainingSpec:
+    """What a run was asked; RecordsError for a folder of something else."""
+    asked = stored_spec(run / SPEC)["spec"] if (run / SPEC).is_file() else {}
+    if not asked.keys() & {"methods", "method"}:
+        raise RecordsError(f"{run}: is no run of `lowregret compare` or `lowregret train`. Give --model instead.")
+    return build(CompareSpec if "methods" in asked else TrainSpec, asked, source=str(run / SPEC))
+
+
+def _as_trained(spec: ChatSpec, trained: TrainingSpec) -> ChatSpec:
     """With the run's own values of what was not asked for."""
-    data = trained.get("data")
     own = {
-        "precision": trained.get("precision"),
-        "device": trained.get("device"),
-        "chat_template": data.get("chat_template") if isinstance(data, Mapping) else None,
+        "precision": trained.precision,
+        "device": trained.device,
+        "chat_template": trained.data.chat_template,
     }
     return spec.model_copy(update={name: value for name, value in own.items() if getattr(spec, name) is None})
 
