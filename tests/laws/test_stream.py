@@ -46,7 +46,7 @@ def test_a_stop_text_ends_both_at_the_same_token(tiny: Engine) -> None:
     streamed = tiny.stream("base", prompt, params, lambda token: True)
     (sampled,) = tiny.sample({"base": [prompt]}, params)["base"]
     assert streamed.token_ids == sampled.token_ids
-    assert streamed.finished and sampled.finished
+    assert [streamed.finished, sampled.finished] == [True, True]
     assert len(streamed.token_ids) < 40
 
 
