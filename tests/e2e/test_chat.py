@@ -122,7 +122,7 @@ def test_at_a_terminal_ctrl_c_stops_the_reply_and_ctrl_d_ends() -> None:
     """In a process of its own on a pseudo-terminal; draws so hot that no reply ends by itself."""
     ours, its = pty.openpty()
     command = [sys.executable, "-c", "from lowregret.cli.main import main; main()", "chat", "--model", "tiny"]
-    options = ["--temperature", "10", "--max-tokens", "900", "--seed", "1"]
+    options = ["--temperature", "10", "--max-tokens", "300", "--seed", "1"]
     process = subprocess.Popen(
         [*command, *options],
         stdin=its,
