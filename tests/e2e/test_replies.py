@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_base_and_winners_answer_the_same_held_out_prompts(study: Path) -> None:
         assert row.reference is not None
         assert "Answer: " in row.reference
         assert row.replies["base"].text.startswith(row.reference[:1])
-        nll = examples["nats"][row.place] / examples["tokens"][row.place]
+        nll = examples["nll_sums"][row.place] / examples["tokens"][row.place]
         assert row.replies["lora"].nll == pytest.approx(nll, rel=1e-4)
     assert "What they say" in (study / "report.html").read_text(encoding="utf-8")
 
@@ -89,13 +90,8 @@ def test_what_is_there_is_left_and_what_is_not_wanted_goes(
     assert stored(out).rows == stored(study).rows[:3]
 
 
-def test_one_base_is_in_memory_at_a_time(
-    study: Path, study_arguments: list[str], run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import weakref
-
-    out = shutil.copytree(study, tmp_path / "out")
-    (out / "replies.json").unlink()
+def test_one_base_is_in_memory_at_a_time(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one trained is FullFT's, alone on a base; then the base is loaded, then what it became."""
     models: list[Any] = []
     together: list[int] = []
     begin = Engine.__init__
@@ -106,8 +102,10 @@ def test_one_base_is_in_memory_at_a_time(
         begin(engine, base, **options)
 
     monkeypatch.setattr(Engine, "__init__", counted)
-    assert run("compare", *study_arguments, "--out", out).exit_code == 0
-    assert together == [1, 1]
+    rates = ["--learning-rates", "1e-4", "--seeds", "1", "--methods", "lora:2,full"]
+    assert run("compare", *SFT, *rates, "--out", tmp_path / "out").exit_code == 0
+    assert [one.name for one in stored(tmp_path / "out").speakers] == ["base", "lora", "full"]
+    assert together[-2:] == [1, 1]
 
 
 @pytest.mark.parametrize(("method", "name"), [("lora:2", "lora"), ("full", "full")])

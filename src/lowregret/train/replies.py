@@ -102,6 +102,7 @@ class Replying:
 
     def _ask(self, questions: Sequence[Question], max_tokens: int) -> tuple[Answered, ...]:
         found: dict[Name, Sequence[Reply]] = {}
+        gc.collect()  # an engine and its model know each other: one base in memory, not the run's too
         base = self._inputs.loaded_engine()
         names: list[Name] = [BASE_SPEAKER]
         for folder, record in self._weights.items():
@@ -111,7 +112,7 @@ class Replying:
         texts = [_texts(base, question) for question in questions]
         found |= self._answers(base, names, questions, max_tokens)
         del base
-        gc.collect()  # an engine and its model know each other: one base in memory, not two
+        gc.collect()
         for folder, record in self._weights.items():
             if speaker(record).name == FULL:
                 answers = self._answers(_full_engine(self._spec, folder), [BASE_SPEAKER], questions, max_tokens)
