@@ -38,6 +38,7 @@ install_import_hook(
         "lowregret.engine.forward.path",
         "lowregret.engine.losses",
         "lowregret.engine.sampling.batcher",
+        "lowregret.engine.sampling.draw",
         "lowregret.engine.forward.unembedding",
         "lowregret.lora.bank",
         "lowregret.lora.dropout",

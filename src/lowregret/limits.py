@@ -96,6 +96,8 @@ EPOCHS = 10**5
 """Passes over the data: a row that is seen that often is known by heart."""
 REPEATS = 1000
 """Seeds, updates for each batch, processes: what is done that often is a mistake."""
+REPLIES = 1000
+"""Held-out prompts that are answered for a report, which is to be read."""
 SECONDS = 10**9
 """Thirty years: for what is never to happen."""
 FACTOR = 1e9

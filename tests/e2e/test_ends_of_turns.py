@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 
+from lowregret.data.chat.asking import prompt_ids
 from lowregret.data.chat.template import chat_format
-from lowregret.train.rl.problems import prompt_ids
 
 SAMPLED = "--task builtin:arithmetic:difficulty=2,size=64,test_size=12 --max-tokens 60".split()
 

@@ -14,6 +14,7 @@ from lowregret.data.example import Example
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.losses import importance_sampling
 from lowregret.engine.sampling import batcher as sampler
+from lowregret.engine.sampling import draw as drawing
 from lowregret.spec import FullFT
 
 PROMPTS = [[random.Random(n).randrange(2, 64) for _ in range(n)] for n in (1, 9, 4, 6)]
@@ -59,10 +60,10 @@ def test_gradients_at_a_temperature_are_those_of_the_tempered_softmax(bases: Mod
 
 def test_top_p_draws_from_the_fewest_tokens_that_suffice() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25], [0.97, 0.01, 0.01, 0.01]]).log()
-    kept = sampler._nucleus(logits, 0.65).isfinite()
+    kept = drawing.nucleus(logits, 0.65).isfinite()
     assert kept.tolist() == [[False, True, True, False], [True, True, True, False], [True, False, False, False]]
     uniforms = torch.rand(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    chosen, logprobs = sampler._draw(logits[:1].expand(3000, -1), 1.0, uniforms, 0.65)
+    chosen, logprobs = drawing.draw(logits[:1].expand(3000, -1), 1.0, uniforms, 0.65)
     shares = torch.bincount(chosen, minlength=4) / 3000
     assert shares.tolist() == pytest.approx([0, 4 / 7, 3 / 7, 0], abs=0.03)
     assert sorted(set(logprobs.exp().tolist())) == pytest.approx([3 / 7, 4 / 7], abs=1e-6)
@@ -144,13 +145,13 @@ def test_who_waits_changes_no_completion(
     params = SamplingParams(max_tokens=14, seed=4, stop_ids=tuple(range(2, 9)))
     expected = engine.sample(prompts, params)
     sizes: list[int] = []
-    draw = sampler._draw
+    draw = drawing.draw
 
     def watched(logits: torch.Tensor, *others: object) -> object:
         sizes.append(len(logits))
         return draw(logits, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sampler, "_draw", watched)
+    monkeypatch.setattr(sampler, "draw", watched)
     found = engine.sample(prompts, params, max_rows=max_rows)
     assert max(sizes) <= max(max_rows, 3)
     assert found.keys() == prompts.keys()

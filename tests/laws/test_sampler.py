@@ -17,6 +17,7 @@ from lowregret.data.example import Example
 from lowregret.engine import Engine, SamplingParams, footprint
 from lowregret.engine.sampling import batcher as sampler
 from lowregret.engine.sampling import cache, decode, plain
+from lowregret.engine.sampling import draw as drawing
 from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source
 from lowregret.spec import LoRA
@@ -164,13 +165,13 @@ def test_dropping_finished_rows_changes_nothing(
     stops = tuple(range(2, 12))
     free = engine.sample(prompts, SamplingParams(max_tokens=16, seed=4))
     sizes = []
-    draw = sampler._draw
+    draw = drawing.draw
 
     def watched(logits: torch.Tensor, *others: object) -> object:
         sizes.append(len(logits))
         return draw(logits, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sampler, "_draw", watched)
+    monkeypatch.setattr(sampler, "draw", watched)
     stopped = engine.sample(prompts, SamplingParams(max_tokens=16, seed=4, stop_ids=stops))
     for name in prompts:
         for whole, cut in zip(free[name], stopped[name], strict=True):
@@ -329,7 +330,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(seed: int, vocabula
     logits[torch.rand(vocabulary, generator=generator) < 0.3] = -torch.inf
     logits[vocabulary // 2] = 1.0
     uniforms = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-    chosen, logprobs = sampler._draw(logits.expand(draws, -1), temperature, uniforms)
+    chosen, logprobs = drawing.draw(logits.expand(draws, -1), temperature, uniforms)
     probabilities = (logits.double() / temperature).softmax(0)
     counts = torch.bincount(chosen, minlength=vocabulary)
     assert float((counts - draws * probabilities).abs().max()) <= 1 + 1e-3
@@ -344,7 +345,7 @@ def test_extreme_uniforms_draw_possible_tokens() -> None:
     logits = torch.full((rows, 600), -torch.inf)
     logits[:, 300:400] = torch.randn(rows, 100, generator=torch.Generator().manual_seed(0))
     for extreme, possible in ((0.0, 300), (1 - 2**-53, 399)):
-        chosen, logprobs = sampler._draw(logits, 1.0, torch.full((rows,), extreme, dtype=torch.float64))
+        chosen, logprobs = drawing.draw(logits, 1.0, torch.full((rows,), extreme, dtype=torch.float64))
         assert chosen.tolist() == [possible] * rows
         assert bool(torch.isfinite(logprobs).all())
 

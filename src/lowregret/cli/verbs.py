@@ -53,6 +53,7 @@ _ALL = (
         "rate.",
         function="evaluate",
     ),
+    Verb("chat", "Talk with a base and with what was trained on it, side by side."),
     Verb("report", f"Write {REPORT} again from records; nothing is trained."),
     Verb(
         "study",

@@ -5,7 +5,7 @@ from lowregret.engine.forward.path import ForwardPath
 from lowregret.engine.optim.adamw import AdamParams
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.optim.registry import step_params
-from lowregret.engine.sampling.batcher import Completion, SamplingParams
+from lowregret.engine.sampling.draw import Completion, SamplingParams
 
 __all__ = [
     "AdamParams",

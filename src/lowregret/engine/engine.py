@@ -33,9 +33,11 @@ from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
-from lowregret.engine.sampling.batcher import Completion, SamplingParams, generate
+from lowregret.engine.sampling.batcher import generate
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
 from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
+from lowregret.engine.sampling.draw import Completion, SamplingParams
+from lowregret.engine.sampling.stream import OnToken, stream
 from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterBank, AdapterLayout
@@ -258,6 +260,16 @@ class Engine:
             for some in together:
                 found |= generate(read, some, params, self._text, seeds, 1 if self._alone else max_rows)
         return {name: found[name] for name in prompts}
+
+    def stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
+        """The completion that `sample` gives of one prompt, told token by token while it is drawn.
+
+        `on_token` gets each token's id, and ends the completion by False.
+        """
+        path = self.sampling_path
+        with self._arithmetic(), self._routing.unchanging():
+            decoder = path.decoder(self.model, {policy: [prompt]}, self.base.pad_id, self._logits, self._positions)
+            return stream(decoder, params, self._text, on_token)
 
     def _text(self, token_ids: list[int]) -> str:
         return str(self.base.tokenizer.decode(token_ids))

@@ -6,7 +6,7 @@ from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.optimizer import AdamW, Optimizer, OptimizerSpec
 from lowregret.spec.rl import RL, SFT, Objective
 from lowregret.spec.study import CompareSpec, GroupSpec
-from lowregret.spec.trial import TrainingSpec, TrainSpec, TrialSpec
+from lowregret.spec.trial import ShownSpec, TrainingSpec, TrainSpec, TrialSpec
 
 __all__ = [
     "RL",
@@ -21,6 +21,7 @@ __all__ = [
     "Objective",
     "Optimizer",
     "OptimizerSpec",
+    "ShownSpec",
     "Spec",
     "TrainSpec",
     "TrainingSpec",

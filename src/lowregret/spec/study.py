@@ -10,7 +10,7 @@ from lowregret import limits
 from lowregret.spec.marks import Unit
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.rl import objective_kind
-from lowregret.spec.trial import TrainingSpec
+from lowregret.spec.trial import ShownSpec, TrainingSpec
 
 
 def _fraction(value: Any) -> Any:
@@ -33,7 +33,7 @@ RL_TOLERANCE = 0.02
 PositiveRate = Annotated[float, Field(gt=0, lt=1e3)]
 
 
-class CompareSpec(TrainingSpec):
+class CompareSpec(ShownSpec):
     """`lowregret compare`: LoRA against full fine-tuning, each at its own bracketed learning rate."""
 
     methods: tuple[Method, ...] = (LoRA(rank=16), FullFT())

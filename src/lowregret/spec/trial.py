@@ -26,6 +26,7 @@ class TrainingSpec(Spec):
         "micro_batch_size",
         "memory_gb",
         "checkpoint_activations",
+        "replies",
     )
     """Fields that a run in progress may change: results depend on them by rounding at most."""
 
@@ -167,7 +168,15 @@ def trial_id(method: str, learning_rate: float, seed: int) -> str:
     return f"{name}_lr{learning_rate:.6g}_seed{seed}"
 
 
-class TrainSpec(TrainingSpec):
+class ShownSpec(TrainingSpec):
+    """A training whose result is shown at work: what the trials of a study of the post are not."""
+
+    replies: Annotated[int, Unit("prompts")] = Field(default=8, ge=0, le=limits.REPLIES)
+    """Held-out prompts that the base and the trained model answer, for the report and replies.json; 0 for none. Changes
+    no number of the run."""
+
+
+class TrainSpec(ShownSpec):
     """`lowregret train`: one trial on its own."""
 
     method: Method = LoRA(rank=16)

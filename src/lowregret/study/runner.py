@@ -37,9 +37,10 @@ from lowregret.study.resources import TrialResources, measure_base, note_costs
 from lowregret.study.scheduler import Scheduler
 from lowregret.study.search import describe
 from lowregret.study.winners import keep_winners
-from lowregret.train.inputs import confined, grading, open_inputs
+from lowregret.train.inputs import RunInputs, confined, grading, open_inputs
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.new_tokens import new_token_lines
+from lowregret.train.replies import Replying
 
 
 def compare(
@@ -56,8 +57,16 @@ def compare(
     LowregretError, or Interrupted after a clean stop.
     """
     watching = observer or Silent()
+    with lock_run(Path(out)) as folder:
+        verdict, inputs = _judged(spec, folder, command, watching)
+        Replying(folder, inputs, watching.say).write()
+        return verdict
+
+
+def _judged(spec: CompareSpec, folder: Path, command: str, watching: Observer) -> tuple[Verdict, RunInputs]:
+    """Everything up to the winners and the verdict; no engine is left when it ends."""
     say = watching.say
-    with lock_run(Path(out)) as folder, stop_requests(say) as should_stop, grading(spec, say) as grader:
+    with stop_requests(say) as should_stop, grading(spec, say) as grader:
         session = environment() | confined(grader)
         spec = as_begun(folder, spec, say)
         inputs = open_inputs(spec, say, known_choices(folder))
@@ -92,7 +101,7 @@ def compare(
         )
         keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)
-        return verdict
+        return verdict, inputs
 
 
 def _losses(folder: Path, records: Sequence[TrialRecord]) -> dict[str, Examples]:

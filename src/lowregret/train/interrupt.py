@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -14,8 +14,10 @@ class Interrupted(InterruptedError):
 
 
 @contextmanager
-def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT or SIGTERM has arrived; a second SIGINT interrupts at once.
+def stop_requests(
+    say: Callable[[str], None], signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+) -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether one of the signals has arrived; a second SIGINT interrupts at once.
 
     Outside the main thread, where signals cannot be caught, it is never true.
     """
@@ -32,7 +34,7 @@ def stop_requests(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, remember) for number in signals}
     try:
         yield lambda: asked
     finally:

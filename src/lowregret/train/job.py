@@ -27,6 +27,7 @@ from lowregret.runs.study import note_environment, shipped_folder
 from lowregret.spec import LoRA, TrainingSpec, TrainSpec, TrialSpec
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.inputs import (
+    RunInputs,
     Say,
     confined,
     engine_lines,
@@ -40,6 +41,7 @@ from lowregret.train.interrupt import stop_requests
 from lowregret.train.liveness import untrained_experts
 from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.new_tokens import new_token_lines
+from lowregret.train.replies import Replying
 from lowregret.train.sft.work import evaluate, mean_nll
 from lowregret.train.trial import begin, settle
 from lowregret.train.vocabulary import fits_vocabulary
@@ -72,36 +74,17 @@ def fine_tune(
         inputs.require_manifest(folder, say)
         bind_spec(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)
         note_manifest(folder, inputs.manifest)
-        if (folder / TRIAL).exists():
-            record = read_record(TrialRecord, folder / TRIAL)
-            if record.status == "finished":
-                require_shipped(
-                    record,
-                    folder / shipped_folder(record),
-                    f"Bring it back, delete {folder / TRIAL} to train again, or use another --out.",
-                )
-                require_curve(folder / METRICS, record.steps)
-                delete_checkpoint(folder)  # left behind by a kill just after the record was written
-                say("already finished: nothing to do")
-                return record
-        trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
-        with stop_requests(say) as should_stop, grading(spec, say) as grader:
-            if grader is not None:
-                note_environment(folder, environment() | confined(grader))
-            engine = inputs.loaded_engine()
-            for line in engine_lines(engine, spec):
+        record = _finished(folder)
+        if record is not None:
+            say("already finished: nothing to do")
+        else:
+            trial = TrialSpec(method=spec.method, learning_rate=rate, seed=spec.seed)
+            record = _train(inputs, trial, folder, say, on_step)
+            for line in untrained_experts([folder]):
                 say(line)
-            if isinstance(inputs.data, PreparedData):
-                for line in new_token_lines(engine, inputs.data.train, [spec.method]):
-                    say(line)
-            workload = make_workload(inputs, engine, grader, say)
-            pack = Pack(workload, on_step)
-            record = _run_alone(pack, trial, folder, should_stop)
-            if record.status == "finished" and isinstance(spec.method, LoRA):
-                for line in stops(engine.base).serving_lines(folder / ADAPTER):
-                    say(line)
-        for line in untrained_experts([folder]):
-            say(line)
+        if record.status == "finished":
+            Replying(folder, inputs, say).write()
+            return record
     if record.status == "diverged" and not record.steps:
         raise DivergedError(
             f"{folder}: {record.error} No update had been made: the base's own numbers are not finite on these data, "
@@ -112,9 +95,41 @@ def fine_tune(
             f"{folder}: training diverged: {record.error} Lower the learning rate (--learning-rate {rate / 4:.2g}) "
             "and use another --out."
         )
-    if record.status == "failed":
-        raise RecordsError(f"{folder}: the trial failed: {record.error}")
+    raise RecordsError(f"{folder}: the trial failed: {record.error}")
+
+
+def _finished(folder: Path) -> TrialRecord | None:
+    """The record of a training that has ended well, whose weights and curve are as they were."""
+    record = read_record(TrialRecord, folder / TRIAL) if (folder / TRIAL).exists() else None
+    if record is None or record.status != "finished":
+        return None
+    require_shipped(
+        record,
+        folder / shipped_folder(record),
+        f"Bring it back, delete {folder / TRIAL} to train again, or use another --out.",
+    )
+    require_curve(folder / METRICS, record.steps)
+    delete_checkpoint(folder)  # left behind by a kill just after the record was written
     return record
+
+
+def _train(inputs: RunInputs, trial: TrialSpec, folder: Path, say: Say, on_step: OnStep) -> TrialRecord:
+    """Train what is wanted; no engine is left when it ends."""
+    spec = inputs.spec
+    with stop_requests(say) as should_stop, grading(spec, say) as grader:
+        if grader is not None:
+            note_environment(folder, environment() | confined(grader))
+        engine = inputs.loaded_engine()
+        for line in engine_lines(engine, spec):
+            say(line)
+        if isinstance(inputs.data, PreparedData):
+            for line in new_token_lines(engine, inputs.data.train, [trial.method]):
+                say(line)
+        record = _run_alone(Pack(make_workload(inputs, engine, grader, say), on_step), trial, folder, should_stop)
+        if record.status == "finished" and isinstance(trial.method, LoRA):
+            for line in stops(engine.base).serving_lines(folder / ADAPTER):
+                say(line)
+        return record
 
 
 def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable[[], bool]) -> TrialRecord:

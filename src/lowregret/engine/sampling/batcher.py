@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -12,66 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lowregret.engine.sampling.decode import Decoder, Prompts
+from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts, draw, uniforms
 
-BLOCK = 256
-"""Neighbouring tokens whose probabilities are summed before one of them is looked for."""
 DROP_BELOW = 0.75
 """Finished rows are dropped when no more than this share is left: moving the rest costs about what two steps save."""
 LOOK_EVERY = 8
 """Steps between looks at which rows have finished, on a device that a look would make wait."""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How completions are drawn."""
-
-    max_tokens: int = 64
-    temperature: float = 1.0
-    """0 takes the most likely token."""
-    top_p: float = 1.0
-    """Draws from the most likely tokens that together have at least this probability; 1 draws from all. Their
-    log-probabilities are those within this set."""
-    stop_ids: tuple[int, ...] = ()
-    """Tokens that end a completion; the end token itself is part of it."""
-    stop_texts: tuple[str, ...] = ()
-    """Texts that end a completion; the token that completes one is its last."""
-    seed: int = 0
-    """Equal seeds give equal completions, whoever else is in the batch: each policy has a stream of its own, the same
-    for all."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One completion, without its prompt."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    """log p under the sampler (at its temperature), nats, one a token."""
-    finished: bool
-    """True when a stop token or text ended it, False when `max_tokens` did."""
-
-
-class StopTexts:
-    """Finds the token that completes one of some texts."""
-
-    def __init__(self, texts: Sequence[str], decode: Callable[[list[int]], str]) -> None:
-        self._texts, self._decode = texts, decode
-        # A token has a byte at least. The rest is for decoders that treat the first tokens of a text differently.
-        self.window = max(len(text.encode()) for text in texts) + 4 if texts else 0
-
-    def __bool__(self) -> bool:
-        return bool(self._texts)
-
-    def end(self, token_ids: Sequence[int], first: int) -> int | None:
-        """The smallest length, above `first`, at which `token_ids` hold a text; None when there is none.
-
-        At `first` and below there is known to be none.
-        """
-        for length in range(first + 1, len(token_ids) + 1):
-            tail = self._decode(list(token_ids[max(0, length - self.window) : length]))
-            if any(text in tail for text in self._texts):
-                return length
-        return None
 
 
 Read = Callable[[Prompts], Decoder]
@@ -126,7 +71,7 @@ class _Generation:
         """Rows of each policy in the batch, at most."""
         self._start()
         device, rows, length = self._device, len(self._prompts), params.max_tokens
-        self._uniforms = _uniforms(counts, params, seeds).to(device)
+        self._uniforms = uniforms(counts, params, seeds).to(device)
         self._stops = torch.tensor(params.stop_ids, dtype=torch.int64, device=device)
         # The last column is for what is drawn for rows that have ended.
         self._tokens = torch.zeros(rows, length + 1, dtype=torch.int64, device=device)
@@ -171,7 +116,7 @@ class _Generation:
     def _draw(self) -> Int[Tensor, " rows"]:
         params, places, most = self._params, self._places, self._params.max_tokens
         numbers = self._uniforms[places, self._steps.clamp(max=most - 1)]
-        chosen, logprob = _draw(self._logits.float(), params.temperature, numbers, params.top_p)
+        chosen, logprob = draw(self._logits.float(), params.temperature, numbers, params.top_p)
         columns = torch.where(self._open, self._steps, most)
         self._tokens[places, columns], self._logprobs[places, columns] = chosen, logprob
         self._lengths[places] += self._open
@@ -260,62 +205,6 @@ class _Generation:
         self._lengths[self._places] = torch.tensor(lengths, device=self._device)
         self._ended[self._places] |= torch.tensor(ended, device=self._device)
         self._open = torch.tensor(still, device=self._device)
-
-
-def _uniforms(
-    counts: Mapping[str, int], params: SamplingParams, seeds: Mapping[str, int]
-) -> Float[Tensor, "rows max_tokens"]:
-    """One number in [0, 1) for each token of each row. Drawn on the CPU, so that every device gets the same."""
-    drawn = []
-    for name, count in counts.items():
-        generator = torch.Generator().manual_seed(seeds.get(name, params.seed))
-        drawn.append(torch.rand(count, params.max_tokens, generator=generator, dtype=torch.float64))
-    return torch.cat(drawn)
-
-
-def _draw(
-    logits: Float[Tensor, "rows vocabulary"], temperature: float, uniforms: Float[Tensor, " rows"], top_p: float = 1.0
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """Tokens and their log-probabilities: the token at which the cumulated probability passes a uniform number.
-
-    One pass over the vocabulary sums it by blocks; the token is then looked for in one block. (torch.multinomial draws
-    a random number for every token of the vocabulary: thirty times slower at 49 152.)
-    """
-    if temperature == 0:
-        logprob, chosen = logits.max(dim=1)
-        return chosen, logprob - logits.logsumexp(dim=1)
-    if temperature != 1:
-        logits = logits / temperature
-    if top_p < 1:
-        logits = _nucleus(logits, top_p)
-    largest = logits.amax(dim=1, keepdim=True)
-    odds = (logits - largest).exp_()
-    if rest := -logits.shape[1] % BLOCK:  # to pad by nothing is a copy too
-        odds = torch.nn.functional.pad(odds, (0, rest))
-    odds = odds.view(logits.shape[0], -1, BLOCK)
-    blocks = odds.sum(dim=2).double().cumsum(dim=1)
-    sought = uniforms[:, None] * blocks[:, -1:]
-    block = _passed(blocks, sought)
-    before = torch.nn.functional.pad(blocks, (1, 0)).gather(1, block)
-    inside = odds.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double().cumsum(dim=1)
-    # Sums in another order differ in the last digits: the number sought must not lie past the last token of its block.
-    token = _passed(inside, torch.minimum(sought - before, inside[:, -1:] * (1 - 1e-12)))
-    chosen = (block * BLOCK + token)[:, 0]
-    logprob = logits.gather(1, chosen[:, None]) - largest - blocks[:, -1:].log()
-    return chosen, logprob[:, 0].float()
-
-
-def _nucleus(logits: Float[Tensor, "rows vocabulary"], top_p: float) -> Float[Tensor, "rows vocabulary"]:
-    """−inf but for the fewest most likely tokens whose probability is at least `top_p` (arXiv 1904.09751)."""
-    ordered, order = logits.sort(dim=1, descending=True, stable=True)
-    odds = ordered.softmax(dim=1)
-    outside = odds.cumsum(dim=1) - odds >= top_p  # those before it suffice
-    return ordered.masked_fill(outside, -torch.inf).gather(1, order.argsort(dim=1))
-
-
-def _passed(cumulated: Float[Tensor, "rows n"], sought: Float[Tensor, "rows 1"]) -> Int[Tensor, "rows 1"]:
-    """The first place where the cumulated sum is larger than the number sought; the last one if there is none."""
-    return (cumulated <= sought).sum(dim=1, keepdim=True).clamp_(max=cumulated.shape[1] - 1)
 
 
 def _open_rows(open_rows: list[bool], counts: dict[str, int]) -> tuple[dict[str, int], list[int]]:

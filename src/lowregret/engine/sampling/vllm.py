@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
-from lowregret.engine.sampling.batcher import Completion, SamplingParams
+from lowregret.engine.sampling.draw import Completion, SamplingParams
 from lowregret.errors import SpecError
 from lowregret.lora.formats.peft import read_adapter_config
 

@@ -8,6 +8,7 @@ from lowregret.report.charts.lag import lag_chart
 from lowregret.report.charts.rates import loss_against_learning_rate
 from lowregret.report.pages import captions
 from lowregret.report.pages.document import document, figure
+from lowregret.report.pages.replies import replies
 from lowregret.report.pages.verdict import head, tail
 from lowregret.report.reading import StudyRecords
 
@@ -17,7 +18,8 @@ def page(study: StudyRecords) -> str:
     drawn = _figures(study)
     specs = {one.key: one.chart.to_dict() for one in drawn}
     shown = "".join(figure(one.key, one.title, specs[one.key], one.caption) for one in drawn)
-    return document(captions.headline(study), study.version, head(study) + shown + tail(study), specs)
+    said = replies(study.folder, study.label)
+    return document(captions.headline(study), study.version, head(study) + shown + said + tail(study), specs)
 
 
 def _figures(study: StudyRecords) -> list[Figure]:

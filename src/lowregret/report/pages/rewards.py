@@ -9,6 +9,7 @@ from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.rewards import Arm, Sweep
 from lowregret.report.pages import captions
 from lowregret.report.pages.document import document, figure, section
+from lowregret.report.pages.replies import replies
 from lowregret.report.pages.training import SAMPLES, seed_of, short
 from lowregret.report.pages.transcripts import failures, transcripts
 from lowregret.report.pages.verdict import head, tail
@@ -22,6 +23,7 @@ def page(study: StudyRecords) -> str:
     drawn = _compare_figures(study)
     specs = {one.key: one.chart.to_dict() for one in drawn}
     body = [head(study), *(figure(one.key, one.title, specs[one.key], one.caption) for one in drawn)]
+    body.append(replies(study.folder, study.label))
     shown = ""
     for result in (study.verdict.lora, study.verdict.full):
         trials = study.trials_at_best(result.name) if result is not None else ()

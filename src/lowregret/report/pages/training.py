@@ -14,6 +14,7 @@ from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.rewards import Arm, Seed, bits_figure, reward_curves, sample_figures
 from lowregret.report.charts.words import label
 from lowregret.report.pages.document import document, figure, reproduce, section
+from lowregret.report.pages.replies import replies
 from lowregret.report.pages.tables import definitions, text
 from lowregret.report.pages.transcripts import failures, transcripts
 from lowregret.report.pages.use import use
@@ -58,6 +59,7 @@ def page(folder: Path) -> str:
     asked = spoken.get("spec") or {}
     body = [_head(trial, name, rewards, asked)]
     body += [figure(one.key, one.title, specs[one.key], one.caption) for one in drawn]
+    body.append(replies(folder, lambda _: name))
     if shown := transcripts(f"{name} at {words.rate(trial.learning_rate)}, seed {trial.seed}", folder):
         body.append(section("samples", "Transcripts, before and after", f'<p class="note">{SAMPLES}</p>\n{shown}'))
     if failed := failures([(trial.id, folder)]):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowregret.data.chat.compiled import apply_template
+from lowregret.data.chat.asking import prompt_ids
 from lowregret.data.chat.template import ChatFormat, chat_format, choose_template
 from lowregret.data.readers.base import BrokenRow, OpenSource
 from lowregret.data.readers.registry import open_source
@@ -64,17 +64,6 @@ def prepare_problems(
     problems = Problems(tuple(found[0][: spec.max_train]), tuple(found[1][: spec.max_eval]))
     say(f"{len(problems.train):,} problems to train on, {len(problems.test):,} held out ({objective.task})")
     return problems
-
-
-def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> tuple[int, ...]:
-    """A user's turn and the beginning of the assistant's: the tokens that come first in a training example of it."""
-    if form.template is None:
-        ids = tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]
-        return (form.bos_id, *ids) if form.adds_bos and form.bos_id is not None else tuple(ids)
-    rendered = apply_template(
-        form.tokens, form.template, [{"role": "user", "content": text}], add_generation_prompt=True
-    )
-    return tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def _encoded(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lowregret.engine import Completion, Engine, SamplingParams
 from lowregret.engine.footprint import max_decode_rows
+from lowregret.engine.sampling.stream import completion_text
 from lowregret.engine.sampling.vllm import VllmSampler
 from lowregret.export.peft import export_policy
 from lowregret.models.stops import stops
@@ -129,9 +130,8 @@ class Sampling:
 
     def _finished(self, prompt: Prompt, completion: Completion) -> Sample:
         """A completion with the text that is graded: without what ended it, which need not be a special token."""
-        ids = list(completion.token_ids)
-        if completion.finished and ids[-1] in self._params.stop_ids:
-            ids.pop()
-        text = str(self._engine.base.tokenizer.decode(ids, skip_special_tokens=True))
-        ends = [place for stop in self._params.stop_texts if (place := text.find(stop)) >= 0]
-        return Sample(prompt, completion, text[: min(ends)] if ends else text)
+        tokenizer = self._engine.base.tokenizer
+        text = completion_text(
+            completion, self._params, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+        )
+        return Sample(prompt, completion, text)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lowregret.data.chat.asking import prompt_ids
 from lowregret.data.chat.encoding import encode
 from lowregret.data.chat.template import chat_format
 from lowregret.data.sources import Row
 from lowregret.errors import DataError
 from lowregret.models.load import load_tokenizer, resolve
 from lowregret.spec import RL, DataSpec
-from lowregret.train.rl.problems import prepare_problems, prompt_ids
+from lowregret.train.rl.problems import prepare_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,88 @@
+"""One completion, told token by token while it is drawn, and as text that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lowregret.engine.sampling.decode import Decoder
+from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts, draw, uniforms
+
+OnToken = Callable[[int], bool]
+"""Told of each token; False draws no more of them."""
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What decoders write for the bytes of a character that is not whole yet."""
+
+
+@torch.no_grad()
+def stream(
+    decoder: Decoder, params: SamplingParams, decode: Callable[[list[int]], str], on_token: OnToken
+) -> Completion:
+    """The completion of a decoder's only row: that of `generate`, by the same random numbers.
+
+    `decode` is what stop texts are looked for with. One that `on_token` ends is not `finished`.
+    """
+    logits = decoder.start()
+    numbers = uniforms({"": 1}, params, {}).to(logits.device)
+    texts = StopTexts(params.stop_texts, decode)
+    ids: list[int] = []
+    scores: list[float] = []
+    while True:
+        chosen, logprob = draw(logits.float(), params.temperature, numbers[:, len(ids)], params.top_p)
+        ids.append(int(chosen))
+        scores.append(float(logprob))
+        ended = ids[-1] in params.stop_ids or texts.end(ids, len(ids) - 1) is not None
+        if not on_token(ids[-1]) or ended or len(ids) == params.max_tokens:
+            return Completion(tuple(ids), tuple(scores), ended)
+        logits = decoder.step(chosen)
+
+
+def completion_text(completion: Completion, params: SamplingParams, decode: Callable[[list[int]], str]) -> str:
+    """What a completion says: without the token that ended it, cut before the stop text that did."""
+    ids = list(completion.token_ids)
+    if completion.finished and ids[-1] in params.stop_ids:
+        ids.pop()
+    return _before(decode(ids), params.stop_texts)
+
+
+class TextStream:
+    """Text of tokens as they come: whole characters, and nothing that a stop text may yet take back.
+
+    What `add` and `end` give, joined, is the `completion_text` of the tokens.
+    """
+
+    def __init__(self, params: SamplingParams, decode: Callable[[list[int]], str]) -> None:
+        """`decode` must give a longer text for more tokens, so none that tidies blanks."""
+        self._params, self._decode = params, decode
+        self._ids: list[int] = []
+        self._told = 0
+
+    def add(self, token: int) -> str:
+        """The text that is certain now and was not before."""
+        if token in self._params.stop_ids:
+            return ""
+        self._ids.append(token)
+        text = _before(self._decode(self._ids), self._params.stop_texts).rstrip(_INCOMPLETE)
+        return self._new(text[: len(text) - _may_begin(text, self._params.stop_texts)])
+
+    def end(self, completion: Completion) -> str:
+        """What is left of the text of the whole."""
+        return self._new(completion_text(completion, self._params, self._decode))
+
+    def _new(self, text: str) -> str:
+        new = text[self._told :]
+        self._told = max(self._told, len(text))
+        return new
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of these."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def _may_begin(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end that may be the beginning of a stop text."""
+    lengths = [length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length])]
+    return max(lengths, default=0)
