@@ -63,12 +63,16 @@ def base_files(asked: str) -> dict[str, Path]:
     folder = folder_of(asked)
     if folder is None:
         return {}
-    found = [*_weights(folder), *(folder / name for name in _SETTINGS)]
+    found = [*weights_used(folder), *(folder / name for name in _SETTINGS)]
     found += [file for name in _TOKENIZER for file in sorted(folder.glob(name))]
     return {str(file.relative_to(folder)): file for file in found if file.is_file()}
 
 
-def _weights(folder: Path) -> list[Path]:
+def weights_used(folder: Path) -> list[Path]:
+    """The files that transformers reads a folder's weights from, and the index that names them; others may lie there.
+
+    Empty where it finds none.
+    """
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
