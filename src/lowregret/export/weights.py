@@ -75,7 +75,7 @@ class StoredWeights:
             )
         for file in files:
             with boundary(ModelError, file, "cannot be read", _REMEDY), safe_open(file, "pt") as held:
-                for name in held.keys():
+                for name in held.keys():  # noqa: SIM118
                     there = held.get_slice(name)
                     self._stored[name] = _Stored(file, tuple(there.get_shape()), there.get_dtype())
         self.names: Sequence[str] = tuple(self._stored)
