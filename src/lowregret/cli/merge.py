@@ -11,7 +11,7 @@ from lowregret.cli.command import verb
 from lowregret.cli.options import option
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.errors import ModelError, SpecError, did_you_mean
-from lowregret.runs.files import ADAPTER_CONFIG, adapter_in, model_in
+from lowregret.runs.shipped import ADAPTER_CONFIG, adapter_in, model_in, require_as_shipped
 
 _TYPES = ("float32", "bfloat16", "float16")
 _GIGABYTE = 10**9
@@ -25,8 +25,8 @@ def merge(
     model: Annotated[
         str | None,
         option(
-            "The base: a Hugging Face folder, a hub id, a .gguf file or a bundled base. (default: the one that the "
-            "adapters name)"
+            "The base: a Hugging Face folder, a hub id, a .gguf file, a bundled base or the folder of a run that has "
+            "trained one. (default: the one that the adapters name)"
         ),
     ] = None,
     adapter: Annotated[
@@ -60,7 +60,7 @@ def merge(
     from lowregret.export.merged.write import SHARD_BYTES, write_merged
 
     most = SHARD_BYTES if shard_size is None else int(shard_size * _GIGABYTE)
-    with opened(model, adapters, None if dtype is None else getattr(torch, dtype), aside) as weights:
+    with opened(_base(model), adapters, None if dtype is None else getattr(torch, dtype), aside) as weights:
         written = write_merged(weights, out, most)
     kind, lost = str(weights.precision).removeprefix("torch."), weights.updates_lost
     if as_json:
@@ -70,6 +70,15 @@ def merge(
     say(f"{out}: {_what(adapters)} in {kind}, {written.bytes:,} bytes in {len(written.files)} files")
     if lost is not None:
         say(f"rounding gave {lost:.2%} of the updated entries back to the base")
+
+
+def _base(given: str | None) -> str | None:
+    """What to open: of a run's folder the model that it has trained, as it was shipped."""
+    whole = model_in(Path(given)) if given is not None else None
+    if whole is None:
+        return given
+    require_as_shipped(whole)
+    return str(whole)
 
 
 def _share(given: str) -> tuple[Path, float]:
