@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
@@ -26,9 +27,9 @@ from lowregret.spec.conventions import CONVENTIONS, Convention, expert_rank
 _TAKEN_FOR_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
-def experts_of(engine: Engine, name: str) -> Any:
+def experts_of(model: PreTrainedModel, name: str) -> Any:
     """The base's own module of experts at a place, adapted or not."""
-    module = engine.model.get_submodule(name)
+    module = model.get_submodule(name)
     return module.base if isinstance(module, LoRAExperts) else module
 
 
@@ -51,7 +52,7 @@ def peft_experts(engine: Engine, policy: LoRAPolicy) -> tuple[dict[str, SavedAda
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for name, adapters in by_module(policy).items():
-        tensors = fused(experts_of(engine, name), adapters)
+        tensors = fused(experts_of(engine.model, name), adapters)
         for place, a, b in to_peft(name, tensors):
             saved[place] = SavedAdapter(a.contiguous(), b.contiguous())
         for stored, lora in tensors.items():
@@ -61,7 +62,7 @@ def peft_experts(engine: Engine, policy: LoRAPolicy) -> tuple[dict[str, SavedAda
     every = [
         f"{name}.{stored}"
         for name in {matrix.name.rpartition(".")[0]: None for matrix in engine.matrices if matrix.experts}
-        for stored in stored_names(experts_of(engine, name))
+        for stored in stored_names(experts_of(engine.model, name))
     ]
     others = [f"{matrix.name}.weight" for matrix in policy.matrices if as_parameter(engine, policy, matrix)]
     fields: dict[str, Any] = {}
@@ -90,7 +91,7 @@ def expert_loras(engine: Engine, policy: LoRAPolicy) -> tuple[dict[str, SavedAda
     saved: dict[str, SavedAdapter] = {}
     targets: set[str] = set()
     for name, adapters in by_module(policy).items():
-        module = experts_of(engine, name)
+        module = experts_of(engine.model, name)
         saved |= {
             key: SavedAdapter(a, b) for key, a, b in to_each(name, module, adapters, policy.method.rank, policy.scale)
         }
@@ -110,10 +111,14 @@ class SavedExperts:
 
 
 def read_experts(
-    engine: Engine, folder: Path, config: Mapping[str, Any], weights: Mapping[str, SavedAdapter]
+    model: PreTrainedModel,
+    matrices: Sequence[Matrix],
+    folder: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, SavedAdapter],
 ) -> SavedExperts:
     """Tell the experts' LoRAs from the plain ones; ModelError when they do not fit the base."""
-    known = {matrix.name: matrix for matrix in engine.matrices if matrix.experts}
+    known = {matrix.name: matrix for matrix in matrices if matrix.experts}
     modules = {name.rpartition(".")[0]: None for name in known}
     left = dict(weights)
     if not from_each(list(left)) and not any(_nested(place, name) for place in left for name in modules):
@@ -124,7 +129,7 @@ def read_experts(
         own = {place: left.pop(place) for place in list(left) if _nested(place, name)}
         if own:
             pairs = {place: (saved.a, saved.b) for place, saved in own.items()}
-            parts = from_peft(name, experts_of(engine, name), config, pairs, str(folder))
+            parts = from_peft(name, experts_of(model, name), config, pairs, str(folder))
             found |= {f"{name}.{role}": lora for role, lora in parts.items()}
     if "r" in config and "lora_alpha" in config:
         scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
@@ -184,7 +189,7 @@ def copy_experts(policy: LoRAPolicy, read: SavedExperts) -> None:
 def merge_experts(engine: Engine, matrix: Matrix, adapter: LoRAWeights) -> None:
     """Add a LoRA's products to the base's fused weights, in place."""
     name, _, role = matrix.name.rpartition(".")
-    whole = weight(experts_of(engine, name), role)
+    whole = weight(experts_of(engine.model, name), role)
     whole += adapter.delta().to(whole.dtype)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lowregret.errors import ModelError
 from lowregret.foreign import boundary
-from lowregret.models.folder import check_folder, read_config, weight_files
+from lowregret.models.files import weights_used
+from lowregret.models.folder import check_folder, read_config
 
 _REMEDY = "Fetch its files again, or give another base."
 
@@ -46,50 +47,64 @@ class Weights(Protocol):
         """A tensor on the CPU: as it is stored, or in float32 where something was added to it."""
 
 
+@dataclass(frozen=True)
+class _Stored:
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class StoredWeights:
-    """The safetensors files of a Hugging Face folder, opened; a context that closes them. ModelError when they cannot
-    be read, and for a folder of .bin files."""
+    """The safetensors files of a Hugging Face folder; a context that closes them. ModelError when they cannot be read,
+    and for a folder of .bin files.
+
+    One file is open at a time: what is read of a file stays in the memory until it is closed.
+    """
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
         self.folder = folder
         self.config: Mapping[str, Any] = read_config(folder, str(folder))
-        self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
-        files = [file for file in weight_files(folder) if file.suffix == ".safetensors"]
+        self._stored: dict[str, _Stored] = {}
+        self._open: tuple[Path, Any] | None = None
+        files = [file for file in weights_used(folder) if file.suffix == ".safetensors"]
         if not files:
             raise ModelError(
                 f"{folder}: holds no safetensors file. Save the model anew as safetensors: load it where you trust it "
                 "and call save_pretrained."
             )
-        with boundary(ModelError, folder, "cannot be read", _REMEDY):
-            for file in files:
-                opened = self._stack.enter_context(safe_open(file, "pt"))
-                self._files |= dict.fromkeys(opened.keys(), opened)
-        self.names: Sequence[str] = tuple(self._files)
+        for file in files:
+            with boundary(ModelError, file, "cannot be read", _REMEDY), safe_open(file, "pt") as held:
+                for name in held.keys():  # noqa: SIM118
+                    there = held.get_slice(name)
+                    self._stored[name] = _Stored(file, tuple(there.get_shape()), there.get_dtype())
+        self.names: Sequence[str] = tuple(self._stored)
 
     def __enter__(self) -> StoredWeights:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
-        self._files = {}
+        self._open = None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor, without reading it."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+        return self._stored[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
         """In which it is stored; ModelError for one that torch does not have."""
-        stored = self._files[name].get_slice(name).get_dtype()
+        stored = self._stored[name].dtype
         if stored not in _DTYPES:
             raise ModelError(f"{self.folder}: {name} is stored as {stored}, which is not read here. {_REMEDY}")
         return _DTYPES[stored]
 
     def read(self, name: str) -> Tensor:
         """A tensor as it is stored, on the CPU."""
-        with boundary(ModelError, self.folder, f"{name} cannot be read", _REMEDY):
-            tensor: Tensor = self._files[name].get_tensor(name)
+        file = self._stored[name].file
+        with boundary(ModelError, file, f"{name} cannot be read", _REMEDY):
+            if self._open is None or self._open[0] != file:
+                self._open = None
+                self._open = file, safe_open(file, "pt")
+            tensor: Tensor = self._open[1].get_tensor(name)
         return tensor
 
 

@@ -46,12 +46,25 @@ class LoRAWeights:
         return a, b
 
     def merged(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
-        """The adapted weight, in its own type."""
-        if self.magnitude is None:
-            return weight + self.delta().to(weight.dtype)
-        adapted = weight.to(self.a.dtype) + self.delta()
-        gain: Tensor = self.magnitude / divisors(row_norms(weight, *self.factors(), self.scale))
-        return (adapted * gain[:, None]).to(weight.dtype)
+        """The adapted weight, computed in the type of A and B and rounded once to its own."""
+        whole = weight.to(self.a.dtype)
+        return (whole + change(whole, *self.factors(), self.scale, self.magnitude)).to(weight.dtype)
+
+
+def change(
+    weight: Float[Tensor, "rows d_in"],
+    a: Float[Tensor, "factors d_in"],
+    b: Float[Tensor, "rows factors"],
+    scale: float,
+    magnitude: Float[Tensor, " rows"] | None = None,
+) -> Float[Tensor, "rows d_in"]:
+    """What a merge adds to some rows of a weight, all of one type: scale · B A, or with DoRA's magnitudes the weight
+    that they make less the weight that was."""
+    delta: Tensor = (b * scale) @ a
+    if magnitude is None:
+        return delta
+    gain = magnitude / divisors(row_norms(weight, a, b, scale))
+    return (weight + delta) * gain[:, None] - weight
 
 
 @torch.no_grad()

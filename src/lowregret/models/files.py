@@ -16,6 +16,8 @@ TOKENIZER = (
     "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
+_BESIDE = ("*processor_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""What else belongs to a base: how it reads images, and on what terms it may be used."""
 _GGUF_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -63,12 +65,23 @@ def base_files(asked: str) -> dict[str, Path]:
     folder = folder_of(asked)
     if folder is None:
         return {}
-    found = [*_weights(folder), *(folder / name for name in _SETTINGS)]
+    found = [*weights_used(folder), *(folder / name for name in _SETTINGS)]
     found += [file for name in TOKENIZER for file in sorted(folder.glob(name))]
     return {str(file.relative_to(folder)): file for file in found if file.is_file()}
 
 
-def _weights(folder: Path) -> list[Path]:
+def companions(folder: Path) -> dict[str, Path]:
+    """Name → file, of what goes with a base's weights wherever they go, but for its config.json and
+    generation_config.json: tokenizer, chat templates, terms."""
+    found = [file for name in (*TOKENIZER, *_BESIDE) for file in sorted(folder.glob(name))]
+    return {str(file.relative_to(folder)): file for file in found if file.is_file()}
+
+
+def weights_used(folder: Path) -> list[Path]:
+    """The files that transformers reads a folder's weights from, and the index that names them; others may lie there.
+
+    Empty where it finds none.
+    """
     for name in _WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
