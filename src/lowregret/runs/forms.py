@@ -11,11 +11,11 @@ from typing import Any, Literal
 from lowregret.errors import RecordsError
 from lowregret.foreign import read_json
 from lowregret.runs.files import ADAPTER, BEST, MODEL
+from lowregret.runs.shipped import ADAPTER_CONFIG
 
 Form = Literal["peft", "merged", "gguf", "gguf-lora", "ollama"]
 """An adapter in PEFT's format, a whole Hugging Face model, a whole GGUF, an adapter as GGUF, a folder for Ollama."""
 
-ADAPTER_CONFIG = "adapter_config.json"
 MODELFILE = "Modelfile"
 _AGAIN = "Bring it back as it was, or ship the model again."
 _UNEMBEDDINGS = ("lm_head", "embed_out", "output_layer")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import Field
 
 from lowregret.spec import Spec
@@ -18,6 +20,30 @@ class LossBothWays(Spec):
     examples: int
     tokens: int
     """Supervised ones."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far the answers of what is shipped may be from the trained model's."""
+
+    largest: float
+    """Of the differences that the proof compares, in nats or in logits."""
+    mean: float
+    loss: float
+    """Of the held-out loss, in nats per supervised token."""
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return (
+            f"differences of at most {self.largest:g}, {self.mean:g} in the mean; the held-out loss within "
+            f"{self.loss:g} nats per token"
+        )
+
+    def holds(self, largest: float, mean: float, held_out: LossBothWays | None) -> bool:
+        """Whether these differences are within it."""
+        moved = 0.0 if held_out is None else abs(held_out.shipped - held_out.trained)
+        return largest <= self.largest and mean <= self.mean and moved <= self.loss
 
 
 class Proof(Spec):
