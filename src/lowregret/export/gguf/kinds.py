@@ -86,3 +86,27 @@ def stored(tensor: Tensor, type: Type, name: str) -> np.ndarray[tuple[int, ...],
         return half
     made: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = gguf.quants.quantize(values, type)
     return made
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far the answers of a file may be from the model's."""
+
+    largest: float
+    """Of the 200 most probable tokens' log-probabilities, in nats."""
+    mean: float
+    loss: float
+    """Of the held-out loss, in nats per token."""
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return (
+            f"the same token ids; the top-200 log-probabilities within {self.largest:g} nats, {self.mean:g} in the mean; "
+            f"the held-out loss within {self.loss:g} nats per token"
+        )
+
+
+BOUNDS = {
+    "F32": Bound(1e-2, 2e-3, 1e-3),
+}

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lowregret.data.chat.template import chat_format
 from lowregret.errors import ModelError
 from lowregret.export.gguf.pretokenizer import pre_tokenizer
 from lowregret.export.gguf.sentencepiece import Pieces, read_pieces
 from lowregret.foreign import boundary, parse_json
+from lowregret.models.load import Source, load_tokenizer
 from lowregret.models.stops import Stops, stops_of
 
 _AGAIN = "Fetch its files again."
@@ -71,15 +72,6 @@ class Vocabulary:
             writer.add_chat_template(self.template)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model's folder; ModelError when it has none that can be used."""
-    with boundary(ModelError, folder, "its tokenizer cannot be loaded", _AGAIN):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{folder}: its tokenizer has no tokenizer.json, which is needed here. {_AGAIN}")
-    return tokenizer
-
-
 def folder_stops(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Stops:
     """What ends a completion of the model in a folder."""
     config = None
@@ -94,7 +86,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
 
     ModelError when llama.cpp has nothing that reads text as it does, or it has more tokens than the embedding.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(Source(str(folder), str(folder)))
     backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
     content = parse_json(backend.to_str().encode(), folder / "tokenizer.json", ModelError, _AGAIN)
     with boundary(ModelError, folder / "tokenizer.json", "cannot be read as a vocabulary", _AGAIN):
