@@ -69,7 +69,7 @@ def ask(
         "file": str(file.resolve()),
         "lora": str(lora.resolve()) if lora else "",
         "context": -(-(longest + 8) // 256) * 256,
-        "threads": max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+        "threads": max(1, (os.cpu_count() or 1) // 2),  # its threads wait by spinning: beside others they stand still
         "rows": rows,
         "top": min(TOP, rows),
         "continue": continued,
