@@ -15,6 +15,8 @@ from lowregret.data.chat.template import chat_format
 from lowregret.errors import ModelError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lowregret.models.load import Base
 
 
@@ -74,15 +76,20 @@ class Stops:
 
 def stops(base: Base) -> Stops:
     """Ask a base's tokenizer, chat template and generation configuration."""
-    form = chat_format(base.tokenizer)
-    configured = _configured(base)
+    return stops_of(base.tokenizer, getattr(base.model, "generation_config", None), base.source.asked)
+
+
+def stops_of(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None, name: str) -> Stops:
+    """The same of a base that is not loaded; messages call it `name`."""
+    form = chat_format(tokenizer)
+    configured = _configured(generation, name)
     wanted = (form.ending.token, form.eos_id)
     ids = tuple(dict.fromkeys([*configured, *(end for end in wanted if end is not None)]))
     return Stops(
         ids=ids,
         texts=(form.ending.stop,) if form.ending.stop else (),
         missing=tuple(end for end in ids if end not in configured),
-        names=tuple(str(base.tokenizer.convert_ids_to_tokens(end)) for end in ids),
+        names=tuple(str(tokenizer.convert_ids_to_tokens(end)) for end in ids),
         ending=form.ending,
         chats=form.template is not None,
     )
@@ -101,14 +108,14 @@ def write_stops(base: Base, folder: Path) -> None:
     config.to_json_file(folder / _FILE)
 
 
-def _configured(base: Base) -> list[int]:
+def _configured(generation: GenerationConfig | None, name: str) -> list[int]:
     """`eos_token_id` of the generation configuration: none, one or several. ModelError when one is no token."""
-    found = getattr(getattr(base.model, "generation_config", None), "eos_token_id", None)
+    found = getattr(generation, "eos_token_id", None)
     ends = [end for end in (found if isinstance(found, list | tuple) else [found]) if end is not None]
     for end in ends:
         if isinstance(end, bool) or not isinstance(end, int) or not 0 <= end < limits.COUNT:
             raise ModelError(
-                f"{base.source.asked}: {_FILE} says eos_token_id {found!s:.80}, and {end!s:.40} is no token. "
+                f"{name}: {_FILE} says eos_token_id {found!s:.80}, and {end!s:.40} is no token. "
                 "Fetch the file again, or correct it."
             )
     return ends

@@ -1,0 +1,112 @@
+"""In which precisions a GGUF file is written, and how far its answers may then be from the model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowregret.errors import ModelError, SpecError, did_you_mean
+
+Type = gguf.GGMLQuantizationType
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One precision."""
+
+    name: str
+    type: Type
+    """Of matrices."""
+    file_type: gguf.LlamaFileType
+    """What the file says of itself."""
+    ends: Type
+    """Of the embedding and the unembedding, which four and five bits hurt most (llama-quantize keeps them at more, too).
+    """
+
+
+def _kind(name: str, file_type: str, ends: str | None = None) -> Kind:
+    return Kind(name, Type[name], gguf.LlamaFileType[file_type], Type[ends or name])
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        _kind("F32", "ALL_F32"),
+        _kind("F16", "MOSTLY_F16"),
+        _kind("BF16", "MOSTLY_BF16"),
+        _kind("Q8_0", "MOSTLY_Q8_0"),
+        _kind("Q5_0", "MOSTLY_Q5_0", "Q8_0"),
+        _kind("Q4_0", "MOSTLY_Q4_0", "Q8_0"),
+    )
+}
+"""What is written here. The blocks of the quantised ones are those of ggml, made by the gguf package."""
+
+K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
+"""What llama.cpp's own `llama-quantize` makes of a file."""
+
+_OUT_OF_RANGE = "F16 has no number above 65504. Write BF16 or F32"
+
+
+def check_kind(name: str) -> None:
+    """SpecError that lists the kinds, for another."""
+    if name not in KINDS and name not in K_QUANTS:
+        raise SpecError(f"GGUF has no kind {name!r} here. {did_you_mean(name, (*KINDS, *K_QUANTS))}")
+
+
+def type_of(kind: Kind, name: str, shape: tuple[int, ...]) -> Type:
+    """How a tensor of llama.cpp's name is stored: in F32 whatever is no matrix, and a router, which llama.cpp keeps so;
+    in F16 what has rows that are no multiple of the kind's block."""
+    if len(shape) < 2 or name.endswith("ffn_gate_inp.weight"):
+        return Type.F32
+    type = kind.ends if name in ("token_embd.weight", "output.weight") else kind.type
+    block, _ = gguf.GGML_QUANT_SIZES[type]
+    return Type.F16 if shape[-1] % block else type
+
+
+def stored_bytes(type: Type, shape: tuple[int, ...]) -> int:
+    """Of a tensor, without the padding after it."""
+    block, size = gguf.GGML_QUANT_SIZES[type]
+    return int(np.prod(shape, dtype=np.int64)) // block * size
+
+
+def stored(tensor: Tensor, type: Type, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """A tensor's values as the file has them; ModelError where F16 cannot hold one."""
+    values = tensor.to(torch.float32).contiguous().numpy()
+    if type is Type.F32:
+        return values
+    if type is Type.F16:
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ModelError(f"{name}: {_OUT_OF_RANGE}.")
+        return half
+    made: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = gguf.quants.quantize(values, type)
+    return made
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far the answers of a file may be from the model's."""
+
+    largest: float
+    """Of the 200 most probable tokens' log-probabilities, in nats."""
+    mean: float
+    loss: float
+    """Of the held-out loss, in nats per token."""
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        return (
+            f"the same token ids; the top-200 log-probabilities within {self.largest:g} nats, {self.mean:g} in the mean; "
+            f"the held-out loss within {self.loss:g} nats per token"
+        )
+
+
+BOUNDS = {
+    "F32": Bound(1e-2, 2e-3, 1e-3),
+}
