@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
+from lowregret.cli.merge import named
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
+from lowregret.cli.ship import deliver
 from lowregret.errors import ModelError, SpecError, did_you_mean
 from lowregret.runs.shipped import ADAPTER_CONFIG, adapter_in
 
@@ -18,14 +20,20 @@ from lowregret.runs.shipped import ADAPTER_CONFIG, adapter_in
 def export(
     *folders: Annotated[
         Path,
-        positional(
-            "Folders that `lowregret study` or `compare` has left; or one with an adapter.", "FOLDER", required=True
-        ),
+        positional("Folders that `lowregret study` or `compare` has left; or one with an adapter.", "FOLDER"),
     ],
     out: Annotated[
         Path,
-        option("A .csv or .parquet file, or a .db that optuna-dashboard opens; of an adapter, a new folder."),
+        option("A .csv or .parquet file, or a .db that optuna-dashboard opens; of a model, a new folder."),
     ],
+    format: Annotated[
+        str | None,
+        option(
+            "Of adapters, or a base alone: peft, merged, gguf, gguf-lora or ollama, proved as `lowregret ship` does. "
+            "They are named by --adapter."
+        ),
+    ] = None,
+    adapter: o.Adapters = None,
     table: Annotated[
         str | None, option("trials, curves or claims; a .db has trials and curves. (default: trials)")
     ] = None,
@@ -37,12 +45,28 @@ def export(
         ),
     ] = False,
     model: Annotated[str | None, option("Of an adapter: its base. (default: the one that it names)")] = None,
+    dtype: o.Dtype = None,
+    kind: o.Kind = None,
+    shard_size: o.ShardSize = None,
     as_json: o.Json = False,
 ) -> None:
     """An adapter is a folder with adapter_config.json, or a run's that has one: of `train` its own, of `compare`, where
     --out is no table, the best LoRA's (best/lora). It is put on its base, which its configuration names unless --model
     does.
     """
+    if format is not None:
+        for given, flag in ((folders, "FOLDER"), (table, "--table"), (each_expert, "--each-expert")):
+            if given:
+                raise SpecError(f"{flag}: is of no use with --format, whose adapters --adapter names. Leave it out.")
+        made = deliver(named(model, adapter), out, format, dtype, kind, shard_size, quiet=as_json)
+        if as_json:
+            say_json(made)
+        return
+    for other, flag in ((adapter, "--adapter"), (dtype, "--dtype"), (kind, "--kind"), (shard_size, "--shard-size")):
+        if other is not None:
+            raise SpecError(f"{flag}: is of use with --format only. Say which.")
+    if not folders:
+        raise SpecError("FOLDER: is missing. Name a study's or a compare's, or say --format and --adapter.")
     found, words = _write(folders, out, table, each_expert, model)
     if as_json:
         say_json(found)

@@ -38,3 +38,22 @@ Track = Annotated[
     ),
 ]
 Quiet = Annotated[bool, option("Say nothing but the result.", "--quiet", "-q")]
+Dtype = Annotated[
+    str | None, option("Of a merged model: float32, bfloat16 or float16. (default: each weight as the base stores it)")
+]
+Kind = Annotated[
+    str | None,
+    option(
+        "Of a GGUF file: F32, F16, BF16, Q8_0, Q5_0, Q4_0, or a K-quant (Q4_K_M, …), which the llama-quantize on the "
+        "PATH makes. (default: F16; for Ollama Q8_0)"
+    ),
+]
+ShardSize = Annotated[float | None, option("Of a merged model: GB of the largest file of weights. (default: 5)")]
+Adapters = Annotated[
+    list[str] | None,
+    option(
+        "A folder with an adapter in PEFT's format, or of a run that has one; FOLDER:SHARE multiplies what it adds. "
+        "Give it again for the sum of several; without any, the base is written as it is. (default share: 1)",
+        "--adapter",
+    ),
+]

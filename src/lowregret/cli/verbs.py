@@ -64,8 +64,12 @@ _ALL = (
         "verify", "Compute every claim and verdict again from the raw records alone, and compare with what is stored."
     ),
     Verb(
+        "ship",
+        "Take a run's winner to where it is served: PEFT, one merged model, GGUF or Ollama, proved on what was written.",
+    ),
+    Verb(
         "export",
-        "Write the trials, curves or claims of studies for other programs, or an adapter in another program's format.",
+        "Write the trials, curves or claims of studies for other programs, or any adapter in another program's format.",
     ),
     Verb("merge", "Add adapters to their base's weights, in a folder that transformers, vLLM and the hub take."),
     Verb("recipes", "List the recipes that come with lowregret: commented TOML files to start from."),

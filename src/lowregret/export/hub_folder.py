@@ -18,7 +18,7 @@ from lowregret.models.folder import weight_files
 from lowregret.models.load import load_tokenizer, resolve
 from lowregret.runs.atomic import write_bytes, write_json, writing
 from lowregret.runs.files import VERDICT
-from lowregret.runs.forms import ADAPTER_CONFIG
+from lowregret.runs.shipped import ADAPTER_CONFIG
 from lowregret.runs.verdict import Verdict
 from lowregret.strict_json import finite, to_json
 
@@ -69,14 +69,26 @@ def hub_folder(
     own = next((place for place in (source, folder_of(base)) if place and (place / _GENERATION).is_file()), None)
     if own is not None:
         _settings(own / _GENERATION, folder / _GENERATION)
-    if verdict is not None:
-        write_json(folder / VERDICT, without_paths(verdict.model_dump(mode="json"), (base,)))
+    write_verdict(folder, verdict, base)
     if named is None:
         return (
             f"the base {base_label(base)!r} has no known name on the hub: {ADAPTER_CONFIG} and the card need it. Give "
             "it by --base-name ORG/NAME."
         )
     return None
+
+
+def write_verdict(folder: Path, verdict: Verdict | None, base: str) -> None:
+    """verdict.json without paths; nothing where there is no verdict."""
+    if verdict is not None:
+        write_json(folder / VERDICT, without_paths(verdict.model_dump(mode="json"), (base,)))
+
+
+def clean_settings(folder: Path) -> None:
+    """Take the names of places out of the settings of a model's folder, where they lie."""
+    for file in sorted(folder.rglob("*.json")):
+        if file.name not in VOCABULARY and file.name != _INDEX:
+            _settings(file, file)
 
 
 def copy_tokenizer(source: Path, base: str, folder: Path) -> None:

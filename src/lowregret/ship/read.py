@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,11 @@ def base_with_adapters(model: str, adapters: Sequence[tuple[Path, float]]) -> It
     if not adapters:
         yield Read(base.model, base.tokenizer, f"{_TRANSFORMERS}, float32")
         return
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise ModelError(_PEFT_MISSING) from None
+    require_peft()
+    from peft import PeftModel
+
     names = [f"adapter_{number}" for number in range(len(adapters))]
-    with boundary(ModelError, adapters[0][0], "cannot be loaded by PEFT", "Fetch the adapter again."), quiet():
+    with boundary(ModelError, adapters[0][0], "cannot be loaded by PEFT", "Fetch the adapter again."), _silent():
         first, *others = adapters
         found: Any = PeftModel.from_pretrained(base.model, str(first[0]), adapter_name=names[0])
         for name, (folder, _) in zip(names[1:], others, strict=True):
@@ -80,6 +81,12 @@ def base_with_adapters(model: str, adapters: Sequence[tuple[Path, float]]) -> It
             _scale(found, name, share)
         found.eval()
     yield Read(found, base.tokenizer, f"PEFT {version('peft')} on {_TRANSFORMERS}, float32, not merged")
+
+
+def require_peft() -> None:
+    """ModelError, saying how to get it, when PEFT is not installed."""
+    if find_spec("peft") is None:
+        raise ModelError(_PEFT_MISSING)
 
 
 def _scale(model: Any, name: str, share: float) -> None:
@@ -95,13 +102,21 @@ def _scale(model: Any, name: str, share: float) -> None:
 @contextmanager
 def whole_model(folder: Path) -> Iterator[Read]:
     """The model of a folder by plain transformers, with no code of this package."""
-    with boundary(ModelError, folder, "cannot be loaded by transformers", "Ship the model again."), quiet():
+    with boundary(ModelError, folder, "cannot be loaded by transformers", "Ship the model again."), _silent():
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     model, found = loaded
     left = [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]
     if left:
         raise ModelError(f"{folder}: transformers finds no place for {left[0]} ({len(left)} weights). Report it.")
     yield Read(model.eval(), None, f"{_TRANSFORMERS}, float32")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the advice of both libraries, on which a user of lowregret cannot act."""
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def too_large(parameters: int) -> str | None:
