@@ -166,7 +166,7 @@ def test_no_place_of_this_machine_stands_in_it(best: Path, tmp_path: Path, prove
     head["spec"]["data"] |= {"train": str(data), "eval": f"{data},{data}2"}
     head["spec"]["model"] = str(base)
     verdict = json.loads((run / VERDICT).read_text())
-    (run / VERDICT).write_text(to_json(verdict | {"reasons": [f"See /opt/secret/x and <b>{base}</b>."]}))
+    (run / VERDICT).write_text(to_json(verdict | {"reasons": [f"See /srv/secret/x and <b>{base}</b>."]}))
     (run / SPEC).write_text(to_json(head))
     (best / BEST_LORA / "adapter_config.json").write_text(
         json.dumps({"r": 16, "base_model_name_or_path": str(base), "target_modules": ["q_proj"]})
@@ -177,7 +177,7 @@ def test_no_place_of_this_machine_stands_in_it(best: Path, tmp_path: Path, prove
     content = read(tmp_path).content
     assert "secret place" not in content
     assert "rows.jsonl" in content
-    assert "/opt" not in content
+    assert "/srv" not in content
     assert "<b>" not in content.replace("\\<", "")
     assert "BASE" in content
 
