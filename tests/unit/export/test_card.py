@@ -16,7 +16,7 @@ from lowregret.export.card import card_data, write_card
 from lowregret.export.card_facts import CardFacts, card_facts, public_data, public_task
 from lowregret.export.hub_base import Licence
 from lowregret.runs.commands import Command, commands, on_hub
-from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, SPEC, TRIAL
+from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, SPEC, TRIAL, VERDICT
 from lowregret.runs.forms import look
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.study import read_trials
@@ -165,6 +165,8 @@ def test_no_place_of_this_machine_stands_in_it(best: Path, tmp_path: Path, prove
     head = json.loads((run / SPEC).read_text())
     head["spec"]["data"] |= {"train": str(data), "eval": f"{data},{data}2"}
     head["spec"]["model"] = str(base)
+    verdict = json.loads((run / VERDICT).read_text())
+    (run / VERDICT).write_text(to_json(verdict | {"reasons": [f"See /srv/secret/x and <b>{base}</b>."]}))
     (run / SPEC).write_text(to_json(head))
     (best / BEST_LORA / "adapter_config.json").write_text(
         json.dumps({"r": 16, "base_model_name_or_path": str(base), "target_modules": ["q_proj"]})
@@ -175,6 +177,8 @@ def test_no_place_of_this_machine_stands_in_it(best: Path, tmp_path: Path, prove
     content = read(tmp_path).content
     assert "secret place" not in content
     assert "rows.jsonl" in content
+    assert "/srv" not in content
+    assert "<b>" not in content.replace("\\<", "")
     assert "BASE" in content
 
 
