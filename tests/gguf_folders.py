@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,12 @@ TEMPLATE = (
 _CORPUS = (
     "The capital of France is Paris, and where was she born? I'll don't we're 2024-11-28, $5.00 (a/b) 100%.\n\n"
     "def f(x):\n    return x**2  # the end\r\n  leading  blanks and\ttabs; straße Привет мир naïve café 東京 नमस्ते\n"
-) * 8
+) * 8 + (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+"""What their tokenizers are trained on: what tests ask them to read, and some English."""
 
 
 def byte_level(cut: str, rows: int = 1024) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that is trained on a few lines and cuts as the models of this pre-tokenizer do."""
+    """A byte-level BPE that is trained on little text and cuts as the models of this pre-tokenizer do."""
     how, whole = CUTS[cut]
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

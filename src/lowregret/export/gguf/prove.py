@@ -15,11 +15,16 @@ from transformers import PreTrainedTokenizerBase
 from lowregret.data.example import Example
 from lowregret.digests import digest_files
 from lowregret.errors import ModelError
-from lowregret.export.gguf.kinds import BOUNDS, Bound
+from lowregret.export.gguf.kinds import Bound, bound_of
 from lowregret.export.gguf.llama_cpp import TOP, Answers, ask, reader_name
 from lowregret.runs.proof import LossBothWays, Proof
 
-PLAIN = ("Where was Ada Baker born?", "3 + 4 * 2 =", "The capital of France is", "She said: \"No, thanks\"; he left (at 9).")
+PLAIN = (
+    "Where was Ada Baker born?",
+    "3 + 4 * 2 =",
+    "The capital of France is",
+    'She said: "No, thanks"; he left (at 9).',
+)
 """Texts that every tokenizer here is to read as its own model's."""
 AWKWARD = (
     *PLAIN,
@@ -79,13 +84,14 @@ def prove_gguf(
     tokens = [list(reference.tokenizer(text)["input_ids"]) for text in texts]
     prompts = [ids for ids in tokens if ids]
     scored = [(row.token_ids, [at for at, counted in enumerate(row.supervised) if counted and at]) for row in held_out]
-    rows = int(reference.model.config.get_text_config().vocab_size)
+    config = reference.model.config.get_text_config()
+    rows = int(config.vocab_size)
     said = ask(
         file, lora=lora, rows=rows, texts=texts, prompts=prompts, continued=GREEDY, scored=scored, seconds=seconds
     )
     same_tokens = [list(ids) for ids in said.tokens] == tokens
     found = _compare(reference.model, prompts, said.continued)
-    bound = BOUNDS[kind]
+    bound = bound_of(kind, str(getattr(config, "hidden_activation", None) or config.hidden_act))
     loss = _losses(reference.model, scored, said) if scored else None
     shipped = [file, *([lora] if lora else [])]
     return Proof(

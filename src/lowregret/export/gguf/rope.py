@@ -77,4 +77,6 @@ def _yarn(rope: Mapping[str, Any], config: Any, place: str) -> dict[str, Any]:
 
 
 def _no_form(place: str, what: str) -> ModelError:
-    return ModelError(f"{place}: config.json scales the rotary embedding by {what}, which GGUF has no form for. {_SERVE}")
+    return ModelError(
+        f"{place}: config.json scales the rotary embedding by {what}, which GGUF has no form for. {_SERVE}"
+    )

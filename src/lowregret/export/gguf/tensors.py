@@ -14,7 +14,9 @@ from lowregret.errors import ModelError
 from lowregret.export.gguf.architecture import SERVE, Architecture
 from lowregret.export.weights import Weights
 
-_EACH_EXPERT = re.compile(r"(?P<block>model\.layers\.\d+)\.mlp\.experts\.(?P<expert>\d+)\.(?P<part>gate|up|down)_proj\.weight")
+_EACH_EXPERT = re.compile(
+    r"(?P<block>model\.layers\.\d+)\.mlp\.experts\.(?P<expert>\d+)\.(?P<part>gate|up|down)_proj\.weight"
+)
 _FUSED = re.compile(r"(?P<block>model\.layers\.\d+)\.mlp\.experts\.(?P<part>gate_up|down)_proj")
 _COMPUTED = re.compile(r".*(rotary_emb\.inv_freq|attn\.bias|masked_bias|position_ids)")
 """Buffers that some folders have and no model reads."""
@@ -94,7 +96,7 @@ def plan_tensors(weights: Weights, known: Architecture) -> list[Planned]:
             f"{weights.folder}: has an unembedding of its own, and llama.cpp ties it to the embedding in every "
             f"{known.name}. {SERVE}"
         )
-    _check_whole(weights, known, found)
+    _check_whole(weights, known, found, bool(tied))
     return [found[name] for name in sorted(found, key=_place)]
 
 
@@ -125,10 +127,10 @@ def _stacked(weights: Weights, known: Architecture, name: str, sources: Mapping[
     return Planned(name, (count, *weights.shape(sources[0])), tuple(sources[number] for number in range(count)))
 
 
-def _check_whole(weights: Weights, known: Architecture, found: Mapping[str, Planned]) -> None:
-    """ModelError when a tensor that every layer has is missing: a half-written folder."""
+def _check_whole(weights: Weights, known: Architecture, found: Mapping[str, Planned], tied: bool) -> None:
+    """ModelError when a tensor is missing, one that other layers have or an end: a half-written folder."""
     last = {name.split(".", 2)[2] for name in found if name.startswith("blk.")}
-    wanted = ["token_embd.weight", "output_norm.weight"]
+    wanted = ["token_embd.weight", "output_norm.weight", *([] if tied else ["output.weight"])]
     wanted += [f"blk.{layer}.{part}" for layer in range(known.layers) for part in sorted(last)]
     if lacking := next((name for name in wanted if name not in found), None):
         raise ModelError(f"{weights.folder}: has no weight for {lacking}: it is not whole. Fetch its files again.")

@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-
 _LIKELY = 2048
 """How many of the most probable tokens are looked among first."""
 

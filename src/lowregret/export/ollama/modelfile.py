@@ -23,8 +23,8 @@ def go_template(pieces: Pieces) -> str:
     if not with_first:
         head = f"{{{{- if $begun }}}}{_text(pieces.system_again or '')}{{{{- else }}}}{head}{{{{- end }}}}"
     lines = [
-        "{{- $begun := false }}{{ $role := \"\" }}{{ $last := -1 }}",
-        "{{- range $place, $turn := .Messages }}{{ if eq $turn.Role \"user\" }}{{ $last = $place }}{{ end }}{{ end }}",
+        '{{- $begun := false }}{{ $role := "" }}{{ $last := -1 }}',
+        '{{- range $place, $turn := .Messages }}{{ if eq $turn.Role "user" }}{{ $last = $place }}{{ end }}{{ end }}',
         "{{- range $place, $turn := .Messages }}",
         '{{- if eq $turn.Role "user" }}',
         f"{{{{- if {there} }}}}{head}{{{{- $.System }}}}{_text(pieces.after_system)}",
