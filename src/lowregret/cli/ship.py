@@ -137,8 +137,8 @@ def proved(proof: Proof) -> Sequence[str]:
     ]
     if proof.held_out is not None:
         lines.append(
-            f"held-out loss: {proof.held_out.trained:.6f} as trained, {proof.held_out.shipped:.6f} as shipped, nats per "
-            f"supervised token ({proof.held_out.examples} examples)"
+            f"held-out loss: {proof.held_out.trained:.6f} as trained, {proof.held_out.shipped:.6f} as shipped, nats "
+            f"per supervised token ({proof.held_out.examples} examples)"
         )
     if proof.greedy_tokens is not None:
         lines.append(

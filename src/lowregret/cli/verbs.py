@@ -65,7 +65,7 @@ _ALL = (
     ),
     Verb(
         "ship",
-        "Take a run's winner to where it is served: PEFT, one merged model, GGUF or Ollama, proved on what was written.",
+        "Take a run's winner to where it is served (PEFT, one merged model, GGUF, Ollama), proved on what was written.",
     ),
     Verb(
         "export",
