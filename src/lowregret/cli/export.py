@@ -11,9 +11,7 @@ from lowregret.cli.command import verb
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.errors import ModelError, SpecError, did_you_mean
-from lowregret.runs.files import ADAPTER, BEST, BEST_LORA
-
-_ADAPTER = "adapter_config.json"
+from lowregret.runs.files import ADAPTER_CONFIG, adapter_in
 
 
 @verb("export")
@@ -68,7 +66,7 @@ def _write(
         return _adapter(adapters[0], out, model, each_expert)
     for given, flag in ((each_expert, "--each-expert"), (model, "--model")):
         if given:
-            raise SpecError(f"{flag}: is of use with an adapter only; {folders[0]} holds no {_ADAPTER}.")
+            raise SpecError(f"{flag}: is of use with an adapter only; {folders[0]} holds no {ADAPTER_CONFIG}.")
     return _tables(folders, out, table or "trials")
 
 
@@ -76,10 +74,9 @@ def _adapter_in(folder: Path, out: Path) -> Path | None:
     """The adapter that a folder is or has; None when it has none, or when `out` is a table of its trials."""
     from lowregret.report.export import FORMATS
 
-    places = [folder]
-    if out.suffix not in FORMATS:
-        places += [folder / ADAPTER, folder / BEST / BEST_LORA]
-    return next((place for place in places if (place / _ADAPTER).is_file()), None)
+    if out.suffix in FORMATS:
+        return folder if (folder / ADAPTER_CONFIG).is_file() else None
+    return adapter_in(folder)
 
 
 def _tables(folders: Sequence[Path], out: Path, table: str) -> tuple[dict[str, Any], str]:
@@ -106,7 +103,7 @@ def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> t
     require_as_shipped(folder)
     base = model or read_adapter_config(folder).get("base_model_name_or_path")
     if not base:
-        raise ModelError(f"{folder / _ADAPTER}: names no base. Name it with --model.")
+        raise ModelError(f"{folder / ADAPTER_CONFIG}: names no base. Name it with --model.")
     engine = Engine(load_base(resolve(base)), device="cpu", precision="float32")
     policy = load_adapter(engine, "adapter", folder, aside)
     if each_expert and not any(matrix.experts for matrix in policy.matrices):

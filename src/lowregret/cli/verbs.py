@@ -66,6 +66,7 @@ _ALL = (
         "export",
         "Write the trials, curves or claims of studies for other programs, or an adapter in another program's format.",
     ),
+    Verb("merge", "Add adapters to their base's weights, in a folder that transformers, vLLM and the hub take."),
     Verb("recipes", "List the recipes that come with lowregret: commented TOML files to start from."),
 )
 VERBS: Mapping[str, Verb] = MappingProxyType({verb.name: verb for verb in _ALL})

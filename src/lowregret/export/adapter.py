@@ -62,10 +62,10 @@ class FittedAdapter:
     def other_name(self, given: str) -> Iterator[str]:
         """A warning when the adapter says that it was made on a base of another name than the `given` one."""
         named = self.config.get("base_model_name_or_path")
-        if isinstance(named, str) and named and _name(named) != _name(given):
+        if isinstance(named, str) and named and not same_name(named, given):
             yield (
-                f"warning: {self.folder / CONFIG_NAME} says that the adapter was made on {named}; it is put on {given}. "
-                "If that is another base, name the right one with --model."
+                f"warning: {self.folder / CONFIG_NAME} says that the adapter was made on {named}; it is put on "
+                f"{given}. If that is another base, name the right one with --model."
             )
 
 
@@ -110,9 +110,10 @@ def _check_shapes(folder: Path, matrix: Matrix, rank: int, saved: SavedAdapter) 
 def _tensors(plain: Mapping[str, SavedAdapter], read: SavedExperts) -> dict[str, Tensor]:
     """Every weight by its name."""
     found: dict[str, Tensor] = {}
-    for name, lora in (*plain.items(), *read.experts.items()):
+    for name, lora in read.experts.items():
         found |= {f"{name}.lora_A": lora.a, f"{name}.lora_B": lora.b}
     for name, saved in plain.items():
+        found |= {f"{name}.lora_A": saved.a, f"{name}.lora_B": saved.b}
         if saved.magnitude is not None:
             found[f"{name}.lora_magnitude"] = saved.magnitude
     return found
@@ -136,6 +137,11 @@ def _same_as_base(folder: Path, name: str, copy: Tensor, own: Tensor | None) -> 
     coarser = min(copy.dtype, own.dtype, key=lambda dtype: dtype.itemsize)
     if not torch.allclose(copy.to(own.device, coarser).float(), own.to(coarser).float()):
         raise ModelError(f"{folder / WEIGHTS_NAME}: holds {name}, with other values than this base has. {remedy}")
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether two places of a base, folders or hub ids, end in the same name."""
+    return _name(one) == _name(other)
 
 
 def _name(base: str) -> str:

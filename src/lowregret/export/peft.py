@@ -19,7 +19,7 @@ from lowregret.lora.formats.peft import WEIGHTS_NAME, SavedAdapter, adapter_conf
 from lowregret.lora.formats.selection import CONFIG_NAME
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
-from lowregret.models.load import quiet
+from lowregret.models.load import Base, quiet
 from lowregret.models.stops import write_stops
 from lowregret.runs.atomic import replacing_folder, write_bytes
 from lowregret.strict_json import to_json
@@ -36,7 +36,7 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
         if isinstance(policy, LoRAPolicy):
             _write_adapter(engine, policy, partial, each_expert)
         else:
-            _write_model(engine, partial)
+            write_model(engine.base, partial)
         write_stops(engine.base, partial)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
@@ -100,15 +100,16 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert
     write_bytes(folder / CONFIG_NAME, (to_json(config, indent=2) + "\n").encode())
 
 
-def _write_model(engine: Engine, folder: Path) -> None:
-    model: Any = engine.model
+def write_model(base: Base, folder: Path) -> None:
+    """Write a base and its tokenizer into a folder by transformers, without generation_config.json."""
+    model: Any = base.model
     own = getattr(model, "generation_config", None)
     try:
         if own is not None:  # transformers refuses to save what some bases came with: `write_stops` writes it as it is
             model.generation_config = GenerationConfig()
         with quiet(), refusals(folder):
             model.save_pretrained(folder)
-            engine.base.tokenizer.save_pretrained(folder)
+            base.tokenizer.save_pretrained(folder)
     finally:
         if own is not None:
             model.generation_config = own

@@ -16,6 +16,8 @@ _TOKENIZER = (
     "spiece.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
+_BESIDE = ("*processor_config.json", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
+"""What else belongs to a base: how it reads images, and on what terms it may be used."""
 _GGUF_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -65,6 +67,13 @@ def base_files(asked: str) -> dict[str, Path]:
         return {}
     found = [*weights_used(folder), *(folder / name for name in _SETTINGS)]
     found += [file for name in _TOKENIZER for file in sorted(folder.glob(name))]
+    return {str(file.relative_to(folder)): file for file in found if file.is_file()}
+
+
+def companions(folder: Path) -> dict[str, Path]:
+    """Name → file, of what goes with a base's weights wherever they go, but for its config.json and
+    generation_config.json: tokenizer, chat templates, terms."""
+    found = [file for name in (*_TOKENIZER, *_BESIDE) for file in sorted(folder.glob(name))]
     return {str(file.relative_to(folder)): file for file in found if file.is_file()}
 
 

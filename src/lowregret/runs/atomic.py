@@ -92,9 +92,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         try:
             partial.mkdir(parents=True)
             yield partial
-            for file in partial.iterdir():
-                sync_file(file)
-            sync_folder(partial)
+            for entry in (*partial.rglob("*"), partial):
+                sync_folder(entry) if entry.is_dir() else sync_file(entry)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -16,7 +16,7 @@ from pydantic import Field
 from lowregret.digests import digest_files
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
-from lowregret.runs.files import CHECKPOINT, MANIFEST
+from lowregret.runs.files import CHECKPOINT, MANIFEST, SPEC
 from lowregret.spec import Spec, TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
@@ -83,6 +83,15 @@ def read_manifest(folder: Path) -> Manifest | None:
     """A folder's manifest.json; None in folders of earlier versions."""
     file = folder / MANIFEST
     return read_record(Manifest, file) if file.exists() else None
+
+
+def manifest_over(folder: Path) -> tuple[Path, Manifest] | None:
+    """(the run folder, its manifest) of the run that an adapter or a model in it comes from; None when it lies in
+    none."""
+    for above in (folder.absolute(), *folder.absolute().parents):
+        if (above / SPEC).is_file() and (manifest := read_manifest(above)) is not None:
+            return above, manifest
+    return None
 
 
 def require_manifest(folder: Path, now: Manifest, say: Callable[[str], None], *, held_out_grows: bool) -> None:

@@ -1,0 +1,43 @@
+"""A base without its weights: names, shapes and settings, for what is done file by file."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from lowregret.models.load import Base, Source, explaining, load_config, load_tokenizer, quiet
+from lowregret.models.sizes import check_folder_build
+
+
+def bare_model(source: Source) -> PreTrainedModel:
+    """The model that transformers builds for a folder, on the device `meta`, where nothing takes memory."""
+    config = load_config(source)
+    with explaining(source), quiet():
+        check_folder_build(config, Path(source.path), source.asked)
+        return _built(config)
+
+
+def untied(model: PreTrainedModel) -> PreTrainedModel:
+    """The same with an unembedding of its own, if its code can be told so by its configuration."""
+    config = deepcopy(model.config)
+    for part in (config, config.get_text_config(decoder=True)):
+        part.tie_word_embeddings = False
+    return _built(config)
+
+
+def _built(config: PretrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(deepcopy(config), trust_remote_code=False)
+    return model
+
+
+def bare_base(source: Source) -> Base:
+    """The same with its tokenizer and the folder's generation_config.json: what `models.stops` asks."""
+    model, tokenizer = bare_model(source), load_tokenizer(source)
+    if (Path(source.path) / "generation_config.json").is_file():
+        with explaining(source), quiet():
+            model.generation_config = GenerationConfig.from_pretrained(source.path)
+    return Base(model, tokenizer, source)
