@@ -73,7 +73,8 @@ def merge(
         found = {"dtype": kind, "bytes": written.bytes, "files": list(written.files), "updates_lost": lost}
         say_json({"written": str(out), **found})
         return
-    say(f"{out}: {_what(adapters)} in {kind}, {written.bytes:,} bytes in {len(written.files)} files")
+    count = len(written.files)
+    say(f"{out}: {_what(adapters)} in {kind}, {written.bytes:,} bytes in {count} file{'s' if count > 1 else ''}")
     if lost is not None:
         say(f"rounding gave {lost:.2%} of the updated entries back to the base")
 

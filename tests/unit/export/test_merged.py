@@ -176,7 +176,7 @@ def test_a_base_by_the_adapters_own_name(bases: ModuleType, base: Path, tmp_path
     other = adapter(bases, tmp_path / "other", base="somebody/else")
     none = adapter(bases, tmp_path / "none")
     assert opened.named_base([first, same]) == str(base)
-    with pytest.raises(ModelError, match="names the base somebody/else, and .* names .*base"):
+    with pytest.raises(ModelError, match=r"names the base somebody/else, and .* names .*base"):
         opened.named_base([first, other])
     with pytest.raises(ModelError, match=r"adapter_config\.json: names no base\. Name it with --model"):
         opened.named_base([none])
