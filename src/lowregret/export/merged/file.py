@@ -35,23 +35,25 @@ class Entry:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(file: Path, entries: Sequence[Entry], read: Callable[[Entry], Tensor]) -> None:
-    """Write what `read` gives for each of them, which must be of its shape and type. Raises OSError."""
+def header(entries: Sequence[Entry]) -> tuple[bytes, list[Entry]]:
+    """(what a file of these tensors begins with, the tensors in the order of their bytes)."""
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    said: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for entry in ordered:
-        header[entry.name] = {
-            "dtype": _NAMES[entry.dtype],
-            "shape": list(entry.shape),
-            "data_offsets": [place, place + entry.bytes],
-        }
-        place += entry.bytes
-    text = to_json(header, separators=(",", ":")).encode()
+        ends = [place, place + entry.bytes]
+        said[entry.name] = {"dtype": _NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": ends}
+        place = ends[1]
+    text = to_json(said, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, ordered
+
+
+def write_tensors(file: Path, entries: Sequence[Entry], read: Callable[[Entry], Tensor]) -> None:
+    """Write what `read` gives for each of them, which must be of its shape and type. Raises OSError."""
+    beginning, ordered = header(entries)
     with open(file, "wb") as stream:
-        stream.write(len(text).to_bytes(8, "little"))
-        stream.write(text)
+        stream.write(beginning)
         for entry in ordered:
             tensor = read(entry)
             assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.dtype), entry.name

@@ -21,7 +21,7 @@ from lowregret.lora.weights import change
 from lowregret.models.bare import untied
 from lowregret.models.targets import Matrix, matrices
 
-_BLOCK = 2**24
+BLOCK = 2**24
 """Numbers of a matrix that are in float32 at a time."""
 
 
@@ -197,5 +197,5 @@ def _exact(weight: Tensor) -> Tensor:
 
 def _blocks(weight: Tensor) -> Iterator[slice]:
     count, width = weight.shape
-    step = max(1, _BLOCK // max(1, width))
+    step = max(1, BLOCK // max(1, width))
     return (slice(start, start + step) for start in range(0, count, step))

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from lowregret.errors import RecordsError
 from lowregret.export.merged.file import Entry, write_tensors
-from lowregret.export.merged.weights import MergedWeights
+from lowregret.export.merged.weights import BLOCK, MergedWeights
 from lowregret.export.weights import Weights
 from lowregret.models.bare import bare_base
 from lowregret.models.files import companions
@@ -105,7 +105,10 @@ def _rounded(weights: Weights, entry: Entry) -> Tensor:
         tensor = weights.rounded(entry.name, entry.dtype)
     else:
         tensor = weights.read(entry.name).to(entry.dtype)
-    if tensor.is_floating_point():
+    # Block by block, because a sum in float32 makes a copy in float32.
+    if tensor.is_floating_point() and not all(
+        bool(torch.isfinite(block.sum(dtype=torch.float32))) for block in tensor.reshape(-1).split(BLOCK)
+    ):
         too_large = " Or they are too large for float16: write bfloat16." if entry.dtype is torch.float16 else ""
         remedy = f"The base or an adapter is a broken copy, or had diverged: give another.{too_large}"
         refuse_broken(str(weights.folder), {entry.name: tensor}, remedy)
