@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,14 +70,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file to write aside; it becomes `path`, durably, when the context ends well, and goes when it does not.
 
-    Its name is drawn at random and was nobody's before, so nothing that lies there is written through.
+    Its name is drawn at random and was nobody's before, so nothing that lies there is written through. Who may read it
+    is what the umask says, whatever a library has made of the file: safetensors leaves 0600.
     """
     partial = _beside(path)
     with writing(path):
         try:
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+            mode = stat.S_IMODE(partial.stat().st_mode)
             yield partial
-            sync_file(partial)
+            sync_file(partial, mode)
             os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -91,9 +94,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     with writing(path):
         try:
             partial.mkdir(parents=True)
+            mode = stat.S_IMODE(partial.stat().st_mode) & 0o666
             yield partial
-            for entry in (*partial.rglob("*"), partial):
-                sync_folder(entry) if entry.is_dir() else sync_file(entry)
+            for entry in partial.rglob("*"):
+                if entry.is_dir() and not entry.is_symlink():
+                    sync_folder(entry)
+                else:
+                    sync_file(entry, mode)
+            sync_folder(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -151,11 +159,13 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def sync_file(path: Path) -> None:
-    """Make what was written to a file durable."""
+def sync_file(path: Path, mode: int | None = None) -> None:
+    """Make what was written to a file durable, and let it have these permissions."""
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         try:
+            if mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+                os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -299,6 +300,19 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with replacing_folder(tmp_path / "model") as partial:
         (partial / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]
+
+
+def test_a_link_in_a_new_folder_is_not_followed_to_change_who_may_read_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "secret").chmod(0o600)
+
+    def links() -> None:
+        with replacing_folder(tmp_path / "model") as partial:
+            (partial / "link").symlink_to(tmp_path / "secret")
+
+    with pytest.raises(RecordsError, match="link"):
+        links()
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 
 def test_a_resumed_compare_with_a_forged_id_deletes_nothing(tmp_path: Path, victim: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -328,3 +330,22 @@ def test_writing_again_replaces_the_whole_folder(adapter: Path, engine: Engine) 
     export_policy(engine, "lora", adapter)
     assert {path.name for path in adapter.iterdir()} == {CONFIG_NAME, WEIGHTS_NAME, "generation_config.json"}
     assert [path.name for path in adapter.parent.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_who_may_read_what_is_shipped_is_what_the_umask_says(
+    bases: ModuleType, engine: Engine, method: str, umask: int, mode: int, tmp_path: Path
+) -> None:
+    """safetensors leaves its files at 0600, which a web server or another user cannot read."""
+    if method == "full":
+        engine = Engine(bases.small_base("llama"))
+        engine.add_policy("full", FullFT())
+    before = os.umask(umask)
+    try:
+        export_policy(engine, method, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert any(name.endswith(".safetensors") for name in modes)
+    assert set(modes.values()) == {mode}
