@@ -157,6 +157,21 @@ def test_no_expert_is_left_unmerged(bases: ModuleType, architecture: str, tmp_pa
         assert differ(reread(tmp_path / f"{form} merged"), expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("targets", [("experts",), ("attention", "mlp", "router")], ids="+".join)
+def test_experts_that_a_file_has_by_their_names_in_memory(
+    bases: ModuleType, targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Fused on the disk, too; they stay so."""
+    base = saved(bases, "qwen3_moe", tmp_path / "base")
+    fused = {name: weight.contiguous() for name, weight in bases.small_model("qwen3_moe").state_dict().items()}
+    safetensors.torch.save_file(fused, base / "model.safetensors", {"format": "pt"})
+    method = LoRA(rank=8, alpha=16, targets=targets)
+    expected = our_adapter(bases, "qwen3_moe", tmp_path / "adapter", method)
+    merge(base, [(tmp_path / "adapter", 1.0)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+    assert stored(tmp_path / "out").keys() == fused.keys()
+
+
 def test_an_adapted_unembedding_is_written(bases: ModuleType, tmp_path: Path) -> None:
     """What unsloth#4098 reports: the update of lm_head is gone from the merged files."""
     base = saved(bases, "llama", tmp_path / "base")
