@@ -129,7 +129,7 @@ def _own_row(parameter: inspect.Parameter) -> str:
     return f"| {names} | {word} | {_cell(meaning)} |\n"
 
 
-_TYPES = {Path: "path", bool: "switch", int: "integer", float: "number", str: "text", list[str]: "texts"}
+_TYPES = {Path: "path", bool: "switch", int: "integer", float: "number", str: "text", list[str]: "text, repeatable"}
 
 
 def _with_its_flags(asks: VerbFlags, spec: type[Spec]) -> list[Key]:

@@ -1,9 +1,11 @@
-"""A merged folder in plain transformers answers as PEFT does with the adapter unmerged."""
+"""A merged folder in plain transformers gives what PEFT gives with the adapter on its base, not merged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,344 +14,399 @@ import peft
 import pytest
 import safetensors.torch
 import torch
-from peft.tuners.lora import LoraLayer
+import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from lowregret.engine import Engine
+from lowregret.errors import ModelError
 from lowregret.export.merged.opened import opened
-from lowregret.export.merged.write import write_merged
+from lowregret.export.merged.write import Written, write_merged
 from lowregret.export.peft import export_policy
-from lowregret.models.load import load_base, resolve
 from lowregret.spec import LoRA
 
-EXACT = 2e-5
-"""Largest difference of logits in float32: two ways to sum the same products. Logits here are up to about 20."""
+TOLERANCE = 5e-5
+"""In logits as large as 6, which float32 sums in another order: up to 2.1e-5 (gpt-oss)."""
 MIXTURES = ["qwen3_moe", "mixtral", "olmoe", "qwen2_moe", "gpt_oss", "deepseek_v3"]
-TARGETS = {
-    "llama": ["q_proj", "v_proj", "up_proj", "down_proj"],
-    "qwen3": ["q_proj", "o_proj", "gate_proj"],
-    "gemma2": ["q_proj", "down_proj"],
-    "gpt2": ["c_attn", "c_proj", "c_fc"],
-    "phi3": ["qkv_proj", "gate_up_proj"],
-    "gpt_neox": ["query_key_value", "dense_4h_to_h"],
-    "opt": ["q_proj", "fc1"],
-}
-Adapted = Callable[..., Path]
+IDS = torch.randint(2, 64, (4, 16), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def base_folder(bases: ModuleType, tmp_path: Path) -> Callable[..., Path]:
-    """A small base in a folder, as transformers writes it."""
-
-    def write(architecture: str, dtype: torch.dtype = torch.float32) -> Path:
-        folder = tmp_path / architecture
-        bases.small_model(architecture).to(dtype).save_pretrained(folder)
-        bases.small_tokenizer().save_pretrained(folder)
-        return folder
-
-    return write
+@pytest.fixture(autouse=True)
+def quietly() -> Any:
+    """PEFT warns of tied embeddings, and of fields that it follows all the same."""
+    with warnings.catch_warnings(action="ignore"):
+        yield
 
 
-@pytest.fixture
-def adapter_of(tmp_path: Path) -> Adapted:
-    """An adapter that PEFT makes and saves, its weights stirred."""
-
-    def write(base: Path, name: str = "adapter", seed: int = 3, **options: Any) -> Path:
-        config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **options})
-        model = peft.get_peft_model(_plain(base), config)
-        generator = torch.Generator().manual_seed(seed)
-        for key, weight in model.named_parameters():
-            if "lora_" in key:
-                weight.data += 0.3 * torch.randn(weight.shape, generator=generator)
-        model.save_pretrained(tmp_path / name)
-        return tmp_path / name
-
-    return write
+def saved(bases: ModuleType, architecture: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A base as transformers stores it, with its tokenizer."""
+    base = bases.small_base(architecture)
+    base.model.to(dtype).save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
 
 
-def _plain(folder: Path) -> Any:
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not {*report["missing_keys"], *report["unexpected_keys"]}
-    return model.eval()
+def stored(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder by the names of its files."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in safetensors.torch.load_file(file).items()}
 
 
-def _logits(bases: ModuleType, model: Any) -> Tensor:
-    ids, mask, _ = bases.padded(bases.examples(8))
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    found: Tensor = model.eval()(input_ids=IDS).logits
+    return found.float()
+
+
+def reread(folder: Path, dtype: torch.dtype | None = None) -> Tensor:
+    """The logits of a folder in plain transformers; no weight of it is missing or left over."""
+    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", output_loading_info=True)
+    left = {key: found[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if found[key]}
+    assert not left
+    return logits(model)
+
+
+def merge(base: Path, adapters: Sequence[tuple[Path, float]], out: Path, **options: Any) -> Written:
+    with opened(str(base), adapters) as weights:
+        return write_merged(weights, out, **options)
+
+
+def differ(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max())
+
+
+def stirred(model: Any, seed: int = 3, size: float = 0.2) -> Any:
+    """Random numbers on all that an adapter has."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        return model(input_ids=ids, attention_mask=mask).logits[mask.bool()].float()
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight += size * torch.randn(weight.shape, generator=generator)
+    return model
 
 
-def merge(
-    base: Path, out: Path, *adapters: Path | tuple[Path, float], dtype: torch.dtype | None = None, shard: int = 10**9
-) -> float | None:
-    """As the verb does it; the share of updates that were lost."""
-    asked: Sequence[tuple[Path, float]] = [a if isinstance(a, tuple) else (a, 1.0) for a in adapters]
-    with opened(str(base), asked, dtype) as found:
-        write_merged(found, out, shard)
-    return found.updates_lost
+def their_adapter(bases: ModuleType, architecture: str, folder: Path, **options: Any) -> Tensor:
+    """Save an adapter that PEFT made, and give the logits that PEFT has with it."""
+    model: Any = bases.small_model(architecture)
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **options})
+    wrapped = stirred(peft.get_peft_model(model, config))
+    with suppress(OSError):  # it asks the hub for the base's vocabulary
+        wrapped.save_pretrained(folder)
+    return logits(wrapped)
 
 
-def _unmerged(bases: ModuleType, base: Path, adapter: Path) -> Tensor:
-    return _logits(bases, peft.PeftModel.from_pretrained(_plain(base), str(adapter)).eval())
+def our_adapter(bases: ModuleType, architecture: str, folder: Path, method: LoRA, **options: Any) -> Tensor:
+    """The same of an adapter of ours."""
+    engine = Engine(bases.small_base(architecture))
+    bases.stir(engine.add_policy("lora", method))
+    export_policy(engine, "lora", folder, **options)
+    return logits(peft.PeftModel.from_pretrained(bases.small_model(architecture), str(folder)))
 
 
-def _assert_same(bases: ModuleType, base: Path, adapter: Path, out: Path, bound: float = EXACT) -> None:
-    expected, found = _unmerged(bases, base, adapter), _logits(bases, _plain(out))
-    assert float((found - expected).abs().max()) < bound
-    assert float((expected - _logits(bases, _plain(base))).abs().max()) > 100 * bound, "the adapter does something"
+def test_every_architecture_with_its_unembedding(bases: ModuleType, architecture: str, tmp_path: Path) -> None:
+    """Tied (qwen3, gemma2, gpt2, opt) and not (llama, phi3, gpt_neox); cut into several files."""
+    base = saved(bases, architecture, tmp_path / "base")
+    method = LoRA(rank=4, alpha=8, targets=("attention", "mlp", "unembedding"))
+    expected = our_adapter(bases, architecture, tmp_path / "adapter", method)
+    written = merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out", shard_bytes=10_000)
+    assert len(written.files) > 1
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+    assert differ(logits(bases.small_model(architecture)), expected) > 1, "the adapter does nothing"
 
 
-@pytest.mark.parametrize("architecture", TARGETS)
-def test_merged_is_peft_unmerged(
-    bases: ModuleType, base_folder: Callable[..., Path], adapter_of: Adapted, architecture: str, tmp_path: Path
-) -> None:
-    base = base_folder(architecture)
-    adapter = adapter_of(base, target_modules=TARGETS[architecture], fan_in_fan_out=architecture == "gpt2")
-    assert merge(base, tmp_path / "out", adapter) < 1e-3, "in float32 next to nothing is lost"
-    _assert_same(bases, base, adapter, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"use_rslora": True},
-        {"use_dora": True},
-        {"use_dora": True, "use_rslora": True},
-        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
-        {"init_lora_weights": "orthogonal"},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_variants(
-    bases: ModuleType,
-    base_folder: Callable[..., Path],
-    adapter_of: Adapted,
-    architecture: str,
-    options: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    base = base_folder(architecture)
-    asked = {"target_modules": TARGETS[architecture], "fan_in_fan_out": architecture == "gpt2", **options}
-    adapter = adapter_of(base, **asked)
-    merge(base, tmp_path / "out", adapter)
-    _assert_same(bases, base, adapter, tmp_path / "out", 2 * EXACT)
-
-
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_a_residual_start_is_found_again_in_the_base(
-    bases: ModuleType, base_folder: Callable[..., Path], init: str, tmp_path: Path
-) -> None:
-    """PEFT's own file of it, not converted: its base has lost B₀ A₀, ours has not."""
-    base = base_folder("llama")
-    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], init_lora_weights=init)
-    model = peft.get_peft_model(_plain(base), config)
-    generator = torch.Generator().manual_seed(3)
-    for key, weight in model.named_parameters():
-        if "lora_" in key:
-            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
-    model.save_pretrained(tmp_path / "adapter")
-    expected = _logits(bases, model.eval())
-    merge(base, tmp_path / "out", tmp_path / "adapter")
-    assert float((_logits(bases, _plain(tmp_path / "out")) - expected).abs().max()) < 10 * EXACT
-
-
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_ours_with_a_residual_start(
-    bases: ModuleType, base_folder: Callable[..., Path], init: str, tmp_path: Path
-) -> None:
-    base = base_folder("qwen3")
-    _ours(bases, base, tmp_path / "adapter", init=init, targets=("attention", "mlp"))
-    merge(base, tmp_path / "out", tmp_path / "adapter")
-    _assert_same(bases, base, tmp_path / "adapter", tmp_path / "out")
-
-
-def _ours(bases: ModuleType, base: Path, out: Path, *, each_expert: bool = False, **fields: Any) -> None:
-    engine = Engine(load_base(resolve(str(base))), precision="float32")
-    bases.stir(engine.add_policy("lora", LoRA(**{"rank": 8, "alpha": 8, **fields})))
-    export_policy(engine, "lora", out, each_expert=each_expert)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "opt"])
-def test_the_unembedding(
-    bases: ModuleType, base_folder: Callable[..., Path], architecture: str, tmp_path: Path
-) -> None:
-    """unsloth#4098, #3428 and PEFT#2368: it is not dropped, and a tied embedding stays as it was."""
-    base, adapter, out = base_folder(architecture), tmp_path / "adapter", tmp_path / "out"
-    _ours(bases, base, adapter, targets=("attention", "unembedding"))
-    merge(base, out, adapter)
-    _assert_same(bases, base, adapter, out)
-    config, model, before = json.loads((out / "config.json").read_text()), _plain(out), _plain(base)
-    assert config["tie_word_embeddings"] is False
-    assert torch.equal(model.get_input_embeddings().weight, before.get_input_embeddings().weight)
-    assert not torch.equal(model.get_output_embeddings().weight, before.get_output_embeddings().weight)
-
-
-def test_a_tied_embedding_stays_tied_when_only_layers_are_adapted(
-    bases: ModuleType, base_folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    base, adapter, out = base_folder("qwen3"), tmp_path / "adapter", tmp_path / "out"
-    _ours(bases, base, adapter, targets=("attention",))
-    merge(base, out, adapter)
-    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
-    assert "lm_head.weight" not in safetensors.torch.load_file(out / "model.safetensors")
-
-
-def test_a_copy_of_the_tied_embedding_in_the_file_is_replaced(
-    bases: ModuleType, base_folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    base, adapter, out = base_folder("qwen3"), tmp_path / "adapter", tmp_path / "out"
-    tensors = safetensors.torch.load_file(base / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    safetensors.torch.save_file(tensors, base / "model.safetensors", {"format": "pt"})
-    _ours(bases, base, adapter, targets=("unembedding",))
-    merge(base, out, adapter)
-    _assert_same(bases, base, adapter, out)
-
-
-@pytest.mark.parametrize("targets", [("experts",), ("attention", "mlp", "router", "unembedding")], ids="+".join)
-@pytest.mark.parametrize("convention", ["per-active", "shared-outer", "full-rank-each"])
+@pytest.mark.parametrize("convention", ["per-active", "shared-outer"])
 @pytest.mark.parametrize("architecture", MIXTURES)
-def test_experts_and_router(
-    bases: ModuleType,
-    base_folder: Callable[..., Path],
-    architecture: str,
-    convention: str,
-    targets: tuple[str, ...],
-    tmp_path: Path,
+def test_every_mixture_with_experts_and_router(
+    bases: ModuleType, architecture: str, convention: Any, tmp_path: Path
 ) -> None:
-    """unsloth#5410: none of them stays behind, and they are written the way the base has them."""
-    base, adapter, out = base_folder(architecture), tmp_path / "adapter", tmp_path / "out"
-    _ours(bases, base, adapter, convention=convention, targets=targets)
-    merge(base, out, adapter)
-    _assert_same(bases, base, adapter, out, 3 * EXACT)
-    before, after = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (base, out))
-    assert before.keys() == after.keys()
-    moved = {name for name in after if not torch.equal(after[name], before[name])}
-    stays = {name for name in after if ".experts." in name} - moved
-    assert all(name.endswith("_proj_bias") for name in stays), "every matrix of every expert has moved"
+    base = saved(bases, architecture, tmp_path / "base")
+    method = LoRA(rank=8, alpha=8, targets=("attention", "mlp", "router", "unembedding"), convention=convention)
+    expected = our_adapter(bases, architecture, tmp_path / "adapter", method)
+    merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+    assert differ(logits(bases.small_model(architecture)), expected) > 1, "the adapter does nothing"
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_peft_s_own_adapters_of_experts(bases: ModuleType, architecture: str, tmp_path: Path) -> None:
+    base = saved(bases, architecture, tmp_path / "base")
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    options = {"target_modules": ["o_proj"], "target_parameters": parameters}
+    expected = their_adapter(bases, architecture, tmp_path / "adapter", **options)
+    merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
-def test_an_adapter_for_each_expert(
-    bases: ModuleType, base_folder: Callable[..., Path], architecture: str, tmp_path: Path
-) -> None:
-    """vLLM's form; PEFT reads the other form of the same adapter."""
-    base = base_folder(architecture)
-    for each in (False, True):
-        _ours(bases, base, tmp_path / f"adapter{each}", targets=("attention", "experts"), each_expert=each)
-    merge(base, tmp_path / "out", tmp_path / "adapterTrue")
-    _assert_same(bases, base, tmp_path / "adapterFalse", tmp_path / "out")
+def test_no_expert_is_left_unmerged(bases: ModuleType, architecture: str, tmp_path: Path) -> None:
+    """What unsloth#5410 reports: files that say merged, with the base's experts in them. In the layout that vLLM reads,
+    too."""
+    base = saved(bases, architecture, tmp_path / "base")
+    method = LoRA(rank=4, alpha=8, targets=("experts",), convention="full-rank-each")
+    expected = our_adapter(bases, architecture, tmp_path / "peft", method)
+    engine = Engine(bases.small_base(architecture))
+    bases.stir(engine.add_policy("lora", method))
+    export_policy(engine, "lora", tmp_path / "each", each_expert=True)
+    before = stored(base)
+    experts = [name for name in before if ".experts." in name]
+    assert len(experts) == 2 * 4 * 3, "layers, experts, matrices"
+    for form in ("peft", "each"):
+        merge(base, [(tmp_path / form, 1)], tmp_path / f"{form} merged")
+        after = stored(tmp_path / f"{form} merged")
+        assert not [name for name in experts if torch.equal(before[name], after[name])]
+        assert differ(reread(tmp_path / f"{form} merged"), expected) < TOLERANCE
 
 
-def test_experts_of_a_base_that_are_stored_fused(
-    bases: ModuleType, base_folder: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("targets", [("experts",), ("attention", "mlp", "router")], ids="+".join)
+def test_experts_that_a_file_has_by_their_names_in_memory(
+    bases: ModuleType, targets: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """As a mixture looks that was saved by its names in memory."""
-    base, adapter, out = base_folder("qwen3_moe"), tmp_path / "adapter", tmp_path / "out"
+    """Fused on the disk, too; they stay so."""
+    base = saved(bases, "qwen3_moe", tmp_path / "base")
     fused = {name: weight.contiguous() for name, weight in bases.small_model("qwen3_moe").state_dict().items()}
     safetensors.torch.save_file(fused, base / "model.safetensors", {"format": "pt"})
-    _ours(bases, base, adapter, targets=("experts",))
-    merge(base, out, adapter)
-    _assert_same(bases, base, adapter, out)
-    assert safetensors.torch.load_file(out / "model.safetensors").keys() == fused.keys()
+    method = LoRA(rank=8, alpha=16, targets=targets)
+    expected = our_adapter(bases, "qwen3_moe", tmp_path / "adapter", method)
+    merge(base, [(tmp_path / "adapter", 1.0)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+    assert stored(tmp_path / "out").keys() == fused.keys()
 
 
-def test_two_adapters_by_weights(
-    bases: ModuleType, base_folder: Callable[..., Path], adapter_of: Adapted, tmp_path: Path
+def test_an_adapted_unembedding_is_written(bases: ModuleType, tmp_path: Path) -> None:
+    """What unsloth#4098 reports: the update of lm_head is gone from the merged files."""
+    base = saved(bases, "llama", tmp_path / "base")
+    expected = their_adapter(bases, "llama", tmp_path / "adapter", target_modules=["lm_head"])
+    merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    lora = safetensors.torch.load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    a, b = (lora[f"base_model.model.lm_head.lora_{factor}.weight"] for factor in "AB")
+    before, after = stored(base), stored(tmp_path / "out")
+    torch.testing.assert_close(after["lm_head.weight"], before["lm_head.weight"] + 2 * b @ a)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["lm_head.weight"]
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma2", "gpt2", "opt"])
+def test_a_tied_unembedding_is_untied_and_the_embedding_stays(
+    bases: ModuleType, architecture: str, tmp_path: Path
 ) -> None:
-    base = base_folder("llama")
-    one = adapter_of(base, "one", target_modules=["q_proj", "up_proj"])
-    two = adapter_of(base, "two", seed=4, r=6, target_modules=["up_proj", "down_proj"], use_rslora=True)
-    merge(base, tmp_path / "out", (one, 0.7), (two, -0.3))
-    model = peft.PeftModel.from_pretrained(_plain(base), str(one), "one")
-    model.load_adapter(str(two), "two")
-    for name, weight in (("one", 0.7), ("two", -0.3)):
-        for module in model.modules():
-            if isinstance(module, LoraLayer) and name in module.scaling:
-                module.scaling[name] *= weight
-    model.base_model.set_adapter(["one", "two"])
-    expected = _logits(bases, model.eval())
-    assert float((_logits(bases, _plain(tmp_path / "out")) - expected).abs().max()) < EXACT
+    """What unsloth#3428 and PEFT#2368 report: one of the two is lost, or the embedding gets the update as well."""
+    base = saved(bases, architecture, tmp_path / "base")
+    expected = their_adapter(bases, architecture, tmp_path / "adapter", target_modules=["lm_head"])
+    merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    before, after = stored(base), stored(tmp_path / "out")
+    assert set(after) - set(before) == {"lm_head.weight"}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
 
 
-def test_a_dora_and_a_lora_each_give_what_they_would_alone(
-    bases: ModuleType, base_folder: Callable[..., Path], adapter_of: Adapted, tmp_path: Path
+def test_a_tied_base_whose_files_have_the_unembedding_alone_or_both(bases: ModuleType, tmp_path: Path) -> None:
+    expected = their_adapter(bases, "qwen3", tmp_path / "adapter", target_modules=["lm_head", "q_proj"])
+    for name in ("alone", "both"):
+        base = saved(bases, "qwen3", tmp_path / name)
+        tensors = stored(base)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        if name == "alone":
+            del tensors["model.embed_tokens.weight"]
+        safetensors.torch.save_file(tensors, base / "model.safetensors", {"format": "pt"})
+        merge(base, [(tmp_path / "adapter", 1)], tmp_path / f"{name} merged")
+        assert differ(reread(tmp_path / f"{name} merged"), expected) < TOLERANCE
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "dora on the unembedding": {"use_dora": True, "target_modules": ["lm_head", "v_proj"]},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "pissa of rslora and dora": {"init_lora_weights": "pissa", "use_rslora": True, "use_dora": True},
+    "ranks of their own": {
+        "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 6},
+        "alpha_pattern": {"v_proj": 3},
+    },
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_variants_as_peft_saves_them(bases: ModuleType, architecture: str, variant: str, tmp_path: Path) -> None:
+    base = saved(bases, architecture, tmp_path / "base")
+    options = {"target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"], **VARIANTS[variant]}
+    expected = their_adapter(bases, architecture, tmp_path / "adapter", **options)
+    merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("fields", [{"init": "pissa"}, {"init": "olora"}, {"dora": True}], ids=str)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "phi3"])
+def test_variants_as_we_save_them(
+    bases: ModuleType, architecture: str, fields: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    base = base_folder("llama")
-    dora = adapter_of(base, "dora", target_modules=["q_proj"], use_dora=True)
-    lora = adapter_of(base, "lora", seed=4, target_modules=["q_proj"])
-    for out, adapters in (("dora1", [(dora, 1.0)]), ("lora1", [(lora, 1.0)]), ("both", [(dora, 0.25), (lora, 2.0)])):
-        merge(base, tmp_path / out, *adapters)
-    name = "model.layers.1.self_attn.q_proj.weight"
-    w, d, p, both = (
-        safetensors.torch.load_file(folder / "model.safetensors")[name].double()
-        for folder in (base, *(tmp_path / out for out in ("dora1", "lora1", "both")))
+    base = saved(bases, architecture, tmp_path / "base")
+    method = LoRA(rank=4, alpha=8, targets=("attention", "mlp"), **fields)
+    expected = our_adapter(bases, architecture, tmp_path / "adapter", method)
+    merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+
+
+def test_gpt2_as_the_hub_has_it_and_peft_s_dora_on_it(bases: ModuleType, tmp_path: Path) -> None:
+    """Its files are those of the model without its unembedding: no name begins with `transformer.`."""
+    model: Any = bases.small_model("gpt2")
+    model.transformer.save_pretrained(tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+    bases.small_tokenizer().save_pretrained(tmp_path / "base")
+    assert "h.0.attn.c_attn.weight" in stored(tmp_path / "base")
+    for dora in (False, True):
+        options = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "use_dora": dora}
+        expected = their_adapter(bases, "gpt2", tmp_path / f"adapter {dora}", **options)
+        merge(tmp_path / "base", [(tmp_path / f"adapter {dora}", 1)], tmp_path / f"out {dora}")
+        assert differ(reread(tmp_path / f"out {dora}"), expected) < TOLERANCE
+    method = LoRA(rank=4, alpha=8, targets=("attention", "unembedding"))
+    expected = our_adapter(bases, "gpt2", tmp_path / "adapter", method)
+    merge(tmp_path / "base", [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("composite", [False, True], ids=["text alone", "text in a model of images"])
+def test_gemma_3(bases: ModuleType, composite: bool, tmp_path: Path) -> None:
+    """A model of images and text keeps the text's settings in text_config, and its files have names of their own."""
+    text = transformers.Gemma3TextConfig(
+        **bases.GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=6, layer_types=["sliding_attention"] * 2
     )
-    torch.testing.assert_close(both, w + 0.25 * (d - w) + 2 * (p - w), rtol=0, atol=1e-5)
+    config: Any = text
+    if composite:
+        size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        vision = {**size, "image_size": 8, "patch_size": 4}
+        config = transformers.Gemma3Config(text_config=text.to_dict(), vision_config=vision, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "base")
+    bases.small_tokenizer().save_pretrained(tmp_path / "base")
+    targets = (
+        r".*(self_attn\.q_proj|mlp\.up_proj|lm_head)" if not composite else r".*language_model.*(q|up)_proj|lm_head"
+    )
+    lora = peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
+    wrapped = stirred(peft.get_peft_model(model, lora))
+    with suppress(OSError):
+        wrapped.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "base", [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert set(stored(tmp_path / "base")) < set(stored(tmp_path / "out"))
+    assert differ(reread(tmp_path / "out"), logits(wrapped)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "digits"), [(torch.bfloat16, 8), (torch.float16, 11)], ids=str)
-def test_one_rounding(
-    bases: ModuleType,
-    base_folder: Callable[..., Path],
-    adapter_of: Adapted,
-    dtype: torch.dtype,
-    digits: int,
-    tmp_path: Path,
+def test_two_adapters_by_shares(bases: ModuleType, tmp_path: Path) -> None:
+    """PEFT's `cat` is the exact sum; of other matrices, other ranks and other scales."""
+    base = saved(bases, "llama", tmp_path / "base")
+    options = [{"target_modules": ["q_proj", "up_proj"]}, {"target_modules": ["q_proj", "down_proj"], "r": 2}]
+    for name, more in zip("ab", options, strict=True):
+        their_adapter(bases, "llama", tmp_path / name, **more)
+    model: Any = peft.PeftModel.from_pretrained(bases.small_model("llama"), str(tmp_path / "a"), adapter_name="a")
+    model.load_adapter(str(tmp_path / "b"), adapter_name="b")
+    alone = {name: _update(model, name) for name in "ab"}
+    merge(base, [(tmp_path / "a", 0.7), (tmp_path / "b", -0.3)], tmp_path / "out")
+    before, after = stored(base), stored(tmp_path / "out")
+    for name, weight in before.items():
+        module = name.removesuffix(".weight")
+        added = sum(share * alone[which].get(module, 0) for which, share in (("a", 0.7), ("b", -0.3)))
+        torch.testing.assert_close(after[name], weight + added, rtol=1e-6, atol=1e-6)
+    both = {"q_proj": 2, "up_proj": 1, "down_proj": 1}
+    for last, count in both.items():
+        assert sum(f"{last}" in module for one in alone.values() for module in one) == 2 * count, "two layers"
+
+
+def test_dora_beside_a_plain_adapter_is_the_sum_of_what_each_changes(bases: ModuleType, tmp_path: Path) -> None:
+    base = saved(bases, "llama", tmp_path / "base")
+    their_adapter(bases, "llama", tmp_path / "a", target_modules=["q_proj"], use_dora=True)
+    their_adapter(bases, "llama", tmp_path / "b", target_modules=["q_proj"])
+    for name in "ab":
+        merge(base, [(tmp_path / name, 1)], tmp_path / f"{name} alone")
+    merge(base, [(tmp_path / "a", 0.5), (tmp_path / "b", 2)], tmp_path / "out")
+    before, a, b, after = (stored(tmp_path / name) for name in ("base", "a alone", "b alone", "out"))
+    for name, weight in before.items():
+        expected = weight + 0.5 * (a[name] - weight) + 2 * (b[name] - weight)
+        torch.testing.assert_close(after[name], expected, rtol=1e-5, atol=1e-5)
+
+
+def _update(model: Any, adapter: str) -> dict[str, Tensor]:
+    """{module: what PEFT would add}."""
+    found = {}
+    for name, module in model.base_model.model.named_modules():
+        if hasattr(module, "lora_A") and adapter in module.lora_A:
+            found[name] = module.get_delta_weight(adapter).detach()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_float32_s_sum_rounded_once(
+    bases: ModuleType, dtype: torch.dtype, tmp_path: Path, record_property: Any
 ) -> None:
-    """Every weight is the nearest of its type to the one in float64, and the lost updates are as many as are seen."""
-    base = base_folder("llama", dtype)
-    adapter = adapter_of(base, target_modules=["q_proj"], lora_alpha=0.02)
-    lost = merge(base, tmp_path / "out", adapter)
-    before, after = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))
-    saved = safetensors.torch.load_file(adapter / "adapter_model.safetensors")
-    same = changed = 0
-    for name in (name for name in before if "q_proj" in name):
-        place = f"base_model.model.{name.removesuffix('.weight')}"
-        a, b = (saved[f"{place}.lora_{which}.weight"].double() for which in "AB")
-        exact = before[name].double() + 0.02 / 4 * (b @ a)
-        error = (after[name].double() - exact).abs() / exact.abs()
-        assert after[name].dtype == dtype
-        assert float(error.max()) < 2.0**-digits * 1.001
-        changed += exact.numel()
-        same += int((after[name] == before[name]).sum())
-    assert lost == pytest.approx(same / changed, abs=1e-6)
-    assert 0 < lost < 1
-    for name in (name for name in before if "q_proj" not in name):
-        assert torch.equal(after[name], before[name])
+    """To the bit, from a base in half precision and from one in float32; and how many updates that costs."""
+    their_adapter(bases, "llama", tmp_path / "adapter", target_modules=["q_proj", "up_proj", "lm_head"])
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    lora = safetensors.torch.load_file(file)
+    lora["base_model.model.lm_head.lora_B.weight"][:20] = 0  # rows that are not updated are not lost
+    safetensors.torch.save_file(lora, file, {"format": "pt"})
+    whole = peft.PeftModel.from_pretrained(bases.small_model("llama"), str(tmp_path / "adapter"))
+    added = {f"{name}.weight": delta * 0.02 for name, delta in _update(whole, "default").items()}
+    for name, stored_as, asked in (("float32", torch.float32, dtype), ("half", dtype, None)):
+        base = saved(bases, "llama", tmp_path / name, stored_as)
+        written = merge(base, [(tmp_path / "adapter", 0.02)], tmp_path / f"{name} merged", dtype=asked)
+        before, after = stored(base), stored(tmp_path / f"{name} merged")
+        updated = lost = 0
+        for key, weight in before.items():
+            delta = added.get(key, torch.zeros(()))
+            exact = weight.float() + delta
+            assert after[key].dtype == dtype
+            # PEFT multiplies A and B in another order, which may move a sum over the edge between two numbers.
+            off = after[key] != exact.to(dtype)
+            assert float(off.float().mean()) < 1e-3, key
+            updated += int((delta != 0).sum())
+            lost += int(((delta != 0) & (after[key] == weight.to(dtype))).sum())
+        assert written.updates_lost == pytest.approx(lost / updated, abs=1e-6)
+        record_property(f"updates lost, base in {name}", written.updates_lost)
+        assert 0 < lost < updated / 2
+        assert json.loads((tmp_path / f"{name} merged" / "config.json").read_text())["dtype"] == str(dtype)[6:]
+        exact_model = bases.small_model("llama").to(stored_as).float()
+        with torch.no_grad():
+            for module, delta in added.items():
+                exact_model.get_parameter(module).add_(delta)
+        bound = 0.2 if dtype is torch.bfloat16 else 0.025
+        assert differ(reread(tmp_path / f"{name} merged", torch.float32), logits(exact_model)) < bound
 
 
-def test_another_type_and_shards(
-    bases: ModuleType, base_folder: Callable[..., Path], adapter_of: Adapted, tmp_path: Path
+def test_what_a_family_keeps_in_float32_stays_so(bases: ModuleType, tmp_path: Path) -> None:
+    """DeepSeek-V3 chooses experts by a bias that transformers never rounds."""
+    base = saved(bases, "deepseek_v3", tmp_path / "base")
+    merge(base, [], tmp_path / "out", dtype=torch.bfloat16)
+    dtypes = {name: tensor.dtype for name, tensor in stored(tmp_path / "out").items()}
+    kept = [name for name, dtype in dtypes.items() if dtype is torch.float32]
+    assert kept
+    assert all(name.endswith("e_score_correction_bias") for name in kept)
+    reread(tmp_path / "out")
+
+
+def test_a_gguf_base_is_merged_into_what_it_is_dequantised_to(
+    load_module: Any, bases: ModuleType, tmp_path: Path
 ) -> None:
-    base = base_folder("llama", torch.bfloat16)
-    adapter = adapter_of(base, target_modules=["q_proj", "down_proj"])
-    merge(base, tmp_path / "whole", adapter, dtype=torch.float32)
-    merge(base, tmp_path / "shards", adapter, dtype=torch.float32, shard=5000)
-    _assert_same(bases, base, adapter, tmp_path / "shards")
-    files = sorted(tmp_path.glob("shards/*.safetensors"))
-    tensors = [safetensors.torch.load_file(file) for file in files]
-    assert len(files) > 3
-    assert all(len(part) == 1 or sum(value.nbytes for value in part.values()) <= 5000 for part in tensors)
-    whole = safetensors.torch.load_file(tmp_path / "whole" / "model.safetensors")
-    assert bases.same({name: value for part in tensors for name, value in part.items()}, whole)
-    assert json.loads((tmp_path / "shards" / "config.json").read_text())["dtype"] == "float32"
-    again = tmp_path / "again"  # what was written is a base itself
-    merge(tmp_path / "shards", again)
-    assert bases.same(safetensors.torch.load_file(again / "model.safetensors"), whole)
+    files = load_module(Path(__file__).parents[1] / "gguf_files.py")
+    made = files.model("Llama")
+    file = files.write(tmp_path / "base.gguf", "llama", files.tensors(made, "llama"), files.fields(made))
+    lora = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    wrapped = stirred(peft.get_peft_model(made, lora))
+    with suppress(OSError):
+        wrapped.save_pretrained(tmp_path / "adapter")
+    merge(file, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert differ(reread(tmp_path / "out"), logits(wrapped)) < 1e-4
 
 
-def test_a_checkpoint_without_the_models_prefix(
-    bases: ModuleType, base_folder: Callable[..., Path], adapter_of: Adapted, tmp_path: Path
-) -> None:
-    """As the hub has GPT-2: saved from the model without a head."""
-    base = base_folder("gpt2")
-    tensors = safetensors.torch.load_file(base / "model.safetensors")
-    bare = {name.removeprefix("transformer."): value for name, value in tensors.items()}
-    safetensors.torch.save_file(bare, base / "model.safetensors", {"format": "pt"})
-    adapter = adapter_of(base, target_modules=["c_attn", "lm_head"], fan_in_fan_out=True)
-    merge(base, tmp_path / "out", adapter)
-    _assert_same(bases, base, adapter, tmp_path / "out")
-    assert safetensors.torch.load_file(tmp_path / "out" / "model.safetensors").keys() == {*bare, "lm_head.weight"}
+def test_a_matrix_that_the_files_lack_is_an_error_by_name(bases: ModuleType, tmp_path: Path) -> None:
+    their_adapter(bases, "mixtral", tmp_path / "adapter", target_modules=[], target_parameters=["experts.down_proj"])
+    base = saved(bases, "mixtral", tmp_path / "base")
+    tensors = stored(base)
+    tensors.pop("model.layers.1.block_sparse_moe.experts.3.w2.weight")
+    safetensors.torch.save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"expert 3 of model\.layers\.1\.mlp\.experts\.down_proj: is adapted"):
+        merge(base, [(tmp_path / "adapter", 1)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.cli.ship import deliver
 from lowregret.errors import ModelError, SpecError, did_you_mean
-from lowregret.runs.shipped import ADAPTER_CONFIG, adapter_in
+from lowregret.runs.files import ADAPTER_CONFIG, adapter_in
 
 
 @verb("export")

@@ -11,7 +11,8 @@ from lowregret.cli.options import option
 from lowregret.cli.outcome import say_json
 from lowregret.cli.ship import deliver
 from lowregret.errors import ModelError, SpecError
-from lowregret.runs.shipped import ADAPTER_CONFIG, adapter_in, model_in, require_as_shipped
+from lowregret.runs.files import ADAPTER_CONFIG, adapter_in, model_in
+from lowregret.runs.shipped import require_as_shipped
 from lowregret.ship.winner import Winner, of_adapters
 
 _LARGEST_SHARE = 1e6
@@ -76,4 +77,5 @@ def _share(given: str) -> tuple[Path, float]:
         whole = model_in(folder)
         remedy = f"It has a trained base: --model {whole}." if whole else "Name a folder with an adapter."
         raise ModelError(f"--adapter {given}: {folder} holds no {ADAPTER_CONFIG}. {remedy}")
+    require_as_shipped(found)
     return found, share

@@ -43,10 +43,6 @@ class FittedAdapter:
         """The matrices that it adapts."""
         return sorted({*self.plain, *self.experts.experts})
 
-    def adapts(self, matrix: str) -> bool:
-        """Whether one of them is of this name."""
-        return matrix in self.plain or matrix in self.experts.experts
-
     def refuse_other_base(self, own: Callable[[str], Tensor | None]) -> None:
         """ModelError when a weight of the base that the file has, too, is not what `own` gives for its name; None is
         for a weight that the base does not have."""

@@ -15,13 +15,12 @@ from lowregret.export.hub_base import Licence, base_label, base_licence, base_on
 from lowregret.foreign import read_json
 from lowregret.foreign_text import last_part
 from lowregret.runs.atomic import read_record
-from lowregret.runs.files import SPEC, TRIAL, VERDICT
+from lowregret.runs.files import ADAPTER_CONFIG, SPEC, TRIAL, VERDICT
 from lowregret.runs.forms import Form, default_name, served_name
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, read_manifest
 from lowregret.runs.proof import Proof
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.shipped import ADAPTER_CONFIG
 from lowregret.runs.verdict import Verdict
 from lowregret.spec.rl import OWN_PROBLEMS
 

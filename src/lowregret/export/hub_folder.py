@@ -17,8 +17,7 @@ from lowregret.models.files import TOKENIZER, folder_of
 from lowregret.models.folder import weight_files
 from lowregret.models.load import load_tokenizer, resolve
 from lowregret.runs.atomic import write_bytes, write_json, writing
-from lowregret.runs.files import VERDICT
-from lowregret.runs.shipped import ADAPTER_CONFIG
+from lowregret.runs.files import ADAPTER_CONFIG, VERDICT
 from lowregret.runs.verdict import Verdict
 from lowregret.strict_json import finite, to_json
 

@@ -75,7 +75,7 @@ class StoredWeights:
             )
         for file in files:
             with boundary(ModelError, file, "cannot be read", _REMEDY), safe_open(file, "pt") as held:
-                for name in held.keys():  # noqa: SIM118
+                for name in list(held.keys()):
                     there = held.get_slice(name)
                     self._stored[name] = _Stored(file, tuple(there.get_shape()), there.get_dtype())
         self.names: Sequence[str] = tuple(self._stored)
@@ -93,9 +93,9 @@ class StoredWeights:
     def dtype(self, name: str) -> torch.dtype:
         """In which it is stored; ModelError for one that torch does not have."""
         stored = self._stored[name].dtype
-        if stored not in _DTYPES:
+        if stored not in DTYPES:
             raise ModelError(f"{self.folder}: {name} is stored as {stored}, which is not read here. {_REMEDY}")
-        return _DTYPES[stored]
+        return DTYPES[stored]
 
     def read(self, name: str) -> Tensor:
         """A tensor as it is stored, on the CPU."""
@@ -108,7 +108,7 @@ class StoredWeights:
         return tensor
 
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,

@@ -20,13 +20,12 @@ def bare_model(source: Source) -> PreTrainedModel:
         return _built(config)
 
 
-def can_be_untied(model: PreTrainedModel) -> bool:
-    """Whether its configuration can give it an unembedding of its own."""
+def untied(model: PreTrainedModel) -> PreTrainedModel:
+    """The same with an unembedding of its own, if its code can be told so by its configuration."""
     config = deepcopy(model.config)
     for part in (config, config.get_text_config(decoder=True)):
         part.tie_word_embeddings = False
-    other = _built(config)
-    return other.get_output_embeddings().weight is not other.get_input_embeddings().weight
+    return _built(config)
 
 
 def _built(config: PretrainedConfig) -> PreTrainedModel:

@@ -47,19 +47,19 @@ def roles(module: Any) -> tuple[str, ...]:
 
 def weight(module: Any, role: str) -> Float[Tensor, "experts d_out d_in"]:
     """A view of one matrix of every expert, the way round it multiplies."""
-    stored: Tensor = getattr(module, _stored(module, role))
+    stored: Tensor = getattr(module, stored_name(module, role))
     turned = stored.transpose(1, 2) if module.is_transposed else stored
     return _half(module, role, turned)
 
 
 def bias(module: Any, role: str) -> Float[Tensor, "experts d_out"] | None:
     """A view of one bias of every expert."""
-    return _half(module, role, getattr(module, f"{_stored(module, role)}_bias")) if module.has_bias else None
+    return _half(module, role, getattr(module, f"{stored_name(module, role)}_bias")) if module.has_bias else None
 
 
 def inward(module: Any) -> tuple[Float[Tensor, "experts d_out d_in"], Float[Tensor, "experts d_out"] | None]:
     """Weight and bias of the product that hidden states enter by: gate and up in one, as they lie."""
-    name = _stored(module, "up_proj")
+    name = stored_name(module, "up_proj")
     stored: Tensor = getattr(module, name)
     turned = stored.transpose(1, 2) if module.is_transposed else stored
     return turned, getattr(module, f"{name}_bias") if module.has_bias else None
@@ -92,7 +92,8 @@ def active_experts(name: str, module: Any) -> int:
     )
 
 
-def _stored(module: Any, role: str) -> str:
+def stored_name(module: Any, role: str) -> str:
+    """The tensor of the module that holds a matrix."""
     return "gate_up_proj" if role != "down_proj" and module.has_gate else role
 
 

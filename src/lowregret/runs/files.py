@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 LOCK = ".lock"
 """Locked by the process that writes in the folder."""
 SPEC = "spec.json"
@@ -30,6 +32,8 @@ FAILURES = "failures.jsonl"
 """Samples whose grading failed: {"step", "prompt", "completion", "reward", "error"}."""
 ADAPTER = "adapter"
 """A trained LoRA, in PEFT's format."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""In a folder with an adapter: PEFT's own name."""
 MODEL = "model"
 """A trained base, as a Hugging Face folder."""
 
@@ -69,3 +73,15 @@ CLAIMS = "claims.json"
 def timing_file(width: int) -> str:
     """In the folder of timings: what steps on a base of this hidden size took."""
     return f"width-{width:05}.json"
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The adapter that a folder is or has: of `train` its own, of `compare` the best LoRA's; else None."""
+    places = (folder, folder / ADAPTER, folder / BEST / BEST_LORA)
+    return next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
+
+
+def model_in(folder: Path) -> Path | None:
+    """The trained base that a run's folder has; None where it has none."""
+    places = (folder / MODEL, folder / BEST / BEST_FULL)
+    return next((place for place in places if (place / "config.json").is_file()), None)

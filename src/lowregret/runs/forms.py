@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from lowregret.errors import RecordsError
 from lowregret.foreign import read_json
-from lowregret.runs.files import ADAPTER, BEST, MODEL
-from lowregret.runs.shipped import ADAPTER_CONFIG
+from lowregret.runs.files import ADAPTER, ADAPTER_CONFIG, BEST, MODEL
 
 Form = Literal["peft", "merged", "gguf", "gguf-lora", "ollama"]
 """An adapter in PEFT's format, a whole Hugging Face model, a whole GGUF, an adapter as GGUF, a folder for Ollama."""

@@ -6,25 +6,9 @@ from pathlib import Path
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record
-from lowregret.runs.files import ADAPTER, BEST, BEST_FULL, BEST_LORA, MODEL, TRIAL
+from lowregret.runs.files import TRIAL
 from lowregret.runs.manifest import digests
 from lowregret.runs.records import TrialRecord
-
-ADAPTER_CONFIG = "adapter_config.json"
-"""In a folder with an adapter: PEFT's own name."""
-_MODEL_CONFIG = "config.json"
-
-
-def adapter_in(folder: Path) -> Path | None:
-    """The adapter that a folder is or has: `train`'s own, `compare`'s best LoRA; None where there is none."""
-    places = (folder, folder / ADAPTER, folder / BEST / BEST_LORA)
-    return next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
-
-
-def model_in(folder: Path) -> Path | None:
-    """The model that a folder is or has: `train`'s own, `compare`'s best FullFT; None where there is none."""
-    places = (folder, folder / MODEL, folder / BEST / BEST_FULL)
-    return next((place for place in places if (place / _MODEL_CONFIG).is_file()), None)
 
 
 def digest_folder(folder: Path) -> dict[str, str]:

@@ -24,10 +24,10 @@ from lowregret.export.gguf.write import write_gguf
 from lowregret.export.hub_base import base_on_hub
 from lowregret.export.hub_folder import clean_settings, hub_folder, write_verdict
 from lowregret.export.merged.opened import opened
-from lowregret.export.merged.weights import MergedWeights
 from lowregret.export.merged.write import SHARD_BYTES, write_merged
 from lowregret.export.ollama.write import MODEL, write_ollama
 from lowregret.export.places import refuse_places
+from lowregret.export.weights import Weights
 from lowregret.models.load import Source, load_tokenizer
 from lowregret.models.stops import stops_of
 from lowregret.runs.atomic import replacing_folder, write_json
@@ -166,7 +166,7 @@ def _peft(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Examp
     base = require_base(winner)
     (adapter, _) = winner.adapters[0]
     warning = hub_folder(adapter, folder, base=base, base_name=wanted.base_name, verdict=winner.verdict)
-    with _opened(winner, None, say) as weights:  # refuses another base, by name and by content
+    with opened(winner.model, winner.adapters, say) as weights:  # refuses another base, by name and by content
         large = too_large(_parameters(weights))
     proof = (
         unproved("peft", "float32", folder, large, None)
@@ -177,10 +177,11 @@ def _peft(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Examp
 
 
 def _merged(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Example], say: Say) -> _Made:
-    with _opened(winner, wanted.dtype, say) as weights:
-        write_merged(weights, folder, wanted.shard_bytes)
-        precision, lost = str(weights.precision).removeprefix("torch."), weights.updates_lost
+    with opened(winner.model, winner.adapters, say) as weights:
+        dtype = None if wanted.dtype is None else getattr(torch, wanted.dtype)
+        written = write_merged(weights, folder, dtype=dtype, shard_bytes=wanted.shard_bytes)
         large = too_large(_parameters(weights))
+    precision, lost = str(written.dtype).removeprefix("torch."), written.updates_lost
     clean_settings(folder)
     write_verdict(folder, winner.verdict, winner.base or "")
     if large:
@@ -192,7 +193,7 @@ def _gguf(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Examp
     kind = wanted.kind or DEFAULT_KINDS["gguf"]
     name = served_name(wanted.name or default_name(winner.folder))
     file = folder / f"{name}-{kind}.gguf"
-    with _opened(winner, "float32", say) as weights:
+    with opened(winner.model, winner.adapters, say) as weights:
         written = write_gguf(weights, file, kind, name=name)
     with _reference(winner) as reference:
         proof = prove_gguf(file, reference, TEXTS, kind=kind, held_out=examples)
@@ -204,7 +205,7 @@ def _gguf_lora(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[
     file = folder / f"{name}-lora.gguf"
     ((adapter, _),) = winner.adapters
     with (
-        _opened(replace(winner, adapters=()), "float32", say) as base,
+        opened(require_base(winner), (), say) as base,
         tempfile.TemporaryDirectory(dir=folder, prefix=".base-") as aside,
     ):
         written = write_lora_gguf(adapter, base.folder, file)
@@ -223,7 +224,7 @@ def _gguf_lora(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[
 
 def _ollama(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Example], say: Say) -> _Made:
     kind = wanted.kind or DEFAULT_KINDS["ollama"]
-    with _opened(winner, "float32", say) as weights:
+    with opened(winner.model, winner.adapters, say) as weights:
         written = write_ollama(weights, folder, kind)
     with _reference(winner) as reference:
         proof = prove_gguf(folder / MODEL, reference, TEXTS, kind=kind, form="ollama", held_out=examples)
@@ -240,20 +241,13 @@ _FORMS: dict[Form, Callable[[Winner, Wanted, Path, Sequence[Example], Say], _Mad
 
 
 @contextmanager
-def _opened(winner: Winner, dtype: str | None, say: Say) -> Iterator[MergedWeights]:
-    """The winner's weights, one at a time; what may be wrong with them is said."""
-    with opened(winner.model, winner.adapters, None if dtype is None else getattr(torch, dtype), say) as weights:
-        yield weights
-
-
-@contextmanager
 def _reference(winner: Winner) -> Iterator[Reference]:
     with base_with_adapters(winner.model or require_base(winner), winner.adapters) as read:
         assert read.tokenizer is not None
         yield Reference(read.model, read.tokenizer, read.program)
 
 
-def _parameters(weights: MergedWeights) -> int:
+def _parameters(weights: Weights) -> int:
     return sum(prod(weights.shape(name)) for name in weights.names)
 
 

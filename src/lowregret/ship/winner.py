@@ -9,9 +9,9 @@ from typing import Any
 
 from lowregret.errors import ModelError, RecordsError, SpecError
 from lowregret.runs.atomic import read_record
-from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, SPEC, TRIALS, VERDICT
+from lowregret.runs.files import ADAPTER_CONFIG, BEST, BEST_FULL, BEST_LORA, SPEC, TRIALS, VERDICT, adapter_in, model_in
 from lowregret.runs.lock import stored_spec
-from lowregret.runs.shipped import ADAPTER_CONFIG, adapter_in, model_in, require_as_shipped
+from lowregret.runs.shipped import require_as_shipped
 from lowregret.runs.verdict import Verdict
 
 METHODS = ("lora", "full")

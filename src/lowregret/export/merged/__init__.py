@@ -1,1 +1,1 @@
-"""Adapters added to a base's weights without a model in memory: tensor after tensor, and written shard after shard."""
+"""Adapters merged into the files of their base, tensor by tensor, for models that are larger than the memory."""

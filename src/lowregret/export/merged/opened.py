@@ -1,132 +1,116 @@
-"""A base by its name and adapters by their folders, ready to be merged: nothing of the weights is in memory yet."""
+"""From what a user names to weights: any base, with adapters or without."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import torch
+from huggingface_hub import snapshot_download
 
 from lowregret.errors import ModelError
 from lowregret.export.adapter import fit_adapter, same_name
-from lowregret.export.merged.places import Places
-from lowregret.export.merged.weights import Added, MergedWeights
+from lowregret.export.merged.weights import MergedWeights
 from lowregret.export.peft import write_model
-from lowregret.export.weights import StoredWeights
+from lowregret.export.weights import StoredWeights, Weights
 from lowregret.lora.formats.peft import read_adapter_config
 from lowregret.lora.formats.selection import CONFIG_NAME
 from lowregret.models.bare import bare_model
-from lowregret.models.files import base_files, folder_of
-from lowregret.models.load import Source, load_base, resolve
+from lowregret.models.files import base_files, weights_used
+from lowregret.models.load import Source, explaining, load_base, load_config, resolve
 from lowregret.models.stops import write_stops
-from lowregret.runs.atomic import writing
-from lowregret.runs.files import MANIFEST
+from lowregret.models.targets import matrices
+from lowregret.runs.files import SPEC
 from lowregret.runs.manifest import digests, manifest_over
-from lowregret.runs.shipped import require_as_shipped
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
+_FETCHED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
 @contextmanager
 def opened(
-    model: str | None,
-    adapters: Sequence[tuple[Path, float]] = (),
-    dtype: torch.dtype | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Iterator[MergedWeights]:
-    """Find a base and put adapters on it, each with what its update is multiplied by.
+    model: str | None, adapters: Sequence[tuple[Path, float]] = (), say: Callable[[str], None] = lambda line: None
+) -> Iterator[Weights]:
+    """The weights of a base, with each adapter's update times its share added; closed when the context ends.
 
     Args:
-        model: a Hugging Face folder, a hub id in the local cache, a bundled base, or a .gguf file, which is
-            dequantised into a temporary folder, as float32. None is for the one that the adapters name.
+        model: a Hugging Face folder, a hub id, a bundled name or a .gguf file, which is dequantised; None is for the
+            base that the adapters name, which must be one.
         adapters: folders in PEFT's format.
-        dtype: as in `MergedWeights`.
-        say: is told of what may be wrong and is no error.
+        say: is told what a user should know of an adapter that can be merged.
 
-    Raises:
-        ModelError: the base cannot be found or is quantised, an adapter does not fit it, or was trained on other
-            weights by the record of its run; adapters name several bases.
-        RecordsError: an adapter of a run is not what the run has shipped.
+    ModelError when the base or an adapter cannot be read, when they do not fit each other, and for another base than
+    the run that an adapter lies in was trained on.
     """
+    source = resolve(model if model is not None else named_base([folder for folder, _ in adapters]))
     for folder, _ in adapters:
-        require_as_shipped(folder)
-    asked = model or named_base([folder for folder, _ in adapters])
-    source = resolve(asked)
-    for folder, _ in adapters:
-        for line in _other_content(folder, asked):
-            say(line)
-    with ExitStack() as held:
-        folder = _folder(source) if source.gguf_file is None else held.enter_context(_dequantised(source))
-        stored = held.enter_context(StoredWeights(folder))
-        places = Places(bare_model(Source(asked, str(folder))), stored.names, asked)
-        added = [Added(fit_adapter(places.model, places.matrices, path), weight) for path, weight in adapters]
-        weights = MergedWeights(stored, places, added, dtype)
-        for each in added:
-            each.adapter.refuse_other_base(weights.own)
-            for line in (*each.adapter.lacking(places.matrices), *each.adapter.other_name(asked)):
+        _require_trained_on(source.asked, folder)
+    with _folder(source) as place, StoredWeights(place) as stored:
+        if not adapters:
+            yield stored
+            return
+        base = bare_model(Source(source.asked, str(place)))
+        known = matrices(base)
+        fitted = [(fit_adapter(base, known, folder), share) for folder, share in adapters]
+        for adapter, _ in fitted:
+            for line in (*adapter.lacking(known), *adapter.other_name(source.asked)):
                 say(line)
-        yield weights
+        yield MergedWeights(stored, fitted, base)
 
 
 def named_base(adapters: Sequence[Path]) -> str:
-    """The base that the adapters' configurations name; ModelError when one names none, or another than the first."""
-    first = ""
+    """The base that adapters name; ModelError when one names none, or they name several."""
+    named: dict[str, Path] = {}
     for folder in adapters:
-        named = read_adapter_config(folder).get("base_model_name_or_path")
-        if not named:
+        base = read_adapter_config(folder).get("base_model_name_or_path")
+        if not base:
             raise ModelError(f"{folder / CONFIG_NAME}: names no base. Name it with --model.")
-        first = first or named
-        if not same_name(first, named):
+        if other := next((name for name in named if not same_name(name, base)), None):
             raise ModelError(
-                f"{folder / CONFIG_NAME}: was made on {named}, and {adapters[0]} on {first}. Adapters of one base can "
-                "be added; if it is one under two names, name it with --model."
+                f"{folder / CONFIG_NAME}: names the base {base}, and {named[other] / CONFIG_NAME} names {other}. "
+                "Adapters of several bases cannot be merged; if it is one base, name it with --model."
             )
-    return first
+        named.setdefault(base, folder)
+    return next(iter(named))
 
 
-def _folder(source: Source) -> Path:
-    found = folder_of(source.path)
+def _require_trained_on(asked: str, adapter: Path) -> None:
+    """ModelError when the run that the adapter lies in was trained on other weights, by their hashes.
+
+    Files of other names, such as the same weights cut otherwise, say nothing.
+    """
+    found = manifest_over(adapter)
     if found is None:
+        return
+    run, manifest = found
+    files = base_files(asked)
+    both = {name: files[name] for name in manifest.base if name in files and files[name].suffix in _WEIGHTS}
+    now = digests(both)
+    if changed := [name for name in both if now[name] != manifest.base[name]]:
         raise ModelError(
-            f"{source.asked}: is no folder, no .gguf file and no bundled base, and as a hub id it is not in the local "
-            f"cache. Fetch it first (hf download {source.asked}), or give a folder."
+            f"{asked}: its {changed[0]} is not the one that the run in {run} was trained on, by its hash: the adapter "
+            f"belongs to another base. Name that with --model ({run / SPEC} has its name)."
         )
-    return found
 
 
 @contextmanager
-def _dequantised(source: Source) -> Iterator[Path]:
-    """A .gguf file as a folder of float32, for as long as it is needed."""
-    base = load_base(source)
-    with TemporaryDirectory(prefix="lowregret-gguf-") as name:
-        folder = Path(name)
-        with writing(folder):
-            write_model(base, folder)
-            write_stops(base, folder)
+def _folder(source: Source) -> Iterator[Path]:
+    """A folder with the base's weights as safetensors: its own; else what transformers makes of it, for as long as the
+    context lasts."""
+    path = Path(source.path)
+    if source.gguf_file is None:
+        if not path.is_dir():
+            load_config(source)  # which refuses a quantised base before its weights are fetched
+            with explaining(source):
+                path = Path(snapshot_download(source.path, allow_patterns=list(_FETCHED)))
+        used = weights_used(path)
+        if not used or any(file.suffix == ".safetensors" for file in used):
+            yield path
+            return
+    with tempfile.TemporaryDirectory(prefix="lowregret-") as made:
+        base = load_base(source)
+        write_model(base, Path(made))
+        write_stops(base, Path(made))
         del base
-        yield folder
-
-
-def _other_content(adapter: Path, model: str) -> Iterator[str]:
-    """ModelError when the run that an adapter is of was trained on other weights than the base has, by their SHA-256;
-    a sentence when that cannot be told."""
-    run = manifest_over(adapter)
-    if run is None:
-        return
-    record = run[0] / MANIFEST
-    files = {name: file for name, file in base_files(model).items() if name.endswith(_WEIGHTS)}
-    trained = {name: digest for name, digest in run[1].base.items() if name.endswith(_WEIGHTS)}
-    if not files.keys() & trained.keys():
-        yield (
-            f"warning: {record} has {', '.join(sorted(trained)) or 'no file'} as the weights that {adapter} was "
-            f"trained on, and {model} has no file of that name: whether they are the same is not known."
-        )
-        return
-    now = digests({name: file for name, file in files.items() if name in trained})
-    if other := sorted(name for name, digest in now.items() if digest != trained[name]):
-        raise ModelError(
-            f"{model}: its {other[0]} is not the one that {adapter} was trained on, by {record}: it is another base. "
-            "Give the one that it was trained on as --model."
-        )
+        yield Path(made)

@@ -14,8 +14,9 @@ from lowregret import limits
 from lowregret.errors import ModelError
 from lowregret.foreign import boundary, bounded
 from lowregret.models.targets import Matrix
+from lowregret.runs.files import ADAPTER_CONFIG
 
-CONFIG_NAME = "adapter_config.json"
+CONFIG_NAME = ADAPTER_CONFIG
 AGAIN = "Save or fetch the adapter again."
 
 
