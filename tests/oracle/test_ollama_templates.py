@@ -55,11 +55,13 @@ FORMS = {
     "Gemma 2": (
         "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
-        "{{ m.content | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+        "{{ m.content | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}"
+        "<start_of_turn>model\n{% endif %}"
     ),
 }
 """Forms of published templates that TRL has none of."""
-MUST = ("llama3", "llama3_1", "llama3_2", "gemma", "gemma3", "qwen2_5", "qwen3", "phi3", *FORMS)
+REFUSED = ("idefics3", "idefics3_training", "llava_next", "llava_next_training", "smolvlm", "smolvlm_training")
+"""Of models that see: their contents are lists of parts."""
 SPECIAL = re.compile(r"<\|[\w/ ]+?\|?>|<(?:start|end)_of_\w+>|</s>|<s>|<bos>")
 
 
@@ -88,12 +90,11 @@ def render(program: Path, template: str, asked: list[Any]) -> list[str]:
 @pytest.mark.parametrize("name", sorted({*PUBLISHED, *FORMS}))
 def test_go_writes_what_jinja_writes_or_the_template_is_refused(name: str, program: Path) -> None:
     form = form_of({**PUBLISHED, **FORMS}[name])
-    try:
-        pieces = find_pieces(form, name)
-    except ModelError as error:
-        assert name not in MUST, error
-        assert "no Modelfile can be written" in str(error)
+    if name in REFUSED:
+        with pytest.raises(ModelError, match="no Modelfile can be written"):
+            find_pieces(form, name)
         return
+    pieces = find_pieces(form, name)
     takes_system = not any("refuses a system turn" in note for note in pieces.notes)
     asked = chats(takes_system)
     assert form.template is not None

@@ -24,12 +24,11 @@ class Kind:
     file_type: gguf.LlamaFileType
     """What the file says of itself."""
     ends: Type
-    """Of the embedding and the unembedding, which four and five bits hurt most (llama-quantize keeps them at more, too).
-    """
+    """Of the embedding and the unembedding, which four and five bits hurt most: llama-quantize keeps them finer."""
 
 
 def _kind(name: str, file_type: str, ends: str | None = None) -> Kind:
-    return Kind(name, Type[name], gguf.LlamaFileType[file_type], Type[ends or name])
+    return Kind(name, getattr(Type, name), getattr(gguf.LlamaFileType, file_type), getattr(Type, ends or name))
 
 
 KINDS = {
@@ -102,8 +101,8 @@ class Bound:
     def said(self) -> str:
         """In words."""
         return (
-            f"the same token ids; the top-200 log-probabilities within {self.largest:g} nats, {self.mean:g} in the mean; "
-            f"the held-out loss within {self.loss:g} nats per token"
+            f"the same token ids; the top-200 log-probabilities within {self.largest:g} nats, {self.mean:g} in the "
+            f"mean; the held-out loss within {self.loss:g} nats per token"
         )
 
 

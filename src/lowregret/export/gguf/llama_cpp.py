@@ -99,10 +99,8 @@ def _run(place: Path, command: Sequence[str], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         raise ModelError(f"{place}: llama.cpp took more than {seconds:g} seconds. {_TIMED_OUT}") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        told = next(
-            (line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "it said nothing"
-        )
+        lines = ["it said nothing", *(line.strip() for line in done.stderr.splitlines() if line.strip())]
+        told = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1])
         how = f"by signal {-done.returncode}" if done.returncode < 0 else f"with {done.returncode}"
         raise ModelError(
             f"{place}: llama.cpp ended {how} and does not take the file ({told:.300}). Ship the merged model "

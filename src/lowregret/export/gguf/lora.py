@@ -86,8 +86,8 @@ def _check_copies(adapter: Path, weights: StoredWeights, read: AdapterFile) -> N
         own = weights.read(name).float() if name in weights.names else None
         if own is None or own.shape != copy.shape or not torch.allclose(own, copy.float(), rtol=1e-2, atol=1e-4):
             raise ModelError(
-                f"{adapter}: holds {name} beside the LoRA, with other values than {weights.folder} has: it was trained, "
-                f"too, and a LoRA file has no place for it. {_MERGE}"
+                f"{adapter}: holds {name} beside the LoRA, with other values than {weights.folder} has: it was "
+                f"trained, too, and a LoRA file has no place for it. {_MERGE}"
             )
 
 

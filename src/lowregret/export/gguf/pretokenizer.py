@@ -34,8 +34,8 @@ _KNOWN: Mapping[tuple[tuple[str, ...], bool], str] = {
 """(the patterns in turn, whether merges are ignored for a word of the vocabulary) → llama.cpp's name."""
 
 BLANKS = (
-    "llama.cpp has no pre-tokenizer quite like this one: it reads runs of blanks before a word, and letters beyond A to "
-    "Z beside others, as other tokens"
+    "llama.cpp has no pre-tokenizer quite like this one: it reads runs of blanks before a word, and letters beyond A "
+    "to Z beside others, as other tokens"
 )
 """What to know of the bundled base."""
 

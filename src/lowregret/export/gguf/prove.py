@@ -33,7 +33,7 @@ AWKWARD = (
     "I'll don't we're 2024-11-28 100% $5.00 (a/b)",
     "ÀÉÎÕÜ straße Привет мир שלום عالم नमस्ते",
 )
-"""The same with runs of blanks, other scripts, contractions, numbers. For files whose vocabulary has no note of them."""
+"""The same with runs of blanks, other scripts, contractions, numbers: for files without a note on their vocabulary."""
 GREEDY = 64
 """Tokens of a greedy continuation."""
 

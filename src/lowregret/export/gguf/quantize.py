@@ -17,8 +17,8 @@ def quantizer(kind: str) -> str:
     found = shutil.which(PROGRAM)
     if found is None:
         raise ModelError(
-            f"{kind} is made by {PROGRAM}, which is not on the PATH. Install llama.cpp (its releases have the program), "
-            f"or write one of {', '.join(KINDS)}."
+            f"{kind} is made by {PROGRAM}, which is not on the PATH. Install llama.cpp (its releases have it), or "
+            f"write one of {', '.join(KINDS)}."
         )
     return found
 

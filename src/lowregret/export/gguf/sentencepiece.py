@@ -70,7 +70,8 @@ def _check_complete(vocabulary: Mapping[str, int], scores: Mapping[int, float], 
 
 def _prefix(content: Mapping[str, Any], place: str) -> tuple[bool, tuple[str, ...]]:
     """Whether a blank goes before a text; ModelError for what else a tokenizer does to it first."""
-    prefix, notes, replaced = False, (), False
+    prefix, replaced = False, False
+    notes: tuple[str, ...] = ()
     for part in _parts(content.get("normalizer"), "normalizers"):
         if part == {"type": "Prepend", "prepend": "▁"}:
             prefix = True

@@ -87,7 +87,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     ModelError when llama.cpp has nothing that reads text as it does, or it has more tokens than the embedding.
     """
     tokenizer = load_tokenizer(Source(str(folder), str(folder)))
-    backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend: Any = tokenizer.backend_tokenizer
     content = parse_json(backend.to_str().encode(), folder / "tokenizer.json", ModelError, _AGAIN)
     with boundary(ModelError, folder / "tokenizer.json", "cannot be read as a vocabulary", _AGAIN):
         found = _bytes_of(content, folder) if not _is_pieces(content) else None

@@ -113,7 +113,12 @@ def begin(file: Path, architecture: str) -> gguf.GGUFWriter:
 
 def add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """A number or a text, in the type that llama.cpp reads it by."""
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    add: dict[type, Any] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+    }
     add[type(value)](key, value)
 
 
@@ -143,6 +148,6 @@ def _check_space(file: Path, kind: Kind, planned: Iterable[Planned]) -> None:
     free = shutil.disk_usage(file.parent).free
     if free < size:
         raise ModelError(
-            f"{file.parent}: {size / 1e9:.1f} GB are written, and {free / 1e9:.1f} GB are free. Free some space, choose "
-            "another folder, or a smaller kind."
+            f"{file.parent}: {size / 1e9:.1f} GB are written, and {free / 1e9:.1f} GB are free. Free some space, "
+            "choose another folder, or a smaller kind."
         )

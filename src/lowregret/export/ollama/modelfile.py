@@ -40,7 +40,7 @@ def go_template(pieces: Pieces) -> str:
 
 
 def modelfile(file: str, pieces: Pieces, stops: Sequence[str], licence: str | None) -> str:
-    """The text of a Modelfile for a GGUF file that lies beside it; ModelError for a text that it has no spelling for."""
+    """The text of a Modelfile for a GGUF file that lies beside it; ModelError for a text without a spelling there."""
     lines = [f"FROM ./{file}", f"TEMPLATE {_quoted(go_template(pieces), 'the template')}"]
     if pieces.default is not None:
         lines.append(f"SYSTEM {_quoted(pieces.default, 'the default system turn')}")

@@ -173,6 +173,6 @@ def _check(form: ChatFormat, pieces: Pieces, bos: str, place: str, *, system: bo
 
 def _no_form(place: str, why: str) -> ModelError:
     return ModelError(
-        f"{place}: no Modelfile can be written: {why}. Serve the GGUF file with llama.cpp, which runs chat templates as "
-        "they are (--format gguf; llama-server --jinja)."
+        f"{place}: no Modelfile can be written: {why}. Serve the GGUF file with llama.cpp, which runs chat templates "
+        "as they are (--format gguf; llama-server --jinja)."
     )
