@@ -13,6 +13,7 @@ from torch import Tensor
 from lowregret.data.batches import collate
 from lowregret.data.example import Example
 from lowregret.engine import Engine
+from lowregret.export.gguf.prove import AWKWARD
 from lowregret.export.peft import load_adapter
 from lowregret.models.load import load_base, load_tokenizer, resolve
 from lowregret.runs.proof import Bound, LossBothWays, Proof
@@ -20,17 +21,6 @@ from lowregret.runs.shipped import digest_folder
 from lowregret.ship.read import Read, base_with_adapters, whole_model
 from lowregret.ship.winner import Winner, require_base
 
-TEXTS = (
-    "Where was Ada Baker born?",
-    "3 + 4 * 2 =",
-    "The capital of France is",
-    'She said: "No, thanks"; he left (at 9).',
-    "  leading  blanks\tand\ttabs\r\n\r\nend",
-    "def f(x):\n    return x**2  # naïve café 東京 😀",
-    "I'll don't we're 2024-11-28 100% $5.00 (a/b)",
-    "ÀÉÎÕÜ straße Привет мир שלום عالم नमस्ते",
-)
-"""Read by every model: sentences, numbers, code, blanks, other scripts."""
 LONGEST = 256
 """Tokens of a text that are compared."""
 _HELD_OUT_TEXTS = 8
@@ -56,7 +46,7 @@ class Probes:
 def probes(model: str, held_out: Sequence[Example]) -> Probes:
     """The fixed texts as this model reads them, and the beginnings of the first held-out examples."""
     tokenizer = load_tokenizer(resolve(model))
-    rows = [tokenizer(text)["input_ids"] for text in TEXTS]
+    rows = [tokenizer(text)["input_ids"] for text in AWKWARD]
     rows += [example.token_ids for example in held_out[:_HELD_OUT_TEXTS]]
     return Probes(tuple(tuple(row[:LONGEST]) for row in rows if len(row) > 1), tuple(held_out))
 

@@ -18,9 +18,9 @@ from lowregret.export.card_facts import CardFacts, card_facts
 from lowregret.export.gguf.kinds import check_kind
 from lowregret.export.gguf.llama_cpp import reader_name
 from lowregret.export.gguf.lora import write_lora_gguf
-from lowregret.export.gguf.prove import Reference, prove_gguf
+from lowregret.export.gguf.prove import AWKWARD, PLAIN, Reference, prove_gguf
 from lowregret.export.gguf.vocabulary import folder_stops
-from lowregret.export.gguf.write import write_gguf
+from lowregret.export.gguf.write import Written, write_gguf
 from lowregret.export.hub_base import base_on_hub
 from lowregret.export.hub_folder import clean_settings, hub_folder, write_verdict
 from lowregret.export.merged.opened import opened
@@ -35,7 +35,7 @@ from lowregret.runs.commands import Command, commands, on_hub
 from lowregret.runs.forms import Form, Shipped, default_name, look, served_name
 from lowregret.runs.proof import PROOF, Proof
 from lowregret.ship.held_out import held_out
-from lowregret.ship.prove import TEXTS, probes, prove_adapter, prove_model, unproved
+from lowregret.ship.prove import probes, prove_adapter, prove_model, unproved
 from lowregret.ship.read import base_with_adapters, require_peft, too_large
 from lowregret.ship.winner import Winner, require_base
 
@@ -196,7 +196,7 @@ def _gguf(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Examp
     with opened(winner.model, winner.adapters, say) as weights:
         written = write_gguf(weights, file, kind, name=name)
     with _reference(winner) as reference:
-        proof = prove_gguf(file, reference, TEXTS, kind=kind, held_out=examples)
+        proof = prove_gguf(file, reference, _texts(written), kind=kind, held_out=examples)
         return _of_file(reference, proof, file.name, written.notes)
 
 
@@ -210,9 +210,11 @@ def _gguf_lora(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[
     ):
         written = write_lora_gguf(adapter, base.folder, file)
         whole = Path(aside) / "base.gguf"
-        write_gguf(base, whole, "F32")
+        whole_written = write_gguf(base, whole, "F32")
         with _reference(winner) as reference:
-            proof = prove_gguf(whole, reference, TEXTS, kind="F32", form="gguf-lora", lora=file, held_out=examples)
+            proof = prove_gguf(
+                whole, reference, _texts(whole_written), kind="F32", form="gguf-lora", lora=file, held_out=examples
+            )
             proof = proof.model_copy(
                 update={
                     "bytes": file.stat().st_size,
@@ -227,7 +229,7 @@ def _ollama(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Exa
     with opened(winner.model, winner.adapters, say) as weights:
         written = write_ollama(weights, folder, kind)
     with _reference(winner) as reference:
-        proof = prove_gguf(folder / MODEL, reference, TEXTS, kind=kind, form="ollama", held_out=examples)
+        proof = prove_gguf(folder / MODEL, reference, _texts(written), kind=kind, form="ollama", held_out=examples)
         return _of_file(reference, proof, None, written.notes)
 
 
@@ -257,11 +259,17 @@ def _made(folder: Path, proof: Proof, notes: tuple[str, ...] = ()) -> _Made:
     return _Made(proof, None, ends.texts, ends.chats, notes)
 
 
+def _texts(written: Written) -> tuple[str, ...]:
+    """What a file is proved by: texts that llama.cpp reads as the same tokens, as far as its writer knows."""
+    return PLAIN if written.notes else AWKWARD
+
+
 def _of_file(reference: Reference, proof: Proof, file: str | None, notes: tuple[str, ...]) -> _Made:
     """Of a form whose tokenizer is in the file."""
     config = getattr(reference.model, "generation_config", None)
     ends = stops_of(reference.tokenizer, config, "generation_config.json")
-    return _Made(proof, file, ends.texts, ends.chats, notes)
+    noted = proof.model_copy(update={"note": "; ".join(notes) or None})
+    return _Made(noted, file, ends.texts, ends.chats, notes)
 
 
 def _looked(wanted: Wanted, made: _Made, facts: CardFacts, partial: Path, out: Path, base: str) -> Shipped:

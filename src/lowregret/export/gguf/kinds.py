@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowregret.errors import ModelError, SpecError, did_you_mean
+from lowregret.runs.proof import Bound
 
 Type = gguf.GGMLQuantizationType
 
@@ -87,25 +88,6 @@ def stored(tensor: Tensor, type: Type, name: str) -> np.ndarray[tuple[int, ...],
     return made
 
 
-@dataclass(frozen=True)
-class Bound:
-    """How far the answers of a file may be from the model's."""
-
-    largest: float
-    """Of the 200 most probable tokens' log-probabilities, in nats."""
-    mean: float
-    loss: float
-    """Of the held-out loss, in nats per token."""
-
-    @property
-    def said(self) -> str:
-        """In words."""
-        return (
-            f"the same token ids; the top-200 log-probabilities within {self.largest:g} nats, {self.mean:g} in the "
-            f"mean; the held-out loss within {self.loss:g} nats per token"
-        )
-
-
 BOUNDS = {
     "F32": Bound(1e-2, 2e-3, 1e-3),
     "F16": Bound(0.2, 0.02, 5e-3),
@@ -114,10 +96,11 @@ BOUNDS = {
     "Q5_0": Bound(24.0, 2.4, 0.8),
     "Q4_0": Bound(32.0, 4.2, 0.8),
 }
-"""Of what is written here: about three times what was measured on SmolLM2-135M-Instruct, eight texts continued by up to
-64 tokens beside transformers in float32 (docs/guides/shipping-gguf.md has the table). llama.cpp rounds what goes into a
-product, too, to the precision of the matrix or to Q8_0; F32 alone is bounded by what it promises. At five and four bits
-a bound tells a broken file from a coarse one, and no more: the figures themselves say how good it is."""
+"""Of what is written here, in the 200 most probable tokens' log-probabilities: about three times what was measured on
+SmolLM2-135M-Instruct, eight texts continued by up to 64 tokens beside transformers in float32
+(docs/guides/shipping-gguf.md has the table). llama.cpp rounds what goes into a product, too, to the precision of the
+matrix or to Q8_0; F32 alone is bounded by what it promises. At five and four bits a bound tells a broken file from a
+coarse one, and no more: the figures themselves say how good it is."""
 _BOUNDED_AS = {"Q6_K": "Q5_0", "Q5_K_M": "Q5_0", "Q5_K_S": "Q5_0", "Q4_K_M": "Q4_0", "Q4_K_S": "Q4_0"}
 """K-quants lose no more than the plain kind of as many bits, or fewer."""
 

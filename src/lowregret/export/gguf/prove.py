@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from lowregret.data.example import Example
 from lowregret.digests import digest_files
 from lowregret.errors import ModelError
-from lowregret.export.gguf.kinds import Bound, bound_of
+from lowregret.export.gguf.kinds import bound_of
 from lowregret.export.gguf.llama_cpp import TOP, Answers, ask, reader_name
 from lowregret.runs.proof import LossBothWays, Proof
 
@@ -109,17 +109,12 @@ def prove_gguf(
         same_greedy_tokens=found.same,
         greedy_tokens=found.greedy,
         held_out=loss,
-        bound=bound.said,
-        holds=same_tokens and _within(bound, found, loss),
+        bound=f"the same token ids; {bound.said}",
+        holds=same_tokens and bound.holds(found.largest, found.mean, loss),
         seconds=time.monotonic() - began,
         bytes=sum(path.stat().st_size for path in shipped),
         files=dict(zip((path.name for path in shipped), digest_files(shipped), strict=True)),
     )
-
-
-def _within(bound: Bound, found: _Compared, loss: LossBothWays | None) -> bool:
-    near = found.largest <= bound.largest and found.mean <= bound.mean
-    return near and (loss is None or abs(loss.shipped - loss.trained) <= bound.loss)
 
 
 def _compare(model: Any, prompts: Sequence[Sequence[int]], continued: Sequence[Mapping[str, Any]]) -> _Compared:
