@@ -40,8 +40,8 @@ def write_lora_gguf(adapter: Path, base: Path, file: Path) -> Written:
     if init in RESIDUAL_INITS:
         raise ModelError(
             f"{adapter}: init_lora_weights is {init!r}: its base has lost the LoRA's first product, and the file "
-            f"of the base has not. Save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA. Or: "
-            f"{_MERGE}"
+            "of the base has not. Save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain "
+            f"LoRA. Or: {_MERGE}"
         )
     with StoredWeights(base) as weights:
         known = architecture(weights.config, str(base))
