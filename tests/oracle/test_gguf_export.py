@@ -154,6 +154,7 @@ def test_a_lora_is_answered_as_peft_does(name: str, fields: dict[str, Any], tmp_
     ("name", "fields", "says"),
     [
         ("llama", {"target_modules": ["q_proj"], "use_dora": True}, "is a DoRA"),
+        ("llama", {"target_modules": ["q_proj"], "init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ("qwen2", {"target_modules": ["q_proj", "lm_head"]}, "ties it to its embedding"),
         ("qwen3moe", {"target_parameters": ["mlp.experts.down_proj"]}, "experts"),
     ],

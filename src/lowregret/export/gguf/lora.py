@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gguf
 import torch
@@ -17,8 +16,9 @@ from lowregret.export.gguf.kinds import Type
 from lowregret.export.gguf.tensors import heads_of, permuted, stored_name
 from lowregret.export.gguf.write import Written, add_tensor, begin, begin_data
 from lowregret.export.weights import StoredWeights
+from lowregret.lora.formats.fields import RESIDUAL_INITS
 from lowregret.lora.formats.peft import AdapterFile, SavedAdapter, read_adapter
-from lowregret.lora.formats.selection import rank_and_alpha
+from lowregret.lora.formats.ranks import alike
 from lowregret.runs.atomic import replacing
 
 _MERGE = "Merge it into its base and write that as GGUF (--format gguf)."
@@ -27,24 +27,32 @@ _MERGE = "Merge it into its base and write that as GGUF (--format gguf)."
 def write_lora_gguf(adapter: Path, base: Path, file: Path) -> Written:
     """Write the adapter in a folder, made on the base in another, to `file`, in float32.
 
-    llama.cpp has one alpha for all matrices and divides it by each one's rank: written is scale · rank of the first,
-    and a B whose own scale · rank differs is multiplied by the ratio. Rows of B go the way of the base's own queries
-    and keys. Raises ModelError, saying to merge, for what llama.cpp has no form for: DoRA, experts, the unembedding of
-    a tied base, weights of the base that were trained beside the LoRA.
+    llama.cpp has one alpha for all matrices and divides it by the rank: written is scale · rank, with all matrices at
+    one rank and one scale. Rows of B go the way of the base's own queries and keys. Raises ModelError, saying to merge,
+    for what llama.cpp has no form for: DoRA, experts, the unembedding of a tied base, weights of the base that were
+    trained beside the LoRA, a LoRA whose first product is off its base (PEFT's own form of PiSSA and OLoRA).
     """
     began = time.monotonic()
     read = read_adapter(adapter)
     if not read.weights:
         raise ModelError(f"{adapter}: holds no LoRA matrices. Name an adapter's folder.")
+    init = str(read.config.get("init_lora_weights")).lower()
+    if init in RESIDUAL_INITS:
+        raise ModelError(
+            f"{adapter}: init_lora_weights is {init!r}: its base has lost the LoRA's first product, and the file "
+            "of the base has not. Save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain "
+            f"LoRA. Or: {_MERGE}"
+        )
     with StoredWeights(base) as weights:
         known = architecture(weights.config, str(base))
         tied = weights.config.get("tie_word_embeddings", known.name.startswith("gemma"))
         names = {module: _name(adapter, known, module, saved, bool(tied)) for module, saved in read.weights.items()}
         _check_shapes(adapter, weights, read)
         _check_copies(adapter, weights, read)
-    alpha = _alpha(read.config, next(iter(read.weights)))
+    config, plain = alike(adapter, read.config, read.weights, fixed=False)
+    alpha = float(config["lora_alpha"]) * (math.sqrt(config["r"]) if config.get("use_rslora") else 1.0)
     with replacing(file) as partial:
-        _write(partial, known, read, names, alpha)
+        _write(partial, known, plain, names, alpha)
     return Written(file, "F32", file.stat().st_size, time.monotonic() - began)
 
 
@@ -91,23 +99,19 @@ def _check_copies(adapter: Path, weights: StoredWeights, read: AdapterFile) -> N
             )
 
 
-def _alpha(config: Mapping[str, Any], module: str) -> float:
-    """scale · rank of a module: what llama.cpp divides by the rank."""
-    rank, alpha = rank_and_alpha(config, module)
-    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
-
-
-def _write(file: Path, known: Architecture, read: AdapterFile, names: Mapping[str, str], alpha: float) -> None:
+def _write(
+    file: Path, known: Architecture, weights: Mapping[str, SavedAdapter], names: Mapping[str, str], alpha: float
+) -> None:
     writer = begin(file, known.name)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    for module, saved in read.weights.items():
+    for module, saved in weights.items():
         add_tensor(writer, f"{names[module]}.lora_a", tuple(saved.a.shape), Type.F32)
         add_tensor(writer, f"{names[module]}.lora_b", tuple(saved.b.shape), Type.F32)
     begin_data(writer)
-    for module, saved in read.weights.items():
-        b, heads = saved.b * (_alpha(read.config, module) / alpha), heads_of(known, names[module])
+    for module, saved in weights.items():
+        heads = heads_of(known, names[module])
         writer.write_tensor_data(saved.a.contiguous().numpy())
-        writer.write_tensor_data((b if heads is None else permuted(b, heads)).contiguous().numpy())
+        writer.write_tensor_data((saved.b if heads is None else permuted(saved.b, heads)).contiguous().numpy())
     writer.close()

@@ -1,4 +1,4 @@
-"""A Modelfile: what Ollama is told of a model (ollama, docs/modelfile.md; template/template.go has the variables)."""
+"""A Modelfile: what Ollama is told of a model (ollama, its page on the Modelfile; variables: template/template.go)."""
 
 from __future__ import annotations
 
