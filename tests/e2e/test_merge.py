@@ -40,7 +40,8 @@ def trained(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_merged_run_has_the_adapters_loss(run: Any, trained: Path, name: str, model: str, tmp_path: Path) -> None:
     done = run("merge", "--adapter", trained / name, "--out", tmp_path / "out", "--dtype", "float32")
     assert done.exit_code == 0, done.stderr
-    assert "merged in float32" in done.stdout
+    assert "as merged\n" in done.stdout
+    assert "MB, float32; read by transformers" in done.stdout
     merged = loss(run, "--model", tmp_path / "out")
     assert merged == pytest.approx(loss(run, "--model", model, "--adapter", trained / name / "adapter"), abs=1e-5)
     assert abs(loss(run, "--model", model) - merged) > 1e-3, "the adapter does nothing"
@@ -51,8 +52,9 @@ def test_shares_and_json(run: Any, trained: Path, tmp_path: Path) -> None:
     done = run("merge", "--model", "tiny", *arguments, "--out", tmp_path / "out", "--dtype", "bfloat16", "--json")
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)
-    assert (said["dtype"], said["files"]) == ("bfloat16", ["model.safetensors"])
-    assert 0 < said["updates_lost"] < 1
+    proof = said["proof"]
+    assert (proof["precision"], list(proof["files"]), proof["holds"]) == ("bfloat16", ["model.safetensors"], True)
+    assert 0 < proof["updates_lost"] < 1
     run("merge", "--adapter", trained / "lora", "--out", tmp_path / "whole", "--dtype", "bfloat16")
     half, whole = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
     assert half.keys() == whole.keys()
@@ -64,7 +66,8 @@ def test_a_full_fine_tuning_is_written_smaller(run: Any, trained: Path, tmp_path
     model = trained / "full" / "model"
     done = run("merge", "--model", model, "--out", tmp_path / "out", "--dtype", "bfloat16")
     assert done.exit_code == 0, done.stderr
-    assert "the base as it is in bfloat16" in done.stdout
+    assert f"{model} as merged\n" in done.stdout
+    assert "MB, bfloat16; read by transformers" in done.stdout
     assert loss(run, "--model", tmp_path / "out") == pytest.approx(loss(run, "--model", model), abs=0.02)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lowregret.data.example import Example
-from lowregret.errors import ModelError, SpecError
+from lowregret.errors import LowregretError, ModelError, SpecError
 from lowregret.export.card import write_card
 from lowregret.export.card_facts import CardFacts, card_facts
 from lowregret.export.gguf.kinds import check_kind
@@ -85,7 +85,7 @@ def ship(winner: Winner, wanted: Wanted, out: Path, say: Say = lambda line: None
     _check(winner, wanted)
     _require_free(out)
     examples = held_out(winner, say)
-    with replacing_folder(out) as partial:
+    with replacing_folder(out) as partial, _naming(partial, out):
         made = _FORMS[wanted.form](winner, wanted, partial, examples, say)
         proof = made.proof
         if not proof.holds and proof.largest_difference is not None:
@@ -106,6 +106,16 @@ def ship(winner: Winner, wanted: Wanted, out: Path, say: Say = lambda line: None
         write_card(partial, facts, on_hub(shipped, f"YOUR_NAME/{shipped.name}", known))
         refuse_places(partial, facts.places)
     return Delivered(out, shipped, proof, tuple(commands(shipped)), made.notes)
+
+
+@contextmanager
+def _naming(partial: Path, out: Path) -> Iterator[None]:
+    """Errors name the folder that was asked for, not the one that is written aside."""
+    try:
+        yield
+    except LowregretError as error:
+        error.args = tuple(str(part).replace(str(partial), str(out)) for part in error.args)
+        raise
 
 
 @dataclass(frozen=True)
