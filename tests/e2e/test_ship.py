@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -200,3 +203,23 @@ def test_any_adapter_is_exported(run: Any, runs: Path, tmp_path: Path) -> None:
     done = run("export", "--adapter", tmp_path / "mine", "--out", tmp_path / "more")
     assert done.exit_code == 2
     assert "--adapter: is of use with --format only" in done.stderr
+
+
+def test_a_shipment_is_published(
+    run: Any, runs: Path, tmp_path: Path, load_module: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hubs = load_module(Path(__file__).parents[1] / "hub.py")
+    named = ("--out", tmp_path / "out", "--base-name", "me/tiny", "--push", "me/arithmetic")
+    with hubs.serving() as hub:
+        for name, value in (("ENDPOINT", hub.address), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setenv("HF_TOKEN", hubs.TOKEN)
+        done = run("ship", runs / "lora", "--to", "peft", *named)
+        assert done.exit_code == 0, done.stderr
+        there = {path: content for path, content in hub.repositories["me/arithmetic"].files.items() if path[0] != "."}
+        assert there == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+        assert json.loads(there["adapter_config.json"])["base_model_name_or_path"] == "me/tiny"
+        assert hub.repositories["me/arithmetic"].private
+        done = run("ship", runs / "lora", "--to", "peft", *named)
+        assert done.exit_code == 2
+        assert "--overwrite" in done.stderr

@@ -42,7 +42,7 @@ def ship(
             "adapter for llama.cpp; ollama: a folder for `ollama create`."
         ),
     ],
-    out: Annotated[Path | None, option("A new folder. (default: RUN/shipped/FORM)")] = None,
+    out: Annotated[Path | None, option("A new folder. (default: RUN/shipped/lora-FORM or full-FORM)")] = None,
     method: Annotated[
         str | None, option("lora or full, of a compare's two winners. (default: what the verdict recommends)")
     ] = None,
@@ -69,7 +69,7 @@ def ship(
     if method is not None and method not in METHODS:
         raise SpecError(f"--method {method!r}: no such kind. {did_you_mean(method, METHODS)}")
     winner = find(run, model, method)
-    folder = out or run / SHIPPED / to
+    folder = out or winner.home / SHIPPED / f"{winner.kind}-{to}"
     found = deliver(winner, folder, to, dtype, kind, shard_size, name, base_name, quiet=as_json)
     if push is not None:
         from lowregret.export.push import push as publish

@@ -36,6 +36,20 @@ class Winner:
         return self.adapters[0][0] if self.adapters else Path(str(self.model))
 
     @property
+    def home(self) -> Path:
+        """Where shipments lie by default: the run's folder; of a trial that is no winner, and of what is not ours, its
+        own."""
+        place = self.folder
+        if self.run is None:
+            return place
+        return place.parent if place.resolve().parent.parent.name == TRIALS else self.run
+
+    @property
+    def kind(self) -> str:
+        """`lora` or `full`, as `--method` says it."""
+        return METHODS[0] if self.adapters else METHODS[1]
+
+    @property
     def verdict(self) -> Verdict | None:
         """Of the run, where it was a comparison."""
         file = None if self.run is None else self.run / VERDICT
