@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,19 @@ def test_answers_in_tokens_that_the_base_never_writes_are_warned_of(
     assert ended.exit_code == 0, ended.stderr
     said = ended.stdout.partition("step 1/1")[0]
     assert ("supervised tokens in" in said and "use lora:2." in said) is warned
+
+
+def test_a_full_fine_tuning_by_a_named_template_is_taken_up_again(run: Any, tmp_path: Path) -> None:
+    """The trained tokenizer has the one template that was chosen, and no names any more."""
+    base = tmp_path / "base"
+    shutil.copytree(str(resources.files("lowregret.models") / "bundled" / "tiny"), base)
+    (base / "additional_chat_templates").mkdir()
+    template = (base / "chat_template.jinja").read_text(encoding="utf-8")
+    (base / "additional_chat_templates" / "terse.jinja").write_text(template.replace("user", "asks"), encoding="utf-8")
+    data = "--data builtin:instructions:size=24 --max-eval 8 --chat-template terse".split()
+    run_of_it = (*"--method full --learning-rate 1e-3".split(), *SMALL, "--model", base, *data)
+    ended = run("train", *run_of_it, "--out", tmp_path / "out")
+    assert ended.exit_code == 0, ended.stderr
+    ended = run("eval", tmp_path / "out", "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert json.loads(ended.stdout)["nll"] == json.loads((tmp_path / "out" / "trial.json").read_text())["test_nll"]

@@ -17,7 +17,6 @@ from lowregret.analysis.learning_rate import best_rate
 from lowregret.engine import Engine
 from lowregret.errors import RecordsError
 from lowregret.export.peft import load_adapter
-from lowregret.models.load import resolve
 from lowregret.runs.atomic import make_folder, remove_folder, write_bytes, write_json
 from lowregret.runs.files import AGAIN, EXAMPLES, METRICS, TRIAL
 from lowregret.runs.records import TrialRecord
@@ -27,7 +26,7 @@ from lowregret.spec import CompareSpec, LoRA
 from lowregret.study.observer import Observer
 from lowregret.study.resources import TrialResources
 from lowregret.study.scheduler import Scheduler
-from lowregret.train.inputs import make_engine
+from lowregret.train.inputs import trained_engine
 from lowregret.train.sft.work import evaluate, mean_nll
 
 _POLICY = "judged"
@@ -83,7 +82,7 @@ class Rejudging:
         home = trial_folder(self.folder, record.id)
         require_shipped(record, weights, f"Bring it back, or delete {home / TRIAL}: the trial is repeated.")
         adapted = isinstance(record.spec.method, LoRA)
-        engine = self.resources.engine() if adapted else make_engine(inputs.spec, resolve(str(weights)))
+        engine = self.resources.engine() if adapted else trained_engine(inputs.spec, weights)
         policy = "base"
         if adapted:
             policy = load_adapter(engine, _POLICY, weights).name

@@ -31,7 +31,8 @@ def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
         raise RecordsError(f"{run}: has no {result.name}/ yet. Let the run finish: start its command again.")
     require_as_shipped(result)
     if isinstance(spec.method, FullFT):
-        return spec.model_copy(update={"model": str(result)}), None
+        alone = spec.data.model_copy(update={"chat_template": None})  # the one that was chosen was saved with it
+        return spec.model_copy(update={"model": str(result), "data": alone}), None
     return spec, result
 
 

@@ -240,6 +240,12 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     )
 
 
+def trained_engine(spec: TrainingSpec, folder: Path) -> Engine:
+    """The same of the folder of a full fine-tuning, whose tokenizer was saved with the one template that was chosen."""
+    alone = spec.data.model_copy(update={"chat_template": None})
+    return make_engine(spec.model_copy(update={"data": alone}), resolve(str(folder)))
+
+
 def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
     """What to say of an engine before it works: how its base is run, and with rewards how completions are drawn."""
     rewards = sampling_lines(engine, spec.objective) if isinstance(spec.objective, RL) else []

@@ -17,14 +17,13 @@ from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.sampling.stream import completion_text
 from lowregret.export.peft import load_adapter
 from lowregret.models.context import positions_of
-from lowregret.models.load import resolve
 from lowregret.models.stops import stops
 from lowregret.runs.atomic import read_record, remove_file, write_json
 from lowregret.runs.files import REPLIES
 from lowregret.runs.replies import BASE_SPEAKER, FULL, Answered, Name, Replies, Reply, Speaker, speaker, winners
 from lowregret.spec import RL, ShownSpec
 from lowregret.tasks import Problem
-from lowregret.train.inputs import RunInputs, Say, grading, make_engine
+from lowregret.train.inputs import RunInputs, Say, grading, trained_engine
 from lowregret.train.step import out_of_memory
 
 REPLY_TOKENS = 128
@@ -115,7 +114,7 @@ class Replying:
         gc.collect()
         for folder, record in self._weights.items():
             if speaker(record).name == FULL:
-                answers = self._answers(_full_engine(self._spec, folder), [BASE_SPEAKER], questions, max_tokens)
+                answers = self._answers(trained_engine(self._spec, folder), [BASE_SPEAKER], questions, max_tokens)
                 found[FULL] = answers[BASE_SPEAKER]
         return tuple(
             Answered(
@@ -175,12 +174,6 @@ class Replying:
                 ]
                 rewards[name] = [grade.reward for grade in grader(asked)]
         return nothing, rewards
-
-
-def _full_engine(spec: ShownSpec, folder: Path) -> Engine:
-    """Of a trained base, whose tokenizer was saved with the one chat template that was chosen."""
-    data = spec.data.model_copy(update={"chat_template": None})
-    return make_engine(spec.model_copy(update={"data": data}), resolve(str(folder)))
 
 
 def _choose(spec: ShownSpec, inputs: RunInputs) -> tuple[int, list[Question]]:
