@@ -4,7 +4,8 @@
 
 Each RUN is a folder of `lowregret train` or `compare`. Every form that the winner has is written by `lowregret ship`
 into a temporary folder and read there by PEFT, transformers or llama.cpp; what their proofs say is kept, with seconds
-of wall time and bytes. A form that is refused is kept with the reason.
+of wall time and bytes. A form that is refused is kept with the reason. Rows that the file has already are not measured
+again.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def measure(run: Path, form: tuple[str, ...]) -> dict[str, Any]:
         seconds = round(time.monotonic() - began, 1)
         row: dict[str, Any] = {"run": run.name, "form": " ".join(form), "seconds": seconds}
         if done.returncode:
-            return row | {"refused": done.stderr.strip().splitlines()[-1].replace(f"{name}/", "")}
+            return row | {
+                "refused": done.stderr.strip().splitlines()[-1].replace(f"{name}/", "").replace(f"{run.parent}/", "")
+            }
         proof = read_json(out / PROOF, RuntimeError, "")
         assert isinstance(proof, dict)
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -65,12 +68,15 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    rows = []
+    found = read_json(given.out, RuntimeError, "") if given.out.exists() else {"rows": []}
+    assert isinstance(found, dict)
+    rows = {(row["run"], row["form"]): row for row in found["rows"]}
     for run in given.runs:
         for form in FORMS:
-            rows.append(measure(run, form))
-            print(rows[-1], flush=True)
-            write_json(given.out, {"rows": rows})
+            if (run.name, " ".join(form)) not in rows:
+                rows[run.name, " ".join(form)] = row = measure(run, form)
+                print(row, flush=True)
+                write_json(given.out, {"rows": list(rows.values())})
 
 
 if __name__ == "__main__":

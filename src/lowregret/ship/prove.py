@@ -28,10 +28,12 @@ _HELD_OUT_TEXTS = 8
 
 BOUNDS = {
     "float32": Bound(largest=1e-3, mean=1e-4, loss=1e-4),
-    "bfloat16": Bound(largest=1.0, mean=0.05, loss=0.01),
-    "float16": Bound(largest=0.2, mean=0.01, loss=0.002),
+    "bfloat16": Bound(largest=4.0, mean=0.3, loss=0.01),
+    "float16": Bound(largest=0.2, mean=0.02, loss=0.002),
 }
-"""By the type that weights are written in; docs/findings/2026-11-29-shipping.md has what was measured."""
+"""By the type that weights are written in. Of the halves about three times what was measured on SmolLM2-135M-Instruct
+(docs/findings/2026-11-29-shipping.md): there they tell a broken folder from a rounded one, and the held-out loss what
+the rounding costs; float32 is bounded by what it promises."""
 
 
 @dataclass(frozen=True)
