@@ -127,6 +127,23 @@ def test_weights_that_are_not_the_trained_ones_are_found(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", ["peft", "merged", "gguf", "gguf-lora"])
+def test_a_model_too_large_to_be_loaded_is_written_and_said_to_be_unproved(
+    run: Any, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    from lowregret.ship import read
+
+    monkeypatch.setattr(read, "_ROOM", 1e9)
+    done = run("ship", runs / "lora", "--to", form, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert "NOT proved: not loaded here: it takes" in done.stdout
+    proof = proof_of(tmp_path / "out")
+    assert (proof["holds"], proof["largest_difference"]) == (False, None)
+    assert list(proof["files"]) == [
+        file.name for file in (tmp_path / "out").iterdir() if file.suffix in (".safetensors", ".gguf")
+    ]
+
+
 def test_no_room_on_the_disk(run: Any, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10))

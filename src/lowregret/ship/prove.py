@@ -107,7 +107,7 @@ def unproved(form: str, precision: str, folder: Path, why: str, updates_lost: fl
     """The proof of what cannot be loaded here: it says so, and does not hold."""
     return Proof(
         form=form, precision=precision, reader="none", reference="none", texts=0, positions=0, compared="nothing",
-        largest_difference=None, mean_difference=None, updates_lost=updates_lost, bound=BOUNDS[precision].said,
+        largest_difference=None, mean_difference=None, updates_lost=updates_lost, bound="none: nothing was compared",
         holds=False, seconds=0.0, bytes=_bytes(folder), files=_weights(folder), note=why,
     )  # fmt: skip
 
@@ -180,7 +180,8 @@ def _proof(
 
 
 def _weights(folder: Path) -> dict[str, str]:
-    return {name: digest for name, digest in digest_folder(folder).items() if name.endswith(".safetensors")}
+    found = digest_folder(folder)
+    return {name: digest for name, digest in found.items() if name.endswith((".safetensors", ".gguf"))}
 
 
 def _bytes(folder: Path) -> int:

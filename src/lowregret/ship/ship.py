@@ -29,7 +29,6 @@ from lowregret.export.ollama.write import MODEL, write_ollama
 from lowregret.export.places import refuse_places
 from lowregret.export.weights import Weights
 from lowregret.models.load import Source, load_tokenizer
-from lowregret.models.stops import stops_of
 from lowregret.runs.atomic import replacing_folder, write_json
 from lowregret.runs.commands import Command, commands, on_hub
 from lowregret.runs.forms import Form, Shipped, default_name, look, served_name
@@ -205,9 +204,7 @@ def _gguf(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Examp
     file = folder / f"{name}-{kind}.gguf"
     with opened(winner.model, winner.adapters, say) as weights:
         written = write_gguf(weights, file, kind, name=name)
-    with _reference(winner) as reference:
-        proof = prove_gguf(file, reference, _texts(written), kind=kind, held_out=examples)
-        return _of_file(reference, proof, file.name, written.notes)
+        return _by_llama_cpp(winner, weights, wanted.form, file, written, examples, file.name)
 
 
 def _gguf_lora(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Example], say: Say) -> _Made:
@@ -219,28 +216,44 @@ def _gguf_lora(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[
         tempfile.TemporaryDirectory(dir=folder, prefix=".base-") as aside,
     ):
         written = write_lora_gguf(adapter, base.folder, file)
-        whole = Path(aside) / "base.gguf"
-        whole_written = write_gguf(base, whole, "F32")
-        with _reference(winner) as reference:
-            proof = prove_gguf(
-                whole, reference, _texts(whole_written), kind="F32", form="gguf-lora", lora=file, held_out=examples
-            )
-            proof = proof.model_copy(
-                update={
-                    "bytes": file.stat().st_size,
-                    "files": {key: value for key, value in proof.files.items() if key == file.name},
-                }
-            )
-            return _of_file(reference, proof, file.name, written.notes)
+        whole = write_gguf(base, Path(aside) / "base.gguf", "F32")
+        both = replace(written, notes=(*written.notes, *whole.notes))
+        return _by_llama_cpp(winner, base, wanted.form, whole.file, both, examples, file.name, lora=file)
 
 
 def _ollama(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[Example], say: Say) -> _Made:
     kind = wanted.kind or DEFAULT_KINDS["ollama"]
     with opened(winner.model, winner.adapters, say) as weights:
         written = write_ollama(weights, folder, kind)
-    with _reference(winner) as reference:
-        proof = prove_gguf(folder / MODEL, reference, _texts(written), kind=kind, form="ollama", held_out=examples)
-        return _of_file(reference, proof, None, written.notes)
+        return _by_llama_cpp(winner, weights, wanted.form, folder / MODEL, written, examples, None)
+
+
+def _by_llama_cpp(
+    winner: Winner,
+    weights: Weights,
+    form: Form,
+    file: Path,
+    written: Written,
+    examples: Sequence[Example],
+    named: str | None,
+    lora: Path | None = None,
+) -> _Made:
+    """The proof of a file that llama.cpp reads, or of a LoRA on it; `named` is the file that stays, None of several."""
+    ends = folder_stops(weights.folder, load_tokenizer(Source(str(weights.folder), str(weights.folder))))
+    if large := too_large(_parameters(weights)):
+        proof = unproved(form, written.kind, (lora or file).parent, large, None)
+        return _Made(proof, named, ends.texts, ends.chats, written.notes)
+    texts = (
+        PLAIN if written.notes else AWKWARD
+    )  # what its writer knows to be read as other tokens is no text of a proof
+    with base_with_adapters(winner.model or require_base(winner), winner.adapters) as read:
+        assert read.tokenizer is not None
+        reference = Reference(read.model, read.tokenizer, read.program)
+        proof = prove_gguf(file, reference, texts, kind=written.kind, form=form, lora=lora, held_out=examples)
+    kept = lora or file
+    own = {"bytes": kept.stat().st_size, "files": {kept.name: proof.files[kept.name]}}
+    noted = proof.model_copy(update={**own, "note": "; ".join(written.notes) or None})
+    return _Made(noted, named, ends.texts, ends.chats, written.notes)
 
 
 _FORMS: dict[Form, Callable[[Winner, Wanted, Path, Sequence[Example], Say], _Made]] = {
@@ -252,13 +265,6 @@ _FORMS: dict[Form, Callable[[Winner, Wanted, Path, Sequence[Example], Say], _Mad
 }
 
 
-@contextmanager
-def _reference(winner: Winner) -> Iterator[Reference]:
-    with base_with_adapters(winner.model or require_base(winner), winner.adapters) as read:
-        assert read.tokenizer is not None
-        yield Reference(read.model, read.tokenizer, read.program)
-
-
 def _parameters(weights: Weights) -> int:
     return sum(prod(weights.shape(name)) for name in weights.names)
 
@@ -267,19 +273,6 @@ def _made(folder: Path, proof: Proof, notes: tuple[str, ...] = ()) -> _Made:
     """Of a folder that has its tokenizer."""
     ends = folder_stops(folder, load_tokenizer(Source(str(folder), str(folder))))
     return _Made(proof, None, ends.texts, ends.chats, notes)
-
-
-def _texts(written: Written) -> tuple[str, ...]:
-    """What a file is proved by: texts that llama.cpp reads as the same tokens, as far as its writer knows."""
-    return PLAIN if written.notes else AWKWARD
-
-
-def _of_file(reference: Reference, proof: Proof, file: str | None, notes: tuple[str, ...]) -> _Made:
-    """Of a form whose tokenizer is in the file."""
-    config = getattr(reference.model, "generation_config", None)
-    ends = stops_of(reference.tokenizer, config, "generation_config.json")
-    noted = proof.model_copy(update={"note": "; ".join(notes) or None})
-    return _Made(noted, file, ends.texts, ends.chats, notes)
 
 
 def _looked(wanted: Wanted, made: _Made, facts: CardFacts, partial: Path, out: Path, base: str) -> Shipped:
