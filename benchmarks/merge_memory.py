@@ -12,7 +12,6 @@ back when they are needed elsewhere.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -179,7 +178,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     found = measure(asked.layers)
-    print(json.dumps(found, indent=2))
+    print(to_json(found, indent=2))
     if asked.out:
         asked.out.write_text(to_json(found, indent=2) + "\n", encoding="utf-8")
 

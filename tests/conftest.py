@@ -59,7 +59,7 @@ settings.register_profile("explore", deadline=None, max_examples=1000, print_blo
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 TESTS = Path(__file__).parent
-TIERS = ("unit", "laws", "oracle", "golden", "truths", "fuzz", "e2e", "faults", "vllm")
+TIERS = ("unit", "laws", "oracle", "golden", "truths", "fuzz", "e2e", "faults", "served")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

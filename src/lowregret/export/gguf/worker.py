@@ -1,6 +1,6 @@
 """llama.cpp in a process of its own: it ends the whole process where it meets what it did not expect.
 
-`python -m lowregret.export.gguf.worker QUESTIONS ANSWERS`: both are JSON files. Nothing else of lowregret is imported.
+`python -m lowregret.export.gguf.worker QUESTIONS ANSWERS`: both are JSON files. Of lowregret the writer of JSON alone is imported.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from lowregret.strict_json import to_json
 
 _LIKELY = 2048
 """How many of the most probable tokens are looked among first."""
@@ -24,7 +26,7 @@ def main(questions: str, answers: str) -> None:
         "continued": [_continued(server, ids, asked["continue"], asked["top"]) for ids in asked["prompts"]],
         "log_probabilities": [_scored(server, row["ids"], row["at"], asked["rows"]) for row in asked["scored"]],
     }
-    Path(answers).write_text(json.dumps(found), encoding="utf-8")
+    Path(answers).write_text(to_json(found), encoding="utf-8")
 
 
 def _server(asked: dict[str, Any]) -> Any:
@@ -43,7 +45,7 @@ def _server(asked: dict[str, Any]) -> Any:
 
 
 def _post(server: Any, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    data, kind = json.dumps(body).encode(), {"content-type": "application/json"}
+    data, kind = to_json(body).encode(), {"content-type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(server.listening_address + path, data, kind)) as answer:
         return dict(json.load(answer))
 
