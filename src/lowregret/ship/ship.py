@@ -32,6 +32,7 @@ from lowregret.models.load import Source, load_tokenizer
 from lowregret.runs.atomic import replacing_folder, write_json
 from lowregret.runs.commands import Command, commands, on_hub
 from lowregret.runs.forms import Form, Shipped, default_name, look, served_name
+from lowregret.runs.manifest import digests
 from lowregret.runs.proof import PROOF, Proof
 from lowregret.ship.held_out import held_out
 from lowregret.ship.prove import probes, prove_adapter, prove_model, unproved
@@ -240,18 +241,16 @@ def _by_llama_cpp(
 ) -> _Made:
     """The proof of a file that llama.cpp reads, or of a LoRA on it; `named` is the file that stays, None of several."""
     ends = folder_stops(weights.folder, load_tokenizer(Source(str(weights.folder), str(weights.folder))))
+    kept = lora or file
+    own = {"bytes": kept.stat().st_size, "files": digests({kept.name: kept})}
     if large := too_large(_parameters(weights)):
-        proof = unproved(form, written.kind, (lora or file).parent, large, None)
+        proof = unproved(form, written.kind, kept.parent, large, None).model_copy(update=own)
         return _Made(proof, named, ends.texts, ends.chats, written.notes)
-    texts = (
-        PLAIN if written.notes else AWKWARD
-    )  # what its writer knows to be read as other tokens is no text of a proof
+    texts = PLAIN if written.notes else AWKWARD  # a note is of texts that llama.cpp reads as other tokens
     with base_with_adapters(winner.model or require_base(winner), winner.adapters) as read:
         assert read.tokenizer is not None
         reference = Reference(read.model, read.tokenizer, read.program)
         proof = prove_gguf(file, reference, texts, kind=written.kind, form=form, lora=lora, held_out=examples)
-    kept = lora or file
-    own = {"bytes": kept.stat().st_size, "files": {kept.name: proof.files[kept.name]}}
     noted = proof.model_copy(update={**own, "note": "; ".join(written.notes) or None})
     return _Made(noted, named, ends.texts, ends.chats, written.notes)
 
