@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import time
 from pathlib import Path
-
-from huggingface_hub import metadata_load
 
 from lowregret.data.chat.template import chat_format
 from lowregret.errors import ModelError
 from lowregret.export.gguf.vocabulary import folder_stops
 from lowregret.export.gguf.write import Written, write_gguf
+from lowregret.export.hub_base import base_licence
 from lowregret.export.ollama.modelfile import modelfile
 from lowregret.export.ollama.pieces import find_pieces
 from lowregret.export.weights import Weights
-from lowregret.foreign import boundary, read_text
+from lowregret.foreign import read_text
 from lowregret.models.load import Source, load_tokenizer
 from lowregret.runs.atomic import replacing_folder, write_bytes
 
@@ -43,20 +40,10 @@ def write_ollama(weights: Weights, folder: Path, kind: str = "Q8_0") -> Written:
     return Written(folder, kind, size, time.monotonic() - began, (*made.notes, *pieces.notes))
 
 
-def create_line(folder: Path, name: str) -> str:
-    """What to type next."""
-    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
-    return f"ollama create {plain} -f {shlex.quote(str(folder / MODELFILE))}"
-
-
 def licence(folder: Path) -> str | None:
     """The licence that a model's folder states: its text, else its name in the model card; None when it states none."""
     for name in _LICENCES:
         if (folder / name).is_file():
             return read_text(folder / name, ModelError, _AGAIN).strip()
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    with boundary(ModelError, card, "its metadata cannot be read", _AGAIN):
-        stated = (metadata_load(card) or {}).get("license")
-    return str(stated) if stated else None
+    stated = base_licence(str(folder))
+    return ", ".join(stated.names) if stated is not None else None

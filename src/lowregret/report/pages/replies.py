@@ -41,7 +41,7 @@ def _named(one: Speaker, label: Callable[[str], str]) -> str:
 
 def _note(found: Replies) -> str:
     judged = any(reply.nll is not None for row in found.rows for reply in row.replies.values())
-    loss = " Loss: that of the example's own answer, in nats per supervised token." if judged else ""
+    loss = " Loss: that of the example, in nats per supervised token." if judged else ""
     return (
         f"Greedy replies of at most {found.max_tokens:,} tokens to {text(found.choice)}: they were not picked by what "
         f"is said.{loss} Open one to read it; {REPLIES} has all."
