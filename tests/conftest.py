@@ -15,7 +15,10 @@ from types import ModuleType
 
 import pytest
 from hypothesis import settings
+from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
+
+from commands import typed
 
 # Set before anything imports a library that reads them, and inherited by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,7 +31,8 @@ os.environ["LOWREGRET_CACHE"] = _CACHE.name
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-# Array shapes in annotations are checked at run time in these modules. They import torch only when a test does.
+# Array shapes in annotations are checked at run time in these modules, in the tiers of SHAPES_CHECKED: the check takes
+# as long as a pass of a small base. They import torch only when a test does.
 install_import_hook(
     [
         "lowregret.data.batches",
@@ -59,6 +63,7 @@ settings.register_profile("explore", deadline=None, max_examples=1000, print_blo
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 TESTS = Path(__file__).parent
+SHAPES_CHECKED = ("unit", "oracle", "golden")
 TIERS = ("unit", "laws", "oracle", "golden", "truths", "fuzz", "e2e", "faults", "served")
 
 
@@ -70,6 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if tier not in TIERS:
                 raise pytest.UsageError(f"{item.path}: tests live in tests/{{{','.join(TIERS)}}}/")
             item.add_marker(tier)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes, or not; before any fixture of the test."""
+    checked = any(item.get_closest_marker(tier) for tier in SHAPES_CHECKED)
+    jaxtyping_config.update("jaxtyping_disable", not checked)
 
 
 def load(path: Path) -> ModuleType:
@@ -111,7 +122,7 @@ def run() -> Callable[..., Ended]:
 
     def call(*arguments: object) -> Ended:
         with redirect_stdout(io.StringIO()) as stdout, redirect_stderr(io.StringIO()) as stderr:
-            code = app.run([str(argument) for argument in arguments])
+            code = app.run(typed(arguments))
         return Ended(code, stdout.getvalue(), stderr.getvalue())
 
     return call

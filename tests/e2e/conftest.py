@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from commands import typed
+
 PROGRAM = str(Path(sys.executable).with_name("lowregret"))
 SMALL = "--model tiny --batch-size 4 --max-length 64 --evals 2".split()
 
@@ -26,7 +28,7 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 
     def call(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [PROGRAM, *map(str, arguments)],
+            [PROGRAM, *typed(arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -92,7 +94,7 @@ def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 STUDY = [*SMALL, *"--data builtin:arithmetic:size=64 --methods lora:4,full --seeds 2 --steps 6".split(),
-         *"--max-train 32 --max-eval 12".split()]  # fmt: skip
+         *"--max-train 32 --max-eval 12 --replies 8".split()]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ from lowregret.runs.replies import Replies
 from lowregret.train.inputs import RunInputs
 from lowregret.train.replies import Replying
 
-TRAIN = "--model tiny --batch-size 4 --max-length 64 --evals 1 --steps 2 --max-train 16 --max-eval 6".split()
+TRAIN = (
+    "--model tiny --batch-size 4 --max-length 64 --evals 1 --steps 2 --max-train 16 --max-eval 6 --replies 8".split()
+)
 SFT = [*TRAIN, "--data", "builtin:arithmetic:size=32"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 STUDY = (
     "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,full --learning-rates 1e-4,1e-3 --seeds 1 "
-    "--steps 5 --batch-size 4 --max-train 24 --max-eval 8 --checkpoint-seconds 0 --quiet"
+    "--steps 5 --batch-size 4 --max-train 24 --max-eval 8 --checkpoint-seconds 0 --replies 0 --quiet"
 ).split()
 
 
