@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from gguf_folders import BASES, CUTS, byte_level, folder, sentencepiece
 from lowregret.data.example import Example
@@ -186,13 +187,26 @@ def test_llama_cpp_on_a_broken_file_or_another_bases_adapter_is_a_named_error(tm
         ask(wrong, lora=None, **{**asked, "seconds": 0.01})
 
 
-def test_a_folder_for_ollama_answers_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bos", ["of nobody", "of the template", "of the tokenizer"])
+def test_a_folder_for_ollama_answers_too(bos: str, tmp_path: Path) -> None:
+    """BOS comes where the chat template writes it, whatever the tokenizer does to a text (SmolLM2's: nothing)."""
     base, model, tokenizer = folder("qwen2", tmp_path / "base")
+    if bos != "of nobody":
+        tokenizer.bos_token = token = "<|im_start|>" if bos == "of the template" else "<|endoftext|>"
+        if bos == "of the tokenizer":
+            special = [(token, tokenizer.bos_token_id)]
+            tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+                single=f"{token} $A", special_tokens=special
+            )
+        tokenizer.save_pretrained(base)
     with StoredWeights(base) as weights:
         written = write_ollama(weights, tmp_path / "out")
+    assert written.add_bos == (bos == "of the template")
     assert sorted(path.name for path in written.file.iterdir()) == ["Modelfile", "model.gguf"]
     said = (written.file / "Modelfile").read_text()
     assert said.startswith("FROM ./model.gguf\nTEMPLATE ")
     assert 'PARAMETER stop """<|im_end|>"""' in said
     assert "LICENSE" not in said
-    assert prove(written.file / "model.gguf", model, tokenizer, kind="Q8_0").holds
+    file = written.file / "model.gguf"
+    assert prove(file, model, tokenizer, kind="Q8_0", add_bos=written.add_bos).holds
+    assert prove(file, model, tokenizer, kind="Q8_0", add_bos=not written.add_bos).holds == (bos == "of nobody")

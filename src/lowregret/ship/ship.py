@@ -250,7 +250,9 @@ def _by_llama_cpp(
     with base_with_adapters(winner.model or require_base(winner), winner.adapters) as read:
         assert read.tokenizer is not None
         reference = Reference(read.model, read.tokenizer, read.program)
-        proof = prove_gguf(file, reference, texts, kind=written.kind, form=form, lora=lora, held_out=examples)
+        proof = prove_gguf(
+            file, reference, texts, kind=written.kind, form=form, lora=lora, add_bos=written.add_bos, held_out=examples
+        )
     noted = proof.model_copy(update={**own, "note": "; ".join(written.notes) or None})
     return _Made(noted, named, ends.texts, ends.chats, written.notes)
 

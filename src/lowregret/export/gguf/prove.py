@@ -69,19 +69,21 @@ def prove_gguf(
     kind: str,
     form: str = "gguf",
     lora: Path | None = None,
+    add_bos: bool | None = None,
     held_out: Sequence[Example] = (),
     seconds: float = 600,
 ) -> Proof:
     """Load a file, with a LoRA on it, in llama.cpp and hold it against the model that was trained.
 
-    Each of `texts` must be the same tokens in both, BOS and EOS included. llama.cpp continues each greedily by 64
+    Each of `texts` must be the same tokens in both, EOS included, and BOS where `add_bos` says so (None: where the
+    tokenizer puts it). llama.cpp continues each greedily by 64
     tokens; at each place its 200 most probable tokens are compared with the reference's log-probabilities of them.
     `held_out`: examples whose supervised tokens are scored both ways, in nats per token. `kind` gives the bound.
     A proof that does not hold is returned, not raised; ModelError when llama.cpp does not take the file, or is missing.
     """
     began = time.monotonic()
     reader = reader_name()
-    tokens = [list(reference.tokenizer(text)["input_ids"]) for text in texts]
+    tokens = [_tokens(reference.tokenizer, text, add_bos) for text in texts]
     prompts = [ids for ids in tokens if ids]
     scored = [(row.token_ids, [at for at, counted in enumerate(row.supervised) if counted and at]) for row in held_out]
     config = reference.model.config.get_text_config()
@@ -115,6 +117,16 @@ def prove_gguf(
         bytes=sum(path.stat().st_size for path in shipped),
         files=dict(zip((path.name for path in shipped), digest_files(shipped), strict=True)),
     )
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str, add_bos: bool | None) -> list[int]:
+    """A text that does not begin with BOS itself, as a file is to read it."""
+    ids = list(tokenizer(text)["input_ids"])
+    bos = tokenizer.bos_token_id
+    if add_bos is None or bos is None:
+        return ids
+    bare = ids[1:] if ids[:1] == [bos] else ids
+    return [bos, *bare] if add_bos else bare
 
 
 def _compare(model: Any, prompts: Sequence[Sequence[int]], continued: Sequence[Mapping[str, Any]]) -> _Compared:

@@ -37,6 +37,8 @@ class Written:
     seconds: float
     notes: tuple[str, ...] = ()
     """What a user should know of it, in sentences."""
+    add_bos: bool | None = None
+    """Whether the file puts BOS before a text; None: as the tokenizer does."""
 
 
 def write_gguf(weights: Weights, file: Path, kind: str, *, name: str = "", add_bos: bool | None = None) -> Written:

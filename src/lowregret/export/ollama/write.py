@@ -37,7 +37,7 @@ def write_ollama(weights: Weights, folder: Path, kind: str = "Q8_0") -> Written:
         made = write_gguf(weights, partial / MODEL, kind, add_bos=pieces.bos)
         write_bytes(partial / MODELFILE, text.encode())
     size = sum(path.stat().st_size for path in folder.iterdir())
-    return Written(folder, kind, size, time.monotonic() - began, (*made.notes, *pieces.notes))
+    return Written(folder, kind, size, time.monotonic() - began, (*made.notes, *pieces.notes), pieces.bos)
 
 
 def licence(folder: Path) -> str | None:
