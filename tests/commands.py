@@ -8,5 +8,6 @@ from collections.abc import Sequence
 def typed(arguments: Sequence[object]) -> list[str]:
     """The words of a command. Replies, seconds of every run, are made where the test asks for them (`--replies`)."""
     words = [str(argument) for argument in arguments]
-    replies = words[0] not in ("train", "compare") or "--replies" in words or "--help" in words
-    return words if replies else [*words, "--replies", "0"]
+    if words[:1] not in (["train"], ["compare"]) or "--replies" in words or "--help" in words:
+        return words
+    return [words[0], "--replies", "0", *words[1:]]

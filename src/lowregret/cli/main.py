@@ -1,12 +1,17 @@
-"""The console script. It imports nothing before it can answer Ctrl-C."""
+"""The console script. It imports nothing of weight before it can answer Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+
+_SOON_SECONDS = 0.05
 
 
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it as Ctrl-C later does."""
+    sys.unraisablehook = press_again
     try:
         from lowregret.cli.app import run
     except KeyboardInterrupt:
@@ -14,6 +19,17 @@ def main() -> None:
 
         sys.exit(INTERRUPTED)
     sys.exit(run(sys.argv[1:]))
+
+
+def press_again(dropped: sys.UnraisableHookArgs) -> None:
+    """For `sys.unraisablehook`: a Ctrl-C that met a callback, as importing modules has many, and was dropped there, is
+    pressed once more a moment later."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        threading.Timer(_SOON_SECONDS, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 if __name__ == "__main__":

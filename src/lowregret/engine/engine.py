@@ -8,14 +8,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
@@ -32,7 +34,9 @@ from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
+from lowregret.engine.parallel.ranks import ALONE, Deal, Ranks, joined, put_back
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
+from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
 from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
@@ -54,18 +58,6 @@ EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
 """Tokens of all policies in a held-out pass."""
 
 
-@dataclass(frozen=True)
-class PassResult:
-    """What one policy got out of a pass."""
-
-    loss: Tensor
-    """A scalar on the engine's device: reading it waits for the pass."""
-    logprobs: Tensor
-    """log p(target) of each supervised position, row by row, nats: [supervised positions]."""
-    supervised: Tensor
-    """Which positions those are: bool [rows, length], on the CPU like the batch."""
-
-
 class Engine:
     """One base in memory once, and the policies on it.
 
@@ -77,6 +69,10 @@ class Engine:
     adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
     the losses returned are without it. ModelError for a base that defines none, and for one with a weight that is not
     finite.
+
+    `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
+    each computes its own rows. The base of LoRAs is whole on every rank; a FullFT policy's weights, gradients and
+    optimizer state lie in parts. SpecError for what is not computed so: `balance_experts`.
     """
 
     def __init__(
@@ -87,7 +83,11 @@ class Engine:
         precision: str = "auto",
         checkpoint_activations: bool = False,
         balance_experts: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
+        if balance_experts and not ranks.alone:
+            raise SpecError("the load-balancing loss is of whole batches: leave it out, or train on one device.")
+        self.ranks = ranks
         self.base = base
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
@@ -128,13 +128,15 @@ class Engine:
             isinstance(method, FullFT) and self.policies
         ):
             raise SpecError("a FullFT policy changes the base under all others: it must be the engine's only policy.")
+        if isinstance(self.model, FSDPModule):
+            raise SpecError("the base lies in parts, as a FullFT policy has left it. Make another engine.")
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
             bank = self._bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer)
         else:
-            policy = FullPolicy(name, method, self.model, optimizer)
+            policy = FullPolicy(name, method, self.model, optimizer, self.ranks)
         self.policies[name] = policy
         self._refresh_views()
         return policy
@@ -154,7 +156,11 @@ class Engine:
         """
         for name in batches:
             self.policies[name].before_backward()
-        return self._in_passes(batches, lambda part: self._forward_backward(part, loss, temperature))
+
+        def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
+            return self._forward_backward(part, loss, temperature)
+
+        return self._over_ranks(batches, lambda own: self._in_passes(own, run))
 
     def _forward_backward(self, batches: Mapping[str, Batch], loss: Loss, temperature: float) -> dict[str, PassResult]:
         layout = self._lay_out(batches)
@@ -176,13 +182,21 @@ class Engine:
 
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
+        return self._over_ranks(batches, lambda own: self._forward_here(own, temperature))
+
+    @torch.no_grad()
+    def _forward_here(self, batches: Mapping[str, Batch], temperature: float = 1.0) -> dict[str, PassResult]:
+        """The same of all rows given, on this rank alone."""
 
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
             layout = replace(self._lay_out(part), columns=({},) * len(part))
             with self._passing(layout, temperature):
                 return self._forward(layout, part, cross_entropy)
 
-        return self._in_passes(batches, run)
+        try:
+            return self._in_passes(batches, run)
+        finally:
+            put_back(self.model)
 
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
         """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
@@ -190,6 +204,8 @@ class Engine:
         A policy takes the hyper-parameters of its own optimizer: `AdamParams` for AdamW, or what `step_params` makes of
         a spec. TypeError for another's.
         """
+        for name in params:
+            self.policies[name].gather_gradients(self.ranks)
         norms = [self.policies[name].optimizer.step(step) for name, step in params.items()]
         for name in params:
             self.policies[name].steps += 1
@@ -207,25 +223,35 @@ class Engine:
     ) -> dict[str, tuple[list[float], list[int]]]:
         """Of each policy: summed nats and supervised tokens of every example, in order.
 
-        Batches are fixed by the lengths alone; as many policies as fit share a pass.
+        Batches are fixed by the lengths alone; as many policies as fit share a pass. Ranks take batches in turn, so
+        that each number is the same to the bit for any number of them.
         """
-        found = {name: ([0.0] * len(examples), [0] * len(examples)) for name in policies}
-        for group in eval_groups(token_counts(examples).tolist(), EVAL_TOKENS):
+        counts = [sum(example.supervised[1:]) for example in examples]
+        sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
+        groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
+        for turn in range(math.ceil(len(groups) / self.ranks.count)):
+            number = turn * self.ranks.count + self.ranks.rank
+            group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
             batch = collate([examples[index] for index in group], self.base.pad_id)
-            counts = batch.supervised.sum(1).tolist()
             together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
             for start in range(0, len(policies), together):
-                results = self.forward(dict.fromkeys(policies[start : start + together], batch))
-                for name, result in results.items():
+                results = self._forward_here(dict.fromkeys(policies[start : start + together], batch))
+                for place, result in enumerate(results.values(), start):
                     per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
                     per_row[batch.supervised] = -result.logprobs.cpu().double()
-                    for index, total, count in zip(group, per_row.sum(1).tolist(), counts, strict=True):
-                        found[name][0][index], found[name][1][index] = total, int(count)
-        return found
+                    sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
+        everyones = sums.to(self.device)
+        self.ranks.add(everyones)
+        return {name: (own.tolist(), list(counts)) for name, own in zip(policies, everyones.cpu(), strict=True)}
 
     @cached_property
     def sampling_path(self) -> SamplingPath:
-        """How this base is sampled, found when it is first asked for: see `choose_sampling`."""
+        """How this base is sampled, found when it is first asked for: see `choose_sampling`.
+
+        SpecError for one whose weights lie in parts.
+        """
+        if isinstance(self.model, FSDPModule):
+            raise SpecError("a base that lies in parts is not sampled yet. Save the policy, and load it on one device.")
         with self._arithmetic(), self._routing.unchanging():
             return choose_sampling(
                 self.model,
@@ -275,8 +301,8 @@ class Engine:
         return str(self.base.tokenizer.decode(token_ids))
 
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Weights and optimizer state of a policy, atomically, as one safetensors file."""
-        save_state(self.policies[policy], path, metadata or {})
+        """Weights and optimizer state of a policy, atomically, as one safetensors file, which rank 0 writes."""
+        save_state(self.policies[policy], path, metadata or {}, self.ranks)
 
     def load(self, policy: str, path: Path) -> dict[str, str]:
         """Restore what `save` wrote, and return its metadata; RecordsError when the file is damaged or another's."""
@@ -292,6 +318,17 @@ class Engine:
         return lay_out(
             known, self._order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
         )
+
+    def _over_ranks(
+        self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
+    ) -> dict[str, PassResult]:
+        """What `run` gives for whole batches, of which each rank runs its own rows."""
+        if self.ranks.alone:
+            return run(batches)
+        deals = {name: Deal.of(batch, self.ranks.count) for name, batch in batches.items()}
+        # One row a pass, and no pass may lack a rank.
+        own = {name: deals[name].own(batch, self.ranks.rank, equal=self._alone) for name, batch in batches.items()}
+        return joined(self.ranks, deals, batches, run(own))
 
     def _in_passes(
         self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
@@ -420,7 +457,7 @@ class Engine:
 
         def attempt(path: ForwardPath) -> Tensor:
             self._take(path)
-            return self.forward({"base": batch})["base"].logprobs
+            return self._forward_here({"base": batch})["base"].logprobs
 
         chosen = select_forward_path(attempt, expected, self.dtype, varlen=supports_varlen(self._configs))
         self._take(chosen)

@@ -12,8 +12,10 @@ from jaxtyping import Int64
 from torch import nn
 from transformers import PreTrainedModel
 
+from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, by_name
 from lowregret.engine.optim.registry import optimizer_of
+from lowregret.engine.parallel.ranks import ALONE, Ranks
 from lowregret.errors import TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
@@ -49,6 +51,10 @@ class Policy(ABC):
     @abstractmethod
     def before_backward(self) -> None:
         """Called before every pass that will add to this policy's gradients."""
+
+    @abstractmethod
+    def gather_gradients(self, ranks: Ranks) -> None:
+        """Called before a step: add up what the ranks' passes have left, where the passes have not."""
 
     @abstractmethod
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
@@ -139,6 +145,10 @@ class LoRAPolicy(Policy):
         if self.bank.need_gradients() or self._flat.grad is None:
             self.refresh_views()
 
+    def gather_gradients(self, ranks: Ranks) -> None:
+        if self._flat.grad is not None:
+            ranks.add(self._flat.grad)
+
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         names = dict.fromkeys(carrier_name(matrix) for matrix in self.matrices if matrix.experts)
         carriers = {name: self._model.get_submodule(name) for name in names}
@@ -215,15 +225,22 @@ class LoRAPolicy(Policy):
 class FullPolicy(Policy):
     """The base's own weights, all of them; it must be the only policy of its engine."""
 
-    def __init__(self, name: str, method: FullFT, model: PreTrainedModel, optimizer: str = DEFAULT_OPTIMIZER) -> None:
+    def __init__(
+        self,
+        name: str,
+        method: FullFT,
+        model: PreTrainedModel,
+        optimizer: str = DEFAULT_OPTIMIZER,
+        ranks: Ranks = ALONE,
+    ) -> None:
         super().__init__(name, optimizer)
         self.method = method
-        self.weights, self.initial = {}, {}
-        for key, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dtype is not torch.float32:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-            self.weights[key] = parameter
+        ranks.shard(model, decoder_layers(model))
+        self.weights, self.initial = dict(model.named_parameters()), {}
         self._model = model
         self._traffic: dict[str, torch.Tensor] = {}
         self._experts = dict(fused_experts(model))
@@ -232,6 +249,9 @@ class FullPolicy(Policy):
 
     def before_backward(self) -> None:
         """Nothing to do: autograd makes the gradients."""
+
+    def gather_gradients(self, ranks: Ranks) -> None:
+        """Nothing to do: they are added up, part by part, as a backward pass makes them."""
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         return {name: self._traffic[name] for name in self._experts if name in self._traffic}

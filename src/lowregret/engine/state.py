@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lowregret.engine.parallel.ranks import ALONE, Ranks
+from lowregret.engine.parallel.tensors import fill, whole
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import replacing
@@ -67,12 +69,13 @@ def state_tensors(policy: Policy) -> dict[str, Tensor]:
     Another optimizer's state begins with another word.
 
     And `initial/<name>` where the first product is taken off: another machine would find it with other rounding.
+    Weights that lie in parts are put together: every rank must ask.
     """
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
     tensors |= {f"initial/{name}": weight.detach() for name, weight in policy.initial.items()}
     tensors |= {f"{policy.optimizer.prefix}/{key}": value for key, value in policy.optimizer.state().items()}
     tensors["steps"] = torch.tensor(policy.steps)
-    return tensors
+    return {key: whole(value) for key, value in tensors.items()}
 
 
 def _own(value: Tensor) -> Tensor:
@@ -81,9 +84,12 @@ def _own(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format) if shared else value
 
 
-def save_state(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a policy's state to a file of its own."""
-    save_sealed(state_tensors(policy), path, metadata)
+def save_state(policy: Policy, path: Path, metadata: Mapping[str, str], ranks: Ranks = ALONE) -> None:
+    """Write a policy's state to a file of its own, the same by any number of ranks: the first writes."""
+    tensors = state_tensors(policy)
+    if ranks.rank == 0:
+        save_sealed(tensors, path, metadata)
+    ranks.wait()
 
 
 def load_state(policy: Policy, path: Path) -> dict[str, str]:
@@ -133,11 +139,10 @@ def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> 
         problem = f"it holds {others[0]}, which is no state of this policy's optimizer"
     if problem:
         raise damaged(path, problem)
-    with torch.no_grad():
-        for name, value in weights.items():
-            policy.weights[name].copy_(value)
-        for name, value in initial.items():
-            policy.initial[name].copy_(value)
+    for name, value in weights.items():
+        fill(policy.weights[name], value)
+    for name, value in initial.items():
+        fill(policy.initial[name], value)
     policy.optimizer.load_state(kept)
     policy.steps = int(tensors["steps"])
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lowregret.engine.parallel.tensors import fill, whole
 from lowregret.spec.optimizer import OptimizerSpec
 
 Names = Callable[[Tensor], Mapping[str, Tensor]]
@@ -95,7 +96,7 @@ class PolicyOptimizer(ABC, Generic[P]):
                 parameter.grad.zero_()
             else:
                 parameter.grad = None
-        return norm
+        return whole(norm)
 
     def state(self) -> dict[str, Tensor]:
         """All that is kept, by weight: {"<name in STATE>/<weight>": …}, views of the optimizer's own tensors."""
@@ -122,7 +123,7 @@ class PolicyOptimizer(ABC, Generic[P]):
                     if extent == "scalar":  # it stays where the optimizer keeps it: with the weight
                         own[kind] = saved.to(parameter.device, copy=True)
                     else:
-                        view.copy_(saved)
+                        fill(view, saved)
                         own[kind] = whole
             if own:
                 self._kept[parameter] = own
