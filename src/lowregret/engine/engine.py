@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -20,9 +19,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
+from lowregret.data.batches import Batch
 from lowregret.data.example import Example
-from lowregret.data.table import token_counts
 from lowregret.engine.device import cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
@@ -32,6 +30,7 @@ from lowregret.engine.forward.mixture import experts_under_autocast
 from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
+from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.ranks import ALONE, Deal, Ranks, joined, put_back
@@ -54,8 +53,6 @@ from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
 _FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
-EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
-"""Tokens of all policies in a held-out pass."""
 
 
 class Engine:
@@ -226,23 +223,7 @@ class Engine:
         Batches are fixed by the lengths alone; as many policies as fit share a pass. Ranks take batches in turn, so
         that each number is the same to the bit for any number of them.
         """
-        counts = [sum(example.supervised[1:]) for example in examples]
-        sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
-        groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
-        for turn in range(math.ceil(len(groups) / self.ranks.count)):
-            number = turn * self.ranks.count + self.ranks.rank
-            group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
-            batch = collate([examples[index] for index in group], self.base.pad_id)
-            together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
-            for start in range(0, len(policies), together):
-                results = self._forward_here(dict.fromkeys(policies[start : start + together], batch))
-                for place, result in enumerate(results.values(), start):
-                    per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
-                    per_row[batch.supervised] = -result.logprobs.cpu().double()
-                    sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
-        everyones = sums.to(self.device)
-        self.ranks.add(everyones)
-        return {name: (own.tolist(), list(counts)) for name, own in zip(policies, everyones.cpu(), strict=True)}
+        return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device)
 
     @cached_property
     def sampling_path(self) -> SamplingPath:

@@ -73,9 +73,10 @@ ALONE = Ranks()
 
 def put_back(model: nn.Module) -> None:
     """Let go of what a pass without gradients has gathered outside the layers: a later pass would take it as it is."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    if isinstance(model, FSDPModule):
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 @dataclass(frozen=True)

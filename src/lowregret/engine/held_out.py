@@ -1,0 +1,45 @@
+"""Held-out examples through an engine, in batches that do not depend on how many processes there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
+from lowregret.data.example import Example
+from lowregret.data.table import token_counts
+from lowregret.engine.parallel.ranks import Ranks
+from lowregret.engine.result import PassResult
+
+EVAL_PASS_TOKENS = 4 * EVAL_TOKENS
+"""Tokens of all policies in a held-out pass."""
+
+
+def sums_of(
+    policies: Sequence[str],
+    examples: Sequence[Example],
+    forward: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    pad_id: int,
+    ranks: Ranks,
+    device: torch.device,
+) -> dict[str, tuple[list[float], list[int]]]:
+    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone."""
+    counts = [sum(example.supervised[1:]) for example in examples]
+    sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
+    groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
+    for turn in range(math.ceil(len(groups) / ranks.count)):
+        number = turn * ranks.count + ranks.rank
+        group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
+        batch = collate([examples[index] for index in group], pad_id)
+        together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
+        for start in range(0, len(policies), together):
+            results = forward(dict.fromkeys(policies[start : start + together], batch))
+            for place, result in enumerate(results.values(), start):
+                per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
+                per_row[batch.supervised] = -result.logprobs.cpu().double()
+                sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
+    everyones = sums.to(device)
+    ranks.add(everyones)
+    return {name: (own.tolist(), list(counts)) for name, own in zip(policies, everyones.cpu(), strict=True)}
