@@ -221,7 +221,8 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as it comes from somebody else: a recipe, rows, and a module that leaves a trace when it is imported."""
     (tmp_path / "recipe.toml").write_text(CONFIG)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": f"row {n}"}) + "\n" for n in range(4)))
-    (tmp_path / "mine.py").write_text("from part import half\nprint('RAN')\n\ndef reward(*given):\n    return half()\n")
+    code = "from part import half\nprint('RAN', flush=True)\n\ndef reward(*given):\n    return half()\n"
+    (tmp_path / "mine.py").write_text(code)
     (tmp_path / "part.py").write_text("def half():\n    return 0.5\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
