@@ -13,8 +13,9 @@ import torch
 from bases import examples, small_base
 from lowregret.data.batches import Batch, collate
 from lowregret.engine import AdamParams, Engine, SamplingParams
-from lowregret.engine.parallel.ranks import ALONE, Deal, Ranks
-from lowregret.engine.parallel.tensors import whole
+from lowregret.engine.parallel.fsdp import whole
+from lowregret.engine.parallel.mesh import ALONE, Ranks
+from lowregret.engine.parallel.rows import RowSplit
 from lowregret.errors import SpecError
 from lowregret.models.load import load_base, resolve
 from lowregret.spec import FullFT, LoRA
@@ -120,6 +121,8 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None) -
             for found in _passes(engine, own, halves):
                 total += torch.stack([found[one].loss for one in names])
         losses.append(total.tolist())
+        if step == 1:  # what this gathers of the weights is old after the step
+            engine.evaluate(names, held_out[:2])
         norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(RATE, clip_norm=case.clip))).values()))
     test = batch_of(case, 998, 5)
     saved = {}
@@ -144,9 +147,9 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None) -
 def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int) -> list[Any]:
     if not halves:
         return [engine.forward_backward(batches)]
-    deals = {one: Deal.of(batch, halves) for one, batch in batches.items()}
+    splits = {one: RowSplit.of(batch, halves) for one, batch in batches.items()}
     return [
-        engine.forward_backward({one: deals[one].own(batch, part) for one, batch in batches.items()})
+        engine.forward_backward({one: splits[one].own(batch, part) for one, batch in batches.items()})
         for part in range(halves)
     ]
 

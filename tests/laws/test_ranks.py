@@ -16,7 +16,8 @@ import torch
 
 from gloo import together
 from lowregret.engine import Engine
-from lowregret.engine.parallel.ranks import Deal, Ranks
+from lowregret.engine.parallel.mesh import Ranks
+from lowregret.engine.parallel.rows import RowSplit
 from lowregret.errors import SpecError
 from lowregret.spec import FullFT
 from sharded import CASES, RATE, Trained, batch_of, engine_of, refusals, train, train_all
@@ -132,13 +133,13 @@ def test_four_ranks_train_as_one_process(tmp_path: Path) -> None:
 def test_rows_are_dealt_once_and_prompts_together() -> None:
     case = CASES["LoRAs of shared prompts"]
     batch = batch_of(case, 1, 7)
-    deal = Deal.of(batch, 3)
+    deal = RowSplit.of(batch, 3)
     assert sorted(row for rows in deal.rows for row in rows) == list(range(7))
     assert deal.rows == ((0, 1, 6), (2, 3), (4, 5))
     parts = [deal.own(batch, rank) for rank in range(3)]
     assert float(sum(part.weights.sum() for part in parts)) == pytest.approx(1)
     assert sum(part.tokens for part in parts) == batch.tokens, "what rows share is computed once still"
-    few = Deal.of(batch.select([0, 5]), 3)
+    few = RowSplit.of(batch.select([0, 5]), 3)
     assert few.own(batch.select([0, 5]), 2).weights.abs().sum() == 0
     assert [few.own(batch.select([0, 5]), rank, equal=True).rows for rank in range(3)] == [1, 1, 1]
 

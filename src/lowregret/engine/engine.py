@@ -33,7 +33,9 @@ from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.ranks import ALONE, Deal, Ranks, joined, put_back
+from lowregret.engine.parallel.fsdp import reshard
+from lowregret.engine.parallel.mesh import ALONE, Ranks
+from lowregret.engine.parallel.rows import RowSplit, gather
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
@@ -193,7 +195,7 @@ class Engine:
         try:
             return self._in_passes(batches, run)
         finally:
-            put_back(self.model)
+            reshard(self.model)
 
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
         """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
@@ -306,10 +308,10 @@ class Engine:
         """What `run` gives for whole batches, of which each rank runs its own rows."""
         if self.ranks.alone:
             return run(batches)
-        deals = {name: Deal.of(batch, self.ranks.count) for name, batch in batches.items()}
+        splits = {name: RowSplit.of(batch, self.ranks.count) for name, batch in batches.items()}
         # One row a pass, and no pass may lack a rank.
-        own = {name: deals[name].own(batch, self.ranks.rank, equal=self._alone) for name, batch in batches.items()}
-        return joined(self.ranks, deals, batches, run(own))
+        own = {name: splits[name].own(batch, self.ranks.rank, equal=self._alone) for name, batch in batches.items()}
+        return gather(self.ranks, splits, batches, run(own))
 
     def _in_passes(
         self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]

@@ -10,7 +10,7 @@ import torch
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.example import Example
 from lowregret.data.table import token_counts
-from lowregret.engine.parallel.ranks import Ranks
+from lowregret.engine.parallel.mesh import Ranks
 from lowregret.engine.result import PassResult
 
 EVAL_PASS_TOKENS = 4 * EVAL_TOKENS

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, by_name
 from lowregret.engine.optim.registry import optimizer_of
-from lowregret.engine.parallel.ranks import ALONE, Ranks
+from lowregret.engine.parallel.fsdp import shard
+from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.errors import TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
@@ -239,7 +240,7 @@ class FullPolicy(Policy):
             if parameter.dtype is not torch.float32:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        ranks.shard(model, decoder_layers(model))
+        shard(model, decoder_layers(model), ranks)
         self.weights, self.initial = dict(model.named_parameters()), {}
         self._model = model
         self._traffic: dict[str, torch.Tensor] = {}

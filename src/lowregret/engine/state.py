@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lowregret.engine.parallel.ranks import ALONE, Ranks
-from lowregret.engine.parallel.tensors import fill, whole
+from lowregret.engine.parallel.fsdp import fill, whole
+from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import replacing

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lowregret.engine.parallel.tensors import fill, whole
+from lowregret.engine.parallel.fsdp import fill, whole
 from lowregret.spec.optimizer import OptimizerSpec
 
 Names = Callable[[Tensor], Mapping[str, Tensor]]

@@ -1,5 +1,5 @@
 """One training on many processes: who computes which rows, what is added up, and where weights lie in parts."""
 
-from lowregret.engine.parallel.ranks import Ranks
+from lowregret.engine.parallel.mesh import Ranks
 
 __all__ = ["Ranks"]

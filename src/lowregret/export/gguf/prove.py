@@ -76,8 +76,8 @@ def prove_gguf(
     """Load a file, with a LoRA on it, in llama.cpp and hold it against the model that was trained.
 
     Each of `texts` must be the same tokens in both, EOS included, and BOS where `add_bos` says so (None: where the
-    tokenizer puts it). llama.cpp continues each greedily by 64
-    tokens; at each place its 200 most probable tokens are compared with the reference's log-probabilities of them.
+    tokenizer puts it). llama.cpp continues each greedily by 64 tokens; at each place its 200 most probable tokens are
+    compared with the reference's log-probabilities of them.
     `held_out`: examples whose supervised tokens are scored both ways, in nats per token. `kind` gives the bound.
     A proof that does not hold is returned, not raised; ModelError when llama.cpp does not take the file, or is missing.
     """

@@ -1,7 +1,7 @@
 """llama.cpp in a process of its own: it ends the whole process where it meets what it did not expect.
 
-`python -m lowregret.export.gguf.worker QUESTIONS ANSWERS`: both are JSON files. Of lowregret
-the writer of JSON alone is imported.
+`python -m lowregret.export.gguf.worker QUESTIONS ANSWERS`: both are JSON files. Of lowregret the writer of JSON
+alone is imported.
 """
 
 from __future__ import annotations
