@@ -4,9 +4,10 @@
     python -m benchmarks.studies real --model FOLDER --gsm8k FOLDER --out runs/studies/smollm2
 
 FOLDER of --model is SmolLM2-135M-Instruct, that of --gsm8k holds train.jsonl and test.jsonl. The same command goes on
-where it was stopped. On the real base each set has the same five studies: learning rates, ranks, layers, batches and
-forgetting, three seeds. Where two of them ask for one trial (a rank at its best rate, say), it is trained once: a
-finished trial's records are copied to the study that asks for it next, and are what it would find itself, to the bit.
+where it was stopped; --set NAME runs those of one set alone, so that two commands share a machine. On the real base
+each set has the same five studies: learning rates, ranks, layers, batches and forgetting, three seeds. Where two of
+them ask for one trial (a rank at its best rate, say), it is trained once: a finished trial's records are copied to the
+study that asks for it next, and are what it would find itself, to the bit.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def share(out: Path, name: str) -> None:
                     shutil.copytree(trial, wanted / trial.name)
 
 
-def real(model: Path, gsm8k: Path, out: Path) -> None:
-    """All studies of the real base."""
+def real(model: Path, gsm8k: Path, out: Path, only: str | None) -> None:
+    """The studies of the real base, of all sets or of one."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     data = out / "data"
     for part in ("train", "test"):
@@ -101,6 +102,8 @@ def real(model: Path, gsm8k: Path, out: Path) -> None:
     files = {"train": str(data / "gsm8k_train.jsonl"), "eval": str(data / "gsm8k_test.jsonl")}
     for one_question in zip(*map(questions, SETS), strict=True):
         for (name, chosen), question in zip(SETS.items(), one_question, strict=True):
+            if only not in (None, name):
+                continue
             kind = str(question["kind"])
             if "base_text" in question:
                 question["base_text"] = str(data / "everyday.jsonl")
@@ -125,6 +128,7 @@ def main() -> int:
     parser.add_argument("base", choices=("tiny", "real"))
     parser.add_argument("--model", type=Path)
     parser.add_argument("--gsm8k", type=Path)
+    parser.add_argument("--set", choices=tuple(SETS), help="of the real base's studies, those of this set alone")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     if asked.base == "tiny":
@@ -133,7 +137,7 @@ def main() -> int:
     elif asked.model is None or asked.gsm8k is None:
         parser.error("real: name --model and --gsm8k")
     else:
-        real(asked.model, asked.gsm8k, asked.out)
+        real(asked.model, asked.gsm8k, asked.out, asked.set)
     return 0
 
 
