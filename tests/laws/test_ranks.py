@@ -17,12 +17,12 @@ import torch
 from gloo import together
 from lowregret.engine import Engine
 from lowregret.engine.parallel.mesh import Ranks
-from lowregret.engine.parallel.rows import RowSplit
+from lowregret.engine.parallel.rows import Dealing, RowSplit
 from lowregret.errors import SpecError
 from lowregret.spec import FullFT
-from sharded import CASES, RATE, Trained, batch_of, engine_of, refusals, train, train_all
+from sharded import CASES, RATE, Trained, batch_of, engine_of, train, train_all
 
-OTHER_ORDER = ("FullFT, clipped", "FullFT, three passes a step", "three LoRAs, clipped, two passes a step")
+OTHER_ORDER = ("FullFT, clipped", "FullFT, three passes a step", "one LoRA, clipped, two passes a step")
 GOES_ON = ("FullFT", "three LoRAs", "PiSSA and a LoRA")
 """Cases that are gone on with from a state that one process has saved."""
 
@@ -144,6 +144,19 @@ def test_rows_are_dealt_once_and_prompts_together() -> None:
     assert [few.own(batch.select([0, 5]), rank, equal=True).rows for rank in range(3)] == [1, 1, 1]
 
 
+def test_policies_are_dealt_whole_where_no_rank_is_left_without() -> None:
+    """As many to each rank, neighbours together; else rows."""
+    batch = batch_of(CASES["one LoRA"], 1, 4)
+    names = list("abcde")
+    batches = dict.fromkeys(names, batch)
+    dealing = Dealing.of(batches, names, 2, apart=True)
+    assert [list(dealing.own(batches, rank)) for rank in (0, 1)] == [["a", "b", "c"], ["d", "e"]]
+    assert all(part is batch for rank in (0, 1) for part in dealing.own(batches, rank).values())
+    for count, apart in ((6, True), (2, False)):
+        rows = Dealing.of(batches, names, count, apart=apart)
+        assert all(list(rows.own(batches, rank)) == names for rank in range(count))
+
+
 def test_one_process_is_no_group() -> None:
     ranks = Ranks.of_group("cpu")
     assert ranks.alone
@@ -157,10 +170,3 @@ def test_what_is_not_computed_in_parts_is_refused() -> None:
     case = CASES["LoRAs on experts"]
     with pytest.raises(SpecError, match="load-balancing loss"):
         Engine(engine_of(case, Ranks()).base, balance_experts=True, ranks=Ranks(0, 2))
-
-
-def test_what_a_base_in_parts_cannot_do_is_refused(tmp_path: Path) -> None:
-    for said in together(2, "sharded", refusals, tmp_path):
-        sampling, policy = said
-        assert "is not sampled yet" in sampling
-        assert "the base lies in parts" in policy

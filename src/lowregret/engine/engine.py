@@ -8,15 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import Batch
@@ -24,7 +23,7 @@ from lowregret.data.example import Example
 from lowregret.engine.device import cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
-from lowregret.engine.forward.checkpointing import checkpoint_layers
+from lowregret.engine.forward.checkpointing import checkpoint_layers, decoder_layers
 from lowregret.engine.forward.layout import PassLayout, lay_out
 from lowregret.engine.forward.mixture import experts_under_autocast
 from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
@@ -33,21 +32,24 @@ from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.fsdp import reshard
+from lowregret.engine.parallel.fsdp import in_parts, reshard, shard
+from lowregret.engine.parallel.lockstep import Lockstep
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.parallel.rows import RowSplit, gather
+from lowregret.engine.parallel.rows import Dealing, over_ranks
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
 from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
-from lowregret.engine.sampling.draw import Completion, SamplingParams
+from lowregret.engine.sampling.draw import Completion, SamplingParams, uniforms
+from lowregret.engine.sampling.ranks import completed
 from lowregret.engine.sampling.stream import OnToken, stream
+from lowregret.engine.slots import PolicySlots
 from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
-from lowregret.lora.bank import AdapterBank, AdapterLayout
+from lowregret.lora.bank import AdapterLayout
 from lowregret.lora.routing import PolicyRouting
-from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
+from lowregret.lora.spans import SlotSpan
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
@@ -70,8 +72,9 @@ class Engine:
     finite.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
-    each computes its own rows. The base of LoRAs is whole on every rank; a FullFT policy's weights, gradients and
-    optimizer state lie in parts. SpecError for what is not computed so: `balance_experts`.
+    each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
+    optimizer state lie in parts; the base of LoRAs is whole on every rank, or with `base_in_parts` in parts too,
+    gathered layer by layer for a pass. SpecError for what is not computed so: `balance_experts`.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Engine:
         checkpoint_activations: bool = False,
         balance_experts: bool = False,
         ranks: Ranks = ALONE,
+        base_in_parts: bool = False,
     ) -> None:
         if balance_experts and not ranks.alone:
             raise SpecError("the load-balancing loss is of whole batches: leave it out, or train on one device.")
@@ -92,14 +96,15 @@ class Engine:
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
         self.model.requires_grad_(False)
+        self.matrices = matrices(self.model)
         cast_base(self.model, self.dtype)
+        if base_in_parts:
+            shard(self.model, decoder_layers(self.model), ranks)
         self.model.to(self.device)  # type: ignore[arg-type]
-        refuse_broken(base.source.asked, stored_weights(self.model), _FETCH)
+        refuse_broken(base.source.asked, stored_weights(self.model), _FETCH, ranks.add)
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
-        self.policies: dict[str, Policy] = {}
-        self.matrices = matrices(self.model)
-        self._banks: list[AdapterBank] = []
+        self._slots = PolicySlots()
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._configs = configurations(self.model)
         self._unembedding = Unembedding(self.model)
@@ -111,8 +116,14 @@ class Engine:
         """Whether each pass holds one row."""
         self.forward_path = self._select_forward_path()
         """What was found when the base was put here, and why a faster path was refused."""
+        reshard(self.model)
         if checkpoint_activations:
             checkpoint_layers(self.model)
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """All policies, by name."""
+        return self._slots.policies
 
     def add_policy(
         self, name: str, method: FullFT | LoRA, seed: int = 0, *, optimizer: str = DEFAULT_OPTIMIZER
@@ -127,24 +138,23 @@ class Engine:
             isinstance(method, FullFT) and self.policies
         ):
             raise SpecError("a FullFT policy changes the base under all others: it must be the engine's only policy.")
-        if isinstance(self.model, FSDPModule):
-            raise SpecError("the base lies in parts, as a FullFT policy has left it. Make another engine.")
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
-            bank = self._bank(AdapterLayout.of(method, targeted))
+            bank = self._slots.bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer)
         else:
             policy = FullPolicy(name, method, self.model, optimizer, self.ranks)
         self.policies[name] = policy
-        self._refresh_views()
+        self._slots.refresh()
+        self._unembedding.watch()
         return policy
 
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
-        self._banks = [bank for bank in self._banks if bank.members]
-        self._refresh_views()
+        self._slots.refresh()
+        self._unembedding.watch()
 
     def forward_backward(
         self, batches: Mapping[str, Batch], loss: Loss = cross_entropy, *, temperature: float = 1.0
@@ -159,7 +169,10 @@ class Engine:
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
             return self._forward_backward(part, loss, temperature)
 
-        return self._over_ranks(batches, lambda own: self._in_passes(own, run))
+        try:
+            return over_ranks(self.ranks, batches, lambda own: self._in_passes(own, run), self._dealing(batches))
+        finally:
+            reshard(self.model)
 
     def _forward_backward(self, batches: Mapping[str, Batch], loss: Loss, temperature: float) -> dict[str, PassResult]:
         layout = self._lay_out(batches)
@@ -181,13 +194,15 @@ class Engine:
 
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
-        return self._over_ranks(batches, lambda own: self._forward_here(own, temperature))
+        run = partial(self._forward_here, temperature=temperature)
+        return over_ranks(self.ranks, batches, run, self._dealing(batches))
 
     @torch.no_grad()
     def _forward_here(self, batches: Mapping[str, Batch], temperature: float = 1.0) -> dict[str, PassResult]:
         """The same of all rows given, on this rank alone."""
 
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
+            self._lockstep.announce()
             layout = replace(self._lay_out(part), columns=({},) * len(part))
             with self._passing(layout, temperature):
                 return self._forward(layout, part, cross_entropy)
@@ -225,17 +240,16 @@ class Engine:
         Batches are fixed by the lengths alone; as many policies as fit share a pass. Ranks take batches in turn, so
         that each number is the same to the bit for any number of them.
         """
-        return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device)
+
+        def finish() -> None:
+            self._lockstep.finish(lambda: self._idle(keep=False))
+
+        return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device, finish)
 
     @cached_property
     def sampling_path(self) -> SamplingPath:
-        """How this base is sampled, found when it is first asked for: see `choose_sampling`.
-
-        SpecError for one whose weights lie in parts.
-        """
-        if isinstance(self.model, FSDPModule):
-            raise SpecError("a base that lies in parts is not sampled yet. Save the policy, and load it on one device.")
-        with self._arithmetic(), self._routing.unchanging():
+        """How this base is sampled, found when it is first asked for, by all ranks: see `choose_sampling`."""
+        with self._sampling():
             return choose_sampling(
                 self.model,
                 self.base.pad_id,
@@ -255,30 +269,58 @@ class Engine:
         """One completion for each prompt (token ids) of each policy, all in one batch.
 
         `seeds` are those of policies that do not draw by that of `params`. With `max_rows`, no more than that are in
-        the batch at once, and waiting prompts take the places of those that have finished.
+        the batch of a rank at once, and waiting prompts take the places of those that have finished.
         """
-        ordered = {name: prompts[name] for name in self._order(prompts)}
+        ordered = {name: prompts[name] for name in self._slots.order(prompts)}
+        numbers = uniforms({name: len(group) for name, group in ordered.items()}, params, seeds or {})
         path = self.sampling_path
 
         def read(some: Prompts) -> Decoder:
             return path.decoder(self.model, some, self.base.pad_id, self._logits, self._positions)
 
-        together = [{name: own} for name, own in ordered.items()] if self._alone else [ordered]
-        found: dict[str, list[Completion]] = {}
-        with self._arithmetic(), self._routing.unchanging():
-            for some in together:
-                found |= generate(read, some, params, self._text, seeds, 1 if self._alone else max_rows)
+        def complete(places: Mapping[str, Sequence[int]]) -> dict[str, list[Completion]]:
+            own = {name: [ordered[name][place] for place in chosen] for name, chosen in places.items()}
+            found: dict[str, list[Completion]] = {}
+            with self._sampling():
+                for some in [{name: group} for name, group in own.items()] if self._alone else [own]:
+                    drawn = torch.cat([numbers[name][list(places[name])] for name in some])
+                    found |= generate(read, some, params, self._text, drawn, 1 if self._alone else max_rows)
+                self._lockstep.finish(self._idle)
+            return found
+
+        found = completed(self.ranks, self.device, ordered, complete)
         return {name: found[name] for name in prompts}
 
     def stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
         """The completion that `sample` gives of one prompt, told token by token while it is drawn.
 
-        `on_token` gets each token's id, and ends the completion by False.
+        `on_token` gets each token's id, and ends the completion by False: that of the first rank, by whom it ends.
         """
         path = self.sampling_path
-        with self._arithmetic(), self._routing.unchanging():
+        with self._sampling():
             decoder = path.decoder(self.model, {policy: [prompt]}, self.base.pad_id, self._logits, self._positions)
-            return stream(decoder, params, self._text, on_token)
+            return stream(decoder, params, self._text, lambda token: self.ranks.first(on_token(token)))
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        with self._arithmetic(), self._routing.unchanging():
+            try:
+                yield
+            finally:
+                reshard(self.model)
+
+    @property
+    def _lockstep(self) -> Lockstep:
+        """What keeps ranks together whose base lies in parts."""
+        return Lockstep(self.ranks if in_parts(self.model) else ALONE)
+
+    @torch.no_grad()
+    def _idle(self, *, keep: bool = True) -> None:
+        """A pass of one token, for nobody; `keep`: what is gathered outside the layers is wanted by the next."""
+        with self._arithmetic(), self._routed((), (), None, chunked=False):
+            self.model(input_ids=torch.tensor([[self.base.pad_id]], device=self.device), use_cache=False)
+        if not keep:
+            reshard(self.model)
 
     def _text(self, token_ids: list[int]) -> str:
         return str(self.base.tokenizer.decode(token_ids))
@@ -299,19 +341,14 @@ class Engine:
                 for name, b in known.items()
             }
         return lay_out(
-            known, self._order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
+            known, self._slots.order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
         )
 
-    def _over_ranks(
-        self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
-    ) -> dict[str, PassResult]:
-        """What `run` gives for whole batches, of which each rank runs its own rows."""
-        if self.ranks.alone:
-            return run(batches)
-        splits = {name: RowSplit.of(batch, self.ranks.count) for name, batch in batches.items()}
-        # One row a pass, and no pass may lack a rank.
-        own = {name: splits[name].own(batch, self.ranks.rank, equal=self._alone) for name, batch in batches.items()}
-        return gather(self.ranks, splits, batches, run(own))
+    def _dealing(self, batches: Mapping[str, Batch]) -> Dealing:
+        """Who computes what of a call. Where the base lies in parts, no pass may lack a rank."""
+        parts = in_parts(self.model)
+        apart = self._slots.separable(batches, self.model, in_step=parts) and not (parts and self._alone)
+        return Dealing.of(batches, self._slots.order(batches), self.ranks.count, apart=apart, equal=self._alone)
 
     def _in_passes(
         self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
@@ -346,7 +383,8 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
-        all_of, wanted = (self._parts(list(of), list(of.values())) for of in (tokens, positions))
+        all_of, wanted = (self._slots.spans(list(of), list(of.values())) for of in (tokens, positions))
+        self._lockstep.announce()
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
         return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
@@ -357,7 +395,7 @@ class Engine:
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
         self._positions.lengths = layout.lengths
-        tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
+        tokens = self._slots.spans(layout.names, layout.tokens, layout.token_rows)
         positions = [] if self._unembedding.chunked else self._position_parts(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             try:
@@ -379,51 +417,8 @@ class Engine:
             routing.tokens, routing.positions = (), None
             head.selected, head.chunked = None, own
 
-    def _order(self, names: Iterable[str]) -> list[str]:
-        """Neighbours in a bank next to each other; the base's own rows last."""
-
-        def place(name: str) -> tuple[int, int]:
-            policy = self.policies.get(name)
-            return (
-                (self._banks.index(policy.bank), policy.slot)
-                if isinstance(policy, LoRAPolicy)
-                else (len(self._banks), 0)
-            )
-
-        return sorted(names, key=place)
-
     def _position_parts(self, layout: PassLayout) -> list[SlotSpan]:
-        return self._parts(layout.names, layout.positions, layout.position_rows)
-
-    def _parts(
-        self, names: Sequence[str], counts: Sequence[int], rows: Sequence[Sequence[tuple[int, int]]] | None = None
-    ) -> list[SlotSpan]:
-        """Runs of neighbours in a bank, with their tokens; `rows`, (number, tokens) each, is what dropout goes by."""
-        members: list[SlotRows] = []
-        start = 0
-        for name, count, own in zip(names, counts, rows or [()] * len(names), strict=True):
-            policy = self.policies.get(name)
-            if isinstance(policy, LoRAPolicy) and count:
-                dropout = policy.dropout(own) if torch.is_grad_enabled() else None
-                scales = (policy.scale, policy.expert_scale)
-                members.append(SlotRows(policy.bank, policy.slot, start, count, *scales, dropout))
-            start += count
-        return slot_spans(members, start)
-
-    def _bank(self, layout: AdapterLayout) -> AdapterBank:
-        """The bank for this layout: one that is there, or a new one."""
-        for bank in self._banks:
-            if bank.layout == layout:
-                return bank
-        self._banks.append(AdapterBank(layout))
-        return self._banks[-1]
-
-    def _refresh_views(self) -> None:
-        """After policies have come or gone: views of banks, and the module at the end, are others now."""
-        for policy in self.policies.values():
-            if isinstance(policy, LoRAPolicy):
-                policy.refresh_views()
-        self._unembedding.watch()
+        return self._slots.spans(layout.names, layout.positions, layout.position_rows)
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -24,14 +23,14 @@ def sums_of(
     pad_id: int,
     ranks: Ranks,
     device: torch.device,
+    finish: Callable[[], None],
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone."""
+    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone; `finish`
+    is called when none is left."""
     counts = [sum(example.supervised[1:]) for example in examples]
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
     groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
-    for turn in range(math.ceil(len(groups) / ranks.count)):
-        number = turn * ranks.count + ranks.rank
-        group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
+    for group in groups[ranks.rank :: ranks.count]:
         batch = collate([examples[index] for index in group], pad_id)
         together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
         for start in range(0, len(policies), together):
@@ -39,7 +38,8 @@ def sums_of(
             for place, result in enumerate(results.values(), start):
                 per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
                 per_row[batch.supervised] = -result.logprobs.cpu().double()
-                sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
+                sums[place, group] = per_row.sum(1)
+    finish()
     everyones = sums.to(device)
     ranks.add(everyones)
     return {name: (own.tolist(), list(counts)) for name, own in zip(policies, everyones.cpu(), strict=True)}

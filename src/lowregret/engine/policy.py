@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, by_name
 from lowregret.engine.optim.registry import optimizer_of
-from lowregret.engine.parallel.fsdp import shard
+from lowregret.engine.parallel.fsdp import in_parts, shard
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.errors import TargetError
+from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
 from lowregret.lora.forms import Carrier, carrier_name, form_of
@@ -25,6 +25,7 @@ from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.experts import fused_experts
+from lowregret.models.sharded import whole
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
@@ -119,7 +120,7 @@ class LoRAPolicy(Policy):
                 carrier = carriers[key]
                 assert adapter.magnitude is not None
                 assert not isinstance(carrier, LoRAExperts)
-                adapter.magnitude.data.copy_(row_norms(carrier.matrix, *adapter.factors(), adapter.scale))
+                adapter.magnitude.data.copy_(row_norms(whole(carrier.matrix), *adapter.factors(), adapter.scale))
         self.optimizer = self._optimizer()
 
     @property
@@ -236,6 +237,12 @@ class FullPolicy(Policy):
     ) -> None:
         super().__init__(name, optimizer)
         self.method = method
+        kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} - {"float32"}
+        if in_parts(model) and kinds:
+            raise SpecError(
+                f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
+                "Leave base_in_parts out: this policy cuts the base itself."
+            )
         for parameter in model.parameters():
             if parameter.dtype is not torch.float32:
                 parameter.data = parameter.data.float()

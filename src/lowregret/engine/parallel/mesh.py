@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -40,6 +41,18 @@ class Ranks:
         """Put the sum over all ranks in the place of each one's tensor."""
         if self.mesh is not None:
             dist.all_reduce(tensor, group=self.mesh.get_group())
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on some rank."""
+        if self.mesh is None:
+            return here
+        flag = torch.tensor(int(here), device=self.mesh.device_type)
+        self.add(flag)
+        return bool(flag)
+
+    def first(self, here: bool) -> bool:
+        """What the first rank says."""
+        return self.any(here and self.rank == 0)
 
     def wait(self) -> None:
         """Until every rank has come here."""

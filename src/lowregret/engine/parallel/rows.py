@@ -1,8 +1,8 @@
-"""Rows of a batch over ranks, and the answers of all rows to every rank."""
+"""Rows of batches over ranks, and the answers of all rows to every rank."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,8 @@ class RowSplit:
 
     rows: tuple[tuple[int, ...], ...]
     """Of each rank, in the batch's order."""
+    together: bool = False
+    """Whether one rank has all of them, and the others need none."""
 
     @classmethod
     def of(cls, batch: Batch, count: int) -> RowSplit:
@@ -28,13 +30,21 @@ class RowSplit:
         owners = [turn[prompt] for prompt in prompts]
         return cls(tuple(tuple(row for row, owner in enumerate(owners) if owner == rank) for rank in range(count)))
 
-    def own(self, batch: Batch, rank: int, *, equal: bool = False) -> Batch:
-        """A rank's rows; with `equal` as many as the largest part has, else one at least.
+    @classmethod
+    def whole(cls, batch: Batch, owner: int, count: int) -> RowSplit:
+        """All of them by one rank."""
+        every = tuple(range(batch.rows))
+        return cls(tuple(every if rank == owner else () for rank in range(count)), together=True)
+
+    def own(self, batch: Batch, rank: int, *, equal: bool = False) -> Batch | None:
+        """A rank's rows; with `equal` as many as the largest part has, else one at least. None where another has all.
 
         Where weights lie in parts every rank must take part in each pass of the base: what is missing is a row, the
         shortest, that weighs nothing.
         """
         mine = self.rows[rank]
+        if self.together:
+            return batch if mine else None
         least = max(map(len, self.rows)) if equal else 1
         chosen = batch.select([*mine, *[int(batch.used.argmin())] * (least - len(mine))])
         weights = chosen.weights.clone()
@@ -42,20 +52,63 @@ class RowSplit:
         return replace(chosen, weights=weights)
 
 
+@dataclass(frozen=True)
+class Dealing:
+    """Who computes what of the batches of a call, by the policies' names."""
+
+    splits: Mapping[str, RowSplit]
+    equal: bool
+    """Whether parts are filled up to equal lengths: where each pass holds one row, and no pass may lack a rank."""
+
+    @classmethod
+    def of(
+        cls, batches: Mapping[str, Batch], order: Sequence[str], count: int, *, apart: bool, equal: bool = False
+    ) -> Dealing:
+        """Whole policies to each of `count` ranks where they can be told `apart`, and no rank is left without one: as
+        many to each, and neighbours in `order`, which share products, together. Else rows of each policy."""
+        if not apart or len(order) < count:
+            return cls({name: RowSplit.of(batch, count) for name, batch in batches.items()}, equal)
+        owners = {name: place * count // len(order) for place, name in enumerate(order)}
+        return cls({name: RowSplit.whole(batch, owners[name], count) for name, batch in batches.items()}, equal)
+
+    def own(self, batches: Mapping[str, Batch], rank: int) -> dict[str, Batch]:
+        """What a rank computes: see `RowSplit.own`."""
+        parts = {name: self.splits[name].own(batch, rank, equal=self.equal) for name, batch in batches.items()}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def over_ranks(
+    ranks: Ranks,
+    batches: Mapping[str, Batch],
+    run: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    dealing: Dealing,
+) -> dict[str, PassResult]:
+    """What `run` gives for whole batches, of which each rank runs its own part."""
+    if ranks.alone:
+        return run(batches)
+    return gather(ranks, dealing.splits, batches, run(dealing.own(batches, ranks.rank)))
+
+
 def gather(
     ranks: Ranks, splits: Mapping[str, RowSplit], batches: Mapping[str, Batch], parts: Mapping[str, PassResult]
 ) -> dict[str, PassResult]:
-    """The same of whole batches, by one exchange: each number but the losses is one rank's, so that sums are exact."""
+    """The same of whole batches, by one exchange: each number but the losses is one rank's, so that sums are exact.
+
+    `parts` are a rank's results; it has one at least.
+    """
+    some = next(iter(parts.values()))
     flat: list[Tensor] = []
     for name, batch in batches.items():
-        rows = torch.tensor(splits[name].rows[ranks.rank], dtype=torch.int64)
-        own = batch.supervised[rows]
-        found = parts[name].logprobs
-        dense = found.new_zeros(batch.supervised.shape)
-        place = torch.zeros_like(batch.supervised)
-        place[rows] = own
-        dense[place.to(dense.device)] = found[: int(own.sum())]
-        flat += [parts[name].loss.reshape(1).to(dense.dtype), dense.flatten()]
+        dense = some.logprobs.new_zeros(batch.supervised.shape)
+        loss = dense.new_zeros(1)
+        if (found := parts.get(name)) is not None:
+            rows = torch.tensor(splits[name].rows[ranks.rank], dtype=torch.int64)
+            own = batch.supervised[rows]
+            place = torch.zeros_like(batch.supervised)
+            place[rows] = own
+            dense[place.to(dense.device)] = found.logprobs[: int(own.sum())]
+            loss = found.loss.reshape(1).to(dense.dtype)
+        flat += [loss, dense.flatten()]
     everything = torch.cat(flat)
     ranks.add(everything)
     answers: dict[str, PassResult] = {}
@@ -63,5 +116,5 @@ def gather(
     for name, batch in batches.items():
         loss, dense = next(pieces), next(pieces).view(batch.supervised.shape)
         logprobs = dense[batch.supervised.to(dense.device)]
-        answers[name] = PassResult(loss[0].to(parts[name].loss.dtype), logprobs, batch.supervised)
+        answers[name] = PassResult(loss[0].to(some.loss.dtype), logprobs, batch.supervised)
     return answers

@@ -24,7 +24,7 @@ def stream(
     `decode` is what stop texts are looked for with. One that `on_token` ends is not `finished`.
     """
     logits = decoder.start()
-    numbers = uniforms({"": 1}, params, {}).to(logits.device)
+    numbers = uniforms({"": 1}, params, {})[""].to(logits.device)
     texts = StopTexts(params.stop_texts, decode)
     ids: list[int] = []
     scores: list[float] = []
