@@ -39,6 +39,9 @@ class Case:
 
 
 PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8))
+_BALANCED = {"balance_experts": True}
+BALANCE = 0.5
+"""The load-balancing loss's coefficient where it is taken."""
 CASES: dict[str, Case] = {
     "FullFT": Case([FullFT()]),
     "FullFT, clipped": Case([FullFT()], clip=0.5),
@@ -58,6 +61,9 @@ CASES: dict[str, Case] = {
     "LoRA with dropout": Case([LoRA(rank=4, dropout=0.1)]),
     "DoRA": Case([LoRA(rank=4, dora=True)]),
     "PiSSA and a LoRA": Case([LoRA(rank=4, init="pissa"), LoRA(rank=4)]),
+    "FullFT of a mixture, balanced": Case([FullFT()], "qwen3_moe", engine=_BALANCED),
+    "one LoRA, balanced": Case([LoRA(rank=4, targets=("mlp", "router"))], "qwen3_moe", engine=_BALANCED),
+    "two LoRAs, balanced": Case([LoRA(rank=4, targets=("mlp", "router"))] * 2, "qwen3_moe", engine=_BALANCED),
     "LoRAs on experts": Case([LoRA(rank=4), LoRA(rank=2, convention="shared-outer")], "qwen3_moe"),
 }
 _PARTS = {"base_in_parts": True}
@@ -106,6 +112,8 @@ class Trained:
 
 def engine_of(case: Case, ranks: Ranks) -> Engine:
     base = load_base(resolve("tiny")) if case.base == "tiny" else small_base(case.base)
+    if case.engine.get("balance_experts"):
+        base.model.config.router_aux_loss_coef = BALANCE
     engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **case.engine})
     for number, method in enumerate(case.methods):
         engine.add_policy(f"p{number}", method, seed=number)

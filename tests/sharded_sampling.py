@@ -42,10 +42,10 @@ CASES: dict[str, Sampled] = {
     "FullFT": Sampled([FullFT()]),
     "bfloat16, in parts": Sampled(engine={**PARTS, "precision": "bfloat16"}),
     "a mixture, in parts": Sampled(base="qwen3_moe", engine=PARTS),
-    "the base's own cache, in parts": Sampled([LoRA(rank=4)], "mamba", PARTS, decoder="PaddedDecoder"),
-    "no cache, in parts": Sampled([LoRA(rank=4)], "recurrent_gemma", PARTS, decoder="PlainDecoder"),
+    "the base's own cache, in parts": Sampled([LoRA(rank=4)], "gemma2", PARTS, decoder="PaddedDecoder"),
+    "no cache, in parts": Sampled([LoRA(rank=4, targets=("mlp",))], "mamba", PARTS, decoder="PlainDecoder"),
 }
-PARAMS = SamplingParams(max_tokens=12, temperature=0.9, top_p=0.95, stop_ids=(17, 23, 40), seed=3)
+PARAMS = SamplingParams(max_tokens=12, temperature=0.9, top_p=0.95, stop_ids=tuple(range(3, 600, 9)), seed=3)
 
 
 @dataclass(frozen=True)

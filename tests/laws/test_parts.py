@@ -51,7 +51,7 @@ def test_ranks_sample_what_one_process_does(sampled: list[list[Found]], name: st
     assert first.completions == second.completions, "to the bit"
     assert (first.streamed, first.told, first.cut) == (second.streamed, second.told, second.cut)
     assert (first.told, len(first.cut.token_ids), first.cut.finished) == (list(first.streamed.token_ids), 2, False)
-    apart = 0.1 if "bfloat16" in name else 1e-5
+    apart = 0.1 if "bfloat16" in name else 1e-4
     pairs = [(first.streamed, one.streamed), (first.cut, one.cut)]
     for policy, own in one.completions.items():
         pairs += zip(first.completions[policy], own, strict=True)

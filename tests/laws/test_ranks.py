@@ -14,28 +14,31 @@ import numpy as np
 import pytest
 import torch
 
+from bases import small_base
 from gloo import together
 from lowregret.engine import Engine
 from lowregret.engine.parallel.mesh import Ranks
 from lowregret.engine.parallel.rows import Dealing, RowSplit
 from lowregret.errors import SpecError
 from lowregret.spec import FullFT
-from sharded import CASES, RATE, Trained, batch_of, engine_of, train, train_all
+from sharded import CASES, RATE, Trained, batch_of, train, train_all
 
-OTHER_ORDER = ("FullFT, clipped", "FullFT, three passes a step", "one LoRA, clipped, two passes a step")
+BALANCED = ("FullFT of a mixture, balanced", "one LoRA, balanced")
+"""Cases whose load-balancing loss is of the rows of all ranks: one process must compute them in one pass."""
+OTHER_ORDER = ("FullFT, clipped", "FullFT, three passes a step", "one LoRA, clipped, two passes a step", *BALANCED)
 GOES_ON = ("FullFT", "three LoRAs", "PiSSA and a LoRA")
 """Cases that are gone on with from a state that one process has saved."""
 
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What one process has saved of each case, which it has trained in halves."""
+    """What one process has saved of each case, which it has trained in halves, as ranks do."""
     return {name: tmp_path_factory.mktemp("state") for name in CASES}
 
 
 @pytest.fixture(scope="module")
 def alone(states: dict[str, Path]) -> dict[str, Trained]:
-    return {name: train(name, folder, halves=2) for name, folder in states.items()}
+    return {name: train(name, folder, halves=1 if name in BALANCED else 2) for name, folder in states.items()}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,12 @@ def test_two_ranks_train_as_one_process(alone: dict[str, Trained], two: list[lis
     # The fused AdamW rounds the squares of a part that is shorter than a vector register otherwise.
     if name not in OTHER_ORDER and CASES[name].base == "tiny":
         assert found.saved == one.saved
+
+
+@pytest.mark.parametrize("name", BALANCED)
+def test_the_loss_that_balances_experts_matters(alone: dict[str, Trained], name: str, tmp_path: Path) -> None:
+    """What was compared is not as good without it, nor when each rank takes its own."""
+    assert furthest(alone[name], train(name, tmp_path, halves=2)) > 1e-4
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -166,7 +175,8 @@ def test_one_process_is_no_group() -> None:
     assert number == 1
 
 
-def test_what_is_not_computed_in_parts_is_refused() -> None:
-    case = CASES["LoRAs on experts"]
-    with pytest.raises(SpecError, match="load-balancing loss"):
-        Engine(engine_of(case, Ranks()).base, balance_experts=True, ranks=Ranks(0, 2))
+def test_padding_is_not_counted_by_ranks_that_have_it_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load-balancing loss counts it."""
+    monkeypatch.setattr("lowregret.engine.engine.supports_varlen", lambda _: False)
+    with pytest.raises(SpecError, match="load-balancing loss counts padding"):
+        Engine(small_base("qwen3_moe"), balance_experts=True, ranks=Ranks(0, 2))

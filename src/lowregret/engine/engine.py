@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -35,7 +35,7 @@ from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.fsdp import in_parts, reshard, shard
 from lowregret.engine.parallel.lockstep import Lockstep
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.parallel.rows import Dealing, over_ranks
+from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
@@ -74,7 +74,8 @@ class Engine:
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
     optimizer state lie in parts; the base of LoRAs is whole on every rank, or with `base_in_parts` in parts too,
-    gathered layer by layer for a pass. SpecError for what is not computed so: `balance_experts`.
+    gathered layer by layer for a pass. SpecError for what is not computed so: the load-balancing loss of a base whose
+    rows are padded.
     """
 
     def __init__(
@@ -88,8 +89,6 @@ class Engine:
         ranks: Ranks = ALONE,
         base_in_parts: bool = False,
     ) -> None:
-        if balance_experts and not ranks.alone:
-            raise SpecError("the load-balancing loss is of whole batches: leave it out, or train on one device.")
         self.ranks = ranks
         self.base = base
         self.device = choose_device(device)
@@ -117,6 +116,11 @@ class Engine:
         self.forward_path = self._select_forward_path()
         """What was found when the base was put here, and why a faster path was refused."""
         reshard(self.model)
+        if balance_experts and not ranks.alone and not self.padding_free:
+            raise SpecError(
+                "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
+                f"{self.forward_path.description}. Leave balance_experts out, or train on one device."
+            )
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
@@ -166,22 +170,27 @@ class Engine:
         for name in batches:
             self.policies[name].before_backward()
 
+        dealing = self._dealing(batches)
+
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
-            return self._forward_backward(part, loss, temperature)
+            return self._forward_backward(part, loss, temperature, dealing)
 
         try:
-            return over_ranks(self.ranks, batches, lambda own: self._in_passes(own, run), self._dealing(batches))
+            return over_ranks(self.ranks, batches, one_by_one(run) if self._alone else run, dealing)
         finally:
             reshard(self.model)
 
-    def _forward_backward(self, batches: Mapping[str, Batch], loss: Loss, temperature: float) -> dict[str, PassResult]:
+    def _forward_backward(
+        self, batches: Mapping[str, Batch], loss: Loss, temperature: float, dealing: Dealing
+    ) -> dict[str, PassResult]:
         layout = self._lay_out(batches)
         watching = self._balance.watching() if self._balance else nullcontext()
         with torch.enable_grad(), self._passing(layout, temperature), watching:
             results = self._forward(layout, batches, loss)
             total = torch.stack([result.loss for result in results.values()]).sum()
             if self._balance:
-                total = total + self._balance.loss(layout.tokens, [layout.weights[part] for part in layout.parts])
+                ranks = ALONE if dealing.whole else self.ranks
+                total = total + self._balance.loss(layout, ranks, dealing.rows(self.ranks.rank))
             total.backward()
         return {
             name: PassResult(result.loss.detach(), result.logprobs.detach(), result.supervised)
@@ -208,7 +217,7 @@ class Engine:
                 return self._forward(layout, part, cross_entropy)
 
         try:
-            return self._in_passes(batches, run)
+            return (one_by_one(run) if self._alone else run)(batches)
         finally:
             reshard(self.model)
 
@@ -349,19 +358,6 @@ class Engine:
         parts = in_parts(self.model)
         apart = self._slots.separable(batches, self.model, in_step=parts) and not (parts and self._alone)
         return Dealing.of(batches, self._slots.order(batches), self.ranks.count, apart=apart, equal=self._alone)
-
-    def _in_passes(
-        self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
-    ) -> dict[str, PassResult]:
-        """What `run` gives for all at once; row by row, added up, for a base whose rows must be alone."""
-        if not self._alone:
-            return run(batches)
-        found: dict[str, PassResult] = {}
-        for name, batch in batches.items():
-            parts = [run({name: batch.select([row])})[name] for row in range(batch.rows)]
-            loss = torch.stack([part.loss for part in parts]).sum()
-            found[name] = PassResult(loss, torch.cat([part.logprobs for part in parts]), batch.supervised)
-        return found
 
     def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():

@@ -37,7 +37,8 @@ def in_parts(module: nn.Module) -> bool:
 
 def own_type(module: nn.Module) -> type[nn.Module]:
     """The class of a module as its author wrote it: cutting makes a subclass."""
-    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    kinds = (kind for kind in type(module).__mro__ if issubclass(kind, nn.Module))
+    return next(kind for kind in kinds if not issubclass(kind, FSDPModule))
 
 
 def reshard(model: nn.Module) -> None:

@@ -12,6 +12,9 @@ from lowregret.data.batches import Batch
 from lowregret.engine.parallel.mesh import Ranks
 from lowregret.engine.result import PassResult
 
+Run = Callable[[Mapping[str, Batch]], dict[str, PassResult]]
+"""Computes batches, by the policies' names."""
+
 
 @dataclass(frozen=True)
 class RowSplit:
@@ -71,6 +74,15 @@ class Dealing:
         owners = {name: place * count // len(order) for place, name in enumerate(order)}
         return cls({name: RowSplit.whole(batch, owners[name], count) for name, batch in batches.items()}, equal)
 
+    @property
+    def whole(self) -> bool:
+        """Whether no policy's rows are on several ranks."""
+        return all(split.together for split in self.splits.values())
+
+    def rows(self, rank: int) -> dict[str, int]:
+        """How many of each batch's a rank has."""
+        return {name: len(split.rows[rank]) for name, split in self.splits.items()}
+
     def own(self, batches: Mapping[str, Batch], rank: int) -> dict[str, Batch]:
         """What a rank computes: see `RowSplit.own`."""
         parts = {name: self.splits[name].own(batch, rank, equal=self.equal) for name, batch in batches.items()}
@@ -80,13 +92,27 @@ class Dealing:
 def over_ranks(
     ranks: Ranks,
     batches: Mapping[str, Batch],
-    run: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    run: Run,
     dealing: Dealing,
 ) -> dict[str, PassResult]:
     """What `run` gives for whole batches, of which each rank runs its own part."""
     if ranks.alone:
         return run(batches)
     return gather(ranks, dealing.splits, batches, run(dealing.own(batches, ranks.rank)))
+
+
+def one_by_one(run: Run) -> Run:
+    """The same, of passes of one row each, added up: for a base whose rows must be alone."""
+
+    def run_rows(batches: Mapping[str, Batch]) -> dict[str, PassResult]:
+        found: dict[str, PassResult] = {}
+        for name, batch in batches.items():
+            parts = [run({name: batch.select([row])})[name] for row in range(batch.rows)]
+            loss = torch.stack([part.loss for part in parts]).sum()
+            found[name] = PassResult(loss, torch.cat([part.logprobs for part in parts]), batch.supervised)
+        return found
+
+    return run_rows
 
 
 def gather(
