@@ -50,6 +50,7 @@ from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterLayout
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotSpan
+from lowregret.models.fill import fill_weights, is_bare
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
@@ -74,7 +75,8 @@ class Engine:
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
     optimizer state lie in parts; the base of LoRAs is whole on every rank, or with `base_in_parts` in parts too,
-    gathered layer by layer for a pass. SpecError for what is not computed so: the load-balancing loss of a base whose
+    gathered layer by layer for a pass; of a base without weights (`models.bare`) each rank then reads its own part from
+    the files. SpecError for what is not computed so: the load-balancing loss of a base whose
     rows are padded.
     """
 
@@ -99,6 +101,8 @@ class Engine:
         cast_base(self.model, self.dtype)
         if base_in_parts:
             shard(self.model, decoder_layers(self.model), ranks)
+        if is_bare(self.model):
+            fill_weights(self.model, base.source, self.device)
         self.model.to(self.device)  # type: ignore[arg-type]
         refuse_broken(base.source.asked, stored_weights(self.model), _FETCH, ranks.add)
         if self.dtype is not torch.float32:
