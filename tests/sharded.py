@@ -15,7 +15,6 @@ from lowregret.data.batches import Batch, collate
 from lowregret.engine import AdamParams, Engine
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import Dealing
-from lowregret.errors import SpecError
 from lowregret.models.load import load_base, resolve
 from lowregret.models.sharded import part, whole
 from lowregret.spec import FullFT, LoRA
@@ -195,14 +194,3 @@ def train_all(folder: Path, asked: Sequence[tuple[str, Path | None]], parts: boo
         own.mkdir(exist_ok=True)
         found.append(train(name, own, state=state, parts=parts))
     return found
-
-
-def refusals() -> list[str]:
-    """What is said to a FullFT policy on a base that is in parts of bfloat16."""
-    case = Case([], engine={**_PARTS, "precision": "bfloat16"})
-    engine = engine_of(case, Ranks.of_group("cpu"))
-    try:
-        engine.add_policy("full", FullFT())
-    except SpecError as error:
-        return [str(error)]
-    return []
