@@ -16,7 +16,7 @@ from lowregret.engine import AdamParams, Engine
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import Dealing
 from lowregret.models.load import load_base, resolve
-from lowregret.models.sharded import part, whole
+from lowregret.models.sharded import here, whole
 from lowregret.spec import FullFT, LoRA
 
 
@@ -84,6 +84,7 @@ IN_PARTS: dict[str, Case] = {
     "router": Case([LoRA(rank=4, targets=("experts", "router"))] * 2, "qwen3_moe", engine=_PARTS, steps=3),
     "logits by the base": Case([LoRA(rank=4)] * 2, "gemma2", engine=_PARTS, steps=3),
     "FullFT": Case([FullFT()], engine=_PARTS, steps=3),
+    "FullFT, bfloat16": Case([FullFT()], engine={**_PARTS, "base_trains": True, "precision": "bfloat16"}),
 }
 """The same with a base that lies in parts."""
 RATE = 2e-3
@@ -172,8 +173,8 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None, *
         [found.logprobs.float().numpy() for found in answers.values()],
         {key: whole(weight.detach()).numpy().copy() for key, weight in tensors.items()},
         saved,
-        sum(part(weight.detach()).numel() for weight in tensors.values()),
-        sum(part(weight.detach()).numel() for weight in engine.model.parameters()),
+        sum(here(weight.detach()).numel() for weight in tensors.values()),
+        sum(here(weight.detach()).numel() for weight in engine.model.parameters()),
     )
 
 

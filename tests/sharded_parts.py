@@ -22,7 +22,7 @@ from lowregret.engine.policy import LoRAPolicy
 from lowregret.errors import LowregretError
 from lowregret.models.bare import bare_base
 from lowregret.models.load import load_base, resolve
-from lowregret.models.sharded import part, whole
+from lowregret.models.sharded import here, whole
 from lowregret.spec import FullFT, LoRA
 from sharded import IN_PARTS, Case, Trained, engine_of, train_all
 
@@ -116,10 +116,10 @@ def filled(folder: Path, precision: str, *, alone: bool = False) -> Filled:
     ranks = ALONE if alone else Ranks.of_group("cpu")
     model = Engine(base, device="cpu", precision=precision, ranks=ranks, base_in_parts=True).model
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    here = sum(part(weight).numel() for weight in model.parameters())
+    numbers = sum(here(weight).numel() for weight in model.parameters())
     return Filled(
         {name: _digest(whole(tensor.detach())) for name, tensor in tensors.items()},
-        here / sum(weight.numel() for weight in model.parameters()),
+        numbers / sum(weight.numel() for weight in model.parameters()),
     )
 
 
@@ -174,7 +174,7 @@ def _storages() -> int:
             own.untyped_storage().data_ptr(): own.untyped_storage().nbytes()
             for held in gc.get_objects()
             if isinstance(held, Tensor)
-            for own in [part(held)]
+            for own in [here(held)]
             if own.device.type == "cpu"
         }
     return sum(found.values())

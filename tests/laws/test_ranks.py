@@ -2,7 +2,8 @@
 
 The oracle is one process that computes in passes what the ranks compute at once, so that sums have the same order: then
 all is equal to the bit. Where a norm of all gradients is in play, or gradients of several passes add up, another order
-is left, and the last bits are free.
+is left, and the last bits are free; and so are a LoRA's whose rows lie on several ranks: its second pass is added
+within the matrix product, which rounds otherwise on some processors.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from sharded import CASES, RATE, Trained, batch_of, train, train_all
 BALANCED = ("FullFT of a mixture, balanced", "one LoRA, balanced")
 """Cases whose load-balancing loss is of the rows of all ranks: one process must compute them in one pass."""
 OTHER_ORDER = ("FullFT, clipped", "FullFT, three passes a step", "one LoRA, clipped, two passes a step", *BALANCED)
+EXACT = [
+    name
+    for name, case in CASES.items()
+    if name not in OTHER_ORDER and (case.methods == [FullFT()] or len(case.methods) > 1)
+]
 GOES_ON = ("FullFT", "three LoRAs", "PiSSA and a LoRA")
 """Cases that are gone on with from a state that one process has saved."""
 
@@ -81,19 +87,19 @@ def test_every_rank_gets_the_same_answers(two: list[list[Trained]], name: str) -
 def test_two_ranks_train_as_one_process(alone: dict[str, Trained], two: list[list[Trained]], name: str) -> None:
     one, found = alone[name], of(two, list(CASES).index(name))[0]
     assert one.before == found.before, "held-out batches are the same whoever computes them"
-    if name in OTHER_ORDER:
-        np.testing.assert_allclose(found.losses, one.losses, rtol=0, atol=1e-5)
-        assert furthest(one, found) < 1e-4
-    else:
+    if name in EXACT:
         assert found.losses == one.losses
         assert furthest(one, found) == 0
         assert found.held_out == one.held_out
+    else:
+        np.testing.assert_allclose(found.losses, one.losses, rtol=0, atol=1e-5)
+        assert furthest(one, found) < 1e-4
     np.testing.assert_allclose(found.norms, one.norms, rtol=2e-5)
     apart = 0.2 if "bfloat16" in name else 1e-4
     for own, theirs in zip(found.logprobs, one.logprobs, strict=True):
         np.testing.assert_allclose(own, theirs, rtol=0, atol=apart)
     # The fused AdamW rounds the squares of a part that is shorter than a vector register otherwise.
-    if name not in OTHER_ORDER and CASES[name].base == "tiny":
+    if name in EXACT and CASES[name].base == "tiny":
         assert found.saved == one.saved
 
 

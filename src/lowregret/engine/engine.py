@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,22 +20,23 @@ from transformers import PreTrainedModel
 
 from lowregret.data.batches import Batch
 from lowregret.data.example import Example
-from lowregret.engine.device import cast_base, choose_device, choose_dtype
+from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
-from lowregret.engine.forward.checkpointing import checkpoint_layers, decoder_layers
+from lowregret.engine.forward.checkpointing import checkpoint_layers
 from lowregret.engine.forward.layout import PassLayout, lay_out
-from lowregret.engine.forward.mixture import experts_under_autocast
 from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.fsdp import in_parts, reshard, shard
+from lowregret.engine.parallel.fsdp import in_parts, reshard
+from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.lockstep import Lockstep
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
+from lowregret.engine.placing import place
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
@@ -43,21 +44,17 @@ from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
 from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
 from lowregret.engine.sampling.draw import Completion, SamplingParams, uniforms
 from lowregret.engine.sampling.ranks import completed
-from lowregret.engine.sampling.stream import OnToken, stream
+from lowregret.engine.sampling.stream import Listener, OnToken, stream
 from lowregret.engine.slots import PolicySlots
 from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterLayout
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotSpan
-from lowregret.models.fill import fill_weights, is_bare
-from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
-
-_FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
 
 
 class Engine:
@@ -69,15 +66,14 @@ class Engine:
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
     instead of keeping what they computed in the first; ModelError for a base without known layers. `balance_experts`
     adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
-    the losses returned are without it. ModelError for a base that defines none, and for one with a weight that is not
-    finite.
+    the losses returned are without it. ModelError for a base that defines none, or with weights that are no numbers.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
     optimizer state lie in parts; the base of LoRAs is whole on every rank, or with `base_in_parts` in parts too,
-    gathered layer by layer for a pass; of a base without weights (`models.bare`) each rank then reads its own part from
-    the files. SpecError for what is not computed so: the load-balancing loss of a base whose
-    rows are padded.
+    gathered layer by layer for a pass. Of a base without weights (`models.bare`) each rank then reads its part alone;
+    `base_trains`: it will be a FullFT policy's, and is float32 with the numbers of `precision`. SpecError for what is
+    not computed so: the load-balancing loss of a base whose rows are padded.
     """
 
     def __init__(
@@ -90,24 +86,17 @@ class Engine:
         balance_experts: bool = False,
         ranks: Ranks = ALONE,
         base_in_parts: bool = False,
+        base_trains: bool = False,
     ) -> None:
         self.ranks = ranks
         self.base = base
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
-        self.model.requires_grad_(False)
         self.matrices = matrices(self.model)
-        cast_base(self.model, self.dtype)
-        if base_in_parts:
-            shard(self.model, decoder_layers(self.model), ranks)
-        if is_bare(self.model):
-            fill_weights(self.model, base.source, self.device)
-        self.model.to(self.device)  # type: ignore[arg-type]
-        refuse_broken(base.source.asked, stored_weights(self.model), _FETCH, ranks.add)
-        if self.dtype is not torch.float32:
-            experts_under_autocast(self.model)
+        place(base, self.device, self.dtype, ranks, in_parts=base_in_parts, trains=base_trains)
         self._slots = PolicySlots()
+        self.policies: dict[str, Policy] = self._slots.policies
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._configs = configurations(self.model)
         self._unembedding = Unembedding(self.model)
@@ -115,6 +104,7 @@ class Engine:
         self._positions = RowPositions(self.model)
         self.padding_free = True
         """Whether rows are laid end to end; else they are padded to the longest of a pass."""
+        self._sampling_path: SamplingPath | None = None
         self._alone = False
         """Whether each pass holds one row."""
         self.forward_path = self._select_forward_path()
@@ -128,11 +118,7 @@ class Engine:
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
-    @property
-    def policies(self) -> dict[str, Policy]:
-        """All policies, by name."""
-        return self._slots.policies
-
+    @together
     def add_policy(
         self, name: str, method: FullFT | LoRA, seed: int = 0, *, optimizer: str = DEFAULT_OPTIMIZER
     ) -> Policy:
@@ -158,12 +144,14 @@ class Engine:
         self._unembedding.watch()
         return policy
 
+    @together
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
         self._slots.refresh()
         self._unembedding.watch()
 
+    @together
     def forward_backward(
         self, batches: Mapping[str, Batch], loss: Loss = cross_entropy, *, temperature: float = 1.0
     ) -> dict[str, PassResult]:
@@ -180,7 +168,7 @@ class Engine:
             return self._forward_backward(part, loss, temperature, dealing)
 
         try:
-            return over_ranks(self.ranks, batches, one_by_one(run) if self._alone else run, dealing)
+            return over_ranks(self.ranks, batches, one_by_one(run) if self._alone else run, dealing, self.device)
         finally:
             reshard(self.model)
 
@@ -196,11 +184,9 @@ class Engine:
                 ranks = ALONE if dealing.whole else self.ranks
                 total = total + self._balance.loss(layout, ranks, dealing.rows(self.ranks.rank))
             total.backward()
-        return {
-            name: PassResult(result.loss.detach(), result.logprobs.detach(), result.supervised)
-            for name, result in results.items()
-        }
+        return {name: result.detached() for name, result in results.items()}
 
+    @together
     @torch.no_grad()
     def forward(self, batches: Mapping[str, Batch], *, temperature: float = 1.0) -> dict[str, PassResult]:
         """The same pass without gradients. A name that is no policy, such as `base`, is answered by the bare base.
@@ -208,7 +194,7 @@ class Engine:
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
         run = partial(self._forward_here, temperature=temperature)
-        return over_ranks(self.ranks, batches, run, self._dealing(batches))
+        return over_ranks(self.ranks, batches, run, self._dealing(batches), self.device)
 
     @torch.no_grad()
     def _forward_here(self, batches: Mapping[str, Batch], temperature: float = 1.0) -> dict[str, PassResult]:
@@ -225,17 +211,17 @@ class Engine:
         finally:
             reshard(self.model)
 
+    @together
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
         """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
 
         A policy takes the hyper-parameters of its own optimizer: `AdamParams` for AdamW, or what `step_params` makes of
         a spec. TypeError for another's.
         """
-        for name in params:
-            self.policies[name].gather_gradients(self.ranks)
-        norms = [self.policies[name].optimizer.step(step) for name, step in params.items()]
-        for name in params:
-            self.policies[name].steps += 1
+        asked = [self.policies[name] for name in params]
+        for policy in asked:
+            policy.gather_gradients(self.ranks)
+        norms = [policy.take_step(step) for policy, step in zip(asked, params.values(), strict=True)]
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
     def shares(self, policy: str) -> bool:
@@ -245,6 +231,7 @@ class Engine:
         dropout = isinstance(found, LoRAPolicy) and found.method.dropout
         return self.padding_free and self._balance is None and not dropout
 
+    @together
     def evaluate(
         self, policies: Sequence[str], examples: Sequence[Example]
     ) -> dict[str, tuple[list[float], list[int]]]:
@@ -259,19 +246,23 @@ class Engine:
 
         return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device, finish)
 
-    @cached_property
+    @property
     def sampling_path(self) -> SamplingPath:
-        """How this base is sampled, found when it is first asked for, by all ranks: see `choose_sampling`."""
-        with self._sampling():
-            return choose_sampling(
-                self.model,
-                self.base.pad_id,
-                self._logits,
-                self._positions,
-                self.dtype,
-                end_to_end=self.padding_free,
-            )
+        """How this base is sampled, found when it is first asked for: see `choose_sampling`."""
+        if self._sampling_path is None:
+            self._choose_sampling()
+        assert self._sampling_path is not None
+        return self._sampling_path
 
+    @together
+    def _choose_sampling(self) -> None:
+        with self._sampling():
+            found = choose_sampling(
+                self.model, self.base.pad_id, self._logits, self._positions, self.dtype, end_to_end=self.padding_free
+            )
+        self._sampling_path = found
+
+    @together
     def sample(
         self,
         prompts: Mapping[str, Sequence[Sequence[int]]],
@@ -295,7 +286,7 @@ class Engine:
             own = {name: [ordered[name][place] for place in chosen] for name, chosen in places.items()}
             found: dict[str, list[Completion]] = {}
             with self._sampling():
-                for some in [{name: group} for name, group in own.items()] if self._alone else [own]:
+                for some in [{name: group} for name, group in own.items()] if self._alone else [own] * bool(own):
                     drawn = torch.cat([numbers[name][list(places[name])] for name in some])
                     found |= generate(read, some, params, self._text, drawn, 1 if self._alone else max_rows)
                 self._lockstep.finish(self._idle)
@@ -309,6 +300,10 @@ class Engine:
 
         `on_token` gets each token's id, and ends the completion by False: that of the first rank, by whom it ends.
         """
+        return self._stream(policy, prompt, params, Listener(on_token))
+
+    @together
+    def _stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
         path = self.sampling_path
         with self._sampling():
             decoder = path.decoder(self.model, {policy: [prompt]}, self.base.pad_id, self._logits, self._positions)
@@ -338,10 +333,12 @@ class Engine:
     def _text(self, token_ids: list[int]) -> str:
         return str(self.base.tokenizer.decode(token_ids))
 
+    @together
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Weights and optimizer state of a policy, atomically, as one safetensors file, which rank 0 writes."""
         save_state(self.policies[policy], path, metadata or {}, self.ranks)
 
+    @together
     def load(self, policy: str, path: Path) -> dict[str, str]:
         """Restore what `save` wrote, and return its metadata; RecordsError when the file is damaged or another's."""
         return load_state(self.policies[policy], path)
@@ -366,7 +363,7 @@ class Engine:
     def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
-            spans = self._position_parts(layout)
+            spans = self._slots.position_spans(layout)
             if loss is cross_entropy:
                 logprobs, known = self._unembedding.cross_entropies(logits, layout, spans)
             else:
@@ -396,7 +393,7 @@ class Engine:
         self._unembedding.temperature = temperature
         self._positions.lengths = layout.lengths
         tokens = self._slots.spans(layout.names, layout.tokens, layout.token_rows)
-        positions = [] if self._unembedding.chunked else self._position_parts(layout)
+        positions = [] if self._unembedding.chunked else self._slots.position_spans(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             try:
                 yield
@@ -416,9 +413,6 @@ class Engine:
         finally:
             routing.tokens, routing.positions = (), None
             head.selected, head.chunked = None, own
-
-    def _position_parts(self, layout: PassLayout) -> list[SlotSpan]:
-        return self._slots.spans(layout.names, layout.positions, layout.position_rows)
 
     def _arithmetic(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)

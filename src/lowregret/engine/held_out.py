@@ -25,9 +25,23 @@ def sums_of(
     device: torch.device,
     finish: Callable[[], None],
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone; `finish`
-    is called when none is left."""
+    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone; `finish` is
+    called when no batch is left for it."""
+    sums = ranks.agreed(lambda: _own_sums(policies, examples, forward, pad_id, ranks, finish), device).to(device)
+    ranks.add(sums)
     counts = [sum(example.supervised[1:]) for example in examples]
+    return {name: (own.tolist(), list(counts)) for name, own in zip(policies, sums.cpu(), strict=True)}
+
+
+def _own_sums(
+    policies: Sequence[str],
+    examples: Sequence[Example],
+    forward: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    pad_id: int,
+    ranks: Ranks,
+    finish: Callable[[], None],
+) -> torch.Tensor:
+    """Nats of [policy, example], float64; zero for the examples of other ranks."""
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
     groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
     for group in groups[ranks.rank :: ranks.count]:
@@ -40,6 +54,4 @@ def sums_of(
                 per_row[batch.supervised] = -result.logprobs.cpu().double()
                 sums[place, group] = per_row.sum(1)
     finish()
-    everyones = sums.to(device)
-    ranks.add(everyones)
-    return {name: (own.tolist(), list(counts)) for name, own in zip(policies, everyones.cpu(), strict=True)}
+    return sums

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lowregret.engine.forward.checkpointing import first_layer
+from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
@@ -60,6 +61,10 @@ class PolicySlots:
                 members.append(SlotRows(policy.bank, policy.slot, start, count, *scales, dropout))
             start += count
         return slot_spans(members, start)
+
+    def position_spans(self, layout: PassLayout) -> list[SlotSpan]:
+        """The same of the supervised positions of a pass."""
+        return self.spans(layout.names, layout.positions, layout.position_rows)
 
     def separable(self, names: Iterable[str], model: PreTrainedModel, *, in_step: bool) -> bool:
         """Whether no policy needs another's rows, so that each may be computed on a rank of its own: LoRAs do not.

@@ -32,7 +32,7 @@ def fill_weights(model: PreTrainedModel, source: Source, device: torch.device) -
         ignore_mismatched_sizes=True,  # they are refused here, by name
         device_map={"": device},
         dtype=torch.float32,
-        weight_mapping=get_model_conversion_mapping(model),
+        weight_mapping=get_model_conversion_mapping(model),  # type: ignore[arg-type]
     )
     with explaining(source), quiet():
         loading, _ = model._load_pretrained_model(model, None, files, settings)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lowregret.errors import ModelError
-from lowregret.models.sharded import part
+from lowregret.models.sharded import here
+
+FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
 
 
 def _alone(_: Tensor) -> None:
@@ -16,7 +18,7 @@ def _alone(_: Tensor) -> None:
 
 
 def refuse_broken(
-    source: str, weights: Mapping[str, Tensor], whose: str, add: Callable[[Tensor], None] = _alone
+    source: str, weights: Mapping[str, Tensor], whose: str = FETCH, add: Callable[[Tensor], None] = _alone
 ) -> None:
     """ModelError that names the first of the weights with a number that is not finite, and counts the others.
 
@@ -26,15 +28,15 @@ def refuse_broken(
     """
     if not weights:
         return
-    parts = [part(weight) for weight in weights.values()]
+    parts = [here(weight) for weight in weights.values()]
     suspect = ~torch.isfinite(torch.stack([own.detach().sum(dtype=torch.float32) for own in parts])).cpu()
     pairs = zip(parts, suspect.tolist(), strict=True)
     counts = [int((~torch.isfinite(own)).sum()) if found else 0 for own, found in pairs]  # a sum may be too large
     everywhere = torch.tensor(counts, device=parts[0].device)
     add(everywhere)
     found = [
-        all_of if own is not weight else here  # what is not in parts is the same everywhere
-        for own, weight, all_of, here in zip(parts, weights.values(), everywhere.tolist(), counts, strict=True)
+        all_of if own is not weight else count  # what is not in parts is the same everywhere
+        for own, weight, all_of, count in zip(parts, weights.values(), everywhere.tolist(), counts, strict=True)
     ]
     broken = [(name, count) for name, count in zip(weights, found, strict=True) if count]
     if not broken:

@@ -11,17 +11,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, which may be nothing: all of one that is not in parts."""
+def here(tensor: Tensor) -> Tensor:
+    """What of a tensor lies on this process, which may be nothing."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def largest_part(tensor: Tensor) -> int:
-    """Numbers of a tensor that the process with the most of it holds: the same answer everywhere."""
-    numbers = tensor.numel()
-    if isinstance(tensor, DTensor):
-        for placement, count in zip(tensor.placements, tensor.device_mesh.shape, strict=True):
-            if placement.is_shard():
-                rows = tensor.shape[placement.dim]  # type: ignore[attr-defined]
-                numbers = numbers // rows * -(-rows // count)
-    return numbers

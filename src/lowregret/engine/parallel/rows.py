@@ -90,15 +90,16 @@ class Dealing:
 
 
 def over_ranks(
-    ranks: Ranks,
-    batches: Mapping[str, Batch],
-    run: Run,
-    dealing: Dealing,
+    ranks: Ranks, batches: Mapping[str, Batch], run: Run, dealing: Dealing, device: torch.device
 ) -> dict[str, PassResult]:
-    """What `run` gives for whole batches, of which each rank runs its own part."""
+    """What `run` gives for whole batches, of which each rank runs its own part.
+
+    MemoryError on all ranks when one of them had no memory.
+    """
     if ranks.alone:
         return run(batches)
-    return gather(ranks, dealing.splits, batches, run(dealing.own(batches, ranks.rank)))
+    own = dealing.own(batches, ranks.rank)
+    return gather(ranks, dealing.splits, batches, ranks.agreed(lambda: run(own), device))
 
 
 def one_by_one(run: Run) -> Run:

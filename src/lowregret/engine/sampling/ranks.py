@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from lowregret.engine.parallel.mesh import Ranks
+from lowregret.engine.sampling.choose import refuse_empty
 from lowregret.engine.sampling.decode import Prompts
 from lowregret.engine.sampling.draw import Completion
 
@@ -15,13 +16,17 @@ Complete = Callable[[Mapping[str, Sequence[int]]], dict[str, list[Completion]]]
 
 
 def completed(ranks: Ranks, device: torch.device, prompts: Prompts, complete: Complete) -> dict[str, list[Completion]]:
-    """One completion for each prompt of each policy, of which `complete` is asked for a rank's own."""
+    """One completion for each prompt of each policy, of which `complete` is asked for a rank's own.
+
+    MemoryError on all ranks when one of them had no memory; SpecError on all for a prompt that one would refuse.
+    """
     places = {name: range(len(group)) for name, group in prompts.items()}
     if ranks.alone:
         return complete(places)
+    refuse_empty(prompts)
     dealt = deal_prompts(prompts, ranks.count)
-    own = complete({name: by_rank[ranks.rank] for name, by_rank in dealt.items()})
-    return _gather(ranks, device, dealt, own)
+    mine = {name: by_rank[ranks.rank] for name, by_rank in dealt.items()}
+    return _gather(ranks, device, dealt, ranks.agreed(lambda: complete(mine), device))
 
 
 def deal_prompts(prompts: Prompts, count: int) -> dict[str, list[list[int]]]:
