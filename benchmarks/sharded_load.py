@@ -5,15 +5,15 @@
 A base of the Llama kind with random weights in bfloat16, some 100 MB, is made in a temporary folder (`TMPDIR`), which
 is removed. Each way runs in processes of its own (gloo), in float32: the weights are read, and then an engine looks at
 the base and judges rows. Every process watches itself in /proc every 2 ms (Linux): pages of its own, and pages of the
-files that it reads, which the system takes back when they are needed elsewhere. What it held before is taken off, and
-what the C library keeps of freed memory is given back between the two.
+files that it reads, which the system takes back when they are needed elsewhere. What it held before is taken off. The C
+library is told (MALLOC_MMAP_THRESHOLD_) to give large pieces back when they are freed: it would keep some for later.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -103,7 +103,6 @@ def work(folder: Path, way: str, rank: int) -> None:
     if part_by_part:
         fill_weights(base.model, source, torch.device("cpu"))
     loading, seconds = watch.end(), time.monotonic() - began
-    ctypes.CDLL(None).malloc_trim(0)
     held, watch = _held()["RssAnon"] - watch.start["RssAnon"], Watch()
     Engine(base, device="cpu", precision="float32", ranks=ranks).evaluate(["base"], _examples())
     found = {
@@ -124,8 +123,9 @@ def _examples() -> list[Example]:
 def measure(folder: Path, way: str) -> dict[str, object]:
     """The most of any rank."""
     command = [sys.executable, "-m", "benchmarks.sharded_load", "--folder", str(folder), "--way", way, "--rank"]
+    surroundings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     started = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=surroundings)
         for rank in range(WAYS[way])
     ]
     said = [process.communicate()[0] for process in started]

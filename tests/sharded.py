@@ -13,6 +13,7 @@ import torch
 from bases import examples, small_base
 from lowregret.data.batches import Batch, collate
 from lowregret.engine import AdamParams, Engine
+from lowregret.engine.forward.path import PATHS
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import Dealing
 from lowregret.models.load import load_base, resolve
@@ -35,6 +36,8 @@ class Case:
     engine: Mapping[str, Any] = field(default_factory=dict)
     prompts: bool = False
     """Whether rows of a batch share prompts."""
+    alone: bool = False
+    """Whether each pass holds one row."""
 
 
 PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8))
@@ -83,6 +86,7 @@ IN_PARTS: dict[str, Case] = {
     "experts": Case([LoRA(rank=4), LoRA(rank=2, convention="shared-outer")], "qwen3_moe", engine=_PARTS),
     "router": Case([LoRA(rank=4, targets=("experts", "router"))] * 2, "qwen3_moe", engine=_PARTS, steps=3),
     "logits by the base": Case([LoRA(rank=4)] * 2, "gemma2", engine=_PARTS, steps=3),
+    "one row a pass": Case([LoRA(rank=4), LoRA(rank=2)], "llama", engine=_PARTS, alone=True, steps=3),
     "FullFT": Case([FullFT()], engine=_PARTS, steps=3),
     "FullFT, bfloat16": Case([FullFT()], engine={**_PARTS, "base_trains": True, "precision": "bfloat16"}),
 }
@@ -115,6 +119,8 @@ def engine_of(case: Case, ranks: Ranks) -> Engine:
     if case.engine.get("balance_experts"):
         base.model.config.router_aux_loss_coef = BALANCE
     engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **case.engine})
+    if case.alone:
+        engine._take(PATHS[-1])
     for number, method in enumerate(case.methods):
         engine.add_policy(f"p{number}", method, seed=number)
     return engine
@@ -151,7 +157,7 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None, *
         total = torch.zeros(len(names))
         for turn in range(case.passes):
             own = {one: batch.select(range(turn, batch.rows, case.passes)) for one, batch in batches.items()}
-            for found in _passes(engine, own, halves, bool(case.engine.get("base_in_parts"))):
+            for found in _passes(engine, own, halves, case):
                 total += torch.stack([found[one].loss if one in found else torch.zeros(()) for one in names])
         losses.append(total.tolist())
         if step == 1:  # what this gathers of the weights is old after the step
@@ -178,11 +184,12 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None, *
     )
 
 
-def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int, in_parts: bool) -> list[Any]:
+def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int, case: Case) -> list[Any]:
     if not halves:
         return [engine.forward_backward(batches)]
     names = list(batches)
-    apart = engine._slots.separable(names, engine.model, in_step=in_parts)
+    in_parts = bool(case.engine.get("base_in_parts"))
+    apart = engine._slots.separable(names, engine.model, in_step=in_parts) and not (in_parts and case.alone)
     dealing = Dealing.of(batches, engine._slots.order(names), halves, apart=apart)
     return [engine.forward_backward(dealing.own(batches, rank)) for rank in range(halves)]
 

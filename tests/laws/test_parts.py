@@ -18,7 +18,7 @@ from lowregret.models.files import BUNDLED
 from sharded import IN_PARTS, train
 from sharded_parts import CASES, Everything, everything, filled, sample
 
-BY_ROWS = ("LoRA with dropout", "DoRA", "other layers")
+BY_ROWS = ("LoRA with dropout", "DoRA", "other layers", "one row a pass")
 """LoRAs whose rows lie on both ranks: a processor may round their gradients otherwise (test_ranks.py)."""
 FILLED = (("tiny", "float32"), ("qwen3", "bfloat16"), ("llama", "float32"), ("qwen3_moe", "bfloat16"))
 """Bases that are read part by part, and in which precision: tied, not tied, experts that files hold one by one."""

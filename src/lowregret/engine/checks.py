@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.state import read_part, restore_state, state_tensors
+from lowregret.lora.linear import LoRALinear
+from lowregret.lora.moe.router import LoRARouter
 from lowregret.models.sharded import whole
 
 
@@ -73,3 +75,11 @@ def whole_weights(engine: Engine) -> dict[str, Tensor]:
         if engine.ranks.rank == 0:
             found[name] = value
     return found
+
+
+@together
+def whole_matrix(engine: Engine, matrix: str) -> Float[Tensor, "d_out d_in"]:
+    """The base's weight under an adapter, put together."""
+    carrier = engine.model.get_submodule(matrix)
+    assert isinstance(carrier, LoRALinear | LoRARouter)
+    return whole(carrier.matrix)

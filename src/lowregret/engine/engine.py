@@ -203,13 +203,13 @@ class Engine:
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
             self._lockstep.announce()
             layout = replace(self._lay_out(part), columns=({},) * len(part))
-            with self._passing(layout, temperature):
-                return self._forward(layout, part, cross_entropy)
+            try:
+                with self._passing(layout, temperature):
+                    return self._forward(layout, part, cross_entropy)
+            finally:
+                reshard(self.model)
 
-        try:
-            return (one_by_one(run) if self._alone else run)(batches)
-        finally:
-            reshard(self.model)
+        return (one_by_one(run) if self._alone else run)(batches)
 
     @together
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
