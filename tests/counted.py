@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowregret.engine import AdamParams
@@ -30,6 +33,38 @@ class Counts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Copies(TorchDispatchMode):
+    """The most copies of weights in bfloat16 that are there at once, in numbers; `shapes` are those of the weights."""
+
+    def __init__(self, shapes: set[torch.Size]) -> None:
+        super().__init__()
+        self._shapes = shapes
+        self._made: list[tuple[StorageWeakRef, int]] = []
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        cast = func.overloadpacket.__name__ == "_to_copy" and found.dtype is torch.bfloat16
+        if cast and found.shape in self._shapes:
+            made = (StorageWeakRef(found.untyped_storage()), found.numel())
+            self._made = [one for one in [*self._made, made] if not one[0].expired()]
+            self.most = max(self.most, sum(numbers for _, numbers in self._made))
+        return found
+
+
+def copies_of(checkpointing: bool) -> tuple[int, int]:
+    """Of FullFT in bfloat16 on these ranks: the most numbers of weights that are copied at a time in a pass, and all
+    numbers of the layers' matrices."""
+    case = replace(CASES["FullFT, bfloat16"], engine={"precision": "bfloat16", "checkpoint_activations": checkpointing})
+    engine = engine_of(case, Ranks.of_group("cpu"))
+    weights = [
+        weight for name, weight in engine.policies["p0"].weights.items() if ".layers." in name and weight.ndim == 2
+    ]
+    with Copies({weight.shape for weight in weights}) as copies:
+        engine.forward_backward({"p0": batch_of(case, 0, 4)})
+    return copies.most, sum(weight.numel() for weight in weights)
+
+
 def step_of(name: str) -> tuple[dict[str, int], dict[str, int]]:
     """Of one case: bytes of a pass with gradients, and of the step after it."""
     case = CASES[name]
@@ -48,6 +83,6 @@ def step_of(name: str) -> tuple[dict[str, int], dict[str, int]]:
     return found[0], found[1]
 
 
-def steps_of(names: list[str]) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
-    """By case."""
-    return {name: step_of(name) for name in names}
+def counts_of(names: list[str]) -> tuple[dict[str, tuple[dict[str, int], dict[str, int]]], list[tuple[int, int]]]:
+    """Steps by case, and copies without and with checkpointing."""
+    return {name: step_of(name) for name in names}, [copies_of(checkpointing) for checkpointing in (False, True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from counted import steps_of
+from counted import counts_of
 from gloo import together
 from lowregret.engine.parallel.mesh import ALONE
 from lowregret.plan.resources.parts import held
@@ -26,9 +26,14 @@ ANSWERS = 4000
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], list[tuple[int, int]]]]:
     folder = tmp_path_factory.mktemp("counted")
-    return together(2, "counted", steps_of, folder, [*FULL, *LORAS])
+    return together(2, "counted", counts_of, folder, [*FULL, *LORAS])
+
+
+@pytest.fixture
+def counted(ranks: list[tuple[dict[str, Any], list[tuple[int, int]]]]) -> list[dict[str, Any]]:
+    return [steps for steps, _ in ranks]
 
 
 def through_link(found: dict[str, int]) -> float:
@@ -57,6 +62,14 @@ def test_adapters_are_reduced_once_a_step(counted: list[dict[str, Any]], name: s
         a_pass, after = found[name]
         assert through_link(a_pass) == 0, "a pass of LoRAs on a whole base sends nothing but answers"
         assert through_link(after) == expected
+
+
+def test_copies_of_gathered_weights_go_with_their_layer_where_activations_are_computed_again(ranks: Any) -> None:
+    """Else they are as many as all weights on every rank, however many share the base: a graph keeps them, or autocast
+    (plan/resources/memory.py counts by this)."""
+    for _, ((kept, numbers), (again, _)) in ranks:
+        assert kept == numbers
+        assert again == numbers / 4, "of four layers"
 
 
 @pytest.mark.parametrize("name", FULL)

@@ -8,7 +8,7 @@ say so; docs/findings/2026-11-24-plan-beside-what-happens.md has the measurement
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from lowregret.plan.resources.activations import PRECISE, inner_width, padded, token_bytes
 from lowregret.plan.resources.hardware import Hardware
@@ -122,11 +122,11 @@ def memory(
     logits = round(min(logits, peak))
     state = optimizer.state_bytes() // NUMBER_BYTES * number * trained
     stored = _weights(shapes, method, wide, trained, trainer, mesh)
-    counted = (*map(int, (stored, gradients, state)), round(peak) - logits, logits)
+    made = Memory(int(stored), int(gradients), int(state), round(peak) - logits, logits, context=0, fragmentation=0)
     if cpu:
         passing = peak + (gradients if full else 0)
-        return Memory(*counted, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
-    return Memory(*counted, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * sum(counted)))
+        return replace(made, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
+    return replace(made, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * made.total))
 
 
 def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:

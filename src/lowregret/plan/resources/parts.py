@@ -18,6 +18,9 @@ from lowregret.spec.mesh import Divisible, Mesh
 
 PRODUCTS = ("attention", "mlp", "experts", "router", "unembedding")
 """Kinds of weights that are stored in the type of products, where they are frozen."""
+CAST = ("attention", "mlp", "experts", "router")
+"""Kinds of which a graph of FullFT keeps a copy in the type of products: autocast's, and those of fused experts
+(engine/forward/mixture.py). The unembedding has a copy of its own (engine/forward/head.py)."""
 CUT = ("attention", "mlp", "unembedding")
 """Kinds that tensor parallelism cuts."""
 _AHEAD = 2
@@ -66,8 +69,8 @@ def held(shapes: Shapes, mesh: Mesh) -> tuple[float, float]:
 
 
 def cast_numbers(shapes: Shapes, mesh: Mesh) -> float:
-    """Numbers of the matrices that autocast copies in FullFT, on each device once they are gathered."""
-    return sum(count for weight, count in _counted(shapes, mesh) if weight.kind in ("attention", "mlp", "router"))
+    """Numbers of the matrices that a graph of FullFT keeps copies of, on each device once they are gathered."""
+    return sum(count for weight, count in _counted(shapes, mesh) if weight.kind in CAST)
 
 
 def divisible(shapes: Shapes) -> Divisible:
