@@ -50,3 +50,8 @@ def arithmetic(model: PreTrainedModel, device: torch.device, dtype: torch.dtype)
     """
     remembers = not isinstance(model, FSDPModule)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32, cache_enabled=remembers)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on GPUs; its CPU allocator only has words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
