@@ -51,13 +51,13 @@ def test_full_fine_tuning_gathers_and_scatters_what_the_plan_counts(counted: lis
     for found in counted:
         a_pass, after = found[name]
         assert through_link(a_pass) == expected.total
-        assert through_link(after) == step_traffic(shapes, method, TWO["full"], deals_rows=True).total == 0
+        assert through_link(after) == step_traffic(shapes, method, TWO["full"]).total == 0
 
 
 @pytest.mark.parametrize("name", LORAS)
 def test_adapters_are_reduced_once_a_step(counted: list[dict[str, Any]], name: str) -> None:
     shapes, methods = find_model("tiny"), CASES[name].methods
-    expected = sum(step_traffic(shapes, method, TWO["lora"], deals_rows=True).total for method in methods)
+    expected = sum(step_traffic(shapes, method, TWO["lora"]).total for method in methods)
     for found in counted:
         a_pass, after = found[name]
         assert through_link(a_pass) == 0, "a pass of LoRAs on a whole base sends nothing but answers"

@@ -51,10 +51,9 @@ def place(
     trials: int = PACK,
     asked: Mesh | None = None,
 ) -> Placement:
-    """The simplest placement that fits, in this order: the whole base on each device (LoRA alone: FullFT always lies in
-    parts, which costs it nothing but the gathering), the base in parts, and matrices cut, over as few devices as do.
-    Trials have a device of their own where there are as many as devices and no matrix is cut. If nothing fits, the one
-    that needs least.
+    """The simplest placement that fits. FullFT lies in parts on all devices. Of a LoRA's base, in this order: the whole
+    on each device, in parts, and its matrices cut over as few devices as do. Trials have a device of their own where
+    there are as many as devices and no matrix is cut. If nothing fits, the one that needs least.
 
     Args:
         method: what is trained.
@@ -65,26 +64,28 @@ def place(
         trials: of a LoRA, that train at a time.
         asked: the mesh that the user chose; then it is that one.
     """
-    found = [asked] if asked is not None else list(_meshes(method, devices, base))
-    bytes_of = {mesh: need(mesh) for mesh in found}
-    if memory_bytes is None:
-        chosen = found[0]
-    else:
-        least = min(found, key=lambda mesh: bytes_of[mesh])
-        chosen = next((mesh for mesh in found if bytes_of[mesh] <= memory_bytes), least)
-    own_trials = isinstance(method, LoRA) and trials >= chosen.data == devices > 1
-    kind = _kind(chosen, own_trials)
-    tried = found[: found.index(chosen)] if memory_bytes is not None else []
-    why = [_SAYS[kind].format(devices=devices, data=chosen.data, trials=trials, parts=devices // chosen.replicate)]
+    meshes = [asked] if asked is not None else list(_meshes(method, devices, base))
+    bytes_of = {mesh: need(mesh) for mesh in meshes}
+    room = sum(bytes_of.values()) if memory_bytes is None else memory_bytes
+    chosen = next((mesh for mesh in meshes if bytes_of[mesh] <= room), min(meshes, key=lambda mesh: bytes_of[mesh]))
+    kind = _kind(chosen, isinstance(method, LoRA) and trials >= chosen.data == devices > 1)
+    why = [_SAYS[kind].format(devices=devices, trials=trials, parts=devices // chosen.replicate)]
+    if chosen.tensor > 1:
+        why[0] += f", {chosen.tensor} of them the same"
+    fits = bytes_of[chosen] <= room
+    tried = meshes[: meshes.index(chosen)]
     if asked is not None:
         why.append("as --parallel asks")
-    elif tried and memory_bytes is not None and bytes_of[chosen] <= memory_bytes:
-        one = f"one row would take {byte_count(bytes_of[tried[-1]])} of {byte_count(memory_bytes)}"
-        why.append(f"{_before(tried[-1])} {one}")
-    fits = None if memory_bytes is None else bytes_of[chosen] <= memory_bytes
-    if fits is False:
-        why.append(f"nothing fits: one row takes {byte_count(bytes_of[chosen])} of {byte_count(memory_bytes or 0)}")
-    return Placement(kind, chosen, f"{'; '.join(why)}.", fits)
+    elif tried and fits:
+        why.append(f"{_before(tried[-1])} one row would take {byte_count(bytes_of[tried[-1]])} of {byte_count(room)}")
+    if not fits:
+        why.append(f"nothing fits: one row takes {byte_count(bytes_of[chosen])} of {byte_count(room)}")
+    if isinstance(method, FullFT) and (chosen.tensor > 1 or chosen.expert > 1):
+        fits = False
+        why = [
+            "Full fine-tuning is not computed with tensor or expert, LoRA is: leave --parallel out, or give fsdp alone"
+        ]
+    return Placement(kind, chosen, f"{'; '.join(why)}.", None if fits and memory_bytes is None else fits)
 
 
 _SAYS: dict[Kind, str] = {
@@ -99,11 +100,13 @@ _SAYS: dict[Kind, str] = {
 
 def _meshes(method: FullFT | LoRA, devices: int, base: Divisible) -> Iterator[Mesh]:
     """The simplest first."""
-    if devices == 1 or isinstance(method, LoRA):
-        yield Mesh(replicate=devices)
-    if devices > 1:
-        for tensor in base.tensor_sizes(devices):
-            if devices % tensor == 0:
+    if isinstance(method, FullFT):
+        yield Mesh(shard=devices)
+        return
+    for tensor in base.tensor_sizes(devices):
+        if devices % tensor == 0:
+            yield Mesh(replicate=devices // tensor, tensor=tensor)
+            if tensor < devices:
                 yield Mesh(shard=devices // tensor, tensor=tensor)
 
 
@@ -119,4 +122,4 @@ def _before(mesh: Mesh) -> str:
     """What was tried before, in words."""
     if not mesh.in_parts:
         return "with all of it on each"
-    return "with whole matrices" if mesh.tensor == 1 else f"as {mesh}"
+    return "with whole layers" if mesh.tensor == 1 else f"as {mesh}"

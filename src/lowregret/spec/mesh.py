@@ -14,25 +14,25 @@ from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.base import Spec
 
-Size = Annotated[int, Field(ge=1, le=limits.REPEATS)]
+Size = Annotated[int, Field(ge=1, le=limits.DEVICES)]
 _FIELDS: Mapping[str, str] = MappingProxyType(
-    {"replicate": "replicate", "fsdp": "shard", "tensor": "tensor", "expert": "expert"}
+    {"replicate": "replicate", "fsdp": "shard", "expert": "expert", "tensor": "tensor"}
 )
 """How each dimension is spelled, the outermost first: neighbouring ranks differ in the last."""
 _EXAMPLE = "such as fsdp=4,tensor=2"
 
 
 class Mesh(Spec):
-    """Devices by what they share: replicate × shard × tensor × expert."""
+    """Devices by what they share: replicate × shard × expert × tensor."""
 
     replicate: Size = 1
     """Groups that each hold all weights between them; each takes rows or trials of its own."""
     shard: Size = 1
     """Devices that hold weights, gradients and moments in parts, and gather a layer when it is its turn (FSDP)."""
+    expert: Size = 1
+    """Devices that share the experts of a mixture, each with rows of its own."""
     tensor: Size = 1
     """Devices that cut each matrix and compute the same rows."""
-    expert: Size = 1
-    """Devices that share the experts of a mixture."""
 
     @classmethod
     def parse(cls, text: str) -> Mesh:
@@ -52,12 +52,12 @@ class Mesh(Spec):
     @property
     def devices(self) -> int:
         """How many it takes."""
-        return self.replicate * self.shard * self.tensor * self.expert
+        return self.replicate * self.shard * self.expert * self.tensor
 
     @property
     def data(self) -> int:
         """Among how many rows or trials are dealt."""
-        return self.replicate * self.shard
+        return self.replicate * self.shard * self.expert
 
     @property
     def in_parts(self) -> bool:
@@ -71,9 +71,9 @@ class Mesh(Spec):
 
 
 def _size(text: str, key: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and len(value) < 10 and 1 <= int(value) <= limits.REPEATS):
+    if not (value.isascii() and value.isdecimal() and len(value) < 10 and 1 <= int(value) <= limits.DEVICES):
         raise SpecError(
-            f"--parallel {text!r}: {key} is {value!r}; a whole number of devices is needed, 1 to {limits.REPEATS:,}."
+            f"--parallel {text!r}: {key} is {value!r}; a whole number of devices is needed, 1 to {limits.DEVICES:,}."
         )
     return int(value)
 

@@ -43,7 +43,7 @@ class PlanSpec(Spec):
     """The method: full, lora:RANK or lora:RANK:TARGETS; as advised when not given."""
     hardware: str | None = None
     """What to run on, a name such as H100, or auto for this machine; not judged when not given."""
-    devices: Annotated[int, Unit("devices")] = Field(default=1, ge=1, le=limits.REPEATS)
+    devices: Annotated[int, Unit("devices")] = Field(default=1, ge=1, le=limits.DEVICES)
     """How many of that hardware train together."""
     parallel: str | None = None
     """How they are arranged, such as fsdp=4,tensor=2, of replicate, fsdp, tensor and expert; as their memory allows

@@ -50,14 +50,15 @@ def placed(
         (LORA, 8, 8, needs(16), ("packed", "replicate=8", True)),
         (LORA, 2, 2, needs(140, 2), ("rank-local", "fsdp=2", True)),
         (LORA, 8, 3, needs(140, 2), ("sharded", "fsdp=8", True)),
-        (LORA, 8, 3, needs(140, 100), ("sharded", "fsdp=4,tensor=2", True)),
-        (LORA, 8, 8, needs(140, 100), ("sharded", "fsdp=4,tensor=2", True)),
+        (LORA, 8, 3, needs(140, 100), ("sharded", "replicate=4,tensor=2", True)),
+        (LORA, 8, 8, needs(140, 100), ("sharded", "replicate=4,tensor=2", True)),
+        (LORA, 8, 3, needs(400, 60), ("sharded", "fsdp=4,tensor=2", True)),
         (LORA, 8, 3, needs(140, 0, 400), ("sharded", "tensor=8", True)),
         (LORA, 8, 3, needs(140, 0, 900), ("sharded", "tensor=8", False)),
         (FullFT(), 1, 3, needs(160), ("alone", "fsdp=1", False)),
         (FullFT(), 2, 3, needs(16), ("sharded", "fsdp=2", True)),
         (FullFT(), 8, 8, needs(160, 2), ("sharded", "fsdp=8", True)),
-        (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=3,tensor=2", False)),
+        (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=6", False)),
     ],
 )  # fmt: skip
 def test_the_simplest_that_fits(
@@ -84,9 +85,10 @@ def test_it_takes_all_devices_and_says_whether_they_are_enough(
         assert isinstance(method, LoRA)
         assert trials >= devices
     if not found.fits:
-        every = [Mesh(replicate=devices)] if isinstance(method, LoRA) else []
-        every += [Mesh(shard=devices // n, tensor=n) for n in (1, 2, 4, 8) if devices > 1 and devices % n == 0]
-        assert all(need(mesh) >= need(found.mesh) > 80 * GB for mesh in every)
+        sizes = (1, 2, 4, 8) if isinstance(method, LoRA) else (1,)
+        whole = [Mesh(replicate=devices)] if isinstance(method, LoRA) else []
+        every = [Mesh(shard=devices // size, tensor=size) for size in sizes if devices % size == 0]
+        assert all(need(mesh) >= need(found.mesh) > 80 * GB for mesh in [*whole, *every])
 
 
 @given(METHODS, DEVICES, st.integers(1, 200), st.integers(0, 90))
@@ -121,7 +123,15 @@ def test_the_reason_names_what_did_not_fit() -> None:
         "Each of 8 devices holds one of 8 parts of the base and computes its rows; with all of it on each one row "
         "would take 140 GB of 80 GB."
     )
-    assert "with whole matrices one row would take" in place(FullFT(), 8, needs(160, 100), 80 * GB, BASE).why
+    cut = place(LORA, 8, needs(140, 100), 80 * GB, BASE).why
+    assert "computes its rows, 2 of them the same; with whole layers one row would take 118 GB" in cut
+
+
+def test_full_fine_tuning_is_not_computed_with_cut_matrices() -> None:
+    found = place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=4, tensor=2))
+    assert found.fits is False
+    assert "leave --parallel out, or give fsdp alone." in found.why
+    assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=8)).fits
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -138,7 +148,7 @@ def test_the_plan_is_of_the_placement(name: str, devices: int) -> None:
         assert side.placement.mesh.devices == devices
         assert side.fits == side.placement.fits
         assert 1 <= side.micro_batch <= side.placement.rows(plan.batch_size)
-        assert (side.sent_bytes > 0) == (side.placement.deals_rows and devices > 1)
+        assert (side.sent_bytes > 0) == (devices > 1)
         assert 0 <= side.waiting_share < 1
         one = memory(
             shapes, side.method, rows=side.micro_batch, length=plan.length,

@@ -56,7 +56,7 @@ def test_every_bound_of_the_help_is_held_and_its_error_names_the_flag() -> None:
         ({"steps": "few"}, "--steps 'few': should be a valid integer, unable to parse string as an integer."),
         (
             {"devices": 0, "batch_size": 0},
-            "--devices 0: must be 1 or more, at most 1000.\n--batch-size 0: must be 1 or more, at most 1,000,000.",
+            "--devices 0: must be 1 or more, at most 100,000.\n--batch-size 0: must be 1 or more, at most 1,000,000.",
         ),
     ],
 )

@@ -72,6 +72,8 @@ class MemoryBudget:
     def remedy(self, method: FullFT | LoRA) -> str:
         """The least change that makes one row fit, as the flags to give, one if one does; empty when none of those
         tried does."""
+        if self.mesh is not None and replace(self, mesh=None).fits(method):
+            return "without --parallel"
         again = replace(self, checkpoint_activations=True)
         if again.fits(method):
             return "--checkpoint-activations"
