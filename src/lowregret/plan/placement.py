@@ -106,8 +106,8 @@ def _meshes(method: FullFT | LoRA, devices: int, base: Divisible) -> Iterator[Me
     for tensor in base.tensor_sizes(devices):
         if devices % tensor == 0:
             yield Mesh(replicate=devices // tensor, tensor=tensor)
-            if tensor < devices:
-                yield Mesh(shard=devices // tensor, tensor=tensor)
+        if tensor == 1 < devices:
+            yield Mesh(shard=devices)
 
 
 def _kind(mesh: Mesh, own_trials: bool) -> Kind:
