@@ -102,6 +102,7 @@ def memory(
     number = trainer.full_bytes if full else NUMBER_BYTES
     gradients = number * trained
     parts = gathered(shapes, method, mesh, wide)
+    by_parameters: tuple[float, float, float]
     if not isinstance(method, FullFT):
         buffers = _unembedding_buffers(shapes, method, wide)
         by_parameters = (_unembedding_copy(shapes, method, wide) + buffers, buffers, 0.0)
@@ -177,14 +178,12 @@ def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: boo
     backward pass has begun, and when it is done.
 
     Gradients of a step's first pass appear as activations go; the unembedding's is there first. A tied one is summed
-    with the embedding's: three of that size at once. Autocast's copies of the layers' matrices last as long as the
-    graph; experts have none, their products are left in float32.
+    with the embedding's: three of that size at once. Copies of the layers' matrices last as long as the graph.
     """
     one = PRECISE * shapes.vocabulary * shapes.hidden_size
     before = gradients if accumulating else 0
     rest = one * ((3 if accumulating else 2) if tied_unembedding(shapes) else (1 if accumulating else 0))
-    cast = ("attention", "mlp", "router")
-    copies = wide * sum(count for kind, count in shapes.by_kind().items() if kind in cast) if wide < PRECISE else 0
+    copies = wide * round(cast_numbers(shapes, ONE_DEVICE)) if wide < PRECISE else 0
     known = before + one + copies + _unembedding_copy(shapes, FullFT(), wide)
     return known, before + one + copies, gradients + rest
 

@@ -93,6 +93,14 @@ def test_copies_of_whole_matrices_last_as_long_as_the_graph() -> None:
     assert again.activations > 2 * gathered, "embedding and unembedding, and their gradients, are whole"
 
 
+def test_experts_are_copied_as_other_matrices_are() -> None:
+    """engine/forward/mixture.py casts them, and their graph keeps the casts: 2 bytes each, on one device too."""
+    experts = MIXTURE.by_kind()["experts"]
+    for mesh in (Mesh(), Mesh(shard=8)):
+        found = memory(MIXTURE, FullFT(), rows=1, length=64, mesh=mesh, accumulating=True)
+        assert found.activations > 2 * experts
+
+
 def test_a_tensor_group_cuts_matrices_and_what_lies_in_them() -> None:
     """All but the embedding and the norms, and of activations heads and columns of the MLPs."""
     whole, cut = 8 * 128256 * 4096, 65 * 4096
