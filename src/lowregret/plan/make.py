@@ -218,7 +218,7 @@ class CostEstimator:
         placement = self.budget.placement(method)
         rows = self._micro_batch(method, placement)
         need = self.budget.need(method, rows, placement.mesh)
-        fits = self.budget.holds(need)
+        fits = placement.fits and self.budget.holds(need)
         work = self.work
         length, shared = max(1, round(work.mean_length)), work.shared.for_method(method)
         adds = shared_adds(self.shapes, method, length, work.supervised_share, shared)

@@ -172,6 +172,7 @@ def test_more_devices_take_less_time_and_one_is_as_it_was() -> None:
 def test_a_mesh_of_the_users_is_what_is_planned() -> None:
     request = PlanSpec(devices=8, parallel="fsdp=4,tensor=2")
     plan = build_plan(find_model("Llama-3.1-8B"), request, facts=FACTS, hardware=H100)
+    assert (plan.lora.fits, plan.full.fits, plan.full.remedy) == (True, False, "without --parallel")
     assert {str(side.placement.mesh) for side in (plan.lora, plan.full)} == {"fsdp=4,tensor=2"}
     assert plan.as_dict()["sides"]["lora"]["placement"]["parallel"] == "fsdp=4,tensor=2"
 
