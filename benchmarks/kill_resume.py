@@ -39,8 +39,8 @@ STUDY = (
     "--batch-size 4 --max-train 32 --max-eval 8 --evals 2 --quiet"
 ).split()
 STUDY_OF_RANKS = (
-    "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --learning-rates 1e-4,1e-3 "
-    "--seeds 1 --steps 5 --batch-size 4 --max-train 32 --max-eval 8 --evals 2 --replies 0 --quiet"
+    "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 1 --steps 5 "
+    "--learning-rates 1e-4,1e-3 --batch-size 4 --max-train 32 --max-eval 8 --evals 2 --replies 0 --quiet"
 ).split()
 """Of several processes, each of which is loaded anew after a kill."""
 ENDS_WITHIN = 60.0
