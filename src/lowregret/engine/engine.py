@@ -36,6 +36,7 @@ from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import RowSplit, gather
+from lowregret.engine.parallel.tensor import cut_base, refuse_full
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
@@ -97,12 +98,14 @@ class Engine:
         refuse_broken(base.source.asked, stored_weights(self.model), _FETCH)
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
+        self._cuts = cut_base(self.model, ranks, self.dtype)
         self.policies: dict[str, Policy] = {}
         self.matrices = matrices(self.model)
         self._banks: list[AdapterBank] = []
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
+        self._routing.add_up |= dict.fromkeys(self._cuts.rowwise, ranks.tensor.add)
         self._configs = configurations(self.model)
-        self._unembedding = Unembedding(self.model)
+        self._unembedding = Unembedding(self.model, self._cuts.vocabulary)
         self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
         self._positions = RowPositions(self.model)
         self.padding_free = True
@@ -129,11 +132,14 @@ class Engine:
             raise SpecError("a FullFT policy changes the base under all others: it must be the engine's only policy.")
         if isinstance(self.model, FSDPModule):
             raise SpecError("the base lies in parts, as a FullFT policy has left it. Make another engine.")
+        if isinstance(method, FullFT):
+            refuse_full(self.ranks)
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
             bank = self._bank(AdapterLayout.of(method, targeted))
-            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer)
+            cuts = self._cuts
+            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, cuts)
         else:
             policy = FullPolicy(name, method, self.model, optimizer, self.ranks)
         self.policies[name] = policy
@@ -205,7 +211,8 @@ class Engine:
         """
         for name in params:
             self.policies[name].gather_gradients(self.ranks)
-        norms = [self.policies[name].optimizer.step(step) for name, step in params.items()]
+        stepped = [(self.policies[name], step) for name, step in params.items()]
+        norms = [policy.optimizer.step(step, policy.gradient_norm()) for policy, step in stepped]
         for name in params:
             self.policies[name].steps += 1
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
@@ -306,11 +313,12 @@ class Engine:
         self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
     ) -> dict[str, PassResult]:
         """What `run` gives for whole batches, of which each rank runs its own rows."""
-        if self.ranks.alone:
+        data = self.ranks.data
+        if data.count == 1:
             return run(batches)
-        splits = {name: RowSplit.of(batch, self.ranks.count) for name, batch in batches.items()}
+        splits = {name: RowSplit.of(batch, data.count) for name, batch in batches.items()}
         # One row a pass, and no pass may lack a rank.
-        own = {name: splits[name].own(batch, self.ranks.rank, equal=self._alone) for name, batch in batches.items()}
+        own = {name: splits[name].own(batch, data.rank, equal=self._alone) for name, batch in batches.items()}
         return gather(self.ranks, splits, batches, run(own))
 
     def _in_passes(

@@ -29,8 +29,8 @@ def sums_of(
     counts = [sum(example.supervised[1:]) for example in examples]
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
     groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
-    for turn in range(math.ceil(len(groups) / ranks.count)):
-        number = turn * ranks.count + ranks.rank
+    for turn in range(math.ceil(len(groups) / ranks.data.count)):
+        number = turn * ranks.data.count + ranks.data.rank
         group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
         batch = collate([examples[index] for index in group], pad_id)
         together = max(EVAL_PASS_TOKENS // batch.tokens, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, by_name
 from lowregret.engine.optim.registry import optimizer_of
+from lowregret.engine.parallel.adapters import AdapterParts, BaseCuts
 from lowregret.engine.parallel.fsdp import shard
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.errors import TargetError
@@ -31,6 +33,9 @@ from lowregret.spec.conventions import DEFAULT_CONVENTION
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
 
+WHOLE = BaseCuts()
+
+
 class Policy(ABC):
     """Named trainable weights and their optimizer."""
 
@@ -38,6 +43,8 @@ class Policy(ABC):
     initial: dict[str, nn.Parameter]
     """The start of those weights whose first product is taken off, by the same names; frozen."""
     optimizer: PolicyOptimizer[Any]
+    parts = AdapterParts()
+    """Which of the weights are a rank's own part of a larger one."""
 
     def __init__(self, name: str, optimizer: str) -> None:
         self.name = name
@@ -47,7 +54,7 @@ class Policy(ABC):
 
     @property
     def trainable_parameters(self) -> int:
-        return sum(weight.numel() for weight in self.weights.values())
+        return sum(self.parts.numbers(name, weight) for name, weight in self.weights.items())
 
     @abstractmethod
     def before_backward(self) -> None:
@@ -56,6 +63,10 @@ class Policy(ABC):
     @abstractmethod
     def gather_gradients(self, ranks: Ranks) -> None:
         """Called before a step: add up what the ranks' passes have left, where the passes have not."""
+
+    @abstractmethod
+    def gradient_norm(self) -> torch.Tensor | None:
+        """That of all gradients once they are gathered, a scalar; None where the optimizer sees all of them."""
 
     @abstractmethod
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
@@ -81,10 +92,13 @@ class LoRAPolicy(Policy):
         bank: AdapterBank,
         routing: PolicyRouting,
         optimizer: str = DEFAULT_OPTIMIZER,
+        cuts: BaseCuts = WHOLE,
     ) -> None:
         super().__init__(name, optimizer)
         self.method = method
         self.matrices = matrices
+        self.parts = cuts.adapter(matrices)
+        self._inputs = cuts.inputs(matrices)
         self.seed = seed
         self.bank = bank
         self._model = model
@@ -103,8 +117,10 @@ class LoRAPolicy(Policy):
             start = {}
             for matrix in matrices:
                 carrier = carriers[matrix.name]
-                form = form_of(matrix, carrier.base)
-                start[matrix.name] = form.start(method, matrix, carrier, generator)
+                form, seen = form_of(matrix, carrier.base), _seen(cuts, method, matrix, carrier)
+                # Drawn whole, then cut: a seed is the same adapter on any number of ranks.
+                found = form.start(method, cuts.whole(matrix), seen, generator)
+                start[matrix.name] = self.parts.own_start(matrix.name, found)
         bank.add(name, start, device, method)
         for carrier in carriers.values():
             if bank not in carrier.banks:
@@ -119,7 +135,8 @@ class LoRAPolicy(Policy):
                 carrier = carriers[key]
                 assert adapter.magnitude is not None
                 assert not isinstance(carrier, LoRAExperts)
-                adapter.magnitude.data.copy_(row_norms(carrier.matrix, *adapter.factors(), adapter.scale))
+                add_up = routing.add_up.get(key)
+                adapter.magnitude.data.copy_(row_norms(carrier.matrix, *adapter.factors(), adapter.scale, add_up))
         self.optimizer = self._optimizer()
 
     @property
@@ -140,7 +157,9 @@ class LoRAPolicy(Policy):
 
     def dropout(self, rows: Sequence[tuple[int, int]]) -> Dropout | None:
         """That of the pass to come, for rows of these (numbers, tokens); or None."""
-        return Dropout(self.method.dropout, self.seed, self.steps, rows) if self.method.dropout else None
+        if not self.method.dropout:
+            return None
+        return Dropout(self.method.dropout, self.seed, self.steps, rows, self._inputs)
 
     def before_backward(self) -> None:
         if self.bank.need_gradients() or self._flat.grad is None:
@@ -148,7 +167,10 @@ class LoRAPolicy(Policy):
 
     def gather_gradients(self, ranks: Ranks) -> None:
         if self._flat.grad is not None:
-            ranks.add(self._flat.grad)
+            self.parts.add_gradients(self._flat.grad, self._named(self._flat.grad))
+
+    def gradient_norm(self) -> torch.Tensor | None:
+        return None if self._flat.grad is None else self.parts.norm(self._named(self._flat.grad))
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         names = dict.fromkeys(carrier_name(matrix) for matrix in self.matrices if matrix.experts)
@@ -254,6 +276,9 @@ class FullPolicy(Policy):
     def gather_gradients(self, ranks: Ranks) -> None:
         """Nothing to do: they are added up, part by part, as a backward pass makes them."""
 
+    def gradient_norm(self) -> torch.Tensor | None:
+        return None
+
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         return {name: self._traffic[name] for name in self._experts if name in self._traffic}
 
@@ -290,6 +315,20 @@ def _adapted(model: PreTrainedModel, matrix: Matrix, routing: PolicyRouting) -> 
     carrier = form_of(matrix, module).carry(matrix, module, routing)
     _replace(model, name, carrier)
     return carrier
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A module whose weight was put together, as a start of an adapter reads it."""
+
+    matrix: torch.Tensor
+
+
+def _seen(cuts: BaseCuts, method: LoRA, matrix: Matrix, carrier: Carrier) -> Carrier | _Whole:
+    """What a start reads: a residual one all of the weight, of which there may be a part here; others nothing."""
+    if not method.residual or isinstance(carrier, LoRAExperts):
+        return carrier
+    return _Whole(cuts.joined(matrix, carrier.matrix))
 
 
 def _replace(model: PreTrainedModel, name: str, module: nn.Module) -> None:

@@ -75,7 +75,12 @@ def state_tensors(policy: Policy) -> dict[str, Tensor]:
     tensors |= {f"initial/{name}": weight.detach() for name, weight in policy.initial.items()}
     tensors |= {f"{policy.optimizer.prefix}/{key}": value for key, value in policy.optimizer.state().items()}
     tensors["steps"] = torch.tensor(policy.steps)
-    return {key: whole(value) for key, value in tensors.items()}
+    return {key: policy.parts.joined(_weight(key), whole(value)) for key, value in tensors.items()}
+
+
+def _weight(key: str) -> str:
+    """The name of the weight that a tensor of the state belongs to."""
+    return key.rpartition("/")[2]
 
 
 def _own(value: Tensor) -> Tensor:
@@ -128,6 +133,7 @@ def damaged(path: Path, problem: object) -> RecordsError:
 def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy the state that `state_tensors` gave into the policy's own tensors; `path` is where it was read from."""
     prefixes = ("weights/", "initial/", f"{policy.optimizer.prefix}/")
+    tensors = {key: policy.parts.own(_weight(key), value) for key, value in tensors.items()}
     weights, initial, kept = (
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         for prefix in prefixes

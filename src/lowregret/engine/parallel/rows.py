@@ -48,7 +48,7 @@ def gather(
     """The same of whole batches, by one exchange: each number but the losses is one rank's, so that sums are exact."""
     flat: list[Tensor] = []
     for name, batch in batches.items():
-        rows = torch.tensor(splits[name].rows[ranks.rank], dtype=torch.int64)
+        rows = torch.tensor(splits[name].rows[ranks.data.rank], dtype=torch.int64)
         own = batch.supervised[rows]
         found = parts[name].logprobs
         dense = found.new_zeros(batch.supervised.shape)

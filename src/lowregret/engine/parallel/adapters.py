@@ -1,0 +1,150 @@
+"""How the adapters of a base that is cut lie over ranks, and what is exchanged of them once a step.
+
+Of a columnwise matrix B is cut by rows of d_out, and A is whole; of a rowwise one A is cut by columns of d_in, and B is
+whole. What is cut gets its whole gradient in the pass; of what is whole each rank's gradient is a partial sum, and all
+of these are added up before a step. A pass therefore exchanges for adapters nothing but what the base needs anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lowregret.engine.parallel.cuts import Cut
+from lowregret.engine.parallel.mesh import ALONE, Axis, Ranks
+from lowregret.lora.init import Start
+from lowregret.models.targets import Matrix
+
+Side = Literal["columnwise", "rowwise"]
+"""By outputs, or by inputs."""
+_CUT = {"columnwise": {"lora_B": -2, "lora_magnitude": -1}, "rowwise": {"lora_A": -1}}
+"""Dimensions of the factors of a matrix that are cut with it."""
+
+
+@dataclass(frozen=True)
+class BaseCuts:
+    """Which matrices of a base are cut, and how; of a process alone none is."""
+
+    ranks: Ranks = ALONE
+    sides: Mapping[str, Side] = field(default_factory=dict)
+    """By matrix. Every other is whole on every rank."""
+    vocabulary: Cut | None = None
+    """Of the unembedding's outputs; None when all are here."""
+
+    @property
+    def rowwise(self) -> list[str]:
+        """Matrices of whose inputs each rank has a part."""
+        return [name for name, side in self.sides.items() if side == "rowwise"]
+
+    def whole(self, matrix: Matrix) -> Matrix:
+        """The matrix as it is on a process alone, of one as it is here."""
+        side = self.sides.get(matrix.name)
+        if side is None:
+            return matrix
+        if side == "rowwise":
+            return replace(matrix, d_in=matrix.d_in * self.ranks.tensor.count)
+        if matrix.group == "unembedding" and self.vocabulary is not None:
+            return replace(matrix, d_out=self.vocabulary.whole)
+        return replace(matrix, d_out=matrix.d_out * self.ranks.tensor.count)
+
+    def joined(self, matrix: Matrix, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "d_out d_in"]:
+        """The whole weight, of this rank's; every rank must ask."""
+        side, whole = self.sides.get(matrix.name), self.whole(matrix)
+        if side is None:
+            return weight
+        cut = Cut(self.ranks.tensor, -2, whole.d_out) if side == "columnwise" else self._columns(whole)
+        return cut.joined(weight)
+
+    def inputs(self, matrices: Sequence[Matrix]) -> dict[str, tuple[int, int]]:
+        """Of those that see a part of their inputs: how many there are, and which is the first of this rank's."""
+        cuts = {matrix.name: self._columns(self.whole(matrix)) for matrix in matrices if matrix.name in self.rowwise}
+        return {name: (cut.whole, cut.start) for name, cut in cuts.items()}
+
+    def _columns(self, whole: Matrix) -> Cut:
+        return Cut(self.ranks.tensor, -1, whole.d_in)
+
+    def adapter(self, matrices: Sequence[Matrix]) -> AdapterParts:
+        """How an adapter on these matrices lies over the ranks."""
+        found: dict[str, Cut] = {}
+        for matrix in matrices:
+            side, whole = self.sides.get(matrix.name), self.whole(matrix)
+            if side is not None:
+                length = whole.d_out if side == "columnwise" else whole.d_in
+                found |= {
+                    f"{matrix.name}.{kind}": Cut(self.ranks.tensor, dim, length) for kind, dim in _CUT[side].items()
+                }
+        return AdapterParts(self.ranks, found, frozenset(self.sides))
+
+
+@dataclass(frozen=True)
+class AdapterParts:
+    """How one policy's weights lie over ranks."""
+
+    ranks: Ranks = ALONE
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    """By weight. Every other is whole on every rank."""
+    matrices: frozenset[str] = frozenset()
+    """Those that are cut: of what is whole on them each rank has a partial sum of the gradient."""
+
+    def own(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of a weight, or of a moment; what does not have its length is left as it is."""
+        cut = self.cuts.get(name)
+        if cut is None or tensor.ndim < -cut.dim or tensor.shape[cut.dim] != cut.whole:
+            return tensor
+        return cut.own(tensor)
+
+    def own_start(self, matrix: str, start: Start) -> Start:
+        """This rank's parts of A and B."""
+        a, b = start
+        return self.own(f"{matrix}.lora_A", a), self.own(f"{matrix}.lora_B", b)
+
+    def joined(self, name: str, tensor: Tensor) -> Tensor:
+        """The whole of a weight, or of a moment, of this rank's part; every rank must ask. A single number stays."""
+        cut = self.cuts.get(name)
+        return tensor if cut is None or tensor.ndim == 0 else cut.joined(tensor)
+
+    def numbers(self, name: str, tensor: Tensor) -> int:
+        """Those of the whole weight."""
+        cut = self.cuts.get(name)
+        return tensor.numel() if cut is None else tensor.numel() // max(cut.size, 1) * cut.whole
+
+    def add_gradients(self, flat: Float[Tensor, " numbers"], named: Mapping[str, Tensor]) -> None:
+        """Add up what the passes of all ranks have left, in place; `named` are views of `flat` by weight.
+
+        One sum of all over the ranks that compute other rows; and one over those that hold other parts, of what is
+        whole. On a matrix that is not cut these compute the same, and one of them is taken.
+        """
+        self.ranks.data.add(flat)
+        if self.ranks.tensor.count == 1:
+            return
+        whole = {name: gradient for name, gradient in named.items() if name not in self.cuts}
+        for name, gradient in whole.items():
+            if self.ranks.tensor.rank and name.rpartition(".")[0] not in self.matrices:
+                gradient.zero_()
+        _add(self.ranks.tensor, list(whole.values()))
+
+    def norm(self, named: Mapping[str, Tensor]) -> Float[Tensor, ""] | None:
+        """The norm of all gradients, of which these are this rank's: squares of what is cut add up over the parts, of
+        what is whole they count once. None when nothing is cut."""
+        if not self.cuts:
+            return None
+        cut = [gradient for name, gradient in named.items() if name in self.cuts]
+        whole = [gradient for name, gradient in named.items() if name not in self.cuts]
+        squares, once = (torch.nn.utils.get_total_norm(part).square() for part in (cut, whole))
+        self.ranks.tensor.add(squares)
+        return (squares + once).sqrt()
+
+
+def _add(axis: Axis, tensors: Sequence[Tensor]) -> None:
+    """The sum of each over the ranks of an axis, in its place, by one exchange."""
+    if not tensors:
+        return
+    total = torch.cat([tensor.flatten() for tensor in tensors])
+    axis.add(total)
+    for tensor, own in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(own.view_as(tensor))
