@@ -147,7 +147,7 @@ def _train(meshed: Meshed, engine: Engine, folder: Path) -> Trained:
     test = batch_of(case, 998, 5)
     answers = engine.forward(dict.fromkeys([*names, "base"], test))
     prompts = {one: [[3, 4, 5], [6, 7]] for one in names}
-    sampled = engine.sample(prompts, SamplingParams(max_tokens=4, temperature=0.0)) if not case.passes > 1 else {}
+    sampled = engine.sample(prompts, SamplingParams(max_tokens=4, temperature=0.0)) if meshed.expert == 1 else {}
     return Trained(
         losses,
         norms,

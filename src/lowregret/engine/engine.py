@@ -33,10 +33,10 @@ from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
+from lowregret.engine.parallel.base import cut_base, refuse_full, refuse_sampling
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import RowSplit, gather
-from lowregret.engine.parallel.tensor import cut_base, refuse_full
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
@@ -98,11 +98,12 @@ class Engine:
         refuse_broken(base.source.asked, stored_weights(self.model), _FETCH)
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
-        self._cuts = cut_base(self.model, ranks, self.dtype)
+        self._cuts, exchange = cut_base(self.model, ranks, self.dtype)
         self.policies: dict[str, Policy] = {}
-        self.matrices = matrices(self.model)
+        self.matrices = self._cuts.here(matrices(self.model))
         self._banks: list[AdapterBank] = []
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
+        self._routing.exchange = exchange
         self._routing.add_up |= dict.fromkeys(self._cuts.rowwise, ranks.tensor.add)
         self._configs = configurations(self.model)
         self._unembedding = Unembedding(self.model, self._cuts.vocabulary)
@@ -242,6 +243,7 @@ class Engine:
         """
         if isinstance(self.model, FSDPModule):
             raise SpecError("a base that lies in parts is not sampled yet. Save the policy, and load it on one device.")
+        refuse_sampling(self.ranks)
         with self._arithmetic(), self._routing.unchanging():
             return choose_sampling(
                 self.model,

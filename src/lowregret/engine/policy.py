@@ -97,7 +97,7 @@ class LoRAPolicy(Policy):
         super().__init__(name, optimizer)
         self.method = method
         self.matrices = matrices
-        self.parts = cuts.adapter(matrices)
+        self.parts = cuts.adapter(bank.layout)
         self._inputs = cuts.inputs(matrices)
         self.seed = seed
         self.bank = bank

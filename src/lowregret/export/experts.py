@@ -164,7 +164,7 @@ def _fitted(
     """The convention with the lowest rank that holds them all, and the LoRAs at its rank and scale."""
     first = known[next(iter(found))]
     assert first.experts is not None
-    counts = {"active": first.experts.active, "total": first.experts.count}
+    counts = {"active": first.experts.active, "total": first.experts.total}
     most = max(lora.rank for lora in found.values())
     outer = [_outer(known[name], lora) for name, lora in found.items()]
     # Zeros, such as a B that is new, are no sign of a factor in common.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lowregret.lora.spans import SlotSpan
@@ -18,6 +19,34 @@ AddUp = Callable[[Tensor], None]
 """Puts the sum over processes in the place of each one's tensor."""
 FactorCache = dict[tuple[str, int, int, int, torch.dtype], tuple[Tensor, Tensor]]
 """Aᵀ and Bᵀ by matrix, bank, first and last slot and type, for the same passes."""
+
+
+class ComputePairs(Protocol):
+    """What experts make of pairs of token and expert, which lie run by run."""
+
+    def __call__(
+        self,
+        x: Float[Tensor, "pairs d"],
+        chosen: Int64[Tensor, "pairs one"],
+        weights: Float[Tensor, "pairs one"],
+        sizes: Sequence[int],
+    ) -> Float[Tensor, "pairs d"]:
+        """The weighted outputs; `sizes` are the pairs of each run."""
+
+
+class PairExchange(Protocol):
+    """Has pairs computed by the processes that hold the experts."""
+
+    def __call__(
+        self,
+        x: Float[Tensor, "tokens d"],
+        chosen: Int64[Tensor, "tokens k"],
+        weights: Float[Tensor, "tokens k"],
+        sizes: Sequence[int],
+        here: int,
+        compute: ComputePairs,
+    ) -> Float[Tensor, "tokens d"]:
+        """The sum over a token's experts; `sizes` are the tokens of each run, `here` the experts of each process."""
 
 
 @dataclass
@@ -39,6 +68,8 @@ class PolicyRouting:
     """Those that were asked for, kept as long."""
     add_up: dict[str, AddUp] = field(default_factory=dict)
     """Of matrices whose rows lie over several processes: what adds up a number of each row over them."""
+    exchange: PairExchange | None = None
+    """What has tokens computed by experts of other processes; None when all experts are here."""
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """How the adapters of a base that is cut lie over ranks, and what is exchanged of them once a step.
 
-Of a columnwise matrix B is cut by rows of d_out, and A is whole; of a rowwise one A is cut by columns of d_in, and B is
+Of experts A and B are cut with them, expert by expert. Of a columnwise matrix B is cut by rows of d_out, and A is whole; of a rowwise one A is cut by columns of d_in, and B is
 whole. What is cut gets its whole gradient in the pass; of what is whole each rank's gradient is a partial sum, and all
 of these are added up before a step. A pass therefore exchanges for adapters nothing but what the base needs anyway.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lowregret.engine.parallel.cuts import Cut
 from lowregret.engine.parallel.mesh import ALONE, Axis, Ranks
+from lowregret.lora.bank import AdapterLayout
 from lowregret.lora.init import Start
 from lowregret.models.targets import Matrix
 
@@ -35,6 +36,18 @@ class BaseCuts:
     """By matrix. Every other is whole on every rank."""
     vocabulary: Cut | None = None
     """Of the unembedding's outputs; None when all are here."""
+    experts: Mapping[str, Cut] = field(default_factory=dict)
+    """By the module of experts, the first dimension of its tensors; none when all are here."""
+
+    def here(self, matrices: Sequence[Matrix]) -> list[Matrix]:
+        """The matrices of a base that was cut, with what is known of experts that are elsewhere."""
+        return [self._here(matrix) for matrix in matrices]
+
+    def _here(self, matrix: Matrix) -> Matrix:
+        cut = self.experts.get(matrix.name.rpartition(".")[0])
+        if cut is None or matrix.experts is None:
+            return matrix
+        return replace(matrix, experts=replace(matrix.experts, elsewhere=cut.whole - cut.size))
 
     @property
     def rowwise(self) -> list[str]:
@@ -44,6 +57,8 @@ class BaseCuts:
     def whole(self, matrix: Matrix) -> Matrix:
         """The matrix as it is on a process alone, of one as it is here."""
         side = self.sides.get(matrix.name)
+        if matrix.experts is not None:
+            return replace(matrix, experts=replace(matrix.experts, count=matrix.experts.total, elsewhere=0))
         if side is None:
             return matrix
         if side == "rowwise":
@@ -68,10 +83,14 @@ class BaseCuts:
     def _columns(self, whole: Matrix) -> Cut:
         return Cut(self.ranks.tensor, -1, whole.d_in)
 
-    def adapter(self, matrices: Sequence[Matrix]) -> AdapterParts:
-        """How an adapter on these matrices lies over the ranks."""
+    def adapter(self, layout: AdapterLayout) -> AdapterParts:
+        """How an adapter of this layout lies over the ranks."""
         found: dict[str, Cut] = {}
-        for matrix in matrices:
+        for matrix in layout.matrices:
+            if matrix.experts is not None and (experts := self.experts.get(matrix.name.rpartition(".")[0])):
+                shared = "lora_A" if matrix.experts.hidden == "in" else "lora_B"
+                each = [kind for kind in ("lora_A", "lora_B") if not layout.shared or kind != shared]
+                found |= {f"{matrix.name}.{kind}": experts for kind in each}
             side, whole = self.sides.get(matrix.name), self.whole(matrix)
             if side is not None:
                 length = whole.d_out if side == "columnwise" else whole.d_in
@@ -116,13 +135,20 @@ class AdapterParts:
     def add_gradients(self, flat: Float[Tensor, " numbers"], named: Mapping[str, Tensor]) -> None:
         """Add up what the passes of all ranks have left, in place; `named` are views of `flat` by weight.
 
-        One sum of all over the ranks that compute other rows; and one over those that hold other parts, of what is
-        whole. On a matrix that is not cut these compute the same, and one of them is taken.
+        One sum over the ranks that compute other rows, of experts those that have the same ones; and one over those
+        that hold other parts of the matrices, of what is whole. On a matrix that is not cut these compute the same,
+        and one of them is taken.
         """
-        self.ranks.data.add(flat)
+        of_experts = self._cut(named, self.ranks.expert)
+        if of_experts:
+            _add(self.ranks.replicas, list(of_experts.values()))
+            _add(self.ranks.data, [gradient for name, gradient in named.items() if name not in of_experts])
+        else:
+            self.ranks.data.add(flat)
         if self.ranks.tensor.count == 1:
             return
-        whole = {name: gradient for name, gradient in named.items() if name not in self.cuts}
+        cut = self._cut(named, self.ranks.tensor)
+        whole = {name: gradient for name, gradient in named.items() if name not in cut}
         for name, gradient in whole.items():
             if self.ranks.tensor.rank and name.rpartition(".")[0] not in self.matrices:
                 gradient.zero_()
@@ -133,16 +159,26 @@ class AdapterParts:
         what is whole they count once. None when nothing is cut."""
         if not self.cuts:
             return None
-        cut = [gradient for name, gradient in named.items() if name in self.cuts]
         whole = [gradient for name, gradient in named.items() if name not in self.cuts]
-        squares, once = (torch.nn.utils.get_total_norm(part).square() for part in (cut, whole))
-        self.ranks.tensor.add(squares)
-        return (squares + once).sqrt()
+        squares = [_squares(whole)] if whole else []
+        for axis in (self.ranks.tensor, self.ranks.expert):
+            if cut := self._cut(named, axis):
+                squares.append(_squares(list(cut.values())))
+                axis.add(squares[-1])
+        return torch.stack(squares).sum().sqrt()
+
+    def _cut(self, named: Mapping[str, Tensor], axis: Axis) -> dict[str, Tensor]:
+        """Those of some weights that are cut over an axis."""
+        return {name: value for name, value in named.items() if name in self.cuts and self.cuts[name].axis is axis}
+
+
+def _squares(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
+    return torch.nn.utils.get_total_norm(tensors).square()
 
 
 def _add(axis: Axis, tensors: Sequence[Tensor]) -> None:
     """The sum of each over the ranks of an axis, in its place, by one exchange."""
-    if not tensors:
+    if not tensors or axis.count == 1:
         return
     total = torch.cat([tensor.flatten() for tensor in tensors])
     axis.add(total)

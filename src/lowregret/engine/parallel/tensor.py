@@ -28,17 +28,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lowregret.engine.forward.path import PROBE_TOLERANCE
-from lowregret.engine.losses import token_logprobs
-from lowregret.engine.parallel.adapters import BaseCuts, Side
-from lowregret.engine.parallel.autograd import enter, join, leave
+from lowregret.engine.parallel.adapters import Side
+from lowregret.engine.parallel.autograd import enter, leave
 from lowregret.engine.parallel.cuts import Cut
-from lowregret.engine.parallel.mesh import Axis, Ranks
+from lowregret.engine.parallel.mesh import Axis
 from lowregret.errors import SpecError
 
 _SIDES: Mapping[str, Side] = {"colwise": "columnwise", "rowwise": "rowwise"}
 """By transformers' words."""
-_OTHERWISE = "Leave tensor out: ranks that compute other rows work with every base."
+OTHERWISE = "Leave tensor out: ranks that compute other rows work with every base."
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,16 @@ class Region:
 
 
 @torch.no_grad()
-def cut_base(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> BaseCuts:
-    """Leave of each matrix this rank's part, in place; types are to be final. Nothing happens without tensor ranks.
+def cut_matrices(model: PreTrainedModel, axis: Axis) -> tuple[dict[str, Side], Cut | None]:
+    """Leave of each matrix this rank's part, in place; types are to be final. Nothing without tensor ranks.
 
-    A short row, with products in `dtype`, must get the log-probabilities that it got before. SpecError when it does
-    not, for a base of which transformers does not say how it is cut, and for more ranks than divide it.
+    Returns which side of each matrix is cut, and how the unembedding's outputs are. SpecError for a base of which
+    transformers does not say how it is cut, and for more ranks than divide it.
     """
-    axis = ranks.tensor
     if axis.count == 1:
-        return BaseCuts(ranks)
+        return {}, None
     regions = find_regions(model)
     _refuse_uneven(model, regions, axis.count)
-    before = _answers(model, dtype)
     sides: dict[str, Side] = {}
     for region in regions:
         for name in region.columnwise:
@@ -78,22 +74,7 @@ def cut_base(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> BaseCu
     if vocabulary is not None:
         head = model.get_output_embeddings()
         sides |= {name: "columnwise" for name, module in model.named_modules() if module is head}
-    worst = float((_answers(model, dtype, vocabulary) - before).abs().max())
-    if not worst <= PROBE_TOLERANCE[dtype]:
-        raise SpecError(
-            f"{type(model).__name__}: computed in parts, log-probabilities differ from its own by {worst:.3g} nats, "
-            f"so that transformers' plan of it (base_model_tp_plan) is not of this model. {_OTHERWISE}"
-        )
-    return BaseCuts(ranks, sides, vocabulary)
-
-
-def refuse_full(ranks: Ranks) -> None:
-    """SpecError where a FullFT policy would train matrices that are cut."""
-    if ranks.tensor.count > 1:
-        raise SpecError(
-            f"full fine-tuning is not computed with tensor={ranks.tensor.count}, LoRA is: leave tensor out, and its "
-            "weights, gradients and moments lie in parts on all ranks (fsdp)."
-        )
+    return sides, vocabulary
 
 
 def find_regions(model: PreTrainedModel) -> list[Region]:
@@ -105,7 +86,7 @@ def find_regions(model: PreTrainedModel) -> list[Region]:
     plan: Mapping[str, str] | None = getattr(config, "base_model_tp_plan", None)
     kind = type(model).__name__
     if not plan:
-        raise SpecError(f"{kind}: transformers does not say how it is cut (base_model_tp_plan). {_OTHERWISE}")
+        raise SpecError(f"{kind}: transformers does not say how it is cut (base_model_tp_plan). {OTHERWISE}")
     found: dict[str, dict[str, list[str]]] = {}
     for name, module in model.base_model.named_modules():
         style = plan.get(re.sub(r"\.\d+\.", ".*.", name)) if isinstance(module, nn.Linear) else None
@@ -116,9 +97,9 @@ def find_regions(model: PreTrainedModel) -> list[Region]:
         other = sorted(styles.keys() - _SIDES.keys())
         if other or len(styles.get("rowwise", ())) != 1 or "colwise" not in styles:
             how = f"a matrix of it is {other[0]}" if other else "it does not go from columnwise to one rowwise matrix"
-            raise SpecError(f"{kind}: {name} cannot be computed in parts: by transformers' plan {how}. {_OTHERWISE}")
+            raise SpecError(f"{kind}: {name} cannot be computed in parts: by transformers' plan {how}. {OTHERWISE}")
     if not found:
-        raise SpecError(f"{kind}: transformers' plan of it names no matrix that it has. {_OTHERWISE}")
+        raise SpecError(f"{kind}: transformers' plan of it names no matrix that it has. {OTHERWISE}")
     return [Region(name, tuple(styles["colwise"]), styles["rowwise"][0]) for name, styles in found.items()]
 
 
@@ -202,26 +183,3 @@ def _cut_unembedding(model: PreTrainedModel, axis: Axis) -> Cut | None:
 def _own(part: Tensor) -> nn.Parameter:
     """A frozen parameter with memory of its own, so that the whole can go."""
     return nn.Parameter(part.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
-
-
-def _answers(model: PreTrainedModel, dtype: torch.dtype, vocabulary: Cut | None = None) -> Tensor:
-    """log p of each token of a short row, by the model's own code; `vocabulary`: how its logits are cut."""
-    embedding: Any = model.get_input_embeddings()
-    rows = int(embedding.weight.shape[0])
-    ids = torch.tensor([[number * rows // 9 for number in range(1, 9)]], device=embedding.weight.device)
-    hook = None
-    if vocabulary is not None:
-        cut = vocabulary
-        hook = model.get_output_embeddings().register_forward_hook(lambda module, inputs, part: join(part, cut))
-    try:
-        with torch.autocast(ids.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-            return token_logprobs(model(input_ids=ids, use_cache=False).logits[0, :-1], ids[0, 1:])
-    except (RuntimeError, ValueError) as error:
-        if vocabulary is None:
-            raise
-        raise SpecError(
-            f"{type(model).__name__}: its code does not run in parts ({str(error).splitlines()[0]}). {_OTHERWISE}"
-        ) from error
-    finally:
-        if hook is not None:
-            hook.remove()
