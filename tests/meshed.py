@@ -15,7 +15,7 @@ import torch.distributed as dist
 import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from bases import GROUPED, examples, small_config, small_tokenizer
+from bases import GROUPED, MIXTURES, examples, small_config, small_tokenizer
 from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.state import state_tensors
@@ -32,8 +32,9 @@ class Meshed:
     """A case, and the ranks that train it."""
 
     case: Case
-    tensor: int = 2
+    tensor: int = 1
     expert: int = 1
+    ranks: int = 2
     double: bool = True
     """In float64."""
 
@@ -47,7 +48,12 @@ def config_of(name: str) -> PretrainedConfig:
     if name == "gemma2":
         capped = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 2.0, "sliding_window": 6}
         return transformers.Gemma2Config(**FOUR_HEADS, **capped, query_pre_attn_scalar=8)
-    return small_config(name)
+    if name in MIXTURES:
+        config: Any = small_config(name)
+        if name in ("qwen3_moe", "mixtral", "qwen2_moe"):  # the attention of the others is not cut
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim = 4, 2, 8
+        return config
+    raise ValueError(name)
 
 
 def base_of(name: str, *, double: bool) -> Base:
@@ -57,8 +63,8 @@ def base_of(name: str, *, double: bool) -> Base:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config_of(name), dtype=torch.float32)
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 1:
+            for key, parameter in model.named_parameters():
+                if parameter.ndim == 1 or key.endswith("_bias"):
                     parameter += 0.1 * torch.randn_like(parameter)
         base = Base(model.eval(), small_tokenizer(), Source(name, name))
     if double:
