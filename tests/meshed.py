@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bases import GROUPED, MIXTURES, examples, small_config, small_tokenizer
+from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.state import state_tensors
+from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.spec import FullFT, LoRA
 from sharded import Case, batch_of
 
 FOUR_HEADS = {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+RATE = 2e-3
 ALL = ("attention", "mlp", "unembedding")
 
 
@@ -37,6 +40,55 @@ class Meshed:
     ranks: int = 2
     double: bool = True
     """In float64."""
+
+
+PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8, targets=ALL))
+DORA = (LoRA(rank=4, dora=True, dropout=0.1), LoRA(rank=4, dora=True, targets=ALL), LoRA(rank=4, targets=ALL))
+STARTS = (
+    LoRA(rank=4, init="pissa", targets=ALL),
+    LoRA(rank=4, init="olora"),
+    LoRA(rank=4, dropout=0.2, init="orthogonal"),
+)
+MIXED = (LoRA(rank=4, targets=("mlp", "attention", "router")), LoRA(rank=4, convention="shared-outer"))
+CONVENTIONS = (LoRA(rank=8, convention="per-total"), LoRA(rank=2, convention="full-rank-each"), MIXED[1])
+EXPERTS = (LoRA(rank=4, targets=("mlp",)), LoRA(rank=2, targets=("mlp",), convention="shared-outer"))
+TWICE = {"checkpoint_activations": True}
+
+
+def case(methods: Sequence[LoRA], base: str = "tiny", **more: Any) -> Case:
+    """Batches of 9, 4, 9 and 1 rows, unless others are asked for."""
+    return Case(methods, base, **{"steps": 4, **more})
+
+
+CASES: dict[str, Meshed] = {
+    "tensor: three LoRAs": Meshed(case(PACK, "llama"), tensor=2),
+    "tensor: tied, clipped, two passes a step": Meshed(case(PACK, "qwen3", clip=0.05, passes=2, rows=(9, 7)), tensor=2),
+    "tensor: activations computed twice": Meshed(case(PACK, "llama", engine=TWICE), tensor=2),
+    "tensor: DoRA and dropout": Meshed(case(DORA, "llama", clip=0.5), tensor=2),
+    "tensor: PiSSA, OLoRA, orthogonal": Meshed(case(STARTS, "qwen3"), tensor=2),
+    "tensor: mixture": Meshed(case(MIXED, "qwen3_moe"), tensor=2),
+    "tensor: capped logits, float32": Meshed(case(PACK, "gemma2"), tensor=2, double=False),
+    "tensor: tiny, float32": Meshed(case(PACK[::2], steps=20), tensor=2, double=False),
+    "tensor: bfloat16": Meshed(case(PACK, "llama", engine={"precision": "bfloat16"}), tensor=2, double=False),
+    "expert: Qwen3-MoE, clipped, two passes a step": Meshed(
+        case(MIXED, "qwen3_moe", clip=0.05, passes=2, rows=(9, 7)), expert=2
+    ),
+    "expert: Mixtral, every convention": Meshed(case(CONVENTIONS, "mixtral"), expert=2),
+    "expert: activations computed twice": Meshed(case(MIXED, "mixtral", engine=TWICE), expert=2),
+    "expert: OLMoE": Meshed(case(MIXED, "olmoe"), expert=2),
+    "expert: Qwen2-MoE": Meshed(case(MIXED, "qwen2_moe"), expert=2),
+    "expert: gpt-oss": Meshed(case((LoRA(rank=4), LoRA(rank=4, targets=("router",))), "gpt_oss"), expert=2),
+    "expert: DeepSeek-V3, float32": Meshed(
+        case(
+            (LoRA(rank=4, targets=("mlp",)), LoRA(rank=2, targets=("mlp",), convention="shared-outer")), "deepseek_v3"
+        ),
+        expert=2,
+        double=False,
+    ),
+    "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
+    "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
+    "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4),
+}
 
 
 def config_of(name: str) -> PretrainedConfig:
@@ -53,7 +105,7 @@ def config_of(name: str) -> PretrainedConfig:
         if name in ("qwen3_moe", "mixtral", "qwen2_moe"):  # the attention of the others is not cut
             config.num_attention_heads, config.num_key_value_heads, config.head_dim = 4, 2, 8
         return config
-    raise ValueError(name)
+    return small_config(name)
 
 
 def base_of(name: str, *, double: bool) -> Base:
@@ -78,7 +130,9 @@ def base_of(name: str, *, double: bool) -> Base:
 
 
 def _rms_norm(module: Any, x: torch.Tensor) -> torch.Tensor:
-    normed: torch.Tensor = module.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon))
+    normed: torch.Tensor = module.weight * (
+        x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    )
     return normed
 
 
@@ -104,27 +158,38 @@ class Trained:
     """Whole ones, of the second step."""
     weights: dict[str, Any]
     """Whole ones, and what the optimizer keeps beside them."""
-    digests: list[str]
+    started: list[str]
+    """The digest of each policy's state before the first step."""
+    gone_on: list[str]
+    """The digest of the state that one process has ended with, loaded and saved again; of float32 cases."""
     trainable: list[int]
     here: int
     """Numbers of the base that this process holds."""
     sampled: list[tuple[int, ...]]
 
 
-def train(meshed: Meshed, folder: Path, *, alone: bool) -> Trained:
-    case = meshed.case
+def engine_of(meshed: Meshed, ranks: Ranks) -> Engine:
+    base = base_of(meshed.case.base, double=meshed.double)
+    engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **meshed.case.engine})
+    for number, method in enumerate(meshed.case.methods):
+        engine.add_policy(f"p{number}", method, seed=number)
+    return engine
+
+
+def ranks_of(meshed: Meshed) -> Ranks:
+    return Ranks.of_group("cpu", tensor=meshed.tensor, expert=meshed.expert)
+
+
+def train(name: str, folder: Path, state: Path | None = None) -> Trained:
+    """On these ranks, or on one process alone; `state`: the folder of what the latter has ended with."""
+    meshed = CASES[name]
     with default(torch.float64 if meshed.double else torch.float32):
-        ranks = ALONE if alone else Ranks.of_group("cpu", tensor=meshed.tensor, expert=meshed.expert)
-        base = base_of(case.base, double=meshed.double)
-        engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **case.engine})
-        for number, method in enumerate(case.methods):
-            engine.add_policy(f"p{number}", method, seed=number)
-        return _train(meshed, engine, folder)
+        return _train(meshed, engine_of(meshed, ALONE if state is None else ranks_of(meshed)), folder, state or folder)
 
 
-def _train(meshed: Meshed, engine: Engine, folder: Path) -> Trained:
-    case = meshed.case
-    names = list(engine.policies)
+def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained:
+    case, names = meshed.case, list(engine.policies)
+    started = [_saved(engine, one, folder) for one in names]
     held_out = examples(7, 999, shortest=3, longest=20)
     losses, norms = [], []
     gradients: dict[str, torch.Tensor] = {}
@@ -139,41 +204,119 @@ def _train(meshed: Meshed, engine: Engine, folder: Path) -> Trained:
         losses.append(total.tolist())
         if step == 1:
             for one in names:
-                gradients |= whole_gradients(engine, one)
-        norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(2e-3, clip_norm=case.clip))).values()))
-    weights, digests = {}, []
-    for one in names:
-        state = state_tensors(engine.policies[one])
-        weights |= {f"{one}/{key}": value.double().numpy().copy() for key, value in state.items()}
-        engine.save(one, folder / f"{one}.safetensors")
-        if not meshed.double:  # states are float32
-            engine.load(one, folder / f"{one}.safetensors")
-        with safetensors.safe_open(folder / f"{one}.safetensors", "pt") as file:
-            digests.append(file.metadata()["digest"])
-    test = batch_of(case, 998, 5)
-    answers = engine.forward(dict.fromkeys([*names, "base"], test))
-    prompts = {one: [[3, 4, 5], [6, 7]] for one in names}
-    sampled = engine.sample(prompts, SamplingParams(max_tokens=4, temperature=0.0)) if meshed.expert == 1 else {}
+                gradients |= _gradients(engine, one)
+        norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(RATE, clip_norm=case.clip))).values()))
+    states = {one: state_tensors(engine.policies[one]) for one in names}
+    answers = engine.forward(dict.fromkeys([*names, "base"], batch_of(case, 998, 5)))
+    sampled = []
+    if meshed.expert == 1:
+        some = engine.sample({one: [[3, 4, 5], [6, 7]] for one in names}, SamplingParams(max_tokens=4))
+        sampled = [tuple(one.token_ids) for own in some.values() for one in own]
+    sums = list(engine.evaluate(names, held_out).values())
+    gone_on = []
+    for one in names if not meshed.double else []:  # states are float32
+        if state != folder:
+            engine.load(one, state / f"{one}.safetensors")
+        gone_on.append(_saved(engine, one, folder))
     return Trained(
         losses,
         norms,
-        list(engine.evaluate(names, held_out).values()),
+        sums,
         [found.logprobs.double().numpy() for found in answers.values()],
         {key: value.numpy() for key, value in gradients.items()},
-        weights,
-        digests,
+        {f"{one}/{key}": value.double().numpy().copy() for one in names for key, value in states[one].items()},
+        started,
+        gone_on,
         [policy.trainable_parameters for policy in engine.policies.values()],
         sum(parameter.numel() for parameter in engine.model.parameters()),
-        [tuple(one.token_ids) for own in sampled.values() for one in own],
+        sampled,
     )
 
 
-def whole_gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
-    """What a step would go by: gathered here, and put back as a pass has left them."""
+def _saved(engine: Engine, name: str, folder: Path) -> str:
+    path = folder / f"{name}.safetensors"
+    engine.save(name, path)
+    with safetensors.safe_open(path, "pt") as file:
+        return str(file.metadata()["digest"])
+
+
+def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
+    """What a step would go by, whole: gathered here, and put back as the passes have left it."""
     policy: Any = engine.policies[name]
     left = policy._flat.grad.clone()
-    policy.gather_gradients(engine.ranks)
+    policy.gather_gradients()
     named = policy._named(policy._flat.grad)
     found = {f"{name}/{key}": policy.parts.joined(key, value).double().clone() for key, value in named.items()}
     policy._flat.grad.copy_(left)
     return found
+
+
+def train_all(folder: Path, asked: Sequence[tuple[str, Path]]) -> list[Trained]:
+    """One case after the other on these ranks."""
+    found = []
+    for place, (name, state) in enumerate(asked):
+        own = folder / f"case{place}"
+        own.mkdir(exist_ok=True)
+        found.append(train(name, own, state))
+    return found
+
+
+Exchanges = dict[str, list[int]]
+"""Numbers of each exchange, by torch's name of it."""
+
+
+@contextmanager
+def counted(found: Exchanges) -> Iterator[None]:
+    """Note how many numbers this process gives to each exchange inside."""
+    kinds = {"all_reduce": 0, "all_gather": 1, "all_to_all_single": 1}
+    own = {kind: getattr(dist, kind) for kind in kinds}
+
+    def counting(kind: str, place: int, *arguments: Any, **options: Any) -> Any:
+        found.setdefault(kind, []).append(arguments[place].numel())
+        return own[kind](*arguments, **options)
+
+    try:
+        for kind, place in kinds.items():
+            setattr(dist, kind, partial(counting, kind, place))
+        yield
+    finally:
+        for kind, function in own.items():
+            setattr(dist, kind, function)
+
+
+def exchanges(name: str, batches: Mapping[str, Batch]) -> list[Exchanges]:
+    """Those of a pass without gradients, of one with them, and of a step."""
+    meshed = CASES[name]
+    with default(torch.float64):
+        engine = engine_of(meshed, ranks_of(meshed))
+        forward, backward, step = Exchanges(), Exchanges(), Exchanges()
+        with counted(forward):
+            engine.forward(batches)
+        with counted(backward):
+            engine.forward_backward(batches)
+        with counted(step):
+            engine.optim_step(dict.fromkeys(batches, AdamParams(RATE)))
+    return [forward, backward, step]
+
+
+def refusals() -> list[str]:
+    """What is said of what is not computed in parts."""
+    tensor, expert = Ranks.of_group("cpu", tensor=2), Ranks.of_group("cpu", expert=2)
+    cut, mixture = base_of("llama", double=False), base_of("qwen3_moe", double=False)
+    engine = Engine(cut, device="cpu", ranks=tensor)
+    experts = Engine(mixture, device="cpu", ranks=expert)
+    said = []
+    for attempt in (
+        lambda: engine.add_policy("full", FullFT()),
+        lambda: Engine(cut, device="cpu", ranks=tensor),
+        lambda: Ranks.of_group("cpu", tensor=3),
+        lambda: experts.add_policy("full", FullFT()),
+        lambda: experts.sample({"base": [[2, 3]]}, SamplingParams(max_tokens=1)),
+        lambda: Engine(base_of("llama", double=False), device="cpu", ranks=expert),
+    ):
+        try:
+            attempt()
+            said.append("nothing")
+        except SpecError as error:
+            said.append(str(error))
+    return said

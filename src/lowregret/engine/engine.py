@@ -32,6 +32,7 @@ from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
+from lowregret.engine.members import ordered, spans_of
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.base import cut_base, refuse_full, refuse_sampling
 from lowregret.engine.parallel.fsdp import reshard
@@ -48,7 +49,7 @@ from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.routing import PolicyRouting
-from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
+from lowregret.lora.spans import SlotSpan
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
@@ -71,8 +72,9 @@ class Engine:
     finite.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
-    each computes its own rows. The base of LoRAs is whole on every rank; a FullFT policy's weights, gradients and
-    optimizer state lie in parts. SpecError for what is not computed so: `balance_experts`.
+    each computes its own rows. The base of LoRAs is whole on every rank, but for what `parallel/tensor.py` and
+    `parallel/expert.py` cut; a FullFT policy's weights, gradients and optimizer state lie in parts. SpecError for what
+    is not computed so: `balance_experts`, and a FullFT policy on a base that is cut.
     """
 
     def __init__(
@@ -211,7 +213,7 @@ class Engine:
         a spec. TypeError for another's.
         """
         for name in params:
-            self.policies[name].gather_gradients(self.ranks)
+            self.policies[name].gather_gradients()
         stepped = [(self.policies[name], step) for name, step in params.items()]
         norms = [policy.optimizer.step(step, policy.gradient_norm()) for policy, step in stepped]
         for name in params:
@@ -356,7 +358,7 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
-        all_of, wanted = (self._parts(list(of), list(of.values())) for of in (tokens, positions))
+        all_of, wanted = (spans_of(self.policies, list(of), list(of.values())) for of in (tokens, positions))
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
         return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
@@ -367,7 +369,7 @@ class Engine:
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
         self._positions.lengths = layout.lengths
-        tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
+        tokens = spans_of(self.policies, layout.names, layout.tokens, layout.token_rows)
         positions = [] if self._unembedding.chunked else self._position_parts(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             try:
@@ -390,35 +392,10 @@ class Engine:
             head.selected, head.chunked = None, own
 
     def _order(self, names: Iterable[str]) -> list[str]:
-        """Neighbours in a bank next to each other; the base's own rows last."""
-
-        def place(name: str) -> tuple[int, int]:
-            policy = self.policies.get(name)
-            return (
-                (self._banks.index(policy.bank), policy.slot)
-                if isinstance(policy, LoRAPolicy)
-                else (len(self._banks), 0)
-            )
-
-        return sorted(names, key=place)
+        return ordered(names, self.policies, self._banks)
 
     def _position_parts(self, layout: PassLayout) -> list[SlotSpan]:
-        return self._parts(layout.names, layout.positions, layout.position_rows)
-
-    def _parts(
-        self, names: Sequence[str], counts: Sequence[int], rows: Sequence[Sequence[tuple[int, int]]] | None = None
-    ) -> list[SlotSpan]:
-        """Runs of neighbours in a bank, with their tokens; `rows`, (number, tokens) each, is what dropout goes by."""
-        members: list[SlotRows] = []
-        start = 0
-        for name, count, own in zip(names, counts, rows or [()] * len(names), strict=True):
-            policy = self.policies.get(name)
-            if isinstance(policy, LoRAPolicy) and count:
-                dropout = policy.dropout(own) if torch.is_grad_enabled() else None
-                scales = (policy.scale, policy.expert_scale)
-                members.append(SlotRows(policy.bank, policy.slot, start, count, *scales, dropout))
-            start += count
-        return slot_spans(members, start)
+        return spans_of(self.policies, layout.names, layout.positions, layout.position_rows)
 
     def _bank(self, layout: AdapterLayout) -> AdapterBank:
         """The bank for this layout: one that is there, or a new one."""

@@ -32,7 +32,6 @@ from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
-
 WHOLE = BaseCuts()
 
 
@@ -61,7 +60,7 @@ class Policy(ABC):
         """Called before every pass that will add to this policy's gradients."""
 
     @abstractmethod
-    def gather_gradients(self, ranks: Ranks) -> None:
+    def gather_gradients(self) -> None:
         """Called before a step: add up what the ranks' passes have left, where the passes have not."""
 
     @abstractmethod
@@ -165,7 +164,7 @@ class LoRAPolicy(Policy):
         if self.bank.need_gradients() or self._flat.grad is None:
             self.refresh_views()
 
-    def gather_gradients(self, ranks: Ranks) -> None:
+    def gather_gradients(self) -> None:
         if self._flat.grad is not None:
             self.parts.add_gradients(self._flat.grad, self._named(self._flat.grad))
 
@@ -273,7 +272,7 @@ class FullPolicy(Policy):
     def before_backward(self) -> None:
         """Nothing to do: autograd makes the gradients."""
 
-    def gather_gradients(self, ranks: Ranks) -> None:
+    def gather_gradients(self) -> None:
         """Nothing to do: they are added up, part by part, as a backward pass makes them."""
 
     def gradient_norm(self) -> torch.Tensor | None:

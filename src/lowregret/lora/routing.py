@@ -5,48 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from lowregret.lora.spans import SlotSpan
 
 RowNorms = dict[tuple[str, str], Tensor]
 """Row norms for DoRA by matrix and policy, for passes between which no weight changes."""
+ComputePairs = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
+"""(x [pairs, d], experts [pairs, 1], weights [pairs, 1], pairs of each run) → weighted outputs [pairs, d]."""
+PairExchange = Callable[[Tensor, Tensor, Tensor, Sequence[int], int, ComputePairs], Tensor]
+"""(x [tokens, d], experts [tokens, k], weights [tokens, k], tokens of each run, experts of each process, what computes
+pairs) → sums over a token's experts [tokens, d], each computed by the process that holds it."""
 AddUp = Callable[[Tensor], None]
 """Puts the sum over processes in the place of each one's tensor."""
 FactorCache = dict[tuple[str, int, int, int, torch.dtype], tuple[Tensor, Tensor]]
 """Aᵀ and Bᵀ by matrix, bank, first and last slot and type, for the same passes."""
-
-
-class ComputePairs(Protocol):
-    """What experts make of pairs of token and expert, which lie run by run."""
-
-    def __call__(
-        self,
-        x: Float[Tensor, "pairs d"],
-        chosen: Int64[Tensor, "pairs one"],
-        weights: Float[Tensor, "pairs one"],
-        sizes: Sequence[int],
-    ) -> Float[Tensor, "pairs d"]:
-        """The weighted outputs; `sizes` are the pairs of each run."""
-
-
-class PairExchange(Protocol):
-    """Has pairs computed by the processes that hold the experts."""
-
-    def __call__(
-        self,
-        x: Float[Tensor, "tokens d"],
-        chosen: Int64[Tensor, "tokens k"],
-        weights: Float[Tensor, "tokens k"],
-        sizes: Sequence[int],
-        here: int,
-        compute: ComputePairs,
-    ) -> Float[Tensor, "tokens d"]:
-        """The sum over a token's experts; `sizes` are the tokens of each run, `here` the experts of each process."""
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """How the adapters of a base that is cut lie over ranks, and what is exchanged of them once a step.
 
-Of experts A and B are cut with them, expert by expert. Of a columnwise matrix B is cut by rows of d_out, and A is whole; of a rowwise one A is cut by columns of d_in, and B is
-whole. What is cut gets its whole gradient in the pass; of what is whole each rank's gradient is a partial sum, and all
-of these are added up before a step. A pass therefore exchanges for adapters nothing but what the base needs anyway.
+Of a columnwise matrix B is cut by rows of d_out, and A is whole; of a rowwise one A is cut by columns of d_in, and B is
+whole. Of experts A and B are cut with them, expert by expert. What is cut gets its whole gradient in the pass; of what
+is whole each rank's gradient is a partial sum, and all of these are added up before a step. A pass therefore exchanges
+for adapters nothing but what the base needs anyway.
 """
 
 from __future__ import annotations

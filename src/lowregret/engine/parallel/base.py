@@ -41,7 +41,9 @@ def cut_base(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[
     try:
         after = _answers(model, dtype, vocabulary)
     except (RuntimeError, ValueError) as error:
-        raise SpecError(f"{kind}: its code does not run in parts ({str(error).splitlines()[0]}). {OTHERWISE}") from error
+        raise SpecError(
+            f"{kind}: its code does not run in parts ({str(error).splitlines()[0]}). {OTHERWISE}"
+        ) from error
     worst = float((after - before).abs().max())
     if not worst <= PROBE_TOLERANCE[dtype]:
         raise SpecError(
@@ -66,8 +68,8 @@ def refuse_sampling(ranks: Ranks) -> None:
     """SpecError where a rank that has drawn all of its tokens would leave the others without its experts."""
     if ranks.expert.count > 1:
         raise SpecError(
-            f"with expert={ranks.expert.count} a base is not sampled yet: leave expert out, or save the policy and load "
-            "it on one device."
+            f"with expert={ranks.expert.count} a base is not sampled yet: leave expert out, or save the policy and "
+            "load it on one device."
         )
 
 

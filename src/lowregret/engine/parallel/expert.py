@@ -70,8 +70,8 @@ def _exchanged(
 ) -> Tensor:
     """What a base's own experts make of all tokens, of which each rank computes the pairs of its own."""
 
-    def compute(x: Tensor, own: Tensor, shares: Tensor, sizes: Sequence[int]) -> Tensor:
-        found: Tensor = type(module).forward(module, x, own, shares)
+    def compute(x: Tensor, chosen: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+        found: Tensor = type(module).forward(module, x, chosen, weights)
         return found
 
     x = hidden.reshape(-1, hidden.shape[-1])
@@ -103,7 +103,9 @@ class ExpertExchange:
         run = torch.repeat_interleave(torch.arange(runs), torch.tensor(sizes)).to(device)
         group = (chosen // here * runs + run[:, None]).flatten()
         order = torch.argsort(group, stable=True)
-        sent = torch.zeros(count * runs, dtype=torch.int64, device=device).scatter_add_(0, group, torch.ones_like(group))
+        sent = torch.zeros(count * runs, dtype=torch.int64, device=device).scatter_add_(
+            0, group, torch.ones_like(group)
+        )
         got = torch.empty_like(sent)
         dist.all_to_all_single(got, sent, group=self._axis.group)
         leaving, coming = (numbers.view(count, runs).sum(1).tolist() for numbers in (sent, got))

@@ -85,9 +85,7 @@ class Ranks:
         sizes[1] = count // math.prod(sizes)
         if count == 1:
             return cls()
-        kept = [
-            (name, size) for name, size in zip(_DIMENSIONS, sizes, strict=True) if size > 1 or name == "shard"
-        ]
+        kept = [(name, size) for name, size in zip(_DIMENSIONS, sizes, strict=True) if size > 1 or name == "shard"]
         mesh = init_device_mesh(device, tuple(size for _, size in kept), mesh_dim_names=tuple(name for name, _ in kept))
         return cls(
             dist.get_rank(),

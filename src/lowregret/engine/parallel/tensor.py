@@ -130,7 +130,9 @@ def _refuse_uneven(model: PreTrainedModel, regions: list[Region], count: int) ->
 
 
 def _entering(axis: Axis) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (enter(args[0], axis), *args[1:]), kwargs
         first = next(iter(kwargs))
