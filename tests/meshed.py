@@ -251,18 +251,28 @@ def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     return found
 
 
-def train_all(folder: Path, asked: Sequence[tuple[str, Path]]) -> list[Trained]:
-    """One case after the other on these ranks."""
-    found = []
+Exchanges = dict[str, list[int]]
+"""Numbers of each exchange, by torch's name of it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a group of ranks is started for."""
+
+    trained: list[Trained]
+    exchanged: dict[str, list[Exchanges]]
+    refused: list[str]
+
+
+def everything(folder: Path, asked: Sequence[tuple[str, Path]], counts: Mapping[str, Mapping[str, Batch]]) -> Found:
+    """Cases one after the other, exchanges of some, and with these what is refused."""
+    trained = []
     for place, (name, state) in enumerate(asked):
         own = folder / f"case{place}"
         own.mkdir(exist_ok=True)
-        found.append(train(name, own, state))
-    return found
-
-
-Exchanges = dict[str, list[int]]
-"""Numbers of each exchange, by torch's name of it."""
+        trained.append(train(name, own, state))
+    exchanged = {name: exchanges(name, batches) for name, batches in counts.items()}
+    return Found(trained, exchanged, refusals() if counts else [])
 
 
 @contextmanager

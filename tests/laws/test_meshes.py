@@ -20,7 +20,7 @@ from lowregret.engine.parallel.expert import cut_experts
 from lowregret.engine.parallel.mesh import Axis, Ranks
 from lowregret.engine.parallel.tensor import cut_matrices
 from lowregret.errors import SpecError
-from meshed import CASES, Trained, base_of, engine_of, exchanges, refusals, train, train_all
+from meshed import CASES, Found, Trained, base_of, engine_of, everything, train
 from sharded import batch_of
 
 APART = {
@@ -43,16 +43,38 @@ def alone(states: dict[str, Path]) -> dict[str, Trained]:
     return {name: train(name, folder) for name, folder in states.items()}
 
 
+COUNTED = ("tensor: three LoRAs", "expert: Mixtral, every convention")
+BATCHES = {f"p{number}": batch_of(CASES[COUNTED[0]].case, number, 5) for number in range(3)}
+
+
 @pytest.fixture(scope="module")
-def meshed(alone: Any, states: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Trained]]:
-    """Of each case, what each rank has found."""
-    found: dict[str, list[Trained]] = {}
+def groups(
+    alone: Any, states: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, tuple[list[str], list[Found]]]:
+    """By the number of ranks, the cases, and what each rank has found."""
+    found = {}
     for count in (2, 4):
         names = [name for name, case in CASES.items() if case.ranks == count]
         folder = tmp_path_factory.mktemp("ranks")
-        by_rank = together(count, "meshed", train_all, folder, folder, [(name, states[name]) for name in names])
-        found |= dict(zip(names, zip(*by_rank, strict=True), strict=True))
+        counts = dict.fromkeys(COUNTED, BATCHES) if count == 2 else {}
+        asked = [(name, states[name]) for name in names]
+        found[count] = (names, together(count, "meshed", everything, folder, folder, asked, counts))
     return found
+
+
+@pytest.fixture(scope="module")
+def two(groups: dict[int, tuple[list[str], list[Found]]]) -> list[Found]:
+    return groups[2][1]
+
+
+@pytest.fixture(scope="module")
+def meshed(groups: dict[int, tuple[list[str], list[Found]]]) -> dict[str, list[Trained]]:
+    """Of each case, what each rank has found."""
+    return {
+        name: [rank.trained[place] for rank in ranks]
+        for names, ranks in groups.values()
+        for place, name in enumerate(names)
+    }
 
 
 def furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
@@ -121,13 +143,11 @@ def test_a_rank_holds_its_part_of_the_base(
         assert found.here == pytest.approx(whole - cut, rel=0.02), "biases of what is rowwise are whole"
 
 
-def test_what_a_pass_exchanges_is_what_is_said(tmp_path: Path) -> None:
-    name = "tensor: three LoRAs"
-    case = CASES[name].case
-    batches = {f"p{number}": batch_of(case, number, 5) for number in range(3)}
-    for forward, backward, step in together(2, "meshed", exchanges, tmp_path, name, batches):
-        tokens = sum(batch.tokens for batch in batches.values())
-        positions = sum(int(batch.supervised.sum()) for batch in batches.values())
+def test_what_a_pass_exchanges_is_what_is_said(two: list[Found]) -> None:
+    tokens = sum(batch.tokens for batch in BATCHES.values())
+    positions = sum(int(batch.supervised.sum()) for batch in BATCHES.values())
+    for rank in two:
+        forward, backward, step = rank.exchanged[COUNTED[0]]
         hidden, regions = 16, 2 * 2
         assert forward.keys() == backward.keys() == step.keys() == {"all_reduce"}
         assert sum(forward["all_reduce"]) == regions * tokens * hidden + 3 * positions
@@ -139,12 +159,9 @@ def test_what_a_pass_exchanges_is_what_is_said(tmp_path: Path) -> None:
         assert sum(step["all_reduce"]) == 2 * sum(whole) + 8 * 16 * 2 + 3
 
 
-def test_pairs_go_to_the_rank_of_their_expert_and_back(tmp_path: Path) -> None:
-    name = "expert: Mixtral, every convention"
-    case = CASES[name].case
-    batches = {f"p{number}": batch_of(case, number, 5) for number in range(3)}
-    found = together(2, "meshed", exchanges, tmp_path, name, batches)
-    tokens = sum(batch.tokens for batch in batches.values())
+def test_pairs_go_to_the_rank_of_their_expert_and_back(two: list[Found]) -> None:
+    found = [rank.exchanged[COUNTED[1]] for rank in two]
+    tokens = sum(batch.tokens for batch in BATCHES.values())
     hidden, layers, chosen = 16, 2, 2
     pairs, told = layers * chosen * tokens, 2 * layers * 2 * 3
     there_and_back = pairs * (2 * hidden + 2)
@@ -154,9 +171,9 @@ def test_pairs_go_to_the_rank_of_their_expert_and_back(tmp_path: Path) -> None:
     assert not any("all_to_all_single" in rank[2] for rank in found), "a step exchanges no pairs"
 
 
-def test_what_is_not_computed_in_parts_is_refused(tmp_path: Path) -> None:
-    for said in together(2, "meshed", refusals, tmp_path):
-        full, again, mesh, full_experts, sampling, dense = said
+def test_what_is_not_computed_in_parts_is_refused(two: list[Found]) -> None:
+    for rank in two:
+        full, again, mesh, full_experts, sampling, dense = rank.refused
         assert "full fine-tuning is not computed with tensor=2" in full
         assert "load the base again" in again
         assert "takes a multiple of 3 devices, and there are 2" in mesh
