@@ -248,6 +248,7 @@ def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     named = policy._named(policy._flat.grad)
     found = {f"{name}/{key}": policy.parts.joined(key, value).double().clone() for key, value in named.items()}
     policy._flat.grad.copy_(left)
+    policy._gathered = False
     return found
 
 

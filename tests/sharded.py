@@ -13,7 +13,7 @@ import torch
 from bases import examples, small_base
 from lowregret.data.batches import Batch, collate
 from lowregret.engine import AdamParams, Engine, SamplingParams
-from lowregret.engine.parallel.fsdp import whole
+from lowregret.engine.parallel.fsdp import here, whole
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import RowSplit
 from lowregret.errors import SpecError
@@ -140,7 +140,7 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None) -
         [found.logprobs.float().numpy() for found in answers.values()],
         {key: whole(weight.detach()).numpy().copy() for key, weight in tensors.items()},
         saved,
-        sum(_here(weight.detach()).numel() for weight in tensors.values()),
+        sum(here(weight.detach()).numel() for weight in tensors.values()),
     )
 
 
@@ -152,11 +152,6 @@ def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int) -> list[A
         engine.forward_backward({one: splits[one].own(batch, part) for one, batch in batches.items()})
         for part in range(halves)
     ]
-
-
-def _here(tensor: torch.Tensor) -> torch.Tensor:
-    local = getattr(tensor, "to_local", None)
-    return tensor if local is None else local()
 
 
 def train_all(folder: Path, asked: Sequence[tuple[str, Path | None]]) -> list[Trained]:

@@ -9,7 +9,8 @@ LowregretError            exit code 2
 │   └── FolderLockedError a run folder in which another process is writing
 ├── HubError              the hub: not logged in, no right to write, not reached, or it refused
 ├── DivergedError         a loss that is not finite, or worse than guessing uniformly
-└── LivenessError         a targeted matrix that gets no gradient or does not move
+├── LivenessError         a targeted matrix that gets no gradient or does not move
+└── RanksError            of a training on many devices: a process has ended, or met what the others did not
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class DivergedError(LowregretError):
 
 class LivenessError(LowregretError):
     """A targeted matrix receives no gradient or does not move."""
+
+
+class RanksError(LowregretError):
+    """Of the processes of one training one has ended, or met what the others did not."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

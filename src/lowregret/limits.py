@@ -94,6 +94,8 @@ SEED = 10**15
 """Below 2**53, up to which every reader of JSON has whole numbers exactly."""
 EPOCHS = 10**5
 """Passes over the data: a row that is seen that often is known by heart."""
+DEVICES = 10**5
+"""Of a training."""
 REPEATS = 1000
 """Seeds, updates for each batch, processes: what is done that often is a mistake."""
 REPLIES = 1000

@@ -18,7 +18,7 @@ from lowregret.lora.moe.rows import RowRouting
 from lowregret.models.targets import matrices
 from lowregret.spec import DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
 from lowregret.spec.conventions import CONVENTIONS
-from lowregret.train.liveness import Liveness
+from lowregret.train.liveness import expert_use
 from lowregret.train.sft.alone import run_trial
 
 DEAD = "model.layers.1.mlp.up_proj"
@@ -186,9 +186,9 @@ def test_experts_that_no_token_was_sent_to_are_listed_and_no_error(
     base = bases.small_base("gpt_oss")  # whose router has a bias
     base.model.model.layers[1].mlp.router.bias.data[3] = -1e9
     engine = Engine(base)
-    policy = engine.add_policy("policy", method)
+    engine.add_policy("policy", method)
     run(bases, engine, method, tmp_path)
-    first, second = Liveness(policy).experts()
+    first, second = expert_use(engine, "policy")
     assert second.module == "model.layers.1.mlp.experts"
     assert second.untrained == (3,)
     written = json.loads((tmp_path / "experts.json").read_text())

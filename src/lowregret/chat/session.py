@@ -11,11 +11,11 @@ from typing import Literal, Protocol
 from lowregret.chat.conversation import Conversation
 from lowregret.chat.voices import Voice
 from lowregret.engine import SamplingParams
+from lowregret.engine.device import out_of_memory
 from lowregret.engine.sampling.stream import TextStream
 from lowregret.errors import ModelError, SpecError, did_you_mean
 from lowregret.models.stops import stops
 from lowregret.spec.chat import ChatSpec
-from lowregret.train.step import out_of_memory
 
 COMMANDS = {
     "/reset": "begin anew",

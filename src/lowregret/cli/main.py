@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -10,15 +11,27 @@ _SOON_SECONDS = 0.05
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported ends it as Ctrl-C later does."""
+    """Run the command line; Ctrl-C while it is still being imported ends it as Ctrl-C later does.
+
+    Of the processes that torchrun has started the first does, and the others follow it.
+    """
     sys.unraisablehook = press_again
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if several:
+        from lowregret.engine.parallel.launch import follow_if_told, release
+
+        if follow_if_told():
+            return
     try:
         from lowregret.cli.app import run
     except KeyboardInterrupt:
         from lowregret.cli.codes import INTERRUPTED
 
         sys.exit(INTERRUPTED)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if several:
+        release()
+    sys.exit(code)
 
 
 def press_again(dropped: sys.UnraisableHookArgs) -> None:

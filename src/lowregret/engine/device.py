@@ -39,3 +39,8 @@ def cast_base(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if parameter.is_floating_point() and parameter.dtype is not torch.float64:
             matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
             parameter.data = parameter.data.to(dtype if matrix else torch.float32)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch has a class for it on GPUs; its CPU allocator only has words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,8 +36,9 @@ from lowregret.engine.members import ordered, spans_of
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.base import cut_base, refuse_full, refuse_sampling
 from lowregret.engine.parallel.fsdp import reshard
+from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.parallel.rows import RowSplit, gather
+from lowregret.engine.parallel.rows import over_ranks
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
@@ -56,8 +57,6 @@ from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
-_FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
-
 
 class Engine:
     """One base in memory once, and the policies on it.
@@ -68,8 +67,7 @@ class Engine:
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
     instead of keeping what they computed in the first; ModelError for a base without known layers. `balance_experts`
     adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
-    the losses returned are without it. ModelError for a base that defines none, and for one with a weight that is not
-    finite.
+    the losses returned are without it. ModelError for a base that defines none, or with weights that are no numbers.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows. The base of LoRAs is whole on every rank, but for what `parallel/tensor.py` and
@@ -97,22 +95,24 @@ class Engine:
         self.model.requires_grad_(False)
         cast_base(self.model, self.dtype)
         self.model.to(self.device)  # type: ignore[arg-type]
-        refuse_broken(base.source.asked, stored_weights(self.model), _FETCH)
+        refuse_broken(base.source.asked, stored_weights(self.model))
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
-        self._cuts, exchange = cut_base(self.model, ranks, self.dtype)
+        self.cuts, exchange = cut_base(self.model, ranks, self.dtype)
+        """What this rank holds of the base."""
         self.policies: dict[str, Policy] = {}
-        self.matrices = self._cuts.here(matrices(self.model))
+        self.matrices = self.cuts.here(matrices(self.model))
         self._banks: list[AdapterBank] = []
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._routing.exchange = exchange
-        self._routing.add_up |= dict.fromkeys(self._cuts.rowwise, ranks.tensor.add)
+        self._routing.add_up |= dict.fromkeys(self.cuts.rowwise, ranks.tensor.add)
         self._configs = configurations(self.model)
-        self._unembedding = Unembedding(self.model, self._cuts.vocabulary)
+        self._unembedding = Unembedding(self.model, self.cuts.vocabulary)
         self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
         self._positions = RowPositions(self.model)
         self.padding_free = True
         """Whether rows are laid end to end; else they are padded to the longest of a pass."""
+        self._sampling_path: SamplingPath | None = None
         self._alone = False
         """Whether each pass holds one row."""
         self.forward_path = self._select_forward_path()
@@ -120,6 +120,7 @@ class Engine:
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
+    @together
     def add_policy(
         self, name: str, method: FullFT | LoRA, seed: int = 0, *, optimizer: str = DEFAULT_OPTIMIZER
     ) -> Policy:
@@ -141,20 +142,21 @@ class Engine:
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
             bank = self._bank(AdapterLayout.of(method, targeted))
-            cuts = self._cuts
-            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, cuts)
+            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
             policy = FullPolicy(name, method, self.model, optimizer, self.ranks)
         self.policies[name] = policy
         self._refresh_views()
         return policy
 
+    @together
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
         self._banks = [bank for bank in self._banks if bank.members]
         self._refresh_views()
 
+    @together
     def forward_backward(
         self, batches: Mapping[str, Batch], loss: Loss = cross_entropy, *, temperature: float = 1.0
     ) -> dict[str, PassResult]:
@@ -168,7 +170,7 @@ class Engine:
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
             return self._forward_backward(part, loss, temperature)
 
-        return self._over_ranks(batches, lambda own: self._in_passes(own, run))
+        return over_ranks(self.ranks, batches, lambda own: self._in_passes(own, run), self.device, equal=self._alone)
 
     def _forward_backward(self, batches: Mapping[str, Batch], loss: Loss, temperature: float) -> dict[str, PassResult]:
         layout = self._lay_out(batches)
@@ -179,18 +181,17 @@ class Engine:
             if self._balance:
                 total = total + self._balance.loss(layout.tokens, [layout.weights[part] for part in layout.parts])
             total.backward()
-        return {
-            name: PassResult(result.loss.detach(), result.logprobs.detach(), result.supervised)
-            for name, result in results.items()
-        }
+        return {name: result.detached() for name, result in results.items()}
 
+    @together
     @torch.no_grad()
     def forward(self, batches: Mapping[str, Batch], *, temperature: float = 1.0) -> dict[str, PassResult]:
         """The same pass without gradients. A name that is no policy, such as `base`, is answered by the bare base.
 
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
-        return self._over_ranks(batches, lambda own: self._forward_here(own, temperature))
+        run = partial(self._forward_here, temperature=temperature)
+        return over_ranks(self.ranks, batches, run, self.device, equal=self._alone)
 
     @torch.no_grad()
     def _forward_here(self, batches: Mapping[str, Batch], temperature: float = 1.0) -> dict[str, PassResult]:
@@ -206,18 +207,17 @@ class Engine:
         finally:
             reshard(self.model)
 
+    @together
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
         """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
 
         A policy takes the hyper-parameters of its own optimizer: `AdamParams` for AdamW, or what `step_params` makes of
         a spec. TypeError for another's.
         """
-        for name in params:
-            self.policies[name].gather_gradients()
-        stepped = [(self.policies[name], step) for name, step in params.items()]
-        norms = [policy.optimizer.step(step, policy.gradient_norm()) for policy, step in stepped]
-        for name in params:
-            self.policies[name].steps += 1
+        asked = [self.policies[name] for name in params]
+        for policy in asked:
+            policy.gather_gradients()
+        norms = [policy.take_step(step) for policy, step in zip(asked, params.values(), strict=True)]
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
     def shares(self, policy: str) -> bool:
@@ -227,6 +227,7 @@ class Engine:
         dropout = isinstance(found, LoRAPolicy) and found.method.dropout
         return self.padding_free and self._balance is None and not dropout
 
+    @together
     def evaluate(
         self, policies: Sequence[str], examples: Sequence[Example]
     ) -> dict[str, tuple[list[float], list[int]]]:
@@ -237,25 +238,29 @@ class Engine:
         """
         return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device)
 
-    @cached_property
+    @property
     def sampling_path(self) -> SamplingPath:
         """How this base is sampled, found when it is first asked for: see `choose_sampling`.
 
         SpecError for one whose weights lie in parts.
         """
+        if self._sampling_path is None:
+            self._choose_sampling()
+        assert self._sampling_path is not None
+        return self._sampling_path
+
+    @together
+    def _choose_sampling(self) -> None:
         if isinstance(self.model, FSDPModule):
             raise SpecError("a base that lies in parts is not sampled yet. Save the policy, and load it on one device.")
         refuse_sampling(self.ranks)
         with self._arithmetic(), self._routing.unchanging():
-            return choose_sampling(
-                self.model,
-                self.base.pad_id,
-                self._logits,
-                self._positions,
-                self.dtype,
-                end_to_end=self.padding_free,
+            found = choose_sampling(
+                self.model, self.base.pad_id, self._logits, self._positions, self.dtype, end_to_end=self.padding_free
             )
+        self._sampling_path = found
 
+    @together
     def sample(
         self,
         prompts: Mapping[str, Sequence[Sequence[int]]],
@@ -281,6 +286,7 @@ class Engine:
                 found |= generate(read, some, params, self._text, seeds, 1 if self._alone else max_rows)
         return {name: found[name] for name in prompts}
 
+    @together
     def stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
         """The completion that `sample` gives of one prompt, told token by token while it is drawn.
 
@@ -294,10 +300,12 @@ class Engine:
     def _text(self, token_ids: list[int]) -> str:
         return str(self.base.tokenizer.decode(token_ids))
 
+    @together
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Weights and optimizer state of a policy, atomically, as one safetensors file, which rank 0 writes."""
         save_state(self.policies[policy], path, metadata or {}, self.ranks)
 
+    @together
     def load(self, policy: str, path: Path) -> dict[str, str]:
         """Restore what `save` wrote, and return its metadata; RecordsError when the file is damaged or another's."""
         return load_state(self.policies[policy], path)
@@ -312,18 +320,6 @@ class Engine:
         return lay_out(
             known, self._order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
         )
-
-    def _over_ranks(
-        self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
-    ) -> dict[str, PassResult]:
-        """What `run` gives for whole batches, of which each rank runs its own rows."""
-        data = self.ranks.data
-        if data.count == 1:
-            return run(batches)
-        splits = {name: RowSplit.of(batch, data.count) for name, batch in batches.items()}
-        # One row a pass, and no pass may lack a rank.
-        own = {name: splits[name].own(batch, data.rank, equal=self._alone) for name, batch in batches.items()}
-        return gather(self.ranks, splits, batches, run(own))
 
     def _in_passes(
         self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]

@@ -17,6 +17,8 @@ from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
 from lowregret.engine.forward.checkpointing import last_layer_plain
 from lowregret.engine.losses import cross_entropy
+from lowregret.engine.parallel.fsdp import here, reshard
+from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import FullPolicy, LoRAPolicy
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
@@ -31,6 +33,7 @@ PROBE_LENGTH = 64
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
+@together
 def max_tokens(
     engine: Engine, policies: Sequence[str], budget: int | None = None, *, longest: int = PROBE_LENGTH
 ) -> int:
@@ -38,9 +41,11 @@ def max_tokens(
 
     `longest` is the length of the longest row to come, in tokens: it matters for a base whose attention keeps all
     scores. At least 1, on a CPU at most CPU_PASS_TOKENS. The same on every call with the same engine and policies.
+    Of many ranks each takes its part: as many times the tokens.
     """
     allowed = (default_budget(engine) if budget is None else budget) // bytes_per_token(engine, policies, longest)
-    return max(min(allowed, CPU_PASS_TOKENS) if engine.device.type == "cpu" else allowed, 1)
+    allowed = min(allowed, CPU_PASS_TOKENS) if engine.device.type == "cpu" else allowed
+    return max(allowed * engine.ranks.count, 1)
 
 
 def bytes_per_token(engine: Engine, policies: Sequence[str], length: int = PROBE_LENGTH) -> int:
@@ -107,11 +112,11 @@ def device_memory(device: torch.device) -> int:
 
 def _resident_bytes(engine: Engine) -> int:
     """The base, and each policy's weights, gradients and what its optimizer keeps."""
-    found = sum(parameter.numel() * parameter.element_size() for parameter in engine.model.parameters())
+    found = sum(here(parameter).numel() * parameter.element_size() for parameter in engine.model.parameters())
     for policy in engine.policies.values():
         each = policy.optimizer.spec.bytes_per_parameter()
         each -= NUMBER_BYTES if isinstance(policy, FullPolicy) else 0  # its weights are the base's
-        found += each * policy.trainable_parameters
+        found += each * sum(here(weight).numel() for weight in policy.weights.values())
         found += NUMBER_BYTES * sum(start.numel() for start in policy.initial.values())
     return found
 
@@ -141,4 +146,5 @@ def _kept_bytes(engine: Engine, name: str, batch: Batch) -> int:
     layout = engine._lay_out({name: batch})
     with torch.enable_grad(), engine._passing(layout), last_layer_plain(engine.model), saved_tensors_hooks(note, never):
         engine._forward(layout, {name: batch}, cross_entropy)
+    reshard(engine.model)
     return sum(storage.nbytes() for storage in saved.values())

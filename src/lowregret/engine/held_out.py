@@ -26,7 +26,20 @@ def sums_of(
     device: torch.device,
 ) -> dict[str, tuple[list[float], list[int]]]:
     """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone."""
+    sums = ranks.agreed(lambda: _own_sums(policies, examples, forward, pad_id, ranks), device).to(device)
+    ranks.add(sums)
     counts = [sum(example.supervised[1:]) for example in examples]
+    return {name: (own.tolist(), list(counts)) for name, own in zip(policies, sums.cpu(), strict=True)}
+
+
+def _own_sums(
+    policies: Sequence[str],
+    examples: Sequence[Example],
+    forward: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    pad_id: int,
+    ranks: Ranks,
+) -> torch.Tensor:
+    """Nats of [policy, example], float64; zero for the examples of other ranks."""
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
     groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
     for turn in range(math.ceil(len(groups) / ranks.data.count)):
@@ -44,9 +57,7 @@ def sums_of(
                 per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
                 per_row[batch.supervised] = -result.logprobs.cpu().double()
                 sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
-    everyones = sums.to(device)
-    ranks.add(everyones)
-    return {name: (own.tolist(), list(counts)) for name, own in zip(policies, everyones.cpu(), strict=True)}
+    return sums
 
 
 def _together(examples: Sequence[Example]) -> int:

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lowregret.engine.forward.checkpointing import decoder_layers
-from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, by_name
+from lowregret.engine.liveness import Liveness
+from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams, by_name
 from lowregret.engine.optim.registry import optimizer_of
 from lowregret.engine.parallel.adapters import AdapterParts, BaseCuts
 from lowregret.engine.parallel.fsdp import shard
@@ -50,10 +51,17 @@ class Policy(ABC):
         self._optimizer_type = optimizer_of(optimizer)
         self.steps = 0
         """Optimizer steps so far."""
+        self.liveness = Liveness(self)
 
     @property
     def trainable_parameters(self) -> int:
         return sum(self.parts.numbers(name, weight) for name, weight in self.weights.items())
+
+    def take_step(self, params: StepParams) -> torch.Tensor:
+        """One optimizer step; returns the gradients' norm before clipping."""
+        norm = self.optimizer.step(params, self.gradient_norm())
+        self.steps += 1
+        return norm
 
     @abstractmethod
     def before_backward(self) -> None:
@@ -61,7 +69,11 @@ class Policy(ABC):
 
     @abstractmethod
     def gather_gradients(self) -> None:
-        """Called before a step: add up what the ranks' passes have left, where the passes have not."""
+        """Called before a step, once or more: add up what the ranks' passes have left, where the passes have not."""
+
+    @abstractmethod
+    def watched(self, step: int) -> list[str]:
+        """The weights that must have a gradient in a step, counted from 1, and move with it: see `Liveness`."""
 
     @abstractmethod
     def gradient_norm(self) -> torch.Tensor | None:
@@ -102,6 +114,8 @@ class LoRAPolicy(Policy):
         self.bank = bank
         self._model = model
         self._routing = routing
+        self._gathered = False
+        """Whether its gradients are those of all ranks."""
         if method.convention != DEFAULT_CONVENTION and not any(matrix.experts for matrix in matrices):
             raise TargetError(
                 f"{method.convention} is a convention for experts, and none are targeted here. Leave it out."
@@ -161,15 +175,21 @@ class LoRAPolicy(Policy):
         return Dropout(self.method.dropout, self.seed, self.steps, rows, self._inputs)
 
     def before_backward(self) -> None:
+        self._gathered = False
         if self.bank.need_gradients() or self._flat.grad is None:
             self.refresh_views()
 
     def gather_gradients(self) -> None:
-        if self._flat.grad is not None:
+        if self._flat.grad is not None and not self._gathered:
             self.parts.add_gradients(self._flat.grad, self._named(self._flat.grad))
+        self._gathered = True
 
     def gradient_norm(self) -> torch.Tensor | None:
         return None if self._flat.grad is None else self.parts.norm(self._named(self._flat.grad))
+
+    def watched(self, step: int) -> list[str]:
+        suffix = {1: ".lora_B", 2: ".lora_A"}.get(step, "\0")
+        return [name for name in self.weights if name.endswith(suffix)]
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         names = dict.fromkeys(carrier_name(matrix) for matrix in self.matrices if matrix.experts)
@@ -277,6 +297,9 @@ class FullPolicy(Policy):
 
     def gradient_norm(self) -> torch.Tensor | None:
         return None
+
+    def watched(self, step: int) -> list[str]:
+        return [name for name, weight in self.weights.items() if weight.ndim >= 2] if step == 1 else []
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         return {name: self._traffic[name] for name in self._experts if name in self._traffic}

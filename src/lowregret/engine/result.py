@@ -17,3 +17,7 @@ class PassResult:
     """log p(target) of each supervised position, row by row, nats: [supervised positions]."""
     supervised: Tensor
     """Which positions those are: bool [rows, length], on the CPU like the batch."""
+
+    def detached(self) -> PassResult:
+        """The same, from which no gradient flows."""
+        return PassResult(self.loss.detach(), self.logprobs.detach(), self.supervised)

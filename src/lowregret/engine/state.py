@@ -63,19 +63,24 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def state_tensors(policy: Policy) -> dict[str, Tensor]:
+def state_tensors(policy: Policy, *, keep: bool = True) -> dict[str, Tensor]:
     """All that a policy needs to go on: `weights/<name>`, optimizer state as `adam/<kind>/<name>`, and `steps`.
 
     Another optimizer's state begins with another word.
 
     And `initial/<name>` where the first product is taken off: another machine would find it with other rounding.
-    Weights that lie in parts are put together: every rank must ask.
+    Weights that lie in parts are put together, on the CPU: every rank must ask, and with `keep` gets them.
     """
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
     tensors |= {f"initial/{name}": weight.detach() for name, weight in policy.initial.items()}
     tensors |= {f"{policy.optimizer.prefix}/{key}": value for key, value in policy.optimizer.state().items()}
     tensors["steps"] = torch.tensor(policy.steps)
-    return {key: policy.parts.joined(_weight(key), whole(value)) for key, value in tensors.items()}
+    found = {}
+    for key, value in tensors.items():
+        all_of_it = policy.parts.joined(_weight(key), whole(value))
+        if keep:
+            found[key] = all_of_it if all_of_it is value else all_of_it.cpu()
+    return found
 
 
 def _weight(key: str) -> str:
@@ -91,7 +96,7 @@ def _own(value: Tensor) -> Tensor:
 
 def save_state(policy: Policy, path: Path, metadata: Mapping[str, str], ranks: Ranks = ALONE) -> None:
     """Write a policy's state to a file of its own, the same by any number of ranks: the first writes."""
-    tensors = state_tensors(policy)
+    tensors = state_tensors(policy, keep=ranks.rank == 0)
     if ranks.rank == 0:
         save_sealed(tensors, path, metadata)
     ranks.wait()
@@ -121,6 +126,16 @@ def read_sealed(path: Path, *, unsealed: bool = False) -> tuple[dict[str, Tensor
     if said != _digest(tensors, metadata):
         raise damaged(path, "its content is not what was written: a bit has changed, or somebody has edited it")
     return tensors, metadata
+
+
+def read_part(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a file whose names begin with `prefix`, by the rest of their names; not held against a digest."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in names}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, problem: object) -> RecordsError:

@@ -10,10 +10,12 @@ import torch
 from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from lowregret.engine.checks import whole_weights
 from lowregret.engine.engine import Engine
+from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
-from lowregret.export.adapter import fit_adapter
+from lowregret.export.adapter import FittedAdapter, fit_adapter
 from lowregret.export.experts import as_parameter, copy_experts, expert_loras, peft_experts
 from lowregret.lora.formats.peft import WEIGHTS_NAME, SavedAdapter, adapter_config, to_peft_names
 from lowregret.lora.formats.selection import CONFIG_NAME
@@ -36,7 +38,7 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
         if isinstance(policy, LoRAPolicy):
             _write_adapter(engine, policy, partial, each_expert)
         else:
-            write_model(engine.base, partial)
+            write_model(engine.base, partial, None if engine.ranks.alone else whole_weights(engine))
         write_stops(engine.base, partial)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
@@ -50,16 +52,21 @@ def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], N
     fitted.refuse_other_base(lambda weight: _own(engine, weight))
     for line in (*fitted.lacking(engine.matrices), *fitted.other_name(engine.base.source.asked)):
         say(line)
+    return _put(engine, name, fitted)
+
+
+@together
+@torch.no_grad()
+def _put(engine: Engine, name: str, fitted: FittedAdapter) -> LoRAPolicy:
     policy = engine.add_policy(name, fitted.method)
     assert isinstance(policy, LoRAPolicy)
-    with torch.no_grad():
-        copy_experts(policy, fitted.experts)
-        for module, saved in fitted.plain.items():
-            adapter = policy.adapters[module]
-            adapter.a.copy_(saved.a)
-            adapter.b.copy_(saved.b)
-            if adapter.magnitude is not None and saved.magnitude is not None:
-                adapter.magnitude.copy_(saved.magnitude)
+    copy_experts(policy, fitted.experts)
+    for module, saved in fitted.plain.items():
+        adapter = policy.adapters[module]
+        adapter.a.copy_(saved.a)
+        adapter.b.copy_(saved.b)
+        if adapter.magnitude is not None and saved.magnitude is not None:
+            adapter.magnitude.copy_(saved.magnitude)
     return policy
 
 
@@ -100,15 +107,18 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert
     write_bytes(folder / CONFIG_NAME, (to_json(config, indent=2) + "\n").encode())
 
 
-def write_model(base: Base, folder: Path) -> None:
-    """Write a base and its tokenizer into a folder by transformers, without generation_config.json."""
+def write_model(base: Base, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a base and its tokenizer into a folder by transformers, without generation_config.json.
+
+    `weights` are those of a base that lies in parts.
+    """
     model: Any = base.model
     own = getattr(model, "generation_config", None)
     try:
         if own is not None:  # transformers refuses to save what some bases came with: `write_stops` writes it as it is
             model.generation_config = GenerationConfig()
         with quiet(), refusals(folder):
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
             base.tokenizer.save_pretrained(folder)
     finally:
         if own is not None:

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from lowregret.errors import ModelError
 
+FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
 
-def refuse_broken(source: str, weights: Mapping[str, Tensor], whose: str) -> None:
+
+def refuse_broken(source: str, weights: Mapping[str, Tensor], whose: str = FETCH) -> None:
     """ModelError that names the first of the weights with a number that is not finite, and counts the others.
 
     A sum over each weight tells: one pass through the memory, and one wait for the device. A loss would not: many

@@ -26,6 +26,7 @@ class TrainingSpec(Spec):
         "micro_batch_size",
         "memory_gb",
         "checkpoint_activations",
+        "devices",
         "replies",
     )
     """Fields that a run in progress may change: results depend on them by rounding at most."""
@@ -68,6 +69,12 @@ class TrainingSpec(Spec):
     float32."""
     device: Annotated[str, Flag(group=MACHINE)] = "auto"
     """Where to train: `cpu`, `cuda`, `cuda:1`, …; auto is the first GPU if there is one, else the CPU."""
+    devices: Annotated[int, Unit("devices"), Flag(group=MACHINE)] = Field(
+        default=1, ge=1, le=limits.DEVICES, exclude_if=lambda value: value == 1
+    )
+    """How many devices train together, a process each: GPUs, or on a CPU so many processes. A LoRA's base is whole on
+    each of them, and each takes its share of the rows; of FullFT each holds a part of weights, gradients and moments.
+    Changes results by rounding at most. Under torchrun it is the number of its processes."""
     evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 8
     """Held-out evaluations per trial: the last after the last step, each other a factor of √2 before the next, so that
     they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate;

@@ -16,7 +16,8 @@ from typing import Any
 
 from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
-from lowregret.errors import DataError, ModelError, RecordsError
+from lowregret.engine.parallel.launch import started_by_torchrun
+from lowregret.errors import DataError, ModelError, RecordsError, SpecError
 from lowregret.foreign_text import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
@@ -67,6 +68,8 @@ def run_studies(
         should_stop = stack.enter_context(stop_requests(watching.say))
         jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
         count = workers or _suitable_workers(list(studies.values()))
+        if count > 1 and _on_many(list(studies.values())):
+            raise SpecError(f"--workers {count}: each would train on all devices. Leave --workers out.")
         threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
         found: dict[Path, Claims] = {}
         waited_for = {folder: {job.folder for job in jobs if folder in job.folder.parents} for folder in studies}
@@ -171,8 +174,15 @@ def _starts(job: GroupJob) -> dict[str, float]:
     return {name: rate for name, rate in found.items() if rate is not None}
 
 
+def _on_many(questions: Sequence[Question]) -> bool:
+    """Whether a training has several devices."""
+    return any(question.devices > 1 for question in questions) or started_by_torchrun() is not None
+
+
 def _suitable_workers(questions: Sequence[Question]) -> int:
-    """As many as cores where all bases are small folders and the device is a CPU, else one."""
+    """As many as cores where all bases are small folders and the device is one CPU, else one."""
+    if _on_many(questions):
+        return 1
     models = {(group.model, group.device) for question in questions for group in question.groups()}
     for model, device in models:
         path = Path(resolve(model).path)

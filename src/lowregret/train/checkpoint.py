@@ -6,15 +6,15 @@ bit of the result. Whatever else the folder says meanwhile is younger than the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from lowregret.engine import Engine
-from lowregret.engine.state import damaged, read_sealed, restore_state, save_sealed, state_tensors
+from lowregret.engine.checks import restore, state_of
+from lowregret.engine.state import damaged, read_sealed, save_sealed
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import remove_file
 from lowregret.runs.files import CHECKPOINT
@@ -68,7 +68,6 @@ class Checkpoint:
     """The trials in training, in the order in which they joined."""
     records: tuple[TrialRecord, ...]
     """The trials of the study that had ended by then."""
-    tensors: Mapping[str, Tensor]
 
     def standing(self, trial: TrialSpec) -> Standing:
         """Where a trial that was in training stood; RecordsError when it was none of them."""
@@ -79,9 +78,7 @@ class Checkpoint:
 
     def restore(self, engine: Engine, name: str) -> None:
         """Copy the saved state into the policy of this name; RecordsError when it does not fit."""
-        prefix = f"{name}/"
-        own = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
-        restore_state(engine.policies[name], own, self.path)
+        restore(engine, name, self.path, f"{name}/")
 
 
 def save_checkpoint(
@@ -93,9 +90,7 @@ def save_checkpoint(
 ) -> None:
     """Weights, moments and progress of the members, what had ended, and the run's identity, atomically."""
     tensors = {
-        f"{member.name}/{key}": value
-        for member in members
-        for key, value in state_tensors(engine.policies[member.name]).items()
+        f"{member.name}/{key}": value for member in members for key, value in state_of(engine, member.name).items()
     }
     contents = _Contents(members=tuple(members), records=tuple(records))
     save_sealed(tensors, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json(), _IDENTITY: identity})
@@ -109,7 +104,7 @@ def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
     if not path.exists():
         return None
     manifest = read_manifest(folder)
-    tensors, metadata = read_sealed(path, unsealed=manifest is not None and manifest.adopted)
+    _, metadata = read_sealed(path, unsealed=manifest is not None and manifest.adopted)
     try:
         contents = _Contents.model_validate_json(metadata[_CONTENTS])
     except KeyError:
@@ -121,7 +116,7 @@ def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
             f"{path}: is the checkpoint of another run: of another base, other data, or another spec. Put back the one "
             "that belongs here, or delete it and run the same command again: the trials in training restart."
         )
-    return Checkpoint(path, contents.members, contents.records, tensors)
+    return Checkpoint(path, contents.members, contents.records)
 
 
 def delete_checkpoint(folder: Path) -> None:

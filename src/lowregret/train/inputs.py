@@ -16,6 +16,7 @@ from lowregret.data.prepare import PreparedData, prepare
 from lowregret.data.table import select, supervised_counts, token_counts
 from lowregret.engine import Engine
 from lowregret.engine.device import choose_device, choose_dtype
+from lowregret.engine.parallel.launch import crew, ranks_here
 from lowregret.errors import RecordsError, SpecError
 from lowregret.foreign_text import without_secrets
 from lowregret.models.context import positions_of
@@ -227,7 +228,13 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
 
 
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
-    """A fresh engine on a freshly loaded base."""
+    """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
+    ranks = crew(spec.devices, spec.device)
+    return _engine_here(spec, source) if ranks.lead is None else ranks.lead.build(_engine_here, spec, source)
+
+
+def _engine_here(spec: TrainingSpec, source: Source) -> Engine:
+    """What each rank makes."""
     device = choose_device(spec.device)
     base = load_base(source, choose_dtype(spec.precision, device))
     choose_template(base.tokenizer, spec.data.chat_template)
@@ -237,6 +244,7 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
         balance_experts=spec.balance_experts,
+        ranks=ranks_here(),
     )
 
 

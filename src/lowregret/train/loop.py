@@ -24,6 +24,7 @@ from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import FullFT, TrialSpec
 from lowregret.train.checkpoint import Progress, delete_checkpoint, save_checkpoint
 from lowregret.train.interrupt import Interrupted
+from lowregret.train.liveness import expert_use
 from lowregret.train.members import Evaluation, Member, StepResult, TrialOutcome, Workload
 from lowregret.train.peak_memory import PeakMemory
 
@@ -197,7 +198,7 @@ class Pack:
                 sync_file(member.folder / METRICS)
                 if member.evaluation is not None:
                     write_json(member.folder / EXAMPLES, member.evaluation.examples)
-                if used := member.liveness.experts():
+                if used := expert_use(self.workload.engine, name):
                     write_json(member.folder / EXPERTS, {use.module: use.facts() for use in used})
                 outcomes[name] = TrialOutcome("finished", evaluated.get(name))
             elif name in evaluated:

@@ -14,7 +14,6 @@ from lowregret.runs.metrics import keep_lines_until, keep_metrics_until
 from lowregret.runs.records import ExampleLosses, ExampleRewards
 from lowregret.spec import TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress, Standing
-from lowregret.train.liveness import Liveness
 from lowregret.train.schedule import eval_steps, total_examples, total_steps
 
 
@@ -79,7 +78,6 @@ class Member:
     """Examples that the whole trial visits, counting repeats."""
     evaluations: frozenset[int]
     """Steps after which the held-out loss is measured."""
-    liveness: Liveness
     first_nll: float | None
     """The training loss of its first step; None before it."""
     evaluation: Evaluation | None = None
@@ -159,6 +157,5 @@ def enter(
         steps=steps,
         visits=total_examples(spec, examples),
         evaluations=frozenset(eval_steps(spec.evals, steps) | ({0} if evaluate_first else set())),
-        liveness=Liveness(workload.engine.policies[name]),
         first_nll=curve[0].train_nll if curve else None,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.engine import Completion, Engine, SamplingParams
+from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.sampling.stream import completion_text
 from lowregret.export.peft import load_adapter
@@ -24,7 +25,6 @@ from lowregret.runs.replies import BASE_SPEAKER, FULL, Answered, Name, Replies, 
 from lowregret.spec import RL, ShownSpec
 from lowregret.tasks import Problem
 from lowregret.train.inputs import RunInputs, Say, grading, trained_engine
-from lowregret.train.step import out_of_memory
 
 REPLY_TOKENS = 128
 """Longest reply, where no reward says how long one may be."""

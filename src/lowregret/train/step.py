@@ -6,10 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
 from lowregret.data.batches import Batch, passes
 from lowregret.engine import Engine, PassResult, StepParams, step_params
+from lowregret.engine.checks import after_step, before_step, forget_gradients
+from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_tokens
 from lowregret.spec import OptimizerSpec, TrainingSpec
 from lowregret.train.members import Member, StepResult, TrialOutcome
@@ -88,32 +88,20 @@ def update(
     Returns (the gradient norm of each, how those ended that had no memory, seconds without the checks). The first steps
     are watched: LivenessError when a matrix of any member is dead.
     """
-    for member in members:
-        member.liveness.before_step(engine.policies[member.name].steps + 1)
+    names = [member.name for member in members]
+    before_step(engine, names)
     began = time.perf_counter()
     try:
-        norms = engine.optim_step({member.name: params[member.name] for member in members})
+        norms = engine.optim_step({name: params[name] for name in names})
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         # The moments of some found no room, and which updates were done is unknown: none of them can go on.
         failed = TrialOutcome("failed", error=memory_advice(str(error)))
-        return {}, {member.name: failed for member in members}, 0.0
+        return {}, dict.fromkeys(names, failed), 0.0
     seconds = time.perf_counter() - began
-    for member in members:
-        member.liveness.after_step(engine.policies[member.name].steps)
+    after_step(engine, names)
     return dict(norms), {}, seconds
-
-
-def forget_gradients(engine: Engine, policy: str) -> None:
-    for weight in engine.policies[policy].weights.values():
-        if weight.grad is not None:
-            weight.grad.zero_()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """torch has a class for it on GPUs; its CPU allocator only has words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def memory_advice(problem: str) -> str:

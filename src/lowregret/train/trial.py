@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.engine import Engine
+from lowregret.engine.device import out_of_memory
 from lowregret.models.stops import stops
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import METRICS, TRIAL
@@ -18,7 +19,7 @@ from lowregret.train.checkpoint import Checkpoint, Progress
 from lowregret.train.loop import Pack
 from lowregret.train.members import Member, TrialOutcome
 from lowregret.train.rl.rollout import unmoved
-from lowregret.train.step import memory_advice, out_of_memory
+from lowregret.train.step import memory_advice
 
 Deliver = Callable[[Engine, str, TrialRecord], Path | None]
 """(engine, policy, its record) → the folder of what was shipped, None for nothing: called before trial.json says

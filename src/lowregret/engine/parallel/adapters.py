@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from lowregret.engine.parallel.cuts import Cut
@@ -83,6 +83,22 @@ class BaseCuts:
 
     def _columns(self, whole: Matrix) -> Cut:
         return Cut(self.ranks.tensor, -1, whole.d_in)
+
+    def all_traffic(self, module: str, counts: Int64[Tensor, "two here"]) -> Int64[Tensor, "two experts"]:
+        """What went to each expert of a module, of all ranks; every rank must ask."""
+        cut, total = self.experts.get(module), counts.clone()
+        if cut is None:
+            self.ranks.data.add(total)
+            return total
+        self.ranks.replicas.add(total)
+        return replace(cut, dim=-1).joined(total)
+
+    def own_traffic(self, counts: Mapping[str, Int64[Tensor, "two experts"]]) -> dict[str, Int64[Tensor, "two here"]]:
+        """What went to the experts of this rank, of what went to all of them."""
+        cuts = {name: self.experts.get(name) for name in counts}
+        return {
+            name: counts[name] if cut is None else replace(cut, dim=-1).own(counts[name]) for name, cut in cuts.items()
+        }
 
     def adapter(self, layout: AdapterLayout) -> AdapterParts:
         """How an adapter of this layout lies over the ranks."""

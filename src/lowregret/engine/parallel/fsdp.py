@@ -36,6 +36,11 @@ def reshard(model: nn.Module) -> None:
                 module.reshard()
 
 
+def here(tensor: Tensor) -> Tensor:
+    """What of a tensor lies on this process."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor. Of one in parts every process must ask, and each gets a copy of its own."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -9,15 +9,20 @@ principle 5), so the gradients of parts add up, and are never averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lowregret.engine.device import out_of_memory
+from lowregret.engine.parallel.lead import Lead
 from lowregret.errors import SpecError
+
+R = TypeVar("R")
 
 _DIMENSIONS = ("replicate", "shard", "expert", "tensor")
 """Of a mesh, the outermost first: ranks that exchange most are neighbours."""
@@ -60,6 +65,8 @@ class Ranks:
     count: int = 1
     mesh: DeviceMesh | None = None
     """Of all that have more than one rank of replicate, shard, expert and tensor, and always of shard; None alone."""
+    lead: Lead | None = field(default=None, compare=False)
+    """Through which rank 0 has the others make its calls; None where each process makes them by itself."""
     data: Axis = Axis()
     """Those that compute other rows; ranks that differ in tensor alone compute the same."""
     tensor: Axis = Axis()
@@ -70,7 +77,9 @@ class Ranks:
     """Those that compute other rows with the same experts."""
 
     @classmethod
-    def of_group(cls, device: str, *, replicate: int = 1, expert: int = 1, tensor: int = 1) -> Ranks:
+    def of_group(
+        cls, device: str, lead: Lead | None = None, *, replicate: int = 1, expert: int = 1, tensor: int = 1
+    ) -> Ranks:
         """Those of torch's default process group, when there is one; `device` is the type they compute on.
 
         What is left of the group's number is `shard`. SpecError when the dimensions do not divide it.
@@ -91,6 +100,7 @@ class Ranks:
             dist.get_rank(),
             count,
             mesh,
+            lead,
             data=_axis(sizes, ("replicate", "shard", "expert")),
             tensor=_axis(sizes, ("tensor",)),
             expert=_axis(sizes, ("expert",)),
@@ -104,6 +114,29 @@ class Ranks:
     def add(self, tensor: Tensor) -> None:
         """Put the sum over all that compute other rows in the place of each one's tensor."""
         self.data.add(tensor)
+
+    def agreed(self, run: Callable[[], R], device: torch.device) -> R:
+        """What `run` gives, which exchanges nothing between ranks; MemoryError on all when one of them had no memory.
+
+        Anything else that one alone meets ends the training: the others wait for it.
+        """
+        if self.mesh is None:
+            return run()
+        found: list[R] = []
+        problem: Exception | None = None
+        try:
+            found.append(run())
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            problem = error
+        lacking = torch.tensor(0 if problem is None else 1, device=device)
+        Axis(self.rank, self.count).add(lacking)
+        if problem is not None:
+            raise problem
+        if int(lacking):
+            raise MemoryError(f"{int(lacking)} of {self.count} devices had none left.")
+        return found[0]
 
     def wait(self) -> None:
         """Until every rank has come here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,6 +40,29 @@ class RowSplit:
         weights = chosen.weights.clone()
         weights[len(mine) :] = 0
         return replace(chosen, weights=weights)
+
+
+def over_ranks(
+    ranks: Ranks,
+    batches: Mapping[str, Batch],
+    run: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    device: torch.device,
+    *,
+    equal: bool,
+) -> dict[str, PassResult]:
+    """What `run` gives for whole batches, of which each rank runs its own rows; `equal` as `RowSplit.own` has it.
+
+    MemoryError on all ranks when one of them had no memory.
+    """
+    if ranks.alone:
+        return run(batches)
+    data = ranks.data
+    if data.count == 1:
+        return ranks.agreed(lambda: run(batches), device)
+    splits = {name: RowSplit.of(batch, data.count) for name, batch in batches.items()}
+    own = {name: splits[name].own(batch, data.rank, equal=equal) for name, batch in batches.items()}
+    found = ranks.agreed(lambda: run(own), device)
+    return gather(ranks, splits, batches, found)
 
 
 def gather(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lowregret.engine import Completion, Engine, SamplingParams
+from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.sampling.stream import completion_text
 from lowregret.engine.sampling.vllm import VllmSampler
@@ -20,7 +21,6 @@ from lowregret.tasks.source import is_function
 from lowregret.train.members import TrialOutcome
 from lowregret.train.rl.problems import Prompt
 from lowregret.train.rl.rollout import Rollout, Sample
-from lowregret.train.step import out_of_memory
 
 _SHUT = (
     "PermissionError",

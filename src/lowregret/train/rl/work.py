@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lowregret.data.batches import Batch, batch_indices
 from lowregret.engine import Engine, PassResult
+from lowregret.engine.checks import forget_gradients
 from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.losses import LOSSES, Loss, entropy_bonus, k3, kl_penalty
 from lowregret.errors import SpecError
@@ -29,7 +30,7 @@ from lowregret.train.members import Evaluation, Member, Stepper, StepResult, Tri
 from lowregret.train.rl.problems import Prompt
 from lowregret.train.rl.rollout import Rollout, Sample, batches, column, draw_seed, measure
 from lowregret.train.rl.sampling import Grading, Sampling, ungraded
-from lowregret.train.step import Passes, forget_gradients, scheduled_params, update
+from lowregret.train.step import Passes, scheduled_params, update
 
 EVALUATION_SEED = -1
 """Of held-out samples: the same in all trials and at all steps, so that trials are compared on equal luck."""
@@ -93,26 +94,28 @@ class _Learned:
 
 def policy_loss(objective: RL) -> Loss:
     """The loss that an objective asks for, of a batch with the columns that it needs."""
+    return partial(_policy_loss, objective)
+
+
+def _policy_loss(
+    objective: RL,
+    logprobs: Tensor,
+    weights: Tensor,
+    *,
+    advantages: Tensor,
+    sampler_logprobs: Tensor,
+    reference_logprobs: Tensor | None = None,
+) -> Tensor:
     chosen = LOSSES[objective.estimator]
     clips = dict.fromkeys(chosen.clips, objective.clip_range) if chosen.clips else {}
-    estimator = partial(chosen.function, **clips)
-
-    def loss(
-        logprobs: Tensor,
-        weights: Tensor,
-        *,
-        advantages: Tensor,
-        sampler_logprobs: Tensor,
-        reference_logprobs: Tensor | None = None,
-    ) -> Tensor:
-        value: Tensor = estimator(logprobs, weights, advantages=advantages, sampler_logprobs=sampler_logprobs)
-        if reference_logprobs is not None:
-            value = value + objective.kl * kl_penalty(logprobs, weights, reference_logprobs=reference_logprobs)
-        if objective.entropy:
-            value = value + objective.entropy * entropy_bonus(logprobs, weights, sampler_logprobs=sampler_logprobs)
-        return value
-
-    return loss
+    value: Tensor = chosen.function(
+        logprobs, weights, advantages=advantages, sampler_logprobs=sampler_logprobs, **clips
+    )
+    if reference_logprobs is not None:
+        value = value + objective.kl * kl_penalty(logprobs, weights, reference_logprobs=reference_logprobs)
+    if objective.entropy:
+        value = value + objective.entropy * entropy_bonus(logprobs, weights, sampler_logprobs=sampler_logprobs)
+    return value
 
 
 class RLStepper:

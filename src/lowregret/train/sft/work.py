@@ -18,12 +18,13 @@ from lowregret.data.batches import batch_indices, collate
 from lowregret.data.example import Example
 from lowregret.data.table import supervised_counts, token_counts
 from lowregret.engine import Engine, StepParams
+from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_tokens
 from lowregret.runs.records import ExampleLosses
 from lowregret.spec import TrainingSpec, TrialSpec
 from lowregret.train.checkpoint import Progress
 from lowregret.train.members import Evaluation, Member, Stepper, StepResult, TrialOutcome, enter
-from lowregret.train.step import Passes, activation_budget, memory_advice, out_of_memory, scheduled_params, update
+from lowregret.train.step import Passes, activation_budget, memory_advice, scheduled_params, update
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""What is asked of an engine's policies beside its verbs; all ranks answer together, or give rank 0 their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from lowregret.engine.engine import Engine
+from lowregret.engine.parallel.fsdp import whole
+from lowregret.engine.parallel.lead import together
+from lowregret.engine.state import read_part, restore_state, state_tensors
+
+
+@together
+def before_step(engine: Engine, policies: Sequence[str]) -> None:
+    """Look at the gradients of a step, once they are complete: see `Liveness`."""
+    for name in policies:
+        policy = engine.policies[name]
+        policy.gather_gradients()
+        if watched := policy.watched(policy.steps + 1):
+            policy.liveness.before_step(watched, engine.cuts.own_traffic(traffic(engine, name)))
+
+
+@together
+def after_step(engine: Engine, policies: Sequence[str]) -> None:
+    """Look at what the step has moved; LivenessError with the names of what is dead."""
+    for name in policies:
+        policy = engine.policies[name]
+        policy.liveness.after_step(policy.steps)
+
+
+@together
+def traffic(engine: Engine, policy: str) -> dict[str, Int64[Tensor, "two experts"]]:
+    """`Policy.traffic` of all ranks."""
+    return {name: engine.cuts.all_traffic(name, count) for name, count in engine.policies[policy].traffic().items()}
+
+
+@together
+def forget_gradients(engine: Engine, policy: str) -> None:
+    """What passes have left of a step that will not be taken."""
+    for weight in engine.policies[policy].weights.values():
+        if weight.grad is not None:
+            weight.grad.zero_()
+
+
+@together
+def state_of(engine: Engine, policy: str) -> dict[str, Tensor]:
+    """`state_tensors` of a policy, put together for rank 0."""
+    return state_tensors(engine.policies[policy], keep=engine.ranks.rank == 0)
+
+
+@together
+def restore(engine: Engine, policy: str, path: Path, prefix: str) -> None:
+    """Copy a state into a policy: of a file that every rank can read, what has names under `prefix`.
+
+    RecordsError when it does not fit.
+    """
+    restore_state(engine.policies[policy], read_part(path, prefix), path)
+
+
+@together
+def whole_weights(engine: Engine) -> dict[str, Tensor]:
+    """The base's weights by name, put together on rank 0's CPU."""
+    found = {}
+    for name, weight in engine.model.state_dict().items():
+        value = whole(weight).cpu()
+        if engine.ranks.rank == 0:
+            found[name] = value
+    return found

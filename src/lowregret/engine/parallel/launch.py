@@ -1,0 +1,232 @@
+"""The processes of one training, one a device: started from here, or by torchrun.
+
+`crew(count)` makes this process rank 0 and starts the others on this machine, as `python -m
+lowregret.engine.parallel.follow`. Under
+torchrun, which has started one on every device of every node, rank 0 runs the program and the others come here at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lowregret.engine.parallel.lead import Lead
+from lowregret.engine.parallel.mesh import ALONE, Ranks
+from lowregret.errors import RanksError, SpecError
+
+_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_MEET = "LOWREGRET_MEET"
+"""The file by which the processes on one machine find each other."""
+_PATIENCE = timedelta(days=7)
+"""How long one may wait for another: rank 0 may be reading data or grading. One that has ended is noticed at once."""
+_GRACE_SECONDS = 5.0
+_SAID = 2000
+"""Characters of what a process that has ended said last."""
+
+
+@dataclass
+class _Crew:
+    """What rank 0 has started, or found started."""
+
+    ranks: Ranks
+    lead: Lead | None = None
+    folder: Path | None = None
+    others: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    ended: str | None = None
+    """What is known of the first that ended before it was told to."""
+
+
+_crew = _Crew(ALONE)
+
+
+def started_by_torchrun(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """(rank, ranks) of a process that torchrun has started beside others; None for any other."""
+    if not all(environ.get(name) for name in _BY_TORCHRUN) or environ["WORLD_SIZE"] == "1":
+        return None
+    return int(environ["RANK"]), int(environ["WORLD_SIZE"])
+
+
+def crew(count: int, device: str = "auto") -> Ranks:
+    """The ranks of this program, which leads them: `count` on this machine, or those that torchrun has started.
+
+    They are started when first asked for, and end with the program. SpecError when there are not as many devices.
+    """
+    global _crew
+    by_torchrun = started_by_torchrun()
+    if by_torchrun is not None:
+        if count not in (1, by_torchrun[1]):
+            raise SpecError(f"--devices {count}: torchrun has started {by_torchrun[1]}. Leave --devices out.")
+        count = by_torchrun[1]
+    if count == _crew.ranks.count and not (_crew.lead and _crew.lead.broken):
+        return _crew.ranks
+    dismiss()
+    if count == 1:
+        return ALONE
+    kind = require_devices(count, device, local=by_torchrun is None)
+    _crew = _Crew(ALONE) if by_torchrun is not None else _start(count)
+    try:
+        lead = _join(0, count)
+    except RuntimeError as error:
+        dismiss()
+        raise RanksError(f"the {count} processes did not find each other: {error}") from None
+    atexit.register(dismiss)
+    lead.lost = partial(_known_end, _crew)
+    _crew.lead = lead
+    ranks: Ranks = lead.call(_take_places, _take_places, (kind, lead), {})
+    return ranks
+
+
+def require_devices(count: int, device: str, *, local: bool = True) -> str:
+    """The kind of device that each of `count` processes gets one of; SpecError when this machine has not as many."""
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device).type
+    if count > 1 and device not in ("auto", kind):
+        raise SpecError(f"--device {device} is one device, and --devices {count} asks for more: use --device {kind}.")
+    if local and kind == "cuda" and count > torch.cuda.device_count():
+        raise SpecError(
+            f"--devices {count}: this machine has {torch.cuda.device_count()} GPUs. Use --devices "
+            f"{torch.cuda.device_count()}, or start it on several machines with torchrun (docs/scale.md)."
+        )
+    return kind
+
+
+def dismiss() -> None:
+    """Let the others go, and wait for them. Those that are left in the middle of something are ended."""
+    global _crew
+    gone, _crew = _crew, _Crew(ALONE)
+    if gone.lead is None and not gone.others:
+        return
+    atexit.unregister(dismiss)
+    try:
+        if gone.lead is not None and not gone.lead.inside and not gone.lead.broken:
+            gone.lead.end()
+            for process in gone.others:
+                process.wait(_GRACE_SECONDS)
+    except (RuntimeError, subprocess.TimeoutExpired):
+        pass  # they are gone, or do not answer
+    finally:
+        for process in gone.others:
+            process.kill()
+            process.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if gone.folder is not None:
+            shutil.rmtree(gone.folder, ignore_errors=True)
+
+
+def follow() -> None:
+    """The life of any rank but the first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # rank 0 decides when to stop; it has been told as well
+    if _MEET in os.environ:
+        threading.Thread(target=_end_with_rank_0, daemon=True).start()
+    try:
+        _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])).follow()
+    finally:
+        dist.destroy_process_group()
+
+
+def follow_if_told() -> bool:
+    """Whether this process is one that follows; then it has followed to the end."""
+    by_torchrun = started_by_torchrun()
+    if by_torchrun is None or by_torchrun[0] == 0:
+        return False
+    follow()
+    return True
+
+
+def release() -> None:
+    """Rank 0, at its end: others that torchrun has started and nobody has needed are let go."""
+    if started_by_torchrun() is not None and _crew.ranks.alone:
+        crew(1)
+    dismiss()
+
+
+def ranks_here() -> Ranks:
+    """Those that this process trains with, as the last `crew` has left them."""
+    return _crew.ranks
+
+
+def _start(count: int) -> _Crew:
+    """The other processes, on this machine. They meet by a file, and talk over the loopback interface alone."""
+    folder = Path(tempfile.mkdtemp(prefix="lowregret-ranks-"))
+    os.environ[_MEET] = str(folder / "meet")
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    found = _Crew(ALONE, folder=folder)
+    for rank in range(1, count):
+        own = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
+        with (folder / f"said{rank}").open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lowregret.engine.parallel.follow"],
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends
+                stdout=said,
+                stderr=said,
+                env=os.environ | own,
+            )
+        found.others.append(process)
+        threading.Thread(target=_watch, args=(found, rank, process), daemon=True).start()
+    return found
+
+
+def _watch(of: _Crew, rank: int, process: subprocess.Popen[bytes]) -> None:
+    """Note that a process has ended. A call that waits for it fails by itself where the network tells; else it is
+    ended here."""
+    code = process.wait()
+    if _crew is not of:
+        return
+    assert of.folder is not None
+    said = (of.folder / f"said{rank}").read_text(errors="replace").strip()[-_SAID:]
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    of.ended = of.ended or f"the process of rank {rank} {how}{': ' if said else '.'}{said}"
+    time.sleep(2 * _GRACE_SECONDS)
+    if _crew is of and of.lead is not None and of.lead.inside:
+        print(f"error: {of.ended}", file=sys.stderr, flush=True)
+        os._exit(RanksError.exit_code)
+
+
+def _known_end(of: _Crew) -> str | None:
+    """What is known of a process that does not answer; it may take a moment until its end is noticed."""
+    end = time.monotonic() + _GRACE_SECONDS
+    while of.ended is None and of.others and time.monotonic() < end:
+        time.sleep(0.05)
+    return of.ended
+
+
+def _join(rank: int, count: int) -> Lead:
+    """Meet the others."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    where = f"file://{os.environ[_MEET]}" if _MEET in os.environ else "env://"
+    dist.init_process_group(backend, init_method=where, rank=rank, world_size=count, timeout=_PATIENCE)
+    return Lead(rank, count)
+
+
+def _take_places(kind: str, lead: Lead) -> Ranks:
+    """On each rank: its device, and the mesh of all."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if kind == "cuda":
+        torch.cuda.set_device(local)
+    else:
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", lead.count))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // beside)))
+    _crew.ranks = Ranks.of_group(kind, lead)
+    return _crew.ranks
+
+
+def _end_with_rank_0() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
