@@ -43,8 +43,14 @@ def alone(states: dict[str, Path]) -> dict[str, Trained]:
     return {name: train(name, folder) for name, folder in states.items()}
 
 
-COUNTED = ("tensor: three LoRAs", "expert: Mixtral, every convention")
+COUNTED = (
+    "tensor: three LoRAs",
+    "tensor: activations computed twice",
+    "tensor: DoRA and dropout",
+    "expert: Mixtral, every convention",
+)
 BATCHES = {f"p{number}": batch_of(CASES[COUNTED[0]].case, number, 5) for number in range(3)}
+HIDDEN, LAYERS = 16, 2
 
 
 @pytest.fixture(scope="module")
@@ -146,27 +152,29 @@ def test_a_rank_holds_its_part_of_the_base(
 def test_what_a_pass_exchanges_is_what_is_said(two: list[Found]) -> None:
     tokens = sum(batch.tokens for batch in BATCHES.values())
     positions = sum(int(batch.supervised.sum()) for batch in BATCHES.values())
+    regions, states = 2 * LAYERS, tokens * HIDDEN
+    there = regions * states + 3 * positions + 1
+    back = (regions - 1) * states + positions * HIDDEN
+    norms = LAYERS * 2 * 2 * HIDDEN  # of o and down, of two policies
     for rank in two:
-        forward, backward, step = rank.exchanged[COUNTED[0]]
-        hidden, regions = 16, 2 * 2
-        assert forward.keys() == backward.keys() == step.keys() == {"all_reduce"}
-        assert sum(forward["all_reduce"]) == regions * tokens * hidden + 3 * positions
-        back = (regions - 1) * tokens * hidden + positions * hidden
-        assert sum(backward["all_reduce"]) == sum(forward["all_reduce"]) + back
-        assert len(backward["all_reduce"]) == 2 * regions - 1 + 2 * 3 + 1, "two for each policy's rows at the end"
-        # Of a LoRA of rank r, whole: A of q, k, v, gate, up, unembedding, and B of o and down; and three norms.
-        whole = [8 * 16 * 7, 3 * 16 * 4, 8 * 16 * 7]
-        assert sum(step["all_reduce"]) == 2 * sum(whole) + 8 * 16 * 2 + 3
+        for name, again in zip(COUNTED[:3], (0, (regions - LAYERS) * states, norms), strict=True):
+            forward, backward, step = rank.exchanged[name]
+            assert forward.keys() == backward.keys() == step.keys() == {"all_reduce"}
+            assert sum(forward["all_reduce"]) == there + (norms if "DoRA" in name else 0)
+            assert sum(backward["all_reduce"]) == there + back + again
+        # Of a LoRA of rank r, whole: A of q, k, v, gate, up and unembedding, and B of o and down; and three norms.
+        step = rank.exchanged[COUNTED[0]][2]
+        of_layers = LAYERS * HIDDEN * (8 * 7 + 3 * 4 + 8 * 7)
+        assert sum(step["all_reduce"]) == of_layers + HIDDEN * (8 + 8) + 3
 
 
 def test_pairs_go_to_the_rank_of_their_expert_and_back(two: list[Found]) -> None:
-    found = [rank.exchanged[COUNTED[1]] for rank in two]
-    tokens = sum(batch.tokens for batch in BATCHES.values())
-    hidden, layers, chosen = 16, 2, 2
-    pairs, told = layers * chosen * tokens, 2 * layers * 2 * 3
-    there_and_back = pairs * (2 * hidden + 2)
+    found = [rank.exchanged[COUNTED[3]] for rank in two]
+    tokens, chosen, ranks, policies = sum(batch.tokens for batch in BATCHES.values()), 2, 2, 3
+    pairs, told = LAYERS * chosen * tokens, ranks * LAYERS * ranks * policies
+    there_and_back = pairs * (2 * HIDDEN + 2)
     assert sum(sum(rank[0]["all_to_all_single"]) for rank in found) == there_and_back + told
-    both = there_and_back + pairs * (2 * hidden + 1)
+    both = there_and_back + pairs * (2 * HIDDEN + 1)
     assert sum(sum(rank[1]["all_to_all_single"]) for rank in found) == both + told
     assert not any("all_to_all_single" in rank[2] for rank in found), "a step exchanges no pairs"
 

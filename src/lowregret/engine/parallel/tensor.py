@@ -11,9 +11,10 @@ What a pass of t tokens, of which p are supervised, exchanges, in numbers, each 
     forward     regions · t · hidden,  and of the unembedding p for the largest logit and 2 p for target and sum
     backward    inputs of regions with a gradient · t · hidden,  and p · hidden for the unembedding's input
 
-In a dense base there are 2 · layers regions; with adapters on all matrices the first has no gradient at its input. With
-layers that are computed twice, what is forward is exchanged again but for the last region of a layer. Adapters exchange
-nothing in a pass (`adapters.py`), but for DoRA on rowwise matrices: d_out squares of row norms a policy.
+and one number more, by which all know whether each had memory. In a dense base there are 2 · layers regions; with
+adapters on all matrices the first has no gradient at its input. Where layers are computed twice, what is forward is
+exchanged again backward, but for the last region of each layer. Adapters exchange nothing in a pass (`adapters.py`),
+but for DoRA: of a rowwise matrix d_out squares of row norms a policy.
 """
 
 from __future__ import annotations
