@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.state import state_tensors
 from lowregret.errors import SpecError
+from lowregret.export.peft import export_policy
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.spec import FullFT, LoRA
 from sharded import Case, batch_of
@@ -69,6 +71,9 @@ CASES: dict[str, Meshed] = {
     "tensor: mixture": Meshed(case(MIXED, "qwen3_moe"), tensor=2),
     "tensor: capped logits, float32": Meshed(case(PACK, "gemma2"), tensor=2, double=False),
     "tensor: tiny, float32": Meshed(case(PACK[::2], steps=20), tensor=2, double=False),
+    "tensor: DoRA and PiSSA, float32": Meshed(
+        case((LoRA(rank=4, dora=True, targets=ALL), LoRA(rank=4, init="pissa")), "llama"), tensor=2, double=False
+    ),
     "tensor: bfloat16": Meshed(case(PACK, "llama", engine={"precision": "bfloat16"}), tensor=2, double=False),
     "expert: Qwen3-MoE, clipped, two passes a step": Meshed(
         case(MIXED, "qwen3_moe", clip=0.05, passes=2, rows=(9, 7)), expert=2
@@ -161,7 +166,8 @@ class Trained:
     started: list[str]
     """The digest of each policy's state before the first step."""
     gone_on: list[str]
-    """The digest of the state that one process has ended with, loaded and saved again; of float32 cases."""
+    """The digest of the state that one process has ended with, loaded and saved again, and then of the adapter as PEFT
+    has it; of float32 cases."""
     trainable: list[int]
     here: int
     """Numbers of the base that this process holds."""
@@ -218,6 +224,9 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
         if state != folder:
             engine.load(one, state / f"{one}.safetensors")
         gone_on.append(_saved(engine, one, folder))
+        shipped = folder / f"{one} for PEFT by rank {engine.ranks.rank}"
+        export_policy(engine, one, shipped)
+        gone_on += [sha256(file.read_bytes()).hexdigest() for file in sorted(shipped.iterdir())]
     return Trained(
         losses,
         norms,
@@ -322,6 +331,7 @@ def refusals() -> list[str]:
         lambda: Engine(cut, device="cpu", ranks=tensor),
         lambda: Ranks.of_group("cpu", tensor=3),
         lambda: experts.add_policy("full", FullFT()),
+        lambda: engine.add_policy("lora", LoRA(rank=2)).adapters,
         lambda: experts.sample({"base": [[2, 3]]}, SamplingParams(max_tokens=1)),
         lambda: Engine(base_of("llama", double=False), device="cpu", ranks=expert),
     ):

@@ -27,6 +27,7 @@ APART = {
     # Rounding of transformers' own float32 (norms, the router of DeepSeek-V3), and of products.
     "tensor: capped logits, float32": (1e-6, 1e-5),
     "tensor: tiny, float32": (1e-5, 1e-4),
+    "tensor: DoRA and PiSSA, float32": (1e-6, 1e-5),
     "expert: DeepSeek-V3, float32": (1e-6, 1e-5),
     "tensor: bfloat16": (0.05, 0.05),
 }
@@ -127,7 +128,7 @@ def test_a_seed_is_the_same_adapter_on_any_number_of_ranks(
     one, found = alone[name], meshed[name][0]
     if "DoRA" not in name:  # magnitudes are norms of rows, whose squares add up over ranks
         assert found.started == one.started, "drawn whole, saved whole: the same file to the bit"
-    assert found.gone_on == one.gone_on, "what one process has saved is what ranks that load it save"
+    assert found.gone_on == one.gone_on, "what one process has saved, ranks load, save and export"
     assert bool(found.gone_on) is not CASES[name].double
 
 
@@ -181,11 +182,12 @@ def test_pairs_go_to_the_rank_of_their_expert_and_back(two: list[Found]) -> None
 
 def test_what_is_not_computed_in_parts_is_refused(two: list[Found]) -> None:
     for rank in two:
-        full, again, mesh, full_experts, sampling, dense = rank.refused
+        full, again, mesh, full_experts, adapters, sampling, dense = rank.refused
         assert "full fine-tuning is not computed with tensor=2" in full
         assert "load the base again" in again
         assert "takes a multiple of 3 devices, and there are 2" in mesh
         assert "expert=2" in full_experts
+        assert "the adapter lora lies in parts" in adapters
         assert "not sampled yet" in sampling
         assert "no experts" in dense
 

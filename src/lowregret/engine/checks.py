@@ -11,7 +11,12 @@ from torch import Tensor
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.fsdp import whole
 from lowregret.engine.parallel.lead import together
+from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import read_part, restore_state, state_tensors
+from lowregret.lora.linear import LoRALinear
+from lowregret.lora.moe.router import LoRARouter
+from lowregret.lora.weights import LoRAWeights
+from lowregret.models.targets import Matrix
 
 
 @together
@@ -50,6 +55,22 @@ def forget_gradients(engine: Engine, policy: str) -> None:
 def state_of(engine: Engine, policy: str) -> dict[str, Tensor]:
     """`state_tensors` of a policy, put together for rank 0."""
     return state_tensors(engine.policies[policy], keep=engine.ranks.rank == 0)
+
+
+@together
+def whole_adapters(engine: Engine, policy: str) -> dict[str, LoRAWeights]:
+    """A LoRA by matrix, put together."""
+    found = engine.policies[policy]
+    assert isinstance(found, LoRAPolicy)
+    return found.whole_adapters()
+
+
+@together
+def whole_matrix(engine: Engine, matrix: Matrix) -> Tensor:
+    """The weight [d_out, d_in] of an adapted matrix, put together."""
+    carrier = engine.model.get_submodule(matrix.name)
+    assert isinstance(carrier, LoRALinear | LoRARouter)
+    return engine.cuts.joined(matrix, carrier.matrix)
 
 
 @together

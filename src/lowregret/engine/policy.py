@@ -20,7 +20,7 @@ from lowregret.engine.optim.registry import optimizer_of
 from lowregret.engine.parallel.adapters import AdapterParts, BaseCuts
 from lowregret.engine.parallel.fsdp import shard
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.errors import TargetError
+from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
 from lowregret.lora.forms import Carrier, carrier_name, form_of
@@ -142,9 +142,9 @@ class LoRAPolicy(Policy):
         self._flat = nn.Parameter(bank.weights[-1])
         self.weights = {key: nn.Parameter(view) for key, view in bank.views(self._flat.detach(), method).items()}
         self.initial = {key: nn.Parameter(view, requires_grad=False) for key, view in self._initial_views().items()}
-        self.adapters = {m.name: self._adapter(m) for m in matrices}
+        self._adapters = self._views(self.weights, self.initial)
         if method.dora:
-            for key, adapter in self.adapters.items():
+            for key, adapter in self._adapters.items():
                 carrier = carriers[key]
                 assert adapter.magnitude is not None
                 assert not isinstance(carrier, LoRAExperts)
@@ -162,6 +162,25 @@ class LoRAPolicy(Policy):
         """The same on matrices of experts, whose rank is by the method's convention; they are alike in a base."""
         ranks = [rank_on(self.method, matrix) for matrix in self.matrices if matrix.experts]
         return self.method.scale_of(ranks[0] if ranks else self.method.rank)
+
+    @property
+    def adapters(self) -> dict[str, LoRAWeights]:
+        """By matrix. SpecError where they are parts of those of several ranks."""
+        if self.parts.cuts:
+            raise SpecError(
+                f"the adapter {self.name} lies in parts on several ranks. Save the policy, and load it on one device."
+            )
+        return self._adapters
+
+    def whole_adapters(self) -> dict[str, LoRAWeights]:
+        """The same, put together where they are parts: every rank must ask."""
+        if not self.parts.cuts:
+            return self._adapters
+        weights, initial = (
+            {key: nn.Parameter(self.parts.joined(key, own.detach()), requires_grad=False) for key, own in some.items()}
+            for some in (self.weights, self.initial)
+        )
+        return self._views(weights, initial)
 
     @property
     def slot(self) -> int:
@@ -245,13 +264,17 @@ class LoRAPolicy(Policy):
         rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block, _ in self._pieces]
         return self._optimizer_type(named, gradients_stay=True, rates=rates)
 
-    def _adapter(self, matrix: Matrix) -> LoRAWeights:
-        a, b = f"{matrix.name}.lora_A", f"{matrix.name}.lora_B"
-        start = (self.initial[a], self.initial[b]) if self.initial else None
-        scale = self.expert_scale if matrix.experts else self.scale
-        return LoRAWeights(
-            self.weights[a], self.weights[b], scale, start, self.weights.get(f"{matrix.name}.lora_magnitude")
-        )
+    def _views(
+        self, weights: Mapping[str, nn.Parameter], initial: Mapping[str, nn.Parameter]
+    ) -> dict[str, LoRAWeights]:
+        found = {}
+        for matrix in self.matrices:
+            a, b = f"{matrix.name}.lora_A", f"{matrix.name}.lora_B"
+            start = (initial[a], initial[b]) if initial else None
+            scale = self.expert_scale if matrix.experts else self.scale
+            magnitude = weights.get(f"{matrix.name}.lora_magnitude")
+            found[matrix.name] = LoRAWeights(weights[a], weights[b], scale, start, magnitude)
+        return found
 
     def _initial_views(self) -> dict[str, torch.Tensor]:
         if self.bank.initial is None:

@@ -35,14 +35,14 @@ class LoRAWeights:
 
     @torch.no_grad()
     def shipped(
-        self, weight: Float[Tensor, "d_out d_in"]
+        self, weight: Float[Tensor, "d_out d_in"] | None
     ) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
         """`factors` as PEFT can use them: it divides by the norm of an adapted row of zeros, whose magnitude is zero.
 
-        Such a row gets an update too small to matter, so that its norm is none.
+        Such a row gets an update too small to matter, so that its norm is none. `weight` is read for DoRA alone.
         """
         a, b = self.factors()
-        if self.magnitude is not None:
+        if self.magnitude is not None and weight is not None:
             b = torch.where(row_norms(weight, a, b, self.scale)[:, None] == 0, 1e-12, b)
         return a, b
 
