@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from bases import GROUPED, MIXTURES, examples, small_config, small_tokenizer
 from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
+from lowregret.engine.parallel.fsdp import whole
 from lowregret.engine.parallel.mesh import ALONE, Ranks
+from lowregret.engine.policy import FullPolicy
 from lowregret.engine.state import state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
@@ -39,6 +41,7 @@ class Meshed:
     case: Case
     tensor: int = 1
     expert: int = 1
+    replicate: int = 1
     ranks: int = 2
     double: bool = True
     """In float64."""
@@ -57,7 +60,7 @@ EXPERTS = (LoRA(rank=4, targets=("mlp",)), LoRA(rank=2, targets=("mlp",), conven
 TWICE = {"checkpoint_activations": True}
 
 
-def case(methods: Sequence[LoRA], base: str = "tiny", **more: Any) -> Case:
+def case(methods: Sequence[FullFT | LoRA], base: str = "tiny", **more: Any) -> Case:
     """Batches of 9, 4, 9 and 1 rows, unless others are asked for."""
     return Case(methods, base, **{"steps": 4, **more})
 
@@ -89,6 +92,9 @@ CASES: dict[str, Meshed] = {
         ),
         expert=2,
         double=False,
+    ),
+    "replicate and shard: FullFT, float32": Meshed(
+        case((FullFT(),), "llama", clip=0.5), replicate=2, ranks=4, double=False
     ),
     "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
     "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
@@ -172,6 +178,8 @@ class Trained:
     here: int
     """Numbers of the base that this process holds."""
     sampled: list[tuple[int, ...]]
+    path: str
+    """How rows are run."""
 
 
 def engine_of(meshed: Meshed, ranks: Ranks) -> Engine:
@@ -183,7 +191,7 @@ def engine_of(meshed: Meshed, ranks: Ranks) -> Engine:
 
 
 def ranks_of(meshed: Meshed) -> Ranks:
-    return Ranks.of_group("cpu", tensor=meshed.tensor, expert=meshed.expert)
+    return Ranks.of_group("cpu", tensor=meshed.tensor, expert=meshed.expert, replicate=meshed.replicate)
 
 
 def train(name: str, folder: Path, state: Path | None = None) -> Trained:
@@ -213,9 +221,10 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
                 gradients |= _gradients(engine, one)
         norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(RATE, clip_norm=case.clip))).values()))
     states = {one: state_tensors(engine.policies[one]) for one in names}
-    answers = engine.forward(dict.fromkeys([*names, "base"], batch_of(case, 998, 5)))
+    asked = names if meshed.replicate > 1 else [*names, "base"]
+    answers = engine.forward(dict.fromkeys(asked, batch_of(case, 998, 5)))
     sampled = []
-    if meshed.expert == 1:
+    if meshed.expert == meshed.replicate == 1:
         some = engine.sample({one: [[3, 4, 5], [6, 7]] for one in names}, SamplingParams(max_tokens=4))
         sampled = [tuple(one.token_ids) for own in some.values() for one in own]
     sums = list(engine.evaluate(names, held_out).values())
@@ -239,6 +248,7 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
         [policy.trainable_parameters for policy in engine.policies.values()],
         sum(parameter.numel() for parameter in engine.model.parameters()),
         sampled,
+        engine.forward_path.description,
     )
 
 
@@ -252,6 +262,8 @@ def _saved(engine: Engine, name: str, folder: Path) -> str:
 def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     """What a step would go by, whole: gathered here, and put back as the passes have left it."""
     policy: Any = engine.policies[name]
+    if isinstance(policy, FullPolicy):
+        return {f"{name}/{key}": whole(weight.grad).double() for key, weight in policy.weights.items()}
     left = policy._flat.grad.clone()
     policy.gather_gradients()
     named = policy._named(policy._flat.grad)
