@@ -2,7 +2,8 @@
 
 The oracle is one process that computes in passes what the ranks compute at once, so that sums have the same order: then
 all is equal to the bit. Where a norm of all gradients is in play, or gradients of several passes add up, another order
-is left, and the last bits are free.
+is left, and the last bits are free; and so are a LoRA's, whose second pass is added within the matrix product, which
+rounds otherwise on some processors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lowregret.spec import FullFT
 from sharded import CASES, RATE, Trained, batch_of, engine_of, refusals, train, train_all
 
 OTHER_ORDER = ("FullFT, clipped", "FullFT, three passes a step", "three LoRAs, clipped, two passes a step")
+EXACT = [name for name, case in CASES.items() if case.methods == [FullFT()] and name not in OTHER_ORDER]
 GOES_ON = ("FullFT", "three LoRAs", "PiSSA and a LoRA")
 """Cases that are gone on with from a state that one process has saved."""
 
@@ -78,19 +80,19 @@ def test_every_rank_gets_the_same_answers(two: list[list[Trained]], name: str) -
 def test_two_ranks_train_as_one_process(alone: dict[str, Trained], two: list[list[Trained]], name: str) -> None:
     one, found = alone[name], of(two, list(CASES).index(name))[0]
     assert one.before == found.before, "held-out batches are the same whoever computes them"
-    if name in OTHER_ORDER:
-        np.testing.assert_allclose(found.losses, one.losses, rtol=0, atol=1e-5)
-        assert furthest(one, found) < 1e-4
-    else:
+    if name in EXACT:
         assert found.losses == one.losses
         assert furthest(one, found) == 0
         assert found.held_out == one.held_out
+    else:
+        np.testing.assert_allclose(found.losses, one.losses, rtol=0, atol=0.02 if "bfloat16" in name else 1e-5)
+        assert furthest(one, found) < (RATE if "bfloat16" in name else 1e-4)
     np.testing.assert_allclose(found.norms, one.norms, rtol=2e-5)
     apart = 0.2 if "bfloat16" in name else 1e-4
     for own, theirs in zip(found.logprobs, one.logprobs, strict=True):
         np.testing.assert_allclose(own, theirs, rtol=0, atol=apart)
     # The fused AdamW rounds the squares of a part that is shorter than a vector register otherwise.
-    if name not in OTHER_ORDER and CASES[name].base == "tiny":
+    if name in EXACT and CASES[name].base == "tiny":
         assert found.saved == one.saved
 
 
@@ -112,8 +114,11 @@ def test_two_ranks_go_on_with_what_one_has_saved(
 ) -> None:
     one = train(name, tmp_path, halves=2, state=states[name])
     found = of(two, len(CASES) + GOES_ON.index(name))[0]
-    assert found.losses == one.losses
-    assert found.saved == one.saved
+    if name in EXACT:
+        assert found.losses == one.losses
+        assert found.saved == one.saved
+    np.testing.assert_allclose(found.losses, one.losses, rtol=0, atol=1e-5)
+    assert furthest(one, found) < 1e-4
 
 
 FOUR = ("FullFT", "FullFT of a mixture", "three LoRAs", "LoRAs of shared prompts")
