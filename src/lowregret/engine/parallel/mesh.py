@@ -111,6 +111,14 @@ class Ranks:
     def alone(self) -> bool:
         return self.count == 1
 
+    @property
+    def sharded(self) -> DeviceMesh | None:
+        """Those over which FSDP2 cuts weights, and before it those that have the same parts; None alone."""
+        if self.mesh is None or len(self.mesh.mesh_dim_names or ()) == 1:
+            return self.mesh
+        names = tuple(name for name in ("replicate", "shard") if name in (self.mesh.mesh_dim_names or ()))
+        return self.mesh[names]
+
     def add(self, tensor: Tensor) -> None:
         """Put the sum over all that compute other rows in the place of each one's tensor."""
         self.data.add(tensor)
