@@ -45,6 +45,7 @@ class Meshed:
     ranks: int = 2
     double: bool = True
     """In float64."""
+    samples: bool = False
 
 
 PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8, targets=ALL))
@@ -66,14 +67,14 @@ def case(methods: Sequence[FullFT | LoRA], base: str = "tiny", **more: Any) -> C
 
 
 CASES: dict[str, Meshed] = {
-    "tensor: three LoRAs": Meshed(case(PACK, "llama"), tensor=2),
+    "tensor: three LoRAs": Meshed(case(PACK, "llama"), tensor=2, samples=True),
     "tensor: tied, clipped, two passes a step": Meshed(case(PACK, "qwen3", clip=0.05, passes=2, rows=(9, 7)), tensor=2),
     "tensor: activations computed twice": Meshed(case(PACK, "llama", engine=TWICE), tensor=2),
     "tensor: DoRA and dropout": Meshed(case(DORA, "llama", clip=0.5), tensor=2),
     "tensor: PiSSA, OLoRA, orthogonal": Meshed(case(STARTS, "qwen3"), tensor=2),
     "tensor: mixture": Meshed(case(MIXED, "qwen3_moe"), tensor=2),
     "tensor: capped logits, float32": Meshed(case(PACK, "gemma2"), tensor=2, double=False),
-    "tensor: tiny, float32": Meshed(case(PACK[::2], steps=20), tensor=2, double=False),
+    "tensor: 20 steps, float32": Meshed(case(PACK, "llama", steps=20), tensor=2, double=False),
     "tensor: DoRA and PiSSA, float32": Meshed(
         case((LoRA(rank=4, dora=True, targets=ALL), LoRA(rank=4, init="pissa")), "llama"), tensor=2, double=False
     ),
@@ -81,7 +82,7 @@ CASES: dict[str, Meshed] = {
     "expert: Qwen3-MoE, clipped, two passes a step": Meshed(
         case(MIXED, "qwen3_moe", clip=0.05, passes=2, rows=(9, 7)), expert=2
     ),
-    "expert: Mixtral, every convention": Meshed(case(CONVENTIONS, "mixtral"), expert=2),
+    "expert: Mixtral, every convention": Meshed(case(CONVENTIONS, "mixtral"), expert=2, samples=True),
     "expert: activations computed twice": Meshed(case(MIXED, "mixtral", engine=TWICE), expert=2),
     "expert: OLMoE": Meshed(case(MIXED, "olmoe"), expert=2),
     "expert: Qwen2-MoE": Meshed(case(MIXED, "qwen2_moe"), expert=2),
@@ -98,7 +99,7 @@ CASES: dict[str, Meshed] = {
     ),
     "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
     "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
-    "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4),
+    "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4, samples=True),
 }
 
 
@@ -224,7 +225,7 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
     asked = names if meshed.replicate > 1 else [*names, "base"]
     answers = engine.forward(dict.fromkeys(asked, batch_of(case, 998, 5)))
     sampled = []
-    if meshed.expert == meshed.replicate == 1:
+    if meshed.samples:
         some = engine.sample({one: [[3, 4, 5], [6, 7]] for one in names}, SamplingParams(max_tokens=4))
         sampled = [tuple(one.token_ids) for own in some.values() for one in own]
     sums = list(engine.evaluate(names, held_out).values())
@@ -344,7 +345,6 @@ def refusals() -> list[str]:
         lambda: Ranks.of_group("cpu", tensor=3),
         lambda: experts.add_policy("full", FullFT()),
         lambda: engine.add_policy("lora", LoRA(rank=2)).adapters,
-        lambda: experts.sample({"base": [[2, 3]]}, SamplingParams(max_tokens=1)),
         lambda: Engine(base_of("llama", double=False), device="cpu", ranks=expert),
     ):
         try:

@@ -34,7 +34,7 @@ from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.members import ordered, spans_of
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.base import cut_base, refuse_full, refuse_sampling
+from lowregret.engine.parallel.base import cut_base, refuse_full
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.mesh import ALONE, Ranks
@@ -253,7 +253,6 @@ class Engine:
     def _choose_sampling(self) -> None:
         if isinstance(self.model, FSDPModule):
             raise SpecError("a base that lies in parts is not sampled yet. Save the policy, and load it on one device.")
-        refuse_sampling(self.ranks)
         with self._arithmetic(), self._routing.unchanging():
             found = choose_sampling(
                 self.model, self.base.pad_id, self._logits, self._positions, self.dtype, end_to_end=self.padding_free
@@ -357,7 +356,11 @@ class Engine:
         all_of, wanted = (spans_of(self.policies, list(of), list(of.values())) for of in (tokens, positions))
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
-        return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
+        if selected is not None and logits.shape[0] != len(selected):
+            logits = logits[selected]
+        # Ranks that share experts draw for the same rows, and must draw the same: their last bits may differ.
+        self.ranks.expert.first(logits := logits.contiguous())
+        return logits
 
     @contextmanager
     def _passing(self, layout: PassLayout, temperature: float = 1.0) -> Iterator[None]:

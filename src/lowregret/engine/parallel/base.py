@@ -64,15 +64,6 @@ def refuse_full(ranks: Ranks) -> None:
             )
 
 
-def refuse_sampling(ranks: Ranks) -> None:
-    """SpecError where a rank that has drawn all of its tokens would leave the others without its experts."""
-    if ranks.expert.count > 1:
-        raise SpecError(
-            f"with expert={ranks.expert.count} a base is not sampled yet: leave expert out, or save the policy and "
-            "load it on one device."
-        )
-
-
 def _answers(model: PreTrainedModel, dtype: torch.dtype, vocabulary: Cut | None = None) -> Tensor:
     """log p of each token of a short row, by the model's own code; `vocabulary`: how its logits are cut."""
     embedding: Any = model.get_input_embeddings()

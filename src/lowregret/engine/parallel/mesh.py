@@ -48,6 +48,11 @@ class Axis:
         if self.count > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
 
+    def first(self, tensor: Tensor) -> None:
+        """Put the first one's numbers in the place of each one's contiguous tensor."""
+        if self.count > 1:
+            dist.broadcast(tensor, group=self.group, group_src=0)
+
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Everybody's tensor, all of one shape, in order."""
         if self.count == 1:
