@@ -58,6 +58,7 @@ STARTS = (
 MIXED = (LoRA(rank=4, targets=("mlp", "attention", "router")), LoRA(rank=4, convention="shared-outer"))
 CONVENTIONS = (LoRA(rank=8, convention="per-total"), LoRA(rank=2, convention="full-rank-each"), MIXED[1])
 EXPERTS = (LoRA(rank=4, targets=("mlp",)), LoRA(rank=2, targets=("mlp",), convention="shared-outer"))
+FULL = (FullFT(),)
 TWICE = {"checkpoint_activations": True}
 
 
@@ -94,9 +95,14 @@ CASES: dict[str, Meshed] = {
         expert=2,
         double=False,
     ),
-    "replicate and shard: FullFT, float32": Meshed(
-        case((FullFT(),), "llama", clip=0.5), replicate=2, ranks=4, double=False
+    "replicate and shard: FullFT, float32": Meshed(case(FULL, "llama", clip=0.5), replicate=2, ranks=4, double=False),
+    "tensor: FullFT, tied, clipped, two passes a step": Meshed(
+        case(FULL, "qwen3", clip=0.5, passes=2, rows=(9, 7)), tensor=2
     ),
+    "tensor: FullFT of Mixtral": Meshed(case(FULL, "mixtral"), tensor=2),
+    "expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2),
+    "tensor and expert: FullFT": Meshed(case(FULL, "qwen3_moe", clip=0.5), tensor=2, expert=2, ranks=4),
+    "replicate and tensor: FullFT, float32": Meshed(case(FULL, "qwen3"), tensor=2, replicate=2, ranks=4, double=False),
     "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
     "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
     "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4, samples=True),
@@ -222,7 +228,7 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
                 gradients |= _gradients(engine, one)
         norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(RATE, clip_norm=case.clip))).values()))
     states = {one: state_tensors(engine.policies[one]) for one in names}
-    asked = names if meshed.replicate > 1 else [*names, "base"]
+    asked = names if isinstance(case.methods[0], FullFT) else [*names, "base"]
     answers = engine.forward(dict.fromkeys(asked, batch_of(case, 998, 5)))
     sampled = []
     if meshed.samples:
@@ -263,13 +269,12 @@ def _saved(engine: Engine, name: str, folder: Path) -> str:
 def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     """What a step would go by, whole: gathered here, and put back as the passes have left it."""
     policy: Any = engine.policies[name]
-    if isinstance(policy, FullPolicy):
-        return {f"{name}/{key}": whole(weight.grad).double() for key, weight in policy.weights.items()}
-    left = policy._flat.grad.clone()
+    named = policy._gradients() if isinstance(policy, FullPolicy) else policy._named(policy._flat.grad)
+    left = {key: value.clone() for key, value in named.items()}
     policy.gather_gradients()
-    named = policy._named(policy._flat.grad)
-    found = {f"{name}/{key}": policy.parts.joined(key, value).double().clone() for key, value in named.items()}
-    policy._flat.grad.copy_(left)
+    found = {f"{name}/{key}": policy.parts.joined(key, whole(own)).double().clone() for key, own in named.items()}
+    for key, value in named.items():
+        value.copy_(left[key])
     policy._gathered = False
     return found
 
@@ -335,15 +340,13 @@ def exchanges(name: str, batches: Mapping[str, Batch]) -> list[Exchanges]:
 def refusals() -> list[str]:
     """What is said of what is not computed in parts."""
     tensor, expert = Ranks.of_group("cpu", tensor=2), Ranks.of_group("cpu", expert=2)
-    cut, mixture = base_of("llama", double=False), base_of("qwen3_moe", double=False)
+    cut = base_of("llama", double=False)
     engine = Engine(cut, device="cpu", ranks=tensor)
-    experts = Engine(mixture, device="cpu", ranks=expert)
     said = []
     for attempt in (
-        lambda: engine.add_policy("full", FullFT()),
+        lambda: engine.add_policy("full", FullFT()),  # whose down_proj has a bias
         lambda: Engine(cut, device="cpu", ranks=tensor),
         lambda: Ranks.of_group("cpu", tensor=3),
-        lambda: experts.add_policy("full", FullFT()),
         lambda: engine.add_policy("lora", LoRA(rank=2)).adapters,
         lambda: Engine(base_of("llama", double=False), device="cpu", ranks=expert),
     ):

@@ -87,7 +87,7 @@ def whole_weights(engine: Engine) -> dict[str, Tensor]:
     """The base's weights by name, put together on rank 0's CPU."""
     found = {}
     for name, weight in engine.model.state_dict().items():
-        value = whole(weight).cpu()
+        value = engine.cuts.base().joined(name, whole(weight)).cpu()
         if engine.ranks.rank == 0:
             found[name] = value
     return found

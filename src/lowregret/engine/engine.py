@@ -34,7 +34,7 @@ from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.members import ordered, spans_of
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.base import cut_base, refuse_full
+from lowregret.engine.parallel.base import cut_base
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.mesh import ALONE, Ranks
@@ -72,7 +72,7 @@ class Engine:
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows. The base of LoRAs is whole on every rank, but for what `parallel/tensor.py` and
     `parallel/expert.py` cut; a FullFT policy's weights, gradients and optimizer state lie in parts. SpecError for what
-    is not computed so: `balance_experts`, and a FullFT policy on a base that is cut.
+    is not computed so: `balance_experts`.
     """
 
     def __init__(
@@ -136,15 +136,13 @@ class Engine:
             raise SpecError("a FullFT policy changes the base under all others: it must be the engine's only policy.")
         if isinstance(self.model, FSDPModule):
             raise SpecError("the base lies in parts, as a FullFT policy has left it. Make another engine.")
-        if isinstance(method, FullFT):
-            refuse_full(self.ranks)
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
             bank = self._bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
-            policy = FullPolicy(name, method, self.model, optimizer, self.ranks)
+            policy = FullPolicy(name, method, self.model, optimizer, self.cuts)
         self.policies[name] = policy
         self._refresh_views()
         return policy

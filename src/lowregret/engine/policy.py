@@ -18,8 +18,8 @@ from lowregret.engine.liveness import Liveness
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams, by_name
 from lowregret.engine.optim.registry import optimizer_of
 from lowregret.engine.parallel.adapters import AdapterParts, BaseCuts
+from lowregret.engine.parallel.base import train_base
 from lowregret.engine.parallel.fsdp import shard
-from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
@@ -200,7 +200,7 @@ class LoRAPolicy(Policy):
 
     def gather_gradients(self) -> None:
         if self._flat.grad is not None and not self._gathered:
-            self.parts.add_gradients(self._flat.grad, self._named(self._flat.grad))
+            self.parts.add_gradients(self._named(self._flat.grad), self._flat.grad)
         self._gathered = True
 
     def gradient_norm(self) -> torch.Tensor | None:
@@ -296,30 +296,43 @@ class FullPolicy(Policy):
         method: FullFT,
         model: PreTrainedModel,
         optimizer: str = DEFAULT_OPTIMIZER,
-        ranks: Ranks = ALONE,
+        cuts: BaseCuts = WHOLE,
     ) -> None:
         super().__init__(name, optimizer)
         self.method = method
+        train_base(model, cuts)
+        self.parts = cuts.base()
         for parameter in model.parameters():
-            if parameter.dtype is not torch.float32:
+            if parameter.dtype.itemsize < torch.float32.itemsize:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        shard(model, decoder_layers(model), ranks)
+        if not cuts.any:
+            shard(model, decoder_layers(model), cuts.ranks)
         self.weights, self.initial = dict(model.named_parameters()), {}
+        self._cut, self._gathered = cuts.any, False
+        """Whether the base is cut, and whether its gradients are those of all ranks."""
         self._model = model
         self._traffic: dict[str, torch.Tensor] = {}
-        self._experts = dict(fused_experts(model))
-        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in self._experts.items()]
+        modules: dict[str, Any] = dict(fused_experts(model))
+        self._experts = {name: cuts.total(name, module.down_proj.shape[0]) for name, module in modules.items()}
+        """How many there are of each module."""
+        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in modules.items()]
         self.optimizer = self._optimizer_type(by_name(self.weights), gradients_stay=False)
 
     def before_backward(self) -> None:
-        """Nothing to do: autograd makes the gradients."""
+        self._gathered = False
 
     def gather_gradients(self) -> None:
-        """Nothing to do: they are added up, part by part, as a backward pass makes them."""
+        """FSDP2 has added them up, part by part, as a backward pass made them."""
+        if self._cut and not self._gathered:
+            self.parts.add_gradients(self._gradients())
+        self._gathered = True
 
     def gradient_norm(self) -> torch.Tensor | None:
-        return None
+        return self.parts.norm(self._gradients())
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        return {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
 
     def watched(self, step: int) -> list[str]:
         return [name for name, weight in self.weights.items() if weight.ndim >= 2] if step == 1 else []
@@ -338,7 +351,7 @@ class FullPolicy(Policy):
 
         def add(gradient: torch.Tensor) -> None:
             reached = gradient.flatten(0, -2).abs().amax(1, keepdim=True) > 0
-            found = self._traffic.setdefault(name, chosen.new_zeros(2, module.down_proj.shape[0]))
+            found = self._traffic.setdefault(name, chosen.new_zeros(2, self._experts[name]))
             found[0].scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
             found[1].scatter_add_(0, chosen.flatten(), reached.expand(chosen.shape).to(chosen.dtype).flatten())
 

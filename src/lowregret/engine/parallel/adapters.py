@@ -37,8 +37,21 @@ class BaseCuts:
     """By matrix. Every other is whole on every rank."""
     vocabulary: Cut | None = None
     """Of the unembedding's outputs; None when all are here."""
+    weights: Mapping[str, Cut] = field(default_factory=dict)
+    """By the base's own weight: how it is cut."""
+    inside: frozenset[str] = frozenset()
+    """Modules that are whole, and see a part of their inputs: the gradients of their weights are partial sums."""
     experts: Mapping[str, Cut] = field(default_factory=dict)
     """By the module of experts, the first dimension of its tensors; none when all are here."""
+
+    @property
+    def any(self) -> bool:
+        """Whether this rank lacks anything of the base."""
+        return bool(self.weights)
+
+    def total(self, module: str, here: int) -> int:
+        """Experts of a module, of which there are so many here."""
+        return self.experts[module].whole if module in self.experts else here
 
     def here(self, matrices: Sequence[Matrix]) -> list[Matrix]:
         """The matrices of a base that was cut, with what is known of experts that are elsewhere."""
@@ -84,10 +97,14 @@ class BaseCuts:
     def _columns(self, whole: Matrix) -> Cut:
         return Cut(self.ranks.tensor, -1, whole.d_in)
 
-    def all_traffic(self, module: str, counts: Int64[Tensor, "two here"]) -> Int64[Tensor, "two experts"]:
+    def base(self) -> AdapterParts:
+        """How the base's own weights lie over the ranks."""
+        return AdapterParts(self.ranks, self.weights, self.inside)
+
+    def all_traffic(self, module: str, counts: Int64[Tensor, "two some"]) -> Int64[Tensor, "two experts"]:
         """What went to each expert of a module, of all ranks; every rank must ask."""
         cut, total = self.experts.get(module), counts.clone()
-        if cut is None:
+        if cut is None or total.shape[1] == cut.whole:  # of this rank's rows, not of its experts
             self.ranks.data.add(total)
             return total
         self.ranks.replicas.add(total)
@@ -149,15 +166,15 @@ class AdapterParts:
         cut = self.cuts.get(name)
         return tensor.numel() if cut is None else tensor.numel() // max(cut.size, 1) * cut.whole
 
-    def add_gradients(self, flat: Float[Tensor, " numbers"], named: Mapping[str, Tensor]) -> None:
-        """Add up what the passes of all ranks have left, in place; `named` are views of `flat` by weight.
+    def add_gradients(self, named: Mapping[str, Tensor], flat: Float[Tensor, " numbers"] | None = None) -> None:
+        """Add up what the passes of all ranks have left, in place; by weight, views of `flat` where there is one.
 
         One sum over the ranks that compute other rows, of experts those that have the same ones; and one over those
         that hold other parts of the matrices, of what is whole. On a matrix that is not cut these compute the same,
         and one of them is taken.
         """
         of_experts = self._cut(named, self.ranks.expert)
-        if of_experts:
+        if of_experts or flat is None:
             _add(self.ranks.replicas, list(of_experts.values()))
             _add(self.ranks.data, [gradient for name, gradient in named.items() if name not in of_experts])
         else:

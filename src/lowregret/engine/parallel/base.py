@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from lowregret.engine.parallel.autograd import join
 from lowregret.engine.parallel.cuts import Cut
 from lowregret.engine.parallel.expert import ExpertExchange, cut_experts
 from lowregret.engine.parallel.mesh import Ranks
-from lowregret.engine.parallel.tensor import OTHERWISE, cut_matrices
+from lowregret.engine.parallel.tensor import OTHERWISE, cut_matrices, share_weight
 from lowregret.errors import SpecError
 
 _CUT = "lowregret_cut"
@@ -35,11 +36,15 @@ def cut_base(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[
     if hasattr(model, _CUT):
         raise SpecError(f"{kind} was cut for another engine already: load the base again.")
     before = _answers(model, dtype)
-    sides, vocabulary = cut_matrices(model, ranks.tensor)
+    cut = cut_matrices(model, ranks.tensor)
     experts, exchange = cut_experts(model, ranks.expert)
+    weights = dict(cut.weights)
+    for name, own in experts.items():
+        parameters = model.get_submodule(name).named_parameters(recurse=False)
+        weights |= {f"{name}.{key}": replace(own, dim=-parameter.ndim) for key, parameter in parameters}
     setattr(model, _CUT, True)
     try:
-        after = _answers(model, dtype, vocabulary)
+        after = _answers(model, dtype, cut.vocabulary)
     except (RuntimeError, ValueError) as error:
         raise SpecError(
             f"{kind}: its code does not run in parts ({str(error).splitlines()[0]}). {OTHERWISE}"
@@ -50,18 +55,33 @@ def cut_base(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[
             f"{kind}: computed in parts, log-probabilities differ from its own by {worst:.3g} nats, so it is not "
             f"cut as transformers says of its family. {OTHERWISE}"
         )
-    return BaseCuts(ranks, sides, vocabulary, experts), exchange
+    return BaseCuts(ranks, cut.sides, cut.vocabulary, weights, cut.inside, experts), exchange
 
 
-def refuse_full(ranks: Ranks) -> None:
-    """SpecError where a FullFT policy would train what is cut."""
-    asked = {"tensor": ranks.tensor.count, "expert": ranks.expert.count}
-    for name, count in asked.items():
-        if count > 1:
-            raise SpecError(
-                f"full fine-tuning is not computed with {name}={count}, LoRA is: leave {name} out, and its weights, "
-                "gradients and moments lie in parts on all ranks (fsdp)."
-            )
+def train_base(model: PreTrainedModel, cuts: BaseCuts) -> None:
+    """Make a base that is cut ready to train, before its weights are asked for.
+
+    SpecError for a mesh that has shard ranks too, which FSDP2 would cut once more, and for a bias of a rowwise matrix,
+    which one rank adds for all.
+    """
+    if not cuts.any:
+        return
+    ranks = cuts.ranks
+    tensor, expert = ranks.tensor.count, ranks.expert.count
+    shard = ranks.count // (tensor * expert * ranks.replicate)
+    if shard > 1:
+        raise SpecError(
+            f"full fine-tuning is not computed with fsdp={shard} beside tensor={tensor} and expert={expert}: ask for "
+            f"replicate={shard * ranks.replicate} in its place, or for fsdp={ranks.count} alone."
+        )
+    biased = [name for name in cuts.rowwise if getattr(model.get_submodule(name), "bias", None) is not None]
+    if biased:
+        raise SpecError(
+            f"{type(model).__name__}: {biased[0]} has a bias, which full fine-tuning with tensor={tensor} does not "
+            f"compute. {OTHERWISE}"
+        )
+    if cuts.vocabulary is not None:
+        share_weight(model, cuts.vocabulary)
 
 
 def _answers(model: PreTrainedModel, dtype: torch.dtype, vocabulary: Cut | None = None) -> Tensor:

@@ -78,6 +78,8 @@ class Ranks:
     """Those that hold the other parts of each matrix."""
     expert: Axis = Axis()
     """Those that hold the other experts of each mixture."""
+    replicate: int = 1
+    """Ranks that hold the same parts of everything."""
     replicas: Axis = Axis()
     """Those that compute other rows with the same experts."""
 
@@ -106,6 +108,7 @@ class Ranks:
             count,
             mesh,
             lead,
+            replicate=replicate,
             data=_axis(sizes, ("replicate", "shard", "expert")),
             tensor=_axis(sizes, ("tensor",)),
             expert=_axis(sizes, ("expert",)),

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,32 +50,75 @@ class Region:
     rowwise: str
 
 
+@dataclass(frozen=True)
+class CutMatrices:
+    """Which matrices of a base are cut, and how."""
+
+    sides: dict[str, Side] = field(default_factory=dict)
+    """By matrix."""
+    vocabulary: Cut | None = None
+    """Of the unembedding's outputs; None when it is whole."""
+    weights: dict[str, Cut] = field(default_factory=dict)
+    """By weight and bias; not of an unembedding whose weight is a part of the embedding."""
+    inside: frozenset[str] = frozenset()
+    """Modules in regions that are whole."""
+
+
 @torch.no_grad()
-def cut_matrices(model: PreTrainedModel, axis: Axis) -> tuple[dict[str, Side], Cut | None]:
+def cut_matrices(model: PreTrainedModel, axis: Axis) -> CutMatrices:
     """Leave of each matrix this rank's part, in place; types are to be final. Nothing without tensor ranks.
 
-    Returns which side of each matrix is cut, and how the unembedding's outputs are. SpecError for a base of which
-    transformers does not say how it is cut, and for more ranks than divide it.
+    SpecError for a base of which transformers does not say how it is cut, and for more ranks than divide it.
     """
     if axis.count == 1:
-        return {}, None
+        return CutMatrices()
     regions = find_regions(model)
     _refuse_uneven(model, regions, axis.count)
     sides: dict[str, Side] = {}
+    weights: dict[str, Cut] = {}
+    inside: set[str] = set()
     for region in regions:
         for name in region.columnwise:
             sides[name] = "columnwise"
-            _cut_columnwise(model.get_submodule(name), axis)
+            weights |= {f"{name}.{key}": cut for key, cut in _cut_columnwise(model.get_submodule(name), axis).items()}
         sides[region.rowwise] = "rowwise"
-        _cut_rowwise(model.get_submodule(region.rowwise), axis)
+        weights[f"{region.rowwise}.weight"] = _cut_rowwise(model.get_submodule(region.rowwise), axis)
         module = model.get_submodule(region.name)
+        inside |= {f"{region.name}.{name}" for name, _ in module.named_modules()} - sides.keys()
         module.register_forward_pre_hook(_entering(axis), with_kwargs=True)
         module.register_forward_hook(_leaving(axis))
-    vocabulary = _cut_unembedding(model, axis)
-    if vocabulary is not None:
-        head = model.get_output_embeddings()
-        sides |= {name: "columnwise" for name, module in model.named_modules() if module is head}
-    return sides, vocabulary
+    head: Any = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return CutMatrices(sides, None, weights, frozenset(inside))
+    (name,) = (name for name, module in model.named_modules() if module is head)
+    vocabulary = Cut(axis, -1, head.out_features)
+    embedding: Any = model.get_input_embeddings()
+    if embedding.weight is head.weight:
+        rows = replace(vocabulary, dim=-2)
+        head.weight = nn.Parameter(rows.own(head.weight.detach()), requires_grad=False)
+        head.out_features = vocabulary.size
+    else:
+        weights |= {f"{name}.{key}": cut for key, cut in _cut_columnwise(head, axis).items()}
+    return CutMatrices({**sides, name: "columnwise"}, vocabulary, weights, frozenset(inside))
+
+
+def share_weight(model: PreTrainedModel, vocabulary: Cut) -> None:
+    """Let an unembedding that is a part of the embedding train as that: its gradient is one of the embedding's.
+
+    Every rank needs those of all rows: in a pass, vocabulary · hidden numbers more are summed over the ranks.
+    """
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    if head.weight.untyped_storage().data_ptr() != embedding.weight.untyped_storage().data_ptr():
+        return
+    rows = replace(vocabulary, dim=-2)
+
+    def take(module: nn.Module, inputs: Any) -> None:
+        head.weight = rows.own(enter(embedding.weight, rows.axis))
+
+    del head.weight
+    take(head, ())
+    head.register_forward_pre_hook(take)
 
 
 def find_regions(model: PreTrainedModel) -> list[Region]:
@@ -150,36 +193,23 @@ def _leaving(axis: Axis) -> Callable[..., Any]:
     return hook
 
 
-def _cut_columnwise(module: Any, axis: Axis) -> None:
-    cut = Cut(axis, -2, module.out_features)
-    module.weight = _own(cut.own(module.weight))
+def _cut_columnwise(module: Any, axis: Axis) -> dict[str, Cut]:
+    cuts = {"weight": Cut(axis, -2, module.out_features)}
     if module.bias is not None:
-        module.bias = _own(Cut(axis, -1, cut.whole).own(module.bias))
-    module.out_features = cut.size
+        cuts["bias"] = Cut(axis, -1, module.out_features)
+    for key, cut in cuts.items():
+        setattr(module, key, _own(cut.own(getattr(module, key))))
+    module.out_features = cuts["weight"].size
+    return cuts
 
 
-def _cut_rowwise(module: Any, axis: Axis) -> None:
+def _cut_rowwise(module: Any, axis: Axis) -> Cut:
     """A bias is added once: it is zero on all ranks but the first."""
     cut = Cut(axis, -1, module.in_features)
     module.weight = _own(cut.own(module.weight))
     if module.bias is not None and axis.rank:
         module.bias = _own(torch.zeros_like(module.bias))
     module.in_features = cut.size
-
-
-def _cut_unembedding(model: PreTrainedModel, axis: Axis) -> Cut | None:
-    """The cut of its outputs; None when it is no plain linear map, and stays whole."""
-    head: Any = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        return None
-    cut = Cut(axis, -1, head.out_features)
-    part = Cut(axis, -2, cut.whole).own(head.weight)
-    embedding: Any = model.get_input_embeddings()
-    tied = embedding.weight is head.weight
-    head.weight = nn.Parameter(part.detach(), requires_grad=False) if tied else _own(part)
-    if head.bias is not None:
-        head.bias = _own(cut.own(head.bias))
-    head.out_features = cut.size
     return cut
 
 
