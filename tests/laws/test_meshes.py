@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from gloo import together
-from lowregret.engine.parallel.adapters import BaseCuts
 from lowregret.engine.parallel.base import train_base
 from lowregret.engine.parallel.cuts import Cut
 from lowregret.engine.parallel.expert import cut_experts
 from lowregret.engine.parallel.mesh import Axis, Ranks
+from lowregret.engine.parallel.parts import BaseCuts
 from lowregret.engine.parallel.tensor import cut_matrices
 from lowregret.errors import SpecError
 from lowregret.spec import LoRA
@@ -29,7 +29,7 @@ from sharded import batch_of
 APART = {
     # Rounding of transformers' own float32 (norms, the router of DeepSeek-V3), and of products.
     "tensor: capped logits, float32": (1e-6, 1e-5),
-    "tensor: 20 steps, float32": (1e-5, 1e-4),
+    "tensor: 20 steps, float32": (2e-6, 1e-5),
     "tensor: DoRA and PiSSA, float32": (1e-6, 1e-5),
     "replicate and shard: FullFT, float32": (1e-6, 1e-5),
     "replicate and tensor: FullFT, float32": (1e-6, 1e-5),

@@ -17,9 +17,9 @@ from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.liveness import Liveness
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams, by_name
 from lowregret.engine.optim.registry import optimizer_of
-from lowregret.engine.parallel.adapters import AdapterParts, BaseCuts
 from lowregret.engine.parallel.base import train_base
 from lowregret.engine.parallel.fsdp import shard
+from lowregret.engine.parallel.parts import BaseCuts, WeightParts
 from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
@@ -43,7 +43,7 @@ class Policy(ABC):
     initial: dict[str, nn.Parameter]
     """The start of those weights whose first product is taken off, by the same names; frozen."""
     optimizer: PolicyOptimizer[Any]
-    parts = AdapterParts()
+    parts = WeightParts()
     """Which of the weights are a rank's own part of a larger one."""
 
     def __init__(self, name: str, optimizer: str) -> None:

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from lowregret.engine.forward.path import PROBE_TOLERANCE
 from lowregret.engine.losses import token_logprobs
-from lowregret.engine.parallel.adapters import BaseCuts
 from lowregret.engine.parallel.autograd import join
 from lowregret.engine.parallel.cuts import Cut
 from lowregret.engine.parallel.expert import ExpertExchange, cut_experts
 from lowregret.engine.parallel.mesh import Ranks
+from lowregret.engine.parallel.parts import BaseCuts
 from lowregret.engine.parallel.tensor import OTHERWISE, cut_matrices, share_weight
 from lowregret.errors import SpecError
 

@@ -13,7 +13,7 @@ What a pass of t tokens, of which p are supervised, exchanges, in numbers, each 
 
 and one number more, by which all know whether each had memory. In a dense base there are 2 · layers regions; with
 adapters on all matrices the first has no gradient at its input. Where layers are computed twice, what is forward is
-exchanged again backward, but for the last region of each layer. Adapters exchange nothing in a pass (`adapters.py`),
+exchanged again backward, but for the last region of each layer. Adapters exchange nothing in a pass (`parts.py`),
 but for DoRA: of a rowwise matrix d_out squares of row norms a policy.
 """
 
@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lowregret.engine.parallel.adapters import Side
 from lowregret.engine.parallel.autograd import enter, leave
 from lowregret.engine.parallel.cuts import Cut
 from lowregret.engine.parallel.mesh import Axis
+from lowregret.engine.parallel.parts import Side
 from lowregret.errors import SpecError
 
 _SIDES: Mapping[str, Side] = {"colwise": "columnwise", "rowwise": "rowwise"}

@@ -1,9 +1,9 @@
-"""How the adapters of a base that is cut lie over ranks, and what is exchanged of them once a step.
+"""How what trains on a base that is cut lies over ranks, and what is exchanged of it once a step.
 
 Of a columnwise matrix B is cut by rows of d_out, and A is whole; of a rowwise one A is cut by columns of d_in, and B is
 whole. Of experts A and B are cut with them, expert by expert. What is cut gets its whole gradient in the pass; of what
 is whole each rank's gradient is a partial sum, and all of these are added up before a step. A pass therefore exchanges
-for adapters nothing but what the base needs anyway.
+for adapters nothing but what the base needs anyway. Of a base that trains itself, what is cut is told when it is cut.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class BaseCuts:
     def _columns(self, whole: Matrix) -> Cut:
         return Cut(self.ranks.tensor, -1, whole.d_in)
 
-    def base(self) -> AdapterParts:
+    def base(self) -> WeightParts:
         """How the base's own weights lie over the ranks."""
-        return AdapterParts(self.ranks, self.weights, self.inside)
+        return WeightParts(self.ranks, self.weights, self.inside)
 
     def all_traffic(self, module: str, counts: Int64[Tensor, "two some"]) -> Int64[Tensor, "two experts"]:
         """What went to each expert of a module, of all ranks; every rank must ask."""
@@ -117,7 +117,7 @@ class BaseCuts:
             name: counts[name] if cut is None else replace(cut, dim=-1).own(counts[name]) for name, cut in cuts.items()
         }
 
-    def adapter(self, layout: AdapterLayout) -> AdapterParts:
+    def adapter(self, layout: AdapterLayout) -> WeightParts:
         """How an adapter of this layout lies over the ranks."""
         found: dict[str, Cut] = {}
         for matrix in layout.matrices:
@@ -131,11 +131,11 @@ class BaseCuts:
                 found |= {
                     f"{matrix.name}.{kind}": Cut(self.ranks.tensor, dim, length) for kind, dim in _CUT[side].items()
                 }
-        return AdapterParts(self.ranks, found, frozenset(self.sides))
+        return WeightParts(self.ranks, found, frozenset(self.sides))
 
 
 @dataclass(frozen=True)
-class AdapterParts:
+class WeightParts:
     """How one policy's weights lie over ranks."""
 
     ranks: Ranks = ALONE
