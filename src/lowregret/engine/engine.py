@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from lowregret.data.batches import Batch
 from lowregret.data.example import Example
-from lowregret.engine.device import cast_base, choose_device, choose_dtype
+from lowregret.engine.device import arithmetic, cast_base, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
 from lowregret.engine.forward.checkpointing import checkpoint_layers
@@ -410,7 +410,7 @@ class Engine:
         self._unembedding.watch()
 
     def _arithmetic(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+        return arithmetic(self.model, self.device, self.dtype)
 
     def _select_forward_path(self) -> ForwardPath:
         """How this base can be run, by its own answers on short rows: see `select_forward_path`."""
