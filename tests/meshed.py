@@ -24,7 +24,7 @@ from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import FullPolicy
 from lowregret.engine.state import state_tensors
 from lowregret.errors import SpecError
-from lowregret.export.peft import export_policy
+from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.spec import FullFT, LoRA
 from sharded import Case, batch_of
@@ -348,6 +348,7 @@ def refusals() -> list[str]:
         lambda: Engine(cut, device="cpu", ranks=tensor),
         lambda: Ranks.of_group("cpu", tensor=3),
         lambda: engine.add_policy("lora", LoRA(rank=2)).adapters,
+        lambda: load_adapter(engine, "read", Path("adapter")),
         lambda: Engine(base_of("llama", double=False), device="cpu", ranks=expert),
     ):
         try:

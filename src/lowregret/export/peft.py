@@ -15,6 +15,7 @@ from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
+from lowregret.errors import SpecError
 from lowregret.export.adapter import FittedAdapter, fit_adapter
 from lowregret.export.experts import as_parameter, copy_experts, expert_loras, peft_experts
 from lowregret.lora.formats.peft import WEIGHTS_NAME, SavedAdapter, adapter_config, to_peft_names
@@ -48,6 +49,11 @@ def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], N
 
     `say` is told what PEFT warns of, too: layers that the file lacks, and another base than the adapter was made on.
     """
+    if engine.cuts.any:
+        raise SpecError(
+            f"{folder}: an adapter's file is put on whole matrices, and those of this base are cut (tensor or expert "
+            "ranks). Load a state that an engine has saved, or leave these out."
+        )
     fitted = fit_adapter(engine.model, engine.matrices, folder)
     fitted.refuse_other_base(lambda weight: _own(engine, weight))
     for line in (*fitted.lacking(engine.matrices), *fitted.other_name(engine.base.source.asked)):
