@@ -32,7 +32,9 @@ from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
+from lowregret.engine.members import ordered, spans_of
 from lowregret.engine.optim.optimizer import StepParams
+from lowregret.engine.parallel.base import cut_base
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.mesh import ALONE, Ranks
@@ -48,7 +50,7 @@ from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.routing import PolicyRouting
-from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
+from lowregret.lora.spans import SlotSpan
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
@@ -68,8 +70,9 @@ class Engine:
     the losses returned are without it. ModelError for a base that defines none, or with weights that are no numbers.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
-    each computes its own rows. The base of LoRAs is whole on every rank; a FullFT policy's weights, gradients and
-    optimizer state lie in parts. SpecError for what is not computed so: `balance_experts`.
+    each computes its own rows. The base of LoRAs is whole on every rank, but for what `parallel/tensor.py` and
+    `parallel/expert.py` cut; a FullFT policy's weights, gradients and optimizer state lie in parts. SpecError for what
+    is not computed so: `balance_experts`.
     """
 
     def __init__(
@@ -95,12 +98,16 @@ class Engine:
         refuse_broken(base.source.asked, stored_weights(self.model))
         if self.dtype is not torch.float32:
             experts_under_autocast(self.model)
+        self.cuts, exchange = cut_base(self.model, ranks, self.dtype)
+        """What this rank holds of the base."""
         self.policies: dict[str, Policy] = {}
-        self.matrices = matrices(self.model)
+        self.matrices = self.cuts.here(matrices(self.model))
         self._banks: list[AdapterBank] = []
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
+        self._routing.exchange = exchange
+        self._routing.add_up |= dict.fromkeys(self.cuts.rowwise, ranks.tensor.add)
         self._configs = configurations(self.model)
-        self._unembedding = Unembedding(self.model)
+        self._unembedding = Unembedding(self.model, self.cuts.vocabulary)
         self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
         self._positions = RowPositions(self.model)
         self.padding_free = True
@@ -133,9 +140,9 @@ class Engine:
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
             bank = self._bank(AdapterLayout.of(method, targeted))
-            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer)
+            policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
-            policy = FullPolicy(name, method, self.model, optimizer, self.ranks)
+            policy = FullPolicy(name, method, self.model, optimizer, self.cuts)
         self.policies[name] = policy
         self._refresh_views()
         return policy
@@ -207,7 +214,7 @@ class Engine:
         """
         asked = [self.policies[name] for name in params]
         for policy in asked:
-            policy.gather_gradients(self.ranks)
+            policy.gather_gradients()
         norms = [policy.take_step(step) for policy, step in zip(asked, params.values(), strict=True)]
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
@@ -344,10 +351,14 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
-        all_of, wanted = (self._parts(list(of), list(of.values())) for of in (tokens, positions))
+        all_of, wanted = (spans_of(self.policies, list(of), list(of.values())) for of in (tokens, positions))
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
-        return logits if selected is None or logits.shape[0] == len(selected) else logits[selected]
+        if selected is not None and logits.shape[0] != len(selected):
+            logits = logits[selected]
+        # Ranks that share experts draw for the same rows, and must draw the same: their last bits may differ.
+        self.ranks.expert.first(logits := logits.contiguous())
+        return logits
 
     @contextmanager
     def _passing(self, layout: PassLayout, temperature: float = 1.0) -> Iterator[None]:
@@ -355,10 +366,8 @@ class Engine:
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
         self._positions.lengths = layout.lengths
-        tokens = self._parts(layout.names, layout.tokens, layout.token_rows)
-        positions = (
-            [] if self._unembedding.chunked else self._parts(layout.names, layout.positions, layout.position_rows)
-        )
+        tokens = spans_of(self.policies, layout.names, layout.tokens, layout.token_rows)
+        positions = [] if self._unembedding.chunked else self._position_parts(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             try:
                 yield
@@ -380,35 +389,10 @@ class Engine:
             head.selected, head.chunked = None, own
 
     def _order(self, names: Iterable[str]) -> list[str]:
-        """Neighbours in a bank next to each other; the base's own rows last."""
-
-        def place(name: str) -> tuple[int, int]:
-            policy = self.policies.get(name)
-            return (
-                (self._banks.index(policy.bank), policy.slot)
-                if isinstance(policy, LoRAPolicy)
-                else (len(self._banks), 0)
-            )
-
-        return sorted(names, key=place)
+        return ordered(names, self.policies, self._banks)
 
     def _position_parts(self, layout: PassLayout) -> list[SlotSpan]:
-        return self._parts(layout.names, layout.positions, layout.position_rows)
-
-    def _parts(
-        self, names: Sequence[str], counts: Sequence[int], rows: Sequence[Sequence[tuple[int, int]]] | None = None
-    ) -> list[SlotSpan]:
-        """Runs of neighbours in a bank, with their tokens; `rows`, (number, tokens) each, is what dropout goes by."""
-        members: list[SlotRows] = []
-        start = 0
-        for name, count, own in zip(names, counts, rows or [()] * len(names), strict=True):
-            policy = self.policies.get(name)
-            if isinstance(policy, LoRAPolicy) and count:
-                dropout = policy.dropout(own) if torch.is_grad_enabled() else None
-                scales = (policy.scale, policy.expert_scale)
-                members.append(SlotRows(policy.bank, policy.slot, start, count, *scales, dropout))
-            start += count
-        return slot_spans(members, start)
+        return spans_of(self.policies, layout.names, layout.positions, layout.position_rows)
 
     def _bank(self, layout: AdapterLayout) -> AdapterBank:
         """The bank for this layout: one that is there, or a new one."""

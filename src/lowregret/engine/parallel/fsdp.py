@@ -18,10 +18,11 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
     What lies outside the layers is one group: a tied embedding may not be in two. Types are to be final: a parameter
     that is cast afterwards keeps a part of the old type. Nothing happens to a process alone.
     """
-    if ranks.mesh is None:
+    mesh = ranks.sharded
+    if mesh is None:
         return
     for module in (*layers, model):
-        fully_shard(module, mesh=ranks.mesh)
+        fully_shard(module, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

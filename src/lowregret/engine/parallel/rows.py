@@ -56,8 +56,11 @@ def over_ranks(
     """
     if ranks.alone:
         return run(batches)
-    splits = {name: RowSplit.of(batch, ranks.count) for name, batch in batches.items()}
-    own = {name: splits[name].own(batch, ranks.rank, equal=equal) for name, batch in batches.items()}
+    data = ranks.data
+    if data.count == 1:
+        return ranks.agreed(lambda: run(batches), device)
+    splits = {name: RowSplit.of(batch, data.count) for name, batch in batches.items()}
+    own = {name: splits[name].own(batch, data.rank, equal=equal) for name, batch in batches.items()}
     found = ranks.agreed(lambda: run(own), device)
     return gather(ranks, splits, batches, found)
 
@@ -68,7 +71,7 @@ def gather(
     """The same of whole batches, by one exchange: each number but the losses is one rank's, so that sums are exact."""
     flat: list[Tensor] = []
     for name, batch in batches.items():
-        rows = torch.tensor(splits[name].rows[ranks.rank], dtype=torch.int64)
+        rows = torch.tensor(splits[name].rows[ranks.data.rank], dtype=torch.int64)
         own = batch.supervised[rows]
         found = parts[name].logprobs
         dense = found.new_zeros(batch.supervised.shape)

@@ -35,13 +35,15 @@ class Step(Protocol):
 def lean_step(model: PreTrainedModel) -> Step | None:
     """The step of this base with the modules that it has now; None when its layers are of another kind.
 
-    Under autocast too: there each operation has a type of its own, which is the base's business.
+    Under autocast too: there each operation has a type of its own, which is the base's business. And where layers are
+    computed in parts, which hooks put together.
     """
     inner: Any = getattr(model, "model", None)
     layers = list(getattr(inner, "layers", ()))
     kinds = {(type(layer).__name__, type(layer).__module__.partition(".")[0]) for layer in layers}
     known = kinds <= {(name, "transformers") for name in LAYERS}
-    if not layers or not known or torch.is_autocast_enabled(next(model.parameters()).device.type):
+    hooked = any(module._forward_hooks for layer in layers for module in layer.children())
+    if not layers or not known or hooked or torch.is_autocast_enabled(next(model.parameters()).device.type):
         return None
     return _Lean(model, inner, layers)
 
@@ -77,7 +79,7 @@ def _turns(cos: Float[Tensor, "rows 1 d"], sin: Float[Tensor, "rows 1 d"]) -> Tu
 
 
 class _Layer:
-    """A decoder layer; calls of its linear maps skip the hooks of modules, of which there are none."""
+    """A decoder layer; calls of its modules skip their hooks, of which there are none."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
