@@ -22,7 +22,8 @@ ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "objective": ((SFT, "--objective rl"),),
     "method": ((SFT, "--method full"), (RL, "--method lora:4")),
     "hardware": ((SFT, "--hardware H100"), (RL, "--hardware H100")),
-    "shards": ((SFT, "--shards 4"), (RL, "--shards 4")),
+    "devices": ((SFT, "--devices 4"), (RL, "--devices 4")),
+    "parallel": ((f"{SFT} --devices 4", "--parallel tensor=4"), (f"{RL} --devices 4", "--parallel fsdp=4")),
     "price": ((f"{SFT} --hardware H100", "--price 9"), (f"{RL} --hardware H100", "--price 9")),
     "eval_data": ((SFT, "--eval-data held.jsonl"), ("qwen3-0.6b rows.jsonl --objective rl", "--eval-data held.jsonl")),
     "prompt_field": ((SFT, "--prompt-field long"), (f"{SFT} --objective rl", "--prompt-field long")),
@@ -128,3 +129,29 @@ def test_a_completion_that_the_base_has_no_room_for_is_refused_with_the_position
         assert done.exit_code == 2
         assert "--max-tokens 512" in done.stderr
         assert "512 positions" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--devices 4 --parallel fsdp=4,tensor=2", "--devices is 4. Use --devices 8, or --parallel fsdp=2,tensor=2."),
+        ("--parallel fsdp=4", "--devices is 1. Use --devices 4"),
+        ("--devices 16 --parallel tensor=16", "has 8 key/value heads, which so many devices do not divide."),
+        ("--devices 16 --parallel tensor=16", "Use tensor=1, 2, 4 or 8."),
+        ("--devices 3 --parallel tensor=3", "Use tensor=1, 2, 4 or 8."),
+        ("--devices 2 --parallel expert=2", "has no experts. Leave expert out."),
+        ("--devices 2 --parallel rows=2", "unknown dimension 'rows'. Valid: expert, fsdp, replicate, tensor."),
+        ("--devices 0", "--devices 0: must be 1 or more"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_is_refused_with_numbers_that_work(run: Any, options: str, words: str) -> None:
+    done = run("plan", "qwen3-0.6b", *options.split())
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_experts_are_shared_by_numbers_that_divide_them(run: Any) -> None:
+    done = run("plan", "qwen3-30b-a3b", "--devices", "3", "--parallel", "expert=3")
+    assert done.exit_code == 2
+    assert "has 128 experts a layer, which so many devices do not divide. Use expert=1, 2, 4, 8, 16" in done.stderr
+    assert run("plan", "qwen3-30b-a3b", "--devices", "4", "--parallel", "expert=4").exit_code == 0

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
+from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import read_part, restore_state, state_tensors
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
+from lowregret.lora.weights import LoRAWeights
 from lowregret.models.sharded import whole
+from lowregret.models.targets import Matrix
 
 
 @together
@@ -21,9 +24,9 @@ def before_step(engine: Engine, policies: Sequence[str]) -> None:
     """Look at the gradients of a step, once they are complete: see `Liveness`."""
     for name in policies:
         policy = engine.policies[name]
-        policy.gather_gradients(engine.ranks)
+        policy.gather_gradients()
         if watched := policy.watched(policy.steps + 1):
-            policy.liveness.before_step(watched, traffic(engine, name))
+            policy.liveness.before_step(watched, engine.cuts.own_traffic(traffic(engine, name)))
 
 
 @together
@@ -37,10 +40,7 @@ def after_step(engine: Engine, policies: Sequence[str]) -> None:
 @together
 def traffic(engine: Engine, policy: str) -> dict[str, Int64[Tensor, "two experts"]]:
     """`Policy.traffic` of all ranks."""
-    counts = {name: count.clone() for name, count in engine.policies[policy].traffic().items()}
-    for count in counts.values():
-        engine.ranks.add(count)
-    return counts
+    return {name: engine.cuts.all_traffic(name, count) for name, count in engine.policies[policy].traffic().items()}
 
 
 @together
@@ -58,6 +58,22 @@ def state_of(engine: Engine, policy: str) -> dict[str, Tensor]:
 
 
 @together
+def whole_adapters(engine: Engine, policy: str) -> dict[str, LoRAWeights]:
+    """A LoRA by matrix, put together."""
+    found = engine.policies[policy]
+    assert isinstance(found, LoRAPolicy)
+    return found.whole_adapters()
+
+
+@together
+def whole_matrix(engine: Engine, matrix: Matrix) -> Tensor:
+    """The weight [d_out, d_in] of an adapted matrix, put together."""
+    carrier = engine.model.get_submodule(matrix.name)
+    assert isinstance(carrier, LoRALinear | LoRARouter)
+    return engine.cuts.joined(matrix, whole(carrier.matrix))
+
+
+@together
 def restore(engine: Engine, policy: str, path: Path, prefix: str) -> None:
     """Copy a state into a policy: of a file that every rank can read, what has names under `prefix`.
 
@@ -68,18 +84,12 @@ def restore(engine: Engine, policy: str, path: Path, prefix: str) -> None:
 
 @together
 def whole_weights(engine: Engine) -> dict[str, Tensor]:
-    """The base's weights by name, put together on rank 0's CPU."""
-    found = {}
-    for name, weight in engine.model.state_dict().items():
-        value = whole(weight).cpu()
-        if engine.ranks.rank == 0:
-            found[name] = value
+    """The base's weights by name, put together on rank 0's CPU; what two names share is one tensor there, too."""
+    found: dict[str, Tensor] = {}
+    known: dict[int, Tensor] = {}
+    for name, weight in engine.model.state_dict(keep_vars=True).items():
+        if id(weight) not in known:
+            value = engine.cuts.base().joined(name, whole(weight.detach())).cpu()
+            known[id(weight)] = value if engine.ranks.rank == 0 else value.new_empty(0)
+        found[name] = known[id(weight)]
     return found
-
-
-@together
-def whole_matrix(engine: Engine, matrix: str) -> Float[Tensor, "d_out d_in"]:
-    """The base's weight under an adapter, put together."""
-    carrier = engine.model.get_submodule(matrix)
-    assert isinstance(carrier, LoRALinear | LoRARouter)
-    return whole(carrier.matrix)

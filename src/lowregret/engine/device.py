@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lowregret.errors import SpecError
@@ -56,6 +57,16 @@ def _floating(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Parameter, bool
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.dtype is not torch.float64:
             yield parameter, parameter.ndim >= 2 and id(parameter) not in embeddings
+
+
+def arithmetic(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Products in `dtype`; all is float32 when that is.
+
+    Autocast remembers its copies of weights until the pass is over. Of weights in parts it would so keep all of them
+    whole on every rank, long after FSDP has let go of what it gathered: there it makes each copy when it is used.
+    """
+    remembers = not isinstance(model, FSDPModule)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32, cache_enabled=remembers)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -46,7 +46,7 @@ def max_tokens(
     """
     allowed = (default_budget(engine) if budget is None else budget) // bytes_per_token(engine, policies, longest)
     allowed = min(allowed, CPU_PASS_TOKENS) if engine.device.type == "cpu" else allowed
-    return max(allowed * engine.ranks.count, 1)
+    return max(allowed * engine.ranks.data.count, 1)
 
 
 def bytes_per_token(engine: Engine, policies: Sequence[str], length: int = PROBE_LENGTH) -> int:

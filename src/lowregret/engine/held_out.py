@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -44,14 +45,26 @@ def _own_sums(
     """Nats of [policy, example], float64; zero for the examples of other ranks."""
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
     groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
-    for group in groups[ranks.rank :: ranks.count]:
+    for turn in range(math.ceil(len(groups) / ranks.data.count)):
+        number = turn * ranks.data.count + ranks.data.rank
+        group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
         batch = collate([examples[index] for index in group], pad_id)
-        together = max(EVAL_PASS_TOKENS // batch.tokens, 1)
-        for start in range(0, len(policies), together):
+        together = _together([examples[index] for index in group])
+        last = (len(policies) - 1) // together
+        # As many passes on every rank, whatever its group: a pass may need them all. Who is done repeats its last.
+        beside = groups[turn * ranks.data.count : (turn + 1) * ranks.data.count]
+        passes = max(math.ceil(len(policies) / _together([examples[index] for index in own])) for own in beside)
+        for start in (min(place, last) * together for place in range(passes)):
             results = forward(dict.fromkeys(policies[start : start + together], batch))
             for place, result in enumerate(results.values(), start):
                 per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
                 per_row[batch.supervised] = -result.logprobs.cpu().double()
-                sums[place, group] = per_row.sum(1)
+                sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
     finish()
     return sums
+
+
+def _together(examples: Sequence[Example]) -> int:
+    """How many policies share a pass over these."""
+    computed = [max((place for place, own in enumerate(one.supervised) if own), default=1) for one in examples]
+    return max(EVAL_PASS_TOKENS // sum(max(tokens, 1) for tokens in computed), 1)

@@ -9,6 +9,7 @@ from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.forward.mixture import experts_under_autocast
 from lowregret.engine.parallel.fsdp import shard
 from lowregret.engine.parallel.mesh import Ranks
+from lowregret.errors import SpecError
 from lowregret.models.fill import fill_weights, is_bare
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
@@ -18,8 +19,13 @@ def place(base: Base, device: torch.device, dtype: torch.dtype, ranks: Ranks, *,
     """Cast the base, cut it if it is to lie `in_parts`, read its weights if it has none yet, and move it.
 
     Frozen weights are of the types that `cast_base` says. With `trains` they hold the same numbers in float32.
-    ModelError for weights that are no numbers.
+    ModelError for weights that are no numbers; SpecError for ranks of which each has a part of every matrix already.
     """
+    if in_parts and ranks.tensor.count * ranks.expert.count > 1:
+        raise SpecError(
+            f"a base in parts (base_in_parts) is not computed with tensor={ranks.tensor.count} and "
+            f"expert={ranks.expert.count}: leave it out, or ask for fsdp={ranks.count} alone."
+        )
     model = base.model
     model.requires_grad_(False)
     cast_base(model, torch.float32 if trains else dtype)

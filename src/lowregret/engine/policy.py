@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
@@ -16,8 +17,9 @@ from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.liveness import Liveness
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams, by_name
 from lowregret.engine.optim.registry import optimizer_of
+from lowregret.engine.parallel.base import train_base
 from lowregret.engine.parallel.fsdp import in_parts, shard
-from lowregret.engine.parallel.mesh import ALONE, Ranks
+from lowregret.engine.parallel.parts import BaseCuts, WeightParts
 from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
@@ -32,6 +34,8 @@ from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
+WHOLE = BaseCuts()
+
 
 class Policy(ABC):
     """Named trainable weights and their optimizer."""
@@ -40,6 +44,8 @@ class Policy(ABC):
     initial: dict[str, nn.Parameter]
     """The start of those weights whose first product is taken off, by the same names; frozen."""
     optimizer: PolicyOptimizer[Any]
+    parts = WeightParts()
+    """Which of the weights are a rank's own part of a larger one."""
 
     def __init__(self, name: str, optimizer: str) -> None:
         self.name = name
@@ -50,11 +56,11 @@ class Policy(ABC):
 
     @property
     def trainable_parameters(self) -> int:
-        return sum(weight.numel() for weight in self.weights.values())
+        return sum(self.parts.numbers(name, weight) for name, weight in self.weights.items())
 
     def take_step(self, params: StepParams) -> torch.Tensor:
         """One optimizer step; returns the gradients' norm before clipping."""
-        norm = self.optimizer.step(params)
+        norm = self.optimizer.step(params, self.gradient_norm())
         self.steps += 1
         return norm
 
@@ -63,12 +69,16 @@ class Policy(ABC):
         """Called before every pass that will add to this policy's gradients."""
 
     @abstractmethod
-    def gather_gradients(self, ranks: Ranks) -> None:
+    def gather_gradients(self) -> None:
         """Called before a step, once or more: add up what the ranks' passes have left, where the passes have not."""
 
     @abstractmethod
     def watched(self, step: int) -> list[str]:
         """The weights that must have a gradient in a step, counted from 1, and move with it: see `Liveness`."""
+
+    @abstractmethod
+    def gradient_norm(self) -> torch.Tensor | None:
+        """That of all gradients once they are gathered, a scalar; None where the optimizer sees all of them."""
 
     @abstractmethod
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
@@ -94,10 +104,13 @@ class LoRAPolicy(Policy):
         bank: AdapterBank,
         routing: PolicyRouting,
         optimizer: str = DEFAULT_OPTIMIZER,
+        cuts: BaseCuts = WHOLE,
     ) -> None:
         super().__init__(name, optimizer)
         self.method = method
         self.matrices = matrices
+        self.parts = cuts.adapter(bank.layout)
+        self._inputs = cuts.inputs(matrices)
         self.seed = seed
         self.bank = bank
         self._model = model
@@ -118,8 +131,10 @@ class LoRAPolicy(Policy):
             start = {}
             for matrix in matrices:
                 carrier = carriers[matrix.name]
-                form = form_of(matrix, carrier.base)
-                start[matrix.name] = form.start(method, matrix, carrier, generator)
+                form, seen = form_of(matrix, carrier.base), _seen(cuts, method, matrix, carrier)
+                # Drawn whole, then cut: a seed is the same adapter on any number of ranks.
+                found = form.start(method, cuts.whole(matrix), seen, generator)
+                start[matrix.name] = self.parts.own_start(matrix.name, found)
         bank.add(name, start, device, method)
         for carrier in carriers.values():
             if bank not in carrier.banks:
@@ -128,13 +143,16 @@ class LoRAPolicy(Policy):
         self._flat = nn.Parameter(bank.weights[-1])
         self.weights = {key: nn.Parameter(view) for key, view in bank.views(self._flat.detach(), method).items()}
         self.initial = {key: nn.Parameter(view, requires_grad=False) for key, view in self._initial_views().items()}
-        self.adapters = {m.name: self._adapter(m) for m in matrices}
+        self._adapters = self._views(self.weights, self.initial)
         if method.dora:
-            for key, adapter in self.adapters.items():
+            for key, adapter in self._adapters.items():
                 carrier = carriers[key]
                 assert adapter.magnitude is not None
                 assert not isinstance(carrier, LoRAExperts)
-                adapter.magnitude.data.copy_(row_norms(whole(carrier.matrix), *adapter.factors(), adapter.scale))
+                add_up = routing.add_up.get(key)
+                adapter.magnitude.data.copy_(
+                    row_norms(whole(carrier.matrix), *adapter.factors(), adapter.scale, add_up)
+                )
         self.optimizer = self._optimizer()
 
     @property
@@ -149,23 +167,47 @@ class LoRAPolicy(Policy):
         return self.method.scale_of(ranks[0] if ranks else self.method.rank)
 
     @property
+    def adapters(self) -> dict[str, LoRAWeights]:
+        """By matrix. SpecError where they are parts of those of several ranks."""
+        if self.parts.cuts:
+            raise SpecError(
+                f"the adapter {self.name} lies in parts on several ranks. Save the policy, and load it on one device."
+            )
+        return self._adapters
+
+    def whole_adapters(self) -> dict[str, LoRAWeights]:
+        """The same, put together where they are parts: every rank must ask."""
+        if not self.parts.cuts:
+            return self._adapters
+        weights, initial = (
+            {key: nn.Parameter(self.parts.joined(key, own.detach()), requires_grad=False) for key, own in some.items()}
+            for some in (self.weights, self.initial)
+        )
+        return self._views(weights, initial)
+
+    @property
     def slot(self) -> int:
         """Its row in the bank."""
         return self.bank.members.index(self.name)
 
     def dropout(self, rows: Sequence[tuple[int, int]]) -> Dropout | None:
         """That of the pass to come, for rows of these (numbers, tokens); or None."""
-        return Dropout(self.method.dropout, self.seed, self.steps, rows) if self.method.dropout else None
+        if not self.method.dropout:
+            return None
+        return Dropout(self.method.dropout, self.seed, self.steps, rows, self._inputs)
 
     def before_backward(self) -> None:
         self._gathered = False
         if self.bank.need_gradients() or self._flat.grad is None:
             self.refresh_views()
 
-    def gather_gradients(self, ranks: Ranks) -> None:
+    def gather_gradients(self) -> None:
         if self._flat.grad is not None and not self._gathered:
-            ranks.add(self._flat.grad)
+            self.parts.add_gradients(self._named(self._flat.grad), self._flat.grad)
         self._gathered = True
+
+    def gradient_norm(self) -> torch.Tensor | None:
+        return None if self._flat.grad is None else self.parts.norm(self._named(self._flat.grad))
 
     def watched(self, step: int) -> list[str]:
         suffix = {1: ".lora_B", 2: ".lora_A"}.get(step, "\0")
@@ -225,13 +267,17 @@ class LoRAPolicy(Policy):
         rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block, _ in self._pieces]
         return self._optimizer_type(named, gradients_stay=True, rates=rates)
 
-    def _adapter(self, matrix: Matrix) -> LoRAWeights:
-        a, b = f"{matrix.name}.lora_A", f"{matrix.name}.lora_B"
-        start = (self.initial[a], self.initial[b]) if self.initial else None
-        scale = self.expert_scale if matrix.experts else self.scale
-        return LoRAWeights(
-            self.weights[a], self.weights[b], scale, start, self.weights.get(f"{matrix.name}.lora_magnitude")
-        )
+    def _views(
+        self, weights: Mapping[str, nn.Parameter], initial: Mapping[str, nn.Parameter]
+    ) -> dict[str, LoRAWeights]:
+        found = {}
+        for matrix in self.matrices:
+            a, b = f"{matrix.name}.lora_A", f"{matrix.name}.lora_B"
+            start = (initial[a], initial[b]) if initial else None
+            scale = self.expert_scale if matrix.experts else self.scale
+            magnitude = weights.get(f"{matrix.name}.lora_magnitude")
+            found[matrix.name] = LoRAWeights(weights[a], weights[b], scale, start, magnitude)
+        return found
 
     def _initial_views(self) -> dict[str, torch.Tensor]:
         if self.bank.initial is None:
@@ -253,33 +299,49 @@ class FullPolicy(Policy):
         method: FullFT,
         model: PreTrainedModel,
         optimizer: str = DEFAULT_OPTIMIZER,
-        ranks: Ranks = ALONE,
+        cuts: BaseCuts = WHOLE,
     ) -> None:
         super().__init__(name, optimizer)
         self.method = method
-        kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} - {"float32"}
+        kinds = {str(own.dtype).removeprefix("torch.") for own in model.parameters() if own.dtype.itemsize < 4}
         if in_parts(model) and kinds:
             raise SpecError(
                 f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
                 "Make the engine with base_trains."
             )
+        train_base(model, cuts)
+        self.parts = cuts.base()
         for parameter in model.parameters():
-            if parameter.dtype is not torch.float32:
+            if parameter.dtype.itemsize < torch.float32.itemsize:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        shard(model, decoder_layers(model), ranks)
+        if not cuts.any:
+            shard(model, decoder_layers(model), cuts.ranks)
         self.weights, self.initial = dict(model.named_parameters()), {}
+        self._cut, self._gathered = cuts.any, False
+        """Whether the base is cut, and whether its gradients are those of all ranks."""
         self._model = model
         self._traffic: dict[str, torch.Tensor] = {}
-        self._experts = dict(fused_experts(model))
-        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in self._experts.items()]
+        modules: dict[str, Any] = dict(fused_experts(model))
+        self._experts = {name: cuts.total(name, module.down_proj.shape[0]) for name, module in modules.items()}
+        """How many there are of each module."""
+        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in modules.items()]
         self.optimizer = self._optimizer_type(by_name(self.weights), gradients_stay=False)
 
     def before_backward(self) -> None:
-        """Nothing to do: autograd makes the gradients."""
+        self._gathered = False
 
-    def gather_gradients(self, ranks: Ranks) -> None:
-        """Nothing to do: they are added up, part by part, as a backward pass makes them."""
+    def gather_gradients(self) -> None:
+        """FSDP2 has added them up, part by part, as a backward pass made them."""
+        if self._cut and not self._gathered:
+            self.parts.add_gradients(self._gradients())
+        self._gathered = True
+
+    def gradient_norm(self) -> torch.Tensor | None:
+        return self.parts.norm(self._gradients())
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        return {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
 
     def watched(self, step: int) -> list[str]:
         return [name for name, weight in self.weights.items() if weight.ndim >= 2] if step == 1 else []
@@ -298,7 +360,7 @@ class FullPolicy(Policy):
 
         def add(gradient: torch.Tensor) -> None:
             reached = gradient.flatten(0, -2).abs().amax(1, keepdim=True) > 0
-            found = self._traffic.setdefault(name, chosen.new_zeros(2, module.down_proj.shape[0]))
+            found = self._traffic.setdefault(name, chosen.new_zeros(2, self._experts[name]))
             found[0].scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
             found[1].scatter_add_(0, chosen.flatten(), reached.expand(chosen.shape).to(chosen.dtype).flatten())
 
@@ -320,6 +382,20 @@ def _adapted(model: PreTrainedModel, matrix: Matrix, routing: PolicyRouting) -> 
     carrier = form_of(matrix, module).carry(matrix, module, routing)
     _replace(model, name, carrier)
     return carrier
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A module whose weight was put together, as a start of an adapter reads it."""
+
+    matrix: torch.Tensor
+
+
+def _seen(cuts: BaseCuts, method: LoRA, matrix: Matrix, carrier: Carrier) -> Carrier | _Whole:
+    """What a start reads: a residual one all of the weight, of which there may be a part here; others nothing."""
+    if not method.residual or isinstance(carrier, LoRAExperts):
+        return carrier
+    return _Whole(cuts.joined(matrix, whole(carrier.matrix)))
 
 
 def _replace(model: PreTrainedModel, name: str, module: nn.Module) -> None:

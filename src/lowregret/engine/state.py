@@ -78,10 +78,15 @@ def state_tensors(policy: Policy, *, keep: bool = True) -> dict[str, Tensor]:
     tensors["steps"] = torch.tensor(policy.steps)
     found = {}
     for key, value in tensors.items():
-        all_of_it = whole(value)
+        all_of_it = policy.parts.joined(_weight(key), whole(value))
         if keep:
             found[key] = all_of_it if all_of_it is value else all_of_it.cpu()
     return found
+
+
+def _weight(key: str) -> str:
+    """The name of the weight that a tensor of the state belongs to."""
+    return key.rpartition("/")[2]
 
 
 def _own(value: Tensor) -> Tensor:
@@ -144,6 +149,7 @@ def damaged(path: Path, problem: object) -> RecordsError:
 def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy the state that `state_tensors` gave into the policy's own tensors; `path` is where it was read from."""
     prefixes = ("weights/", "initial/", f"{policy.optimizer.prefix}/")
+    tensors = {key: policy.parts.own(_weight(key), value) for key, value in tensors.items()}
     weights, initial, kept = (
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         for prefix in prefixes

@@ -33,25 +33,30 @@ def experts_of(model: PreTrainedModel, name: str) -> Any:
     return module.base if isinstance(module, LoRAExperts) else module
 
 
-def by_module(policy: LoRAPolicy) -> dict[str, dict[str, ExpertAdapter]]:
+def by_module(policy: LoRAPolicy, loras: Mapping[str, LoRAWeights]) -> dict[str, dict[str, ExpertAdapter]]:
     """{experts' module: {matrix: LoRA}} of a policy."""
     found: dict[str, dict[str, ExpertAdapter]] = {}
     for matrix in policy.matrices:
         if matrix.experts:
             name, _, role = matrix.name.rpartition(".")
-            adapter = policy.adapters[matrix.name]
+            adapter = loras[matrix.name]
             found.setdefault(name, {})[role] = ExpertAdapter.of_all(adapter.a, adapter.b, adapter.scale)
     return found
 
 
-def peft_experts(engine: Engine, policy: LoRAPolicy) -> tuple[dict[str, SavedAdapter], dict[str, Any]]:
-    """({module: A and B}, fields of adapter_config.json) of what PEFT calls target parameters: experts and routers."""
+def peft_experts(
+    engine: Engine, policy: LoRAPolicy, loras: Mapping[str, LoRAWeights]
+) -> tuple[dict[str, SavedAdapter], dict[str, Any]]:
+    """({module: A and B}, fields of adapter_config.json) of what PEFT calls target parameters: experts and routers.
+
+    `loras` are the policy's, by matrix, all of each.
+    """
     rslora = policy.method.scaling == "alpha/sqrt(r)"
     saved: dict[str, SavedAdapter] = {}
     named: list[str] = []
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
-    for name, adapters in by_module(policy).items():
+    for name, adapters in by_module(policy, loras).items():
         tensors = fused(experts_of(engine.model, name), adapters)
         for place, a, b in to_peft(name, tensors):
             saved[place] = SavedAdapter(a.contiguous(), b.contiguous())
@@ -86,11 +91,13 @@ def as_parameter(engine: Engine, policy: LoRAPolicy, matrix: Matrix) -> bool:
     return matrix.group == "router" or matrix.name.rpartition(".")[2] in _TAKEN_FOR_EXPERTS
 
 
-def expert_loras(engine: Engine, policy: LoRAPolicy) -> tuple[dict[str, SavedAdapter], dict[str, Any]]:
+def expert_loras(
+    engine: Engine, policy: LoRAPolicy, loras: Mapping[str, LoRAWeights]
+) -> tuple[dict[str, SavedAdapter], dict[str, Any]]:
     """The same as one plain LoRA for each matrix of each expert, all at the method's rank and scale."""
     saved: dict[str, SavedAdapter] = {}
     targets: set[str] = set()
-    for name, adapters in by_module(policy).items():
+    for name, adapters in by_module(policy, loras).items():
         module = experts_of(engine.model, name)
         saved |= {
             key: SavedAdapter(a, b) for key, a, b in to_each(name, module, adapters, policy.method.rank, policy.scale)
@@ -164,7 +171,7 @@ def _fitted(
     """The convention with the lowest rank that holds them all, and the LoRAs at its rank and scale."""
     first = known[next(iter(found))]
     assert first.experts is not None
-    counts = {"active": first.experts.active, "total": first.experts.count}
+    counts = {"active": first.experts.active, "total": first.experts.total}
     most = max(lora.rank for lora in found.values())
     outer = [_outer(known[name], lora) for name, lora in found.items()]
     # Zeros, such as a B that is new, are no sign of a factor in common.

@@ -10,11 +10,12 @@ import torch
 from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from lowregret.engine.checks import whole_matrix, whole_weights
+from lowregret.engine.checks import whole_adapters, whole_matrix, whole_weights
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import refusals, save_tensors
+from lowregret.errors import SpecError
 from lowregret.export.adapter import FittedAdapter, fit_adapter
 from lowregret.export.experts import as_parameter, copy_experts, expert_loras, peft_experts
 from lowregret.lora.formats.peft import WEIGHTS_NAME, SavedAdapter, adapter_config, to_peft_names
@@ -48,6 +49,11 @@ def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], N
 
     `say` is told what PEFT warns of, too: layers that the file lacks, and another base than the adapter was made on.
     """
+    if engine.cuts.any:
+        raise SpecError(
+            f"{folder}: an adapter's file is put on whole matrices, and those of this base are cut (tensor or expert "
+            "ranks). Load a state that an engine has saved, or leave these out."
+        )
     fitted = fit_adapter(engine.model, engine.matrices, folder)
     fitted.refuse_other_base(lambda weight: _own(engine, weight))
     for line in (*fitted.lacking(engine.matrices), *fitted.other_name(engine.base.source.asked)):
@@ -83,14 +89,15 @@ def _own(engine: Engine, name: str) -> torch.Tensor | None:
 
 @torch.no_grad()
 def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert: bool) -> None:
-    weights, experts = expert_loras(engine, policy) if each_expert else peft_experts(engine, policy)
+    adapters = whole_adapters(engine, policy.name)
+    of_experts = expert_loras if each_expert else peft_experts
+    weights, experts = of_experts(engine, policy, adapters)
     modules = []
     for matrix in policy.matrices:
         if matrix.experts:
             continue
-        linear, adapter = engine.model.get_submodule(matrix.name), policy.adapters[matrix.name]
-        assert isinstance(linear, LoRALinear | LoRARouter)
-        weight = linear.matrix if adapter.magnitude is None else whole_matrix(engine, matrix.name)
+        adapter = adapters[matrix.name]
+        weight = None if adapter.magnitude is None else whole_matrix(engine, matrix)
         weights[matrix.name] = SavedAdapter(*adapter.shipped(weight), adapter.magnitude)
         modules += [] if not each_expert and as_parameter(engine, policy, matrix) else [matrix]
     first = engine.model.get_submodule(modules[0].name) if modules else None

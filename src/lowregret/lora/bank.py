@@ -40,7 +40,7 @@ def rank_on(method: LoRA, matrix: Matrix) -> int:
     """The rank of a method on one matrix: on those of experts, what its convention says."""
     if matrix.experts is None:
         return method.rank
-    return expert_rank(method.rank, method.convention, active=matrix.experts.active, total=matrix.experts.count)
+    return expert_rank(method.rank, method.convention, active=matrix.experts.active, total=matrix.experts.total)
 
 
 @dataclass(frozen=True)

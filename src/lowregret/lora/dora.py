@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lowregret.lora.routing import RowNorms
+from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotSpan
 from lowregret.lora.weights import divisors, row_norms
 
@@ -24,12 +24,11 @@ from lowregret.lora.weights import divisors, row_norms
 def magnified(
     x: Float[Tensor, "tokens d_in"],
     y: Float[Tensor, "tokens d_out"],
-    anchor: Tensor,
     weight: Float[Tensor, "d_out d_in"],
     bias: Float[Tensor, " d_out"] | None,
     matrix: str,
     spans: Sequence[SlotSpan],
-    norms: RowNorms | None,
+    routing: PolicyRouting,
 ) -> Float[Tensor, "tokens d_out"]:
     """y = x Wᵀ + bias, with the tokens of DoRA's spans as the formula says, and the others as they are."""
     cuts: list[int] = []
@@ -39,18 +38,19 @@ def magnified(
     inputs, outputs = x.split(cuts), list(y.split(cuts))
     for number, span in enumerate(spans):
         place = 2 * number + 1
-        found = span_norms(span, matrix, weight, norms)
+        found = span_norms(span, matrix, weight, routing)
         outputs[place] = _Magnified.apply(  # type: ignore[no-untyped-call]
-            inputs[place], outputs[place], anchor, weight, bias, matrix, span, found
+            inputs[place], outputs[place], routing.anchor, weight, bias, matrix, span, found
         )
     outputs = [piece for piece in outputs if len(piece)]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def span_norms(
-    span: SlotSpan, matrix: str, weight: Float[Tensor, "d_out d_in"], norms: RowNorms | None
+    span: SlotSpan, matrix: str, weight: Float[Tensor, "d_out d_in"], routing: PolicyRouting
 ) -> Float[Tensor, "policies d_out"]:
-    """‖W + s B A‖ of each row for each policy, to divide by, from `norms` where they are known."""
+    """‖W + s B A‖ of each row for each policy, to divide by, from what the routing knows of them."""
+    norms = routing.norms
     found = []
     names = span.bank.members[span.slots]
     for index, (name, scale) in enumerate(zip(names, span.scales, strict=True)):
@@ -58,7 +58,7 @@ def span_norms(
         if known is None:
             slot = span.slots.start + index
             a, b = span.bank.factors(matrix, slice(slot, slot + 1), span.bank.weights.dtype)
-            known = divisors(row_norms(weight, a[0], b[0], scale))
+            known = divisors(row_norms(weight, a[0], b[0], scale, routing.add_up.get(matrix)))
             if norms is not None:
                 norms[matrix, name] = known
         found.append(known)

@@ -69,7 +69,7 @@ class LoRALinear(nn.Module):
             for span in plain:
                 span.add_update(y, flat, *self.routing.factors(span, self.name, dtype))
         if dora:
-            y = magnified(flat, y, anchor, weight, bias, self.name, dora, self.routing.norms)
+            y = magnified(flat, y, weight, bias, self.name, dora, self.routing)
         return y.view(*x.shape[:-1], -1)
 
     def _spans(self, tokens: int) -> Sequence[SlotSpan]:
@@ -177,7 +177,7 @@ def adapted_product(
     u = nn.functional.linear(dropped, a) * span.scales[index]
     if not bank.layout.dora:
         return x, weight, (u, b)
-    norm = span_norms(span, name, weight, linear.routing.norms)[index]
+    norm = span_norms(span, name, weight, linear.routing)[index]
     gain = (_trained(anchor, name, slots, bank.magnitudes, bank.magnitudes_gradient) / norm)[:, None]
     if dropout is None:
         return x, gain * weight, (u, gain * b)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,6 +14,13 @@ from lowregret.lora.spans import SlotSpan
 
 RowNorms = dict[tuple[str, str], Tensor]
 """Row norms for DoRA by matrix and policy, for passes between which no weight changes."""
+ComputePairs = Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]
+"""(x [pairs, d], experts [pairs, 1], weights [pairs, 1], pairs of each run) → weighted outputs [pairs, d]."""
+PairExchange = Callable[[Tensor, Tensor, Tensor, Sequence[int], int, ComputePairs], Tensor]
+"""(x [tokens, d], experts [tokens, k], weights [tokens, k], tokens of each run, experts of each process, what computes
+pairs) → sums over a token's experts [tokens, d], each computed by the process that holds it."""
+AddUp = Callable[[Tensor], None]
+"""Puts the sum over processes in the place of each one's tensor."""
 FactorCache = dict[tuple[str, int, int, int, torch.dtype], tuple[Tensor, Tensor]]
 """Aᵀ and Bᵀ by matrix, bank, first and last slot and type, for the same passes."""
 
@@ -35,6 +42,10 @@ class PolicyRouting:
     """DoRA's, kept while no weight changes; None while they may."""
     known: FactorCache | None = None
     """Those that were asked for, kept as long."""
+    add_up: dict[str, AddUp] = field(default_factory=dict)
+    """Of matrices whose rows lie over several processes: what adds up a number of each row over them."""
+    exchange: PairExchange | None = None
+    """What has tokens computed by experts of other processes; None when all experts are here."""
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:

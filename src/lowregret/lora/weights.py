@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,14 +35,14 @@ class LoRAWeights:
 
     @torch.no_grad()
     def shipped(
-        self, weight: Float[Tensor, "d_out d_in"]
+        self, weight: Float[Tensor, "d_out d_in"] | None
     ) -> tuple[Float[Tensor, "factors d_in"], Float[Tensor, "d_out factors"]]:
         """`factors` as PEFT can use them: it divides by the norm of an adapted row of zeros, whose magnitude is zero.
 
-        Such a row gets an update too small to matter, so that its norm is none.
+        Such a row gets an update too small to matter, so that its norm is none. `weight` is read for DoRA alone.
         """
         a, b = self.factors()
-        if self.magnitude is not None:
+        if self.magnitude is not None and weight is not None:
             b = torch.where(row_norms(weight, a, b, self.scale)[:, None] == 0, 1e-12, b)
         return a, b
 
@@ -73,14 +74,18 @@ def row_norms(
     a: Float[Tensor, "factors d_in"],
     b: Float[Tensor, "d_out factors"],
     scale: float,
+    add_up: Callable[[Tensor], None] | None = None,
 ) -> Float[Tensor, " d_out"]:
     """‖W + scale · B A‖ of each row, in the type of A and B: what DoRA's magnitudes take the place of.
 
     Without gradient, as section 4.3 of arXiv 2402.09353 has it. Autocast is off: a norm in bfloat16 would be off by
-    more than a step of training changes it.
+    more than a step of training changes it. `add_up` adds up squares where other processes hold the rest of the rows.
     """
     with torch.autocast(weight.device.type, enabled=False):
         norms: Tensor = torch.linalg.vector_norm(torch.addmm(weight.to(a.dtype), b * scale, a), dim=1)
+        if add_up is not None:
+            add_up(norms.square_())
+            norms.sqrt_()
     return norms
 
 

@@ -26,10 +26,18 @@ class Experts:
     """What a matrix is, of which every expert of a layer has one."""
 
     count: int
+    """Those that are here: all, but for processes that each hold some."""
     active: int
     """Experts that a token passes through."""
     hidden: Literal["in", "out"]
     """The side that faces the model's hidden states, which all experts of a layer see: `in` of gate and up."""
+    elsewhere: int = 0
+    """Those that other processes hold."""
+
+    @property
+    def total(self) -> int:
+        """Experts of a layer."""
+        return self.count + self.elsewhere
 
 
 def fused_experts(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:

@@ -11,6 +11,7 @@ from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import Advised, advise
 from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
 from lowregret.plan.advice.regret import room
+from lowregret.plan.placement import PACK, Placement
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.budget import MemoryBudget
@@ -18,10 +19,12 @@ from lowregret.plan.resources.cost import RunCost, StudyCost, packing_gain, run_
 from lowregret.plan.resources.evaluation import choose_evaluation
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, shared_adds
 from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import trust
 from lowregret.spec import FullFT, LoRA, TrainingSpec
+from lowregret.spec.mesh import require
 from lowregret.spec.plan import PlanSpec
 
 EVALS = int(TrainingSpec.model_fields["evals"].default)
@@ -76,6 +79,8 @@ def build_plan(
         hardware: what it is to run on: memory is then checked against it. When not given, the least device with a
             price that holds the method is assumed for time and money.
     """
+    if request.mesh is not None:
+        require(request.mesh, divisible(shapes))
     length, mean, share = _rows(shapes, request, facts)
     budget = _budget(shapes, request, length, share, hardware)
     found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=budget.fits)
@@ -111,7 +116,7 @@ def build_plan(
         by_target=found.lora_parameters,
         expected=found.expected,
         capacity=_capacity(shapes, found),
-        trust=trust(shapes, _rates(found), found.information, found.expected, budget.hardware),
+        trust=trust(shapes, _rates(found), found.information, found.expected, budget.hardware, request.devices),
         price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
     )
@@ -126,8 +131,9 @@ def _budget(
         length,
         max(1, round(length * supervised_share)),
         request.checkpoint_activations,
-        request.shards,
+        request.devices,
         hardware,
+        request.mesh,
         optimizer=type(request.optimizer),
     )
     if request.objective == "rl":
@@ -209,7 +215,10 @@ class CostEstimator:
 
     def method_plan(self, method: FullFT | LoRA, trainable: int, rate: RatePrior) -> MethodPlan:
         """One column."""
-        rows, fits = self._micro_batch(method)
+        placement = self.budget.placement(method)
+        rows = self._micro_batch(method, placement)
+        need = self.budget.need(method, rows, placement.mesh)
+        fits = placement.fits and self.budget.holds(need)
         work = self.work
         length, shared = max(1, round(work.mean_length)), work.shared.for_method(method)
         adds = shared_adds(self.shapes, method, length, work.supervised_share, shared)
@@ -218,7 +227,7 @@ class CostEstimator:
             method=method,
             trainable=trainable,
             rate=rate,
-            memory=self.budget.need(method, rows),
+            memory=need,
             micro_batch=rows,
             fits=fits,
             remedy="" if fits is not False else self.budget.remedy(method),
@@ -227,19 +236,25 @@ class CostEstimator:
             shipped_bytes=adapter_bytes(trainable),
             seconds=None if run is None else run.seconds,
             money=None if run is None else run.money,
+            placement=placement,
+            sent_bytes=0.0 if run is None else run.sent_bytes,
+            waiting_share=0.0 if run is None else run.waiting_seconds / run.step_seconds,
         )
 
-    def _micro_batch(self, method: FullFT | LoRA) -> tuple[int, bool | None]:
-        """The largest power of two of rows that fits, up to the batch; and whether one does."""
-        rows = min(self.request.micro_batch_size or self.work.batch_size, self.work.batch_size)
-        while rows > 1 and self.budget.fits(method, rows) is False:
+    def _micro_batch(self, method: FullFT | LoRA, placement: Placement) -> int:
+        """The largest power of two of rows that fits, up to a device's share of the batch; 1 if none does."""
+        share = placement.rows(self.work.batch_size)
+        rows = min(self.request.micro_batch_size or share, share)
+        while rows > 1 and self.budget.holds(self.budget.need(method, rows, placement.mesh)) is False:
             rows = 1 << ((rows - 1).bit_length() - 1)
-        return rows, self.budget.fits(method, rows)
+        return rows
 
     def run_cost(self, method: FullFT | LoRA) -> RunCost | None:
         """The time and money of a run; None without hardware."""
         if self.budget.hardware is None:
             return None
+        placement = self.budget.placement(method)
+        share = placement.rows(self.work.batch_size)
         return run_cost(
             self.shapes,
             method,
@@ -252,7 +267,9 @@ class CostEstimator:
             eval_tokens=self.work.eval_tokens,
             checkpoint_activations=self.request.checkpoint_activations,
             price_per_hour=self.request.price,
-            shards=self.request.shards,
+            mesh=placement.mesh,
+            deals_rows=placement.deals_rows,
+            passes=-(-share // self._micro_batch(method, placement)),
             optimizer=type(self.request.optimizer),
         )
 
@@ -263,5 +280,10 @@ class CostEstimator:
         if runs[0] is None or runs[1] is None or hardware is None or self.request.objective == "rl":
             return None
         length = max(1, round(self.work.mean_length))
-        gain = packing_gain(self.shapes, lora, hardware, rows=self.work.batch_size, length=length)
-        return study_cost(runs[0], runs[1], packing=gain)
+        placement = self.budget.placement(lora)
+        if placement.deals_rows:
+            rows = placement.rows(self.work.batch_size)
+            gain = packing_gain(self.shapes, lora, hardware, rows=rows, length=length)
+        else:  # the device with most trials is the last to be done
+            gain = PACK / -(-PACK // placement.mesh.data)
+        return study_cost(runs[0], runs[1], packing=gain, apart=1 if placement.deals_rows else placement.mesh.data)

@@ -23,6 +23,7 @@ from lowregret.plan.formatting import bits, byte_count, count, describe, money, 
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.plan import PlanSpec
 from lowregret.spec.rl import OWN_PROBLEMS
 from lowregret.tasks.registry import find_entry
 
@@ -149,15 +150,33 @@ def rows(plan: Plan) -> Iterator[TableRow]:
 def _on_hardware(
     plan: Plan, hardware: Hardware, both: Callable[[str, str, Callable[[MethodPlan], str]], TableRow]
 ) -> Iterator[TableRow]:
-    devices = f"{plan.request.shards} × " if plan.request.shards > 1 else ""
     assumed = "assumed" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
-    yield both(f"on {devices}{hardware.name}", assumed, _fit)
+    yield both(f"on {_devices(plan)}{hardware.name}", assumed, _fit)
+    if plan.request.devices > 1:
+        yield both("  placed", "Devices, below", _placed)
+        yield both("  sent", "by each in a step", lambda side: byte_count(side.sent_bytes))
+        yield both("  waiting", "of a step", lambda side: share(side.waiting_share))
     use = "measured here" if hardware.kind == "cpu" else f"{100 * hardware.utilisation:.0f} % of peak"
     left_out = "no sampling; " if plan.request.objective == "rl" else ""
     yield both("  time", left_out + use, lambda side: _if_it_fits(side, duration, side.seconds))
     if plan.lora.money is not None:
         source = "--price" if plan.price_given else "a list price"
         yield both("  money", source, lambda side: _if_it_fits(side, money, side.money))
+
+
+def _devices(plan: Plan) -> str:
+    """`8 × ` before a device's name; nothing for one."""
+    return f"{plan.request.devices} × " if plan.request.devices > 1 else ""
+
+
+def _device(plan: Plan) -> str:
+    return "none is enough" if plan.hardware is None else f"{_devices(plan)}{plan.hardware.name}"
+
+
+def _placed(side: MethodPlan) -> str:
+    """How a method uses the devices; the mesh where it says more."""
+    placement = side.placement
+    return f"{placement.kind}, {placement.mesh}" if placement.mesh.in_parts else placement.kind
 
 
 def _if_it_fits(side: MethodPlan, words: Callable[[float], str], value: float | None) -> str:
@@ -168,7 +187,8 @@ def _if_it_fits(side: MethodPlan, words: Callable[[float], str], value: float | 
 
 def _fit(side: MethodPlan) -> str:
     if not side.fits:
-        return f"no; {side.remedy}" if side.remedy else "does not fit"
+        said = "see Beware" if side.remedy.count("--") > 1 else side.remedy
+        return f"no; {said}" if said else "does not fit"
     return f"fits, {side.micro_batch} row{'s' if side.micro_batch > 1 else ''}"
 
 
@@ -180,7 +200,11 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
     """(title, style, sentences)."""
     advice: Advice = plan.advice
     yield "Why", "", advice.choice.reasons
-    yield "Beware", "yellow", advice.warnings
+    if plan.request.devices > 1:
+        yield "Devices", "", [f"{side.label}: {side.placement.why}" for side in (plan.lora, plan.full)]
+    wide = [side for side in (plan.lora, plan.full) if side.remedy.count("--") > 1]
+    told = [f"{side.label} would fit with {side.remedy}." for side in wide]
+    yield "Beware", "yellow", [*advice.warnings, *told]
     yield "Problems in the data", "red", plan.facts.problems if plan.facts is not None else ()
     yield "What would change this", "", advice.choice.would_change
     parts = [f"{part.about.capitalize()}: {part.said}" for part in plan.trust.parts]
@@ -203,10 +227,26 @@ def next_steps(plan: Plan) -> list[str]:
     more += ["--steps", str(choice.steps)] if choice.epochs is None else ["--epochs", f"{choice.epochs:g}"]
     more += [] if request.schedule == "constant" else ["--schedule", request.schedule]
     common = ["--model", plan.shapes.name, *source, "--batch-size", str(choice.batch_size), *more]
+    start, spread = started(request, plan.hardware)
+    common += spread
     rate_found = f"{plan.advice.learning_rate:.2g}"
     train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
     compare = ["--methods", f"{plan.lora.method.name},full", "--out", "runs/study"]
-    return [_command("train", [*common, *train]), _command("compare", [*common, *compare]) + _study(plan)]
+    return [
+        _command(f"{start} train", [*common, *train]),
+        _command(f"{start} compare", [*common, *compare]) + _study(plan),
+    ]
+
+
+def started(request: PlanSpec, hardware: Hardware | None) -> tuple[str, list[str]]:
+    """What starts a verb on so many devices, and the options that say so: of several nodes each starts its own, and
+    what starts them says how many there are."""
+    options = [] if request.parallel is None else ["--parallel", request.parallel]
+    nodes = 1 if hardware is None else -(-request.devices // hardware.node)
+    if nodes > 1:
+        each = -(-request.devices // nodes)
+        return f"torchrun --nnodes {nodes} --nproc-per-node {each} -m lowregret", options
+    return "lowregret", options + ["--devices", str(request.devices)] * (request.devices > 1)
 
 
 def _is_task(source: str) -> bool:
@@ -218,9 +258,9 @@ def _is_task(source: str) -> bool:
     return source.startswith(OWN_PROBLEMS)
 
 
-def _command(verb: str, options: list[str]) -> str:
+def _command(start: str, options: list[str]) -> str:
     """A command of lines of at most 76 characters, broken between options so that it can be copied as it stands."""
-    lines = [f"lowregret {verb}"]
+    lines = [start]
     for name, value in zip(options[::2], options[1::2], strict=True):
         option = f"{name} {shlex.quote(value)}"
         if len(lines[-1]) + len(option) > _COMMAND_WIDTH:
@@ -357,7 +397,9 @@ def model_rows(plans: Sequence[Plan]) -> Iterator[tuple[str, ...]]:
     yield row("memory, LoRA", lambda plan: byte_count(plan.lora.memory.total))
     yield row("memory, FullFT", lambda plan: byte_count(plan.full.memory.total))
     yield row("FLOPs a token", lambda plan: count(plan.asked.flops_per_token))
-    yield row("device", lambda plan: plan.hardware.name if plan.hardware is not None else "none is enough")
+    yield row(
+        "device", lambda plan: _devices(plan) + plan.hardware.name if plan.hardware is not None else "none is enough"
+    )
     yield row("  time", lambda plan: _if_it_fits(plan.asked, duration, plan.asked.seconds))
     yield row("  money", lambda plan: _if_it_fits(plan.asked, money, plan.asked.money))
     yield row("warnings", lambda plan: str(len(plan.advice.warnings)))

@@ -9,6 +9,7 @@ from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.advice.regret import ExpectedRegret
+from lowregret.plan.placement import Placement
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.cost import StudyCost
 from lowregret.plan.resources.hardware import Hardware
@@ -41,7 +42,13 @@ class MethodPlan:
     shipped_bytes: int
     seconds: float | None
     money: float | None
-    """Dollars; None without a price."""
+    """Dollars; None without a price. Where trials have devices of their own, that of one's."""
+    placement: Placement
+    """How the devices are used."""
+    sent_bytes: float
+    """That each device sends in a step; 0 without hardware."""
+    waiting_share: float
+    """Of a step, what communication adds to it."""
 
     @property
     def label(self) -> str:
@@ -135,4 +142,12 @@ def _side(side: MethodPlan) -> dict[str, Any]:
         "shipped_bytes": side.shipped_bytes,
         "seconds": side.seconds,
         "money": side.money,
+        "placement": {
+            "kind": side.placement.kind,
+            "parallel": str(side.placement.mesh),
+            "devices": side.placement.mesh.devices,
+            "why": side.placement.why,
+            "sent_bytes": side.sent_bytes,
+            "waiting_share": side.waiting_share,
+        },
     }

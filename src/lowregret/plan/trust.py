@@ -67,6 +67,7 @@ def trust(
     information: Information | None,
     expected: ExpectedRegret | None,
     hardware: Hardware | None,
+    devices: int = 1,
 ) -> Trust:
     """Judge each part.
 
@@ -74,12 +75,12 @@ def trust(
         shapes: the model.
         rates: of the planned method first, then of the other one.
         information, expected: of the data; None without any.
-        hardware: what time and memory are planned for.
+        hardware, devices: what time and memory are planned for.
     """
     parts = (
         _rate(rates[0]),
         _regret(shapes, information, expected),
-        *(() if hardware is None else (_resources(hardware),)),
+        *(() if hardware is None else (_resources(hardware, devices),)),
     )
     return Trust(parts, _pilot(rates, information, expected))
 
@@ -117,8 +118,11 @@ def _regret(shapes: Shapes, information: Information | None, expected: ExpectedR
     return Trusted("regret", False, f"outside: {'; '.join(filter(None, reasons))}.")
 
 
-def _resources(hardware: Hardware) -> Trusted:
+def _resources(hardware: Hardware, devices: int) -> Trusted:
     """By docs/findings/2026-11-24-plan-beside-what-happens.md and 2026-11-29-plan-beside-peft-comparison.md."""
+    if devices > 1:
+        said = "outside: counted; of several devices bytes were held to two processes on a CPU, times to nothing."
+        return Trusted("memory and time", False, said)
     if hardware.kind == "cpu":
         said = "inside: in 32 runs on a CPU memory was within 10 % in 31, time within 22 % in 30."
         return Trusted("memory and time", True, said)

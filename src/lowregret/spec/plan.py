@@ -15,6 +15,7 @@ from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.base import Spec, build
 from lowregret.spec.keys import keys
 from lowregret.spec.marks import TRAINING, CodeOnly, Flag, Unit
+from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import FullFT, LoRA, Method, parse_method
 from lowregret.spec.optimizer import AdamW, OptimizerSpec, Schedule
 from lowregret.spec.rl import RL
@@ -42,8 +43,11 @@ class PlanSpec(Spec):
     """The method: full, lora:RANK or lora:RANK:TARGETS; as advised when not given."""
     hardware: str | None = None
     """What to run on, a name such as H100, or auto for this machine; not judged when not given."""
-    shards: Annotated[int, Unit("devices")] = Field(default=1, ge=1, le=limits.ROWS)
-    """Devices that share weights, gradients and moments (FSDP)."""
+    devices: Annotated[int, Unit("devices")] = Field(default=1, ge=1, le=limits.DEVICES)
+    """How many of that hardware train together."""
+    parallel: str | None = None
+    """How they are arranged, such as fsdp=4,tensor=2, of replicate, fsdp, tensor and expert; as their memory allows
+    when not given."""
     price: Annotated[float | None, Unit("per hour and device")] = Field(default=None, ge=0, le=limits.FACTOR)
     """What the hardware costs; that of the catalogue when not given."""
     eval_data: Annotated[str | None, Flag(group=_DATA)] = None
@@ -102,6 +106,11 @@ class PlanSpec(Spec):
         except SpecError as error:
             raise ValueError(str(error)) from None
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The arrangement that was asked for."""
+        return None if self.parallel is None else Mesh.parse(self.parallel)
+
     @field_validator("eval_data", "pilot", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
@@ -111,6 +120,11 @@ class PlanSpec(Spec):
     def _fits_together(self) -> PlanSpec:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give --epochs or --steps, not both")
+        try:
+            if self.mesh is not None:
+                require_devices(self.mesh, self.devices)
+        except SpecError as error:
+            raise ValueError(str(error)) from None
         for objective, names in _OF_ONE.items():
             given = [name for name in names if name in self.model_fields_set and getattr(self, name) is not None]
             if given and self.objective != objective:

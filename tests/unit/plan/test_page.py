@@ -69,7 +69,7 @@ def test_another_method_than_the_advised_is_said_to_be_what_the_table_is_for() -
 
 
 def test_what_does_not_fit_is_not_given_a_time_as_if_it_did() -> None:
-    assert "no; --shards" in printed(make())
+    assert "no; --devices" in printed(make())
     assert "if it fits" in printed(make())
 
 

@@ -78,9 +78,10 @@ def test_what_does_not_fit_gets_the_flag_that_makes_it_fit() -> None:
     found = build_plan(shapes, PlanSpec(method=FullFT()), facts=FACTS, hardware=device)
     assert found.full.fits is False
     assert any("does not fit" in warning for warning in found.advice.warnings)
-    flag, shards = found.full.remedy.split()
-    assert flag == "--shards"
-    assert build_plan(shapes, PlanSpec(method=FullFT(), shards=int(shards)), facts=FACTS, hardware=device).full.fits
+    flag, devices = found.full.remedy.split()
+    assert flag == "--devices"
+    enough = PlanSpec(method=FullFT(), devices=int(devices))
+    assert build_plan(shapes, enough, facts=FACTS, hardware=device).full.fits
 
 
 def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
@@ -98,14 +99,18 @@ def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
 
 
 def test_a_price_is_per_hour_and_device() -> None:
-    device = find_hardware("H100 SXM")
+    """LoRA trials have a device of their own where there are two; FullFT takes both."""
+    device = find_hardware("H200")
     one, two = (
-        build_plan(find_model("Qwen3-8B"), PlanSpec(shards=shards, price=2.0), facts=FACTS, hardware=device)
-        for shards in (1, 2)
+        build_plan(find_model("Qwen3-8B"), PlanSpec(devices=devices, price=2.0), facts=FACTS, hardware=device)
+        for devices in (1, 2)
     )
     assert one.lora.seconds is not None
+    assert two.full.seconds is not None
     assert one.lora.money == pytest.approx(2.0 * one.lora.seconds / 3600)
-    assert two.lora.money == pytest.approx(one.lora.money)
+    assert two.lora.seconds == pytest.approx(one.lora.seconds, rel=0.01)
+    assert two.lora.money == pytest.approx(one.lora.money, rel=0.01)
+    assert two.full.money == pytest.approx(2 * 2.0 * two.full.seconds / 3600)
 
 
 def test_more_data_take_longer_and_longer_rows_more_memory() -> None:

@@ -55,8 +55,8 @@ def test_every_bound_of_the_help_is_held_and_its_error_names_the_flag() -> None:
         ),
         ({"steps": "few"}, "--steps 'few': should be a valid integer, unable to parse string as an integer."),
         (
-            {"shards": 0, "batch_size": 0},
-            "--shards 0: must be 1 or more, at most 1,000,000.\n--batch-size 0: must be 1 or more, at most 1,000,000.",
+            {"devices": 0, "batch_size": 0},
+            "--devices 0: must be 1 or more, at most 100,000.\n--batch-size 0: must be 1 or more, at most 1,000,000.",
         ),
     ],
 )

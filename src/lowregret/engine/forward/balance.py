@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.errors import ModelError
+from lowregret.errors import ModelError, SpecError
 from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
 
@@ -47,6 +47,19 @@ class BalanceLoss:
         self._experts: int = first.down_proj.shape[0]
         self._active: int = model.config.get_text_config().num_experts_per_tok
         self._scores: list[Tensor] = []
+
+    def check(self, ranks: Ranks, padded: str | None) -> None:
+        """SpecError where ranks cannot take it together; `padded`: how rows are run, where that is with padding."""
+        if ranks.tensor.count * ranks.expert.count > 1:
+            raise SpecError(
+                f"the load-balancing loss is not computed with tensor={ranks.tensor.count} and "
+                f"expert={ranks.expert.count}: leave balance_experts out, or ask for fsdp={ranks.count} alone."
+            )
+        if padded is not None and not ranks.alone:
+            raise SpecError(
+                "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
+                f"{padded}. Leave balance_experts out, or train on one device."
+            )
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -87,13 +100,13 @@ class BalanceLoss:
 
 def _everybodys(own: Sequence[Float[Tensor, "layers tokens experts"]], ranks: Ranks) -> list[Tensor]:
     """Scores of all ranks' tokens of each policy, one rank after the other; gradients flow to the own ones."""
-    counts = torch.zeros(ranks.count, len(own), dtype=torch.int64, device=own[0].device)
-    counts[ranks.rank] = torch.tensor([part.shape[1] for part in own])
+    counts = torch.zeros(ranks.data.count, len(own), dtype=torch.int64, device=own[0].device)
+    counts[ranks.data.rank] = torch.tensor([part.shape[1] for part in own])
     ranks.add(counts)
     sizes = counts.flatten().tolist()
     layers, _, experts = own[0].shape
     blocks = list(own[0].new_zeros(layers, sum(sizes), experts).split(sizes, dim=1))
-    mine = slice(ranks.rank * len(own), (ranks.rank + 1) * len(own))
+    mine = slice(ranks.data.rank * len(own), (ranks.data.rank + 1) * len(own))
     for block, part in zip(blocks[mine], own, strict=True):
         block.copy_(part.detach())
     everyones = torch.cat(blocks, 1)

@@ -12,6 +12,10 @@ p is there: two products by the vocabulary in all, as many as with full logits. 
 needed too. `linear_cross_entropy` knows it, and does all in the forward pass. For another loss the backward pass
 computes the chunks again: four products instead of three, the price of not keeping the logits; it is not paid when all
 positions fit into one chunk, which is then kept.
+
+With `vocabulary`, the weight, its bias and b hold this rank's part of the vocabulary, the same positions are given on
+all ranks, and targets are of the whole: the largest logit, the sums and the targets' logits are found over all parts,
+3 numbers a position (`parallel/tensor.py`). The gradients of hidden and u are then a part's, to be added up.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PretrainedConfig
 
 from lowregret.engine.losses import cross_entropy
+from lowregret.engine.parallel.cuts import Cut
 
 CHUNK_BYTES = 128 * 2**20
 """Measured on a CPU: products lose a tenth below 128 positions, and gain nothing beyond 256."""
@@ -41,6 +46,7 @@ def linear_logprobs(
     softcap: float | None = None,
     scale: float = 1.0,
     chunk_bytes: int = CHUNK_BYTES,
+    vocabulary: Cut | None = None,
 ) -> Float[Tensor, " positions"]:
     """log p(target) of each position, nats; float32, or float64 for float64 inputs.
 
@@ -51,7 +57,7 @@ def linear_logprobs(
     All floating inputs get gradients, once (no double backward). Under no_grad nothing is kept.
     """
     u, b = (None, None) if update is None else update
-    settings = (softcap, scale, chunk_bytes)
+    settings = (softcap, scale, chunk_bytes, vocabulary)
     logprobs: Tensor = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, u, b, targets, settings, torch.is_grad_enabled()
     )
@@ -69,6 +75,7 @@ def linear_cross_entropy(
     softcap: float | None = None,
     scale: float = 1.0,
     chunk_bytes: int = CHUNK_BYTES,
+    vocabulary: Cut | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " positions"]]:
     """(loss, log-probabilities) = (−Σ weights · log p(target), log p(target)), for a weight that trains.
 
@@ -76,7 +83,7 @@ def linear_cross_entropy(
     however many chunks there are. It can be differentiated once; the log-probabilities and `weights` get no gradient.
     """
     u, b = (None, None) if update is None else update
-    settings = (softcap, scale, chunk_bytes)
+    settings = (softcap, scale, chunk_bytes, vocabulary)
     both: tuple[Tensor, Tensor] = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, u, b, targets, weights, settings, torch.is_grad_enabled()
     )
@@ -100,7 +107,7 @@ def head_transform(config: PretrainedConfig) -> tuple[float, float | None]:
 
 
 class _LinearLogprobs(torch.autograd.Function):
-    """`linear_logprobs`; `settings` are softcap, scale and chunk_bytes."""
+    """`linear_logprobs`; `settings` are softcap, scale, chunk_bytes and vocabulary."""
 
     @staticmethod
     def forward(
@@ -111,7 +118,7 @@ class _LinearLogprobs(torch.autograd.Function):
         u: Tensor | None,
         b: Tensor | None,
         targets: Tensor,
-        settings: tuple[float | None, float, int],
+        settings: tuple[float | None, float, int, Cut | None],
         grad_enabled: bool,
     ) -> Tensor:
         inputs = (hidden, weight, bias, u, b, targets)
@@ -170,7 +177,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         b: Tensor | None,
         targets: Tensor,
         weights: Tensor,
-        settings: tuple[float | None, float, int],
+        settings: tuple[float | None, float, int, Cut | None],
         grad_enabled: bool,
     ) -> tuple[Tensor, Tensor]:
         inputs = (hidden, weight, bias, u, b, targets)
@@ -215,6 +222,7 @@ class _Chunks:
         softcap: float | None,
         scale: float,
         chunk_bytes: int,
+        cut: Cut | None,
         dtype: torch.dtype,
         *,
         buffers: bool = True,
@@ -225,12 +233,16 @@ class _Chunks:
         self.device = hidden.device
         self.hidden, self.weight = hidden.detach().to(dtype), weight.detach().to(dtype)
         self.bias, self.u, self.b = (None if x is None else x.detach().to(dtype) for x in (bias, u, b))
-        self.targets = targets[:, None]
+        self.targets, self._cut_vocabulary = targets[:, None], cut
+        if cut is not None:
+            self._here = (self.targets >= cut.start) & (self.targets < cut.start + cut.size)
+            self.targets = (self.targets - cut.start).clamp(0, cut.size - 1)
         self.softcap, self.scale = softcap, scale
         lower = dtype is not self.precise
         numbers = self.precise.itemsize * (1 if softcap is None else 2) + (dtype.itemsize if lower else 0)
         positions, vocabulary = hidden.shape[0], weight.shape[0]
-        most = max(1, chunk_bytes // (vocabulary * numbers))
+        # As many chunks on every rank: the same exchanges.
+        most = max(1, chunk_bytes // ((vocabulary if cut is None else cut.largest) * numbers))
         size = -(-positions // max(1, -(-positions // most)))  # equal chunks: a short last one is a slow product
         self.parts = [slice(start, min(start + size, positions)) for start in range(0, positions, max(1, size))]
         if buffers:
@@ -268,8 +280,16 @@ class _Chunks:
             torch.mul(wide.tanh_(), self.softcap, out=values)
         top = values.amax(1, keepdim=True)
         target = values.gather(1, self.targets[part])
+        cut = self._cut_vocabulary
+        if cut is not None:
+            cut.axis.largest(top)
+        target = target - top
         self._sums = values.sub_(top).exp_().sum(1, keepdim=True)
-        return (target - top - self._sums.log())[:, 0]
+        if cut is not None:
+            both = torch.cat([target * self._here[part], self._sums], 1)
+            cut.axis.add(both)
+            target, self._sums = both.split(1, 1)
+        return (target - self._sums.log())[:, 0]
 
     def residual(self, part: slice) -> tuple[Float[Tensor, "chunk vocabulary"], Float[Tensor, "chunk 1"]]:
         """(R, f) with d log p(target) / d (hidden · weightᵀ) = f · R, of the chunk `logprobs` was last asked for.
@@ -278,7 +298,8 @@ class _Chunks:
         the target before the product: W[target] − p · W would cancel where the model is sure.
         """
         values, product = self._cut(self._values, part), self._cut(self._product, part)
-        values.scatter_add_(1, self.targets[part], -self._sums)
+        at_target = -self._sums if self._cut_vocabulary is None else -self._sums * self._here[part]
+        values.scatter_add_(1, self.targets[part], at_target)
         if self.softcap is not None:
             values.addcmul_(values, self._cut(self._wide, part).square_(), value=-1)  # tanh′ = 1 − tanh²
         if self.dtype is not self.precise:

@@ -21,6 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from lowregret.engine.forward.head import head_transform, linear_cross_entropy, linear_logprobs
 from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.losses import token_logprobs
+from lowregret.engine.parallel.autograd import enter, join
+from lowregret.engine.parallel.cuts import Cut
 from lowregret.lora.linear import LoRALinear, adapted_product
 from lowregret.lora.spans import SlotSpan
 
@@ -28,8 +30,10 @@ from lowregret.lora.spans import SlotSpan
 class Unembedding:
     """The unembedding of a model, as it is at the time: adapters on it wrap it."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, vocabulary: Cut | None = None) -> None:
+        """`vocabulary`: how its outputs are cut, where the module makes a part of the logits."""
         self._model = model
+        self._vocabulary = vocabulary
         self.scale, self.softcap = head_transform(model.config)
         self.chunked = True
         """Whether products are taken here, in chunks; else by the base."""
@@ -38,7 +42,7 @@ class Unembedding:
         self.temperature = 1.0
         """What the base's logits are divided by before the softmax of the current pass."""
         self._hidden: Tensor | None = None
-        self._hook: RemovableHandle | None = None
+        self._hooks: list[RemovableHandle] = []
         self.watch()
 
     @property
@@ -49,9 +53,10 @@ class Unembedding:
 
     def watch(self) -> None:
         """Hook the module that is there now: call it after policies have come or gone."""
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook = self.module.register_forward_pre_hook(self._select)
+        for hook in self._hooks:
+            hook.remove()
+        module = self.module
+        self._hooks = [module.register_forward_pre_hook(self._select), module.register_forward_hook(self._join)]
 
     def logprobs(self, logits: Tensor, layout: PassLayout, parts: list[SlotSpan]) -> Float[Tensor, " positions"]:
         """log p(target) of the layout's positions, float32, nats; `logits` are what the model returned."""
@@ -125,16 +130,33 @@ class Unembedding:
     def _transform(self) -> dict[str, Any]:
         # cap(scale · x) / temperature: a cap that is as much lower saturates at the same x.
         softcap = None if self.softcap is None else self.softcap / self.temperature
-        return {"bias": getattr(self._plain, "bias", None), "softcap": softcap, "scale": self.scale / self.temperature}
+        return {
+            "bias": getattr(self._plain, "bias", None),
+            "softcap": softcap,
+            "scale": self.scale / self.temperature,
+            "vocabulary": self._vocabulary,
+        }
 
     def _select(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """[rows, length, d] → [positions, d], or nothing at all when the product is taken here."""
-        if self.selected is None:
+        if self.selected is None and self._vocabulary is None:
             return None
         if not inputs:
             raise NotImplementedError("the base calls its unembedding by keyword")
-        chosen = inputs[0].flatten(0, -2).index_select(0, self.selected)
-        if not self.chunked:
+        chosen = inputs[0]
+        if self.selected is not None:
+            chosen = chosen.flatten(0, -2).index_select(0, self.selected)
+        if self._vocabulary is not None:
+            chosen = enter(chosen, self._vocabulary.axis)
+        if self.selected is None or not self.chunked:
             return (chosen, *inputs[1:])
         self._hidden = chosen
         return (chosen[:0], *inputs[1:])
+
+    def _join(self, head: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """All logits, of which every rank makes a part: whatever the base does with them is done by its own code."""
+        if self._vocabulary is None:
+            return None
+        if self.selected is not None and self.chunked:
+            return output.new_zeros(*output.shape[:-1], self._vocabulary.whole)
+        return join(output, self._vocabulary)

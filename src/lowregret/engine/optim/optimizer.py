@@ -83,12 +83,16 @@ class PolicyOptimizer(ABC, Generic[P]):
     def _update(self, params: P) -> None:
         """Move the parameters that have a gradient."""
 
-    def step(self, params: P) -> Float[Tensor, ""]:
-        """Apply the accumulated gradients, clear them, and return their global norm before clipping."""
+    def step(self, params: P, norm: Float[Tensor, ""] | None = None) -> Float[Tensor, ""]:
+        """Apply the accumulated gradients, clear them, and return their global norm before clipping.
+
+        `norm` is that of all gradients where these are a part of them; found here where they are all.
+        """
         if not isinstance(params, self.params):
             raise TypeError(f"{self.spec.__name__} takes {self.params.__name__}, not {type(params).__name__}")
         with_gradient = [parameter for parameter, _ in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+        if norm is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
         if params.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, params.clip_norm, norm)
         self._update(params)

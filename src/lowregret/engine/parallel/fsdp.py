@@ -20,10 +20,11 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
     that is cast afterwards keeps a part of the old type. What lies on another device than the ranks compute on is
     moved, a layer at a time. Nothing happens to a process alone, nor to a model in parts.
     """
-    if ranks.mesh is None or in_parts(model):
+    mesh = ranks.sharded
+    if mesh is None or in_parts(model):
         return
     for module in (*layers, model):
-        fully_shard(module, mesh=ranks.mesh)
+        fully_shard(module, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

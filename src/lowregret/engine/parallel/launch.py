@@ -32,6 +32,7 @@ from lowregret.errors import RanksError, SpecError
 _BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _MEET = "LOWREGRET_MEET"
 """The file by which the processes on one machine find each other."""
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 _PATIENCE = timedelta(days=7)
 """How long one may wait for another: rank 0 may be reading data or grading. One that has ended is noticed at once."""
 _GRACE_SECONDS = 5.0
@@ -47,6 +48,8 @@ class _Crew:
     lead: Lead | None = None
     folder: Path | None = None
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    loopback: bool = False
+    """Whether they were told to talk over the machine's own network, by a variable of the environment."""
     ended: str | None = None
     """What is known of the first that ended before it was told to."""
 
@@ -80,7 +83,7 @@ def crew(count: int, device: str = "auto") -> Ranks:
     kind = require_devices(count, device, local=by_torchrun is None)
     _crew = _Crew(ALONE) if by_torchrun is not None else _start(count)
     try:
-        lead = _join(0, count)
+        lead = _join(0, count, None if _crew.folder is None else _crew.folder / "meet")
     except RuntimeError as error:
         dismiss()
         raise RanksError(f"the {count} processes did not find each other: {error}") from None
@@ -124,6 +127,8 @@ def dismiss() -> None:
             process.wait()
         if dist.is_initialized():
             dist.destroy_process_group()
+        if gone.loopback:
+            os.environ.pop(_INTERFACE, None)
         if gone.folder is not None:
             shutil.rmtree(gone.folder, ignore_errors=True)
 
@@ -135,7 +140,8 @@ def follow() -> None:
     if _MEET in os.environ:
         threading.Thread(target=_end_with_rank_0, daemon=True).start()
     try:
-        _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])).follow()
+        meet = Path(os.environ[_MEET]) if _MEET in os.environ else None
+        _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), meet).follow()
     finally:
         dist.destroy_process_group()
 
@@ -164,12 +170,11 @@ def ranks_here() -> Ranks:
 def _start(count: int) -> _Crew:
     """The other processes, on this machine. They meet by a file, and talk over the loopback interface alone."""
     folder = Path(tempfile.mkdtemp(prefix="lowregret-ranks-"))
-    os.environ[_MEET] = str(folder / "meet")
-    if sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    found = _Crew(ALONE, folder=folder)
+    found = _Crew(ALONE, folder=folder, loopback=sys.platform == "linux" and _INTERFACE not in os.environ)
+    if found.loopback:
+        os.environ[_INTERFACE] = "lo"
     for rank in range(1, count):
-        own = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
+        own = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), _MEET: str(folder / "meet")}
         with (folder / f"said{rank}").open("wb") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lowregret.engine.parallel.follow"],
@@ -207,10 +212,10 @@ def _known_end(of: _Crew) -> str | None:
     return of.ended
 
 
-def _join(rank: int, count: int) -> Lead:
-    """Meet the others."""
+def _join(rank: int, count: int, meet: Path | None) -> Lead:
+    """Meet the others: by a file where all are on one machine; else as torchrun says."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    where = f"file://{os.environ[_MEET]}" if _MEET in os.environ else "env://"
+    where = "env://" if meet is None else f"file://{meet}"
     dist.init_process_group(backend, init_method=where, rank=rank, world_size=count, timeout=_PATIENCE)
     return Lead(rank, count)
 
@@ -228,5 +233,7 @@ def _take_places(kind: str, lead: Lead) -> Ranks:
 
 
 def _end_with_rank_0() -> None:
+    """Rank 0 holds the other end for as long as it lives; one that is killed cannot tidy up."""
     sys.stdin.buffer.read()
+    shutil.rmtree(Path(os.environ[_MEET]).parent, ignore_errors=True)
     os._exit(1)

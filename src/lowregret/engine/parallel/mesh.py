@@ -1,14 +1,15 @@
 """The processes of one training, each with a number: its rank.
 
 All of them make the same calls in the same order, with the same whole batches, and get the same answers, to the bit; so
-whatever follows from answers alone is decided alike on all of them. Between call and answer each computes its own rows.
-Weights of a batch are those of the whole batch (docs/design.md, principle 5), so the gradients of parts add up, and are
-never averaged.
+whatever follows from answers alone is decided alike on all of them. Between call and answer each computes its own rows,
+or with others its own part of their matrices. Weights of a batch are those of the whole batch (docs/design.md,
+principle 5), so the gradients of parts add up, and are never averaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,8 +20,46 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.parallel.lead import Lead
+from lowregret.errors import SpecError
 
 R = TypeVar("R")
+
+_DIMENSIONS = ("replicate", "shard", "expert", "tensor")
+"""Of a mesh, the outermost first: ranks that exchange most are neighbours."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Some processes of a training, this one among them: those that differ in certain dimensions of their mesh."""
+
+    rank: int = 0
+    """The place of this one."""
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+    """None of all there are, and of one alone."""
+
+    def add(self, tensor: Tensor) -> None:
+        """Put the sum over these processes in the place of each one's contiguous tensor."""
+        if self.count > 1:
+            dist.all_reduce(tensor, group=self.group)
+
+    def largest(self, tensor: Tensor) -> None:
+        """The same of the largest numbers."""
+        if self.count > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+
+    def first(self, tensor: Tensor) -> None:
+        """Put the first one's numbers in the place of each one's contiguous tensor."""
+        if self.count > 1:
+            dist.broadcast(tensor, group=self.group, group_src=0)
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Everybody's tensor, all of one shape, in order."""
+        if self.count == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.count)]
+        dist.all_gather(found, tensor, group=self.group)
+        return found
 
 
 @dataclass(frozen=True)
@@ -30,26 +69,67 @@ class Ranks:
     rank: int = 0
     count: int = 1
     mesh: DeviceMesh | None = None
-    """Of one dimension; None when alone."""
+    """Of all that have more than one rank of replicate, shard, expert and tensor, and always of shard; None alone."""
     lead: Lead | None = field(default=None, compare=False)
     """Through which rank 0 has the others make its calls; None where each process makes them by itself."""
+    data: Axis = Axis()
+    """Those that compute other rows; ranks that differ in tensor alone compute the same."""
+    tensor: Axis = Axis()
+    """Those that hold the other parts of each matrix."""
+    expert: Axis = Axis()
+    """Those that hold the other experts of each mixture."""
+    replicate: int = 1
+    """Ranks that hold the same parts of everything."""
+    replicas: Axis = Axis()
+    """Those that compute other rows with the same experts."""
 
     @classmethod
-    def of_group(cls, device: str, lead: Lead | None = None) -> Ranks:
-        """Those of torch's default process group, when there is one; `device` is the type they compute on."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+    def of_group(
+        cls, device: str, lead: Lead | None = None, *, replicate: int = 1, expert: int = 1, tensor: int = 1
+    ) -> Ranks:
+        """Those of torch's default process group, when there is one; `device` is the type they compute on.
+
+        What is left of the group's number is `shard`. SpecError when the dimensions do not divide it.
+        """
+        count = dist.get_world_size() if dist.is_initialized() else 1
+        sizes = [replicate, 1, expert, tensor]
+        if count % math.prod(sizes):
+            raise SpecError(
+                f"a mesh of replicate={replicate}, expert={expert} and tensor={tensor} takes a multiple of "
+                f"{math.prod(sizes)} devices, and there are {count}: ask for numbers whose product divides {count}."
+            )
+        sizes[1] = count // math.prod(sizes)
+        if count == 1:
             return cls()
-        count = dist.get_world_size()
-        return cls(dist.get_rank(), count, init_device_mesh(device, (count,), mesh_dim_names=("shard",)), lead)
+        kept = [(name, size) for name, size in zip(_DIMENSIONS, sizes, strict=True) if size > 1 or name == "shard"]
+        mesh = init_device_mesh(device, tuple(size for _, size in kept), mesh_dim_names=tuple(name for name, _ in kept))
+        return cls(
+            dist.get_rank(),
+            count,
+            mesh,
+            lead,
+            replicate=replicate,
+            data=_axis(sizes, ("replicate", "shard", "expert")),
+            tensor=_axis(sizes, ("tensor",)),
+            expert=_axis(sizes, ("expert",)),
+            replicas=_axis(sizes, ("replicate", "shard")),
+        )
 
     @property
     def alone(self) -> bool:
         return self.count == 1
 
+    @property
+    def sharded(self) -> DeviceMesh | None:
+        """Those over which FSDP2 cuts weights, and before it those that have the same parts; None alone."""
+        if self.mesh is None or len(self.mesh.mesh_dim_names or ()) == 1:
+            return self.mesh
+        names = tuple(name for name in ("replicate", "shard") if name in (self.mesh.mesh_dim_names or ()))
+        return self.mesh[names]
+
     def add(self, tensor: Tensor) -> None:
-        """Put the sum over all ranks in the place of each one's tensor."""
-        if self.mesh is not None:
-            dist.all_reduce(tensor, group=self.mesh.get_group())
+        """Put the sum over all that compute other rows in the place of each one's tensor."""
+        self.data.add(tensor)
 
     def agreed(self, run: Callable[[], R], device: torch.device) -> R:
         """What `run` gives, which exchanges nothing between ranks; MemoryError on all when one of them had no memory.
@@ -67,7 +147,7 @@ class Ranks:
                 raise
             problem = error
         lacking = torch.tensor(0 if problem is None else 1, device=device)
-        self.add(lacking)
+        Axis(self.rank, self.count).add(lacking)
         if problem is not None:
             raise problem
         if int(lacking):
@@ -79,7 +159,7 @@ class Ranks:
         if self.mesh is None:
             return here
         flag = torch.tensor(int(here), device=self.mesh.device_type)
-        self.add(flag)
+        Axis(self.rank, self.count).add(flag)
         return bool(flag)
 
     def first(self, here: bool) -> bool:
@@ -88,8 +168,21 @@ class Ranks:
 
     def wait(self) -> None:
         """Until every rank has come here."""
-        if self.mesh is not None:
-            dist.barrier(group=self.mesh.get_group())
+        if self.count > 1:
+            dist.barrier()
+
+
+def _axis(sizes: Sequence[int], names: Sequence[str]) -> Axis:
+    """This process and those that differ from it in these dimensions; all must make the same."""
+    across = [place for place, name in enumerate(_DIMENSIONS) if name in names]
+    count, everybody = math.prod(sizes[place] for place in across), math.prod(sizes)
+    along = [place for place in range(len(sizes)) if place not in across]
+    grid = torch.arange(everybody).view(*sizes).permute(*along, *across).reshape(-1, count)
+    (own,) = (row for row in grid.tolist() if dist.get_rank() in row)
+    if count in (1, everybody):
+        return Axis(own.index(dist.get_rank()), count)
+    group, _ = dist.new_subgroups_by_enumeration(grid.tolist())
+    return Axis(own.index(dist.get_rank()), count, group)
 
 
 ALONE = Ranks()

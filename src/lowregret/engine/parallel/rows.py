@@ -98,7 +98,9 @@ def over_ranks(
     """
     if ranks.alone:
         return run(batches)
-    own = dealing.own(batches, ranks.rank)
+    own = dealing.own(batches, ranks.data.rank)
+    if ranks.data.count == 1:
+        return ranks.agreed(lambda: run(batches), device)
     return gather(ranks, dealing.splits, batches, ranks.agreed(lambda: run(own), device))
 
 
@@ -129,7 +131,7 @@ def gather(
         dense = some.logprobs.new_zeros(batch.supervised.shape)
         loss = dense.new_zeros(1)
         if (found := parts.get(name)) is not None:
-            rows = torch.tensor(splits[name].rows[ranks.rank], dtype=torch.int64)
+            rows = torch.tensor(splits[name].rows[ranks.data.rank], dtype=torch.int64)
             own = batch.supervised[rows]
             place = torch.zeros_like(batch.supervised)
             place[rows] = own

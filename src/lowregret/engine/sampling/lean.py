@@ -38,14 +38,15 @@ def lean_step(model: PreTrainedModel) -> Step | None:
 
     Layers in parts gather their weights as by their own calls; what lies outside of them stays gathered, as after a
     call of the base. Under autocast too the layers are of another kind: there each operation has a type of its own,
-    which is the base's business.
+    which is the base's business. And so they are where hooks put together what ranks have computed in parts.
     """
     inner: Any = getattr(model, "model", None)
     layers = list(getattr(inner, "layers", ()))
     types = {own_type(layer) for layer in layers}
     kinds = {(kind.__name__, kind.__module__.partition(".")[0]) for kind in types}
     known = kinds <= {(name, "transformers") for name in LAYERS}
-    if not layers or not known or torch.is_autocast_enabled(next(model.parameters()).device.type):
+    hooked = any(module._forward_hooks for layer in layers for module in layer.children())
+    if not layers or not known or hooked or torch.is_autocast_enabled(next(model.parameters()).device.type):
         return None
     return _Lean(model, inner, layers)
 
@@ -84,7 +85,7 @@ def _turns(cos: Float[Tensor, "rows 1 d"], sin: Float[Tensor, "rows 1 d"]) -> Tu
 
 
 class _Layer:
-    """A decoder layer; calls of its linear maps skip the hooks of modules, of which there are none."""
+    """A decoder layer; calls of its modules skip their hooks, of which there are none."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from lowregret.engine.parallel.mesh import Ranks
+from lowregret.engine.parallel.mesh import Axis, Ranks
 from lowregret.engine.sampling.choose import refuse_empty
 from lowregret.engine.sampling.decode import Prompts
 from lowregret.engine.sampling.draw import Completion
@@ -24,9 +24,12 @@ def completed(ranks: Ranks, device: torch.device, prompts: Prompts, complete: Co
     if ranks.alone:
         return complete(places)
     refuse_empty(prompts)
-    dealt = deal_prompts(prompts, ranks.count)
-    mine = {name: by_rank[ranks.rank] for name, by_rank in dealt.items()}
-    return _gather(ranks, device, dealt, ranks.agreed(lambda: complete(mine), device))
+    # Ranks that share matrices or experts compute the same rows.
+    axis = ranks.replicas
+    dealt = deal_prompts(prompts, axis.count)
+    mine = {name: by_rank[axis.rank] for name, by_rank in dealt.items()}
+    found = ranks.agreed(lambda: complete(mine), device)
+    return found if axis.count == 1 else _gather(axis, device, dealt, found)
 
 
 def deal_prompts(prompts: Prompts, count: int) -> dict[str, list[list[int]]]:
@@ -45,7 +48,7 @@ def deal_prompts(prompts: Prompts, count: int) -> dict[str, list[list[int]]]:
 
 
 def _gather(
-    ranks: Ranks,
+    axis: Axis,
     device: torch.device,
     dealt: Mapping[str, Sequence[Sequence[int]]],
     own: Mapping[str, Sequence[Completion]],
@@ -56,19 +59,19 @@ def _gather(
     mine = [
         (number[name, place], completion)
         for name, found in own.items()
-        for place, completion in zip(dealt[name][ranks.rank], found, strict=True)
+        for place, completion in zip(dealt[name][axis.rank], found, strict=True)
     ]
     ends = torch.zeros(len(rows), 2, dtype=torch.int64)
     for row, completion in mine:
         ends[row] = torch.tensor([len(completion.token_ids), completion.finished])
-    ends = _added(ranks, device, ends)
+    ends = _added(axis, device, ends)
     longest = int(ends[:, 0].max()) if rows else 0
     tokens, scores = torch.zeros(len(rows), longest, dtype=torch.int64), torch.zeros(len(rows), longest)
     for row, completion in mine:
         tokens[row, : ends[row, 0]] = torch.tensor(completion.token_ids, dtype=torch.int64)
         scores[row, : ends[row, 0]] = torch.tensor(completion.logprobs)
     every = zip(
-        _added(ranks, device, tokens).tolist(), _added(ranks, device, scores).tolist(), ends.tolist(), strict=True
+        _added(axis, device, tokens).tolist(), _added(axis, device, scores).tolist(), ends.tolist(), strict=True
     )
     found: dict[str, list[Completion]] = {name: [] for name in dealt}
     for (name, _), (ids, logprobs, (length, finished)) in zip(rows, every, strict=True):
@@ -76,7 +79,7 @@ def _gather(
     return found
 
 
-def _added(ranks: Ranks, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
+def _added(axis: Axis, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
     everyones = numbers.to(device)
-    ranks.add(everyones)
+    axis.add(everyones)
     return everyones.cpu()

@@ -13,7 +13,7 @@ Gradients of A and B are added straight to their bank.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,10 +61,20 @@ class LoRAExperts(nn.Module):
                 f"{spans[0].total}, so whose they are is not known. Use the target `attention`, or `full`."
             )
         row_routing = RowRouting.of(spans)
-        call = _Call(self, row_routing, ExpertDispatch.of(chosen, base.down_proj.shape[0], row_routing))
         enabled = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if enabled else base.down_proj.dtype
-        out: Tensor = _Experts.apply(x.to(dtype), weights, self.routing.anchor, call)  # type: ignore[no-untyped-call]
+        exchange, here = self.routing.exchange, base.down_proj.shape[0]
+
+        def compute(x: Tensor, chosen: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+            runs = replace(row_routing, sizes=tuple(sizes))
+            call = _Call(self, runs, ExpertDispatch.of(chosen, here, runs))
+            found: Tensor = _Experts.apply(x, weights, self.routing.anchor, call)  # type: ignore[no-untyped-call]
+            return found
+
+        if exchange is None:
+            out = compute(x.to(dtype), chosen, weights, row_routing.sizes)
+        else:
+            out = exchange(x.to(dtype), chosen, weights, row_routing.sizes, here, compute)
         return out.to(hidden.dtype).view(hidden.shape)
 
     def count(self, row_routing: RowRouting, dispatch: ExpertDispatch, reached: Tensor) -> None:

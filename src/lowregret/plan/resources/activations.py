@@ -35,10 +35,11 @@ def padded(rank: int) -> int:
     return -(-rank // RANK_STEP) * RANK_STEP
 
 
-def token_bytes(shapes: Shapes, method: FullFT | LoRA, wide: int, length: int = 1) -> float:
+def token_bytes(shapes: Shapes, method: FullFT | LoRA, wide: int, length: int = 1, tensor: int = 1) -> float:
     """Bytes that a token keeps until the backward pass, in all layers; `wide` bytes a number in products.
 
-    `length` of its row matters only to families whose attention keeps all scores.
+    `length` of its row matters only to families whose attention keeps all scores. Of `tensor` devices that cut the
+    matrices each keeps its heads and its columns of the MLPs, and all of what lies between the layers.
     """
     shares = trained_shares(shapes, method)
     if not any(weight.layers for weight, _ in shares.values()):
@@ -49,8 +50,8 @@ def token_bytes(shapes: Shapes, method: FullFT | LoRA, wide: int, length: int = 
         + _reads(shapes, shares, full, wide)
         + wide * _low_rank(shapes, method, shares)
     )
-    total += _mixing(shapes, wide, length) * _share_of_layers(shapes, shares)
-    return total + wide * _feeding(shapes, shares, full)
+    cut = _mixing(shapes, wide, length) * _share_of_layers(shapes, shares) + wide * _feeding(shapes, shares, full)
+    return total + cut / tensor
 
 
 def trained_shares(shapes: Shapes, method: FullFT | LoRA) -> dict[str, tuple[Weight, float]]:

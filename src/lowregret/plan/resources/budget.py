@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lowregret.plan.placement import Placement, place
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix
 from lowregret.plan.resources.hardware import Hardware, catalogue
 from lowregret.plan.resources.memory import Memory, memory
+from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.mesh import Mesh
 
-_MOST_SHARDS = 64
+_MOST_DEVICES = 64
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,29 @@ class MemoryBudget:
     length: int
     supervised: int
     checkpoint_activations: bool
-    shards: int
+    devices: int
     hardware: Hardware | None
+    mesh: Mesh | None = None
+    """How the devices are arranged, where the user chose it."""
     batch: int = 1
     """Rows of a step: with fewer at once, a step is several passes."""
     shared: SharedPrefix = NO_SHARED_PREFIX
     optimizer: type[OptimizerSpec] = AdamW
 
-    def need(self, method: FullFT | LoRA, rows: int) -> Memory:
-        """Bytes on each device."""
+    def placement(self, method: FullFT | LoRA) -> Placement:
+        """How the devices are used."""
+        memory_bytes = None if self.hardware is None else self.hardware.memory_bytes
+        return place(
+            method,
+            self.devices,
+            lambda mesh: self.need(method, 1, mesh).total,
+            memory_bytes,
+            divisible(self.shapes),
+            asked=self.mesh,
+        )
+
+    def need(self, method: FullFT | LoRA, rows: int, mesh: Mesh) -> Memory:
+        """Bytes on each device of a mesh, with so many rows at once."""
         return memory(
             self.shapes,
             method,
@@ -39,24 +56,33 @@ class MemoryBudget:
             spared=self.shared.for_method(method).spared(rows),
             checkpoint_activations=self.checkpoint_activations,
             accumulating=rows < self.batch,
-            shards=self.shards,
+            mesh=mesh,
             hardware=self.hardware,
             optimizer=self.optimizer,
         )
 
-    def fits(self, method: FullFT | LoRA, rows: int = 1) -> bool | None:
-        """None when no hardware is named."""
-        return None if self.hardware is None else self.need(method, rows).total <= self.hardware.memory_bytes
+    def holds(self, need: Memory) -> bool | None:
+        """Whether a device has so much; None when no hardware is named."""
+        return None if self.hardware is None else need.total <= self.hardware.memory_bytes
+
+    def fits(self, method: FullFT | LoRA) -> bool | None:
+        """With one row at a time; None when no hardware is named."""
+        return self.placement(method).fits
 
     def remedy(self, method: FullFT | LoRA) -> str:
-        """The least change that makes one row fit, as the flag to give; empty when none of those tried does."""
-        if replace(self, checkpoint_activations=True).fits(method):
+        """The least change that makes one row fit, as the flags to give, one if one does; empty when none of those
+        tried does."""
+        if self.mesh is not None and replace(self, mesh=None).fits(method):
+            return "without --parallel"
+        again = replace(self, checkpoint_activations=True)
+        if again.fits(method):
             return "--checkpoint-activations"
-        shards = 2 * self.shards
-        while shards <= _MOST_SHARDS:
-            if replace(self, shards=shards).fits(method):
-                return f"--shards {shards}"
-            shards *= 2
+        for budget, flags in ((self, ""), (again, " --checkpoint-activations")):
+            devices = 2 * self.devices
+            while devices <= _MOST_DEVICES:
+                if replace(budget, devices=devices, mesh=None).fits(method):
+                    return f"--devices {devices}{flags}"
+                devices *= 2
         return ""
 
     def cheapest(self, method: FullFT | LoRA) -> Hardware | None:

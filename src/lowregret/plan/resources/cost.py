@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lowregret.plan.placement import PACK
 from lowregret.plan.resources.activations import PRECISE, token_bytes, trained_shares
 from lowregret.plan.resources.flops import LINEAR, NO_SHARED_PREFIX, SharedPrefix, multiply_adds, shared_adds
 from lowregret.plan.resources.hardware import Hardware
-from lowregret.plan.resources.memory import CPU_PASS_TOKENS, EVAL_TOKENS, tied_unembedding, trainable
+from lowregret.plan.resources.memory import CPU_PASS_TOKENS, EVAL_TOKENS, ONE_DEVICE, tied_unembedding, trainable
+from lowregret.plan.resources.parts import held
+from lowregret.plan.resources.traffic import (
+    Traffic,
+    held_out_traffic,
+    overlapped_seconds,
+    pass_traffic,
+    step_traffic,
+    waiting_seconds,
+)
 from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.mesh import Mesh
 from lowregret.spec.optimizer import NUMBER_BYTES
 
 TRAFFIC = {"cpu": 39.0, "gpu": 9.0}
@@ -46,7 +58,11 @@ class RunCost:
     seconds: float
     """Steps and held-out evaluations."""
     money: float | None
-    """Dollars; None without a price."""
+    """Dollars; None without a price. Of trials that each have a device of their own, that device's."""
+    sent_bytes: float = 0.0
+    """By each device in a step."""
+    waiting_seconds: float = 0.0
+    """Of a step, what communication adds to it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,9 @@ def run_cost(
     eval_tokens: float = 0.0,
     checkpoint_activations: bool = False,
     price_per_hour: float | None = None,
-    shards: int = 1,
+    mesh: Mesh = ONE_DEVICE,
+    deals_rows: bool = True,
+    passes: int = 1,
     optimizer: type[OptimizerSpec] = AdamW,
     trainer: Trainer = ENGINE,
 ) -> RunCost:
@@ -82,63 +100,126 @@ def run_cost(
 
     Matrix products at the device's rate times its utilisation, or as fast as their weights are read, if that takes
     longer; all else at the speed of memory; and a fixed time for each small operation. A CPU does one after the other.
-    A GPU is given its operations while it works: a step takes the longer of the two. Several devices share the work and
-    lose nothing by it, which is optimistic. `trainer` is whose step it is, if not our engine's; it matters on a GPU.
+    A GPU is given its operations while it works: a step takes the longer of the two. `trainer` is whose step it is, if
+    not our engine's; it matters on a GPU.
+
+    The rows of a step are dealt to the devices of a `mesh` (`deals_rows`), or each device trains whole trials. Several
+    devices send each other what `plan.resources.traffic` counts, weights in parts in each of `passes` passes: on a GPU
+    while layers are computed, so that the longer of the two counts. Those of a tensor group share the products.
     """
+    dealt = mesh.data if deals_rows else 1
+    rows, eval_tokens = math.ceil(rows / dealt), eval_tokens / dealt
     tokens = rows * length - shared.spared(rows)
+    at_once = 1
+    if hardware.kind == "cpu":
+        at_once = passes = max(1, math.ceil(tokens / max(CPU_PASS_TOKENS // length * length, length)))
     adds = shared_adds(shapes, method, length, supervised_share, shared)
     again = sum(adds.forward.values()) if checkpoint_activations else 0.0
-    cpu = hardware.kind == "cpu"
-    passes = max(1, math.ceil(tokens / max(CPU_PASS_TOKENS // length * length, length))) if cpu else 1
-    step_calls = _calls(shapes, method) * hardware.call_seconds
-    forward = sum(multiply_adds(shapes, method, length, supervised_share).forward.values())  # shared by nobody
-
-    def working(tokens: float, adds: float, *, reads: int, share: float, supervised: float) -> float:
-        """Seconds of `tokens` in one pass: products that read the weights so many times, and all beside them."""
-        products = 2 * tokens * adds / (hardware.flops_per_second * hardware.utilisation)
-        read = reads * _weight_bytes(shapes, hardware, tokens) / hardware.bytes_per_second
-        moved = tokens * _token_traffic(shapes, method, hardware, length, supervised, trainer)
-        moved += 0.0 if cpu else _cast_traffic(shapes, method, trainer)
-        return max(products, read) + share * moved / hardware.bytes_per_second
-
-    def lasting(work: float, calls: float) -> float:
-        return work + calls if cpu else max(work, calls)
-
-    supervised = supervised_share * rows * length / tokens
     reads = (3 if isinstance(method, FullFT) else 2) + checkpoint_activations
-    work = passes * working(tokens / passes, adds.total + again, reads=reads, share=1.0, supervised=supervised)
-    work += _step_traffic(optimizer, method, hardware, trainer) * trainable(shapes, method) / hardware.bytes_per_second
-    step = lasting(work, passes * step_calls)
-    judged, chunks = 0.0, math.ceil(eval_tokens / EVAL_TOKENS)
-    if chunks:
-        each = working(eval_tokens / chunks, forward, reads=1, share=FORWARD_SHARE, supervised=supervised_share)
-        judged = chunks * lasting(each, FORWARD_SHARE * step_calls)
-    seconds = (steps * step + judged) / shards
+    device = _Device(shapes, method, hardware, length, mesh, trainer)
+    work = at_once * device.products(tokens / at_once, adds.total + again, reads)
+    work += device.moving(tokens, supervised_share * rows * length / tokens, at_once)
+    stepped = sum(held(shapes, mesh)) if isinstance(method, FullFT) else trainable(shapes, method)
+    work += _step_traffic(optimizer, method, hardware, trainer) * stepped / hardware.bytes_per_second
+    each = pass_traffic(shapes, method, mesh, device.wide, tokens / passes, again=checkpoint_activations)
+    after = step_traffic(shapes, method, mesh)
+    step = device.lasting(work, at_once, [(each, passes), (after, 1)])
+    seconds = steps * step + device.judging(eval_tokens, supervised_share)
     price = hardware.price_per_hour if price_per_hour is None else price_per_hour
-    return RunCost(step / shards, seconds, None if price is None else seconds * shards * price / 3600)
+    paid = mesh.devices if deals_rows else mesh.devices / mesh.data
+    return RunCost(
+        step_seconds=step,
+        seconds=seconds,
+        money=None if price is None else seconds * paid * price / 3600,
+        sent_bytes=passes * each.total + after.total,
+        waiting_seconds=step - device.lasting(work, at_once, []),
+    )
 
 
-def study_cost(lora: RunCost, full: RunCost, *, seeds: int = 3, packing: float = 1.0) -> StudyCost:
+@dataclass(frozen=True)
+class _Device:
+    """One of those that train a method, and how long it takes for what."""
+
+    shapes: Shapes
+    method: FullFT | LoRA
+    hardware: Hardware
+    length: int
+    mesh: Mesh
+    trainer: Trainer
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a number in products."""
+        return 4 if self.hardware.kind == "cpu" else 2
+
+    def products(self, tokens: float, adds: float, reads: int) -> float:
+        """Seconds of the matrix products of a pass, which read the weights so many times."""
+        computed = 2 * tokens * adds / (self.hardware.flops_per_second * self.hardware.utilisation)
+        read = reads * _weight_bytes(self.shapes, self.hardware, tokens) / self.hardware.bytes_per_second
+        return max(computed, read) / self.mesh.tensor
+
+    def moving(self, tokens: float, supervised: float, passes: int) -> float:
+        """Seconds of all beside them, in so many passes."""
+        moved = tokens * self._token_traffic(supervised)
+        if self.hardware.kind == "gpu":
+            moved += passes * _cast_traffic(self.shapes, self.method, self.trainer) / self.mesh.tensor
+        return moved / self.hardware.bytes_per_second
+
+    def lasting(self, work: float, passes: float, sent: Sequence[tuple[Traffic, int]]) -> float:
+        """Seconds of passes that work so long, with their small operations and what is sent so many times."""
+        calls = passes * _calls(self.shapes, self.method) * self.hardware.call_seconds
+        beside = sum(times * overlapped_seconds(traffic, self.mesh, self.hardware) for traffic, times in sent)
+        waiting = sum(times * waiting_seconds(traffic, self.mesh, self.hardware) for traffic, times in sent)
+        together = work + calls + beside if self.hardware.kind == "cpu" else max(work, calls, beside)
+        return together + waiting
+
+    def judging(self, tokens: float, supervised_share: float) -> float:
+        """Seconds of held-out passes over so many tokens, which share nothing."""
+        if not tokens:
+            return 0.0
+        chunks = math.ceil(tokens / EVAL_TOKENS)
+        forward = sum(multiply_adds(self.shapes, self.method, self.length, supervised_share).forward.values())
+        work = self.products(tokens / chunks, forward, 1)
+        work += FORWARD_SHARE * self.moving(tokens / chunks, supervised_share, 1)
+        sent = held_out_traffic(self.shapes, self.method, self.mesh, self.wide, tokens / chunks)
+        return chunks * self.lasting(work, FORWARD_SHARE, [(sent, 1)])
+
+    def _token_traffic(self, supervised: float) -> float:
+        """Bytes that a token moves, forward and backward, for all that is no matrix product, and for its adapters."""
+        kind, tensor = self.hardware.kind, self.mesh.tensor
+        moved = TRAFFIC[kind] * token_bytes(self.shapes, self.method, self.wide, self.length, tensor)
+        moved += LOGIT_BYTES[kind] * supervised * self.shapes.vocabulary / tensor
+        if kind == "cpu" or isinstance(self.method, FullFT):
+            return moved  # a CPU's share of adapters is in what was fitted
+        for weight, share in trained_shares(self.shapes, self.method).values():
+            d_out, d_in = weight.shape
+            share *= supervised if weight.kind == "unembedding" else 1.0
+            moved += share * weight.active * (self.trainer.adapter_in * d_in + self.trainer.adapter_out * d_out)
+        return moved
+
+
+def study_cost(lora: RunCost, full: RunCost, *, seeds: int = 3, packing: float = 1.0, apart: int = 1) -> StudyCost:
     """What `compare` of one LoRA with FullFT costs: a search for each method's rate, then the other seeds of the best.
 
-    `packing` divides the time of LoRA trials; those of FullFT run one after another.
+    `packing` divides the time of LoRA trials; those of FullFT run one after another. LoRA trials that each have a
+    device of their own are paid for on all `apart` devices while the pack lasts.
     """
     each = SEARCH_TRIALS * (1 - PRUNED_SHARE) + seeds - 1
     share = lora.seconds / packing + full.seconds
     money = None
     if lora.money is not None and full.money is not None:
-        money = each * (lora.money / packing + full.money)
+        money = each * (lora.money * apart / packing + full.money)
     return StudyCost(2 * (SEARCH_TRIALS + seeds - 1), each * share, money, packing)
 
 
-def packing_gain(shapes: Shapes, lora: LoRA, hardware: Hardware, *, rows: int, length: int, members: int = 3) -> float:
-    """How many times as fast `members` trials are in one pack as one after another.
+def packing_gain(shapes: Shapes, lora: LoRA, hardware: Hardware, *, rows: int, length: int) -> float:
+    """How many times as fast the trials of a pack are together as one after another.
 
     A pack shares what a pass costs whatever its size, the small operations; the products stay what they are.
     """
     alone = run_cost(shapes, lora, hardware, rows=rows, steps=1, length=length).step_seconds
-    together = run_cost(shapes, lora, hardware, rows=members * rows, steps=1, length=length).step_seconds
-    return max(1.0, members * alone / together)
+    together = run_cost(shapes, lora, hardware, rows=PACK * rows, steps=1, length=length).step_seconds
+    return max(1.0, PACK * alone / together)
 
 
 def _calls(shapes: Shapes, method: FullFT | LoRA) -> float:
@@ -154,22 +235,6 @@ def _weight_bytes(shapes: Shapes, hardware: Hardware, tokens: float) -> float:
     wide = 4 if hardware.kind == "cpu" else 2
     matrices = (weight for weight in shapes.weights if weight.kind in LINEAR and len(weight.shape) == 2)
     return wide * sum(weight.size * min(weight.copies, weight.active * tokens) for weight in matrices)
-
-
-def _token_traffic(
-    shapes: Shapes, method: FullFT | LoRA, hardware: Hardware, length: int, supervised_share: float, trainer: Trainer
-) -> float:
-    """Bytes that a token moves, forward and backward, for all that is no matrix product, and for its adapters."""
-    wide = 4 if hardware.kind == "cpu" else 2
-    moved = TRAFFIC[hardware.kind] * token_bytes(shapes, method, wide, length)
-    moved += LOGIT_BYTES[hardware.kind] * supervised_share * shapes.vocabulary
-    if hardware.kind == "cpu" or isinstance(method, FullFT):
-        return moved  # a CPU's share of adapters is in what was fitted
-    for weight, share in trained_shares(shapes, method).values():
-        d_out, d_in = weight.shape
-        share *= supervised_share if weight.kind == "unembedding" else 1.0
-        moved += share * weight.active * (trainer.adapter_in * d_in + trainer.adapter_out * d_out)
-    return moved
 
 
 def _cast_traffic(shapes: Shapes, method: FullFT | LoRA, trainer: Trainer) -> float:

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lowregret.errors import LowregretError, SpecError, did_you_mean
 from lowregret.strict_json import to_json
@@ -26,6 +26,11 @@ PROBE_VERSION = 2
 """Counted up when the probe measures in another way, so that kept answers of older ones are not read."""
 KERNEL_SECONDS = 5e-6
 """To launch one kernel on a GPU: what a small model's step is made of. Assumed."""
+NODE = 8
+"""Devices of a node. Assumed: it is what servers of all makers hold."""
+NETWORK = 100e9 / 8 / NODE
+"""Bytes a second of a device to other nodes, where the catalogue knows no network; and between CPUs, which are taken to
+be machines of their own. Assumed."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,12 @@ class Hardware:
     price_per_hour: float | None
     """Dollars; None where the catalogue knows none."""
     source: str
+    link_bytes_per_second: float = NETWORK
+    """To the other devices of its node, in one direction."""
+    network_bytes_per_second: float = NETWORK
+    """To those of other nodes."""
+    node: int = NODE
+    """Devices of a node."""
 
 
 @lru_cache(maxsize=1)
@@ -63,13 +74,19 @@ def catalogue() -> tuple[Hardware, ...]:
             utilisation=GPU_UTILISATION,
             call_seconds=KERNEL_SECONDS,
             price_per_hour=entry.get("price"),
-            source=f"{document['source']}; price: {document['price_source']}"
-            if "price" in entry
-            else document["source"],
+            source=_sources(document, entry),
+            link_bytes_per_second=entry["link"] * 1e9,
+            network_bytes_per_second=entry["network"] * 1e9 if "network" in entry else NETWORK,
         )
         for entry in document["gpus"]
     ]
     return tuple(sorted(found, key=lambda device: (device.memory_bytes, device.flops_per_second)))
+
+
+def _sources(document: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Where a device's figures come from."""
+    parts = [document["source"], f"link: {document['link_source']}", f"network: {document['network_source']}"]
+    return "; ".join(parts + [f"price: {document['price_source']}"] * ("price" in entry))
 
 
 def find_hardware(name: str) -> Hardware:

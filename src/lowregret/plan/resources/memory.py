@@ -8,14 +8,16 @@ say so; docs/findings/2026-11-24-plan-beside-what-happens.md has the measurement
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from lowregret.plan.resources.activations import PRECISE, inner_width, padded, token_bytes
 from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.parts import Gathered, cast_numbers, gathered, held
 from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.adapters import chosen, lora_parameters, ranks_of
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.mesh import Mesh
 from lowregret.spec.optimizer import NUMBER_BYTES
 
 CPU_PASS_TOKENS = 1024
@@ -34,6 +36,8 @@ CUDA_CONTEXT = 500_000_000
 """CUDA's context with the kernels that are loaded: 0.3 to 0.6 GB by device and driver; assumed, not measured here."""
 GPU_FRAGMENTATION = 0.05
 """Share of all else that torch's allocator holds on a GPU and nobody uses; assumed, not measured here."""
+
+ONE_DEVICE = Mesh()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def memory(
     spared: int = 0,
     checkpoint_activations: bool = False,
     accumulating: bool = False,
-    shards: int = 1,
+    mesh: Mesh = ONE_DEVICE,
     hardware: Hardware | None = None,
     optimizer: type[OptimizerSpec] = AdamW,
     trainer: Trainer = ENGINE,
@@ -78,8 +82,8 @@ def memory(
 
     On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
     and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
-    the start of the later ones; on a CPU that follows from the tokens. With `shards` devices (FSDP) each holds its
-    share of weights, gradients and the optimizer's state, and one layer in full; `rows` are those of one device. Of
+    the start of the later ones; on a CPU that follows from the tokens. Each device of a `mesh` holds its part of the
+    base, of FullFT's gradients and of its optimizer's state; adapters are whole. `rows` are those of one device. Of
     another `trainer` only what stays from step to step is counted its way; activations and logits are our engine's.
     """
     cpu = hardware is not None and hardware.kind == "cpu"
@@ -88,38 +92,42 @@ def memory(
     if cpu and tokens > CPU_PASS_TOKENS:
         tokens = min(max(CPU_PASS_TOKENS // length, 1) * length, whole)
         accumulating = accumulating or tokens < whole
-    trained = trainable(shapes, method)
-    kept = tokens * token_bytes(shapes, method, wide, length)
+    full = isinstance(method, FullFT)
+    trained = sum(held(shapes, mesh)) if full else trainable(shapes, method)
+    kept = tokens * token_bytes(shapes, method, wide, length, mesh.tensor)
     if checkpoint_activations:  # the input of every layer, and all of the one at work
         kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
-    logits = _logits(shapes, math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole)), wide)
-    number = trainer.full_bytes if isinstance(method, FullFT) else NUMBER_BYTES
+    positions = math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole))
+    logits = _logits(shapes, positions, wide, mesh.tensor)
+    number = trainer.full_bytes if full else NUMBER_BYTES
     gradients = number * trained
-    if isinstance(method, FullFT):
-        by_parameters = _with_gradients(shapes, wide, gradients, accumulating)
-    else:
+    parts = gathered(shapes, method, mesh, wide)
+    by_parameters: tuple[float, float, float]
+    if not isinstance(method, FullFT):
         buffers = _unembedding_buffers(shapes, method, wide)
-        by_parameters = (_unembedding_copy(shapes, method, wide) + buffers, buffers, 0)
-    loss_known, backward, done = (size / shards for size in by_parameters)
-    judged = EVAL_TOKENS * _forward_bytes(shapes, wide)
-    peak = max(
-        kept + logits + loss_known,
-        kept + tokens * _backward_bytes(shapes, wide) + backward,
-        done,
-        max(judged, _logits(shapes, EVAL_TOKENS, wide)) + _unembedding_copy(shapes, method, wide) / shards,
+        by_parameters = (_unembedding_copy(shapes, method, wide) + buffers, buffers, 0.0)
+    elif mesh.in_parts:
+        by_parameters = _gradients_in_parts(shapes, wide, mesh, parts, checkpoint_activations)
+    else:
+        by_parameters = _with_gradients(shapes, wide, round(gradients), accumulating)
+    judged = EVAL_TOKENS * _forward_bytes(shapes, wide, mesh.tensor)
+    peak = parts.outside + max(
+        kept + logits + by_parameters[0],
+        kept + tokens * _backward_bytes(shapes, wide, mesh.tensor) + by_parameters[1] + parts.ahead,
+        by_parameters[2],
+        max(judged + parts.ahead, _logits(shapes, EVAL_TOKENS, wide, mesh.tensor))
+        + _unembedding_copy(shapes, method, wide),
     )
-    if isinstance(method, FullFT):  # what it has been given beside the gradients, which are counted for themselves
-        peak = max(peak - gradients / shards, 0.0)
-    if shards > 1:
-        peak += 2 * wide * _products(shapes) / max(shapes.layers, 1)  # a layer, gathered, and the next
+    if full and not mesh.in_parts:  # what it has been given beside the gradients, which are counted for themselves
+        peak = max(peak - gradients, 0.0)
     logits = round(min(logits, peak))
-    weights = _weights(shapes, method, wide, trained, trainer) // shards
     state = optimizer.state_bytes() // NUMBER_BYTES * number * trained
-    parts = (weights, gradients // shards, state // shards, round(peak) - logits, logits)
+    stored = _weights(shapes, method, wide, trained, trainer, mesh)
+    made = Memory(int(stored), int(gradients), int(state), round(peak) - logits, logits, context=0, fragmentation=0)
     if cpu:
-        passing = peak + (gradients if isinstance(method, FullFT) else 0)
-        return Memory(*parts, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
-    return Memory(*parts, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * sum(parts)))
+        passing = peak + (gradients if full else 0)
+        return replace(made, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
+    return replace(made, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * made.total))
 
 
 def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
@@ -132,19 +140,15 @@ def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
     return sum(counts.values()) // method.rank * padded(method.rank) + experts // each * padded(each)
 
 
-def _products(shapes: Shapes) -> int:
-    """Parameters whose type is that of products; a tied unembedding is the embedding, which stays float32."""
-    kinds = ("attention", "mlp", "experts", "router", "unembedding")
-    return sum(count for kind, count in shapes.by_kind().items() if kind in kinds)
-
-
-def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: int, trainer: Trainer) -> int:
+def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: float, trainer: Trainer, mesh: Mesh) -> float:
     """Bytes of the base and the adapter: what trains is float32, and so is what is no matrix."""
     if isinstance(method, FullFT):
-        return trainer.full_bytes * shapes.total
-    matrices = _products(shapes) if trainer.frozen_float32 else shapes.total
+        return trainer.full_bytes * trained
+    matrices, rest = held(shapes, mesh)
+    if not trainer.frozen_float32:
+        matrices, rest = matrices + rest, 0.0
     # An adapter that starts as a part of its matrix keeps that start (lora/bank.py).
-    return wide * matrices + PRECISE * (shapes.total - matrices + trained * (2 if method.residual else 1))
+    return wide * matrices + PRECISE * (rest + trained * (2 if method.residual else 1))
 
 
 def tied_unembedding(shapes: Shapes) -> bool:
@@ -174,36 +178,50 @@ def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: boo
     backward pass has begun, and when it is done.
 
     Gradients of a step's first pass appear as activations go; the unembedding's is there first. A tied one is summed
-    with the embedding's: three of that size at once. Autocast's copies of the layers' matrices last as long as the
-    graph; experts have none, their products are left in float32.
+    with the embedding's: three of that size at once. Copies of the layers' matrices last as long as the graph.
     """
     one = PRECISE * shapes.vocabulary * shapes.hidden_size
     before = gradients if accumulating else 0
     rest = one * ((3 if accumulating else 2) if tied_unembedding(shapes) else (1 if accumulating else 0))
-    cast = ("attention", "mlp", "router")
-    copies = wide * sum(count for kind, count in shapes.by_kind().items() if kind in cast) if wide < PRECISE else 0
+    copies = wide * round(cast_numbers(shapes, ONE_DEVICE)) if wide < PRECISE else 0
     known = before + one + copies + _unembedding_copy(shapes, FullFT(), wide)
     return known, before + one + copies, gradients + rest
 
 
-def _logits(shapes: Shapes, positions: int, wide: int) -> float:
+def _gradients_in_parts(
+    shapes: Shapes, wide: int, mesh: Mesh, parts: Gathered, checkpointing: bool
+) -> tuple[float, float, float]:
+    """`_with_gradients` where each device keeps its parts of all gradients, which are counted for themselves.
+
+    A layer's gradients are whole until they are scattered, from a copy that is laid out by ranks; those outside of the
+    layers until the pass's end. Autocast copies what was gathered, so its copies are whole, and last as long as the
+    graph: of the layer at work alone, where activations are computed again.
+    """
+    one = PRECISE * shapes.vocabulary * shapes.hidden_size / (1 if tied_unembedding(shapes) else mesh.tensor)
+    copies = wide * cast_numbers(shapes, mesh) if wide < PRECISE else 0.0
+    copies /= max(shapes.layers, 1) if checkpointing else 1
+    before = one + copies
+    return before + _unembedding_copy(shapes, FullFT(), wide), before + parts.ahead, 2 * parts.outside
+
+
+def _logits(shapes: Shapes, positions: int, wide: int, tensor: int = 1) -> float:
     """Bytes of a chunk of logits (engine/forward/head.py), and of the selected hidden states and their gradient."""
-    number = PRECISE + (wide if wide < PRECISE else 0)
-    most = max(CHUNK_BYTES // (shapes.vocabulary * number), 1)
+    number = (PRECISE + (wide if wide < PRECISE else 0)) / tensor
+    most = max(int(CHUNK_BYTES // (shapes.vocabulary * number)), 1)
     chunk = math.ceil(positions / math.ceil(positions / most)) if positions else 0
     states = PRECISE + wide + (wide if wide < PRECISE else 0)
     return chunk * shapes.vocabulary * number + positions * shapes.hidden_size * states
 
 
-def _backward_bytes(shapes: Shapes, wide: int) -> float:
+def _backward_bytes(shapes: Shapes, wide: int, tensor: int = 1) -> float:
     """A token's share of what a layer's backward pass adds to what is kept: gradients of the product, the activation
     and up, as the product goes; those of the pairs of a mixture; and of the residual."""
     pairs = 2 * shapes.active_experts * shapes.hidden_size
-    return wide * (2 * inner_width(shapes) + pairs) + 3 * PRECISE * shapes.hidden_size
+    return wide * (2 * inner_width(shapes) / tensor + pairs) + 3 * PRECISE * shapes.hidden_size
 
 
-def _forward_bytes(shapes: Shapes, wide: int) -> float:
+def _forward_bytes(shapes: Shapes, wide: int, tensor: int = 1) -> float:
     """A token's share of what a pass without gradients holds: the residual twice, the embedding, a norm's output;
     gate, up and their product; the pairs of a mixture."""
     pairs = shapes.active_experts * shapes.hidden_size
-    return wide * (3 * inner_width(shapes) + pairs) + 4 * PRECISE * shapes.hidden_size
+    return wide * (3 * inner_width(shapes) / tensor + pairs) + 4 * PRECISE * shapes.hidden_size

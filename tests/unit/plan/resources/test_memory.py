@@ -12,6 +12,7 @@ from lowregret.plan.resources.trainer import Trainer
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.mesh import Mesh
 
 CPU = Hardware("a CPU", "cpu", 2**35, 1e11, 6e10, 0.97, 5e-6, None, "made up")
 LARGE = find_model("Llama-3.1-8B")
@@ -64,11 +65,70 @@ def test_more_needs_more(shapes: Any, method: LoRA | FullFT) -> None:
     assert memory(shapes, method, rows=16, length=1024, accumulating=True).total >= usual
 
 
-def test_shards_divide_what_is_stored_and_not_what_passes() -> None:
-    one, four = need(FullFT()), need(FullFT(), shards=4)
+def test_parts_divide_what_is_stored_and_not_what_passes() -> None:
+    one, four = need(FullFT()), need(FullFT(), mesh=Mesh(shard=4))
     assert four.weights == one.weights // 4
+    assert four.gradients == one.gradients // 4
     assert four.optimizer == one.optimizer // 4
     assert four.total > one.total / 4
+    assert need(FullFT(), mesh=Mesh(replicate=4)) == one
+
+
+def test_adapters_are_whole_over_a_base_in_parts() -> None:
+    one, four = need(LoRA(rank=16)), need(LoRA(rank=16), mesh=Mesh(shard=4))
+    assert (four.gradients, four.optimizer) == (one.gradients, one.optimizer)
+    adapters = 4 * trainable(LARGE, LoRA(rank=16))
+    assert four.weights - adapters == (one.weights - adapters) // 4
+
+
+def test_copies_of_whole_matrices_last_as_long_as_the_graph() -> None:
+    """bfloat16, of what was gathered: on each device as many as on one (engine: 7 of 8 copies after a forward pass of
+    two ranks, none with checkpointing)."""
+    matrices = sum(count for kind, count in LARGE.by_kind().items() if kind in ("attention", "mlp", "router"))
+    for mesh in (Mesh(shard=2), Mesh(shard=64)):
+        assert need(FullFT(), mesh=mesh).activations > 2 * matrices
+    again = need(FullFT(), mesh=Mesh(shard=64), checkpoint_activations=True)
+    assert again.activations < 2 * matrices
+    gathered = 4 * 2 * 128256 * 4096
+    assert again.activations > 2 * gathered, "embedding and unembedding, and their gradients, are whole"
+
+
+def test_experts_are_copied_as_other_matrices_are() -> None:
+    """engine/forward/mixture.py casts them, and their graph keeps the casts: 2 bytes each, on one device too."""
+    experts = MIXTURE.by_kind()["experts"]
+    for mesh in (Mesh(), Mesh(shard=8)):
+        found = memory(MIXTURE, FullFT(), rows=1, length=64, mesh=mesh, accumulating=True)
+        assert found.activations > 2 * experts
+
+
+def test_a_tensor_group_cuts_matrices_and_what_lies_in_them() -> None:
+    """All but the embedding and the norms, and of activations heads and columns of the MLPs."""
+    whole, cut = 8 * 128256 * 4096, 65 * 4096
+    one, two = need(LoRA(rank=16), rows=16), need(LoRA(rank=16), rows=16, mesh=Mesh(tensor=2))
+    adapters = 4 * trainable(LARGE, LoRA(rank=16))
+    assert two.weights - adapters == (one.weights - adapters + whole // 2 + 4 * cut) // 2
+    assert 0.5 * one.activations < two.activations < 0.8 * one.activations
+    assert need(FullFT(), mesh=Mesh(tensor=2)).optimizer == 8 * (LARGE.total + whole // 8 + cut) // 2
+
+
+def test_experts_are_shared_by_expert_parallelism() -> None:
+    def weights(mesh: Mesh) -> int:
+        return memory(MIXTURE, LoRA(rank=4, targets=("attention",)), rows=1, length=64, mesh=mesh).weights
+
+    experts = 2 * MIXTURE.by_kind()["experts"]
+    assert weights(Mesh()) - weights(Mesh(expert=8)) == experts - experts // 8
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=16), FullFT()], ids=lambda method: method.name)
+@pytest.mark.parametrize("shapes", [LARGE, MIXTURE], ids=lambda shapes: shapes.name)
+@pytest.mark.parametrize("hardware", [None, CPU], ids=["gpu", "cpu"])
+def test_more_parts_need_less(shapes: Any, method: LoRA | FullFT, hardware: Hardware | None) -> None:
+    totals = [
+        memory(shapes, method, rows=1, length=512, mesh=Mesh(shard=parts), hardware=hardware).total
+        for parts in (2, 4, 8, 16)
+    ]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 4
 
 
 def test_a_cpu_cuts_a_batch_into_passes_so_that_a_larger_one_needs_no_more() -> None:

@@ -1,0 +1,126 @@
+"""Writes the tables and commands of docs/scale.md from the plan: what one training takes on how many devices.
+
+    python tools/scale.py
+
+A test says when what is written there is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lowregret.analysis.numbers import duration
+from lowregret.plan.formatting import byte_count, share
+from lowregret.plan.make import build_plan
+from lowregret.plan.page import started
+from lowregret.plan.plan import MethodPlan, Plan
+from lowregret.plan.resources.hardware import find_hardware
+from lowregret.plan.shapes.lookup import find_model
+from lowregret.spec import LoRA
+from lowregret.spec.plan import PlanSpec
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+BEGIN, END = "<!-- Made by `python tools/scale.py` from the plan: -->", "<!-- End of what is made. -->"
+DEVICE = "H100 SXM 80GB"
+LORA = LoRA(rank=64)
+LENGTH, BATCH, STEPS = 2048, 32, 1000
+CASES = (("Llama-3.1-8B", (1, 2, 8)), ("Llama-3.1-70B", (8, 16, 32)))
+_HEAD = ("devices", "method", "placed", "weights", "gradients, moments", "activations", "in all", "rows at once",
+         "sent a step", "waiting", "1,000 steps")  # fmt: skip
+
+
+def planned(model: str, devices: int) -> Plan:
+    """The quickest of what fits, with activations kept or computed twice; both methods first, then LoRA alone."""
+    both = [_plan(model, devices, checkpointing) for checkpointing in (False, True)]
+    for fits in (_all_fit, _lora_fits):
+        if found := [plan for plan in both if fits(plan)]:
+            return min(found, key=lambda plan: sum(side.seconds or 0.0 for side in _sides(plan) if side.fits))
+    return both[-1]
+
+
+def _plan(model: str, devices: int, checkpointing: bool) -> Plan:
+    request = PlanSpec(
+        method=LORA,
+        devices=devices,
+        batch_size=BATCH,
+        steps=STEPS,
+        max_length=LENGTH,
+        checkpoint_activations=checkpointing,
+    )
+    return build_plan(find_model(model), request, hardware=find_hardware(DEVICE))
+
+
+def _sides(plan: Plan) -> tuple[MethodPlan, MethodPlan]:
+    return plan.lora, plan.full
+
+
+def _all_fit(plan: Plan) -> bool:
+    return all(side.fits for side in _sides(plan))
+
+
+def _lora_fits(plan: Plan) -> bool:
+    return bool(plan.lora.fits)
+
+
+def command(plan: Plan) -> str:
+    """What to type, on a line."""
+    request = plan.request
+    start, options = started(request, plan.hardware)
+    options = [*options, *["--checkpoint-activations"] * request.checkpoint_activations]
+    method = f"compare --methods {LORA.name},full" if _all_fit(plan) else f"train --method {LORA.name}"
+    return " ".join([start, method, "--model", plan.shapes.name, "--data train.jsonl", *options])
+
+
+def made() -> str:
+    """Everything between the marks."""
+    return "\n\n".join(_of_model(model, devices) for model, devices in CASES)
+
+
+def _of_model(model: str, devices: Sequence[int]) -> str:
+    plans = [planned(model, count) for count in devices]
+    name = plans[0].shapes.name.partition("/")[2]
+    rows = [cells for plan in plans for cells in _rows(plan)]
+    table = "\n".join(["| " + " | ".join(cells) + " |" for cells in (_HEAD, ("---",) * len(_HEAD), *rows)])
+    typed = "\n".join(f"# {_devices(plan.request.devices)}\n{command(plan)}" for plan in plans)
+    return f"### {name}\n\n{table}\n\n```\n{typed}\n```"
+
+
+def _devices(count: int) -> str:
+    """In words."""
+    nodes = "" if count <= 8 else f", {count // 8} nodes: on each of them"
+    return f"{count} device{'s' if count > 1 else ''}{nodes}"
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for side in _sides(plan):
+        placement, need = side.placement, side.memory
+        placed = f"{placement.kind}, `{placement.mesh}`" if placement.mesh.in_parts else placement.kind
+        again = ", activations twice" if plan.request.checkpoint_activations else ""
+        stored = (
+            byte_count(need.weights),
+            byte_count(need.gradients + need.optimizer),
+            byte_count(need.activations + need.logits),
+            byte_count(need.total),
+        )
+        sent, waiting = byte_count(side.sent_bytes), share(side.waiting_share)
+        took = (str(side.micro_batch), sent, waiting, duration(side.seconds or 0))
+        if not side.fits:
+            took = ("does not fit", "", "", f"would with `{side.remedy}`" if side.remedy else "")
+        yield (str(plan.request.devices), side.label, placed + again, *stored, *took)
+
+
+def page(text: str) -> str:
+    """The page with what is made put in the place of what was."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{made()}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Renew the page."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
