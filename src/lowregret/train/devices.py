@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +32,14 @@ class Arrangement:
         return f"devices: {self.mesh.devices}, {self.mesh}; {base}"
 
 
-def arrange(spec: TrainingSpec, shapes: Shapes) -> Arrangement:
+def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
     """The mesh of `spec.parallel`; else on GPUs the one that the plan places its methods on, and on CPUs, which share
     their memory, the base whole on each. SpecError for one that does not divide the base."""
     count = device_count(spec.devices)
     if spec.parallel is not None:
         mesh = Mesh.parse(spec.parallel)
         require_devices(mesh, count)
-        require(mesh, divisible(shapes))
+        require(mesh, divisible(shapes()))
         return Arrangement(mesh, mesh.shard > 1)
     if count == 1 or choose_device(spec.device).type == "cpu":
         return Arrangement(Mesh(shard=count), base_in_parts=False)
@@ -47,7 +48,7 @@ def arrange(spec: TrainingSpec, shapes: Shapes) -> Arrangement:
     except SpecError:  # a GPU that the catalogue does not have: what fits is not known
         return Arrangement(Mesh(shard=count), base_in_parts=False)
     length = spec.data.max_length
-    budget = MemoryBudget(shapes, length, length, spec.checkpoint_activations, count, hardware)
+    budget = MemoryBudget(shapes(), length, length, spec.checkpoint_activations, count, hardware)
     found = [budget.placement(method).mesh for method in spec.asked if not isinstance(method, FullFT)]
     cut = max(found, key=lambda mesh: mesh.tensor, default=Mesh(shard=count))
     if cut.tensor > 1:

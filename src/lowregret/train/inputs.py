@@ -230,7 +230,7 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
 
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
-    found = arrange(spec, shapes_from(load_config(source), spec.model))
+    found = arrange(spec, lambda: shapes_from(load_config(source), spec.model))
     mesh = found.mesh
     ranks = crew(mesh.devices, spec.device, replicate=mesh.replicate, expert=mesh.expert, tensor=mesh.tensor)
     if ranks.lead is None:
