@@ -12,12 +12,12 @@ import torch
 
 from bases import examples, small_base
 from lowregret.data.batches import Batch, collate
-from lowregret.engine import AdamParams, Engine, SamplingParams
-from lowregret.engine.parallel.fsdp import here, whole
+from lowregret.engine import AdamParams, Engine
+from lowregret.engine.forward.path import PATHS
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.parallel.rows import RowSplit
-from lowregret.errors import SpecError
+from lowregret.engine.parallel.rows import Dealing
 from lowregret.models.load import load_base, resolve
+from lowregret.models.sharded import here, whole
 from lowregret.spec import FullFT, LoRA
 
 
@@ -36,9 +36,14 @@ class Case:
     engine: Mapping[str, Any] = field(default_factory=dict)
     prompts: bool = False
     """Whether rows of a batch share prompts."""
+    alone: bool = False
+    """Whether each pass holds one row."""
 
 
 PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8))
+_BALANCED = {"balance_experts": True}
+BALANCE = 0.5
+"""The load-balancing loss's coefficient where it is taken."""
 CASES: dict[str, Case] = {
     "FullFT": Case([FullFT()]),
     "FullFT, clipped": Case([FullFT()], clip=0.5),
@@ -50,14 +55,42 @@ CASES: dict[str, Case] = {
     "FullFT of a mixture": Case([FullFT()], "qwen3_moe"),
     "three LoRAs": Case(PACK),
     "three LoRAs, clipped, two passes a step": Case(PACK, clip=0.05, passes=2, rows=(9, 7)),
+    "one LoRA": Case(PACK[:1]),
+    "one LoRA, clipped, two passes a step": Case(PACK[:1], clip=0.05, passes=2, rows=(9, 7)),
     "three LoRAs, bfloat16": Case(PACK, engine={"precision": "bfloat16"}),
     "three LoRAs, activations computed twice": Case(PACK, engine={"checkpoint_activations": True}),
     "LoRAs of shared prompts": Case(PACK[:2], prompts=True),
     "LoRA with dropout": Case([LoRA(rank=4, dropout=0.1)]),
     "DoRA": Case([LoRA(rank=4, dora=True)]),
     "PiSSA and a LoRA": Case([LoRA(rank=4, init="pissa"), LoRA(rank=4)]),
+    "FullFT of a mixture, balanced": Case([FullFT()], "qwen3_moe", engine=_BALANCED),
+    "one LoRA, balanced": Case([LoRA(rank=4, targets=("mlp", "router"))], "qwen3_moe", engine=_BALANCED),
+    "two LoRAs, balanced": Case([LoRA(rank=4, targets=("mlp", "router"))] * 2, "qwen3_moe", engine=_BALANCED),
     "LoRAs on experts": Case([LoRA(rank=4), LoRA(rank=2, convention="shared-outer")], "qwen3_moe"),
 }
+_PARTS = {"base_in_parts": True}
+_EVERYWHERE = ("attention", "mlp", "unembedding")
+_LAST = ("re:layers.1.",)
+IN_PARTS: dict[str, Case] = {
+    "three LoRAs": Case(PACK, engine=_PARTS),
+    "three LoRAs, bfloat16": Case(PACK, engine={**_PARTS, "precision": "bfloat16"}, steps=3),
+    "three LoRAs, activations computed twice": Case(PACK, engine={**_PARTS, "checkpoint_activations": True}, steps=3),
+    "LoRAs of shared prompts": Case(PACK[:2], engine=_PARTS, prompts=True, steps=3),
+    "LoRA with dropout": Case([LoRA(rank=4, dropout=0.1)], engine=_PARTS, steps=3),
+    "DoRA": Case([LoRA(rank=4, dora=True)], engine=_PARTS, steps=3),
+    "PiSSA and OLoRA": Case([LoRA(rank=4, init="pissa"), LoRA(rank=4, init="olora")], engine=_PARTS, steps=3),
+    "unembedding of its own": Case([LoRA(rank=4, targets=_EVERYWHERE), LoRA(rank=2)], "llama", engine=_PARTS),
+    "shared embedding": Case([LoRA(rank=4, targets=_EVERYWHERE), LoRA(rank=2)], "qwen3", engine=_PARTS),
+    "unembedding alone": Case([LoRA(rank=4, targets=("unembedding",))] * 2, "llama", engine=_PARTS, steps=3),
+    "other layers": Case([LoRA(rank=4), LoRA(rank=4, targets=_LAST)], "llama", engine=_PARTS),
+    "experts": Case([LoRA(rank=4), LoRA(rank=2, convention="shared-outer")], "qwen3_moe", engine=_PARTS),
+    "router": Case([LoRA(rank=4, targets=("experts", "router"))] * 2, "qwen3_moe", engine=_PARTS, steps=3),
+    "logits by the base": Case([LoRA(rank=4)] * 2, "gemma2", engine=_PARTS, steps=3),
+    "one row a pass": Case([LoRA(rank=4), LoRA(rank=2)], "llama", engine=_PARTS, alone=True, steps=3),
+    "FullFT": Case([FullFT()], engine=_PARTS, steps=3),
+    "FullFT, bfloat16": Case([FullFT()], engine={**_PARTS, "base_trains": True, "precision": "bfloat16"}),
+}
+"""The same with a base that lies in parts."""
 RATE = 2e-3
 
 
@@ -76,12 +109,18 @@ class Trained:
     saved: dict[str, str]
     """The digest of each policy's saved state."""
     mine: int
-    """Numbers of the trained weights and their optimizer's state that this process holds."""
+    """Numbers of the trained weights that this process holds, as of their optimizer's state."""
+    base: int
+    """Numbers of the base that it holds."""
 
 
 def engine_of(case: Case, ranks: Ranks) -> Engine:
     base = load_base(resolve("tiny")) if case.base == "tiny" else small_base(case.base)
+    if case.engine.get("balance_experts"):
+        base.model.config.router_aux_loss_coef = BALANCE
     engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **case.engine})
+    if case.alone:
+        engine._take(PATHS[-1])
     for number, method in enumerate(case.methods):
         engine.add_policy(f"p{number}", method, seed=number)
     return engine
@@ -99,10 +138,10 @@ def batch_of(case: Case, seed: int, rows: int) -> Batch:
     return replace(batch, prompts=torch.arange(rows) // 2) if case.prompts else batch
 
 
-def train(name: str, folder: Path, halves: int = 0, state: Path | None = None) -> Trained:
+def train(name: str, folder: Path, halves: int = 0, state: Path | None = None, *, parts: bool = False) -> Trained:
     """`halves`: one process alone that computes in passes what so many ranks compute at once. `state`: a folder of an
-    earlier training, which is gone on with."""
-    case = CASES[name]
+    earlier training, which is gone on with. `parts`: a case of `IN_PARTS`."""
+    case = (IN_PARTS if parts else CASES)[name]
     ranks = ALONE if halves else Ranks.of_group("cpu")
     engine = engine_of(case, ranks)
     names = list(engine.policies)
@@ -116,10 +155,10 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None) -
         rows = case.rows[step % len(case.rows)]
         batches = {one: batch_of(case, 100 * step + number, rows) for number, one in enumerate(names)}
         total = torch.zeros(len(names))
-        for part in range(case.passes):
-            own = {one: batch.select(range(part, batch.rows, case.passes)) for one, batch in batches.items()}
-            for found in _passes(engine, own, halves):
-                total += torch.stack([found[one].loss for one in names])
+        for turn in range(case.passes):
+            own = {one: batch.select(range(turn, batch.rows, case.passes)) for one, batch in batches.items()}
+            for found in _passes(engine, own, halves, case):
+                total += torch.stack([found[one].loss if one in found else torch.zeros(()) for one in names])
         losses.append(total.tolist())
         if step == 1:  # what this gathers of the weights is old after the step
             engine.evaluate(names, held_out[:2])
@@ -141,39 +180,25 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None) -
         {key: whole(weight.detach()).numpy().copy() for key, weight in tensors.items()},
         saved,
         sum(here(weight.detach()).numel() for weight in tensors.values()),
+        sum(here(weight.detach()).numel() for weight in engine.model.parameters()),
     )
 
 
-def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int) -> list[Any]:
+def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int, case: Case) -> list[Any]:
     if not halves:
         return [engine.forward_backward(batches)]
-    splits = {one: RowSplit.of(batch, halves) for one, batch in batches.items()}
-    return [
-        engine.forward_backward({one: splits[one].own(batch, part) for one, batch in batches.items()})
-        for part in range(halves)
-    ]
+    names = list(batches)
+    in_parts = bool(case.engine.get("base_in_parts"))
+    apart = engine._slots.separable(names, engine.model, in_step=in_parts) and not (in_parts and case.alone)
+    dealing = Dealing.of(batches, engine._slots.order(names), halves, apart=apart)
+    return [engine.forward_backward(dealing.own(batches, rank)) for rank in range(halves)]
 
 
-def train_all(folder: Path, asked: Sequence[tuple[str, Path | None]]) -> list[Trained]:
+def train_all(folder: Path, asked: Sequence[tuple[str, Path | None]], parts: bool = False) -> list[Trained]:
     """One case after the other on these ranks, from a state or from the start."""
     found = []
     for place, (name, state) in enumerate(asked):
         own = folder / f"case{place}"
         own.mkdir(exist_ok=True)
-        found.append(train(name, own, state=state))
+        found.append(train(name, own, state=state, parts=parts))
     return found
-
-
-def refusals() -> list[str]:
-    """What is said of a base that a FullFT policy has cut into parts."""
-    engine = engine_of(CASES["FullFT, unembedding of its own"], Ranks.of_group("cpu"))
-    said = []
-    for attempt in (
-        lambda: engine.sample({"p0": [[2, 3]]}, SamplingParams(max_tokens=1)),
-        lambda: (engine.remove_policy("p0"), engine.add_policy("lora", LoRA(rank=2))),
-    ):
-        try:
-            attempt()
-        except SpecError as error:
-            said.append(str(error))
-    return said

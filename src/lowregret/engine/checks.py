@@ -9,13 +9,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lowregret.engine.engine import Engine
-from lowregret.engine.parallel.fsdp import whole
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import read_part, restore_state, state_tensors
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
 from lowregret.lora.weights import LoRAWeights
+from lowregret.models.sharded import whole
 from lowregret.models.targets import Matrix
 
 
@@ -70,7 +70,7 @@ def whole_matrix(engine: Engine, matrix: Matrix) -> Tensor:
     """The weight [d_out, d_in] of an adapted matrix, put together."""
     carrier = engine.model.get_submodule(matrix.name)
     assert isinstance(carrier, LoRALinear | LoRARouter)
-    return engine.cuts.joined(matrix, carrier.matrix)
+    return engine.cuts.joined(matrix, whole(carrier.matrix))
 
 
 @together

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lowregret.errors import SpecError
+from lowregret.models.sharded import here
 
 
 def choose_device(device: str) -> torch.device:
@@ -35,11 +38,25 @@ def cast_base(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
     A float64 base, which only a caller can have made, stays as it is.
     """
+    for parameter, matrix in _floating(model):
+        parameter.data = parameter.data.to(dtype if matrix else torch.float32)
+
+
+@torch.no_grad()
+def round_base(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """The numbers that `cast_base` leaves, in the types and the parts that they are in."""
+    for parameter, matrix in _floating(model):
+        if matrix:
+            own = here(parameter)
+            own.copy_(own.to(dtype))
+
+
+def _floating(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Parameter, bool]]:
+    """Parameters that are cast, with whether they are matrices but no embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.dtype is not torch.float64:
-            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            parameter.data = parameter.data.to(dtype if matrix else torch.float32)
+            yield parameter, parameter.ndim >= 2 and id(parameter) not in embeddings
 
 
 def arithmetic(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> torch.autocast:

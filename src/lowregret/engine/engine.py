@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,42 +16,42 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lowregret.data.batches import Batch
 from lowregret.data.example import Example
-from lowregret.engine.device import arithmetic, cast_base, choose_device, choose_dtype
+from lowregret.engine.device import arithmetic, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
 from lowregret.engine.forward.balance import BalanceLoss
 from lowregret.engine.forward.checkpointing import checkpoint_layers
 from lowregret.engine.forward.layout import PassLayout, lay_out
-from lowregret.engine.forward.mixture import experts_under_autocast
 from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
-from lowregret.engine.members import ordered, spans_of
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.base import cut_base
-from lowregret.engine.parallel.fsdp import reshard
+from lowregret.engine.parallel.base import cut_base, refuse_parts
+from lowregret.engine.parallel.fsdp import in_parts, reshard
 from lowregret.engine.parallel.lead import together
+from lowregret.engine.parallel.lockstep import Lockstep
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.parallel.rows import over_ranks
+from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
+from lowregret.engine.placing import place
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import generate
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
 from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
-from lowregret.engine.sampling.draw import Completion, SamplingParams
-from lowregret.engine.sampling.stream import OnToken, stream
+from lowregret.engine.sampling.draw import Completion, SamplingParams, uniforms
+from lowregret.engine.sampling.ranks import completed
+from lowregret.engine.sampling.stream import Listener, OnToken, stream
+from lowregret.engine.slots import PolicySlots
 from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
-from lowregret.lora.bank import AdapterBank, AdapterLayout
+from lowregret.lora.bank import AdapterLayout
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotSpan
-from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
@@ -70,9 +70,11 @@ class Engine:
     the losses returned are without it. ModelError for a base that defines none, or with weights that are no numbers.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
-    each computes its own rows. The base of LoRAs is whole on every rank, but for what `parallel/tensor.py` and
-    `parallel/expert.py` cut; a FullFT policy's weights, gradients and optimizer state lie in parts. SpecError for what
-    is not computed so: `balance_experts`.
+    each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
+    optimizer state lie in parts, and with `base_in_parts` the frozen base of LoRAs does, gathered layer by layer; else it
+    is whole, but for what `parallel/tensor.py` and `expert.py` cut. Of a base without weights (`models.bare`) each rank
+    reads its part alone; `base_trains`: it will be a FullFT policy's, float32 with the numbers of `precision`. SpecError
+    for what is not computed so: the load-balancing loss of a base whose rows are padded.
     """
 
     def __init__(
@@ -84,25 +86,23 @@ class Engine:
         checkpoint_activations: bool = False,
         balance_experts: bool = False,
         ranks: Ranks = ALONE,
+        base_in_parts: bool = False,
+        base_trains: bool = False,
     ) -> None:
-        if balance_experts and not ranks.alone:
-            raise SpecError("the load-balancing loss is of whole batches: leave it out, or train on one device.")
         self.ranks = ranks
         self.base = base
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
-        self.model.requires_grad_(False)
-        cast_base(self.model, self.dtype)
-        self.model.to(self.device)  # type: ignore[arg-type]
-        refuse_broken(base.source.asked, stored_weights(self.model))
-        if self.dtype is not torch.float32:
-            experts_under_autocast(self.model)
+        self.matrices = matrices(self.model)
+        refuse_parts(ranks, base_in_parts)
+        place(base, self.device, self.dtype, ranks, in_parts=base_in_parts, trains=base_trains)
         self.cuts, exchange = cut_base(self.model, ranks, self.dtype)
         """What this rank holds of the base."""
-        self.policies: dict[str, Policy] = {}
-        self.matrices = self.cuts.here(matrices(self.model))
-        self._banks: list[AdapterBank] = []
+        if self.cuts.any:
+            self.matrices = self.cuts.here(matrices(self.model))
+        self._slots = PolicySlots()
+        self.policies: dict[str, Policy] = self._slots.policies
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._routing.exchange = exchange
         self._routing.add_up |= dict.fromkeys(self.cuts.rowwise, ranks.tensor.add)
@@ -117,6 +117,12 @@ class Engine:
         """Whether each pass holds one row."""
         self.forward_path = self._select_forward_path()
         """What was found when the base was put here, and why a faster path was refused."""
+        reshard(self.model)
+        if balance_experts and not ranks.alone and not self.padding_free:
+            raise SpecError(
+                "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
+                f"{self.forward_path.description}. Leave balance_experts out, or train on one device."
+            )
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
@@ -134,25 +140,24 @@ class Engine:
             isinstance(method, FullFT) and self.policies
         ):
             raise SpecError("a FullFT policy changes the base under all others: it must be the engine's only policy.")
-        if isinstance(self.model, FSDPModule):
-            raise SpecError("the base lies in parts, as a FullFT policy has left it. Make another engine.")
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
-            bank = self._bank(AdapterLayout.of(method, targeted))
+            bank = self._slots.bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
             policy = FullPolicy(name, method, self.model, optimizer, self.cuts)
         self.policies[name] = policy
-        self._refresh_views()
+        self._slots.refresh()
+        self._unembedding.watch()
         return policy
 
     @together
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
-        self._banks = [bank for bank in self._banks if bank.members]
-        self._refresh_views()
+        self._slots.refresh()
+        self._unembedding.watch()
 
     @together
     def forward_backward(
@@ -165,19 +170,27 @@ class Engine:
         for name in batches:
             self.policies[name].before_backward()
 
+        dealing = self._dealing(batches)
+
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
-            return self._forward_backward(part, loss, temperature)
+            return self._forward_backward(part, loss, temperature, dealing)
 
-        return over_ranks(self.ranks, batches, lambda own: self._in_passes(own, run), self.device, equal=self._alone)
+        try:
+            return over_ranks(self.ranks, batches, one_by_one(run) if self._alone else run, dealing, self.device)
+        finally:
+            reshard(self.model)
 
-    def _forward_backward(self, batches: Mapping[str, Batch], loss: Loss, temperature: float) -> dict[str, PassResult]:
+    def _forward_backward(
+        self, batches: Mapping[str, Batch], loss: Loss, temperature: float, dealing: Dealing
+    ) -> dict[str, PassResult]:
         layout = self._lay_out(batches)
         watching = self._balance.watching() if self._balance else nullcontext()
         with torch.enable_grad(), self._passing(layout, temperature), watching:
             results = self._forward(layout, batches, loss)
             total = torch.stack([result.loss for result in results.values()]).sum()
             if self._balance:
-                total = total + self._balance.loss(layout.tokens, [layout.weights[part] for part in layout.parts])
+                ranks = ALONE if dealing.whole else self.ranks
+                total = total + self._balance.loss(layout, ranks, dealing.rows(self.ranks.data.rank))
             total.backward()
         return {name: result.detached() for name, result in results.items()}
 
@@ -189,21 +202,22 @@ class Engine:
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
         run = partial(self._forward_here, temperature=temperature)
-        return over_ranks(self.ranks, batches, run, self.device, equal=self._alone)
+        return over_ranks(self.ranks, batches, run, self._dealing(batches), self.device)
 
     @torch.no_grad()
     def _forward_here(self, batches: Mapping[str, Batch], temperature: float = 1.0) -> dict[str, PassResult]:
         """The same of all rows given, on this rank alone."""
 
         def run(part: Mapping[str, Batch]) -> dict[str, PassResult]:
+            self._lockstep.announce()
             layout = replace(self._lay_out(part), columns=({},) * len(part))
-            with self._passing(layout, temperature):
-                return self._forward(layout, part, cross_entropy)
+            try:
+                with self._passing(layout, temperature):
+                    return self._forward(layout, part, cross_entropy)
+            finally:
+                reshard(self.model)
 
-        try:
-            return self._in_passes(batches, run)
-        finally:
-            reshard(self.model)
+        return (one_by_one(run) if self._alone else run)(batches)
 
     @together
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
@@ -234,14 +248,15 @@ class Engine:
         Batches are fixed by the lengths alone; as many policies as fit share a pass. Ranks take batches in turn, so
         that each number is the same to the bit for any number of them.
         """
-        return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device)
+
+        def finish() -> None:
+            self._lockstep.finish(lambda: self._idle(keep=False))
+
+        return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device, finish)
 
     @property
     def sampling_path(self) -> SamplingPath:
-        """How this base is sampled, found when it is first asked for: see `choose_sampling`.
-
-        SpecError for one whose weights lie in parts.
-        """
+        """How this base is sampled, found when it is first asked for: see `choose_sampling`."""
         if self._sampling_path is None:
             self._choose_sampling()
         assert self._sampling_path is not None
@@ -249,9 +264,7 @@ class Engine:
 
     @together
     def _choose_sampling(self) -> None:
-        if isinstance(self.model, FSDPModule):
-            raise SpecError("a base that lies in parts is not sampled yet. Save the policy, and load it on one device.")
-        with self._arithmetic(), self._routing.unchanging():
+        with self._sampling():
             found = choose_sampling(
                 self.model, self.base.pad_id, self._logits, self._positions, self.dtype, end_to_end=self.padding_free
             )
@@ -268,31 +281,62 @@ class Engine:
         """One completion for each prompt (token ids) of each policy, all in one batch.
 
         `seeds` are those of policies that do not draw by that of `params`. With `max_rows`, no more than that are in
-        the batch at once, and waiting prompts take the places of those that have finished.
+        the batch of a rank at once, and waiting prompts take the places of those that have finished.
         """
-        ordered = {name: prompts[name] for name in self._order(prompts)}
+        ordered = {name: prompts[name] for name in self._slots.order(prompts)}
+        numbers = uniforms({name: len(group) for name, group in ordered.items()}, params, seeds or {})
         path = self.sampling_path
 
         def read(some: Prompts) -> Decoder:
             return path.decoder(self.model, some, self.base.pad_id, self._logits, self._positions)
 
-        together = [{name: own} for name, own in ordered.items()] if self._alone else [ordered]
-        found: dict[str, list[Completion]] = {}
-        with self._arithmetic(), self._routing.unchanging():
-            for some in together:
-                found |= generate(read, some, params, self._text, seeds, 1 if self._alone else max_rows)
+        def complete(places: Mapping[str, Sequence[int]]) -> dict[str, list[Completion]]:
+            own = {name: [ordered[name][place] for place in chosen] for name, chosen in places.items()}
+            found: dict[str, list[Completion]] = {}
+            with self._sampling():
+                for some in [{name: group} for name, group in own.items()] if self._alone else [own] * bool(own):
+                    drawn = torch.cat([numbers[name][list(places[name])] for name in some])
+                    found |= generate(read, some, params, self._text, drawn, 1 if self._alone else max_rows)
+                self._lockstep.finish(self._idle)
+            return found
+
+        found = completed(self.ranks, self.device, ordered, complete)
         return {name: found[name] for name in prompts}
 
-    @together
     def stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
         """The completion that `sample` gives of one prompt, told token by token while it is drawn.
 
-        `on_token` gets each token's id, and ends the completion by False.
+        `on_token` gets each token's id, and ends the completion by False: that of the first rank, by whom it ends.
         """
+        return self._stream(policy, prompt, params, Listener(on_token))
+
+    @together
+    def _stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
         path = self.sampling_path
-        with self._arithmetic(), self._routing.unchanging():
+        with self._sampling():
             decoder = path.decoder(self.model, {policy: [prompt]}, self.base.pad_id, self._logits, self._positions)
-            return stream(decoder, params, self._text, on_token)
+            return stream(decoder, params, self._text, lambda token: self.ranks.first(on_token(token)))
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        with self._arithmetic(), self._routing.unchanging():
+            try:
+                yield
+            finally:
+                reshard(self.model)
+
+    @property
+    def _lockstep(self) -> Lockstep:
+        """What keeps ranks together whose base lies in parts."""
+        return Lockstep(self.ranks if in_parts(self.model) else ALONE)
+
+    @torch.no_grad()
+    def _idle(self, *, keep: bool = True) -> None:
+        """A pass of one token, for nobody; `keep`: what is gathered outside the layers is wanted by the next."""
+        with self._arithmetic(), self._routed((), (), None, chunked=False):
+            self.model(input_ids=torch.tensor([[self.base.pad_id]], device=self.device), use_cache=False)
+        if not keep:
+            reshard(self.model)
 
     def _text(self, token_ids: list[int]) -> str:
         return str(self.base.tokenizer.decode(token_ids))
@@ -315,26 +359,20 @@ class Engine:
                 for name, b in known.items()
             }
         return lay_out(
-            known, self._order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
+            known, self._slots.order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
         )
 
-    def _in_passes(
-        self, batches: Mapping[str, Batch], run: Callable[[Mapping[str, Batch]], dict[str, PassResult]]
-    ) -> dict[str, PassResult]:
-        """What `run` gives for all at once; row by row, added up, for a base whose rows must be alone."""
-        if not self._alone:
-            return run(batches)
-        found: dict[str, PassResult] = {}
-        for name, batch in batches.items():
-            parts = [run({name: batch.select([row])})[name] for row in range(batch.rows)]
-            loss = torch.stack([part.loss for part in parts]).sum()
-            found[name] = PassResult(loss, torch.cat([part.logprobs for part in parts]), batch.supervised)
-        return found
+    def _dealing(self, batches: Mapping[str, Batch]) -> Dealing:
+        """Who computes what of a call. Where the base lies in parts, no pass may lack a rank."""
+        parts = in_parts(self.model)
+        apart = self._slots.separable(batches, self.model, in_step=parts) and not (parts and self._alone)
+        apart = apart and self.ranks.expert.count == 1  # whose ranks take passes of the same policies
+        return Dealing.of(batches, self._slots.order(batches), self.ranks.data.count, apart=apart, equal=self._alone)
 
     def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
-            spans = self._position_parts(layout)
+            spans = self._slots.position_spans(layout)
             if loss is cross_entropy:
                 logprobs, known = self._unembedding.cross_entropies(logits, layout, spans)
             else:
@@ -351,14 +389,13 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
-        all_of, wanted = (spans_of(self.policies, list(of), list(of.values())) for of in (tokens, positions))
+        all_of, wanted = (self._slots.spans(list(of), list(of.values())) for of in (tokens, positions))
+        self._lockstep.announce()
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
         if selected is not None and logits.shape[0] != len(selected):
             logits = logits[selected]
-        # Ranks that share experts draw for the same rows, and must draw the same: their last bits may differ.
-        self.ranks.expert.first(logits := logits.contiguous())
-        return logits
+        return self.ranks.expert.first(logits)  # they draw for the same rows, and their last bits may differ
 
     @contextmanager
     def _passing(self, layout: PassLayout, temperature: float = 1.0) -> Iterator[None]:
@@ -366,8 +403,8 @@ class Engine:
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
         self._positions.lengths = layout.lengths
-        tokens = spans_of(self.policies, layout.names, layout.tokens, layout.token_rows)
-        positions = [] if self._unembedding.chunked else self._position_parts(layout)
+        tokens = self._slots.spans(layout.names, layout.tokens, layout.token_rows)
+        positions = [] if self._unembedding.chunked else self._slots.position_spans(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             try:
                 yield
@@ -387,27 +424,6 @@ class Engine:
         finally:
             routing.tokens, routing.positions = (), None
             head.selected, head.chunked = None, own
-
-    def _order(self, names: Iterable[str]) -> list[str]:
-        return ordered(names, self.policies, self._banks)
-
-    def _position_parts(self, layout: PassLayout) -> list[SlotSpan]:
-        return spans_of(self.policies, layout.names, layout.positions, layout.position_rows)
-
-    def _bank(self, layout: AdapterLayout) -> AdapterBank:
-        """The bank for this layout: one that is there, or a new one."""
-        for bank in self._banks:
-            if bank.layout == layout:
-                return bank
-        self._banks.append(AdapterBank(layout))
-        return self._banks[-1]
-
-    def _refresh_views(self) -> None:
-        """After policies have come or gone: views of banks, and the module at the end, are others now."""
-        for policy in self.policies.values():
-            if isinstance(policy, LoRAPolicy):
-                policy.refresh_views()
-        self._unembedding.watch()
 
     def _arithmetic(self) -> torch.autocast:
         return arithmetic(self.model, self.device, self.dtype)

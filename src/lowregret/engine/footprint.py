@@ -17,9 +17,10 @@ from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
 from lowregret.engine.forward.checkpointing import last_layer_plain
 from lowregret.engine.losses import cross_entropy
-from lowregret.engine.parallel.fsdp import here, reshard
+from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import FullPolicy, LoRAPolicy
+from lowregret.models.sharded import here
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
 

@@ -24,9 +24,11 @@ def sums_of(
     pad_id: int,
     ranks: Ranks,
     device: torch.device,
+    finish: Callable[[], None],
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone."""
-    sums = ranks.agreed(lambda: _own_sums(policies, examples, forward, pad_id, ranks), device).to(device)
+    """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone; `finish` is
+    called when no batch is left for it."""
+    sums = ranks.agreed(lambda: _own_sums(policies, examples, forward, pad_id, ranks, finish), device).to(device)
     ranks.add(sums)
     counts = [sum(example.supervised[1:]) for example in examples]
     return {name: (own.tolist(), list(counts)) for name, own in zip(policies, sums.cpu(), strict=True)}
@@ -38,6 +40,7 @@ def _own_sums(
     forward: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
     pad_id: int,
     ranks: Ranks,
+    finish: Callable[[], None],
 ) -> torch.Tensor:
     """Nats of [policy, example], float64; zero for the examples of other ranks."""
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
@@ -57,6 +60,7 @@ def _own_sums(
                 per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
                 per_row[batch.supervised] = -result.logprobs.cpu().double()
                 sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
+    finish()
     return sums
 
 

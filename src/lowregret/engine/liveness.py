@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lowregret.engine.parallel.fsdp import whole
 from lowregret.errors import LivenessError
+from lowregret.models.sharded import whole
 
 
 class Weights(Protocol):

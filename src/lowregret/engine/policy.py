@@ -18,7 +18,7 @@ from lowregret.engine.liveness import Liveness
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams, by_name
 from lowregret.engine.optim.registry import optimizer_of
 from lowregret.engine.parallel.base import train_base
-from lowregret.engine.parallel.fsdp import shard
+from lowregret.engine.parallel.fsdp import in_parts, shard
 from lowregret.engine.parallel.parts import BaseCuts, WeightParts
 from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
@@ -28,6 +28,7 @@ from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.experts import fused_experts
+from lowregret.models.sharded import whole
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
@@ -148,8 +149,8 @@ class LoRAPolicy(Policy):
                 carrier = carriers[key]
                 assert adapter.magnitude is not None
                 assert not isinstance(carrier, LoRAExperts)
-                add_up = routing.add_up.get(key)
-                adapter.magnitude.data.copy_(row_norms(carrier.matrix, *adapter.factors(), adapter.scale, add_up))
+                weight, add_up = whole(carrier.matrix), routing.add_up.get(key)
+                adapter.magnitude.data.copy_(row_norms(weight, *adapter.factors(), adapter.scale, add_up))
         self.optimizer = self._optimizer()
 
     @property
@@ -302,6 +303,12 @@ class FullPolicy(Policy):
         self.method = method
         train_base(model, cuts)
         self.parts = cuts.base()
+        kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} - {"float32"}
+        if in_parts(model) and kinds:
+            raise SpecError(
+                f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
+                "Make the engine with base_trains."
+            )
         for parameter in model.parameters():
             if parameter.dtype.itemsize < torch.float32.itemsize:
                 parameter.data = parameter.data.float()

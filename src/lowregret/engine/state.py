@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lowregret.engine.parallel.fsdp import fill, whole
+from lowregret.engine.parallel.fsdp import fill
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
+from lowregret.models.sharded import whole
 from lowregret.runs.atomic import replacing
 
 _DIGEST = "digest"

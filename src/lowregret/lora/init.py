@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lowregret.errors import TargetError
 from lowregret.lora.bank import AdapterLayout, rank_on
+from lowregret.models.sharded import whole
 from lowregret.models.targets import Matrix
 from lowregret.spec import LoRA
 
@@ -98,8 +99,8 @@ def olora(
 
 
 def _precise(weight: Tensor) -> Tensor:
-    """float32 at least, where the weight is; under autocast these factorizations stay so."""
-    return weight.detach().to(torch.promote_types(weight.dtype, torch.get_default_dtype()))
+    """float32 at least, where the weight is, and all of one in parts; under autocast these factorizations stay so."""
+    return whole(weight.detach()).to(torch.promote_types(weight.dtype, torch.get_default_dtype()))
 
 
 def _filled(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ class LoRALinear(nn.Module):
 
     @property
     def matrix(self) -> Float[Tensor, "d_out d_in"]:
-        """The base's weight the way round it multiplies, for Conv1D too."""
+        """The base's weight the way round it multiplies, for Conv1D too; outside a pass it may lie in parts."""
         weight: Tensor = self.base.weight.detach()
         return weight.T if isinstance(self.base, Conv1D) else weight
 

@@ -8,16 +8,20 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from lowregret.models.load import Base, Source, explaining, load_config, load_tokenizer, quiet
+from lowregret.models.load import Base, Source, explaining, load_config, load_tokenizer, quiet, without_lost_padding
 from lowregret.models.sizes import check_folder_build
 
 
-def bare_model(source: Source) -> PreTrainedModel:
-    """The model that transformers builds for a folder, on the device `meta`, where nothing takes memory."""
+def bare_model(source: Source, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The model that transformers builds for a folder, on the device `meta`, where nothing takes memory.
+
+    `dtype` is the weights'; None for the one that the configuration says.
+    """
     config = load_config(source)
     with explaining(source), quiet():
+        without_lost_padding(config)
         check_folder_build(config, Path(source.path), source.asked)
-        return _built(config)
+        return _built(config, dtype)
 
 
 def untied(model: PreTrainedModel) -> PreTrainedModel:
@@ -28,15 +32,16 @@ def untied(model: PreTrainedModel) -> PreTrainedModel:
     return _built(config)
 
 
-def _built(config: PretrainedConfig) -> PreTrainedModel:
+def _built(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    typed = {} if dtype is None else {"dtype": dtype}
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(deepcopy(config), trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(deepcopy(config), trust_remote_code=False, **typed)
     return model
 
 
-def bare_base(source: Source) -> Base:
+def bare_base(source: Source, dtype: torch.dtype | None = None) -> Base:
     """The same with its tokenizer and the folder's generation_config.json: what `models.stops` asks."""
-    model, tokenizer = bare_model(source), load_tokenizer(source)
+    model, tokenizer = bare_model(source, dtype), load_tokenizer(source)
     if (Path(source.path) / "generation_config.json").is_file():
         with explaining(source), quiet():
             model.generation_config = GenerationConfig.from_pretrained(source.path)

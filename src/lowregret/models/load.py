@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -120,7 +120,23 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     """Load weights and tokenizer. The model is in eval mode: dropout is off in training too, for both methods alike."""
     tokenizer = load_tokenizer(source)
     model, found = _load_gguf(source, dtype) if source.gguf_file else _load_folder(source, dtype)
-    if found["missing_keys"]:  # transformers would go on with random ones
+    check_loaded(source, model, found)
+    model.eval()
+    return Base(model, tokenizer, source)
+
+
+def check_loaded(source: Source, model: PreTrainedModel, found: Mapping[str, Any]) -> None:
+    """ModelError when transformers' account of a loading says that weights are missing, which would stay random, or do
+    not have their shapes; or when the model is no decoder."""
+    if found["mismatched_keys"]:
+        mismatched = sorted(found["mismatched_keys"], key=lambda entry: str(entry[0]))
+        name, there, here = mismatched[0]
+        raise ModelError(
+            f"{source.asked}: {name} is {tuple(there)} in the files, and {tuple(here)} by the configuration "
+            f"({len(mismatched)} weights do not fit): the two are not of one model, or transformers reads this "
+            "configuration wrong. Fetch both again, or give the Hugging Face folder of this model."
+        )
+    if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise ModelError(
             f"{source.asked}: the files hold no {missing[0]} ({len(missing)} of its weights are missing): it is "
@@ -128,12 +144,10 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
         )
     if model.config.is_encoder_decoder:
         raise ModelError(f"{source.asked}: is an encoder-decoder model; only decoder-only causal models work here.")
-    model.eval()
-    return Base(model, tokenizer, source)
 
 
 def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model, and transformers' account of the loading; ModelError when a weight does not have its shape."""
+    """The model, and transformers' account of the loading."""
     with explaining(source), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -145,21 +159,13 @@ def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tu
             **arguments,
         )
     model, found = loaded
-    if found["mismatched_keys"]:
-        mismatched = sorted(found["mismatched_keys"], key=lambda entry: str(entry[0]))
-        name, there, here = mismatched[0]
-        raise ModelError(
-            f"{source.asked}: {name} is {tuple(there)} in the files, and {tuple(here)} by the configuration "
-            f"({len(mismatched)} weights do not fit): the two are not of one model, or transformers reads this "
-            "configuration wrong. Fetch both again, or give the Hugging Face folder of this model."
-        )
     return model, found
 
 
 def _load_folder(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     config = load_config(source)
     with explaining(source), quiet():
-        changed = _without_lost_padding(config)
+        changed = without_lost_padding(config)
         if Path(source.path).is_dir():
             check_folder_build(config, Path(source.path), source.asked)
     return _load(source, source.path, dtype, **({"config": config} if changed else {}))
@@ -170,7 +176,7 @@ def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dic
     config = load_config(source)
     header = read_header(Path(source.path) / str(source.gguf_file), source.asked)
     with explaining(source), quiet():
-        _without_lost_padding(config)
+        without_lost_padding(config)
         check_gguf_build(config, header)
     with one_file(header) as file:
         whole = str(file.resolve())  # of a bare name transformers would take a file in the working directory
@@ -181,7 +187,7 @@ def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dic
     return model, found
 
 
-def _without_lost_padding(config: PretrainedConfig) -> bool:
+def without_lost_padding(config: PretrainedConfig) -> bool:
     """Take out a padding token for which the embedding has no row, which torch refuses; whether there was one."""
     text = config.get_text_config(decoder=True)
     pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lowregret.engine.forward.layout import PassLayout
+from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.errors import ModelError
 from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
@@ -24,6 +26,10 @@ class BalanceLoss:
 
     The loss of a batch is that of all its tokens together; of a batch in several passes it is the mean over the passes,
     weighted by supervised tokens. In a pack each policy has its own.
+
+    Where ranks have rows of one batch each, a pass is what all of them compute at once: every rank takes the loss of
+    everybody's scores, of which its own alone have gradients. Those of all ranks then add up to the gradient of the
+    whole, whatever the base's function is.
     """
 
     def __init__(self, model: PreTrainedModel, known: Sequence[Matrix]) -> None:
@@ -38,7 +44,7 @@ class BalanceLoss:
                 f"{type(model).__name__} defines no load-balancing loss of its own ({_FUNCTION} and "
                 "router_aux_loss_coef). Leave the switch balance_experts off."
             )
-        self._experts: int = first.down_proj.shape[0]
+        self._experts = max(matrix.experts.total for matrix in known if matrix.experts)
         self._active: int = model.config.get_text_config().num_experts_per_tok
         self._scores: list[Tensor] = []
 
@@ -54,15 +60,44 @@ class BalanceLoss:
             for hook in hooks:
                 hook.remove()
 
-    def loss(self, tokens: Sequence[int], weights: Sequence[Float[Tensor, " positions"]]) -> Float[Tensor, ""]:
-        """The sum over the policies of the pass: `tokens` of each, in order, and the weights of its positions."""
-        scores = list(self._scores)  # a recomputed forward, under checkpointing, scores again
-        split = [score.reshape(-1, self._experts).split(list(tokens)) for score in scores]
-        parts = []
-        for own, weight in zip(zip(*split, strict=True), weights, strict=True):
-            parts.append(self._function(tuple(own), self._experts, self._active) * weight.sum())
-        total: Tensor = torch.stack(parts).sum() * self._coefficient
+    def loss(
+        self, layout: PassLayout, ranks: Ranks = ALONE, rows: Mapping[str, int] | None = None
+    ) -> Float[Tensor, ""]:
+        """The sum over the policies of a pass, which `watching` has seen.
+
+        `ranks` compute rows of the same policies at once; of each policy's in this pass the first `rows` are of its
+        batch, and what follows is counted nowhere. Three exchanges: how many tokens each rank has, what these score,
+        and what they weigh.
+        """
+        scored = list(self._scores)  # a recomputed forward, under checkpointing, scores again
+        split = [scores.reshape(-1, self._experts).split(list(layout.tokens)) for scores in scored]
+        own = [torch.stack(layers) for layers in zip(*split, strict=True)]
+        shares = torch.stack([layout.weights[part].sum() for part in layout.parts])
+        if ranks.data.count > 1:
+            counts = [layout.tokens_of(name, None if rows is None else rows[name]) for name in layout.names]
+            own = _everybodys([scores[:, :count] for scores, count in zip(own, counts, strict=True)], ranks)
+            ranks.add(shares)
+        parts = [self._function(tuple(scores), self._experts, self._active) for scores in own]
+        total: Tensor = (torch.stack(parts) * shares).sum() * self._coefficient
         return total
 
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:
         self._scores.append(output[0] if isinstance(output, tuple) else output)
+
+
+def _everybodys(own: Sequence[Float[Tensor, "layers tokens experts"]], ranks: Ranks) -> list[Tensor]:
+    """Scores of all ranks' tokens of each policy, one rank after the other; gradients flow to the own ones."""
+    counts = torch.zeros(ranks.data.count, len(own), dtype=torch.int64, device=own[0].device)
+    counts[ranks.data.rank] = torch.tensor([part.shape[1] for part in own])
+    ranks.add(counts)
+    sizes = counts.flatten().tolist()
+    layers, _, experts = own[0].shape
+    blocks = list(own[0].new_zeros(layers, sum(sizes), experts).split(sizes, dim=1))
+    mine = slice(ranks.data.rank * len(own), (ranks.data.rank + 1) * len(own))
+    for block, part in zip(blocks[mine], own, strict=True):
+        block.copy_(part.detach())
+    everyones = torch.cat(blocks, 1)
+    ranks.add(everyones)
+    blocks = list(everyones.split(sizes, dim=1))
+    blocks[mine] = own
+    return [torch.cat(blocks[place :: len(own)], 1) for place in range(len(own))]

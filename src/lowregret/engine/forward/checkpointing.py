@@ -5,7 +5,7 @@ transformers has the same, but switched by a layer's `training`, which also swit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import MethodType
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lowregret.errors import ModelError
+from lowregret.models.targets import Matrix
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -38,6 +39,17 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 def decoder_layers(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
     """The repeated blocks of a base, in order."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def first_layer(model: PreTrainedModel, matrices: Iterable[Matrix]) -> int:
+    """The first decoder layer that holds one of these matrices, counted from 0; their number when none does.
+
+    A backward pass of adapters on them ends there.
+    """
+    layers = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    names = [matrix.name for matrix in matrices]
+    holding = (place for place, layer in enumerate(layers) if any(name.startswith(f"{layer}.") for name in names))
+    return next(holding, len(layers))
 
 
 @contextmanager

@@ -46,6 +46,10 @@ class PassLayout:
     columns: tuple[dict[str, Float32[Tensor, " _"]], ...]
     """What else each policy's loss takes, of its own positions."""
 
+    def tokens_of(self, name: str, rows: int | None) -> int:
+        """Tokens of a policy's first rows, None for all of them; prompts in common are not told apart."""
+        return sum(tokens for _, tokens in self.token_rows[self.names.index(name)][:rows])
+
     @property
     def parts(self) -> list[slice]:
         """Each policy's share of `selected`."""

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lowregret.engine.parallel.fsdp import fill, whole
+from lowregret.engine.parallel.fsdp import fill
+from lowregret.models.sharded import whole
 from lowregret.spec.optimizer import OptimizerSpec
 
 Names = Callable[[Tensor], Mapping[str, Tensor]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,11 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
     """Cut every parameter into parts, one a rank: gathered layer by layer for a pass, gradients added up.
 
     What lies outside the layers is one group: a tied embedding may not be in two. Types are to be final: a parameter
-    that is cast afterwards keeps a part of the old type. Nothing happens to a process alone.
+    that is cast afterwards keeps a part of the old type. What lies on another device than the ranks compute on is
+    moved, a layer at a time. Nothing happens to a process alone, nor to a model in parts.
     """
     mesh = ranks.sharded
-    if mesh is None:
+    if mesh is None or in_parts(model):
         return
     for module in (*layers, model):
         fully_shard(module, mesh=mesh)
@@ -29,22 +31,40 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], ranks: Ranks) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def in_parts(module: nn.Module) -> bool:
+    """Whether a module's weights lie in parts, and are gathered for each of its passes."""
+    return isinstance(module, FSDPModule)
+
+
+def own_type(module: nn.Module) -> type[nn.Module]:
+    """The class of a module as its author wrote it: cutting makes a subclass."""
+    kinds = (kind for kind in type(module).__mro__ if issubclass(kind, nn.Module))
+    return next(kind for kind in kinds if not issubclass(kind, FSDPModule))
+
+
 def reshard(model: nn.Module) -> None:
     """Let go of what a pass without gradients has gathered outside the layers: a later pass would take it as it is."""
-    if isinstance(model, FSDPModule):
+    if in_parts(model):
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
 
-def here(tensor: Tensor) -> Tensor:
-    """What of a tensor lies on this process."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def unshard(module: nn.Module) -> None:
+    """Gather the weights of a module, but for those of layers that are cut on their own, unless they are there."""
+    if isinstance(module, FSDPModule):
+        module.unshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor. Of one in parts every process must ask, and each gets a copy of its own."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """The same inside, for who reads a module's weights without calling it. Every rank must come here."""
+    unshard(module)
+    try:
+        yield
+    finally:
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @torch.no_grad()

@@ -48,10 +48,12 @@ class Axis:
         if self.count > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
 
-    def first(self, tensor: Tensor) -> None:
-        """Put the first one's numbers in the place of each one's contiguous tensor."""
+    def first(self, tensor: Tensor) -> Tensor:
+        """The first one's numbers, in the place of each one's tensor where that is contiguous."""
         if self.count > 1:
+            tensor = tensor.contiguous()
             dist.broadcast(tensor, group=self.group, group_src=0)
+        return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Everybody's tensor, all of one shape, in order."""
@@ -153,6 +155,18 @@ class Ranks:
         if int(lacking):
             raise MemoryError(f"{int(lacking)} of {self.count} devices had none left.")
         return found[0]
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on some rank."""
+        if self.mesh is None:
+            return here
+        flag = torch.tensor(int(here), device=self.mesh.device_type)
+        Axis(self.rank, self.count).add(flag)
+        return bool(flag)
+
+    def first(self, here: bool) -> bool:
+        """What the first rank says."""
+        return self.any(here and self.rank == 0)
 
     def wait(self) -> None:
         """Until every rank has come here."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lowregret.engine.sampling.decode import Decoder, Prompts
-from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts, draw, uniforms
+from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts, draw
 
 DROP_BELOW = 0.75
 """Finished rows are dropped when no more than this share is left: moving the rest costs about what two steps save."""
@@ -29,18 +29,18 @@ def generate(
     prompts: Prompts,
     params: SamplingParams,
     decode: Callable[[list[int]], str],
-    seeds: Mapping[str, int] | None = None,
+    numbers: Float[Tensor, "rows max_tokens"],
     max_rows: int | None = None,
 ) -> dict[str, list[Completion]]:
-    """One completion for each prompt of each policy.
+    """One completion for each prompt of each policy, drawn by its row of `numbers` (`uniforms`).
 
-    `decode` is what stop texts are looked for with; `seeds` are those of policies that have their own. With `max_rows`
+    `decode` is what stop texts are looked for with. With `max_rows`
     no more rows than that (one a policy at least) are in the batch at once, and waiting ones take the places of those
     that have finished: who waits changes no completion.
     """
     if not any(prompts.values()):
         return {name: [] for name in prompts}
-    completions = _Generation(read, prompts, params, decode, seeds or {}, max_rows).run()
+    completions = _Generation(read, prompts, params, decode, numbers, max_rows).run()
     found: dict[str, list[Completion]] = {}
     for name, group in prompts.items():
         found[name], completions = completions[: len(group)], completions[len(group) :]
@@ -56,7 +56,7 @@ class _Generation:
         prompts: Prompts,
         params: SamplingParams,
         decode: Callable[[list[int]], str],
-        seeds: Mapping[str, int],
+        numbers: Float[Tensor, "rows max_tokens"],
         max_rows: int | None,
     ) -> None:
         self._read, self._params = read, params
@@ -71,7 +71,7 @@ class _Generation:
         """Rows of each policy in the batch, at most."""
         self._start()
         device, rows, length = self._device, len(self._prompts), params.max_tokens
-        self._uniforms = uniforms(counts, params, seeds).to(device)
+        self._uniforms = numbers.to(device)
         self._stops = torch.tensor(params.stop_ids, dtype=torch.int64, device=device)
         # The last column is for what is drawn for rows that have ended.
         self._tokens = torch.zeros(rows, length + 1, dtype=torch.int64, device=device)

@@ -59,9 +59,14 @@ class SamplingPath:
         self, model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: RoutedForward, positions: RowPositions
     ) -> Decoder:
         """The decoder of some prompts. SpecError for a prompt without tokens."""
-        if not all(prompt for group in prompts.values() for prompt in group):
-            raise SpecError("a prompt has no token: give it at least the one that begins a text.")
+        refuse_empty(prompts)
         return _make(self.kind, model, prompts, pad_id, forward, positions)
+
+
+def refuse_empty(prompts: Prompts) -> None:
+    """SpecError for a prompt without tokens."""
+    if not all(prompt for group in prompts.values() for prompt in group):
+        raise SpecError("a prompt has no token: give it at least the one that begins a text.")
 
 
 @torch.no_grad()

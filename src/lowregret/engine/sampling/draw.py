@@ -68,13 +68,16 @@ class StopTexts:
 
 def uniforms(
     counts: Mapping[str, int], params: SamplingParams, seeds: Mapping[str, int]
-) -> Float[Tensor, "rows max_tokens"]:
-    """One number in [0, 1) for each token of each row. Drawn on the CPU, so that every device gets the same."""
-    drawn = []
+) -> dict[str, Float[Tensor, "rows max_tokens"]]:
+    """By policy, one number in [0, 1) for each token of each of so many rows.
+
+    Drawn on the CPU, so that every device gets the same; and for all rows, so that one's do not depend on who draws it.
+    """
+    drawn = {}
     for name, count in counts.items():
         generator = torch.Generator().manual_seed(seeds.get(name, params.seed))
-        drawn.append(torch.rand(count, params.max_tokens, generator=generator, dtype=torch.float64))
-    return torch.cat(drawn)
+        drawn[name] = torch.rand(count, params.max_tokens, generator=generator, dtype=torch.float64)
+    return drawn
 
 
 def draw(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lowregret.engine.parallel.fsdp import gathered, own_type, unshard
 from lowregret.engine.sampling.cache import RowCache, RowLayer, decode_attention
 
 LAYERS = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -35,12 +36,14 @@ class Step(Protocol):
 def lean_step(model: PreTrainedModel) -> Step | None:
     """The step of this base with the modules that it has now; None when its layers are of another kind.
 
-    Under autocast too: there each operation has a type of its own, which is the base's business. And where layers are
-    computed in parts, which hooks put together.
+    Layers in parts gather their weights as by their own calls; what lies outside of them stays gathered, as after a
+    call of the base. Under autocast too the layers are of another kind: there each operation has a type of its own,
+    which is the base's business. And layers that are computed in parts, which hooks put together, are another kind.
     """
     inner: Any = getattr(model, "model", None)
     layers = list(getattr(inner, "layers", ()))
-    kinds = {(type(layer).__name__, type(layer).__module__.partition(".")[0]) for layer in layers}
+    types = {own_type(layer) for layer in layers}
+    kinds = {(kind.__name__, kind.__module__.partition(".")[0]) for kind in types}
     known = kinds <= {(name, "transformers") for name in LAYERS}
     hooked = any(module._forward_hooks for layer in layers for module in layer.children())
     if not layers or not known or hooked or torch.is_autocast_enabled(next(model.parameters()).device.type):
@@ -55,16 +58,19 @@ class _Lean:
     def __init__(self, model: PreTrainedModel, inner: Any, layers: list[Any]) -> None:
         self._embed, self._rotary, self._norm = inner.embed_tokens, inner.rotary_emb, inner.norm
         self._unembed: Callable[[Tensor], Tensor] = model.get_output_embeddings()
-        self._layers = [_Layer(layer) for layer in layers]
+        self._model = model
+        self._layers = [(layer, _Layer(layer)) for layer in layers]
 
     def __call__(
         self, chosen: Int[Tensor, " rows"], positions: Int[Tensor, "rows 1"], cache: RowCache
     ) -> Float[Tensor, "rows 1 vocabulary"]:
+        unshard(self._model)
         x = self._embed(chosen[:, None])
         turns = _turns(*self._rotary(x, positions))
-        for layer, states in zip(self._layers, cache.layers, strict=True):
+        for (module, layer), states in zip(self._layers, cache.layers, strict=True):
             assert isinstance(states, RowLayer)
-            x = layer(x, turns, states)
+            with gathered(module):
+                x = layer(x, turns, states)
         return self._unembed(_rms_norm(self._norm, x))
 
 

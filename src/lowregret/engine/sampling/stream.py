@@ -15,6 +15,23 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What decoders write for the bytes of a character that is not whole yet."""
 
 
+class Listener:
+    """Who is told of the tokens: on another process, to which this is sent, nobody, and all of them are drawn."""
+
+    def __init__(self, on_token: OnToken) -> None:
+        self._on_token = on_token
+
+    def __call__(self, token: int) -> bool:
+        return self._on_token(token)
+
+    def __reduce__(self) -> tuple[type[Listener], tuple[OnToken]]:
+        return Listener, (_go_on,)
+
+
+def _go_on(token: int) -> bool:
+    return True
+
+
 @torch.no_grad()
 def stream(
     decoder: Decoder, params: SamplingParams, decode: Callable[[list[int]], str], on_token: OnToken
@@ -24,7 +41,7 @@ def stream(
     `decode` is what stop texts are looked for with. One that `on_token` ends is not `finished`.
     """
     logits = decoder.start()
-    numbers = uniforms({"": 1}, params, {}).to(logits.device)
+    numbers = uniforms({"": 1}, params, {})[""].to(logits.device)
     texts = StopTexts(params.stop_texts, decode)
     ids: list[int] = []
     scores: list[float] = []

@@ -33,7 +33,7 @@ class LoRARouter(nn.Module):
 
     @property
     def matrix(self) -> Float[Tensor, "experts d"]:
-        """The base's weight."""
+        """The base's weight; outside a pass it may lie in parts."""
         base: Any = self.base
         weight: Tensor = base.weight.detach()
         return weight

@@ -1,0 +1,35 @@
+"""A base put where an engine computes: its types, its parts, its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from lowregret.engine.device import cast_base, round_base
+from lowregret.engine.forward.checkpointing import decoder_layers
+from lowregret.engine.forward.mixture import experts_under_autocast
+from lowregret.engine.parallel.fsdp import shard
+from lowregret.engine.parallel.mesh import Ranks
+from lowregret.models.fill import fill_weights, is_bare
+from lowregret.models.finite import refuse_broken, stored_weights
+from lowregret.models.load import Base
+
+
+def place(base: Base, device: torch.device, dtype: torch.dtype, ranks: Ranks, *, in_parts: bool, trains: bool) -> None:
+    """Cast the base, cut it if it is to lie `in_parts`, read its weights if it has none yet, and move it.
+
+    Frozen weights are of the types that `cast_base` says. With `trains` they hold the same numbers in float32.
+    ModelError for weights that are no numbers.
+    """
+    model = base.model
+    model.requires_grad_(False)
+    cast_base(model, torch.float32 if trains else dtype)
+    if in_parts:
+        shard(model, decoder_layers(model), ranks)
+    if is_bare(model):
+        fill_weights(model, base.source, device)
+    model.to(device)  # type: ignore[arg-type]
+    if trains:
+        round_base(model, dtype)
+    refuse_broken(base.source.asked, stored_weights(model), add=ranks.add)
+    if dtype is not torch.float32:
+        experts_under_autocast(model)
