@@ -71,10 +71,10 @@ class Engine:
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
-    optimizer state lie in parts, and with `base_in_parts` the frozen base of LoRAs does, gathered layer by layer; else it
-    is whole, but for what `parallel/tensor.py` and `expert.py` cut. Of a base without weights (`models.bare`) each rank
-    reads its part alone; `base_trains`: it will be a FullFT policy's, float32 with the numbers of `precision`. SpecError
-    for what is not computed so: the load-balancing loss of a base whose rows are padded.
+    optimizer state lie in parts, with `base_in_parts` the frozen base of LoRAs too, gathered layer by layer; else it is
+    whole, but for what `parallel/tensor.py` and `expert.py` cut. Of a base without weights (`models.bare`) each rank
+    reads its part alone; `base_trains`: it will be a FullFT policy's, float32 with the numbers of `precision`.
+    SpecError for what is not computed so: the load-balancing loss of a base whose rows are padded.
     """
 
     def __init__(
