@@ -12,7 +12,7 @@ import torch
 
 from bases import examples, small_base
 from lowregret.data.batches import Batch, collate
-from lowregret.engine import AdamParams, Engine
+from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.forward.path import PATHS
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import Dealing
@@ -64,7 +64,9 @@ CASES: dict[str, Case] = {
     "DoRA": Case([LoRA(rank=4, dora=True)]),
     "PiSSA and a LoRA": Case([LoRA(rank=4, init="pissa"), LoRA(rank=4)]),
     "FullFT of a mixture, balanced": Case([FullFT()], "qwen3_moe", engine=_BALANCED),
-    "one LoRA, balanced": Case([LoRA(rank=4, targets=("mlp", "router"))], "qwen3_moe", engine=_BALANCED),
+    "one LoRA, balanced": Case(
+        [LoRA(rank=4, targets=("mlp", "router"))], "qwen3_moe", engine=_BALANCED, rows=(9, 3, 2, 1)
+    ),
     "two LoRAs, balanced": Case([LoRA(rank=4, targets=("mlp", "router"))] * 2, "qwen3_moe", engine=_BALANCED),
     "LoRAs on experts": Case([LoRA(rank=4), LoRA(rank=2, convention="shared-outer")], "qwen3_moe"),
 }
@@ -162,6 +164,7 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None, *
         losses.append(total.tolist())
         if step == 1:  # what this gathers of the weights is old after the step
             engine.evaluate(names, held_out[:2])
+            engine.sample({names[-1]: [[2, 3], [4]]}, SamplingParams(max_tokens=2))
         norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(RATE, clip_norm=case.clip))).values()))
     test = batch_of(case, 998, 5)
     saved = {}

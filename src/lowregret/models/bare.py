@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from lowregret.models.files import folder_of
 from lowregret.models.load import Base, Source, explaining, load_config, load_tokenizer, quiet, without_lost_padding
 from lowregret.models.sizes import check_folder_build
 
@@ -20,8 +21,13 @@ def bare_model(source: Source, dtype: torch.dtype | None = None) -> PreTrainedMo
     config = load_config(source)
     with explaining(source), quiet():
         without_lost_padding(config)
-        check_folder_build(config, Path(source.path), source.asked)
+        check_folder_build(config, _folder(source), source.asked)
         return _built(config, dtype)
+
+
+def _folder(source: Source) -> Path:
+    """Where its files are; of a hub id, the snapshot in the local cache."""
+    return folder_of(source.path) or Path(source.path)
 
 
 def untied(model: PreTrainedModel) -> PreTrainedModel:
@@ -42,7 +48,7 @@ def _built(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreTra
 def bare_base(source: Source, dtype: torch.dtype | None = None) -> Base:
     """The same with its tokenizer and the folder's generation_config.json: what `models.stops` asks."""
     model, tokenizer = bare_model(source, dtype), load_tokenizer(source)
-    if (Path(source.path) / "generation_config.json").is_file():
+    if (_folder(source) / "generation_config.json").is_file():
         with explaining(source), quiet():
             model.generation_config = GenerationConfig.from_pretrained(source.path)
     return Base(model, tokenizer, source)
