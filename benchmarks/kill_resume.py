@@ -38,6 +38,11 @@ STUDY = (
     "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 2 --steps 5 "
     "--batch-size 4 --max-train 32 --max-eval 8 --evals 2 --quiet"
 ).split()
+STUDY_OF_RANKS = (
+    "compare --model tiny --data builtin:arithmetic:size=64 --methods lora:2,lora:5:mlp,full --seeds 1 --steps 5 "
+    "--learning-rates 1e-4,1e-3 --batch-size 4 --max-train 32 --max-eval 8 --evals 2 --replies 0 --quiet"
+).split()
+"""Of several processes, each of which is loaded anew after a kill."""
 ENDS_WITHIN = 60.0
 """Seconds that rank 0 is given to end after another was killed, loading included."""
 APART = 1e-3
@@ -195,7 +200,8 @@ def killed_and_resumed(
 
     def study(count: int) -> list[str]:
         seconds = generator.choice(CHECKPOINT_SECONDS)
-        return [*STUDY, "--checkpoint-seconds", seconds, *(["--devices", str(count)] if count > 1 else [])]
+        asked = STUDY if devices == 1 else STUDY_OF_RANKS
+        return [*asked, "--checkpoint-seconds", seconds, *(["--devices", str(count)] if count > 1 else [])]
 
     def kill(moment: float, count: int) -> Kill | None:
         return kill_at(out, moment, study(count), generator.randrange(count) if count > 1 else 0)
@@ -218,12 +224,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the moments (default 0)")
     parser.add_argument("--devices", type=int, default=1, help="ranks of a study, one of which is killed (default 1)")
     asked = parser.parse_args()
-    many = ["--devices", str(asked.devices)] if asked.devices > 1 else []
+    study = [*STUDY_OF_RANKS, "--devices", str(asked.devices)] if asked.devices > 1 else STUDY
     generator = random.Random(asked.seed)
     identical = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        life = finish(folder / "whole", [*STUDY, *many])
+        life = finish(folder / "whole", study)
         expected = numbers(folder / "whole")
         trials, steps = standing(folder / "whole")
         print(f"uninterrupted: {life:.2f} s, {trials} trials, {steps} steps", flush=True)
@@ -235,7 +241,7 @@ def main() -> int:
             off = 0.0 if found == expected else apart(expected, found)
             same = found == expected if after == asked.devices else off <= APART
             identical += same
-            if many:
+            if asked.devices > 1:
                 late = max(kill.ended for kill in kills)
                 print(f"     went on with {after}; off by {off:.1e}; rank 0 ended at most {late:.1f} s after another")
             said = ", then at ".join(map(str, kills))

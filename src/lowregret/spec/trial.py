@@ -8,9 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lowregret import limits
+from lowregret.errors import SpecError
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
+from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, spell_targets
 from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
@@ -27,6 +29,7 @@ class TrainingSpec(Spec):
         "memory_gb",
         "checkpoint_activations",
         "devices",
+        "parallel",
         "replies",
     )
     """Fields that a run in progress may change: results depend on them by rounding at most."""
@@ -75,6 +78,9 @@ class TrainingSpec(Spec):
     """How many devices train together, a process each: GPUs, or on a CPU so many processes. A LoRA's base is whole on
     each of them, and each takes its share of the rows; of FullFT each holds a part of weights, gradients and moments.
     Changes results by rounding at most. Under torchrun it is the number of its processes."""
+    parallel: Annotated[str | None, Flag(group=MACHINE)] = Field(default=None, exclude_if=lambda value: value is None)
+    """How these devices are arranged, such as fsdp=4,tensor=2, of replicate, fsdp, expert and tensor; with fsdp above 1
+    a LoRA's base lies in parts too. As their memory allows when not given: what `plan --devices` says."""
     evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 8
     """Held-out evaluations per trial: the last after the last step, each other a factor of √2 before the next, so that
     they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate;
@@ -137,6 +143,17 @@ class TrainingSpec(Spec):
             raise ValueError(f"the task {self.objective.task} brings its own problems: leave the data out")
         if self.data.overlong != "drop":
             raise ValueError("overlong: with objective rl, prompts over max_length are always dropped: use drop")
+        return self
+
+    @model_validator(mode="after")
+    def _arranged(self) -> TrainingSpec:
+        if self.parallel is not None:
+            try:
+                mesh = Mesh.parse(self.parallel)
+                if self.devices > 1:  # under torchrun its processes are counted when they have met
+                    require_devices(mesh, self.devices)
+            except SpecError as error:
+                raise ValueError(f"parallel: {error}") from None
         return self
 
     @model_validator(mode="after")

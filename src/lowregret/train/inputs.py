@@ -31,6 +31,7 @@ from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
+from lowregret.train.devices import arrange
 from lowregret.train.judging import choose_judging
 from lowregret.train.manifest import make_manifest
 from lowregret.train.members import Workload
@@ -229,11 +230,15 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
 
 def make_engine(spec: TrainingSpec, source: Source) -> Engine:
     """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
-    ranks = crew(spec.devices, spec.device)
-    return _engine_here(spec, source) if ranks.lead is None else ranks.lead.build(_engine_here, spec, source)
+    found = arrange(spec, lambda: shapes_from(load_config(source), spec.model))
+    mesh = found.mesh
+    ranks = crew(mesh.devices, spec.device, replicate=mesh.replicate, expert=mesh.expert, tensor=mesh.tensor)
+    if ranks.lead is None:
+        return _engine_here(spec, source)
+    return ranks.lead.build(_engine_here, spec, source, found.base_in_parts)
 
 
-def _engine_here(spec: TrainingSpec, source: Source) -> Engine:
+def _engine_here(spec: TrainingSpec, source: Source, base_in_parts: bool = False) -> Engine:
     """What each rank makes."""
     device = choose_device(spec.device)
     base = load_base(source, choose_dtype(spec.precision, device))
@@ -245,6 +250,7 @@ def _engine_here(spec: TrainingSpec, source: Source) -> Engine:
         checkpoint_activations=spec.checkpoint_activations,
         balance_experts=spec.balance_experts,
         ranks=ranks_here(),
+        base_in_parts=base_in_parts,
     )
 
 

@@ -46,6 +46,10 @@ class _Crew:
 
     ranks: Ranks
     lead: Lead | None = None
+    kind: str = ""
+    """Of the devices; empty before they have places in a mesh."""
+    dimensions: tuple[int, ...] = ()
+    """Of the mesh: replicate, expert, tensor."""
     folder: Path | None = None
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     loopback: bool = False
@@ -64,24 +68,40 @@ def started_by_torchrun(environ: Mapping[str, str] = os.environ) -> tuple[int, i
     return int(environ["RANK"]), int(environ["WORLD_SIZE"])
 
 
-def crew(count: int, device: str = "auto") -> Ranks:
-    """The ranks of this program, which leads them: `count` on this machine, or those that torchrun has started.
+def device_count(asked: int) -> int:
+    """How many train together: as many as asked, or under torchrun as it has started, which must be no other number."""
+    by_torchrun = started_by_torchrun()
+    if by_torchrun is None:
+        return asked
+    if asked not in (1, by_torchrun[1]):
+        raise SpecError(f"--devices {asked}: torchrun has started {by_torchrun[1]}. Leave --devices out.")
+    return by_torchrun[1]
+
+
+def crew(count: int, device: str = "auto", *, replicate: int = 1, expert: int = 1, tensor: int = 1) -> Ranks:
+    """The ranks of this program, which leads them: `count` on this machine, or those that torchrun has started,
+    arranged as `Ranks.of_group` has it.
 
     They are started when first asked for, and end with the program. SpecError when there are not as many devices.
     """
-    global _crew
-    by_torchrun = started_by_torchrun()
-    if by_torchrun is not None:
-        if count not in (1, by_torchrun[1]):
-            raise SpecError(f"--devices {count}: torchrun has started {by_torchrun[1]}. Leave --devices out.")
-        count = by_torchrun[1]
-    if count == _crew.ranks.count and not (_crew.lead and _crew.lead.broken):
-        return _crew.ranks
-    dismiss()
     if count == 1:
+        dismiss()
         return ALONE
-    kind = require_devices(count, device, local=by_torchrun is None)
-    _crew = _Crew(ALONE) if by_torchrun is not None else _start(count)
+    local = started_by_torchrun() is None
+    kind = require_devices(count, device, local=local)
+    if _crew.lead is None or _crew.lead.count != count or _crew.lead.broken:
+        dismiss()
+        _meet(count, local=local)
+    assert _crew.lead is not None
+    dimensions = (replicate, expert, tensor)
+    if (_crew.kind, _crew.dimensions) != (kind, dimensions):
+        _crew.lead.call(_take_places, _take_places, (_crew.lead, kind, dimensions), {})
+    return _crew.ranks
+
+
+def _meet(count: int, *, local: bool) -> None:
+    global _crew
+    _crew = _start(count) if local else _Crew(ALONE)
     try:
         lead = _join(0, count, None if _crew.folder is None else _crew.folder / "meet")
     except RuntimeError as error:
@@ -90,8 +110,6 @@ def crew(count: int, device: str = "auto") -> Ranks:
     atexit.register(dismiss)
     lead.lost = partial(_known_end, _crew)
     _crew.lead = lead
-    ranks: Ranks = lead.call(_take_places, _take_places, (kind, lead), {})
-    return ranks
 
 
 def require_devices(count: int, device: str, *, local: bool = True) -> str:
@@ -157,8 +175,9 @@ def follow_if_told() -> bool:
 
 def release() -> None:
     """Rank 0, at its end: others that torchrun has started and nobody has needed are let go."""
-    if started_by_torchrun() is not None and _crew.ranks.alone:
-        crew(1)
+    by_torchrun = started_by_torchrun()
+    if by_torchrun is not None and _crew.lead is None:
+        _meet(by_torchrun[1], local=False)
     dismiss()
 
 
@@ -220,16 +239,17 @@ def _join(rank: int, count: int, meet: Path | None) -> Lead:
     return Lead(rank, count)
 
 
-def _take_places(kind: str, lead: Lead) -> Ranks:
-    """On each rank: its device, and the mesh of all."""
+def _take_places(lead: Lead, kind: str, dimensions: tuple[int, ...]) -> None:
+    """On each rank: its device, and its place in the mesh of all."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     if kind == "cuda":
         torch.cuda.set_device(local)
     else:
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", lead.count))
         torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // beside)))
-    _crew.ranks = Ranks.of_group(kind, lead)
-    return _crew.ranks
+    replicate, expert, tensor = dimensions
+    _crew.ranks = Ranks.of_group(kind, lead, replicate=replicate, expert=expert, tensor=tensor)
+    _crew.kind, _crew.dimensions = kind, dimensions
 
 
 def _end_with_rank_0() -> None:

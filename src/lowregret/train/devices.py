@@ -1,0 +1,56 @@
+"""How the devices of a run are arranged: as the user says, else as their memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lowregret.engine.device import choose_device
+from lowregret.engine.parallel.launch import device_count
+from lowregret.errors import SpecError
+from lowregret.plan.resources.budget import MemoryBudget
+from lowregret.plan.resources.hardware import find_hardware
+from lowregret.plan.resources.parts import divisible
+from lowregret.plan.shapes.weights import Shapes
+from lowregret.spec import FullFT, TrainingSpec
+from lowregret.spec.mesh import Mesh, require, require_devices
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Of the devices of one run, for all its methods: they share an engine."""
+
+    mesh: Mesh
+    base_in_parts: bool
+    """Whether no device holds all of a LoRA's base."""
+
+    def line(self) -> str:
+        """What to say of it."""
+        base = "a LoRA's base in parts, too" if self.base_in_parts else "a LoRA's base whole on each"
+        return f"devices: {self.mesh.devices}, {self.mesh}; {base}"
+
+
+def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
+    """The mesh of `spec.parallel`; else on GPUs the one that the plan places its methods on, and on CPUs, which share
+    their memory, the base whole on each. SpecError for one that does not divide the base."""
+    count = device_count(spec.devices)
+    if spec.parallel is not None:
+        mesh = Mesh.parse(spec.parallel)
+        require_devices(mesh, count)
+        require(mesh, divisible(shapes()))
+        return Arrangement(mesh, mesh.shard > 1)
+    if count == 1 or choose_device(spec.device).type == "cpu":
+        return Arrangement(Mesh(shard=count), base_in_parts=False)
+    try:
+        hardware = find_hardware(torch.cuda.get_device_name())
+    except SpecError:  # a GPU that the catalogue does not have: what fits is not known
+        return Arrangement(Mesh(shard=count), base_in_parts=False)
+    length = spec.data.max_length
+    budget = MemoryBudget(shapes(), length, length, spec.checkpoint_activations, count, hardware)
+    found = [budget.placement(method).mesh for method in spec.asked if not isinstance(method, FullFT)]
+    cut = max(found, key=lambda mesh: mesh.tensor, default=Mesh(shard=count))
+    if cut.tensor > 1:
+        return Arrangement(cut, base_in_parts=False)
+    return Arrangement(Mesh(shard=count), any(mesh.in_parts for mesh in found))
