@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from bases import GROUPED, MIXTURES, examples, small_config, small_tokenizer
 from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
-from lowregret.engine.parallel.fsdp import whole
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import FullPolicy
 from lowregret.engine.state import state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy, load_adapter
 from lowregret.models.load import Base, Source, load_base, resolve
+from lowregret.models.sharded import whole
 from lowregret.spec import FullFT, LoRA
 from sharded import Case, batch_of
 
