@@ -31,7 +31,6 @@ from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.base import cut_base, refuse_parts
 from lowregret.engine.parallel.fsdp import in_parts, reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.lockstep import Lockstep
@@ -95,9 +94,8 @@ class Engine:
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
         self.matrices = matrices(self.model)
-        refuse_parts(ranks, base_in_parts)
-        place(base, self.device, self.dtype, ranks, in_parts=base_in_parts, trains=base_trains)
-        self.cuts, exchange = cut_base(self.model, ranks, self.dtype)
+        where = (self.device, self.dtype, ranks)
+        self.cuts, exchange = place(base, *where, in_parts=base_in_parts, trains=base_trains)
         """What this rank holds of the base."""
         if self.cuts.any:
             self.matrices = self.cuts.here(matrices(self.model))

@@ -58,15 +58,6 @@ def cut_base(model: PreTrainedModel, ranks: Ranks, dtype: torch.dtype) -> tuple[
     return BaseCuts(ranks, cut.sides, cut.vocabulary, weights, cut.inside, experts), exchange
 
 
-def refuse_parts(ranks: Ranks, base_in_parts: bool) -> None:
-    """SpecError for a frozen base that FSDP2 would cut once more."""
-    if base_in_parts and max(ranks.tensor.count, ranks.expert.count) > 1:
-        raise SpecError(
-            f"a base that is cut by tensor={ranks.tensor.count} and expert={ranks.expert.count} does not lie in parts "
-            "beside it: leave base_in_parts out, or tensor and expert."
-        )
-
-
 def train_base(model: PreTrainedModel, cuts: BaseCuts) -> None:
     """Make a base that is cut ready to train, before its weights are asked for.
 
