@@ -123,6 +123,8 @@ def kill_at(out: Path, seconds: float, study: Sequence[str] = STUDY, rank: int =
         began = time.monotonic()
         os.kill(others[0] if others else process.pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=ENDS_WITHIN if others else None)
+        if others and process.returncode == 0:
+            return None  # nothing was left to train
         if others and (process.returncode != 2 or b"SIGKILL" not in errors):
             raise SystemExit(f"rank 0 lost rank 1 and ended with {process.returncode}:\n{errors.decode()}") from None
         return Kill(seconds, *standing(out), time.monotonic() - began)

@@ -5,9 +5,7 @@
 
 FOLDER of --model is SmolLM2-135M-Instruct, that of --gsm8k holds train.jsonl and test.jsonl. The same command goes on
 where it was stopped; --set NAME runs those of one set alone, so that two commands share a machine. On the real base
-each set has the same five studies: learning rates, ranks, layers, batches and forgetting, three seeds. Where two of
-them ask for one trial (a rank at its best rate, say), it is trained once: a finished trial's records are copied to the
-study that asks for it next, and are what it would find itself, to the bit.
+each set has the same five studies: learning rates, ranks, layers, batches and forgetting, three seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import pydoc_data.topics
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -36,8 +33,6 @@ SETS: Mapping[str, Mapping[str, Any]] = {
 }
 """What training elicits (sums in words, which the base half knows), and what it teaches (facts of made-up people)."""
 FACTS = "builtin:biographies:size=16,wordings=3,test_size=48"
-SHARED = (("learning-rate", "main", "rank", "size-{rows}"), ("learning-rate", "main", "layers", "main"))
-"""(study that has trials, its condition, study that asks for some of them, its condition)."""
 
 
 def questions(name: str) -> Iterator[dict[str, Any]]:
@@ -81,17 +76,6 @@ def everyday_text(target: Path) -> None:
     target.write_text("".join(to_json({"text": text}) + "\n" for text in long_enough), encoding="utf-8")
 
 
-def share(out: Path, name: str) -> None:
-    """Copy finished trials to the studies that ask for them."""
-    for source, condition, target, other in SHARED:
-        for side in ("lora", "full"):
-            found = out / source / "groups" / f"{condition}.{side}" / "trials"
-            wanted = out / target / "groups" / f"{other.format(**SETS[name])}.{side}" / "trials"
-            for trial in found.glob("*"):
-                if (trial / "examples.json").exists() and not (wanted / trial.name).exists():
-                    shutil.copytree(trial, wanted / trial.name)
-
-
 def real(model: Path, gsm8k: Path, out: Path, only: str | None) -> None:
     """The studies of the real base, of all sets or of one."""
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -113,7 +97,6 @@ def real(model: Path, gsm8k: Path, out: Path, only: str | None) -> None:
             file = out / "recipes" / f"{name}-{kind}.toml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(recipe({"model": str(model), **question}, {**rows, **limits}), encoding="utf-8")
-            share(out / name, name)
             study(str(file), out / name / kind)
 
 

@@ -80,10 +80,11 @@ def place(
         why.append(f"{_before(tried[-1])} one row would take {byte_count(bytes_of[tried[-1]])} of {byte_count(room)}")
     if not fits:
         why.append(f"nothing fits: one row takes {byte_count(bytes_of[chosen])} of {byte_count(room)}")
-    if isinstance(method, FullFT) and (chosen.tensor > 1 or chosen.expert > 1):
+    if isinstance(method, FullFT) and chosen.shard > 1 and chosen.tensor * chosen.expert > 1:
         fits = False
         why = [
-            "Full fine-tuning is not computed with tensor or expert, LoRA is: leave --parallel out, or give fsdp alone"
+            "Full fine-tuning is not computed with fsdp beside tensor or expert, LoRA is: give replicate in its place, "
+            "fsdp alone, or leave --parallel out"
         ]
     return Placement(kind, chosen, f"{'; '.join(why)}.", None if fits and memory_bytes is None else fits)
 

@@ -126,10 +126,11 @@ def test_the_reason_names_what_did_not_fit() -> None:
     assert "computes its rows, 2 of them the same; with whole layers one row would take 118 GB" in cut
 
 
-def test_full_fine_tuning_is_not_computed_with_cut_matrices() -> None:
+def test_full_fine_tuning_is_not_computed_with_fsdp_beside_cut_matrices() -> None:
     found = place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=4, tensor=2))
     assert found.fits is False
-    assert "leave --parallel out, or give fsdp alone." in found.why
+    assert "give replicate in its place, fsdp alone, or leave --parallel out." in found.why
+    assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(replicate=4, tensor=2)).fits
     assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=8)).fits
 
 
