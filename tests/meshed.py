@@ -46,6 +46,8 @@ class Meshed:
     double: bool = True
     """In float64."""
     samples: bool = False
+    parts: bool = False
+    """With the base in parts."""
 
 
 PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8, targets=ALL))
@@ -85,6 +87,7 @@ CASES: dict[str, Meshed] = {
     ),
     "expert: Mixtral, every convention": Meshed(case(CONVENTIONS, "mixtral"), expert=2, samples=True),
     "expert: activations computed twice": Meshed(case(MIXED, "mixtral", engine=TWICE), expert=2),
+    "expert: bfloat16": Meshed(case(MIXED, "qwen3_moe", engine={"precision": "bfloat16"}), expert=2, double=False),
     "expert: OLMoE": Meshed(case(MIXED, "olmoe"), expert=2),
     "expert: Qwen2-MoE": Meshed(case(MIXED, "qwen2_moe"), expert=2),
     "expert: gpt-oss": Meshed(case((LoRA(rank=4), LoRA(rank=4, targets=("router",))), "gpt_oss"), expert=2),
@@ -103,6 +106,10 @@ CASES: dict[str, Meshed] = {
     "expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2),
     "tensor and expert: FullFT": Meshed(case(FULL, "qwen3_moe", clip=0.5), tensor=2, expert=2, ranks=4),
     "replicate and tensor: FullFT, float32": Meshed(case(FULL, "qwen3"), tensor=2, replicate=2, ranks=4, double=False),
+    "shard and tensor, base in parts": Meshed(
+        case(PACK, "qwen3", clip=0.05), tensor=2, ranks=4, samples=True, parts=True
+    ),
+    "shard and expert, base in parts": Meshed(case(MIXED, "mixtral"), expert=2, ranks=4, parts=True),
     "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
     "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
     "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4, samples=True),
@@ -191,7 +198,9 @@ class Trained:
 
 def engine_of(meshed: Meshed, ranks: Ranks) -> Engine:
     base = base_of(meshed.case.base, double=meshed.double)
-    engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **meshed.case.engine})
+    parts = meshed.parts and not ranks.alone
+    options = {"precision": "float32", "base_in_parts": parts, **meshed.case.engine}
+    engine = Engine(base, device="cpu", ranks=ranks, **options)
     for number, method in enumerate(meshed.case.methods):
         engine.add_policy(f"p{number}", method, seed=number)
     return engine

@@ -192,8 +192,8 @@ def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int, case: Cas
         return [engine.forward_backward(batches)]
     names = list(batches)
     in_parts = bool(case.engine.get("base_in_parts"))
-    apart = engine._members.separable(names, engine.model, in_step=in_parts) and not (in_parts and case.alone)
-    dealing = Dealing.of(batches, engine._members.order(names), halves, apart=apart)
+    apart = engine._slots.separable(names, engine.model, in_step=in_parts) and not (in_parts and case.alone)
+    dealing = Dealing.of(batches, engine._slots.order(names), halves, apart=apart)
     return [engine.forward_backward(dealing.own(batches, rank)) for rank in range(halves)]
 
 

@@ -30,9 +30,7 @@ from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
-from lowregret.engine.members import Members
 from lowregret.engine.optim.optimizer import StepParams
-from lowregret.engine.parallel.base import cut_base
 from lowregret.engine.parallel.fsdp import in_parts, reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.lockstep import Lockstep
@@ -47,6 +45,7 @@ from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
 from lowregret.engine.sampling.draw import Completion, SamplingParams, uniforms
 from lowregret.engine.sampling.ranks import completed
 from lowregret.engine.sampling.stream import Listener, OnToken, stream
+from lowregret.engine.slots import PolicySlots
 from lowregret.engine.state import load_state, save_state
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterLayout
@@ -71,10 +70,10 @@ class Engine:
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
-    optimizer state lie in parts; the base of LoRAs is whole on every rank, but for what `parallel/tensor.py` and
-    `parallel/expert.py` cut, or with `base_in_parts` in parts too, gathered layer by layer for a pass. Of a base
-    without weights (`models.bare`) each rank then reads its part alone; `base_trains`: it will be a FullFT policy's,
-    and is float32 with the numbers of `precision`. SpecError for what is not computed so.
+    optimizer state lie in parts, with `base_in_parts` the frozen base of LoRAs too, gathered layer by layer; else it is
+    whole, but for what `parallel/tensor.py` and `expert.py` cut. Of a base without weights (`models.bare`) each rank
+    reads its part alone; `base_trains`: it will be a FullFT policy's, float32 with the numbers of `precision`.
+    SpecError for what is not computed so: the load-balancing loss of a base whose rows are padded.
     """
 
     def __init__(
@@ -94,13 +93,14 @@ class Engine:
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
-        known = matrices(self.model)
-        place(base, self.device, self.dtype, ranks, in_parts=base_in_parts, trains=base_trains)
-        self.cuts, exchange = cut_base(self.model, ranks, self.dtype)
+        self.matrices = matrices(self.model)
+        where = (self.device, self.dtype, ranks)
+        self.cuts, exchange = place(base, *where, in_parts=base_in_parts, trains=base_trains)
         """What this rank holds of the base."""
-        self._members = Members()
-        self.policies: dict[str, Policy] = self._members.policies
-        self.matrices = self.cuts.here(matrices(self.model) if self.cuts.any else known)
+        if self.cuts.any:
+            self.matrices = self.cuts.here(matrices(self.model))
+        self._slots = PolicySlots()
+        self.policies: dict[str, Policy] = self._slots.policies
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._routing.exchange = exchange
         self._routing.add_up |= dict.fromkeys(self.cuts.rowwise, ranks.tensor.add)
@@ -116,8 +116,11 @@ class Engine:
         self.forward_path = self._select_forward_path()
         """What was found when the base was put here, and why a faster path was refused."""
         reshard(self.model)
-        if self._balance:
-            self._balance.check(ranks, None if self.padding_free else self.forward_path.description)
+        if balance_experts and not ranks.alone and not self.padding_free:
+            raise SpecError(
+                "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
+                f"{self.forward_path.description}. Leave balance_experts out, or train on one device."
+            )
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
@@ -138,12 +141,12 @@ class Engine:
         policy: Policy
         if isinstance(method, LoRA):
             targeted = find_targets(self.model, self.matrices, method.targets)
-            bank = self._members.bank(AdapterLayout.of(method, targeted))
+            bank = self._slots.bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
             policy = FullPolicy(name, method, self.model, optimizer, self.cuts)
         self.policies[name] = policy
-        self._members.refresh()
+        self._slots.refresh()
         self._unembedding.watch()
         return policy
 
@@ -151,7 +154,7 @@ class Engine:
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
         self.policies.pop(name).detach()
-        self._members.refresh()
+        self._slots.refresh()
         self._unembedding.watch()
 
     @together
@@ -278,7 +281,7 @@ class Engine:
         `seeds` are those of policies that do not draw by that of `params`. With `max_rows`, no more than that are in
         the batch of a rank at once, and waiting prompts take the places of those that have finished.
         """
-        ordered = {name: prompts[name] for name in self._members.order(prompts)}
+        ordered = {name: prompts[name] for name in self._slots.order(prompts)}
         numbers = uniforms({name: len(group) for name, group in ordered.items()}, params, seeds or {})
         path = self.sampling_path
 
@@ -353,20 +356,21 @@ class Engine:
                 name: b if b.prompts is None else replace(b, prompts=self._positions.split(b.prompts, b.lengths))
                 for name, b in known.items()
             }
-        order, padded = self._members.order(known), not self.padding_free
-        return lay_out(known, order, self.device, padded=padded, positions=bool(self._positions))
+        return lay_out(
+            known, self._slots.order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
+        )
 
     def _dealing(self, batches: Mapping[str, Batch]) -> Dealing:
-        """Who computes what of a call. Where the base lies in parts, no pass may lack a rank; nor with expert ranks."""
-        parts, data = in_parts(self.model), self.ranks.data
-        apart = self.ranks.expert.count == 1 and not (parts and self._alone)
-        apart = apart and self._members.separable(batches, self.model, in_step=parts)
-        return Dealing.of(batches, self._members.order(batches), data.count, apart=apart, equal=self._alone)
+        """Who computes what of a call. Where the base lies in parts, no pass may lack a rank."""
+        parts = in_parts(self.model)
+        apart = self._slots.separable(batches, self.model, in_step=parts) and not (parts and self._alone)
+        apart = apart and self.ranks.expert.count == 1  # whose ranks take passes of the same policies
+        return Dealing.of(batches, self._slots.order(batches), self.ranks.data.count, apart=apart, equal=self._alone)
 
     def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
-            spans = self._members.position_spans(layout)
+            spans = self._slots.position_spans(layout)
             if loss is cross_entropy:
                 logprobs, known = self._unembedding.cross_entropies(logits, layout, spans)
             else:
@@ -383,15 +387,13 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
-        all_of, wanted = (self._members.spans(list(of), list(of.values())) for of in (tokens, positions))
+        all_of, wanted = (self._slots.spans(list(of), list(of.values())) for of in (tokens, positions))
         self._lockstep.announce()
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)
         if selected is not None and logits.shape[0] != len(selected):
             logits = logits[selected]
-        # Ranks that share experts draw for the same rows, and must draw the same: their last bits may differ.
-        self.ranks.expert.first(logits := logits.contiguous())
-        return logits
+        return self.ranks.expert.first(logits)  # they draw for the same rows, and their last bits may differ
 
     @contextmanager
     def _passing(self, layout: PassLayout, temperature: float = 1.0) -> Iterator[None]:
@@ -399,8 +401,8 @@ class Engine:
         attention = patched_attention(self._configs) if self.padding_free else nullcontext()
         self._unembedding.temperature = temperature
         self._positions.lengths = layout.lengths
-        tokens = self._members.spans(layout.names, layout.tokens, layout.token_rows)
-        positions = [] if self._unembedding.chunked else self._members.position_spans(layout)
+        tokens = self._slots.spans(layout.names, layout.tokens, layout.token_rows)
+        positions = [] if self._unembedding.chunked else self._slots.position_spans(layout)
         with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
             try:
                 yield

@@ -7,28 +7,35 @@ import torch
 from lowregret.engine.device import cast_base, round_base
 from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.forward.mixture import experts_under_autocast
+from lowregret.engine.parallel.base import cut_base
+from lowregret.engine.parallel.expert import ExpertExchange
 from lowregret.engine.parallel.fsdp import shard
 from lowregret.engine.parallel.mesh import Ranks
-from lowregret.errors import SpecError
+from lowregret.engine.parallel.parts import BaseCuts
 from lowregret.models.fill import fill_weights, is_bare
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.load import Base
 
 
-def place(base: Base, device: torch.device, dtype: torch.dtype, ranks: Ranks, *, in_parts: bool, trains: bool) -> None:
+def place(
+    base: Base, device: torch.device, dtype: torch.dtype, ranks: Ranks, *, in_parts: bool, trains: bool
+) -> tuple[BaseCuts, ExpertExchange | None]:
     """Cast the base, cut it if it is to lie `in_parts`, read its weights if it has none yet, and move it.
 
     Frozen weights are of the types that `cast_base` says. With `trains` they hold the same numbers in float32.
-    ModelError for weights that are no numbers; SpecError for ranks of which each has a part of every matrix already.
+    ModelError for weights that are no numbers. Returns what this rank holds of matrices and experts: see `cut_base`. A
+    base is cut where it was loaded, before it is moved.
     """
-    if in_parts and ranks.tensor.count * ranks.expert.count > 1:
-        raise SpecError(
-            f"a base in parts (base_in_parts) is not computed with tensor={ranks.tensor.count} and "
-            f"expert={ranks.expert.count}: leave it out, or ask for fsdp={ranks.count} alone."
-        )
     model = base.model
     model.requires_grad_(False)
     cast_base(model, torch.float32 if trains else dtype)
+    if dtype is not torch.float32:
+        experts_under_autocast(model)
+    if max(ranks.tensor.count, ranks.expert.count) > 1:
+        if is_bare(model):
+            fill_weights(model, base.source, torch.device("cpu"))
+        refuse_broken(base.source.asked, stored_weights(model))
+    cuts, exchange = cut_base(model, ranks, dtype)
     if in_parts:
         shard(model, decoder_layers(model), ranks)
     if is_bare(model):
@@ -37,5 +44,4 @@ def place(base: Base, device: torch.device, dtype: torch.dtype, ranks: Ranks, *,
     if trains:
         round_base(model, dtype)
     refuse_broken(base.source.asked, stored_weights(model), add=ranks.add)
-    if dtype is not torch.float32:
-        experts_under_autocast(model)
+    return cuts, exchange

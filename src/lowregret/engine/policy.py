@@ -149,10 +149,8 @@ class LoRAPolicy(Policy):
                 carrier = carriers[key]
                 assert adapter.magnitude is not None
                 assert not isinstance(carrier, LoRAExperts)
-                add_up = routing.add_up.get(key)
-                adapter.magnitude.data.copy_(
-                    row_norms(whole(carrier.matrix), *adapter.factors(), adapter.scale, add_up)
-                )
+                weight, add_up = whole(carrier.matrix), routing.add_up.get(key)
+                adapter.magnitude.data.copy_(row_norms(weight, *adapter.factors(), adapter.scale, add_up))
         self.optimizer = self._optimizer()
 
     @property
@@ -303,14 +301,14 @@ class FullPolicy(Policy):
     ) -> None:
         super().__init__(name, optimizer)
         self.method = method
-        kinds = {str(own.dtype).removeprefix("torch.") for own in model.parameters() if own.dtype.itemsize < 4}
+        train_base(model, cuts)
+        self.parts = cuts.base()
+        kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} - {"float32"}
         if in_parts(model) and kinds:
             raise SpecError(
                 f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
                 "Make the engine with base_trains."
             )
-        train_base(model, cuts)
-        self.parts = cuts.base()
         for parameter in model.parameters():
             if parameter.dtype.itemsize < torch.float32.itemsize:
                 parameter.data = parameter.data.float()
@@ -395,7 +393,7 @@ def _seen(cuts: BaseCuts, method: LoRA, matrix: Matrix, carrier: Carrier) -> Car
     """What a start reads: a residual one all of the weight, of which there may be a part here; others nothing."""
     if not method.residual or isinstance(carrier, LoRAExperts):
         return carrier
-    return _Whole(cuts.joined(matrix, whole(carrier.matrix)))
+    return _Whole(cuts.joined(matrix, carrier.matrix))
 
 
 def _replace(model: PreTrainedModel, name: str, module: nn.Module) -> None:

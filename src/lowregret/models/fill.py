@@ -21,6 +21,13 @@ def is_bare(model: PreTrainedModel) -> bool:
     return any(parameter.is_meta for parameter in model.parameters())
 
 
+def can_fill(source: Source) -> bool:
+    """Whether a base is read by slices: a folder, or a hub id on this machine, with safetensors files."""
+    folder = None if source.gguf_file else folder_of(source.path)
+    files = [] if folder is None else [file for file in weights_used(folder) if file.suffix != ".json"]
+    return bool(files) and all(file.suffix == ".safetensors" for file in files)
+
+
 def fill_weights(model: PreTrainedModel, source: Source, device: torch.device) -> None:
     """Read a bare model's weights, in the types that they have there; it is in eval mode then.
 

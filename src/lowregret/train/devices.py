@@ -53,4 +53,4 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
     cut = max(found, key=lambda mesh: mesh.tensor, default=Mesh(shard=count))
     if cut.tensor > 1:
         return Arrangement(cut, base_in_parts=False)
-    return Arrangement(Mesh(shard=count), any(mesh.in_parts for mesh in found))
+    return Arrangement(Mesh(shard=count), not found or any(mesh.in_parts for mesh in found))

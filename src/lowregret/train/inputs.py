@@ -19,8 +19,10 @@ from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.engine.parallel.launch import crew, ranks_here
 from lowregret.errors import RecordsError, SpecError
 from lowregret.foreign_text import without_secrets
+from lowregret.models.bare import bare_base
 from lowregret.models.context import positions_of
 from lowregret.models.files import base_files
+from lowregret.models.fill import can_fill
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
@@ -239,9 +241,9 @@ def make_engine(spec: TrainingSpec, source: Source) -> Engine:
 
 
 def _engine_here(spec: TrainingSpec, source: Source, base_in_parts: bool = False) -> Engine:
-    """What each rank makes."""
-    device = choose_device(spec.device)
-    base = load_base(source, choose_dtype(spec.precision, device))
+    """What each rank makes. Of a base in parts it reads its own part alone, where the files are safetensors."""
+    dtype = choose_dtype(spec.precision, choose_device(spec.device))
+    base = bare_base(source, dtype) if base_in_parts and can_fill(source) else load_base(source, dtype)
     choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
         base,
@@ -251,6 +253,7 @@ def _engine_here(spec: TrainingSpec, source: Source, base_in_parts: bool = False
         balance_experts=spec.balance_experts,
         ranks=ranks_here(),
         base_in_parts=base_in_parts,
+        base_trains=base_in_parts and spec.trains_base,
     )
 
 

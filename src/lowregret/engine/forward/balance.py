@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.errors import ModelError, SpecError
+from lowregret.errors import ModelError
 from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
 
@@ -44,22 +44,9 @@ class BalanceLoss:
                 f"{type(model).__name__} defines no load-balancing loss of its own ({_FUNCTION} and "
                 "router_aux_loss_coef). Leave the switch balance_experts off."
             )
-        self._experts: int = first.down_proj.shape[0]
+        self._experts = max(matrix.experts.total for matrix in known if matrix.experts)
         self._active: int = model.config.get_text_config().num_experts_per_tok
         self._scores: list[Tensor] = []
-
-    def check(self, ranks: Ranks, padded: str | None) -> None:
-        """SpecError where ranks cannot take it together; `padded`: how rows are run, where that is with padding."""
-        if ranks.tensor.count * ranks.expert.count > 1:
-            raise SpecError(
-                f"the load-balancing loss is not computed with tensor={ranks.tensor.count} and "
-                f"expert={ranks.expert.count}: leave balance_experts out, or ask for fsdp={ranks.count} alone."
-            )
-        if padded is not None and not ranks.alone:
-            raise SpecError(
-                "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
-                f"{padded}. Leave balance_experts out, or train on one device."
-            )
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -86,7 +73,7 @@ class BalanceLoss:
         split = [scores.reshape(-1, self._experts).split(list(layout.tokens)) for scores in scored]
         own = [torch.stack(layers) for layers in zip(*split, strict=True)]
         shares = torch.stack([layout.weights[part].sum() for part in layout.parts])
-        if not ranks.alone:
+        if ranks.data.count > 1:
             counts = [layout.tokens_of(name, None if rows is None else rows[name]) for name in layout.names]
             own = _everybodys([scores[:, :count] for scores, count in zip(own, counts, strict=True)], ranks)
             ranks.add(shares)

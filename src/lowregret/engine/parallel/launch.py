@@ -208,8 +208,8 @@ def _start(count: int) -> _Crew:
 
 
 def _watch(of: _Crew, rank: int, process: subprocess.Popen[bytes]) -> None:
-    """Note that a process has ended. A call that waits for it fails by itself where the network tells; else it is
-    ended here."""
+    """Note that a process has ended. A call that waits for it fails by itself where the network tells; else, and where
+    it is waited for before they have met, the program is ended here."""
     code = process.wait()
     if _crew is not of:
         return
@@ -217,8 +217,9 @@ def _watch(of: _Crew, rank: int, process: subprocess.Popen[bytes]) -> None:
     said = (of.folder / f"said{rank}").read_text(errors="replace").strip()[-_SAID:]
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     of.ended = of.ended or f"the process of rank {rank} {how}{': ' if said else '.'}{said}"
-    time.sleep(2 * _GRACE_SECONDS)
-    if _crew is of and of.lead is not None and of.lead.inside:
+    if of.lead is not None:
+        time.sleep(2 * _GRACE_SECONDS)
+    if _crew is of and (of.lead is None or of.lead.inside):
         print(f"error: {of.ended}", file=sys.stderr, flush=True)
         os._exit(RanksError.exit_code)
 

@@ -48,10 +48,12 @@ class Axis:
         if self.count > 1:
             dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
 
-    def first(self, tensor: Tensor) -> None:
-        """Put the first one's numbers in the place of each one's contiguous tensor."""
+    def first(self, tensor: Tensor) -> Tensor:
+        """The first one's numbers, in the place of each one's tensor where that is contiguous."""
         if self.count > 1:
+            tensor = tensor.contiguous()
             dist.broadcast(tensor, group=self.group, group_src=0)
+        return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Everybody's tensor, all of one shape, in order."""

@@ -98,9 +98,9 @@ def over_ranks(
     """
     if ranks.alone:
         return run(batches)
-    own = dealing.own(batches, ranks.data.rank)
     if ranks.data.count == 1:
         return ranks.agreed(lambda: run(batches), device)
+    own = dealing.own(batches, ranks.data.rank)
     return gather(ranks, dealing.splits, batches, ranks.agreed(lambda: run(own), device))
 
 

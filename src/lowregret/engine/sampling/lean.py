@@ -38,7 +38,7 @@ def lean_step(model: PreTrainedModel) -> Step | None:
 
     Layers in parts gather their weights as by their own calls; what lies outside of them stays gathered, as after a
     call of the base. Under autocast too the layers are of another kind: there each operation has a type of its own,
-    which is the base's business. And so they are where hooks put together what ranks have computed in parts.
+    which is the base's business. And layers that are computed in parts, which hooks put together, are another kind.
     """
     inner: Any = getattr(model, "model", None)
     layers = list(getattr(inner, "layers", ()))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from lowregret.engine.parallel.mesh import Axis, Ranks
+from lowregret.engine.parallel.mesh import Ranks
 from lowregret.engine.sampling.choose import refuse_empty
 from lowregret.engine.sampling.decode import Prompts
 from lowregret.engine.sampling.draw import Completion
@@ -18,18 +18,16 @@ Complete = Callable[[Mapping[str, Sequence[int]]], dict[str, list[Completion]]]
 def completed(ranks: Ranks, device: torch.device, prompts: Prompts, complete: Complete) -> dict[str, list[Completion]]:
     """One completion for each prompt of each policy, of which `complete` is asked for a rank's own.
 
-    MemoryError on all ranks when one of them had no memory; SpecError on all for a prompt that one would refuse.
+    Ranks that share experts or matrices complete the same. MemoryError on all ranks when one of them had no memory;
+    SpecError on all for a prompt that one would refuse.
     """
     places = {name: range(len(group)) for name, group in prompts.items()}
-    if ranks.alone:
-        return complete(places)
+    if ranks.replicas.count == 1:
+        return ranks.agreed(lambda: complete(places), device)
     refuse_empty(prompts)
-    # Ranks that share matrices or experts compute the same rows.
-    axis = ranks.replicas
-    dealt = deal_prompts(prompts, axis.count)
-    mine = {name: by_rank[axis.rank] for name, by_rank in dealt.items()}
-    found = ranks.agreed(lambda: complete(mine), device)
-    return found if axis.count == 1 else _gather(axis, device, dealt, found)
+    dealt = deal_prompts(prompts, ranks.replicas.count)
+    mine = {name: by_rank[ranks.replicas.rank] for name, by_rank in dealt.items()}
+    return _gather(ranks, device, dealt, ranks.agreed(lambda: complete(mine), device))
 
 
 def deal_prompts(prompts: Prompts, count: int) -> dict[str, list[list[int]]]:
@@ -48,7 +46,7 @@ def deal_prompts(prompts: Prompts, count: int) -> dict[str, list[list[int]]]:
 
 
 def _gather(
-    axis: Axis,
+    ranks: Ranks,
     device: torch.device,
     dealt: Mapping[str, Sequence[Sequence[int]]],
     own: Mapping[str, Sequence[Completion]],
@@ -59,19 +57,19 @@ def _gather(
     mine = [
         (number[name, place], completion)
         for name, found in own.items()
-        for place, completion in zip(dealt[name][axis.rank], found, strict=True)
+        for place, completion in zip(dealt[name][ranks.replicas.rank], found, strict=True)
     ]
     ends = torch.zeros(len(rows), 2, dtype=torch.int64)
     for row, completion in mine:
         ends[row] = torch.tensor([len(completion.token_ids), completion.finished])
-    ends = _added(axis, device, ends)
+    ends = _added(ranks, device, ends)
     longest = int(ends[:, 0].max()) if rows else 0
     tokens, scores = torch.zeros(len(rows), longest, dtype=torch.int64), torch.zeros(len(rows), longest)
     for row, completion in mine:
         tokens[row, : ends[row, 0]] = torch.tensor(completion.token_ids, dtype=torch.int64)
         scores[row, : ends[row, 0]] = torch.tensor(completion.logprobs)
     every = zip(
-        _added(axis, device, tokens).tolist(), _added(axis, device, scores).tolist(), ends.tolist(), strict=True
+        _added(ranks, device, tokens).tolist(), _added(ranks, device, scores).tolist(), ends.tolist(), strict=True
     )
     found: dict[str, list[Completion]] = {name: [] for name in dealt}
     for (name, _), (ids, logprobs, (length, finished)) in zip(rows, every, strict=True):
@@ -79,7 +77,7 @@ def _gather(
     return found
 
 
-def _added(axis: Axis, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
+def _added(ranks: Ranks, device: torch.device, numbers: torch.Tensor) -> torch.Tensor:
     everyones = numbers.to(device)
-    axis.add(everyones)
+    ranks.replicas.add(everyones)
     return everyones.cpu()

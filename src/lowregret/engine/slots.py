@@ -1,4 +1,4 @@
-"""The policies of an engine: in which order they are in a pass, and with which of its tokens."""
+"""The policies of an engine, and where each one's rows lie: neighbours in a bank next to each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowregret.lora.bank import AdapterBank, AdapterLayout
 from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
 
 
-class Members:
+class PolicySlots:
     """Policies by name, and the banks of those that are LoRAs."""
 
     def __init__(self) -> None:
