@@ -33,7 +33,8 @@ ASKS = VerbFlags(
     says={"data": "Held-out rows: a file, a hub dataset id, or builtin:NAME."},
     defaults={"model": "that of RUN", "data": "that of RUN"},
 )  # fmt: skip
-_WITH_A_RUN = ("max_eval", "precision", "device", "devices")
+_MACHINE = ("precision", "device", "devices", "parallel")
+_WITH_A_RUN = ("max_eval", *_MACHINE)
 """What may be asked otherwise than the run had it."""
 _WITH_ROWS = ("data", "prompt_field", "completion_field", "max_length", "overlong", "skip_bad_rows")
 """And of other rows than its own."""
@@ -106,7 +107,7 @@ def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any]) -> Result:
         values["data"] = {**kept, "train": rows.pop("data"), **rows}
     else:
         values["data"] |= rows
-    values |= {"devices": 1} | {name: flags[name] for name in ("precision", "device", "devices") if name in flags}
+    values |= {"devices": 1, "parallel": None} | {name: flags[name] for name in _MACHINE if name in flags}
     spec = build(TrainingSpec, values, source=str(run))
     if rewarded:
         require_reward(run, spec)

@@ -136,7 +136,7 @@ def _studies(
     if not recipe.endswith(".toml") and any(code.values()):
         raise SpecError("--task and --trust-task: are of use with a .toml recipe only, whose reward they name.")
     if recipe == "all":
-        unfit = sorted(flags.keys() - {"model", "data", "eval_data", "seeds", "precision", "device", "devices"})
+        unfit = sorted(flags.keys() - {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"})
         if unfit:
             name = unfit[0].replace("_", "-")
             raise SpecError(f"--{name}: is of no use with `all`, whose questions differ in it. Leave it out.")

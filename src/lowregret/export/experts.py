@@ -188,9 +188,9 @@ def _fitted(
 def copy_experts(policy: LoRAPolicy, read: SavedExperts) -> None:
     """Put what was read into a policy that was made for it."""
     for name, lora in read.experts.items():
-        adapter: LoRAWeights = policy.adapters[name]
-        adapter.a.copy_(lora.a[: len(adapter.a)])
-        adapter.b.copy_(lora.b[: len(adapter.b)])
+        for kind, value in (("lora_A", lora.a), ("lora_B", lora.b)):
+            own = policy.weights[f"{name}.{kind}"]
+            own.copy_(value[: len(own)])
 
 
 def merge_experts(engine: Engine, matrix: Matrix, adapter: LoRAWeights) -> None:

@@ -49,14 +49,16 @@ def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], N
 
     `say` is told what PEFT warns of, too: layers that the file lacks, and another base than the adapter was made on.
     """
-    if engine.cuts.any:
+    if engine.ranks.expert.count > 1:
         raise SpecError(
-            f"{folder}: an adapter's file is put on whole matrices, and those of this base are cut (tensor or expert "
-            "ranks). Load a state that an engine has saved, or leave these out."
+            f"{folder}: an adapter's file is not put on a base whose experts are shared by {engine.ranks.expert.count} "
+            "ranks. Load a state that an engine has saved, or leave expert out."
         )
-    fitted = fit_adapter(engine.model, engine.matrices, folder)
-    fitted.refuse_other_base(lambda weight: _own(engine, weight))
-    for line in (*fitted.lacking(engine.matrices), *fitted.other_name(engine.base.source.asked)):
+    known = list(map(engine.cuts.whole, engine.matrices))
+    fitted = fit_adapter(engine.model, known, folder)
+    if not engine.cuts.any:
+        fitted.refuse_other_base(lambda weight: _own(engine, weight))
+    for line in (*fitted.lacking(known), *fitted.other_name(engine.base.source.asked)):
         say(line)
     return _put(engine, name, fitted)
 
@@ -68,11 +70,10 @@ def _put(engine: Engine, name: str, fitted: FittedAdapter) -> LoRAPolicy:
     assert isinstance(policy, LoRAPolicy)
     copy_experts(policy, fitted.experts)
     for module, saved in fitted.plain.items():
-        adapter = policy.adapters[module]
-        adapter.a.copy_(saved.a)
-        adapter.b.copy_(saved.b)
-        if adapter.magnitude is not None and saved.magnitude is not None:
-            adapter.magnitude.copy_(saved.magnitude)
+        for kind, value in (("lora_A", saved.a), ("lora_B", saved.b), ("lora_magnitude", saved.magnitude)):
+            name = f"{module}.{kind}"
+            if value is not None and name in policy.weights:
+                policy.weights[name].copy_(policy.parts.own(name, value))
     return policy
 
 
