@@ -22,6 +22,8 @@ from lowregret.spec.recipes import recipes
 if TYPE_CHECKING:
     from lowregret.questions.judge import Claims
 
+_OF_ALL = {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"}
+"""Flags that are of use with `all`."""
 _ITS_OWN = "the question's"
 ASKS = VerbFlags(
     Question,
@@ -136,7 +138,7 @@ def _studies(
     if not recipe.endswith(".toml") and any(code.values()):
         raise SpecError("--task and --trust-task: are of use with a .toml recipe only, whose reward they name.")
     if recipe == "all":
-        unfit = sorted(flags.keys() - {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"})
+        unfit = sorted(flags.keys() - _OF_ALL)
         if unfit:
             name = unfit[0].replace("_", "-")
             raise SpecError(f"--{name}: is of no use with `all`, whose questions differ in it. Leave it out.")
