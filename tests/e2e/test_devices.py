@@ -36,6 +36,31 @@ def furthest(one: Path, other: Path) -> float:
     return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
+@pytest.mark.parametrize(
+    ("method", "parallel", "said"),
+    [
+        ("lora:4", "fsdp=2", "devices: 2, fsdp=2; a LoRA's base is in parts"),
+        ("lora:4", "tensor=2", "devices: 2, tensor=2; a LoRA's base is cut"),
+        ("full", "replicate=2", "devices: 2, replicate=2; a LoRA's base is whole on each"),
+    ],
+)
+def test_however_the_devices_are_arranged_it_is_the_same(
+    run: Any, method: str, parallel: str, said: str, tmp_path: Path
+) -> None:
+    """Its weights, and what it then answers: an adapter is read again on the same arrangement."""
+    words = [*(word for word in TRAIN if word != "--quiet"), "--method", method, "--replies", 2]
+    assert run(*words, "--out", tmp_path / "one").exit_code == 0
+    done = run(*words, *TWO, "--parallel", parallel, "--out", tmp_path / "two")
+    assert done.exit_code == 0, done.stderr
+    assert said in done.stdout
+    (weights,) = (tmp_path / "one").glob("*/*.safetensors")
+    assert furthest(weights, tmp_path / "two" / weights.relative_to(tmp_path / "one")) < 1e-4
+    rows = [json.loads((tmp_path / folder / "replies.json").read_text())["rows"] for folder in ("one", "two")]
+    texts = [[reply["text"] for row in found for reply in row["replies"].values()] for found in rows]
+    assert len(texts[0]) == 4
+    assert texts[0] == texts[1]
+
+
 def test_a_comparison_on_two_is_that_on_one(run: Any, kill_resume: Any, tmp_path: Path) -> None:
     for folder, devices in (("one", ()), ("two", TWO)):
         assert run(*COMPARE, *devices, "--out", tmp_path / folder).exit_code == 0

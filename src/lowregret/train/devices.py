@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from lowregret.engine import Engine
 from lowregret.engine.device import choose_device
+from lowregret.engine.footprint import device_memory
+from lowregret.engine.parallel.fsdp import in_parts
 from lowregret.engine.parallel.launch import device_count
-from lowregret.errors import SpecError
 from lowregret.plan.resources.budget import MemoryBudget
-from lowregret.plan.resources.hardware import find_hardware
+from lowregret.plan.resources.hardware import catalogue
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, TrainingSpec
@@ -26,11 +28,6 @@ class Arrangement:
     base_in_parts: bool
     """Whether no device holds all of a LoRA's base."""
 
-    def line(self) -> str:
-        """What to say of it."""
-        base = "a LoRA's base in parts, too" if self.base_in_parts else "a LoRA's base whole on each"
-        return f"devices: {self.mesh.devices}, {self.mesh}; {base}"
-
 
 def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
     """The mesh of `spec.parallel`; else on GPUs the one that the plan places its methods on, and on CPUs, which share
@@ -43,10 +40,9 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
         return Arrangement(mesh, mesh.shard > 1)
     if count == 1 or choose_device(spec.device).type == "cpu":
         return Arrangement(Mesh(shard=count), base_in_parts=False)
-    try:
-        hardware = find_hardware(torch.cuda.get_device_name())
-    except SpecError:  # a GPU that the catalogue does not have: what fits is not known
-        return Arrangement(Mesh(shard=count), base_in_parts=False)
+    there = device_memory(torch.device("cuda"))
+    near = min(catalogue(), key=lambda known: abs(known.memory_bytes - there))
+    hardware = replace(near, memory_bytes=there)  # all that placing asks a device for
     length = spec.data.max_length
     budget = MemoryBudget(shapes(), length, length, spec.checkpoint_activations, count, hardware)
     found = [budget.placement(method).mesh for method in spec.asked if not isinstance(method, FullFT)]
@@ -54,3 +50,13 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
     if cut.tensor > 1:
         return Arrangement(cut, base_in_parts=False)
     return Arrangement(Mesh(shard=count), not found or any(mesh.in_parts for mesh in found))
+
+
+def device_lines(engine: Engine) -> list[str]:
+    """What to say of an engine on several devices."""
+    mesh = engine.ranks.mesh
+    if mesh is None:
+        return []
+    sizes = dict(zip(mesh.mesh_dim_names or (), mesh.shape, strict=True))
+    base = "in parts" if in_parts(engine.model) else "whole on each" if not engine.cuts.any else "cut"
+    return [f"devices: {engine.ranks.count}, {Mesh(**sizes)}; a LoRA's base is {base}"]

@@ -33,7 +33,7 @@ from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
-from lowregret.train.devices import arrange
+from lowregret.train.devices import arrange, device_lines
 from lowregret.train.judging import choose_judging
 from lowregret.train.manifest import make_manifest
 from lowregret.train.members import Workload
@@ -266,7 +266,7 @@ def trained_engine(spec: TrainingSpec, folder: Path) -> Engine:
 def engine_lines(engine: Engine, spec: TrainingSpec) -> list[str]:
     """What to say of an engine before it works: how its base is run, and with rewards how completions are drawn."""
     rewards = sampling_lines(engine, spec.objective) if isinstance(spec.objective, RL) else []
-    return [engine.forward_path.line(), *rewards]
+    return [*device_lines(engine), engine.forward_path.line(), *rewards]
 
 
 @contextmanager

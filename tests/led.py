@@ -1,0 +1,91 @@
+"""Programs in which rank 0 leads, and what the others do then; imported by name, and run on each rank (gloo.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bases import examples, small_base
+from lowregret.data.batches import collate
+from lowregret.engine import AdamParams, Engine
+from lowregret.engine.checks import forget_gradients
+from lowregret.engine.losses import cross_entropy
+from lowregret.engine.parallel.lead import Lead, together
+from lowregret.engine.parallel.mesh import Ranks
+from lowregret.errors import LowregretError, RanksError
+from lowregret.spec import LoRA
+
+_LACKING = {"times": 1}
+
+
+def make(folder: str) -> Engine:
+    """On each rank; the file says that it has made one."""
+    lead = _here["lead"]
+    with open(f"{folder}/made{dist.get_rank()}", "a") as file:
+        file.write("engine\n")
+    return Engine(small_base("qwen3"), device="cpu", precision="float32", ranks=Ranks.of_group("cpu", lead))
+
+
+_here: dict[str, Any] = {}
+
+
+@together
+def rank_of(engine: Engine) -> int:
+    return engine.ranks.rank
+
+
+@together
+def fails_on(engine: Engine, rank: int) -> None:
+    if engine.ranks.rank == rank:
+        raise LowregretError("this rank alone")
+
+
+@together
+def refused(engine: Engine) -> None:
+    raise LowregretError("all alike")
+
+
+def lacking(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """A loss for which rank 1 has no memory, once."""
+    if dist.get_rank() == 1 and _LACKING["times"]:
+        _LACKING["times"] -= 1
+        raise MemoryError("no room for it")
+    return cross_entropy(logprobs, weights)
+
+
+def program(folder: str) -> dict[str, Any]:
+    """What rank 0 gets; the others follow and know nothing."""
+    lead = _here["lead"] = Lead(dist.get_rank(), dist.get_world_size())
+    if lead.rank:
+        try:
+            lead.follow()
+        except RanksError as error:
+            return {"ended": str(error)}
+        return {"ended": "well"}
+    found: dict[str, Any] = {}
+    engine = lead.build(make, folder)
+    other = lead.build(make, folder)
+    found["rank"] = rank_of(other)
+    del other
+    engine.add_policy("a", LoRA(rank=2), seed=1)
+    try:
+        refused(engine)
+    except LowregretError as error:
+        found["refused"] = str(error)
+    batch = collate(examples(4, 1))
+    try:
+        engine.forward_backward({"a": batch}, lacking)
+    except MemoryError as error:
+        found["memory"] = str(error)
+    forget_gradients(engine, "a")
+    found["loss"] = float(engine.forward_backward({"a": batch}, lacking)["a"].loss)
+    found["norm"] = engine.optim_step({"a": AdamParams(1e-3)})["a"]
+    found["after"] = float(engine.forward({"a": batch})["a"].loss)
+    try:
+        fails_on(engine, 1)
+    except RanksError as error:
+        found["apart"] = str(error)
+        found["broken"] = lead.broken
+    return found
