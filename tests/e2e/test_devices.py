@@ -54,7 +54,11 @@ def test_however_the_devices_are_arranged_it_is_the_same(
     assert done.exit_code == 0, done.stderr
     assert said in done.stdout
     (weights,) = (tmp_path / "one").glob("*/*.safetensors")
-    assert furthest(weights, tmp_path / "two" / weights.relative_to(tmp_path / "one")) < 1e-4
+    # Adam moves a weight by the rate, 1e-3, whichever way the last bit of a gradient that is almost zero points.
+    assert furthest(weights, tmp_path / "two" / weights.relative_to(tmp_path / "one")) < 1e-3
+    curves = [(tmp_path / folder / "metrics.jsonl").read_text().splitlines() for folder in ("one", "two")]
+    losses = [[json.loads(line)["train_nll"] for line in curve] for curve in curves]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     rows = [json.loads((tmp_path / folder / "replies.json").read_text())["rows"] for folder in ("one", "two")]
     texts = [[reply["text"] for row in found for reply in row["replies"].values()] for found in rows]
     assert len(texts[0]) == 4
