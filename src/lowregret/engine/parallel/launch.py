@@ -1,8 +1,7 @@
 """The processes of one training, one a device: started from here, or by torchrun.
 
-`crew(count)` makes this process rank 0 and starts the others on this machine, as `python -m
-lowregret.engine.parallel.follow`. Under
-torchrun, which has started one on every device of every node, rank 0 runs the program and the others come here at once.
+`crew(count)` makes this process rank 0 and starts the others on this machine, as `parallel/follow.py`. Under torchrun,
+which has started one on every device of every node, rank 0 runs the program and the others come here at once.
 """
 
 from __future__ import annotations
@@ -50,6 +49,8 @@ class _Crew:
     """Of the devices; empty before they have places in a mesh."""
     dimensions: tuple[int, ...] = ()
     """Of the mesh: replicate, expert, tensor."""
+    threads: int = field(default_factory=torch.get_num_threads)
+    """Of torch, before the machine was shared."""
     folder: Path | None = None
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     loopback: bool = False
@@ -101,7 +102,9 @@ def crew(count: int, device: str = "auto", *, replicate: int = 1, expert: int = 
 
 def _meet(count: int, *, local: bool) -> None:
     global _crew
-    _crew = _start(count) if local else _Crew(ALONE)
+    _crew = _Crew(ALONE)
+    if local:
+        _start(_crew, count)
     try:
         lead = _join(0, count, None if _crew.folder is None else _crew.folder / "meet")
     except RuntimeError as error:
@@ -145,6 +148,7 @@ def dismiss() -> None:
             process.wait()
         if dist.is_initialized():
             dist.destroy_process_group()
+        torch.set_num_threads(gone.threads)
         if gone.loopback:
             os.environ.pop(_INTERFACE, None)
         if gone.folder is not None:
@@ -186,10 +190,10 @@ def ranks_here() -> Ranks:
     return _crew.ranks
 
 
-def _start(count: int) -> _Crew:
+def _start(found: _Crew, count: int) -> None:
     """The other processes, on this machine. They meet by a file, and talk over the loopback interface alone."""
-    folder = Path(tempfile.mkdtemp(prefix="lowregret-ranks-"))
-    found = _Crew(ALONE, folder=folder, loopback=sys.platform == "linux" and _INTERFACE not in os.environ)
+    folder = found.folder = Path(tempfile.mkdtemp(prefix="lowregret-ranks-"))
+    found.loopback = sys.platform == "linux" and _INTERFACE not in os.environ
     if found.loopback:
         os.environ[_INTERFACE] = "lo"
     for rank in range(1, count):
@@ -204,7 +208,6 @@ def _start(count: int) -> _Crew:
             )
         found.others.append(process)
         threading.Thread(target=_watch, args=(found, rank, process), daemon=True).start()
-    return found
 
 
 def _watch(of: _Crew, rank: int, process: subprocess.Popen[bytes]) -> None:
