@@ -20,7 +20,7 @@ from bases import GROUPED, MIXTURES, examples, small_config, small_tokenizer
 from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.policy import FullPolicy
+from lowregret.engine.policy import FullPolicy, Policy
 from lowregret.engine.state import state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy, load_adapter
@@ -236,7 +236,7 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
             for one in names:
                 gradients |= _gradients(engine, one)
         norms.append(list(engine.optim_step(dict.fromkeys(names, AdamParams(RATE, clip_norm=case.clip))).values()))
-    states = {one: state_tensors(engine.policies[one]) for one in names}
+    states = {one: _together(engine.policies[one]) for one in names}
     asked = names if isinstance(case.methods[0], FullFT) else [*names, "base"]
     answers = engine.forward(dict.fromkeys(asked, batch_of(case, 998, 5)))
     sampled = []
@@ -301,6 +301,12 @@ class Found:
     refused: list[str]
 
 
+def _together(policy: Policy) -> dict[str, torch.Tensor]:
+    """A policy's whole state; every rank asks."""
+    own = state_tensors(policy)
+    return {key: policy.parts.joined(key.rpartition("/")[2], whole(value)) for key, value in own.items()}
+
+
 def everything(folder: Path, asked: Sequence[tuple[str, Path]], counts: Mapping[str, Mapping[str, Batch]]) -> Found:
     """Cases one after the other, exchanges of some, and with these what is refused."""
     trained = []
@@ -351,13 +357,14 @@ def refusals() -> list[str]:
     tensor, expert = Ranks.of_group("cpu", tensor=2), Ranks.of_group("cpu", expert=2)
     cut = base_of("llama", double=False)
     engine = Engine(cut, device="cpu", ranks=tensor)
+    shared = Engine(base_of("qwen3_moe", double=False), device="cpu", ranks=expert)
     said = []
     for attempt in (
         lambda: engine.add_policy("full", FullFT()),  # whose down_proj has a bias
         lambda: Engine(cut, device="cpu", ranks=tensor),
         lambda: Ranks.of_group("cpu", tensor=3),
         lambda: engine.add_policy("lora", LoRA(rank=2)).adapters,
-        lambda: load_adapter(engine, "read", Path("adapter")),
+        lambda: load_adapter(shared, "read", Path("adapter")),
         lambda: Engine(base_of("llama", double=False), device="cpu", ranks=expert),
     ):
         try:

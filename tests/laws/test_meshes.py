@@ -196,7 +196,7 @@ def test_what_is_not_computed_in_parts_is_refused(two: list[Found]) -> None:
         assert "load the base again" in again
         assert "takes a multiple of 3 devices, and there are 2" in mesh
         assert "the adapter lora lies in parts" in adapters
-        assert "adapter: an adapter's file is put on whole matrices" in file
+        assert "adapter: an adapter's file is not put on a base whose experts are shared by 2 ranks" in file
         assert "no experts" in dense
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Int64
@@ -11,7 +11,7 @@ from torch import Tensor
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
-from lowregret.engine.state import read_part, restore_state, state_tensors
+from lowregret.engine.state import restore_part, save_states
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
 from lowregret.lora.weights import LoRAWeights
@@ -52,9 +52,9 @@ def forget_gradients(engine: Engine, policy: str) -> None:
 
 
 @together
-def state_of(engine: Engine, policy: str) -> dict[str, Tensor]:
-    """`state_tensors` of a policy, put together for rank 0."""
-    return state_tensors(engine.policies[policy], keep=engine.ranks.rank == 0)
+def save_together(engine: Engine, policies: Mapping[str, str], path: Path, metadata: Mapping[str, str]) -> None:
+    """The states of policies, prefix → name, in one file, which rank 0 writes."""
+    save_states({prefix: engine.policies[name] for prefix, name in policies.items()}, path, metadata, engine.ranks)
 
 
 @together
@@ -79,7 +79,7 @@ def restore(engine: Engine, policy: str, path: Path, prefix: str) -> None:
 
     RecordsError when it does not fit.
     """
-    restore_state(engine.policies[policy], read_part(path, prefix), path)
+    restore_part(engine.policies[policy], path, prefix)
 
 
 @together

@@ -46,7 +46,7 @@ from lowregret.engine.sampling.draw import Completion, SamplingParams, uniforms
 from lowregret.engine.sampling.ranks import completed
 from lowregret.engine.sampling.stream import Listener, OnToken, stream
 from lowregret.engine.slots import PolicySlots
-from lowregret.engine.state import load_state, save_state
+from lowregret.engine.state import load_state, save_states
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterLayout
 from lowregret.lora.routing import PolicyRouting
@@ -342,7 +342,7 @@ class Engine:
     @together
     def save(self, policy: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Weights and optimizer state of a policy, atomically, as one safetensors file, which rank 0 writes."""
-        save_state(self.policies[policy], path, metadata or {}, self.ranks)
+        save_states({"": self.policies[policy]}, path, metadata or {}, self.ranks)
 
     @together
     def load(self, policy: str, path: Path) -> dict[str, str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import safetensors
 import safetensors.torch
@@ -22,6 +23,7 @@ from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import Policy
 from lowregret.errors import RecordsError
 from lowregret.models.sharded import whole
+from lowregret.models.tensor_file import Entry, header, numbers_of
 from lowregret.runs.atomic import replacing
 
 _DIGEST = "digest"
@@ -34,6 +36,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         safetensors.torch.save_file({key: _own(value) for key, value in tensors.items()}, partial, dict(metadata))
 
 
+def _own(value: Tensor) -> Tensor:
+    """A tensor that a file can hold: views of a bank, and a step count of many weights, share their memory."""
+    shared = value.untyped_storage().nbytes() > value.nbytes or value.ndim == 0
+    return value.clone(memory_format=torch.contiguous_format) if shared else value
+
+
 @contextmanager
 def refusals(path: Path) -> Iterator[None]:
     """safetensors wraps the operating system's errors in words: turn them back into an OSError."""
@@ -44,44 +52,104 @@ def refusals(path: Path) -> Iterator[None]:
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
-def save_sealed(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """The same with a digest of all of it, which `read_sealed` holds it against."""
-    here = {key: value.cpu() for key, value in tensors.items()}
-    save_tensors(here, path, {**metadata, _DIGEST: _digest(here, metadata)})
+def save_sealed(
+    entries: Sequence[Entry],
+    read: Callable[[Entry], Tensor],
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    writes: bool = True,
+) -> None:
+    """Write a safetensors file atomically, tensor after tensor as `read` gives them, with a digest of all of it, which
+    `read_sealed` holds it against. RecordsError when the disk refuses.
+
+    Where weights lie in parts every rank must read, of which one `writes`: it never holds more than a few tensors. A
+    disk that refuses is told when all have read everything.
+    """
+    sealed = {**metadata, _DIGEST: "0" * hashlib.sha256().digest_size * 2}
+    beginning, ordered = header(entries, sealed)
+    left = iter(ordered)
+    if not writes:
+        for entry in left:
+            read(entry)
+        return
+    try:
+        with replacing(path) as partial, partial.open("r+b") as file, _Digest(metadata) as digest:
+            file.write(beginning)
+            for entry in left:
+                tensor = read(entry)
+                tensor = tensor.cpu()
+                digest.add(entry.name, tensor)
+                file.write(numbers_of(tensor))
+            sealed[_DIGEST] = digest.found()
+            file.seek(0)
+            file.write(header(entries, sealed)[0])
+    except BaseException:
+        for entry in left:
+            read(entry)
+        raise
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of the metadata, and of every tensor's name, type, shape and bytes."""
+@final
+class _Digest:
+    """SHA-256 of the metadata, and of every tensor's name, type, shape and bytes; a few tensors at a time."""
 
-    def one(item: tuple[str, Tensor]) -> str:
-        key, value = item
-        plain: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
-        return f"{key} {value.dtype} {tuple(value.shape)} {hashlib.sha256(plain).hexdigest()}"
+    def __init__(self, metadata: Mapping[str, str]) -> None:
+        self._lines = [f"{key} {value}" for key, value in sorted(metadata.items())]
+        self._pool = ThreadPoolExecutor(_THREADS)  # hashing lets other threads run
+        self._hashing: deque[Future[str]] = deque()
+        self._found: list[str] = []
 
-    with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets other threads run
-        lines = list(pool.map(one, sorted(tensors.items())))
-    lines += [f"{key} {value}" for key, value in sorted(metadata.items())]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    def __enter__(self) -> _Digest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """A tensor on the CPU."""
+        if len(self._hashing) == _THREADS:
+            self._found.append(self._hashing.popleft().result())
+        self._hashing.append(self._pool.submit(self._line, name, tensor))
+
+    def found(self) -> str:
+        """Of everything that was added, in any order."""
+        self._found += [hashing.result() for hashing in self._hashing]
+        return hashlib.sha256("\n".join(sorted(self._found) + self._lines).encode()).hexdigest()
+
+    @staticmethod
+    def _line(name: str, tensor: Tensor) -> str:
+        return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(numbers_of(tensor)).hexdigest()}"
 
 
-def state_tensors(policy: Policy, *, keep: bool = True) -> dict[str, Tensor]:
+def state_tensors(policy: Policy) -> dict[str, Tensor]:
     """All that a policy needs to go on: `weights/<name>`, optimizer state as `adam/<kind>/<name>`, and `steps`.
 
     Another optimizer's state begins with another word.
 
     And `initial/<name>` where the first product is taken off: another machine would find it with other rounding.
-    Weights that lie in parts are put together, on the CPU: every rank must ask, and with `keep` gets them.
+    Of what lies in parts they are this rank's.
     """
     tensors = {f"weights/{name}": weight.detach() for name, weight in policy.weights.items()}
     tensors |= {f"initial/{name}": weight.detach() for name, weight in policy.initial.items()}
     tensors |= {f"{policy.optimizer.prefix}/{key}": value for key, value in policy.optimizer.state().items()}
-    tensors["steps"] = torch.tensor(policy.steps)
-    found = {}
-    for key, value in tensors.items():
-        all_of_it = policy.parts.joined(_weight(key), whole(value))
-        if keep:
-            found[key] = all_of_it if all_of_it is value else all_of_it.cpu()
-    return found
+    return tensors | {"steps": torch.tensor(policy.steps)}
+
+
+def save_states(policies: Mapping[str, Policy], path: Path, metadata: Mapping[str, str], ranks: Ranks = ALONE) -> None:
+    """Write the states of policies, each under its prefix, to one file, the same by any number of ranks: the first
+    writes. RanksError on the others when it could not."""
+    own = {prefix + key: value for prefix, policy in policies.items() for key, value in state_tensors(policy).items()}
+    owners = {prefix + key: policy for prefix, policy in policies.items() for key in state_tensors(policy)}
+
+    def entry(key: str) -> Entry:
+        return Entry(key, owners[key].parts.shape(_weight(key), own[key]), own[key].dtype)
+
+    def read(asked: Entry) -> Tensor:
+        return owners[asked.name].parts.joined(_weight(asked.name), whole(own[asked.name]))
+
+    with ranks.first_alone(path):
+        save_sealed([entry(key) for key in own], read, path, metadata, writes=ranks.rank == 0)
 
 
 def _weight(key: str) -> str:
@@ -89,54 +157,69 @@ def _weight(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _own(value: Tensor) -> Tensor:
-    """A tensor that a file can hold: views of a bank, and a step count of many weights, share their memory."""
-    shared = value.untyped_storage().nbytes() > value.nbytes or value.ndim == 0
-    return value.clone(memory_format=torch.contiguous_format) if shared else value
-
-
-def save_state(policy: Policy, path: Path, metadata: Mapping[str, str], ranks: Ranks = ALONE) -> None:
-    """Write a policy's state to a file of its own, the same by any number of ranks: the first writes."""
-    tensors = state_tensors(policy, keep=ranks.rank == 0)
-    if ranks.rank == 0:
-        save_sealed(tensors, path, metadata)
-    ranks.wait()
-
-
 def load_state(policy: Policy, path: Path) -> dict[str, str]:
     """Copy a saved state into the policy's own tensors; returns the metadata."""
-    tensors, metadata = read_sealed(path)
-    restore_state(policy, tensors, path)
+    metadata = read_sealed(path)
+    restore_part(policy, path)
     return metadata
 
 
-def read_sealed(path: Path, *, unsealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_sealed` wrote; RecordsError when a single bit of it is another. `unsealed`: a file of an earlier
-    version, which has no digest, will do."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata: dict[str, str] = dict(file.metadata() or {})
-    except (OSError, SafetensorError, ValueError) as error:
-        raise damaged(path, error) from error
-    said = metadata.pop(_DIGEST, None)
-    if said is None and unsealed:
-        return tensors, metadata
-    if said is None:
-        raise damaged(path, "it has no digest: an earlier version or another program wrote it")
-    if said != _digest(tensors, metadata):
+def read_sealed(path: Path, *, unsealed: bool = False) -> dict[str, str]:
+    """The metadata of what `save_sealed` wrote; RecordsError when a single bit of the file is another. `unsealed`: a
+    file of an earlier version, which has no digest, will do."""
+    with _opened(path) as file:
+        metadata: dict[str, str] = dict(file.metadata() or {})
+        said = metadata.pop(_DIGEST, None)
+        if said is None and unsealed:
+            return metadata
+        if said is None:
+            raise damaged(path, "it has no digest: an earlier version or another program wrote it")
+        with _Digest(metadata) as digest:
+            for key in file.keys():  # noqa: SIM118
+                digest.add(key, file.get_tensor(key))
+            found = digest.found()
+    if said != found:
         raise damaged(path, "its content is not what was written: a bit has changed, or somebody has edited it")
-    return tensors, metadata
+    return metadata
 
 
-def read_part(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors of a file whose names begin with `prefix`, by the rest of their names; not held against a digest."""
+def restore_part(policy: Policy, path: Path, prefix: str = "") -> None:
+    """Copy into a policy what a file has under `prefix`, tensor by tensor, of each this rank's part; the file is not
+    held against its digest. RecordsError when it does not fit."""
+    with _opened(path) as file:
+        names = {key.removeprefix(prefix): key for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+        restore_state(policy, _Lazy(names, lambda name: file.get_tensor(names[name])), path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
-            return {key.removeprefix(prefix): file.get_tensor(key) for key in names}
+            yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error) from error
+
+
+@final
+class _Lazy(Mapping[str, Tensor]):
+    """Tensors that are read when they are asked for, and not kept."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        self._names, self._read = tuple(names), read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def damaged(path: Path, problem: object) -> RecordsError:
@@ -147,13 +230,15 @@ def damaged(path: Path, problem: object) -> RecordsError:
 
 
 def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy the state that `state_tensors` gave into the policy's own tensors; `path` is where it was read from."""
+    """Copy a whole state, by the names of `state_tensors`, into the policy's own tensors, of each this rank's part;
+    `path` is where it was read from."""
     prefixes = ("weights/", "initial/", f"{policy.optimizer.prefix}/")
-    tensors = {key: policy.parts.own(_weight(key), value) for key, value in tensors.items()}
-    weights, initial, kept = (
-        {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        for prefix in prefixes
-    )
+
+    def under(prefix: str) -> _Lazy:
+        names = [key.removeprefix(prefix) for key in tensors if key.startswith(prefix)]
+        return _Lazy(names, lambda name: policy.parts.own(_weight(name), tensors[prefix + name]))
+
+    weights, initial, kept = map(under, prefixes)
     # All of it before the first is copied: nothing is restored by half, and the fused optimizer trusts its shapes.
     problem = _misfit(policy, weights, initial, kept) if "steps" in tensors else "it does not count its steps"
     others = sorted(key for key in tensors if key != "steps" and not key.startswith(prefixes))

@@ -15,6 +15,7 @@ from lowregret.errors import ModelError
 from lowregret.foreign import boundary
 from lowregret.models.files import weights_used
 from lowregret.models.folder import check_folder, read_config
+from lowregret.models.tensor_file import DTYPES
 
 _REMEDY = "Fetch its files again, or give another base."
 
@@ -106,16 +107,3 @@ class StoredWeights:
                 self._open = file, safe_open(file, "pt")
             tensor: Tensor = self._open[1].get_tensor(name)
         return tensor
-
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""safetensors' names of those that a model which is shipped may have."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lowregret.engine import Engine
-from lowregret.engine.checks import restore, state_of
-from lowregret.engine.state import damaged, read_sealed, save_sealed
+from lowregret.engine.checks import restore, save_together
+from lowregret.engine.state import damaged, read_sealed
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import remove_file
 from lowregret.runs.files import CHECKPOINT
@@ -89,11 +89,9 @@ def save_checkpoint(
     identity: str = "",
 ) -> None:
     """Weights, moments and progress of the members, what had ended, and the run's identity, atomically."""
-    tensors = {
-        f"{member.name}/{key}": value for member in members for key, value in state_of(engine, member.name).items()
-    }
+    states = {f"{member.name}/": member.name for member in members}
     contents = _Contents(members=tuple(members), records=tuple(records))
-    save_sealed(tensors, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json(), _IDENTITY: identity})
+    save_together(engine, states, folder / CHECKPOINT, {_CONTENTS: contents.model_dump_json(), _IDENTITY: identity})
 
 
 def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
@@ -104,7 +102,7 @@ def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
     if not path.exists():
         return None
     manifest = read_manifest(folder)
-    _, metadata = read_sealed(path, unsealed=manifest is not None and manifest.adopted)
+    metadata = read_sealed(path, unsealed=manifest is not None and manifest.adopted)
     try:
         contents = _Contents.model_validate_json(metadata[_CONTENTS])
     except KeyError:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from lowregret.engine import Engine
 from lowregret.errors import ModelError, RecordsError
-from lowregret.export.merged import file, opened, write
-from lowregret.export.merged.file import Entry, write_tensors
+from lowregret.export.merged import opened, write
 from lowregret.export.peft import export_policy
 from lowregret.export.weights import StoredWeights
+from lowregret.models import tensor_file
 from lowregret.models.files import BUNDLED
+from lowregret.models.tensor_file import Entry, write_tensors
 from lowregret.runs.files import MANIFEST, SPEC
 from lowregret.runs.manifest import Manifest, digests
 from lowregret.spec import LoRA
@@ -236,4 +237,4 @@ def test_the_bundled_base_is_written_as_it_is(tmp_path: Path) -> None:
     before, after = tensors_of(BUNDLED / "tiny" / "model.safetensors"), tensors(tmp_path / "out")
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert file._NAMES[torch.float32] == "F32"
+    assert tensor_file._NAMES[torch.float32] == "F32"

@@ -113,8 +113,8 @@ class Lead:
                 gc.collect()  # engine and model know each other; the next base must not be loaded beside this one
             try:
                 self._make(function, args, kwargs, keep=keep)
-            except (LowregretError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RanksError):
+            except (LowregretError, MemoryError, RuntimeError):
+                if self.broken:
                     raise
             del function, args, kwargs, told
 

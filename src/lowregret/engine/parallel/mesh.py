@@ -9,7 +9,8 @@ principle 5), so the gradients of parts add up, and are never averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.parallel.lead import Lead
-from lowregret.errors import SpecError
+from lowregret.errors import RanksError, SpecError
 
 R = TypeVar("R")
 
@@ -168,10 +169,21 @@ class Ranks:
         """What the first rank says."""
         return self.any(here and self.rank == 0)
 
-    def wait(self) -> None:
-        """Until every rank has come here."""
-        if self.count > 1:
-            dist.barrier()
+    @contextmanager
+    def first_alone(self, what: object) -> Iterator[None]:
+        """Around what all take part in and rank 0 alone leaves behind: RanksError on the others when it could not."""
+        problem: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            problem = error
+        if self.mesh is not None:
+            failed = torch.tensor(float(problem is not None), device=self.mesh.device_type)
+            dist.all_reduce(failed)
+            if problem is None and float(failed):
+                raise RanksError(f"{what}: rank 0 could not write it.")
+        if problem is not None:
+            raise problem
 
 
 def _axis(sizes: Sequence[int], names: Sequence[str]) -> Axis:

@@ -161,6 +161,13 @@ class WeightParts:
         cut = self.cuts.get(name)
         return tensor if cut is None or tensor.ndim == 0 else cut.joined(tensor)
 
+    def shape(self, name: str, tensor: Tensor) -> tuple[int, ...]:
+        """Of the whole of a weight, or of a moment."""
+        cut, found = self.cuts.get(name), list(tensor.shape)
+        if cut is not None and found:
+            found[cut.dim] = cut.whole
+        return tuple(found)
+
     def numbers(self, name: str, tensor: Tensor) -> int:
         """Those of the whole weight."""
         cut = self.cuts.get(name)

@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lowregret.errors import RecordsError
-from lowregret.export.merged.file import Entry, write_tensors
 from lowregret.export.merged.weights import BLOCK, MergedWeights
 from lowregret.export.weights import Weights
 from lowregret.models.bare import bare_base
@@ -25,6 +24,7 @@ from lowregret.models.files import companions
 from lowregret.models.finite import refuse_broken
 from lowregret.models.load import Source
 from lowregret.models.stops import write_stops
+from lowregret.models.tensor_file import Entry, write_tensors
 from lowregret.runs.atomic import make_folder, replacing_folder
 from lowregret.strict_json import to_json
 

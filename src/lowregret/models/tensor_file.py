@@ -16,10 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowregret.export.weights import DTYPES
 from lowregret.strict_json import to_json
 
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""safetensors' names of those that a model which is shipped may have."""
 _NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+FORMAT: Mapping[str, str] = {"format": "pt"}
+"""What a file says of itself, if nothing else."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,20 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> Entry:
+        """Of a tensor that is there."""
+        return cls(name, tuple(tensor.shape), tensor.dtype)
+
     @property
     def bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def header(entries: Sequence[Entry]) -> tuple[bytes, list[Entry]]:
+def header(entries: Sequence[Entry], metadata: Mapping[str, str] = FORMAT) -> tuple[bytes, list[Entry]]:
     """(what a file of these tensors begins with, the tensors in the order of their bytes)."""
     ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    said: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    said: dict[str, Any] = {"__metadata__": dict(metadata)}
     place = 0
     for entry in ordered:
         ends = [place, place + entry.bytes]
@@ -57,5 +74,10 @@ def write_tensors(file: Path, entries: Sequence[Entry], read: Callable[[Entry], 
         for entry in ordered:
             tensor = read(entry)
             assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.dtype), entry.name
-            numbers: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-            stream.write(numbers.data)
+            stream.write(numbers_of(tensor))
+
+
+def numbers_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU."""
+    plain: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(plain)
