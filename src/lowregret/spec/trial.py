@@ -79,8 +79,8 @@ class TrainingSpec(Spec):
     each of them, and each takes its share of the rows; of FullFT each holds a part of weights, gradients and moments.
     Changes results by rounding at most. Under torchrun it is the number of its processes."""
     parallel: Annotated[str | None, Flag(group=MACHINE)] = Field(default=None, exclude_if=lambda value: value is None)
-    """How these devices are arranged, such as fsdp=4,tensor=2, of replicate, fsdp, expert and tensor; with fsdp above 1
-    a LoRA's base lies in parts too. As their memory allows when not given: what `plan --devices` says."""
+    """How these devices are arranged, such as fsdp=4,tensor=2, of replicate, fsdp, tensor and expert; as their memory
+    allows when not given, which is what `plan --devices` says. With fsdp above 1 a LoRA's base lies in parts, too."""
     evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 8
     """Held-out evaluations per trial: the last after the last step, each other a factor of √2 before the next, so that
     they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate;
