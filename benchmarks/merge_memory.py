@@ -25,8 +25,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from lowregret.export.merged.file import Entry, header
 from lowregret.models.files import BUNDLED
+from lowregret.models.tensor_file import Entry, header
 from lowregret.strict_json import to_json
 
 HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 8192, 28672, 1024, 128256, 80
