@@ -177,7 +177,7 @@ def _tracked(size: str, method: LoRA | FullFT, monkeypatch: pytest.MonkeyPatch) 
     _let_frozen_weights_be_tracked(monkeypatch)
     # A fake base has no numbers to look at, cannot be asked how its attention takes rows, nor be moved; it is Llama,
     # and on its device.
-    monkeypatch.setattr("lowregret.engine.placing.refuse_broken", lambda *_: None)
+    monkeypatch.setattr("lowregret.engine.placing.refuse_broken", lambda *_, **__: None)
     monkeypatch.setattr(Engine, "_select_forward_path", lambda self: None)
     monkeypatch.setattr(PreTrainedModel, "to", lambda self, *_: self)
     mask = (False,) + (True,) * length
