@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine
 from lowregret.engine.checks import forget_gradients
 from lowregret.engine.losses import cross_entropy
+from lowregret.engine.parallel.launch import crew, ranks_here
 from lowregret.engine.parallel.lead import Lead, together
 from lowregret.engine.parallel.mesh import Ranks
 from lowregret.errors import LowregretError, RanksError
-from lowregret.spec import LoRA
+from lowregret.spec import FullFT, LoRA
 
 _LACKING = {"times": 1}
 
@@ -37,6 +39,15 @@ def rank_of(engine: Engine) -> int:
 
 
 @together
+def kept(engine: Engine) -> list[int]:
+    """Engines that each rank holds."""
+    own = torch.tensor([sum(isinstance(each, Engine) for each in _here["lead"]._known.values())])
+    every = [torch.empty_like(own) for _ in range(engine.ranks.count)]
+    dist.all_gather(every, own)
+    return [int(each) for each in every]
+
+
+@together
 def fails_on(engine: Engine, rank: int) -> None:
     if engine.ranks.rank == rank:
         raise LowregretError("this rank alone")
@@ -55,8 +66,15 @@ def lacking(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logprobs, weights)
 
 
-def program(folder: str) -> dict[str, Any]:
-    """What rank 0 gets; the others follow and know nothing."""
+def broken(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """A loss that rank 2 alone cannot compute."""
+    if dist.get_rank() == 2:
+        raise ValueError("no such loss")
+    return cross_entropy(logprobs, weights)
+
+
+def program(folder: str, inside: bool) -> dict[str, Any]:
+    """What rank 0 gets; the others follow and know nothing. In the end one rank fails, `inside` of a pass or not."""
     lead = _here["lead"] = Lead(dist.get_rank(), dist.get_world_size())
     if lead.rank:
         try:
@@ -69,6 +87,9 @@ def program(folder: str) -> dict[str, Any]:
     other = lead.build(make, folder)
     found["rank"] = rank_of(other)
     del other
+    gc.collect()
+    rank_of(engine)  # with the next call the others let go, too
+    found["kept"] = kept(engine)
     engine.add_policy("a", LoRA(rank=2), seed=1)
     try:
         refused(engine)
@@ -84,8 +105,28 @@ def program(folder: str) -> dict[str, Any]:
     found["norm"] = engine.optim_step({"a": AdamParams(1e-3)})["a"]
     found["after"] = float(engine.forward({"a": batch})["a"].loss)
     try:
+        if inside:
+            engine.forward_backward({"a": batch}, broken)
         fails_on(engine, 1)
     except RanksError as error:
         found["apart"] = str(error)
         found["broken"] = lead.broken
     return found
+
+
+def plain() -> Engine:
+    """On each rank that `crew` has started."""
+    return Engine(small_base("qwen3"), device="cpu", precision="float32", ranks=ranks_here())
+
+
+if __name__ == "__main__":  # rank 1 has no memory in the middle of a pass in which ranks exchange weights
+    from led import lacking, plain  # by the names that the other process knows
+
+    lead = crew(2, "cpu").lead
+    assert lead is not None
+    trained = lead.build(plain)
+    trained.add_policy("full", FullFT())
+    try:
+        trained.forward_backward({"full": collate(examples(4, 1))}, lacking)
+    except RanksError as error:
+        print(error)

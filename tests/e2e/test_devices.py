@@ -42,13 +42,16 @@ def furthest(one: Path, other: Path) -> float:
         ("lora:4", "fsdp=2", "devices: 2, fsdp=2; a LoRA's base is in parts"),
         ("lora:4", "tensor=2", "devices: 2, tensor=2; a LoRA's base is cut"),
         ("full", "replicate=2", "devices: 2, replicate=2; a LoRA's base is whole on each"),
+        ("lora:4:experts", "expert=2", "devices: 2, expert=2; a LoRA's base is cut"),
     ],
 )
 def test_however_the_devices_are_arranged_it_is_the_same(
     run: Any, method: str, parallel: str, said: str, tmp_path: Path
 ) -> None:
     """Its weights, and what it then answers: an adapter is read again on the same arrangement."""
-    words = [*(word for word in TRAIN if word != "--quiet"), "--method", method, "--replies", 2]
+    shared = "experts" in method  # where they are, no replies are drawn
+    words = [*(word for word in TRAIN if word != "--quiet"), "--method", method, "--replies", 0 if shared else 2]
+    words += ["--model", "tiny-moe"] if shared else []
     assert run(*words, "--out", tmp_path / "one").exit_code == 0
     done = run(*words, *TWO, "--parallel", parallel, "--out", tmp_path / "two")
     assert done.exit_code == 0, done.stderr
@@ -59,6 +62,8 @@ def test_however_the_devices_are_arranged_it_is_the_same(
     curves = [(tmp_path / folder / "metrics.jsonl").read_text().splitlines() for folder in ("one", "two")]
     losses = [[json.loads(line)["train_nll"] for line in curve] for curve in curves]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    if shared:
+        return
     rows = [json.loads((tmp_path / folder / "replies.json").read_text())["rows"] for folder in ("one", "two")]
     texts = [[reply["text"] for row in found for reply in row["replies"].values()] for found in rows]
     assert len(texts[0]) == 4
@@ -77,6 +82,21 @@ def test_a_comparison_on_two_is_that_on_one(run: Any, kill_resume: Any, tmp_path
     assert len(weights) >= 3
     for path in weights:
         assert furthest(path, tmp_path / "two" / path.relative_to(tmp_path / "one")) < 1e-4
+
+
+def test_two_loras_on_experts_train_on_two(run: Any, kill_resume: Any, tmp_path: Path) -> None:
+    """Each on a rank of its own, which counts nothing of the other's experts; and what went to each is the sum."""
+    words = [*COMPARE, "--model", "tiny-moe", "--methods", "lora:2:experts,lora:2:shared-outer:experts,full"]
+    for folder, devices in (("one", ()), ("two", TWO)):
+        done = run(*words, "--learning-rates", "1e-3", *devices, "--out", tmp_path / folder)
+        assert done.exit_code == 0, done.stderr
+    used = [
+        {file.parent.name: json.loads(file.read_text()) for file in (tmp_path / folder).rglob("experts.json")}
+        for folder in ("one", "two")
+    ]
+    assert len(used[0]) >= 3
+    assert used[0] == used[1]
+    assert kill_resume.apart(*(kill_resume.numbers(tmp_path / folder) for folder in ("one", "two"))) < 1e-3
 
 
 @pytest.mark.parametrize("method", ["lora:4", "full"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,13 +20,17 @@ from lowregret.spec import LoRA
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
     folder = tmp_path_factory.mktemp("led")
-    return together(3, "led", program, folder, str(folder)), folder
+    return together(3, "led", program, folder, str(folder), False), folder
 
 
 def test_what_rank_0_makes_all_make(ranks: tuple[list[dict[str, Any]], Path]) -> None:
     found, folder = ranks
     assert found[0]["rank"] == 0, "the result is rank 0's"
     assert [(folder / f"made{rank}").read_text() for rank in range(3)] == ["engine\n" * 2] * 3
+
+
+def test_an_engine_that_rank_0_lets_go_of_goes_everywhere(ranks: tuple[list[dict[str, Any]], Path]) -> None:
+    assert ranks[0][0]["kept"] == [1, 1, 1]
 
 
 def test_it_trains_as_one_process(ranks: tuple[list[dict[str, Any]], Path], bases: ModuleType) -> None:
@@ -53,3 +60,26 @@ def test_what_one_alone_meets_ends_all(ranks: tuple[list[dict[str, Any]], Path])
     assert "rank 1 could not do what others could: LowregretError: this rank alone" in found[0]["apart"]
     assert found[0]["broken"]
     assert all("this rank alone" in other["ended"] for other in found[1:])
+
+
+def test_what_one_alone_meets_inside_a_pass_ends_all(tmp_path: Path) -> None:
+    found = together(3, "led", program, tmp_path, str(tmp_path), True)
+    assert "rank 2 could not do what others could: ValueError: no such loss" in found[0]["apart"]
+    assert found[0]["broken"]
+    assert all("no such loss" in other["ended"] for other in found[1:])
+
+
+def test_memory_that_one_lacks_in_the_middle_of_an_exchange_ends_all(tmp_path: Path) -> None:
+    """The others wait for its weights, and cannot be told: its process ends, and rank 0 shows what it said."""
+    folder = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(folder / "led.py")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "rank 1 ended with code 2" in done.stdout, done.stderr
+    assert "MemoryError: no room for it" in done.stdout
+    assert "lower --micro-batch-size" in done.stdout

@@ -191,12 +191,11 @@ def test_pairs_go_to_the_rank_of_their_expert_and_back(two: list[Found]) -> None
 
 def test_what_is_not_computed_in_parts_is_refused(two: list[Found]) -> None:
     for rank in two:
-        full, again, mesh, adapters, file, dense = rank.refused
+        full, again, mesh, adapters, dense = rank.refused
         assert "o_proj has a bias, which full fine-tuning with tensor=2 does not compute" in full
         assert "load the base again" in again
         assert "takes a multiple of 3 devices, and there are 2" in mesh
         assert "the adapter lora lies in parts" in adapters
-        assert "adapter: an adapter's file is not put on a base whose experts are shared by 2 ranks" in file
         assert "no experts" in dense
 
 

@@ -17,12 +17,12 @@ def main() -> None:
     """
     sys.unraisablehook = press_again
     several = os.environ.get("WORLD_SIZE", "1") != "1"
-    if several:
-        from lowregret.engine.parallel.launch import follow_if_told, release
-
-        if follow_if_told():
-            return
     try:
+        if several:
+            from lowregret.engine.parallel.launch import follow_if_told, release
+
+            if follow_if_told():
+                return
         from lowregret.cli.app import run
     except KeyboardInterrupt:
         from lowregret.cli.codes import INTERRUPTED

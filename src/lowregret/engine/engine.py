@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.fsdp import in_parts, reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.lockstep import Lockstep
-from lowregret.engine.parallel.mesh import ALONE, Ranks
+from lowregret.engine.parallel.mesh import ALONE, R, Ranks
 from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
 from lowregret.engine.placing import place
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
@@ -174,7 +174,7 @@ class Engine:
             return self._forward_backward(part, loss, temperature, dealing)
 
         try:
-            return over_ranks(self.ranks, batches, one_by_one(run) if self._alone else run, dealing, self.device)
+            return over_ranks(self.ranks, batches, one_by_one(run) if self._alone else run, dealing, self._agreed)
         finally:
             reshard(self.model)
 
@@ -200,7 +200,7 @@ class Engine:
         The loss is the cross-entropy: other columns of the batches do not matter.
         """
         run = partial(self._forward_here, temperature=temperature)
-        return over_ranks(self.ranks, batches, run, self._dealing(batches), self.device)
+        return over_ranks(self.ranks, batches, run, self._dealing(batches), self._agreed)
 
     @torch.no_grad()
     def _forward_here(self, batches: Mapping[str, Batch], temperature: float = 1.0) -> dict[str, PassResult]:
@@ -246,11 +246,9 @@ class Engine:
         Batches are fixed by the lengths alone; as many policies as fit share a pass. Ranks take batches in turn, so
         that each number is the same to the bit for any number of them.
         """
-
-        def finish() -> None:
-            self._lockstep.finish(lambda: self._idle(keep=False))
-
-        return sums_of(policies, examples, self._forward_here, self.base.pad_id, self.ranks, self.device, finish)
+        finish = partial(self._lockstep.finish, partial(self._idle, keep=False))
+        where = (self.ranks, self.device, finish, self._agreed)
+        return sums_of(policies, examples, self._forward_here, self.base.pad_id, *where)
 
     @property
     def sampling_path(self) -> SamplingPath:
@@ -298,7 +296,7 @@ class Engine:
                 self._lockstep.finish(self._idle)
             return found
 
-        found = completed(self.ranks, self.device, ordered, complete)
+        found = completed(self.ranks, self.device, ordered, complete, self._agreed)
         return {name: found[name] for name in prompts}
 
     def stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
@@ -356,9 +354,11 @@ class Engine:
                 name: b if b.prompts is None else replace(b, prompts=self._positions.split(b.prompts, b.lengths))
                 for name, b in known.items()
             }
-        return lay_out(
-            known, self._slots.order(known), self.device, padded=not self.padding_free, positions=bool(self._positions)
-        )
+        order, padded = self._slots.order(known), not self.padding_free
+        return lay_out(known, order, self.device, padded=padded, positions=bool(self._positions))
+
+    def _agreed(self, run: Callable[[], R]) -> R:
+        return self.ranks.agreed(run, self.device, exchanges=in_parts(self.model) or self.cuts.any)
 
     def _dealing(self, batches: Mapping[str, Batch]) -> Dealing:
         """Who computes what of a call. Where the base lies in parts, no pass may lack a rank."""

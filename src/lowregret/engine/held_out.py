@@ -25,10 +25,11 @@ def sums_of(
     ranks: Ranks,
     device: torch.device,
     finish: Callable[[], None],
+    agreed: Callable[[Callable[[], torch.Tensor]], torch.Tensor],
 ) -> dict[str, tuple[list[float], list[int]]]:
     """What `Engine.evaluate` promises; `forward` computes all rows that it is given, on this rank alone; `finish` is
-    called when no batch is left for it."""
-    sums = ranks.agreed(lambda: _own_sums(policies, examples, forward, pad_id, ranks, finish), device).to(device)
+    called when no batch is left for it; `agreed` is asked for all of this (`Ranks.agreed`)."""
+    sums = agreed(lambda: _own_sums(policies, examples, forward, pad_id, ranks, finish)).to(device)
     ranks.add(sums)
     counts = [sum(example.supervised[1:]) for example in examples]
     return {name: (own.tolist(), list(counts)) for name, own in zip(policies, sums.cpu(), strict=True)}

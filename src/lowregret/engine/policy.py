@@ -214,10 +214,11 @@ class LoRAPolicy(Policy):
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         names = dict.fromkeys(carrier_name(matrix) for matrix in self.matrices if matrix.experts)
         carriers = {name: self._model.get_submodule(name) for name in names}
+        # Ranks ask each other: one that has computed nothing of this policy counts zeros.
         return {
-            name: carrier.traffic[self.name]
+            name: carrier.of_policy(self.name)
             for name, carrier in carriers.items()
-            if isinstance(carrier, LoRAExperts) and self.name in carrier.traffic
+            if isinstance(carrier, LoRAExperts) and (self.name in carrier.traffic or not self.parts.ranks.alone)
         }
 
     def refresh_views(self) -> None:
@@ -241,7 +242,7 @@ class LoRAPolicy(Policy):
         for name in self.traffic():
             experts = self._model.get_submodule(name)
             assert isinstance(experts, LoRAExperts)
-            del experts.traffic[self.name]
+            experts.traffic.pop(self.name, None)
         self.bank.remove(self.name)
         if self.bank.members:
             return

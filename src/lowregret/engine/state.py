@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -273,7 +274,7 @@ def _misfit(
     if kept.keys() != expected.keys():
         return "its moments are not complete"
     expected |= {name: weight.shape for name, weight in policy.weights.items()}
-    for name, value in (*weights.items(), *initial.items(), *kept.items()):
+    for name, value in chain(weights.items(), initial.items(), kept.items()):
         if value.shape != expected[name] or value.dtype is not torch.float32:
             return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
     return None

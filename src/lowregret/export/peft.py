@@ -23,6 +23,7 @@ from lowregret.lora.formats.selection import CONFIG_NAME
 from lowregret.lora.linear import LoRALinear
 from lowregret.lora.moe.router import LoRARouter
 from lowregret.models.load import Base, quiet
+from lowregret.models.sharded import whole
 from lowregret.models.stops import write_stops
 from lowregret.runs.atomic import replacing_folder, write_bytes
 from lowregret.strict_json import to_json
@@ -56,8 +57,7 @@ def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], N
         )
     known = list(map(engine.cuts.whole, engine.matrices))
     fitted = fit_adapter(engine.model, known, folder)
-    if not engine.cuts.any:
-        fitted.refuse_other_base(lambda weight: _own(engine, weight))
+    fitted.refuse_other_base(lambda weight: _own(engine, weight))
     for line in (*fitted.lacking(known), *fitted.other_name(engine.base.source.asked)):
         say(line)
     return _put(engine, name, fitted)
@@ -77,15 +77,16 @@ def _put(engine: Engine, name: str, fitted: FittedAdapter) -> LoRAPolicy:
     return policy
 
 
+@together
 def _own(engine: Engine, name: str) -> torch.Tensor | None:
-    """A weight of the base by its name there."""
+    """A weight of the base by its name there, put together."""
     module, _, last = name.rpartition(".")
     try:
         found = engine.model.get_submodule(module)
         own: torch.Tensor = getattr(found.base if isinstance(found, LoRALinear | LoRARouter) else found, last).detach()
     except AttributeError:
         return None
-    return own
+    return engine.cuts.base().joined(name, whole(own))
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """The weights of a base that was built without them (`models.bare`), each process's own part of each.
 
 transformers reads what a weight of several processes (a DTensor) has on this one, by slices of the safetensors files,
-and puts together what a file holds apart, such as the experts of a layer. So no process ever holds the whole base.
+and puts together what a file holds apart, such as the experts of a layer. So no process ever holds the whole base,
+but where matrices or experts are cut too: they are cut of what was read whole (`engine.placing`).
 """
 
 from __future__ import annotations

@@ -42,11 +42,6 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    @classmethod
-    def of(cls, name: str, tensor: Tensor) -> Entry:
-        """Of a tensor that is there."""
-        return cls(name, tuple(tensor.shape), tensor.dtype)
-
     @property
     def bytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize

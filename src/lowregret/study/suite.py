@@ -16,7 +16,7 @@ from typing import Any
 
 from lowregret.data.readers.registry import open_source
 from lowregret.engine.device import choose_device
-from lowregret.engine.parallel.launch import started_by_torchrun
+from lowregret.engine.parallel.launch import dismiss, started_by_torchrun
 from lowregret.errors import DataError, ModelError, RecordsError, SpecError
 from lowregret.foreign_text import without_secrets
 from lowregret.models.load import load_config, resolve
@@ -86,6 +86,10 @@ def run_studies(
             run_jobs(jobs, count, threads, _starts, watching, should_stop, ended, track)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
+                if question.devices > 1:
+                    watching.say(f"{question.name}: steps are timed on one device, whatever --devices says")
+                if started_by_torchrun() is None:
+                    dismiss()  # nobody else is to be at work
                 time_steps(question, folder / TIMINGS, watching.say, should_stop)
                 found[folder] = _judged(folder)
         return {folder: found[folder] for folder in studies}

@@ -12,12 +12,14 @@ from lowregret.engine.device import choose_device
 from lowregret.engine.footprint import device_memory
 from lowregret.engine.parallel.fsdp import in_parts
 from lowregret.engine.parallel.launch import device_count
+from lowregret.errors import SpecError
 from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.hardware import catalogue
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, TrainingSpec
 from lowregret.spec.mesh import Mesh, require, require_devices
+from lowregret.spec.trial import ShownSpec
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,22 @@ class Arrangement:
 
 
 def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
-    """The mesh of `spec.parallel`; else on GPUs the one that the plan places its methods on, and on CPUs, which share
-    their memory, the base whole on each. SpecError for one that does not divide the base."""
+    """The mesh of `spec.parallel`; else on GPUs the one that the plan places its methods on, where they differ that of
+    FullFT, and on CPUs, which share their memory, the base whole on each. SpecError for one that does not divide the
+    base, or that a method is not computed with."""
     count = device_count(spec.devices)
     if spec.parallel is not None:
         mesh = Mesh.parse(spec.parallel)
         require_devices(mesh, count)
         require(mesh, divisible(shapes()))
+        if mesh.expert > 1 and isinstance(spec, ShownSpec) and spec.replies:
+            raise SpecError(f"--parallel {mesh}: no replies are drawn where experts are shared. Add --replies 0.")
+        if spec.trains_base and mesh.shard > 1 and mesh.tensor * mesh.expert > 1:
+            rest = mesh.model_copy(update={"shard": 1, "replicate": mesh.replicate * mesh.shard})
+            raise SpecError(
+                f"--parallel {mesh}: full fine-tuning is not computed with fsdp beside tensor or expert. "
+                f"Use --parallel {rest}, or fsdp={count}."
+            )
         return Arrangement(mesh, mesh.shard > 1)
     if count == 1 or choose_device(spec.device).type == "cpu":
         return Arrangement(Mesh(shard=count), base_in_parts=False)
@@ -47,7 +58,7 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
     budget = MemoryBudget(shapes(), length, length, spec.checkpoint_activations, count, hardware)
     found = [budget.placement(method).mesh for method in spec.asked if not isinstance(method, FullFT)]
     cut = max(found, key=lambda mesh: mesh.tensor, default=Mesh(shard=count))
-    if cut.tensor > 1:
+    if cut.tensor > 1 and not spec.trains_base:  # full fine-tuning lies in parts: it takes all devices for them
         return Arrangement(cut, base_in_parts=False)
     return Arrangement(Mesh(shard=count), not found or any(mesh.in_parts for mesh in found))
 

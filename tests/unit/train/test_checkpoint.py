@@ -138,7 +138,7 @@ def test_another_policys_checkpoint_is_refused(engine: Engine, bases: ModuleType
 
 
 def seal(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    entries = [Entry.of(name, tensor) for name, tensor in tensors.items()]
+    entries = [Entry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
     save_sealed(entries, lambda entry: tensors[entry.name], path, metadata)
 
 

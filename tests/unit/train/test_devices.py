@@ -73,11 +73,24 @@ def test_cpus_hold_a_base_whole_and_a_mesh_that_is_asked_for_is_taken() -> None:
         ({"parallel": "fsdp=2"}, "takes 2 devices, and --devices is 1"),
         ({"devices": 3, "parallel": "tensor=3"}, "key/value heads, which so many devices do not divide. Use tensor="),
         ({"devices": 2, "parallel": "expert=2"}, "has no experts"),
+        (
+            {"devices": 4, "parallel": "fsdp=2,tensor=2", "method": FullFT()},
+            "Use --parallel replicate=2,tensor=2, or fsdp=4",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(fields: dict[str, Any], said: str) -> None:
     with pytest.raises((SpecError, ValueError), match=said.replace("(", r"\(")):
         arrange(spec(**fields), tiny)
+
+
+def test_replies_where_experts_are_shared_are_refused_before_anything_is_trained() -> None:
+    def mixture() -> Shapes:
+        return shapes_from(load_config(resolve("tiny-moe")), "tiny-moe")
+
+    with pytest.raises(SpecError, match="Add --replies 0"):
+        arrange(spec(devices=2, parallel="expert=2"), mixture)
+    assert arrange(spec(devices=2, parallel="expert=2", replies=0), mixture).mesh == Mesh(expert=2)
 
 
 def test_gpus_are_arranged_as_the_plan_places(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ class _Crew:
 
 
 _crew = _Crew(ALONE)
+_met = False
+"""Whether this process has led others: those that torchrun has started come once."""
 
 
 def started_by_torchrun(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -101,7 +103,14 @@ def crew(count: int, device: str = "auto", *, replicate: int = 1, expert: int = 
 
 
 def _meet(count: int, *, local: bool) -> None:
-    global _crew
+    """Start the others, or find those that torchrun has started; SpecError where these are not to be led."""
+    global _crew, _met
+    by_torchrun = started_by_torchrun()
+    if by_torchrun is not None and by_torchrun[0]:
+        raise SpecError("torchrun is to start the program itself: torchrun … -m lowregret train …")
+    if by_torchrun is not None and _met:
+        raise RanksError("the other processes have ended. Start torchrun again: it goes on from the last checkpoint.")
+    _met = True
     _crew = _Crew(ALONE)
     if local:
         _start(_crew, count)
@@ -165,7 +174,8 @@ def follow() -> None:
         meet = Path(os.environ[_MEET]) if _MEET in os.environ else None
         _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), meet).follow()
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def follow_if_told() -> bool:
@@ -180,7 +190,7 @@ def follow_if_told() -> bool:
 def release() -> None:
     """Rank 0, at its end: others that torchrun has started and nobody has needed are let go."""
     by_torchrun = started_by_torchrun()
-    if by_torchrun is not None and _crew.lead is None:
+    if by_torchrun is not None and not _met:
         _meet(by_torchrun[1], local=False)
     dismiss()
 
@@ -204,6 +214,7 @@ def _start(found: _Crew, count: int) -> None:
                 stdin=subprocess.PIPE,  # closed when this process ends, however it ends
                 stdout=said,
                 stderr=said,
+                start_new_session=True,  # Ctrl-C is for this process: it decides
                 env=os.environ | own,
             )
         found.others.append(process)

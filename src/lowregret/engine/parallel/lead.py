@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import pickle
+import sys
 import weakref
 from collections.abc import Callable, MutableMapping
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +25,8 @@ from lowregret.errors import LowregretError, RanksError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_WELL, _REFUSED, _NO_MEMORY, _FAILED = range(4)
+_WELL, _REFUSED, _NO_MEMORY, _FAILED, _OTHERS = range(5)
+"""How a rank fared; the last by what another has met."""
 _CPU = torch.device("cpu")
 _LEAD = -1
 """In the place of a number: the lead itself."""
@@ -99,7 +102,8 @@ class Lead:
         """
         if self.inside:
             return function(*args, **kwargs)
-        gone, self._gone = self._gone, []
+        gone = self._gone[:]
+        del self._gone[: len(gone)]  # the list stays: what lets go of an engine adds to it
         self._send((name, args, kwargs, keep, gone))
         return self._make(function, args, kwargs, keep=keep)
 
@@ -113,7 +117,7 @@ class Lead:
                 gc.collect()  # engine and model know each other; the next base must not be loaded beside this one
             try:
                 self._make(function, args, kwargs, keep=keep)
-            except (LowregretError, MemoryError, RuntimeError):
+            except Exception:
                 if self.broken:
                     raise
             del function, args, kwargs, told
@@ -127,15 +131,35 @@ class Lead:
         found, problem = None, None
         try:
             found = function(*args, **kwargs)
-        except (LowregretError, MemoryError, RuntimeError) as error:
+        except Exception as error:
             problem = error
-        if keep and problem is None:
-            self._keep(found)
-        self._compare(problem)
-        self.inside = False
+        except BaseException:
+            self.broken = True
+            raise
+        else:
+            if keep:
+                self._keep(found)
+        finally:
+            self.inside = False
+        if not self.broken:
+            self._compare(problem)
         if problem is not None:
             raise problem
         return found
+
+    def leave(self, problem: Exception) -> NoReturn:
+        """End the training by what this rank has met where the others wait for it: no call can tell them.
+
+        RanksError on rank 0. Another rank's process ends, by which rank 0 notices, and shows what was said last.
+        """
+        self.broken = True
+        said = f"rank {self.rank}: {type(problem).__name__}: {problem}"
+        if out_of_memory(problem):
+            said += " Run the same command again with a lower --micro-batch-size: it goes on from the last checkpoint."
+        if self.rank:
+            print(said, file=sys.stderr, flush=True)
+            os._exit(RanksError.exit_code)
+        raise RanksError(self.lost() or said) if not out_of_memory(problem) else RanksError(said)
 
     def _keep(self, found: Any) -> None:
         number = self._made
@@ -158,7 +182,7 @@ class Lead:
         except RuntimeError as error:
             raise self._apart(error) from None
         self.broken = True
-        rank = next(rank for rank, state in enumerate(found) if state != _WELL)
+        rank = next(rank for rank, state in enumerate(found) if state not in (_WELL, _OTHERS))
         raise RanksError(f"rank {rank} could not do what others could: {told[rank]}")
 
     def _apart(self, error: RuntimeError) -> RanksError:
@@ -185,6 +209,8 @@ def _state(problem: BaseException | None) -> int:
         return _WELL
     if out_of_memory(problem):
         return _NO_MEMORY
+    if isinstance(problem, RanksError):
+        return _OTHERS
     return _REFUSED if isinstance(problem, LowregretError) else _FAILED
 
 

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.parallel.lead import Lead
-from lowregret.errors import RanksError, SpecError
+from lowregret.errors import LowregretError, RanksError, SpecError
 
 R = TypeVar("R")
 
@@ -134,10 +134,12 @@ class Ranks:
         """Put the sum over all that compute other rows in the place of each one's tensor."""
         self.data.add(tensor)
 
-    def agreed(self, run: Callable[[], R], device: torch.device) -> R:
-        """What `run` gives, which exchanges nothing between ranks; MemoryError on all when one of them had no memory.
+    def agreed(self, run: Callable[[], R], device: torch.device, *, exchanges: bool = False) -> R:
+        """What `run` gives. MemoryError on all ranks when one of them had no memory, and RanksError on the others for
+        anything else that one meets.
 
-        Anything else that one alone meets ends the training: the others wait for it.
+        Where `run` itself `exchanges`, what one meets in the middle of it ends the training: the others wait there, and
+        cannot be told (`Lead.leave`). What is refused by name is refused before.
         """
         if self.mesh is None:
             return run()
@@ -145,16 +147,20 @@ class Ranks:
         problem: Exception | None = None
         try:
             found.append(run())
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
+        except Exception as error:
+            if exchanges and self.lead is not None and not isinstance(error, LowregretError):
+                self.lead.leave(error)
             problem = error
-        lacking = torch.tensor(0 if problem is None else 1, device=device)
-        Axis(self.rank, self.count).add(lacking)
+        lacking = problem is not None and out_of_memory(problem)
+        states = torch.tensor([int(lacking), int(problem is not None and not lacking)], device=device)
+        Axis(self.rank, self.count).add(states)
         if problem is not None:
             raise problem
-        if int(lacking):
-            raise MemoryError(f"{int(lacking)} of {self.count} devices had none left.")
+        without, failed = states.tolist()
+        if failed:
+            raise RanksError("another rank met what this one did not.")
+        if without:
+            raise MemoryError(f"{without} of {self.count} devices had none left.")
         return found[0]
 
     def any(self, here: bool) -> bool:

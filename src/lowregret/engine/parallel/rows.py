@@ -90,18 +90,22 @@ class Dealing:
 
 
 def over_ranks(
-    ranks: Ranks, batches: Mapping[str, Batch], run: Run, dealing: Dealing, device: torch.device
+    ranks: Ranks,
+    batches: Mapping[str, Batch],
+    run: Run,
+    dealing: Dealing,
+    agreed: Callable[[Callable[[], dict[str, PassResult]]], dict[str, PassResult]],
 ) -> dict[str, PassResult]:
     """What `run` gives for whole batches, of which each rank runs its own part.
 
-    MemoryError on all ranks when one of them had no memory.
+    `agreed` is asked for it: see `Ranks.agreed`.
     """
     if ranks.alone:
         return run(batches)
     if ranks.data.count == 1:
-        return ranks.agreed(lambda: run(batches), device)
+        return agreed(lambda: run(batches))
     own = dealing.own(batches, ranks.data.rank)
-    return gather(ranks, dealing.splits, batches, ranks.agreed(lambda: run(own), device))
+    return gather(ranks, dealing.splits, batches, agreed(lambda: run(own)))
 
 
 def one_by_one(run: Run) -> Run:

@@ -15,19 +15,25 @@ Complete = Callable[[Mapping[str, Sequence[int]]], dict[str, list[Completion]]]
 """Gives the completions of the prompts at these places of each policy, in this order."""
 
 
-def completed(ranks: Ranks, device: torch.device, prompts: Prompts, complete: Complete) -> dict[str, list[Completion]]:
+def completed(
+    ranks: Ranks,
+    device: torch.device,
+    prompts: Prompts,
+    complete: Complete,
+    agreed: Callable[[Callable[[], dict[str, list[Completion]]]], dict[str, list[Completion]]],
+) -> dict[str, list[Completion]]:
     """One completion for each prompt of each policy, of which `complete` is asked for a rank's own.
 
-    Ranks that share experts or matrices complete the same. MemoryError on all ranks when one of them had no memory;
-    SpecError on all for a prompt that one would refuse.
+    Ranks that share experts or matrices complete the same. `agreed` is asked for a rank's own (`Ranks.agreed`).
+    SpecError on all ranks for a prompt that one would refuse.
     """
     places = {name: range(len(group)) for name, group in prompts.items()}
     if ranks.replicas.count == 1:
-        return ranks.agreed(lambda: complete(places), device)
+        return agreed(lambda: complete(places))
     refuse_empty(prompts)
     dealt = deal_prompts(prompts, ranks.replicas.count)
     mine = {name: by_rank[ranks.replicas.rank] for name, by_rank in dealt.items()}
-    return _gather(ranks, device, dealt, ranks.agreed(lambda: complete(mine), device))
+    return _gather(ranks, device, dealt, agreed(lambda: complete(mine)))
 
 
 def deal_prompts(prompts: Prompts, count: int) -> dict[str, list[list[int]]]:

@@ -77,6 +77,12 @@ class LoRAExperts(nn.Module):
             out = exchange(x.to(dtype), chosen, weights, row_routing.sizes, here, compute)
         return out.to(hidden.dtype).view(hidden.shape)
 
+    def of_policy(self, name: str) -> Int64[Tensor, "two experts"]:
+        """A policy's traffic."""
+        base: Any = self.base
+        nothing: Tensor = base.down_proj.new_zeros((2, base.down_proj.shape[0]), dtype=torch.int64)
+        return self.traffic.get(name, nothing)
+
     def count(self, row_routing: RowRouting, dispatch: ExpertDispatch, reached: Tensor) -> None:
         """Add the pairs of a backward pass to each policy's traffic; `reached` [tokens] says which had a gradient."""
         experts, runs = dispatch.by_expert.counts.shape[0], len(row_routing.sizes)

@@ -107,7 +107,8 @@ class SFTStepper:
     def __init__(self, workload: SFTWorkload) -> None:
         self.workload = workload
         self._passes = Passes(workload.engine, workload.spec, int(token_counts(workload.train).max()))
-        self._uniform = math.log(workload.engine.model.get_output_embeddings().weight.shape[0])
+        cut, head = workload.engine.cuts.vocabulary, workload.engine.model.get_output_embeddings()
+        self._uniform = math.log(head.weight.shape[0] if cut is None else cut.whole)
 
     def enter(self, name: str, trial: TrialSpec, folder: Path, progress: Progress) -> Member:
         """A trial whose policy is on the engine, with its weights as they are after `progress.step` steps."""
