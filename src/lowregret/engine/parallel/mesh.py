@@ -151,12 +151,13 @@ class Ranks:
             if exchanges and self.lead is not None and not isinstance(error, LowregretError):
                 self.lead.leave(error)
             problem = error
-        lacking = problem is not None and out_of_memory(problem)
-        states = torch.tensor([int(lacking), int(problem is not None and not lacking)], device=device)
-        Axis(self.rank, self.count).add(states)
+        # One number: those that failed are counted above those without memory.
+        step = 0 if problem is None else 1 if out_of_memory(problem) else self.count + 1
+        total = torch.tensor(step, device=device)
+        Axis(self.rank, self.count).add(total)
         if problem is not None:
             raise problem
-        without, failed = states.tolist()
+        failed, without = divmod(int(total), self.count + 1)
         if failed:
             raise RanksError("another rank met what this one did not.")
         if without:
