@@ -14,6 +14,7 @@ import pytest
 from gloo import together
 from led import program
 from lowregret.engine import AdamParams, Engine
+from lowregret.engine.parallel.lead import Lead
 from lowregret.spec import LoRA
 
 
@@ -83,3 +84,19 @@ def test_memory_that_one_lacks_in_the_middle_of_an_exchange_ends_all(tmp_path: P
     assert "rank 1 ended with code 2" in done.stdout, done.stderr
     assert "MemoryError: no room for it" in done.stdout
     assert "lower --micro-batch-size" in done.stdout
+
+
+def test_ctrl_c_in_a_call_leaves_a_lead_that_makes_no_further_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And while ranks compare how they fared they are within the call still: who watches them goes by it."""
+    lead, within = Lead(0, 2), []
+    monkeypatch.setattr(lead, "_send", lambda told: None)
+    monkeypatch.setattr(lead, "_compare", lambda problem: within.append(lead.inside))
+    assert lead.call(len, ("ab",), {}) == 2
+    assert (within, lead.inside, lead.broken) == ([True], False, False)
+
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lead.call(pressed, (), {})
+    assert (lead.inside, lead.broken) == (False, True)

@@ -68,14 +68,10 @@ def judge(
     rewarded = spec.objective.kind == "rl"
     learned = None if full.test_loss is None or base_loss is None else base_loss - full.test_loss
     tolerance = tolerance_of(spec, full.test_loss, learned)
-    comparable = [side for side in loras if _is_comparable(spec, side, full, intervals[side.name])]
-    lora, flattered = _best(comparable or loras, intervals), _flattery(comparable, intervals, losses)
-    own = None if lora is None else intervals[lora.name]
-    interval = None if own is None else own.less(flattered)
+    lora, interval, flattered = _judged_lora(spec, loras, full, intervals, losses)
     rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
     ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
-    low = [side for side in loras if rulings[side.name] == "low_regret"]
-    chosen = _choose(ruling, lora, interval, full, low, tolerance)
+    chosen = _choose(ruling, lora, interval, full, [s for s in loras if rulings[s.name] == "low_regret"], tolerance)
     steps = StepsOf(spec, full, curves, costs)
     results = {
         side.name: _result(side, intervals.get(side.name), rulings.get(side.name), learned, steps) for side in measured
@@ -87,12 +83,9 @@ def judge(
     gains = measure_gains(records)
     return Verdict(
         verdict=ruling,
-        regret_percent=None if interval is None or not full.test_loss else 100 * interval.value / abs(full.test_loss),
-        ci95=None if interval is None else interval.bounds,
-        interval=None if interval is None else _parts(interval, flattered),
+        **_of_interval(interval, flattered, full, learned),
         **(_in_reward if rewarded else _in_nats)(None if interval is None else interval.value, tolerance, base_loss),
         learned=learned,
-        regret_learned=_share(interval, learned),
         lag=lag,
         reasons=(*said, *_notes(records), *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
@@ -175,6 +168,31 @@ def _result(
     found = side.result(interval, ruling)
     lag = None if interval is None else steps.lag(side, interval)
     return found.model_copy(update={"regret_learned": _share(interval, learned), "lag": lag})
+
+
+def _judged_lora(
+    spec: CompareSpec,
+    loras: Sequence[Measured],
+    full: Measured,
+    intervals: Mapping[str, Interval | None],
+    losses: Mapping[str, Examples],
+) -> tuple[Measured | None, Interval | None, float]:
+    """(the best LoRA, the interval of its regret, what choosing it has flattered, which is taken off there)."""
+    comparable = [side for side in loras if _is_comparable(spec, side, full, intervals[side.name])]
+    lora, flattered = _best(comparable or loras, intervals), _flattery(comparable, intervals, losses)
+    own = None if lora is None else intervals[lora.name]
+    return lora, None if own is None else own.less(flattered), flattered
+
+
+def _of_interval(interval: Interval | None, flattered: float, full: Measured, learned: float | None) -> dict[str, Any]:
+    """The verdict's fields that are the interval's."""
+    percent = None if interval is None or not full.test_loss else 100 * interval.value / abs(full.test_loss)
+    return {
+        "regret_percent": percent,
+        "regret_learned": _share(interval, learned),
+        "ci95": None if interval is None else interval.bounds,
+        "interval": None if interval is None else _parts(interval, flattered),
+    }
 
 
 def _best(loras: Sequence[Measured], intervals: Mapping[str, Interval | None]) -> Measured | None:

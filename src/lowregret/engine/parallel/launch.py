@@ -98,7 +98,7 @@ def crew(count: int, device: str = "auto", *, replicate: int = 1, expert: int = 
     assert _crew.lead is not None
     dimensions = (replicate, expert, tensor)
     if (_crew.kind, _crew.dimensions) != (kind, dimensions):
-        _crew.lead.call(_take_places, _take_places, (_crew.lead, kind, dimensions), {})
+        _crew.lead.call(_take_places, (_crew.lead, kind, dimensions), {})
     return _crew.ranks
 
 
@@ -145,7 +145,7 @@ def dismiss() -> None:
         return
     atexit.unregister(dismiss)
     try:
-        if gone.lead is not None and not gone.lead.inside and not gone.lead.broken:
+        if gone.lead is not None and not gone.lead.broken:
             gone.lead.end()
             for process in gone.others:
                 process.wait(_GRACE_SECONDS)

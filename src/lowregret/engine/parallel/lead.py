@@ -13,7 +13,8 @@ import os
 import pickle
 import sys
 import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
@@ -59,9 +60,9 @@ def together(function: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S
     @wraps(function)
     def call(subject: S, *args: P.args, **kwargs: P.kwargs) -> R:
         lead = subject.ranks.lead
-        if lead is None:
+        if lead is None or lead.inside:
             return function(subject, *args, **kwargs)
-        return cast(R, lead.call(call, function, (subject, *args), kwargs))
+        return cast(R, lead.call(call, (subject, *args), kwargs))
 
     return cast(Callable[Concatenate[S, P], R], call)
 
@@ -77,7 +78,7 @@ class Lead:
         self._made = 0
         self._gone: list[int] = []
         self.inside = False
-        """In a call that all make: what breaks it off leaves the ranks apart."""
+        """In a call that all make."""
         self.broken = False
         """The ranks are apart: no further call can be made."""
         self.lost: Callable[[], str | None] = lambda: None
@@ -85,27 +86,20 @@ class Lead:
 
     def build(self, make: Callable[..., R], *args: Any) -> R:
         """What `make` gives on each rank, and a number for it; for as long as rank 0's program holds it."""
-        return cast(R, self.call(make, make, args, {}, keep=True))
+        return cast(R, self.call(make, args, {}, keep=True))
 
     def call(
-        self,
-        name: Callable[..., Any],
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        keep: bool = False,
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool = False
     ) -> Any:
-        """Make a call, and have all others make the one that is imported by the name of `name`.
+        """Make a call, and have all others make it, who import it by its name.
 
         RanksError when another rank has ended, or did not fare as this one.
         """
-        if self.inside:
-            return function(*args, **kwargs)
         gone = self._gone[:]
         del self._gone[: len(gone)]  # the list stays: what lets go of an engine adds to it
-        self._send((name, args, kwargs, keep, gone))
-        return self._make(function, args, kwargs, keep=keep)
+        with self._within():
+            self._send((function, args, kwargs, keep, gone))
+            return self._make(function, args, kwargs, keep=keep)
 
     def follow(self) -> None:
         """Make the calls of rank 0 until it ends."""
@@ -116,7 +110,8 @@ class Lead:
             if gone:
                 gc.collect()  # engine and model know each other; the next base must not be loaded beside this one
             try:
-                self._make(function, args, kwargs, keep=keep)
+                with self._within():
+                    self._make(function, args, kwargs, keep=keep)
             except Exception:
                 if self.broken:
                     raise
@@ -126,21 +121,26 @@ class Lead:
         """Rank 0: let the others go."""
         self._send(None)
 
-    def _make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool) -> Any:
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        """Around a call that all make, and how they compare; Ctrl-C in the middle of it leaves the ranks apart."""
         self.inside = True
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self.broken = True
+            raise
+        finally:
+            self.inside = False
+
+    def _make(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool) -> Any:
         found, problem = None, None
         try:
             found = function(*args, **kwargs)
         except Exception as error:
             problem = error
-        except BaseException:
-            self.broken = True
-            raise
-        else:
-            if keep:
-                self._keep(found)
-        finally:
-            self.inside = False
+        if keep and problem is None:
+            self._keep(found)
         if not self.broken:
             self._compare(problem)
         if problem is not None:
@@ -159,7 +159,7 @@ class Lead:
         if self.rank:
             print(said, file=sys.stderr, flush=True)
             os._exit(RanksError.exit_code)
-        raise RanksError(self.lost() or said) if not out_of_memory(problem) else RanksError(said)
+        raise RanksError(said if out_of_memory(problem) else self.lost() or said)
 
     def _keep(self, found: Any) -> None:
         number = self._made

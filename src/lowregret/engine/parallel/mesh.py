@@ -130,6 +130,10 @@ class Ranks:
         names = tuple(name for name in ("replicate", "shard") if name in (self.mesh.mesh_dim_names or ()))
         return self.mesh[names]
 
+    @property
+    def _everybody(self) -> Axis:
+        return Axis(self.rank, self.count)
+
     def add(self, tensor: Tensor) -> None:
         """Put the sum over all that compute other rows in the place of each one's tensor."""
         self.data.add(tensor)
@@ -154,7 +158,7 @@ class Ranks:
         # One number: those that failed are counted above those without memory.
         step = 0 if problem is None else 1 if out_of_memory(problem) else self.count + 1
         total = torch.tensor(step, device=device)
-        Axis(self.rank, self.count).add(total)
+        self._everybody.add(total)
         if problem is not None:
             raise problem
         failed, without = divmod(int(total), self.count + 1)
@@ -169,7 +173,7 @@ class Ranks:
         if self.mesh is None:
             return here
         flag = torch.tensor(int(here), device=self.mesh.device_type)
-        Axis(self.rank, self.count).add(flag)
+        self._everybody.add(flag)
         return bool(flag)
 
     def first(self, here: bool) -> bool:
@@ -184,13 +188,11 @@ class Ranks:
             yield
         except Exception as error:
             problem = error
-        if self.mesh is not None:
-            failed = torch.tensor(float(problem is not None), device=self.mesh.device_type)
-            dist.all_reduce(failed)
-            if problem is None and float(failed):
-                raise RanksError(f"{what}: rank 0 could not write it.")
+        failed = self.any(problem is not None)
         if problem is not None:
             raise problem
+        if failed:
+            raise RanksError(f"{what}: rank 0 could not write it.")
 
 
 def _axis(sizes: Sequence[int], names: Sequence[str]) -> Axis:
