@@ -173,6 +173,7 @@ def test_torchrun_starts_it_too(run: Any, tmp_path: Path) -> None:
     [
         (("--devices", 0), "greater than or equal to 1"),
         (("--devices", "two"), "devices"),
+        (("--device", 2), "For 2 devices: --devices 2"),
         (("--devices", 2, "--device", "cuda:1"), "cuda:1"),
     ],
 )

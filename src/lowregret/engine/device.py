@@ -20,8 +20,9 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
+        several = f" For {device} devices: --devices {device}." if device.isdecimal() else ""
         raise SpecError(
-            f"device {device!r} is not available: {str(error).splitlines()[0]}. Use auto, cpu or cuda:N."
+            f"device {device!r} is not available: {str(error).splitlines()[0]}. Use auto, cpu or cuda:N.{several}"
         ) from None
     return chosen
 
