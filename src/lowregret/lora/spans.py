@@ -258,11 +258,13 @@ def cast_once(spans: Sequence[SlotSpan], dtype: torch.dtype) -> Iterator[None]:
 
 
 def _aligned(x: Float[Tensor, "*groups rows columns"]) -> bool:
-    """Whether a matrix's rows, or columns, and its neighbours in a group, begin at multiples of 16 bytes."""
-    *groups, rows, columns = (stride * x.element_size() for stride in x.stride())
-    within = {rows, columns}
+    """Whether a matrix's rows, or its columns, are whole numbers of 16 bytes that begin at multiples of them."""
+    size = x.element_size()
+    dense = -1 if x.stride(-1) == 1 else -2
+    steps = [step for place, step in enumerate(x.stride(), -x.ndim) if place != dense]
     return (
-        x.element_size() in within
-        and all(step % _BYTES == 0 for step in (*groups, *(within - {x.element_size()})))
+        x.stride(dense) == 1
+        and x.shape[dense] * size % _BYTES == 0
+        and all(step * size % _BYTES == 0 for step in steps)
         and x.data_ptr() % _BYTES == 0
     )

@@ -16,6 +16,7 @@ def test_passes_and_chunks_are_as_large_as_the_engine_makes_them() -> None:
     assert memory.CPU_PASS_TOKENS == footprint.CPU_PASS_TOKENS
     assert memory.EVAL_TOKENS == batches.EVAL_TOKENS
     assert memory.CHUNK_BYTES == kernels.LEAST_CHUNK
+    assert memory.CHUNK_SHARE == kernels.CHUNK_SHARE
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4, 5, 63, 64, 512])
