@@ -71,8 +71,8 @@ def catalogue() -> tuple[Hardware, ...]:
             memory_bytes=entry["memory_gb"] * 2**30,
             flops_per_second=entry["tflops"] * 1e12,
             bytes_per_second=entry["gb_per_second"] * 1e9,
-            utilisation=GPU_UTILISATION,
-            call_seconds=KERNEL_SECONDS,
+            utilisation=entry.get("utilisation", GPU_UTILISATION),
+            call_seconds=entry.get("call_seconds", KERNEL_SECONDS),
             price_per_hour=entry.get("price"),
             source=_sources(document, entry),
             link_bytes_per_second=entry["link"] * 1e9,
@@ -96,7 +96,13 @@ def _reported() -> dict[str, str]:
 
 def _sources(document: dict[str, Any], entry: dict[str, Any]) -> str:
     """Where a device's figures come from."""
-    parts = [document["source"], f"link: {document['link_source']}", f"network: {document['network_source']}"]
+    measured = ["utilisation and time of a call: measured by benchmarks.gpu"] * ("utilisation" in entry)
+    parts = [
+        document["source"],
+        *measured,
+        f"link: {document['link_source']}",
+        f"network: {document['network_source']}",
+    ]
     return "; ".join(parts + [f"price: {document['price_source']}"] * ("price" in entry))
 
 
