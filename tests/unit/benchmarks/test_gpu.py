@@ -1,4 +1,4 @@
-"""The benchmark of GPUs, rehearsed: all of its code with tiny shapes, and the engine's paths of a GPU under its laws."""
+"""The benchmark of GPUs, rehearsed: all of its code with tiny shapes, its laws with the kernels of a GPU too."""
 
 from __future__ import annotations
 
