@@ -20,6 +20,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.foreign_text import redacted, without_secrets
 from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
@@ -221,7 +222,7 @@ class _Sender:
             if isinstance(what, Metric):
                 news.rows.append(what)
             else:
-                news.ended = what
+                news.ended = what.model_copy(update={"error": what.error and redacted(what.error)})
             try:
                 item = self._queue.get_nowait()
             except Empty:
@@ -298,4 +299,4 @@ def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFact
     name = "/".join(part for part in (study, condition, called) if part)
     # Hashed: a trial's id may hold what a W&B id must not, or be longer.
     own = hashlib.sha256(called.encode()).hexdigest()[:12]
-    return RunFacts(f"{read_json(file)['id']}-{own}", name, study, config)
+    return RunFacts(f"{read_json(file)['id']}-{own}", redacted(name), study, without_secrets(config))
