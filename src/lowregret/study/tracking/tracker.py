@@ -20,6 +20,7 @@ from threading import Event, Thread
 from types import TracebackType
 
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.foreign import real_path
 from lowregret.foreign_text import redacted, without_secrets
 from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
@@ -71,7 +72,7 @@ def parse_track(text: str, folder: Path) -> Track:
         raise SpecError(f"--track {tool}: the package {tool} is missing. Install it by `pip install lowregret[track]`.")
     defaults = {
         "tensorboard": str(folder / TENSORBOARD),
-        "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / MLFLOW).resolve()}",
+        "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{real_path(folder / MLFLOW)}",
         "wandb": os.environ.get("WANDB_PROJECT") or PROJECT,
     }
     if not where and tool == "mlflow":
@@ -132,7 +133,7 @@ class Tracker:
 
     def watching(self, folder: Path, inner: Observer, study: str = "", condition: str = "") -> Tracked:
         """An observer of the trials of one run or group folder, that tells `inner` everything first."""
-        return Tracked(self, folder, inner, study or folder.resolve().name, condition)
+        return Tracked(self, folder, inner, study or real_path(folder).name, condition)
 
     def put(self, where: _Where, what: Metric | TrialRecord) -> None:
         self._queue.put((where, what))
