@@ -42,7 +42,7 @@ class BankMethod(_Kept):
     """Numbers that trained."""
     curves: tuple[RateCurve, ...]
     """Of the search's seed, by learning rate."""
-    loss: float | None
+    loss: float | None = None
     """At the best learning rate, mean over the seeds; None where there is none."""
     regret_nats: float | None = None
     """For a LoRA: against the best FullFT, as the verdict has it."""

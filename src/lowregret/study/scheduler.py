@@ -76,8 +76,7 @@ class Scheduler:
             ended = {record.id for record in self.ended()}
             return [trial for trial in self._only if trial.id not in ended]
         if isinstance(self.spec, CompareSpec) and self._until is not None:
-            pilots = self.spec.model_copy(update={"seeds": 1, "prune": None})
-            return next_trials(pilots, self.priors, [self._at(record, self._until) for record in self.records])
+            return next_trials(self._pilots, self.priors, [self._at(record, self._until) for record in self.records])
         if isinstance(self.spec, CompareSpec):
             return next_trials(self.spec, self.priors, self.records)
         return group_trials(self.spec, self.priors, self.records, self._curve)
@@ -85,6 +84,12 @@ class Scheduler:
     def ended(self) -> list[TrialRecord]:
         """The trials that need no more training, as far as is known."""
         return [record for record in self.records if record.status != "running"]
+
+    @property
+    def _pilots(self) -> CompareSpec:
+        """What pilots are searched by: one seed, and none is stopped early."""
+        assert isinstance(self.spec, CompareSpec)
+        return self.spec.model_copy(update={"seeds": 1, "prune": None})
 
     def _settled(self) -> list[TrialRecord]:
         """What a checkpoint keeps: the trials that have ended, and those that are paused."""
@@ -144,9 +149,13 @@ class Scheduler:
 
     def _pause(self, pack: Pack, done: Round) -> None:
         """Those that have come as far as pilots go."""
-        for name in [name for name in done.measured if pack.members[name].progress.step == self._until]:
-            pack.workload.engine.remove_policy(pack.pause(done, name).name)
-            self._note(trial_record(trial_folder(self.folder, name)))
+        reached = {n: found.loss for n, found in done.measured.items() if pack.members[n].progress.step == self._until}
+        for name, loss in reached.items():
+            member = pack.pause(done, name)
+            pack.workload.engine.remove_policy(name)
+            record = trial_record(trial_folder(self.folder, name))
+            self._note(record)
+            self.watching.trial_paused(record, member.progress.step, loss)
 
     def _prune(self, pack: Pack, done: Round) -> None:
         """Stop those that a round has shown to be too far behind; all are judged before any is settled."""
@@ -222,10 +231,11 @@ class Scheduler:
         if self._only is not None:
             expected = len(self._only)
         elif isinstance(self.spec, CompareSpec):
-            expected = total_estimate(self.spec, self.records)
+            expected = total_estimate(self.spec if self._until is None else self._pilots, self.records)
         else:
             expected = group_estimate(self.spec, self.records)
-        self.watching.trial_started(trial, len(self.ended()), expected)
+        done = self.ended() if self._until is None else self._settled()
+        self.watching.trial_started(trial, len(done), expected)
         name = trial_name(self.folder, trial)
         home = trial_folder(self.folder, name)
         record = begin(pack, trial, home, checkpoint or read_checkpoint(home, self._identity), name=name)

@@ -1,4 +1,4 @@
-"""A finished comparison as an entry of the bank. Torch-free."""
+"""A comparison's folder as an entry of the bank. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lowregret.runs.files import METRICS, SPEC, VERDICT
 from lowregret.runs.manifest import read_manifest
 from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.records import TrialRecord
-from lowregret.runs.study import base_facts, read_trials, trial_folder
-from lowregret.runs.verdict import MethodResult, Verdict
+from lowregret.runs.study import base_facts, read_trials, start_loss, trial_folder
+from lowregret.runs.verdict import Verdict
 from lowregret.strict_json import to_json
 
 
-def bank_entry(folder: Path) -> BankEntry:
-    """What a bank keeps of a comparison's folder; RecordsError when it has no regret, or is not finished.
+def finished_entry(folder: Path) -> BankEntry:
+    """What a bank keeps of a comparison; RecordsError when it measured no regret in nats, or is not finished.
 
     A verdict need not be settled: a forecast is judged by the measured regret and its error bar, whatever they are.
     """
@@ -30,17 +30,34 @@ def bank_entry(folder: Path) -> BankEntry:
     if not path.exists():
         raise RecordsError(f"{folder}: no finished comparison: it has no {VERDICT}. Name one that `compare` has left.")
     verdict = read_record(Verdict, path)
-    if verdict.regret_nats is None or verdict.base_nll is None:
+    if verdict.regret_nats is None:
         raise RecordsError(f"{folder}: no regret in nats was measured there. A bank is of supervised fine-tuning.")
-    manifest, records = read_manifest(folder), read_trials(folder)
+    results = {result.name: result for result in verdict.methods}
+    entry = entry_so_far(folder)
+    measured = [
+        method.model_copy(
+            update={
+                "loss": results[method.name].test_nll,
+                "regret_nats": results[method.name].regret_nats,
+                "ci95": results[method.name].ci95,
+            }
+        )
+        for method in entry.methods
+        if method.name in results
+    ]
+    return entry.model_copy(update={"methods": tuple(measured)})
+
+
+def entry_so_far(folder: Path) -> BankEntry:
+    """A comparison with the curves that its search has by now, and no result of any method."""
+    manifest, records, base = read_manifest(folder), read_trials(folder), start_loss(folder)
     identity = next((record.inputs for record in records if record.inputs), None)
     facts = base_facts(folder)
-    if manifest is None or identity is None or facts.get("supervised_tokens") is None:
+    if manifest is None or identity is None or base is None or facts.get("supervised_tokens") is None:
         raise RecordsError(
-            f"{folder}: an earlier lowregret has made it. Run the same `compare` again in another --out."
+            f"{folder}: no comparison of supervised fine-tuning by this version. Run `compare` in another --out."
         )
-    stored = read_json(folder / SPEC)
-    steps, batch, examples = _length(stored, folder)
+    steps, batch, examples = _length(read_json(folder / SPEC), folder)
     return BankEntry(
         identity=identity,
         base=_digest(manifest.base),
@@ -50,8 +67,8 @@ def bank_entry(folder: Path) -> BankEntry:
         epochs=steps * batch / examples,
         supervised_tokens=facts["supervised_tokens"],
         fact_bits=facts.get("fact_bits"),
-        base_nll=verdict.base_nll,
-        methods=tuple(_method(folder, result, records) for result in verdict.methods),
+        base_nll=base,
+        methods=tuple(_method(folder, name, records) for name in sorted({record.method for record in records})),
     )
 
 
@@ -70,20 +87,19 @@ def _length(stored: Any, folder: Path) -> tuple[int, int, int]:
         raise RecordsError(f"{folder / SPEC}: names no steps, batch_size and train_examples. Is this a run?") from None
 
 
-def _method(folder: Path, result: MethodResult, records: Sequence[TrialRecord]) -> BankMethod:
-    own = [record for record in records if record.method == result.name and record.seed == SEARCH_SEED]
-    curves = [(record, held_out_curve(trial_folder(folder, record.id) / METRICS)) for record in own]
+def _method(folder: Path, name: str, records: Sequence[TrialRecord]) -> BankMethod:
+    own = sorted((record for record in records if record.method == name), key=lambda record: record.learning_rate)
+    curves = [
+        (record.learning_rate, held_out_curve(trial_folder(folder, record.id) / METRICS))
+        for record in own
+        if record.seed == SEARCH_SEED
+    ]
     return BankMethod(
-        name=result.name,
-        parameters=result.trainable_parameters,
+        name=name,
+        parameters=max(record.trainable_parameters for record in own),
         curves=tuple(
-            RateCurve(
-                learning_rate=record.learning_rate, losses={s: loss for s, loss in curve.items() if math.isfinite(loss)}
-            )
-            for record, curve in sorted(curves, key=lambda each: each[0].learning_rate)
+            RateCurve(learning_rate=rate, losses={step: loss for step, loss in curve.items() if math.isfinite(loss)})
+            for rate, curve in curves
             if curve
         ),
-        loss=result.test_nll,
-        regret_nats=result.regret_nats,
-        ci95=result.ci95,
     )

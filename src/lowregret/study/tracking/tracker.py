@@ -170,6 +170,9 @@ class Tracked:
         self._inner.trial_ended(record)
         self._tracker.put(self._where(record.spec), record)
 
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
+        self._inner.trial_paused(record, step, loss)
+
     def _where(self, trial: TrialSpec) -> _Where:
         many = self._folder / TRIALS  # `train` has its one trial in the folder itself
         home = many / trial_name(self._folder, trial) if many.is_dir() else self._folder
