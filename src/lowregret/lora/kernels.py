@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,8 +56,19 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
     properties = torch.cuda.get_device_properties(device)
     chunk = max(LEAST_CHUNK, int(properties.total_memory) // CHUNK_SHARE)
     low = dtype is torch.bfloat16 and torch.version.hip is None
-    varlen, grouped = low and properties.major >= 8, low and properties.major in HOPPER
+    varlen = low and properties.major >= 8 and _torch_has_varlen()
+    grouped = low and properties.major in HOPPER and hasattr(torch.nn.functional, "grouped_mm")
     return Kernels(varlen=varlen, grouped=grouped, counted=True, chunk_bytes=chunk)
+
+
+def _torch_has_varlen() -> bool:
+    """Whether this torch's attention for rows end to end knows windows and heads that share keys: 2.9 has none, and
+    that of 2.10 does not."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"window_size", "enable_gqa", "scale"} <= set(inspect.signature(varlen_attn).parameters)
 
 
 _ALIGNED = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,19 @@ def test_the_table(
     assert kernels_for(torch.device("cuda"), dtype).chunk_bytes == LEAST_CHUNK
     monkeypatch.setattr(torch.version, "hip", "7.0")
     assert not kernels_for(torch.device("cuda"), dtype).varlen
+
+
+def test_an_older_torch_keeps_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.10's attention for rows end to end takes neither windows nor heads that share keys."""
+    properties = SimpleNamespace(major=9, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def older(query: Tensor, key: Tensor, value: Tensor, is_causal: bool = False) -> None: ...
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", older)
+    assert not kernels_for(torch.device("cuda"), torch.bfloat16).varlen
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    assert not kernels_for(torch.device("cuda"), torch.bfloat16).varlen
 
 
 def test_a_cpu_keeps_its_own_and_others_have_masks_by_place() -> None:

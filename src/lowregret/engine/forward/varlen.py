@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 WIDEST, STEP = 256, 8
 """The kernel (FlashAttention 2) takes heads of up to 256 numbers, in multiples of 8."""
@@ -35,6 +34,8 @@ def varlen(
     Under autocast the kernel is not cast for: it gets the type of products here, as `scaled_dot_product_attention`
     would.
     """
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.9 has none (`lora.kernels`)
+
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     found: Tensor = varlen_attn(
