@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -35,6 +35,7 @@ class CountedMasks:
     sizes: tuple[int, ...]
     """Tokens of each."""
     device: torch.device
+    _columns: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def __call__(self, x: Float[Tensor, "tokens d"], matrix: str) -> Float[Tensor, "tokens d"]:
         """x · mask / (1 − p), each policy's tokens by its own p, a new tensor."""
@@ -49,15 +50,20 @@ class CountedMasks:
     ) -> Int16[Tensor, "tokens count"]:
         """Whole numbers, evenly from −2¹⁵ to 2¹⁵ − 1: those of `count` columns from `first` on."""
         start = first // _LANES
-        groups = torch.arange(start, -(-(first + count) // _LANES), device=self.device)
-        columns = _mixed(groups * _GOLDEN + _word(matrix))
-        words = keys[:, None] * columns
+        words = keys[:, None] * self._of_columns(matrix, start, -(-(first + count) // _LANES))
         low, high = words.view(torch.int32).unflatten(1, (-1, 2)).unbind(2)
         low.bitwise_xor_(high)  # what a product mixes well are its high bits
         words.mul_(_SECOND)
         low.bitwise_xor_(high)
         skipped = first - start * _LANES
         return words.view(torch.int16)[:, skipped : skipped + count]
+
+    def _of_columns(self, matrix: str, start: int, stop: int) -> Int64[Tensor, " groups"]:
+        """One for each four columns of a matrix; kept, for the backward pass needs them again."""
+        if matrix not in self._columns:
+            groups = torch.arange(start, stop, device=self.device)
+            self._columns[matrix] = _mixed(groups * _GOLDEN + _word(matrix))
+        return self._columns[matrix]
 
     @cached_property
     def _of_tokens(self) -> tuple[Int64[Tensor, " tokens"], Int16[Tensor, "tokens one"], Float[Tensor, "tokens one"]]:
