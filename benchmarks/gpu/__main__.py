@@ -1,6 +1,6 @@
 """Everything that is to be known of this engine on a GPU, in one command of less than ten minutes.
 
-    python -m benchmarks.gpu               on one card with 80 GB: docs/results/gpu.md and gpu.json
+    python -m benchmarks.gpu               on one card with 80 GB: gpu.md and gpu.json in docs/results
     python -m benchmarks.gpu --write       and what the plan assumes of this card, into its catalogue
     python -m benchmarks.gpu --rehearse    the same code on a CPU with tiny shapes: no figure of it is a result
 

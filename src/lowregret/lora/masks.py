@@ -101,7 +101,8 @@ def _mixed(x: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
 
 def _shifted(x: Int64[Tensor, " n"], bits: int) -> Int64[Tensor, " n"]:
     """To the right, zeros first: torch's own shift keeps the sign."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    found: Tensor = (x >> bits) & (2 ** (64 - bits) - 1)
+    return found
 
 
 def counted(dropouts: Sequence[Dropout | None], sizes: Sequence[int], device: torch.device) -> CountedMasks | None:

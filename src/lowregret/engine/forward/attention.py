@@ -292,8 +292,14 @@ def attend(
         ends = rows.ends
         if ends.slots is not None:
             flat[1:] = [_Spread.apply(states, ends.slots) for states in flat[1:]]  # type: ignore[no-untyped-call]
-        where = (ends.queries, ends.keys, ends.most_queries, ends.most_keys)
-        return varlen(*flat, *where, scaling=scaling, window=sliding_window)[None], None
+        found = varlen(
+            (flat[0], flat[1], flat[2]),
+            (ends.queries, ends.keys),
+            (ends.most_queries, ends.most_keys),
+            scaling=scaling,
+            window=sliding_window,
+        )
+        return found[None], None
     return _by_groups(flat, rows.grid, scaling, sliding_window)[None], None
 
 
@@ -322,7 +328,7 @@ def _by_groups(
         outputs.append(output.transpose(1, 2).flatten(0, 1))
         start, first = part.stop, seen.stop
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined if grid.slot is None else _Unpad.apply(joined, grid.slot)  # type: ignore[no-untyped-call,no-any-return]
+    return joined if grid.slot is None else _Unpad.apply(joined, grid.slot)  # type: ignore[no-untyped-call]
 
 
 AttentionInterface.register(NAME, attend)

@@ -112,13 +112,17 @@ def lay_out(
 def _sent(layout: PassLayout, device: torch.device) -> PassLayout:
     """The same on a device, in one transfer."""
     inputs = {name: each for name, each in layout.inputs.items() if isinstance(each, Tensor)}
-    own = {name: getattr(layout, name) for name in ("selected", "targets", "weights", "lengths")}
     columns = [column for each in layout.columns for column in each.values()]
-    there = iter(moved_together([*inputs.values(), *own.values(), *columns], device))
+    own = [layout.selected, layout.targets, layout.weights, layout.lengths]
+    selected, targets, weights, lengths, *others = moved_together([*own, *inputs.values(), *columns], device)
+    there = iter(others)
     return replace(
         layout,
         inputs={**layout.inputs, **dict(zip(inputs, there, strict=False))},
-        **dict(zip(own, there, strict=False)),
+        selected=selected,
+        targets=targets,
+        weights=weights,
+        lengths=lengths,
         columns=tuple(dict(zip(each, there, strict=False)) for each in layout.columns),
     )
 

@@ -17,33 +17,31 @@ def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def varlen(
-    query: Float[Tensor, "tokens heads d"],
-    key: Float[Tensor, "keys kv_heads d"],
-    value: Float[Tensor, "keys kv_heads d"],
-    query_ends: Int32[Tensor, " one_more"],
-    key_ends: Int32[Tensor, " one_more"],
-    most_queries: int,
-    most_keys: int,
+    states: tuple[Float[Tensor, "tokens heads d"], Float[Tensor, "keys kv_heads d"], Float[Tensor, "keys kv_heads d"]],
+    ends: tuple[Int32[Tensor, " one_more"], Int32[Tensor, " one_more"]],
+    longest: tuple[int, int],
     *,
     scaling: float | None,
     window: int | None,
 ) -> Float[Tensor, "tokens heads d"]:
     """Causal attention of each row's queries over its keys, aligned at their ends; heads may share keys.
 
-    Rows are told apart by where they begin and end. With `window`, a query sees no more than the last so many keys.
+    `states` are queries, keys and values. Rows are told apart by where their queries and keys begin and end (`ends`);
+    `longest` is the largest number of each in a row. With `window`, a query sees no more than the last so many keys.
     Under autocast the kernel is not cast for: it gets the type of products here, as `scaled_dot_product_attention`
     would.
     """
     from torch.nn.attention.varlen import varlen_attn  # torch 2.9 has none (`lora.kernels`)
 
+    query, key, value = states
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     found: Tensor = varlen_attn(
-        *(states.to(dtype) for states in (query, key, value)),
-        query_ends,
-        key_ends,
-        most_queries,
-        most_keys,
+        query.to(dtype),
+        key.to(dtype),
+        value.to(dtype),
+        *ends,
+        *longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],

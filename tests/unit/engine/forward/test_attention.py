@@ -158,7 +158,7 @@ def test_heads_that_the_kernel_does_not_take_are_taken_by_groups(
     monkeypatch: pytest.MonkeyPatch, width: int, value_width: int, taken: bool
 ) -> None:
     calls = []
-    monkeypatch.setattr(attention, "varlen", lambda q, *_, **how: calls.append(how) or torch.zeros_like(q))
+    monkeypatch.setattr(attention, "varlen", lambda states, *_, **how: calls.append(how) or torch.zeros_like(states[0]))
     q, k, v = (torch.randn(1, 2, 9, wide) for wide in (width, width, value_width))
     rows = VarlenRows.of([4, 5], CPU, varlen=GPU.varlen)
     out, _ = attend(nn.Module(), q, k, v, None, rows=rows, sliding_window=3)
