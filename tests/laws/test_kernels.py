@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpu_kernels import GPU
 from lowregret.data.batches import Batch, collate, passes
-from lowregret.engine import AdamParams, Engine
+from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine import engine as engine_module
 from lowregret.engine.forward import attention
 from lowregret.lora.kernels import CPU, Kernels
@@ -150,10 +150,13 @@ def test_bfloat16_sees_a_weight_that_was_changed(
     """Between two passes, whoever changes it: a pass casts a bank once, and keeps no copy for the next."""
     changed = engine(bases, monkeypatch, kernels, METHODS, precision="bfloat16")
     first = batches(bases, METHODS)
+    asked: Any = ({"b": [[5, 9, 4]]}, SamplingParams(max_tokens=2, temperature=0.0, stop_ids=()))
+    drawn = changed.sample(*asked)["b"][0].logprobs
     before = {name: float(result.loss) for name, result in changed.forward(first).items()}
     with torch.no_grad():
         for weight in changed.policies["b"].weights.values():
             weight.mul_(1.5)
+    assert changed.sample(*asked)["b"][0].logprobs != drawn
     after = {name: float(result.loss) for name, result in changed.forward(first).items()}
     assert after["b"] != before["b"]
     assert {name: loss for name, loss in after.items() if name != "b"} == {
