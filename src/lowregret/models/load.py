@@ -24,6 +24,7 @@ from lowregret.models.gguf.header import read_header
 from lowregret.models.gguf.tensors import check_stored, check_used, factors_of, one_file
 from lowregret.models.quantised import refuse_quantised
 from lowregret.models.sizes import check_folder_build, check_gguf_build
+from lowregret.spec.method import Quantisation
 
 _REMEDY = "Fetch its files again, or give another base."
 gguf_reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
@@ -55,6 +56,8 @@ class Base:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: Source
+    quantisation: Quantisation = "none"
+    """Of its layers' matrices, once an engine holds it."""
 
     @property
     def pad_id(self) -> int:
