@@ -12,8 +12,8 @@ from lowregret.engine.parallel.expert import ExpertExchange
 from lowregret.engine.parallel.fsdp import shard
 from lowregret.engine.parallel.mesh import Ranks
 from lowregret.engine.parallel.parts import BaseCuts
-from lowregret.models.fill import fill_weights, is_bare
 from lowregret.errors import SpecError
+from lowregret.models.fill import fill_weights, is_bare
 from lowregret.models.finite import refuse_broken, stored_weights
 from lowregret.models.four_bit import pack
 from lowregret.models.load import Base

@@ -206,8 +206,8 @@ def _compile(target: str) -> None:
 
 def parse_method(value: Any) -> Any:
     """`full`, or `lora:RANK`, then any of `alpha=A`, `dropout=P`, `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`,
-    `olora`, `orthogonal`, `rslora`, `dora`, `nf4` and a convention for experts, then the targets, all after a colon, into the
-    fields of a method.
+    `olora`, `orthogonal`, `rslora`, `dora`, `nf4` and a convention for experts, then the targets, all after a colon,
+    into the fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """

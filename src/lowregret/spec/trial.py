@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
-from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, spell_targets
+from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Quantisation, spell_targets
 from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
@@ -105,6 +105,16 @@ class TrainingSpec(Spec):
     def asked(self) -> tuple[FullFT | LoRA, ...]:
         """The methods that it trains."""
         return ()
+
+    @property
+    def quantisations(self) -> tuple[Quantisation, ...]:
+        """Of the bases under its methods, each of which is an engine's: the base as it is first."""
+        return tuple(sorted({method.quantisation for method in self.asked}, key=get_args(Quantisation).index))
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """Of the base under its one method; none where several or none are asked for."""
+        return self.quantisations[0] if len(self.asked) == 1 else "none"
 
     @model_validator(mode="before")
     @classmethod

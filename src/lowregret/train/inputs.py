@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lowregret.models.bare import bare_base
 from lowregret.models.context import positions_of
 from lowregret.models.files import base_files
 from lowregret.models.fill import can_fill
+from lowregret.models.four_bit import bitsandbytes
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
@@ -30,6 +31,7 @@ from lowregret.runs.files import SPEC
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
+from lowregret.spec.method import Quantisation
 from lowregret.strict_json import to_json
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
@@ -134,9 +136,9 @@ class RunInputs:
         data, asked = dict(there.get("data") or {}), dict(here["data"])
         return data | {"max_eval": None} == asked | {"max_eval": None}
 
-    def loaded_engine(self) -> Engine:
+    def loaded_engine(self, quantisation: Quantisation = "none") -> Engine:
         """A fresh engine on a freshly loaded base; RecordsError when its files are not those of the manifest."""
-        engine = make_engine(self.spec, self.source)
+        engine = make_engine(self.spec, self.source, quantisation)
         files = digests(base_files(self.spec.model))
         changed = list(self.manifest.differences(self.manifest.model_copy(update={"base": files})))
         if changed:
@@ -179,6 +181,8 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
 
     `stored` is what a run of this folder has resolved before: what was chosen then is kept.
     """
+    if "nf4" in spec.quantisations:
+        bitsandbytes()  # what is missing is said before the data are read
     source = resolve(spec.model)
     config = load_config(source)
     device = choose_device(spec.device)
@@ -230,23 +234,23 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
         )
 
 
-def make_engine(spec: TrainingSpec, source: Source) -> Engine:
+def make_engine(spec: TrainingSpec, source: Source, quantisation: Quantisation = "none") -> Engine:
     """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
-    found = arrange(spec, lambda: shapes_from(load_config(source), spec.model))
+    found = arrange(spec, lambda: shapes_from(load_config(source), spec.model), quantisation)
     mesh = found.mesh
     ranks = crew(mesh.devices, spec.device, replicate=mesh.replicate, expert=mesh.expert, tensor=mesh.tensor)
     if ranks.lead is None:
-        return _engine_here(spec, source)
-    return ranks.lead.build(_engine_here, spec, source, found.base_in_parts)
+        return _engine_here(spec, source, quantisation)
+    return ranks.lead.build(_engine_here, spec, source, quantisation, found.base_in_parts)
 
 
-def _engine_here(spec: TrainingSpec, source: Source, base_in_parts: bool = False) -> Engine:
+def _engine_here(spec: TrainingSpec, source: Source, quantisation: Quantisation, base_in_parts: bool = False) -> Engine:
     """What each rank makes. Of a base in parts it reads its own part alone, where the files are safetensors."""
     dtype = choose_dtype(spec.precision, choose_device(spec.device))
     base = bare_base(source, dtype) if base_in_parts and can_fill(source) else load_base(source, dtype)
     choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
-        base,
+        replace(base, quantisation=quantisation),
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,

@@ -119,7 +119,7 @@ def _train(inputs: RunInputs, trial: TrialSpec, folder: Path, say: Say, on_step:
     with stop_requests(say) as should_stop, grading(spec, say) as grader:
         if grader is not None:
             note_environment(folder, environment() | confined(grader))
-        engine = inputs.loaded_engine()
+        engine = inputs.loaded_engine(trial.method.quantisation)
         for line in engine_lines(engine, spec):
             say(line)
         if isinstance(inputs.data, PreparedData):
@@ -171,7 +171,7 @@ def evaluate_examples(
     say: Say = lambda line: None,
 ) -> HeldOutLoss:
     """The loss of a base, or of an adapter on it, on these examples."""
-    engine = make_engine(spec, source)
+    engine = make_engine(spec, source, spec.quantisation)
     if adapter is not None:
         load_adapter(engine, "adapter", adapter, say)
     policy = "base" if adapter is None else "adapter"

@@ -45,7 +45,7 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     if adapter is not None:
         read_adapter(adapter)  # what is wrong with it is said before the problems are read
     inputs = open_inputs(spec, say)
-    engine = make_engine(spec, inputs.source)
+    engine = make_engine(spec, inputs.source, spec.quantisation)
     for line in sampling_lines(engine, spec.objective):
         say(line)
     policy = "base"
