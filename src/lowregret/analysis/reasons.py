@@ -295,6 +295,19 @@ def _against_base(base_loss: float | None, sides: Sequence[Measured], scale: Sca
     ]
 
 
+def of_quantised(measured: Sequence[Measured], quantised: Mapping[str, float], base_loss: float | None) -> list[str]:
+    """What quantising the base costs before training: a sentence for each quantisation."""
+    if base_loss is None:
+        return []
+    users = {name: [side.name for side in measured if side.method.quantisation == name] for name in quantised}
+    return [
+        f"The base in {name}, on which {', '.join(users[name])} trains, starts at {nats(loss)} nats per token, "
+        f"{nats(loss - base_loss, sign=True)} beside the base as it is."
+        for name, loss in quantised.items()
+        if users[name]
+    ]
+
+
 def _cautions(measured: Sequence[Measured], lora: Measured | None, full: Measured) -> list[str]:
     said = []
     for side in measured:

@@ -140,6 +140,11 @@ def proved(proof: Proof) -> Sequence[str]:
             f"held-out loss: {proof.held_out.trained:.6f} as trained, {proof.held_out.shipped:.6f} as shipped, nats "
             f"per supervised token ({proof.held_out.examples} examples)"
         )
+        if proof.held_out.quantised is not None:
+            lines.append(
+                f"the same over the quantised base of the training: {proof.held_out.quantised:.6f}; what is shipped is "
+                "for the base as it is"
+            )
     if proof.greedy_tokens is not None:
         lines.append(
             f"greedy replies: the first {proof.same_greedy_tokens} of {proof.greedy_tokens} tokens are the same"

@@ -138,7 +138,7 @@ class FourBitWeight(Tensor):
         raise NotImplementedError("a weight in four bits is not traced")
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         if isinstance(args[0], FourBitWeight) and (packed := _kept_packed(func, args, kwargs)) is not None:
             return packed
@@ -167,7 +167,7 @@ def _kept_packed(func: Any, args: Any, kwargs: Any) -> Any:
     if func is _ATEN.select.int and weight.stacked and rest[0] == 0:
         return weight._like((weight.parts[rest[1]],), stacked=False)
     if func is _ATEN.slice.Tensor:
-        dim, start, end, step = (*rest, *(0, None, None, 1)[len(rest) :])
+        dim, start, end, step = [*rest, *[0, None, None, 1][len(rest) :]]
         chosen = range(weight.shape[dim])[start:end:step]
         if len(chosen) == weight.shape[dim]:
             return weight._like()

@@ -52,8 +52,9 @@ def place(
     asked: Mesh | None = None,
 ) -> Placement:
     """The simplest placement that fits. FullFT lies in parts on all devices. Of a LoRA's base, in this order: the whole
-    on each device, in parts, and its matrices cut over as few devices as do; of a quantised one the whole. Trials have a device of their own where
-    there are as many as devices and no matrix is cut. If nothing fits, the one that needs least.
+    on each device, in parts, and its matrices cut over as few devices as do; of a quantised one the whole. Trials have
+    a device of their own where there are as many as devices and no matrix is cut. If nothing fits, the one that needs
+    least.
 
     Args:
         method: what is trained.

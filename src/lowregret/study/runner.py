@@ -22,6 +22,7 @@ from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
     environment_of,
+    quantised_starts,
     read_costs,
     read_curves,
     read_examples,
@@ -98,6 +99,7 @@ def _judged(spec: CompareSpec, folder: Path, command: str, watching: Observer) -
             curves=read_curves(folder, records),
             costs=read_costs(folder),
             held_out=inputs.resolved.get("held_out"),
+            quantised=quantised_starts(folder),
         )
         keep_winners(folder, verdict, records)
         write_json(folder / VERDICT, verdict)
