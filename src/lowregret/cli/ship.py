@@ -136,15 +136,16 @@ def proved(proof: Proof) -> Sequence[str]:
         f"({proof.mean_difference:.2g} in the mean) at {proof.positions:,} positions"
     ]
     if proof.held_out is not None:
-        lines.append(
-            f"held-out loss: {proof.held_out.trained:.6f} as trained, {proof.held_out.shipped:.6f} as shipped, nats "
-            f"per supervised token ({proof.held_out.examples} examples)"
-        )
-        if proof.held_out.quantised is not None:
-            lines.append(
-                f"the same over the quantised base of the training: {proof.held_out.quantised:.6f}; what is shipped is "
-                "for the base as it is"
+        loss = proof.held_out
+        trained = f"{loss.trained:.6f} as trained"
+        if loss.quantised is not None:
+            trained = (
+                f"{loss.quantised:.6f} as trained, over the quantised base; {loss.trained:.6f} over the base as it is"
             )
+        lines.append(
+            f"held-out loss: {trained}, {loss.shipped:.6f} as shipped, nats per supervised token ({loss.examples} "
+            "examples)"
+        )
     if proof.greedy_tokens is not None:
         lines.append(
             f"greedy replies: the first {proof.same_greedy_tokens} of {proof.greedy_tokens} tokens are the same"

@@ -111,11 +111,6 @@ class TrainingSpec(Spec):
         """Of the bases under its methods, each of which is an engine's: the base as it is first."""
         return tuple(sorted({method.quantisation for method in self.asked}, key=get_args(Quantisation).index))
 
-    @property
-    def quantisation(self) -> Quantisation:
-        """Of the base under its one method; none where several or none are asked for."""
-        return self.quantisations[0] if len(self.asked) == 1 else "none"
-
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, values: Any) -> Any:
