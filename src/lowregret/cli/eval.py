@@ -79,7 +79,8 @@ def evaluate(
 
 
 def _quantisation(asked: str) -> Quantisation:
-    found = next((known for known in get_args(Quantisation) if known == asked), None)
+    known: tuple[Quantisation, ...] = get_args(Quantisation)
+    found = next((each for each in known if each == asked), None)
     if found is None:
         raise SpecError(f"--quantisation {asked!r}: no such one. {did_you_mean(asked, get_args(Quantisation))}")
     return found

@@ -140,7 +140,7 @@ def proved(proof: Proof) -> Sequence[str]:
         trained = f"{loss.trained:.6f} as trained"
         if loss.quantised is not None:
             trained = (
-                f"{loss.quantised:.6f} as trained, over the quantised base; {loss.trained:.6f} over the base as it is"
+                f"{loss.quantised:.6f} as trained over a quantised base; {loss.trained:.6f} over the base as it is"
             )
         lines.append(
             f"held-out loss: {trained}, {loss.shipped:.6f} as shipped, nats per supervised token ({loss.examples} "

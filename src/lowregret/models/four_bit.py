@@ -151,7 +151,7 @@ class FourBitWeight(Tensor):
 
 def _kept_packed(func: Any, args: Any, kwargs: Any) -> Any:
     """What an operation makes of a weight that stays packed; None where it needs the numbers."""
-    weight, *rest = args
+    weight, rest = args[0], list(args[1:])
     if func in (_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default):
         return weight._like()
     if func is _ATEN._to_copy.default:
@@ -167,7 +167,7 @@ def _kept_packed(func: Any, args: Any, kwargs: Any) -> Any:
     if func is _ATEN.select.int and weight.stacked and rest[0] == 0:
         return weight._like((weight.parts[rest[1]],), stacked=False)
     if func is _ATEN.slice.Tensor:
-        dim, start, end, step = [*rest, *[0, None, None, 1][len(rest) :]]
+        dim, start, end, step = rest + [0, None, None, 1][len(rest) :]
         chosen = range(weight.shape[dim])[start:end:step]
         if len(chosen) == weight.shape[dim]:
             return weight._like()

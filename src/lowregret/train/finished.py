@@ -61,7 +61,8 @@ def evaluate_again(
 
     Args:
         run: a folder of `lowregret train`, of supervised fine-tuning.
-        spec, adapter: of `trained_spec`, whose method says the quantisation. Another `data.max_eval` than the run's takes other examples.
+        spec, adapter: of `trained_spec`. Another `data.max_eval` than the run's takes other examples.
+        quantisation: of the base; the run's method says it.
 
     Raises:
         DataError: the examples are no longer those of the run: its data, or its tokenizer, have changed since.

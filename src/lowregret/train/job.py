@@ -154,8 +154,8 @@ def evaluate_model(
     quantisation: Quantisation = "none",
     say: Say = lambda line: None,
 ) -> HeldOutLoss:
-    """The held-out loss of the base `spec.model`, in that quantisation, or of an adapter on it, on `spec.data.train`: the same number that
-    training reported for the same held-out data, to the bit in float32.
+    """The held-out loss of the base `spec.model` in a quantisation, or of an adapter on it, on `spec.data.train`: the
+    same number that training reported for the same held-out data, to the bit in float32.
     """
     source = resolve(spec.model)
     if adapter is not None:
