@@ -15,7 +15,7 @@ from lowregret.engine.parallel.parts import BaseCuts
 from lowregret.errors import SpecError
 from lowregret.models.fill import fill_weights, is_bare
 from lowregret.models.finite import refuse_broken, stored_weights
-from lowregret.models.four_bit import pack
+from lowregret.models.four_bit import is_four_bit, move, pack
 from lowregret.models.load import Base
 from lowregret.spec import FullFT, LoRA
 
@@ -77,6 +77,9 @@ def _place_packed(
     cast_base(model, dtype)
     refuse_broken(base.source.asked, stored_weights(model))
     experts_under_autocast(model)
-    pack(model, device)
+    if is_four_bit(model):
+        move(model, device)
+    else:
+        pack(model, device)
     model.to(device)  # type: ignore[arg-type]
     return BaseCuts(ranks), None

@@ -134,9 +134,6 @@ class FourBitWeight(Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         return f"FourBitWeight({tuple(self.shape)}, {self.dtype}, {self.device})"
 
-    def __tensor_flatten__(self) -> tuple[list[str], Any]:
-        raise NotImplementedError("a weight in four bits is not traced")
-
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
@@ -197,6 +194,28 @@ def pack(model: PreTrainedModel, device: torch.device) -> None:
             packed = FourBitWeight.of(weight.detach().to(device))
             found[id(weight)] = nn.Parameter(packed, requires_grad=False)
         setattr(module, name, found[id(weight)])
+
+
+def adopt(model: PreTrainedModel) -> bool:
+    """Take over what transformers has loaded as bitsandbytes' modules, bytes as they are; whether there was any."""
+    found = {name: module for name, module in model.named_modules() if hasattr(module, "quant_state")}
+    for name, module in found.items():
+        weight: Any = module.weight
+        plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+        packed = FourBitWeight((Packed(weight.data, weight.quant_state),), model.dtype)
+        plain.weight = nn.Parameter(packed, requires_grad=False)
+        plain.bias = module.bias
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, plain)
+    return bool(found)
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move what is in four bits to a device."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, FourBitWeight):
+                setattr(module, name, nn.Parameter(weight.to(device), requires_grad=False))
 
 
 def _place(model: PreTrainedModel, matrix: Matrix) -> tuple[nn.Module, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lowregret.models.files import base_files
 from lowregret.models.fill import can_fill
 from lowregret.models.four_bit import bitsandbytes
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
+from lowregret.models.quantised import in_nf4
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
 from lowregret.runs.files import SPEC
@@ -148,6 +149,11 @@ class RunInputs:
             )
         return engine
 
+    @property
+    def as_stored(self) -> Quantisation:
+        """Of the base as its files have it."""
+        return "nf4" if in_nf4(self.config.to_dict()) else "none"
+
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
         shapes = shapes_from(self.config, self.spec.model)
@@ -185,6 +191,7 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
         bitsandbytes()  # what is missing is said before the data are read
     source = resolve(spec.model)
     config = load_config(source)
+    _fits_files(spec, config)
     device = choose_device(spec.device)
     tokenizer = load_tokenizer(source)
     data: PreparedData | Problems
@@ -210,6 +217,16 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
     dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
     steps, template = total_steps(spec, len(data.train)), tokenizer.chat_template
     return RunInputs(spec, source, data, steps, config, str(device), dtype, template, shared)
+
+
+def _fits_files(spec: TrainingSpec, config: Any) -> None:
+    """SpecError when a method needs the base as it is, and its files are quantised."""
+    needing = [method.name for method in spec.asked if method.quantisation == "none"]
+    if needing and in_nf4(config.to_dict()):
+        raise SpecError(
+            f"{spec.model}: its files are in NF4, over which lora:RANK:nf4 alone trains, and {', '.join(needing)} "
+            "needs the base as it is. Give the original, in bfloat16 or float32, that it was made from: nf4 is made of it."
+        )
 
 
 def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
@@ -250,7 +267,7 @@ def _engine_here(spec: TrainingSpec, source: Source, quantisation: Quantisation,
     base = bare_base(source, dtype) if base_in_parts and can_fill(source) else load_base(source, dtype)
     choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
-        replace(base, quantisation=quantisation),
+        base.quantised(quantisation),
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,

@@ -102,12 +102,13 @@ class Replying:
     def _ask(self, questions: Sequence[Question], max_tokens: int) -> tuple[Answered, ...]:
         found: dict[Name, Sequence[Reply]] = {}
         gc.collect()  # an engine and its model know each other: one base in memory, not the run's too
-        base = self._inputs.loaded_engine()
+        stored = self._inputs.as_stored
+        base = self._inputs.loaded_engine(stored)
         texts = [_texts(base, question) for question in questions]
         found |= self._answers(base, [BASE_SPEAKER, *self._adapted(base)], questions, max_tokens)
         del base
         gc.collect()
-        quantised = {record.spec.method.quantisation for record in self._weights.values()} - {"none"}
+        quantised = {record.spec.method.quantisation for record in self._weights.values()} - {stored}
         for quantisation in quantised:
             base = self._inputs.loaded_engine(quantisation)
             found |= self._answers(base, self._adapted(base), questions, max_tokens)
