@@ -64,8 +64,8 @@ class Winner:
 
     @property
     def quantisation(self) -> Quantisation:
-        """Of the base that the one adapter was trained on, where a record tells."""
-        if len(self.adapters) != 1:
+        """Of the base that the one adapter was trained on, where a record tells, and all of it is shipped."""
+        if [share for _, share in self.adapters] != [1.0]:
             return "none"
         file = next((place / TRIAL for place in (self.folder, self.folder.parent) if (place / TRIAL).is_file()), None)
         return "none" if file is None else read_record(TrialRecord, file).spec.method.quantisation

@@ -225,7 +225,7 @@ def _fits_files(spec: TrainingSpec, config: Any) -> None:
     if needing and in_nf4(config.to_dict()):
         raise SpecError(
             f"{spec.model}: its files are in NF4, over which lora:RANK:nf4 alone trains, and {', '.join(needing)} "
-            "needs the base as it is. Give the original, in bfloat16 or float32, that it was made from: nf4 is made of it."
+            "needs the base as it is. Give the original, in bfloat16 or float32, that it was made from."
         )
 
 
