@@ -35,18 +35,7 @@ METHODS = ("lora:16", "lora:16:nf4", "full")
 QUANTISED = "lora:16:nf4"
 SETTINGS: Mapping[str, Sequence[str]] = {
     "tiny": ("--data", "builtin:biographies:size=32,wordings=6", "--max-length", "128", "--epochs", "3"),
-    "real": (
-        "--batch-size",
-        "4",
-        "--steps",
-        "48",
-        "--max-length",
-        str(SHORT),
-        "--max-train",
-        "192",
-        "--max-eval",
-        "96",
-    ),
+    "real": (*"--batch-size 4 --steps 48 --max-train 192 --max-eval 96 --max-length".split(), str(SHORT)),
 }
 TOKENS, STEPS = 512, 5
 """Of the pass that is timed: tokens of four rows, and repeats."""
@@ -105,10 +94,8 @@ def held(model: str, quantisation: Any) -> dict[str, float]:
 
 def table(found: Mapping[str, Any]) -> str:
     """Markdown."""
-    lines = [
-        "| method | start | best rate | loss | regret | 95 % | of learned | s alone | base | step |",
-        "|---" * 10 + "|",
-    ]
+    head = ("method", "start", "best rate", "loss", "regret", "95 %", "of learned", "s alone", "base", "step")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in found["methods"]:
         quantised = method["base_nll"] is not None
         engine = found["engines"]["nf4" if quantised else "none"]
