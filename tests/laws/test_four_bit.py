@@ -18,6 +18,8 @@ from lowregret.errors import SpecError
 from lowregret.models.four_bit import FourBitWeight, is_four_bit
 from lowregret.spec import FullFT, LoRA
 
+pytest.importorskip("bitsandbytes")
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dora": {"dora": True},
