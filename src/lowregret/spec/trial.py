@@ -159,6 +159,12 @@ class TrainingSpec(Spec):
                     require_devices(mesh, self.devices)
             except SpecError as error:
                 raise ValueError(f"parallel: {error}") from None
+            packed = [method.name for method in self.asked if method.quantisation != "none"]
+            if packed and mesh.devices > mesh.replicate:
+                raise ValueError(
+                    f"parallel: {mesh} cuts the base, and that of {packed[0]} lies whole on each device: use "
+                    f"replicate={mesh.devices}, or leave parallel out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -49,11 +49,6 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes], quantisation: Quan
                 f"--parallel {mesh}: full fine-tuning is not computed with fsdp beside tensor or expert. "
                 f"Use --parallel {rest}, or fsdp={count}."
             )
-        if quantisation != "none" and mesh.devices > mesh.replicate:
-            raise SpecError(
-                f"--parallel {mesh}: a base in {quantisation} lies whole on each device. Use --parallel "
-                f"replicate={count}, or leave --parallel out, or {quantisation} out of the method."
-            )
         return Arrangement(mesh, mesh.shard > 1)
     if count == 1 or choose_device(spec.device).type == "cpu":
         return Arrangement(Mesh(shard=count), base_in_parts=False)
