@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_over_it(
         ((*start, "full:nf4"), ["cannot be fully fine-tuned", "lora:RANK:nf4"]),
         (
             (*start, "lora:4:nf4", "--devices", "2", "--parallel", "fsdp=2"),
-            ["lies whole on each device", "replicate=2"],
+            ["lies whole", "replicate=2"],
         ),
         ((*start, "lora:4:nf5"), ["unknown target 'nf5'", "nf4"]),
         ((*of_packed, "full"), ["in NF4", "full needs the base as it is", "Give the original"]),
