@@ -228,10 +228,16 @@ def _choice(
         return [
             f"{chosen.name} is recommended over {lora.name}, whose {scale.noun} is the best of the LoRAs: its own "
             f"interval, {nats(own.low, sign=True)} to {nats(own.high, sign=True)}{scale.unit}, lies under the "
-            "tolerance too, and it trains "
-            f"{chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
+            f"tolerance too, and {_cheaper(chosen, lora)}."
         ]
     return []
+
+
+def _cheaper(chosen: Measured, lora: Measured) -> str:
+    """What one LoRA is chosen over a better one for."""
+    if chosen.trainable_parameters == lora.trainable_parameters and lora.method.quantisation != "none":
+        return "it is served on the base that it was trained on, which the other is not"
+    return f"it trains {chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}"
 
 
 def _rates(lora: Measured, full: Measured, scale: Scale) -> list[str]:

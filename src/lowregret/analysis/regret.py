@@ -268,13 +268,18 @@ def _choose(
 ) -> Measured | None:
     """The method to recommend; None when nothing finished."""
     if ruling == "low_regret":
-        return min(low, key=lambda side: (side.trainable_parameters, side.test_loss))
+        # Of as many parameters the one that is served on the base that it was trained on.
+        return min(low, key=lambda side: (side.trainable_parameters, _on_quantised(side), side.test_loss))
     if lora is None or lora.test_loss is None:
         return None if full.test_loss is None else full
     if full.test_loss is None or tolerance is None:
         return lora
     regret = lora.test_loss - full.test_loss if interval is None else interval.value
     return lora if ruling == "inconclusive" and regret <= tolerance else full
+
+
+def _on_quantised(side: Measured) -> bool:
+    return side.method.quantisation != "none"
 
 
 def _recommendation(
