@@ -14,6 +14,8 @@ pytest.importorskip("peft")
 
 DATA = "--data builtin:arithmetic:size=32 --max-eval 8 --max-length 64".split()
 SMALL = [*"--max-train 16 --batch-size 4 --evals 1 --steps 6".split(), *DATA]
+OVER_TWO = "--methods lora:2:linear,lora:2:nf4:linear,full --seeds 2 --checkpoint-seconds 0 --learning-rates 2e-3"
+COMPARE = ["compare", "--model", "tiny", *SMALL, *OVER_TWO.split()]
 
 
 def record(path: Path) -> Any:
@@ -52,11 +54,16 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_three_methods_over_two_bases(run: Any, tmp_path: Path) -> None:
-    methods = ("--methods", "lora:2:linear,lora:2:nf4:linear,full", "--learning-rates", "2e-3", "--seeds", "2")
-    done = run("compare", "--model", "tiny", *SMALL, *methods, "--out", tmp_path / "out")
+@pytest.fixture(scope="module")
+def compared(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("nf4") / "compared"
+    done = run(*COMPARE, "--out", out)
     assert done.exit_code == 0, done.stderr
-    base, verdict = record(tmp_path / "out" / "base.json"), record(tmp_path / "out" / "verdict.json")
+    return out
+
+
+def test_three_methods_over_two_bases(run: Any, compared: Path) -> None:
+    base, verdict = record(compared / "base.json"), record(compared / "verdict.json")
     quantised = base["quantised"]["nf4"]["test_nll"]
     assert quantised != base["test_nll"] == verdict["base_nll"]
     found = {method["name"]: method for method in verdict["methods"]}
@@ -67,10 +74,35 @@ def test_three_methods_over_two_bases(run: Any, tmp_path: Path) -> None:
     }
     assert found["lora:2:nf4:linear"]["regret_nats"] not in (None, found["lora:2:linear"]["regret_nats"])
     assert any("The base in nf4, on which lora:2:nf4:linear trains, starts at" in said for said in verdict["reasons"])
-    trials = {path.parent.name: record(path) for path in (tmp_path / "out" / "trials").glob("*/trial.json")}
+    trials = {path.parent.name: record(path) for path in (compared / "trials").glob("*/trial.json")}
     assert all(trial["status"] in ("finished", "pruned") for trial in trials.values())
-    checked = run("verify", tmp_path / "out")
+    checked = run("verify", compared)
     assert checked.exit_code == 0, checked.stdout + checked.stderr
+
+
+def test_killed_in_the_pack_over_it_it_goes_on_to_the_same_numbers(
+    run: Any, compared: Path, kill_resume: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before a trial over the base in NF4 is settled: what is left is the checkpoint of the round before."""
+    from lowregret.study import scheduler
+
+    class Killed(BaseException):
+        pass
+
+    def kill(pack: Any, member: Any, *others: Any) -> Any:
+        if member.trial.method.quantisation == "nf4":
+            raise Killed
+        return settle(pack, member, *others)
+
+    settle = scheduler.settle
+    monkeypatch.setattr(scheduler, "settle", kill)
+    with pytest.raises(Killed):
+        run(*COMPARE, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+    monkeypatch.undo()
+    done = run(*COMPARE, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert kill_resume.numbers(tmp_path / "out") == kill_resume.numbers(compared)
 
 
 def test_it_is_judged_again_as_it_was_and_over_the_base_as_it_is(run: Any, trained: Path) -> None:
