@@ -21,13 +21,13 @@ from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import FullPolicy, Policy
-from lowregret.engine.state import state_tensors
+from lowregret.engine.state import joined, state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.models.sharded import whole
 from lowregret.spec import FullFT, LoRA
-from sharded import Case, batch_of
+from sharded import Case, add_policies, batch_of
 
 FOUR_HEADS = {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 RATE = 2e-3
@@ -109,8 +109,8 @@ CASES: dict[str, Meshed] = {
     "shard and tensor, base in parts": Meshed(
         case(PACK, "qwen3", clip=0.05), tensor=2, ranks=4, samples=True, parts=True
     ),
-    "shard and expert, base in parts": Meshed(case(MIXED, "mixtral"), expert=2, ranks=4, parts=True),
-    "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
+    "shard and expert, base in parts": Meshed(case(MIXED, "mixtral", sliced=True), expert=2, ranks=4, parts=True),
+    "shard and tensor": Meshed(case(PACK, "llama", clip=0.05, sliced=True), tensor=2, ranks=4),
     "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
     "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4, samples=True),
 }
@@ -201,8 +201,7 @@ def engine_of(meshed: Meshed, ranks: Ranks) -> Engine:
     parts = meshed.parts and not ranks.alone
     options = {"precision": "float32", "base_in_parts": parts, **meshed.case.engine}
     engine = Engine(base, device="cpu", ranks=ranks, **options)
-    for number, method in enumerate(meshed.case.methods):
-        engine.add_policy(f"p{number}", method, seed=number)
+    add_policies(engine, meshed.case)
     return engine
 
 
@@ -304,7 +303,7 @@ class Found:
 def _together(policy: Policy) -> dict[str, torch.Tensor]:
     """A policy's whole state; every rank asks."""
     own = state_tensors(policy)
-    return {key: policy.parts.joined(key.rpartition("/")[2], whole(value)) for key, value in own.items()}
+    return {key: joined(policy, key, value) for key, value in own.items()}
 
 
 def everything(folder: Path, asked: Sequence[tuple[str, Path]], counts: Mapping[str, Mapping[str, Batch]]) -> Found:

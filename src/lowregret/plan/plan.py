@@ -45,6 +45,9 @@ class MethodPlan:
     """Dollars; None without a price. Where trials have devices of their own, that of one's."""
     placement: Placement
     """How the devices are used."""
+    slices: int
+    """Over how many of them an adapter's moments lie, each with a part; 1 where each has all, and of FullFT, whose
+    weights lie in parts."""
     sent_bytes: float
     """That each device sends in a step; 0 without hardware."""
     waiting_share: float
@@ -54,6 +57,12 @@ class MethodPlan:
     def label(self) -> str:
         """A column's head."""
         return "Full fine-tuning" if isinstance(self.method, FullFT) else f"LoRA, rank {self.method.rank}"
+
+    @property
+    def placed(self) -> str:
+        """How the devices are used, in sentences."""
+        moments = f" Each keeps one of {self.slices} parts of the adapter's moments." if self.slices > 1 else ""
+        return f"{self.label}: {self.placement.why}{moments}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ def _side(side: MethodPlan) -> dict[str, Any]:
             "parallel": str(side.placement.mesh),
             "devices": side.placement.mesh.devices,
             "why": side.placement.why,
+            "moment_parts": side.slices,
             "sent_bytes": side.sent_bytes,
             "waiting_share": side.waiting_share,
         },

@@ -13,8 +13,9 @@ from lowregret.plan.make import build_plan
 from lowregret.plan.page import next_steps
 from lowregret.plan.placement import Placement, place
 from lowregret.plan.resources.hardware import find_hardware
-from lowregret.plan.resources.memory import memory
+from lowregret.plan.resources.memory import memory, trainable
 from lowregret.plan.resources.parts import divisible
+from lowregret.plan.resources.traffic import step_traffic
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.mesh import Divisible, Mesh
@@ -168,6 +169,22 @@ def test_more_devices_take_less_time_and_one_is_as_it_was() -> None:
 
     one, eight = seconds(1), seconds(8)
     assert [few / many for few, many in zip(one, eight, strict=True)] == pytest.approx([8, 8], rel=0.15)
+
+
+@pytest.mark.parametrize(("rank", "slices"), [(1, 1), (64, 8)])
+def test_devices_share_the_moments_of_an_adapter_where_these_are_large(rank: int, slices: int) -> None:
+    shapes = find_model("Llama-3.1-8B")
+    request = PlanSpec(devices=8, method=LoRA(rank=rank))
+    plan = build_plan(shapes, request, facts=FACTS, hardware=H100)
+    numbers = trainable(shapes, plan.lora.method)
+    assert plan.lora.memory.gradients == 4 * numbers
+    assert plan.lora.memory.optimizer == pytest.approx(8 * numbers / slices, rel=1e-6)
+    assert ("one of 8 parts of the adapter's moments" in plan.lora.placed) == (slices == 8)
+    assert plan.as_dict()["sides"]["lora"]["placement"]["moment_parts"] == slices
+    sent = 2 * 7 / 8 * 4 * numbers + (7 / 8 * 4 * numbers if slices == 8 else 0)
+    assert plan.lora.sent_bytes == pytest.approx(sent)
+    apart = [step_traffic(shapes, plan.lora.method, mesh).total for mesh in (Mesh(tensor=8), Mesh(expert=8))]
+    assert apart == [0, 2 * 7 / 8 * 4 * numbers], "tensor and expert ranks hold other weights"
 
 
 def test_a_mesh_of_the_users_is_what_is_planned() -> None:

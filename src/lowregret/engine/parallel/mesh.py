@@ -53,8 +53,13 @@ class Axis:
         """The first one's numbers, in the place of each one's tensor where that is contiguous."""
         if self.count > 1:
             tensor = tensor.contiguous()
-            dist.broadcast(tensor, group=self.group, group_src=0)
+            self.told(tensor, 0)
         return tensor
+
+    def told(self, tensor: Tensor, by: int) -> None:
+        """Put one's numbers, of that place, in each one's contiguous tensor."""
+        if self.count > 1 and tensor.numel():
+            dist.broadcast(tensor, group=self.group, group_src=by)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Everybody's tensor, all of one shape, in order."""
