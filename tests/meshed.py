@@ -24,8 +24,9 @@ from lowregret.engine.policy import FullPolicy, Policy
 from lowregret.engine.state import joined, state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
+from lowregret.models.bare import bare_base
 from lowregret.models.load import Base, Source, load_base, resolve
-from lowregret.models.sharded import whole
+from lowregret.models.sharded import here, whole
 from lowregret.spec import FullFT, LoRA
 from sharded import Case, add_policies, batch_of
 
@@ -291,6 +292,54 @@ Exchanges = dict[str, list[int]]
 """Numbers of each exchange, by torch's name of it."""
 
 
+READ: dict[str, tuple[str, str, dict[str, int]]] = {
+    "tensor: llama": ("llama", "float32", {"tensor": 2}),
+    "tensor: qwen3, tied": ("qwen3", "bfloat16", {"tensor": 2}),
+    "expert: qwen3_moe": ("qwen3_moe", "bfloat16", {"expert": 2}),
+    "expert: gpt_oss": ("gpt_oss", "float32", {"expert": 2}),
+    "shard and tensor: llama": ("llama", "bfloat16", {"tensor": 2}),
+    "shard and tensor: qwen3, tied": ("qwen3", "float32", {"tensor": 2}),
+    "shard and expert: mixtral": ("mixtral", "float32", {"expert": 2}),
+    "tensor and expert: qwen3_moe": ("qwen3_moe", "float32", {"tensor": 2, "expert": 2}),
+}
+"""Bases that are read by the ranks of a mesh: two of them, or four where it has two dimensions."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """What came of it."""
+
+    digests: dict[str, str]
+    """Of the whole of each weight and table: type and bytes."""
+    held: int
+    """Bytes of weights on this rank."""
+    due: float
+    """The same by what is cut in halves, over tensor or expert ranks and over those of FSDP2."""
+    loss: float
+    """Of a row."""
+
+
+def read(name: str, folder: Path, *, alone: bool = False) -> Read:
+    """`alone`: by one process that reads all."""
+    base, precision, mesh = READ[name]
+    source, parts = resolve(str(folder / base)), "shard" in name
+    ranks = ALONE if alone else Ranks.of_group("cpu", **mesh)
+    loaded = load_base(source) if alone else bare_base(source, torch.float32)
+    engine = Engine(loaded, device="cpu", precision=precision, ranks=ranks, base_in_parts=parts)
+    cuts, found, due = engine.cuts, {}, 0.0
+    for key, tensor in [*engine.model.named_parameters(), *engine.model.named_buffers()]:
+        owner, _, kind = key.rpartition(".")
+        own = whole(tensor.detach()).clone()
+        if kind == "bias" and owner in cuts.rowwise:
+            own = ranks.tensor.first(own)
+        own = cuts.weights[key].joined(own) if key in cuts.weights else own
+        found[key] = f"{own.dtype} {sha256(own.contiguous().flatten().view(torch.uint8).numpy()).hexdigest()}"
+        if isinstance(tensor, torch.nn.Parameter):
+            due += own.nbytes / (1 + (key in cuts.weights)) / (1 + (parts and not alone))
+    held = sum(here(weight).nbytes for weight in engine.model.parameters())
+    return Read(found, held, due, float(engine.forward({"base": batch_of(case(()), 3, 1)})["base"].loss))
+
+
 @dataclass(frozen=True)
 class Found:
     """All that a group of ranks is started for."""
@@ -298,6 +347,7 @@ class Found:
     trained: list[Trained]
     exchanged: dict[str, list[Exchanges]]
     refused: list[str]
+    read: dict[str, Read]
 
 
 def _together(policy: Policy) -> dict[str, torch.Tensor]:
@@ -306,15 +356,22 @@ def _together(policy: Policy) -> dict[str, torch.Tensor]:
     return {key: joined(policy, key, value) for key, value in own.items()}
 
 
-def everything(folder: Path, asked: Sequence[tuple[str, Path]], counts: Mapping[str, Mapping[str, Batch]]) -> Found:
-    """Cases one after the other, exchanges of some, and with these what is refused."""
+def everything(
+    folder: Path,
+    asked: Sequence[tuple[str, Path]],
+    counts: Mapping[str, Mapping[str, Batch]],
+    bases: tuple[Path, Sequence[str]] | None = None,
+) -> Found:
+    """Cases one after the other, exchanges of some, and with these what is refused; and those of `READ`, of bases in a
+    folder."""
     trained = []
     for place, (name, state) in enumerate(asked):
         own = folder / f"case{place}"
         own.mkdir(exist_ok=True)
         trained.append(train(name, own, state))
     exchanged = {name: exchanges(name, batches) for name, batches in counts.items()}
-    return Found(trained, exchanged, refusals() if counts else [])
+    found = {name: read(name, bases[0]) for name in bases[1]} if bases is not None else {}
+    return Found(trained, exchanged, refusals() if counts else [], found)
 
 
 @contextmanager

@@ -22,8 +22,7 @@ from lowregret.engine.parallel.mesh import Axis, Ranks
 from lowregret.engine.parallel.parts import BaseCuts
 from lowregret.engine.parallel.tensor import cut_matrices
 from lowregret.errors import SpecError
-from lowregret.spec import LoRA
-from meshed import CASES, Found, Trained, base_of, engine_of, everything, train
+from meshed import CASES, READ, Found, Trained, base_of, engine_of, everything, read, train
 from sharded import batch_of
 
 APART = {
@@ -61,8 +60,19 @@ HIDDEN, LAYERS = 16, 2
 
 
 @pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder of each base that is read."""
+    folder = tmp_path_factory.mktemp("bases")
+    for name in {base for base, _, _ in READ.values()}:
+        base = base_of(name, double=False)
+        base.model.save_pretrained(folder / name)
+        base.tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def groups(
-    alone: Any, states: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    alone: Any, states: dict[str, Path], bases: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, tuple[list[str], list[Found]]]:
     """By the number of ranks, the cases, and what each rank has found."""
     found = {}
@@ -71,7 +81,8 @@ def groups(
         folder = tmp_path_factory.mktemp("ranks")
         counts = dict.fromkeys(COUNTED, BATCHES) if count == 2 else {}
         asked = [(name, states[name]) for name in names]
-        found[count] = (names, together(count, "meshed", everything, folder, folder, asked, counts))
+        reads = (bases, [name for name in READ if (" and " in name) == (count == 4)])
+        found[count] = (names, together(count, "meshed", everything, folder, folder, asked, counts, reads))
     return found
 
 
@@ -150,13 +161,26 @@ def test_a_rank_holds_its_part_of_the_base(
         parts = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj.weight", "up_proj.weight", "down_proj.weight")
         linear = [p.numel() for key, p in model.named_parameters() if any(part in key for part in parts)]
         cut += sum(linear) / 2
-        tied = model.config.tie_word_embeddings
-        if not tied or isinstance(case.case.methods[0], LoRA):  # a view of the embedding is counted
-            cut += model.lm_head.weight.numel() / 2 * (-1 if tied else 1)
+        if not model.config.tie_word_embeddings:  # else it is rows of the embedding
+            cut += model.lm_head.weight.numel() / 2
     if case.expert > 1:
         cut += sum(p.numel() for key, p in model.named_parameters() if ".experts." in key) / 2
     for found in meshed[name]:
         assert found.here == pytest.approx(whole - cut, rel=0.02), "biases of what is rowwise are whole"
+
+
+@pytest.mark.parametrize("name", READ)
+def test_ranks_read_their_parts_of_a_base(
+    groups: dict[int, tuple[list[str], list[Found]]], bases: Path, name: str
+) -> None:
+    """No rank builds the base whole: it reads what it holds, the same types and bytes."""
+    one = read(name, bases, alone=True)
+    for rank in groups[4 if " and " in name else 2][1]:
+        found = rank.read[name]
+        assert found.digests == one.digests
+        assert found.held == pytest.approx(found.due, rel=0.02)
+        assert found.held < 0.8 * one.held
+        assert found.loss == pytest.approx(one.loss, abs=0.02 if READ[name][1] == "bfloat16" else 1e-5)
 
 
 def test_what_a_pass_exchanges_is_what_is_said(two: list[Found]) -> None:

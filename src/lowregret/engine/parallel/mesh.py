@@ -136,7 +136,8 @@ class Ranks:
         return self.mesh[names]
 
     @property
-    def _everybody(self) -> Axis:
+    def everybody(self) -> Axis:
+        """All of them."""
         return Axis(self.rank, self.count)
 
     def add(self, tensor: Tensor) -> None:
@@ -163,7 +164,7 @@ class Ranks:
         # One number: those that failed are counted above those without memory.
         step = 0 if problem is None else 1 if out_of_memory(problem) else self.count + 1
         total = torch.tensor(step, device=device)
-        self._everybody.add(total)
+        self.everybody.add(total)
         if problem is not None:
             raise problem
         failed, without = divmod(int(total), self.count + 1)
@@ -178,7 +179,7 @@ class Ranks:
         if self.mesh is None:
             return here
         flag = torch.tensor(int(here), device=self.mesh.device_type)
-        self._everybody.add(flag)
+        self.everybody.add(flag)
         return bool(flag)
 
     def first(self, here: bool) -> bool:

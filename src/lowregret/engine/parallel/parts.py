@@ -173,6 +173,10 @@ class WeightParts:
         cut = self.cuts.get(name)
         return tensor.numel() if cut is None else tensor.numel() // max(cut.size, 1) * cut.whole
 
+    def add_all(self, tensor: Tensor) -> None:
+        """Put in a tensor's place its sum over all ranks."""
+        self.ranks.everybody.add(tensor)
+
     def add_gradients(self, named: Mapping[str, Tensor], flat: Float[Tensor, " numbers"] | None = None) -> None:
         """Add up what the passes of all ranks have left, in place; by weight, views of `flat` where there is one.
 
