@@ -105,6 +105,11 @@ CASES: dict[str, Meshed] = {
     ),
     "tensor: FullFT of Mixtral": Meshed(case(FULL, "mixtral"), tensor=2),
     "expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2),
+    "shard and tensor: FullFT, tied, clipped, two passes a step": Meshed(
+        case(FULL, "qwen3", clip=0.5, passes=2, rows=(9, 7)), tensor=2, ranks=4
+    ),
+    "shard and expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2, ranks=4),
+    "shard and tensor: FullFT of Mixtral, base in parts": Meshed(case(FULL, "mixtral"), tensor=2, ranks=4, parts=True),
     "tensor and expert: FullFT": Meshed(case(FULL, "qwen3_moe", clip=0.5), tensor=2, expert=2, ranks=4),
     "replicate and tensor: FullFT, float32": Meshed(case(FULL, "qwen3"), tensor=2, replicate=2, ranks=4, double=False),
     "shard and tensor, base in parts": Meshed(
@@ -278,7 +283,11 @@ def _saved(engine: Engine, name: str, folder: Path) -> str:
 def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     """What a step would go by, whole: gathered here, and put back as the passes have left it."""
     policy: Any = engine.policies[name]
-    named = policy._gradients() if isinstance(policy, FullPolicy) else policy._named(policy._flat.grad)
+    named = (
+        {key: weight.grad for key, weight in policy.weights.items() if weight.grad is not None}
+        if isinstance(policy, FullPolicy)
+        else policy._named(policy._flat.grad)
+    )
     left = {key: value.clone() for key, value in named.items()}
     policy.gather_gradients()
     found = {f"{name}/{key}": policy.parts.joined(key, whole(own)).double().clone() for key, own in named.items()}

@@ -15,11 +15,9 @@ import pytest
 import torch
 
 from gloo import together
-from lowregret.engine.parallel.base import train_base
 from lowregret.engine.parallel.cuts import Cut
 from lowregret.engine.parallel.expert import cut_experts
 from lowregret.engine.parallel.mesh import Axis, Ranks
-from lowregret.engine.parallel.parts import BaseCuts
 from lowregret.engine.parallel.tensor import cut_matrices
 from lowregret.errors import SpecError
 from meshed import CASES, READ, Found, Trained, base_of, engine_of, everything, read, train
@@ -242,13 +240,6 @@ def test_what_tensor_ranks_do_not_divide_is_told_with_what_works(base: str, rank
 def test_more_ranks_than_experts_are_told_with_what_works() -> None:
     with pytest.raises(SpecError, match=r"8 expert ranks do not divide the 4 experts .*expert=1 or 2 or 4\."):
         cut_experts(base_of("mixtral", double=False).model, Axis(0, 8))
-
-
-def test_fsdp_beside_tensor_is_told_with_what_works() -> None:
-    ranks = Ranks(0, 8, tensor=Axis(0, 2), replicate=2)
-    cuts = BaseCuts(ranks, weights={"a": Cut(ranks.tensor, -1, 4)})
-    with pytest.raises(SpecError, match=r"fsdp=2 beside tensor=2 and expert=1: ask for replicate=4 .* fsdp=8 alone"):
-        train_base(base_of("qwen3", double=False).model, cuts)
 
 
 def test_a_mesh_takes_as_many_devices_as_there_are() -> None:

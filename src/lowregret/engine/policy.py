@@ -29,7 +29,7 @@ from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.experts import fused_experts
-from lowregret.models.sharded import whole
+from lowregret.models.sharded import here, whole
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
@@ -333,8 +333,8 @@ class FullPolicy(Policy):
         super().__init__(name, optimizer)
         self.method = method
         train_base(model, cuts)
-        self.parts = cuts.base()
-        kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} - {"float32"}
+        narrow = {weight.dtype for weight in model.parameters() if weight.dtype.itemsize < torch.float32.itemsize}
+        kinds = {str(dtype).removeprefix("torch.") for dtype in narrow}
         if in_parts(model) and kinds:
             raise SpecError(
                 f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
@@ -344,9 +344,10 @@ class FullPolicy(Policy):
             if parameter.dtype.itemsize < torch.float32.itemsize:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        if not cuts.any:
+        if not cuts.any or cuts.ranks.shards.count > 1:
             shard(model, decoder_layers(model), cuts.ranks)
         self.weights, self.initial = dict(model.named_parameters()), {}
+        self.parts = cuts.base(in_parts=in_parts(model))
         self._cut, self._gathered = cuts.any, False
         """Whether the base is cut, and whether its gradients are those of all ranks."""
         self._model = model
@@ -361,7 +362,7 @@ class FullPolicy(Policy):
         self._gathered = False
 
     def gather_gradients(self) -> None:
-        """FSDP2 has added them up, part by part, as a backward pass made them."""
+        """FSDP2 has added them up, part by part, as a backward pass made them, over the ranks among which it cuts."""
         if self._cut and not self._gathered:
             self.parts.add_gradients(self._gradients())
         self._gathered = True
@@ -370,7 +371,8 @@ class FullPolicy(Policy):
         return self.parts.norm(self._gradients())
 
     def _gradients(self) -> dict[str, torch.Tensor]:
-        return {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        """Those that lie on this rank."""
+        return {name: here(weight.grad) for name, weight in self.weights.items() if weight.grad is not None}
 
     def watched(self, step: int) -> list[str]:
         return [name for name, weight in self.weights.items() if weight.ndim >= 2] if step == 1 else []

@@ -53,13 +53,17 @@ def placed(
         (LORA, 8, 3, needs(140, 2), ("sharded", "fsdp=8", True)),
         (LORA, 8, 3, needs(140, 100), ("sharded", "replicate=4,tensor=2", True)),
         (LORA, 8, 8, needs(140, 100), ("sharded", "replicate=4,tensor=2", True)),
-        (LORA, 8, 3, needs(400, 60), ("sharded", "tensor=8", True)),
+        (LORA, 8, 3, needs(400, 60), ("sharded", "fsdp=4,tensor=2", True)),
         (LORA, 8, 3, needs(140, 0, 400), ("sharded", "tensor=8", True)),
+        (LORA, 16, 3, needs(140, 0, 130), ("sharded", "fsdp=8,tensor=2", True)),
+        (LORA, 16, 3, needs(400, 0, 200), ("sharded", "fsdp=4,tensor=4", True)),
         (LORA, 8, 3, needs(140, 0, 900), ("sharded", "tensor=8", False)),
         (FullFT(), 1, 3, needs(160), ("alone", "fsdp=1", False)),
         (FullFT(), 2, 3, needs(16), ("sharded", "fsdp=2", True)),
         (FullFT(), 8, 8, needs(160, 2), ("sharded", "fsdp=8", True)),
-        (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=6", False)),
+        (FullFT(), 8, 3, needs(160, 100), ("sharded", "fsdp=4,tensor=2", True)),
+        (FullFT(), 8, 3, needs(160, 200), ("sharded", "fsdp=2,tensor=4", True)),
+        (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=3,tensor=2", False)),
     ],
 )  # fmt: skip
 def test_the_simplest_that_fits(
@@ -85,10 +89,13 @@ def test_it_takes_all_devices_and_says_whether_they_are_enough(
     if found.kind in ("packed", "rank-local"):
         assert isinstance(method, LoRA)
         assert trials >= devices
-    if not found.fits:
-        sizes = (1, 2, 4, 8) if isinstance(method, LoRA) else ()
-        every = [Mesh(replicate=devices // size, tensor=size) for size in sizes if devices % size == 0]
-        assert all(need(mesh) >= need(found.mesh) > 80 * GB for mesh in [*every, Mesh(shard=devices)])
+    every = [Mesh(shard=devices // size, tensor=size) for size in (1, 2, 4, 8) if devices % size == 0]
+    if isinstance(method, LoRA):
+        every += [Mesh(replicate=mesh.shard, tensor=mesh.tensor) for mesh in every]
+    if found.fits:
+        assert found.mesh.tensor == min(mesh.tensor for mesh in every if need(mesh) <= 80 * GB)
+    else:
+        assert all(need(mesh) >= need(found.mesh) > 80 * GB for mesh in every)
 
 
 @given(METHODS, DEVICES, st.integers(1, 200), st.integers(0, 90))
@@ -125,14 +132,6 @@ def test_the_reason_names_what_did_not_fit() -> None:
     )
     cut = place(LORA, 8, needs(140, 100), 80 * GB, BASE).why
     assert "computes its rows, 2 of them the same; with whole layers one row would take 118 GB" in cut
-
-
-def test_full_fine_tuning_is_not_computed_with_fsdp_beside_cut_matrices() -> None:
-    found = place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=4, tensor=2))
-    assert found.fits is False
-    assert "give replicate in its place, fsdp alone, or leave --parallel out." in found.why
-    assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(replicate=4, tensor=2)).fits
-    assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=8)).fits
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ def test_devices_share_the_moments_of_an_adapter_where_these_are_large(rank: int
 def test_a_mesh_of_the_users_is_what_is_planned() -> None:
     request = PlanSpec(devices=8, parallel="fsdp=4,tensor=2")
     plan = build_plan(find_model("Llama-3.1-8B"), request, facts=FACTS, hardware=H100)
-    assert (plan.lora.fits, plan.full.fits, plan.full.remedy) == (True, False, "without --parallel")
+    assert (plan.lora.fits, plan.full.fits) == (True, True)
     assert {str(side.placement.mesh) for side in (plan.lora, plan.full)} == {"fsdp=4,tensor=2"}
     assert plan.as_dict()["sides"]["lora"]["placement"]["parallel"] == "fsdp=4,tensor=2"
 

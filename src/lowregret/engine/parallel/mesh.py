@@ -88,6 +88,8 @@ class Ranks:
     """Those that hold the other experts of each mixture."""
     replicate: int = 1
     """Ranks that hold the same parts of everything."""
+    shards: Axis = Axis()
+    """Those that hold the other parts of what FSDP2 cuts."""
     replicas: Axis = Axis()
     """Those that compute other rows with the same experts."""
 
@@ -120,6 +122,7 @@ class Ranks:
             data=_axis(sizes, ("replicate", "shard", "expert")),
             tensor=_axis(sizes, ("tensor",)),
             expert=_axis(sizes, ("expert",)),
+            shards=_axis(sizes, ("shard",)),
             replicas=_axis(sizes, ("replicate", "shard")),
         )
 
