@@ -24,6 +24,7 @@ from lowregret.engine.policy import FullPolicy, Policy
 from lowregret.engine.state import joined, state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
+from lowregret.export.streamed import write_weights
 from lowregret.models.bare import bare_base
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.models.sharded import here, whole
@@ -110,6 +111,7 @@ CASES: dict[str, Meshed] = {
     ),
     "shard and expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2, ranks=4),
     "shard and tensor: FullFT of Mixtral, base in parts": Meshed(case(FULL, "mixtral"), tensor=2, ranks=4, parts=True),
+    "expert: FullFT of Qwen3-MoE, float32": Meshed(case(FULL, "qwen3_moe"), expert=2, double=False),
     "tensor and expert: FullFT": Meshed(case(FULL, "qwen3_moe", clip=0.5), tensor=2, expert=2, ranks=4),
     "replicate and tensor: FullFT, float32": Meshed(case(FULL, "qwen3"), tensor=2, replicate=2, ranks=4, double=False),
     "shard and tensor, base in parts": Meshed(
@@ -256,7 +258,9 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
         gone_on.append(_saved(engine, one, folder))
         shipped = folder / f"{one} for PEFT by rank {engine.ranks.rank}"
         export_policy(engine, one, shipped)
-        gone_on += [sha256(file.read_bytes()).hexdigest() for file in sorted(shipped.iterdir())]
+        if isinstance(engine.policies[one], FullPolicy):
+            _write_small_files(engine, shipped / "split")
+        gone_on += [_digest(file) for file in sorted(shipped.rglob("*")) if file.is_file()]
     return Trained(
         losses,
         norms,
@@ -271,6 +275,21 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
         sampled,
         engine.forward_path.description,
     )
+
+
+def _write_small_files(engine: Engine, folder: Path) -> None:
+    """Weights in many files: one process has transformers write them."""
+    folder.mkdir(exist_ok=True)
+    if engine.ranks.alone:
+        engine.model.save_pretrained(folder, max_shard_size=20_000)
+        (folder / "config.json").unlink()
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    else:
+        write_weights(engine, folder, 20_000)
+
+
+def _digest(file: Path) -> str:
+    return f"{file.name} {sha256(file.read_bytes()).hexdigest()}"
 
 
 def _saved(engine: Engine, name: str, folder: Path) -> str:

@@ -29,6 +29,7 @@ APART = {
     "tensor: 20 steps, float32": (2e-6, 1e-5),
     "tensor: DoRA and PiSSA, float32": (1e-6, 1e-5),
     "replicate and shard: FullFT, float32": (1e-6, 1e-5),
+    "expert: FullFT of Qwen3-MoE, float32": (1e-6, 1e-5),
     "replicate and tensor: FullFT, float32": (1e-6, 1e-5),
     "expert: DeepSeek-V3, float32": (1e-6, 1e-5),
     "tensor: bfloat16": (0.05, 0.05),
