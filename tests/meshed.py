@@ -80,6 +80,7 @@ CASES: dict[str, Meshed] = {
     "tensor: mixture": Meshed(case(MIXED, "qwen3_moe"), tensor=2),
     "tensor: capped logits, float32": Meshed(case(PACK, "gemma2"), tensor=2, double=False),
     "tensor: 20 steps, float32": Meshed(case(PACK, "llama", steps=20), tensor=2, double=False),
+    "tensor: tiny, 20 steps, float32": Meshed(case(PACK, steps=20), tensor=2, double=False),
     "tensor: DoRA and PiSSA, float32": Meshed(
         case((LoRA(rank=4, dora=True, targets=ALL), LoRA(rank=4, init="pissa")), "llama"), tensor=2, double=False
     ),
@@ -217,14 +218,16 @@ def ranks_of(meshed: Meshed) -> Ranks:
     return Ranks.of_group("cpu", tensor=meshed.tensor, expert=meshed.expert, replicate=meshed.replicate)
 
 
-def train(name: str, folder: Path, state: Path | None = None) -> Trained:
-    """On these ranks, or on one process alone; `state`: the folder of what the latter has ended with."""
+def train(name: str, folder: Path, state: Path | None = None, shuffled: int | None = None) -> Trained:
+    """On these ranks, or on one process alone; `state`: the folder of what the latter has ended with. `shuffled`: the
+    seed of another order of each batch's rows."""
     meshed = CASES[name]
     with default(torch.float64 if meshed.double else torch.float32):
-        return _train(meshed, engine_of(meshed, ALONE if state is None else ranks_of(meshed)), folder, state or folder)
+        engine = engine_of(meshed, ALONE if state is None else ranks_of(meshed))
+        return _train(meshed, engine, folder, state or folder, shuffled)
 
 
-def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained:
+def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path, shuffled: int | None) -> Trained:
     case, names = meshed.case, list(engine.policies)
     started = [_saved(engine, one, folder) for one in names]
     held_out = examples(7, 999, shortest=3, longest=20)
@@ -233,6 +236,9 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
     for step in range(case.steps):
         rows = case.rows[step % len(case.rows)]
         batches = {one: batch_of(case, 100 * step + number, rows) for number, one in enumerate(names)}
+        if shuffled is not None:
+            order = torch.randperm(rows, generator=torch.Generator().manual_seed(100 * shuffled + step)).tolist()
+            batches = {one: batch.select(order) for one, batch in batches.items()}
         total = torch.zeros(len(names))
         for part in range(case.passes):
             own = {one: batch.select(range(part, batch.rows, case.passes)) for one, batch in batches.items()}
