@@ -42,6 +42,6 @@ def place(
     model.to(device)  # type: ignore[arg-type]
     if trains:
         round_base(model, dtype)
-    refuse_broken(base.source.asked, stored_weights(model), cuts.base())
+    refuse_broken(base.source.asked, stored_weights(model), spread=cuts.base())
     connect_base(model, cuts, exchange, dtype)
     return cuts, exchange

@@ -121,7 +121,7 @@ def _put(
     cuts: BaseCuts,
     names: Sequence[str],
     taken: dict[tuple[nn.Module, str], nn.Parameter],
-    *_: Any,
+    *called: Any,
 ) -> None:
     for name in names:
         owner, _, key = name.rpartition(".")
@@ -135,7 +135,7 @@ def _put(
         module._parameters[key] = nn.Parameter(whole, requires_grad=False)
 
 
-def _take(taken: dict[tuple[nn.Module, str], nn.Parameter], *_: Any) -> None:
+def _take(taken: dict[tuple[nn.Module, str], nn.Parameter], *called: Any) -> None:
     for (module, key), own in taken.items():
         module._parameters[key] = own
     taken.clear()

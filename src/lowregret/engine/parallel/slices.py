@@ -35,7 +35,7 @@ class StateSlices:
     @property
     def numbers(self) -> int:
         """Of the adapter."""
-        return self.weights[-1].place.stop
+        return int(self.weights[-1].place.stop)
 
     @property
     def own(self) -> slice:

@@ -73,14 +73,14 @@ class SharedRows(nn.Linear):
     vocabulary · hidden numbers more are summed over the ranks in a pass.
     """
 
-    def __init__(self, embedding: nn.Module, cut: Cut, bias: nn.Parameter | None) -> None:
+    def __init__(self, embedding: Any, cut: Cut, bias: Any) -> None:
         nn.Module.__init__(self)
         rows = replace(cut, dim=-2)
         self._shared = (embedding, rows)  # in a tuple, for it is no module of this one
         self.in_features, self.out_features = int(embedding.weight.shape[1]), rows.size
         self.bias = bias
 
-    @property
+    @property  # type: ignore[override]
     def weight(self) -> Float[Tensor, "rows hidden"]:
         embedding, rows = self._shared
         whole: Any = embedding.weight
