@@ -80,8 +80,8 @@ class SharedRows(nn.Linear):
         self.in_features, self.out_features = int(embedding.weight.shape[1]), rows.size
         self.bias = bias
 
-    @property  # type: ignore[override]
-    def weight(self) -> Float[Tensor, "rows hidden"]:
+    @property
+    def weight(self) -> Float[Tensor, "rows hidden"]:  # type: ignore[override]
         embedding, rows = self._shared
         whole: Any = embedding.weight
         return rows.own(enter(whole, rows.axis) if whole.requires_grad else whole)
