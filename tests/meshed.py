@@ -25,10 +25,10 @@ from lowregret.engine.state import joined, state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
 from lowregret.export.streamed import write_weights
-from lowregret.models.bare import bare_base
 from lowregret.models.load import Base, Source, load_base, resolve
-from lowregret.models.sharded import here, whole
+from lowregret.models.sharded import whole
 from lowregret.spec import FullFT, LoRA
+from meshed_reading import Read, read
 from sharded import Case, add_policies, batch_of
 
 FOUR_HEADS = {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -326,54 +326,6 @@ Exchanges = dict[str, list[int]]
 """Numbers of each exchange, by torch's name of it."""
 
 
-READ: dict[str, tuple[str, str, dict[str, int]]] = {
-    "tensor: llama": ("llama", "float32", {"tensor": 2}),
-    "tensor: qwen3, tied": ("qwen3", "bfloat16", {"tensor": 2}),
-    "expert: qwen3_moe": ("qwen3_moe", "bfloat16", {"expert": 2}),
-    "expert: gpt_oss": ("gpt_oss", "float32", {"expert": 2}),
-    "shard and tensor: llama": ("llama", "bfloat16", {"tensor": 2}),
-    "shard and tensor: qwen3, tied": ("qwen3", "float32", {"tensor": 2}),
-    "shard and expert: mixtral": ("mixtral", "float32", {"expert": 2}),
-    "tensor and expert: qwen3_moe": ("qwen3_moe", "float32", {"tensor": 2, "expert": 2}),
-}
-"""Bases that are read by the ranks of a mesh: two of them, or four where it has two dimensions."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """What came of it."""
-
-    digests: dict[str, str]
-    """Of the whole of each weight and table: type and bytes."""
-    held: int
-    """Bytes of weights on this rank."""
-    due: float
-    """The same by what is cut in halves, over tensor or expert ranks and over those of FSDP2."""
-    loss: float
-    """Of a row."""
-
-
-def read(name: str, folder: Path, *, alone: bool = False) -> Read:
-    """`alone`: by one process that reads all."""
-    base, precision, mesh = READ[name]
-    source, parts = resolve(str(folder / base)), "shard" in name
-    ranks = ALONE if alone else Ranks.of_group("cpu", **mesh)
-    loaded = load_base(source) if alone else bare_base(source, torch.float32)
-    engine = Engine(loaded, device="cpu", precision=precision, ranks=ranks, base_in_parts=parts)
-    cuts, found, due = engine.cuts, {}, 0.0
-    for key, tensor in [*engine.model.named_parameters(), *engine.model.named_buffers()]:
-        owner, _, kind = key.rpartition(".")
-        own = whole(tensor.detach()).clone()
-        if kind == "bias" and owner in cuts.rowwise:
-            own = ranks.tensor.first(own)
-        own = cuts.weights[key].joined(own) if key in cuts.weights else own
-        found[key] = f"{own.dtype} {sha256(own.contiguous().flatten().view(torch.uint8).numpy()).hexdigest()}"
-        if isinstance(tensor, torch.nn.Parameter):
-            due += own.nbytes / (1 + (key in cuts.weights)) / (1 + (parts and not alone))
-    held = sum(here(weight).nbytes for weight in engine.model.parameters())
-    return Read(found, held, due, float(engine.forward({"base": batch_of(case(()), 3, 1)})["base"].loss))
-
-
 @dataclass(frozen=True)
 class Found:
     """All that a group of ranks is started for."""
@@ -396,8 +348,8 @@ def everything(
     counts: Mapping[str, Mapping[str, Batch]],
     bases: tuple[Path, Sequence[str]] | None = None,
 ) -> Found:
-    """Cases one after the other, exchanges of some, and with these what is refused; and those of `READ`, of bases in a
-    folder."""
+    """Cases one after the other, exchanges of some, and with these what is refused; and those of `meshed_reading`, of
+    bases in a folder."""
     trained = []
     for place, (name, state) in enumerate(asked):
         own = folder / f"case{place}"

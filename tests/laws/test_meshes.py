@@ -20,7 +20,8 @@ from lowregret.engine.parallel.expert import cut_experts
 from lowregret.engine.parallel.mesh import Axis, Ranks
 from lowregret.engine.parallel.tensor import cut_matrices
 from lowregret.errors import SpecError
-from meshed import CASES, READ, Found, Trained, base_of, engine_of, everything, read, train
+from meshed import CASES, Found, Trained, base_of, engine_of, everything, train
+from meshed_reading import READ, read
 from sharded import batch_of
 
 APART = {
