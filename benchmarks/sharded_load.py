@@ -1,12 +1,14 @@
-"""The memory of a rank while a base is loaded (whole, whole and then cut, or part by part) and in passes afterwards.
+"""The memory of a rank while a base is loaded (whole, whole and then cut, or part by part; in parts by FSDP2, with its
+matrices cut over tensor ranks, or both) and in a pass afterwards.
 
     python -m benchmarks.sharded_load --out docs/results/sharded_load.json
 
 A base of the Llama kind with random weights in bfloat16, some 100 MB, is made in a temporary folder (`TMPDIR`), which
-is removed. Each way runs in processes of its own (gloo), in float32: the weights are read, and then an engine looks at
-the base and judges rows. Every process watches itself in /proc every 2 ms (Linux): pages of its own, and pages of the
-files that it reads, which the system takes back when they are needed elsewhere. What it held before is taken off. The C
-library is told (MALLOC_MMAP_THRESHOLD_) to give large pieces back when they are freed: it would keep some for later.
+is removed. Each way runs in processes of its own (gloo), in float32: the base is put where it computes, as an engine
+does it (a cut one is tried on a short row then, whole and in parts), and then computes two rows. Every process watches
+itself in /proc every 2 ms (Linux): pages of its own, and pages of the files that it reads, which the system takes back
+when they are needed elsewhere. What it held before is taken off. The C library is told (MALLOC_MMAP_THRESHOLD_) to give
+large pieces back when they are freed: it would keep some for later.
 """
 
 from __future__ import annotations
@@ -19,26 +21,40 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from lowregret.data.example import Example
-from lowregret.engine import Engine
-from lowregret.engine.device import cast_base
-from lowregret.engine.forward.checkpointing import decoder_layers
-from lowregret.engine.parallel.fsdp import shard
 from lowregret.engine.parallel.mesh import Ranks
+from lowregret.engine.placing import place
 from lowregret.models.bare import bare_base
 from lowregret.models.files import BUNDLED
-from lowregret.models.fill import fill_weights
-from lowregret.models.load import load_base, resolve
+from lowregret.models.load import Base, load_base, resolve
 from lowregret.strict_json import to_json
 
-WAYS = {"whole": 1, "whole, then cut": 2, "part by part": 2, "part by part, four ranks": 4}
-"""Ranks of each."""
+
+@dataclass(frozen=True)
+class Way:
+    """How a base is loaded."""
+
+    ranks: int
+    tensor: int = 1
+    reads: bool = True
+    """Whether each rank reads its part; else all, and cuts then."""
+
+
+WAYS = {
+    "whole": Way(1, reads=False),
+    "whole, then cut": Way(2, reads=False),
+    "part by part": Way(2),
+    "part by part, four ranks": Way(4),
+    "tensor, whole, then cut": Way(2, tensor=2, reads=False),
+    "tensor, part by part": Way(2, tensor=2),
+    "fsdp and tensor, part by part": Way(4, tensor=2),
+}
 LAYERS, HIDDEN, INNER, VOCABULARY = 12, 512, 1536, 16384
 
 
@@ -87,24 +103,22 @@ def _held() -> dict[str, int]:
 def work(folder: Path, way: str, rank: int) -> None:
     """One rank."""
     torch.set_num_threads(1)
-    count = WAYS[way]
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / way), count), rank=rank, world_size=count)
-    ranks = Ranks.of_group("cpu")
-    small = Engine(bare_base(resolve("tiny"), torch.float32), device="cpu", ranks=ranks, base_in_parts=True)
-    small.evaluate(["base"], _examples())  # what is imported when it is first used
+    how = WAYS[way]
+    store = dist.FileStore(str(folder / way), how.ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=how.ranks)
+    ranks = Ranks.of_group("cpu", tensor=how.tensor)
+    parts = ranks.shards.count > 1
+    small = bare_base(resolve("tiny"), torch.float32)
+    place(small, torch.device("cpu"), torch.float32, ranks, in_parts=parts, trains=False)
+    _pass(small)  # what is imported when it is first used
     del small
     watch, began = Watch(), time.monotonic()
     source = resolve(str(folder / "base"))
-    part_by_part = way.startswith("part")
-    base = bare_base(source, torch.float32) if part_by_part else load_base(source)
-    cast_base(base.model, torch.float32)
-    if way != "whole":
-        shard(base.model, decoder_layers(base.model), ranks)
-    if part_by_part:
-        fill_weights(base.model, source, torch.device("cpu"))
+    base = bare_base(source, torch.float32) if how.reads else load_base(source)
+    place(base, torch.device("cpu"), torch.float32, ranks, in_parts=parts, trains=False)
     loading, seconds = watch.end(), time.monotonic() - began
     held, watch = _held()["RssAnon"] - watch.start["RssAnon"], Watch()
-    Engine(base, device="cpu", precision="float32", ranks=ranks).evaluate(["base"], _examples())
+    _pass(base)
     found = {
         "seconds": round(seconds, 2),
         "loading_own_bytes": loading["RssAnon"],
@@ -116,8 +130,9 @@ def work(folder: Path, way: str, rank: int) -> None:
     dist.destroy_process_group()
 
 
-def _examples() -> list[Example]:
-    return [Example(tuple(range(2, 12)), (False,) + (True,) * 9)] * 2
+@torch.no_grad()
+def _pass(base: Base) -> None:
+    base.model(input_ids=torch.arange(2, 12)[None].expand(2, -1), use_cache=False)
 
 
 def measure(folder: Path, way: str) -> dict[str, object]:
@@ -126,13 +141,13 @@ def measure(folder: Path, way: str) -> dict[str, object]:
     surroundings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     started = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=surroundings)
-        for rank in range(WAYS[way])
+        for rank in range(WAYS[way].ranks)
     ]
     said = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit(f"{way}: a rank ended with {[process.returncode for process in started]}")
     found = [json.loads(text.splitlines()[-1]) for text in said]
-    return {"ranks": WAYS[way], **{key: max(one[key] for one in found) for key in found[0]}}
+    return {"ranks": WAYS[way].ranks, **{key: max(one[key] for one in found) for key in found[0]}}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from lowregret.engine import AdamParams
 from lowregret.engine.parallel.mesh import Ranks
 from sharded import CASES, RATE, batch_of, engine_of
 
-SENT = {"_allgather_base_": "gather", "_reduce_scatter_base_": "scatter", "allreduce_": "reduce"}
+SENT = {"_allgather_base_": "gather", "_reduce_scatter_base_": "scatter", "allreduce_": "reduce", "broadcast_": "tell"}
 
 
 class Counts(TorchDispatchMode):

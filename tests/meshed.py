@@ -21,13 +21,15 @@ from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
 from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.policy import FullPolicy, Policy
-from lowregret.engine.state import state_tensors
+from lowregret.engine.state import joined, state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
+from lowregret.export.streamed import write_weights
 from lowregret.models.load import Base, Source, load_base, resolve
 from lowregret.models.sharded import whole
 from lowregret.spec import FullFT, LoRA
-from sharded import Case, batch_of
+from meshed_reading import Read, read
+from sharded import Case, add_policies, batch_of
 
 FOUR_HEADS = {**GROUPED, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 RATE = 2e-3
@@ -78,6 +80,7 @@ CASES: dict[str, Meshed] = {
     "tensor: mixture": Meshed(case(MIXED, "qwen3_moe"), tensor=2),
     "tensor: capped logits, float32": Meshed(case(PACK, "gemma2"), tensor=2, double=False),
     "tensor: 20 steps, float32": Meshed(case(PACK, "llama", steps=20), tensor=2, double=False),
+    "tensor: tiny, 20 steps, float32": Meshed(case(PACK, steps=20), tensor=2, double=False),
     "tensor: DoRA and PiSSA, float32": Meshed(
         case((LoRA(rank=4, dora=True, targets=ALL), LoRA(rank=4, init="pissa")), "llama"), tensor=2, double=False
     ),
@@ -104,13 +107,19 @@ CASES: dict[str, Meshed] = {
     ),
     "tensor: FullFT of Mixtral": Meshed(case(FULL, "mixtral"), tensor=2),
     "expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2),
+    "shard and tensor: FullFT, tied, clipped, two passes a step": Meshed(
+        case(FULL, "qwen3", clip=0.5, passes=2, rows=(9, 7)), tensor=2, ranks=4
+    ),
+    "shard and expert: FullFT of Mixtral, clipped": Meshed(case(FULL, "mixtral", clip=0.5), expert=2, ranks=4),
+    "shard and tensor: FullFT of Mixtral, base in parts": Meshed(case(FULL, "mixtral"), tensor=2, ranks=4, parts=True),
+    "expert: FullFT of Qwen3-MoE, float32": Meshed(case(FULL, "qwen3_moe"), expert=2, double=False),
     "tensor and expert: FullFT": Meshed(case(FULL, "qwen3_moe", clip=0.5), tensor=2, expert=2, ranks=4),
     "replicate and tensor: FullFT, float32": Meshed(case(FULL, "qwen3"), tensor=2, replicate=2, ranks=4, double=False),
     "shard and tensor, base in parts": Meshed(
         case(PACK, "qwen3", clip=0.05), tensor=2, ranks=4, samples=True, parts=True
     ),
-    "shard and expert, base in parts": Meshed(case(MIXED, "mixtral"), expert=2, ranks=4, parts=True),
-    "shard and tensor": Meshed(case(PACK, "llama", clip=0.05), tensor=2, ranks=4),
+    "shard and expert, base in parts": Meshed(case(MIXED, "mixtral", sliced=True), expert=2, ranks=4, parts=True),
+    "shard and tensor": Meshed(case(PACK, "llama", clip=0.05, sliced=True), tensor=2, ranks=4),
     "shard and expert": Meshed(case(MIXED, "mixtral", clip=0.05), expert=2, ranks=4),
     "tensor and expert": Meshed(case(MIXED, "qwen3_moe", clip=0.05), tensor=2, expert=2, ranks=4, samples=True),
 }
@@ -201,8 +210,7 @@ def engine_of(meshed: Meshed, ranks: Ranks) -> Engine:
     parts = meshed.parts and not ranks.alone
     options = {"precision": "float32", "base_in_parts": parts, **meshed.case.engine}
     engine = Engine(base, device="cpu", ranks=ranks, **options)
-    for number, method in enumerate(meshed.case.methods):
-        engine.add_policy(f"p{number}", method, seed=number)
+    add_policies(engine, meshed.case)
     return engine
 
 
@@ -210,14 +218,16 @@ def ranks_of(meshed: Meshed) -> Ranks:
     return Ranks.of_group("cpu", tensor=meshed.tensor, expert=meshed.expert, replicate=meshed.replicate)
 
 
-def train(name: str, folder: Path, state: Path | None = None) -> Trained:
-    """On these ranks, or on one process alone; `state`: the folder of what the latter has ended with."""
+def train(name: str, folder: Path, state: Path | None = None, shuffled: int | None = None) -> Trained:
+    """On these ranks, or on one process alone; `state`: the folder of what the latter has ended with. `shuffled`: the
+    seed of another order of each batch's rows."""
     meshed = CASES[name]
     with default(torch.float64 if meshed.double else torch.float32):
-        return _train(meshed, engine_of(meshed, ALONE if state is None else ranks_of(meshed)), folder, state or folder)
+        engine = engine_of(meshed, ALONE if state is None else ranks_of(meshed))
+        return _train(meshed, engine, folder, state or folder, shuffled)
 
 
-def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained:
+def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path, shuffled: int | None) -> Trained:
     case, names = meshed.case, list(engine.policies)
     started = [_saved(engine, one, folder) for one in names]
     held_out = examples(7, 999, shortest=3, longest=20)
@@ -226,6 +236,9 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
     for step in range(case.steps):
         rows = case.rows[step % len(case.rows)]
         batches = {one: batch_of(case, 100 * step + number, rows) for number, one in enumerate(names)}
+        if shuffled is not None:
+            order = torch.randperm(rows, generator=torch.Generator().manual_seed(100 * shuffled + step)).tolist()
+            batches = {one: batch.select(order) for one, batch in batches.items()}
         total = torch.zeros(len(names))
         for part in range(case.passes):
             own = {one: batch.select(range(part, batch.rows, case.passes)) for one, batch in batches.items()}
@@ -251,7 +264,9 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
         gone_on.append(_saved(engine, one, folder))
         shipped = folder / f"{one} for PEFT by rank {engine.ranks.rank}"
         export_policy(engine, one, shipped)
-        gone_on += [sha256(file.read_bytes()).hexdigest() for file in sorted(shipped.iterdir())]
+        if isinstance(engine.policies[one], FullPolicy):
+            _write_small_files(engine, shipped / "split")
+        gone_on += [_digest(file) for file in sorted(shipped.rglob("*")) if file.is_file()]
     return Trained(
         losses,
         norms,
@@ -268,6 +283,21 @@ def _train(meshed: Meshed, engine: Engine, folder: Path, state: Path) -> Trained
     )
 
 
+def _write_small_files(engine: Engine, folder: Path) -> None:
+    """Weights in many files: one process has transformers write them."""
+    folder.mkdir(exist_ok=True)
+    if engine.ranks.alone:
+        engine.model.save_pretrained(folder, max_shard_size=20_000)
+        (folder / "config.json").unlink()
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    else:
+        write_weights(engine, folder, 20_000)
+
+
+def _digest(file: Path) -> str:
+    return f"{file.name} {sha256(file.read_bytes()).hexdigest()}"
+
+
 def _saved(engine: Engine, name: str, folder: Path) -> str:
     path = folder / f"{name}.safetensors"
     engine.save(name, path)
@@ -278,7 +308,11 @@ def _saved(engine: Engine, name: str, folder: Path) -> str:
 def _gradients(engine: Engine, name: str) -> dict[str, torch.Tensor]:
     """What a step would go by, whole: gathered here, and put back as the passes have left it."""
     policy: Any = engine.policies[name]
-    named = policy._gradients() if isinstance(policy, FullPolicy) else policy._named(policy._flat.grad)
+    named = (
+        {key: weight.grad for key, weight in policy.weights.items() if weight.grad is not None}
+        if isinstance(policy, FullPolicy)
+        else policy._named(policy._flat.grad)
+    )
     left = {key: value.clone() for key, value in named.items()}
     policy.gather_gradients()
     found = {f"{name}/{key}": policy.parts.joined(key, whole(own)).double().clone() for key, own in named.items()}
@@ -299,23 +333,31 @@ class Found:
     trained: list[Trained]
     exchanged: dict[str, list[Exchanges]]
     refused: list[str]
+    read: dict[str, Read]
 
 
 def _together(policy: Policy) -> dict[str, torch.Tensor]:
     """A policy's whole state; every rank asks."""
     own = state_tensors(policy)
-    return {key: policy.parts.joined(key.rpartition("/")[2], whole(value)) for key, value in own.items()}
+    return {key: joined(policy, key, value) for key, value in own.items()}
 
 
-def everything(folder: Path, asked: Sequence[tuple[str, Path]], counts: Mapping[str, Mapping[str, Batch]]) -> Found:
-    """Cases one after the other, exchanges of some, and with these what is refused."""
+def everything(
+    folder: Path,
+    asked: Sequence[tuple[str, Path]],
+    counts: Mapping[str, Mapping[str, Batch]],
+    bases: tuple[Path, Sequence[str]] | None = None,
+) -> Found:
+    """Cases one after the other, exchanges of some, and with these what is refused; and those of `meshed_reading`, of
+    bases in a folder."""
     trained = []
     for place, (name, state) in enumerate(asked):
         own = folder / f"case{place}"
         own.mkdir(exist_ok=True)
         trained.append(train(name, own, state))
     exchanged = {name: exchanges(name, batches) for name, batches in counts.items()}
-    return Found(trained, exchanged, refusals() if counts else [])
+    found = {name: read(name, bases[0]) for name in bases[1]} if bases is not None else {}
+    return Found(trained, exchanged, refusals() if counts else [], found)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import safetensors
 import torch
@@ -18,7 +19,7 @@ from lowregret.engine.parallel.mesh import ALONE, Ranks
 from lowregret.engine.parallel.rows import Dealing
 from lowregret.models.load import load_base, resolve
 from lowregret.models.sharded import here, whole
-from lowregret.spec import FullFT, LoRA
+from lowregret.spec import FullFT, LoRA, optimizer
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Case:
     """Whether rows of a batch share prompts."""
     alone: bool = False
     """Whether each pass holds one row."""
+    sliced: bool = False
+    """Whether the optimizer's state of adapters lies in slices, however small it is."""
 
 
 PACK = (LoRA(rank=8), LoRA(rank=3, targets=("attention",)), LoRA(rank=8))
@@ -63,6 +66,12 @@ CASES: dict[str, Case] = {
     "LoRA with dropout": Case([LoRA(rank=4, dropout=0.1)]),
     "DoRA": Case([LoRA(rank=4, dora=True)]),
     "PiSSA and a LoRA": Case([LoRA(rank=4, init="pissa"), LoRA(rank=4)]),
+    "state in slices": Case(PACK, sliced=True),
+    "state in slices, clipped, two passes a step": Case(PACK, clip=0.05, passes=2, rows=(9, 7), sliced=True),
+    "state in slices, PiSSA and DoRA": Case([LoRA(rank=4, init="pissa"), LoRA(rank=3, dora=True)], sliced=True),
+    "state in slices, A and B at other rates": Case(
+        [LoRA(rank=3, b_rate=4.0, targets=("attention",))] * 2, sliced=True
+    ),
     "FullFT of a mixture, balanced": Case([FullFT()], "qwen3_moe", engine=_BALANCED),
     "one LoRA, balanced": Case(
         [LoRA(rank=4, targets=("mlp", "router"))], "qwen3_moe", engine=_BALANCED, rows=(9, 3, 2, 1)
@@ -114,6 +123,8 @@ class Trained:
     """Numbers of the trained weights that this process holds, as of their optimizer's state."""
     base: int
     """Numbers of the base that it holds."""
+    state: int
+    """Bytes that the optimizers keep on it, counted by storages."""
 
 
 def engine_of(case: Case, ranks: Ranks) -> Engine:
@@ -123,9 +134,15 @@ def engine_of(case: Case, ranks: Ranks) -> Engine:
     engine = Engine(base, device="cpu", ranks=ranks, **{"precision": "float32", **case.engine})
     if case.alone:
         engine._take(PATHS[-1])
-    for number, method in enumerate(case.methods):
-        engine.add_policy(f"p{number}", method, seed=number)
+    add_policies(engine, case)
     return engine
+
+
+def add_policies(engine: Engine, case: Case) -> None:
+    """Those of a case, by the names p0, p1, …"""
+    with patch.object(optimizer, "SLICED_BYTES", 0 if case.sliced else optimizer.SLICED_BYTES):
+        for number, method in enumerate(case.methods):
+            engine.add_policy(f"p{number}", method, seed=number)
 
 
 def batch_of(case: Case, seed: int, rows: int) -> Batch:
@@ -184,7 +201,14 @@ def train(name: str, folder: Path, halves: int = 0, state: Path | None = None, *
         saved,
         sum(here(weight.detach()).numel() for weight in tensors.values()),
         sum(here(weight.detach()).numel() for weight in engine.model.parameters()),
+        _kept_bytes(engine),
     )
+
+
+def _kept_bytes(engine: Engine) -> int:
+    kept = [here(value) for policy in engine.policies.values() for value in policy.optimizer.state().values()]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage() for value in kept if value.ndim}
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _passes(engine: Engine, batches: Mapping[str, Batch], halves: int, case: Case) -> list[Any]:

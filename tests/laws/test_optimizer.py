@@ -6,6 +6,7 @@ import gc
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,9 +20,13 @@ from lowregret.data.batches import collate
 from lowregret.engine import AdamParams, Engine, StepParams, step_params
 from lowregret.engine.optim.optimizer import by_name
 from lowregret.engine.optim.registry import OPTIMIZERS
+from lowregret.engine.parallel.mesh import Axis
+from lowregret.engine.parallel.slices import StateSlices
 from lowregret.engine.policy import Policy
 from lowregret.engine.state import restore_state, state_tensors
 from lowregret.errors import RecordsError, SpecError
+from lowregret.lora.bank import AdapterBank, AdapterLayout
+from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec import optimizer as specs
 
@@ -102,6 +107,33 @@ def test_a_weight_without_gradient_is_left_alone(kind: str) -> None:
     assert float(optimizer.step(params_of(kind, 0.1, **decay))) == pytest.approx(15**0.5)
     assert torch.equal(weights["b"], torch.ones(SHAPES["b"]))
     assert not torch.equal(weights["a"], torch.ones(SHAPES["a"]))
+
+
+@every_optimizer
+@pytest.mark.parametrize("count", [2, 3])
+def test_slices_move_as_the_whole_where_each_number_is_stepped_by_itself(kind: str, count: int) -> None:
+    """To the bit: what ranks rely on that keep a part of an adapter's state each."""
+    spec = OPTIMIZERS[kind].spec
+    assert spec.slices(2**40, count) == (count if spec.ELEMENTWISE else 1)
+    assert spec.slices(100, count) == 1
+    if not spec.ELEMENTWISE:
+        return
+    drawn = torch.randn(4, 1001, generator=torch.Generator().manual_seed(0))
+    matrix = Matrix("m", "mlp", 91, 91)
+    bank = AdapterBank(AdapterLayout((matrix,), 4, dora=True))
+    ends = [StateSlices(Axis(rank, count), bank.slices, LoRA(rank=4)).own for rank in range(count)]
+    assert (ends[0].start, ends[-1].stop) == (0, bank.slices[-1].place.stop)
+    assert all(one.stop == other.start for one, other in pairwise(ends))
+    found = []
+    for places in ([slice(0, ends[-1].stop)], ends):
+        weights = {str(place): nn.Parameter(drawn[0, place].clone()) for place in places}
+        stepped = OPTIMIZERS[kind](by_name(weights), gradients_stay=False)
+        for gradient in drawn[1:]:
+            for place, weight in zip(places, weights.values(), strict=True):
+                weight.grad = gradient[place].clone()
+            stepped.step(params_of(kind, 0.1))
+        found.append(torch.cat([one.detach() for one in weights.values()]))
+    assert torch.equal(*found)
 
 
 # --- the two registries ----------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ EXACT = [
     for name, case in CASES.items()
     if name not in OTHER_ORDER and (case.methods == [FullFT()] or len(case.methods) > 1)
 ]
-GOES_ON = ("FullFT", "three LoRAs", "PiSSA and a LoRA")
+SLICED = [name for name, case in CASES.items() if case.sliced]
+GOES_ON = ("FullFT", "three LoRAs", "PiSSA and a LoRA", SLICED[0], SLICED[-1])
 """Cases that are gone on with from a state that one process has saved."""
 
 
@@ -121,6 +122,14 @@ def test_a_policy_that_trains_the_base_lies_in_parts(
         assert parts == [whole, whole]
 
 
+@pytest.mark.parametrize("name", SLICED)
+def test_moments_of_adapters_lie_in_slices(alone: dict[str, Trained], two: list[list[Trained]], name: str) -> None:
+    """The bytes that the plan counts; all else, the file that is saved included, is as without (see above)."""
+    whole, parts = alone[name].state, [found.state for found in of(two, list(CASES).index(name))]
+    assert sum(parts) == whole
+    assert max(parts) == pytest.approx(whole / 2, rel=0.01)
+
+
 @pytest.mark.parametrize("name", GOES_ON)
 def test_two_ranks_go_on_with_what_one_has_saved(
     states: dict[str, Path], two: list[list[Trained]], name: str, tmp_path: Path
@@ -131,7 +140,7 @@ def test_two_ranks_go_on_with_what_one_has_saved(
     assert found.saved == one.saved
 
 
-FOUR = ("FullFT", "FullFT of a mixture", "three LoRAs", "LoRAs of shared prompts", "one LoRA, balanced")
+FOUR = ("FullFT", "FullFT of a mixture", "three LoRAs", "LoRAs of shared prompts", "one LoRA, balanced", SLICED[0])
 
 
 def test_four_ranks_train_as_one_process(tmp_path: Path) -> None:
@@ -143,6 +152,8 @@ def test_four_ranks_train_as_one_process(tmp_path: Path) -> None:
         assert own.before == one.before
         np.testing.assert_allclose(own.losses, one.losses, rtol=0, atol=1e-5)
         assert furthest(own, one) < RATE / 4
+        if name in SLICED:
+            assert [rank[FOUR.index(name)].state for rank in found] == pytest.approx([one.state / 4] * 4, rel=0.01)
 
 
 def test_rows_are_dealt_once_and_prompts_together() -> None:

@@ -80,16 +80,3 @@ def restore(engine: Engine, policy: str, path: Path, prefix: str) -> None:
     RecordsError when it does not fit.
     """
     restore_part(engine.policies[policy], path, prefix)
-
-
-@together
-def whole_weights(engine: Engine) -> dict[str, Tensor]:
-    """The base's weights by name, put together on rank 0's CPU; what two names share is one tensor there, too."""
-    found: dict[str, Tensor] = {}
-    known: dict[int, Tensor] = {}
-    for name, weight in engine.model.state_dict(keep_vars=True).items():
-        if id(weight) not in known:
-            value = engine.cuts.base().joined(name, whole(weight.detach())).cpu()
-            known[id(weight)] = value if engine.ranks.rank == 0 else value.new_empty(0)
-        found[name] = known[id(weight)]
-    return found

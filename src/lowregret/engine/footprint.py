@@ -116,7 +116,8 @@ def _resident_bytes(engine: Engine) -> int:
     """The base, and each policy's weights, gradients and what its optimizer keeps."""
     found = sum(stored_bytes(here(parameter)) for parameter in engine.model.parameters())
     for policy in engine.policies.values():
-        each = policy.optimizer.spec.bytes_per_parameter()
+        spec, slices = policy.optimizer.spec, 1 if policy.slices is None else policy.slices.axis.count
+        each = spec.bytes_per_parameter() - spec.state_bytes() * (slices - 1) // slices
         each -= NUMBER_BYTES if isinstance(policy, FullPolicy) else 0  # its weights are the base's
         found += each * sum(here(weight).numel() for weight in policy.weights.values())
         found += NUMBER_BYTES * sum(start.numel() for start in policy.initial.values())

@@ -20,6 +20,7 @@ from lowregret.engine.optim.registry import optimizer_of
 from lowregret.engine.parallel.base import train_base
 from lowregret.engine.parallel.fsdp import in_parts, shard
 from lowregret.engine.parallel.parts import BaseCuts, WeightParts
+from lowregret.engine.parallel.slices import StateSlices
 from lowregret.errors import SpecError, TargetError
 from lowregret.lora.bank import AdapterBank, WeightSlice, rank_on
 from lowregret.lora.dropout import Dropout
@@ -28,7 +29,7 @@ from lowregret.lora.moe.experts import LoRAExperts
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.weights import LoRAWeights, row_norms
 from lowregret.models.experts import fused_experts
-from lowregret.models.sharded import whole
+from lowregret.models.sharded import here, whole
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
@@ -46,6 +47,8 @@ class Policy(ABC):
     optimizer: PolicyOptimizer[Any]
     parts = WeightParts()
     """Which of the weights are a rank's own part of a larger one."""
+    slices: StateSlices | None = None
+    """How the optimizer's state lies over the ranks that hold the same weights; None where each has all of it."""
 
     def __init__(self, name: str, optimizer: str) -> None:
         self.name = name
@@ -121,8 +124,8 @@ class LoRAPolicy(Policy):
             raise TargetError(
                 f"{method.convention} is a convention for experts, and none are targeted here. Leave it out."
             )
-        self._pieces: list[tuple[WeightSlice, nn.Parameter]] = []
-        """What the optimizer steps when A and B have rates of their own: neighbouring numbers of `_flat`."""
+        self._pieces: list[tuple[slice, nn.Parameter]] = []
+        """What the optimizer steps when that is not all of `_flat` at one rate: neighbouring numbers of it."""
         generator = torch.Generator().manual_seed(seed)
         device = next(model.parameters()).device
         carriers = {matrix.name: _adapted(model, matrix, routing) for matrix in matrices}
@@ -151,6 +154,9 @@ class LoRAPolicy(Policy):
                 assert not isinstance(carrier, LoRAExperts)
                 weight, add_up = whole(carrier.matrix), routing.add_up.get(key)
                 adapter.magnitude.data.copy_(row_norms(weight, *adapter.factors(), adapter.scale, add_up))
+        numbers = sum(self.parts.numbers(block.name, self._flat[block.place]) for block in bank.slices)
+        if self._optimizer_type.spec.slices(numbers, cuts.ranks.replicas.count) > 1:
+            self.slices = StateSlices(cuts.ranks.replicas, tuple(bank.slices), method)
         self.optimizer = self._optimizer()
 
     @property
@@ -205,7 +211,21 @@ class LoRAPolicy(Policy):
         self._gathered = True
 
     def gradient_norm(self) -> torch.Tensor | None:
-        return None if self._flat.grad is None else self.parts.norm(self._named(self._flat.grad))
+        gradient = self._flat.grad
+        if gradient is None:
+            return None
+        norm = self.parts.norm(self._named(gradient))
+        if norm is None and self.slices is not None:
+            places = [slice(None)] if self._one_rate else [block.place for block in self.bank.slices]
+            return torch.nn.utils.get_total_norm([gradient[place] for place in places])
+        return norm
+
+    def take_step(self, params: StepParams) -> torch.Tensor:
+        norm = super().take_step(params)
+        if self.slices is not None and self._flat.grad is not None:
+            self.slices.share(self._flat.detach())
+            self._flat.grad.zero_()
+        return norm
 
     def watched(self, step: int) -> list[str]:
         suffix = {1: ".lora_B", 2: ".lora_A"}.get(step, "\0")
@@ -224,7 +244,7 @@ class LoRAPolicy(Policy):
     def refresh_views(self) -> None:
         """View the bank as it is now: after it has got or lost a member, or its gradients."""
         gradients, row = self.bank.gradients, self.bank.weights[self.slot]
-        pairs = [(self._flat, row), *((piece, row[block.place]) for block, piece in self._pieces)]
+        pairs = [(self._flat, row), *((piece, row[place]) for place, piece in self._pieces)]
         pairs += [(self.weights[key], view) for key, view in self._named(row).items()]
         pairs += [(self.initial[key], view) for key, view in self._initial_views().items()]
         for parameter, view in pairs:
@@ -232,8 +252,8 @@ class LoRAPolicy(Policy):
         if gradients is None:
             return
         own = self._flat.grad = gradients[self.slot]
-        for block, piece in self._pieces:
-            piece.grad = own[block.place]
+        for place, piece in self._pieces:
+            piece.grad = own[place]
         for key, view in self._named(own).items():
             self.weights[key].grad = view
 
@@ -254,17 +274,27 @@ class LoRAPolicy(Policy):
                 _replace(self._model, name, carrier.base)
 
     def _optimizer(self) -> PolicyOptimizer[Any]:
-        """One vector for all that learns at one rate; else a vector for each block, with its own."""
-        method = self.method
-        if method.a_rate == method.b_rate == 1:
+        """One vector for all that learns at one rate; else a vector for each weight, with its own. Of slices, this
+        rank's part of them."""
+        method, slices = self.method, self.slices
+        if slices is None and self._one_rate:
             return self._optimizer_type([(self._flat, self._named)], gradients_stay=True)
+        stepped: list[tuple[slice, Names]]
+        rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block in self.bank.slices]
+        if slices is None:
+            stepped = [(block.place, partial(_view, block, method)) for block in self.bank.slices]
+        elif self._one_rate:
+            stepped, rates = [(slices.own, slices.runs)], [1.0]
+        else:
+            stepped = [(slices.of_weight(block), partial(_run, block.name)) for block in self.bank.slices]
         flat = self._flat.detach()
-        self._pieces = [(block, nn.Parameter(flat[block.place])) for block in self.bank.slices]
-        named: list[tuple[nn.Parameter, Names]] = [
-            (piece, partial(_view, block, method)) for block, piece in self._pieces
-        ]
-        rates = [method.a_rate if block.name.endswith(".lora_A") else method.b_rate for block, _ in self._pieces]
+        self._pieces = [(place, nn.Parameter(flat[place])) for place, _ in stepped]
+        named = [(piece, names) for (_, piece), (_, names) in zip(self._pieces, stepped, strict=True)]
         return self._optimizer_type(named, gradients_stay=True, rates=rates)
+
+    @property
+    def _one_rate(self) -> bool:
+        return self.method.a_rate == self.method.b_rate == 1
 
     def _views(
         self, weights: Mapping[str, nn.Parameter], initial: Mapping[str, nn.Parameter]
@@ -303,8 +333,8 @@ class FullPolicy(Policy):
         super().__init__(name, optimizer)
         self.method = method
         train_base(model, cuts)
-        self.parts = cuts.base()
-        kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()} - {"float32"}
+        narrow = {weight.dtype for weight in model.parameters() if weight.dtype.itemsize < torch.float32.itemsize}
+        kinds = {str(dtype).removeprefix("torch.") for dtype in narrow}
         if in_parts(model) and kinds:
             raise SpecError(
                 f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
@@ -314,9 +344,10 @@ class FullPolicy(Policy):
             if parameter.dtype.itemsize < torch.float32.itemsize:
                 parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        if not cuts.any:
+        if not cuts.any or cuts.ranks.shards.count > 1:
             shard(model, decoder_layers(model), cuts.ranks)
         self.weights, self.initial = dict(model.named_parameters()), {}
+        self.parts = cuts.base(in_parts=in_parts(model))
         self._cut, self._gathered = cuts.any, False
         """Whether the base is cut, and whether its gradients are those of all ranks."""
         self._model = model
@@ -331,7 +362,7 @@ class FullPolicy(Policy):
         self._gathered = False
 
     def gather_gradients(self) -> None:
-        """FSDP2 has added them up, part by part, as a backward pass made them."""
+        """FSDP2 has added them up, part by part, as a backward pass made them, over the ranks among which it cuts."""
         if self._cut and not self._gathered:
             self.parts.add_gradients(self._gradients())
         self._gathered = True
@@ -340,7 +371,8 @@ class FullPolicy(Policy):
         return self.parts.norm(self._gradients())
 
     def _gradients(self) -> dict[str, torch.Tensor]:
-        return {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        """Those that lie on this rank."""
+        return {name: here(weight.grad) for name, weight in self.weights.items() if weight.grad is not None}
 
     def watched(self, step: int) -> list[str]:
         return [name for name, weight in self.weights.items() if weight.ndim >= 2] if step == 1 else []
@@ -370,6 +402,11 @@ class FullPolicy(Policy):
 def _view(block: WeightSlice, method: LoRA, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """One weight by its name."""
     return {block.name: block.view(numbers, method)}
+
+
+def _run(name: str, numbers: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """The part of one weight that lies here, by its name."""
+    return {name: numbers}
 
 
 def _adapted(model: PreTrainedModel, matrix: Matrix, routing: PolicyRouting) -> Carrier:

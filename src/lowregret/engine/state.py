@@ -140,17 +140,38 @@ def state_tensors(policy: Policy) -> dict[str, Tensor]:
 def save_states(policies: Mapping[str, Policy], path: Path, metadata: Mapping[str, str], ranks: Ranks = ALONE) -> None:
     """Write the states of policies, each under its prefix, to one file, the same by any number of ranks: the first
     writes. RanksError on the others when it could not."""
-    own = {prefix + key: value for prefix, policy in policies.items() for key, value in state_tensors(policy).items()}
-    owners = {prefix + key: policy for prefix, policy in policies.items() for key in state_tensors(policy)}
+    own = {
+        prefix + key: (policy, key, value)
+        for prefix, policy in policies.items()
+        for key, value in state_tensors(policy).items()
+    }
 
-    def entry(key: str) -> Entry:
-        return Entry(key, owners[key].parts.shape(_weight(key), own[key]), own[key].dtype)
-
-    def read(asked: Entry) -> Tensor:
-        return owners[asked.name].parts.joined(_weight(asked.name), whole(own[asked.name]))
+    def entry(name: str) -> Entry:
+        policy, key, value = own[name]
+        like = policy.weights[_weight(key)] if _sliced(policy, key, value) else value
+        return Entry(name, policy.parts.shape(_weight(key), like), value.dtype)
 
     with ranks.first_alone(path):
-        save_sealed([entry(key) for key in own], read, path, metadata, writes=ranks.rank == 0)
+        save_sealed(
+            [entry(name) for name in own],
+            lambda asked: joined(*own[asked.name]),
+            path,
+            metadata,
+            writes=ranks.rank == 0,
+        )
+
+
+def joined(policy: Policy, key: str, own: Tensor) -> Tensor:
+    """The whole of one of a policy's `state_tensors`, of this rank's part; every rank must ask."""
+    name = _weight(key)
+    if policy.slices is not None and _sliced(policy, key, own):
+        own = policy.slices.joined(name, own)
+    return policy.parts.joined(name, whole(own))
+
+
+def _sliced(policy: Policy, key: str, own: Tensor) -> bool:
+    """Whether a tensor of a policy's state lies in slices; a single number does not."""
+    return policy.slices is not None and key.startswith(f"{policy.optimizer.prefix}/") and own.ndim > 0
 
 
 def _weight(key: str) -> str:
@@ -251,8 +272,21 @@ def restore_state(policy: Policy, tensors: Mapping[str, Tensor], path: Path) -> 
         fill(policy.weights[name], value)
     for name, value in initial.items():
         fill(policy.initial[name], value)
-    policy.optimizer.load_state(kept)
+    policy.optimizer.load_state(_in_slices(policy, kept))
     policy.steps = int(tensors["steps"])
+
+
+def _in_slices(policy: Policy, kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What an optimizer keeps, as it lies on this rank."""
+    slices = policy.slices
+    if slices is None:
+        return kept
+
+    def read(key: str) -> Tensor:
+        value = kept[key]
+        return slices.part(_weight(key), value) if value.ndim else value
+
+    return _Lazy(kept, read)
 
 
 def _misfit(

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from lowregret.engine.checks import whole_adapters, whole_matrix, whole_weights
+from lowregret.engine.checks import whole_adapters, whole_matrix
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
@@ -18,6 +18,7 @@ from lowregret.engine.state import refusals, save_tensors
 from lowregret.errors import SpecError
 from lowregret.export.adapter import FittedAdapter, fit_adapter
 from lowregret.export.experts import as_parameter, copy_experts, expert_loras, peft_experts
+from lowregret.export.streamed import write_weights
 from lowregret.lora.formats.peft import WEIGHTS_NAME, SavedAdapter, adapter_config, to_peft_names
 from lowregret.lora.formats.selection import CONFIG_NAME
 from lowregret.lora.linear import LoRALinear
@@ -40,7 +41,9 @@ def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool 
         if isinstance(policy, LoRAPolicy):
             _write_adapter(engine, policy, partial, each_expert)
         else:
-            write_model(engine.base, partial, None if engine.ranks.alone else whole_weights(engine))
+            write_model(engine.base, partial, weights=engine.ranks.alone)
+            if not engine.ranks.alone:
+                write_weights(engine, partial)
         write_stops(engine.base, partial)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
@@ -118,18 +121,16 @@ def _write_adapter(engine: Engine, policy: LoRAPolicy, folder: Path, each_expert
     write_bytes(folder / CONFIG_NAME, (to_json(config, indent=2) + "\n").encode())
 
 
-def write_model(base: Base, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write a base and its tokenizer into a folder by transformers, without generation_config.json.
-
-    `weights` are those of a base that lies in parts.
-    """
+def write_model(base: Base, folder: Path, *, weights: bool = True) -> None:
+    """Write a base and its tokenizer into a folder by transformers, without generation_config.json; `weights`: with
+    its weights, which are whole here."""
     model: Any = base.model
     own = getattr(model, "generation_config", None)
     try:
         if own is not None:  # transformers refuses to save what some bases came with: `write_stops` writes it as it is
             model.generation_config = GenerationConfig()
         with quiet(), refusals(folder):
-            model.save_pretrained(folder, state_dict=weights)
+            model.save_pretrained(folder, state_dict=None if weights else {})
             base.tokenizer.save_pretrained(folder)
     finally:
         if own is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,35 @@ from lowregret.models.sharded import here
 FETCH = "It is a broken download, or was saved after its training had diverged: fetch it again, or give another base."
 
 
-def _alone(_: Tensor) -> None:
-    """Nothing to add from elsewhere."""
+class Spread(Protocol):
+    """How weights lie over processes."""
+
+    def numbers(self, name: str, tensor: Tensor) -> int:
+        """Those of the whole of a weight, of what of it is here."""
+        ...
+
+    def add_all(self, tensor: Tensor) -> None:
+        """Put in a tensor's place its sum over all processes."""
+        ...
 
 
-def refuse_broken(
-    source: str, weights: Mapping[str, Tensor], whose: str = FETCH, add: Callable[[Tensor], None] = _alone
-) -> None:
+@final
+class _Here:
+    """All are on this process."""
+
+    def numbers(self, name: str, tensor: Tensor) -> int:
+        return tensor.numel()
+
+    def add_all(self, tensor: Tensor) -> None:
+        pass
+
+
+def refuse_broken(source: str, weights: Mapping[str, Tensor], whose: str = FETCH, spread: Spread | None = None) -> None:
     """ModelError that names the first of the weights with a number that is not finite, and counts the others.
 
     A sum over each weight tells: one pass through the memory, and one wait for the device. A loss would not: many
     weights are used by few rows (an embedding's, an expert's). `whose` says in a sentence what to do.
-    `add` puts in a tensor's place its sum over the processes that hold parts of the weights.
+    `spread`: over which processes they lie; each of these must ask, and all are told the same.
     """
     if not weights:
         return
@@ -32,16 +50,16 @@ def refuse_broken(
     suspect = ~torch.isfinite(torch.stack([own.detach().sum(dtype=torch.float32) for own in parts])).cpu()
     pairs = zip(parts, suspect.tolist(), strict=True)
     counts = [int((~torch.isfinite(own)).sum()) if found else 0 for own, found in pairs]  # a sum may be too large
-    everywhere = torch.tensor(counts, device=parts[0].device)
-    add(everywhere)
-    found = [
-        all_of if own is not weight else count  # what is not in parts is the same everywhere
-        for own, weight, all_of, count in zip(parts, weights.values(), everywhere.tolist(), counts, strict=True)
-    ]
-    broken = [(name, count) for name, count in zip(weights, found, strict=True) if count]
+    spread = spread or _Here()
+    everywhere = torch.tensor([counts, [own.numel() for own in parts]], device=parts[0].device)
+    spread.add_all(everywhere)
+    totals = [spread.numbers(name, weight) for name, weight in weights.items()]
+    # What several hold is counted by each of them.
+    found = [count * total // max(held, 1) for total, count, held in zip(totals, *everywhere.tolist(), strict=True)]
+    broken = [(name, count, total) for name, count, total in zip(weights, found, totals, strict=True) if count]
     if not broken:
         return
-    (name, count), total = broken[0], weights[broken[0][0]].numel()
+    name, count, total = broken[0]
     more = f", and {len(broken) - 1:,} more of its weights do" if len(broken) > 1 else ""
     raise ModelError(
         f"{source}: {name.removesuffix('.weight')} holds numbers that are not finite ({count:,} of its "

@@ -51,9 +51,10 @@ def matrices(model: PreTrainedModel) -> list[Matrix]:
             d_out, d_in = module.weight.shape
             found.append(Matrix(name, "router", d_in, d_out))
         elif isinstance(module, nn.Linear | Conv1D):
-            d_out, d_in = module.weight.shape
             if isinstance(module, Conv1D):  # stored transposed
-                d_in, d_out = d_out, d_in
+                d_in, d_out = module.weight.shape
+            else:
+                d_in, d_out = module.in_features, module.out_features
             group = "unembedding" if module is head else _group(name)
             found += [Matrix(name, group, d_in, d_out)] if group else []
     return found

@@ -237,6 +237,7 @@ class CostEstimator:
             seconds=None if run is None else run.seconds,
             money=None if run is None else run.money,
             placement=placement,
+            slices=self.budget.slices(method, placement.mesh),
             sent_bytes=0.0 if run is None else run.sent_bytes,
             waiting_share=0.0 if run is None else run.waiting_seconds / run.step_seconds,
         )

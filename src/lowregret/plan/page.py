@@ -201,7 +201,7 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
     advice: Advice = plan.advice
     yield "Why", "", advice.choice.reasons
     if plan.request.devices > 1:
-        yield "Devices", "", [f"{side.label}: {side.placement.why}" for side in (plan.lora, plan.full)]
+        yield "Devices", "", [side.placed for side in (plan.lora, plan.full)]
     wide = [side for side in (plan.lora, plan.full) if side.remedy.count("--") > 1]
     told = [f"{side.label} would fit with {side.remedy}." for side in wide]
     yield "Beware", "yellow", [*advice.warnings, *told]

@@ -51,10 +51,11 @@ def place(
     trials: int = PACK,
     asked: Mesh | None = None,
 ) -> Placement:
-    """The simplest placement that fits. FullFT lies in parts on all devices. Of a LoRA's base, in this order: the whole
-    on each device, in parts, and its matrices cut over as few devices as do; of a quantised one the whole. Trials have
-    a device of their own where there are as many as devices and no matrix is cut. If nothing fits, the one that needs
-    least.
+    """The simplest placement that fits. Of a LoRA's base, in this order: the whole on each device; all of it in parts;
+    and its matrices cut over as few devices as do, each whole or in parts over the others; of a quantised one the
+    whole. FullFT lies in parts, on all devices if that does, else with matrices cut over as few as do. Trials have a
+    device of their own where there are as many devices as trials and no matrix is cut. If nothing fits, the one that
+    needs least.
 
     Args:
         method: what is trained.
@@ -81,12 +82,6 @@ def place(
         why.append(f"{_before(tried[-1])} one row would take {byte_count(bytes_of[tried[-1]])} of {byte_count(room)}")
     if not fits:
         why.append(f"nothing fits: one row takes {byte_count(bytes_of[chosen])} of {byte_count(room)}")
-    if isinstance(method, FullFT) and chosen.shard > 1 and chosen.tensor * chosen.expert > 1:
-        fits = False
-        why = [
-            "Full fine-tuning is not computed with fsdp beside tensor or expert, LoRA is: give replicate in its place, "
-            "fsdp alone, or leave --parallel out"
-        ]
     return Placement(kind, chosen, f"{'; '.join(why)}.", None if fits and memory_bytes is None else fits)
 
 
@@ -102,17 +97,17 @@ _SAYS: dict[Kind, str] = {
 
 def _meshes(method: FullFT | LoRA, devices: int, base: Divisible) -> Iterator[Mesh]:
     """The simplest first."""
-    if isinstance(method, FullFT):
-        yield Mesh(shard=devices)
-        return
-    if method.quantisation != "none":  # it lies whole on each (engine/placing.py)
+    if isinstance(method, LoRA) and method.quantisation != "none":  # it lies whole on each (engine/placing.py)
         yield Mesh(replicate=devices)
         return
     for tensor in base.tensor_sizes(devices):
-        if devices % tensor == 0:
-            yield Mesh(replicate=devices // tensor, tensor=tensor)
-        if tensor == 1 < devices:
-            yield Mesh(shard=devices)
+        others, left = divmod(devices, tensor)
+        if left:
+            continue
+        if isinstance(method, LoRA):
+            yield Mesh(replicate=others, tensor=tensor)
+        if isinstance(method, FullFT) or others > 1:
+            yield Mesh(shard=others, tensor=tensor)
 
 
 def _kind(mesh: Mesh, own_trials: bool) -> Kind:

@@ -45,6 +45,9 @@ class MethodPlan:
     """Dollars; None without a price. Where trials have devices of their own, that of one's."""
     placement: Placement
     """How the devices are used."""
+    slices: int
+    """Over how many of them an adapter's moments lie, each with a part; 1 where each has all, and of FullFT, whose
+    weights lie in parts."""
     sent_bytes: float
     """That each device sends in a step; 0 without hardware."""
     waiting_share: float
@@ -57,6 +60,12 @@ class MethodPlan:
             return "Full fine-tuning"
         base = "" if self.method.quantisation == "none" else f", {self.method.quantisation.upper()}"
         return f"LoRA, rank {self.method.rank}{base}"
+
+    @property
+    def placed(self) -> str:
+        """How the devices are used, in sentences."""
+        moments = f" Each keeps one of {self.slices} parts of the adapter's moments." if self.slices > 1 else ""
+        return f"{self.label}: {self.placement.why}{moments}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,7 @@ def _side(side: MethodPlan) -> dict[str, Any]:
             "parallel": str(side.placement.mesh),
             "devices": side.placement.mesh.devices,
             "why": side.placement.why,
+            "moment_parts": side.slices,
             "sent_bytes": side.sent_bytes,
             "waiting_share": side.waiting_share,
         },

@@ -60,6 +60,11 @@ class Mesh(Spec):
         return self.replicate * self.shard * self.expert
 
     @property
+    def alike(self) -> int:
+        """How many hold the same weights and the same moments of an adapter, unless these lie in slices over them."""
+        return self.replicate * self.shard
+
+    @property
     def in_parts(self) -> bool:
         """Whether no device holds all weights."""
         return self.devices > self.replicate

@@ -21,6 +21,8 @@ DEFAULT_OPTIMIZER = "adamw"
 """The kind that is meant where none is named; it is not written down either."""
 NUMBER_BYTES = 4
 """Weights that train, their gradients and the optimizer's state are float32."""
+SLICED_BYTES = 2**27
+"""Of an adapter's state, from which on devices keep a part of it each. No device is short of less."""
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Extent = Literal["weight", "scalar"]
@@ -36,6 +38,8 @@ class OptimizerSpec(Spec):
 
     STATE: ClassVar[Mapping[str, Extent]]
     """What is kept of each weight, by name."""
+    ELEMENTWISE: ClassVar[bool] = False
+    """Whether each number is stepped by its own gradient and state alone, so that ranks can step slices of a weight."""
 
     clip_norm: float | None = Field(default=None, gt=0, le=limits.FACTOR)
     """Global gradient norm above which gradients are scaled down; off when not given."""
@@ -62,6 +66,12 @@ class OptimizerSpec(Spec):
     def state_bytes(cls) -> int:
         """Bytes of state for each number that trains; a single number a weight is not counted."""
         return NUMBER_BYTES * sum(extent == "weight" for extent in cls.STATE.values())
+
+    @classmethod
+    def slices(cls, numbers: int, devices: int) -> int:
+        """Over how many of the devices that hold the same adapter its state lies, each with a part: over all where that
+        is possible and worth telling the others the weights each step; else over one."""
+        return devices if cls.ELEMENTWISE and numbers * cls.state_bytes() >= SLICED_BYTES else 1
 
     @classmethod
     def bytes_per_parameter(cls) -> int:
@@ -97,6 +107,7 @@ class AdamW(OptimizerSpec, _OfAdamW):
     """AdamW and the shape of the learning rate over the run."""
 
     STATE = MappingProxyType({"step": "scalar", "exp_avg": "weight", "exp_avg_sq": "weight"})
+    ELEMENTWISE = True
 
 
 OPTIMIZERS: Mapping[str, type[OptimizerSpec]] = MappingProxyType({"adamw": AdamW})

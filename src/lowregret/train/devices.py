@@ -17,7 +17,7 @@ from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.hardware import catalogue
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import LoRA, TrainingSpec
+from lowregret.spec import FullFT, TrainingSpec
 from lowregret.spec.mesh import Mesh, require, require_devices
 from lowregret.spec.method import Quantisation
 from lowregret.spec.trial import ShownSpec
@@ -43,26 +43,24 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes], quantisation: Quan
         require(mesh, divisible(shapes()))
         if mesh.expert > 1 and isinstance(spec, ShownSpec) and spec.replies:
             raise SpecError(f"--parallel {mesh}: no replies are drawn where experts are shared. Add --replies 0.")
-        if spec.trains_base and mesh.shard > 1 and mesh.tensor * mesh.expert > 1:
-            rest = mesh.model_copy(update={"shard": 1, "replicate": mesh.replicate * mesh.shard})
-            raise SpecError(
-                f"--parallel {mesh}: full fine-tuning is not computed with fsdp beside tensor or expert. "
-                f"Use --parallel {rest}, or fsdp={count}."
-            )
         return Arrangement(mesh, mesh.shard > 1)
-    if count == 1 or choose_device(spec.device).type == "cpu":
+    whole = quantisation != "none"  # such a base is not cut (engine/placing.py)
+    if count == 1 or whole or choose_device(spec.device).type == "cpu":
         return Arrangement(Mesh(shard=count), base_in_parts=False)
     there = device_memory(torch.device("cuda"))
     near = min(catalogue(), key=lambda known: abs(known.memory_bytes - there))
     hardware = replace(near, memory_bytes=there)  # all that placing asks a device for
     length = spec.data.max_length
     budget = MemoryBudget(shapes(), length, length, spec.checkpoint_activations, count, hardware)
-    loras = [method for method in spec.asked if isinstance(method, LoRA) and method.quantisation == quantisation]
-    found = [budget.placement(method).mesh for method in loras]
-    cut = max(found, key=lambda mesh: mesh.tensor, default=Mesh(shard=count))
-    if cut.tensor > 1 and not spec.trains_base:  # full fine-tuning lies in parts: it takes all devices for them
-        return Arrangement(cut, base_in_parts=False)
-    return Arrangement(Mesh(shard=count), not found or any(mesh.in_parts for mesh in found))
+    asked = [method for method in spec.asked if method.quantisation == quantisation]
+    placed = [(method, budget.placement(method).mesh) for method in asked]
+    loras = [mesh for method, mesh in placed if not isinstance(method, FullFT)]
+    most = max(
+        (mesh for method, mesh in placed if isinstance(method, FullFT) or not spec.trains_base),
+        key=lambda mesh: mesh.tensor,
+    )
+    mesh = most if most.tensor > 1 else Mesh(shard=count)  # each copy of a whole base is one, whatever it is called
+    return Arrangement(mesh, mesh.shard > 1 and (not loras or any(own.in_parts for own in loras)))
 
 
 def device_lines(engine: Engine) -> list[str]:

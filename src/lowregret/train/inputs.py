@@ -264,7 +264,9 @@ def make_engine(spec: TrainingSpec, source: Source, quantisation: Quantisation =
 def _engine_here(spec: TrainingSpec, source: Source, quantisation: Quantisation, base_in_parts: bool = False) -> Engine:
     """What each rank makes. Of a base in parts it reads its own part alone, where the files are safetensors."""
     dtype = choose_dtype(spec.precision, choose_device(spec.device))
-    base = bare_base(source, dtype) if base_in_parts and can_fill(source) else load_base(source, dtype)
+    ranks = ranks_here()
+    in_parts = base_in_parts or max(ranks.tensor.count, ranks.expert.count) > 1
+    base = bare_base(source, dtype) if in_parts and can_fill(source) else load_base(source, dtype)
     choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
         base.quantised(quantisation),
@@ -272,7 +274,7 @@ def _engine_here(spec: TrainingSpec, source: Source, quantisation: Quantisation,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
         balance_experts=spec.balance_experts,
-        ranks=ranks_here(),
+        ranks=ranks,
         base_in_parts=base_in_parts,
         base_trains=base_in_parts and spec.trains_base,
     )

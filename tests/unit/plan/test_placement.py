@@ -13,8 +13,9 @@ from lowregret.plan.make import build_plan
 from lowregret.plan.page import next_steps
 from lowregret.plan.placement import Placement, place
 from lowregret.plan.resources.hardware import find_hardware
-from lowregret.plan.resources.memory import memory
+from lowregret.plan.resources.memory import memory, trainable
 from lowregret.plan.resources.parts import divisible
+from lowregret.plan.resources.traffic import step_traffic
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.mesh import Divisible, Mesh
@@ -52,13 +53,17 @@ def placed(
         (LORA, 8, 3, needs(140, 2), ("sharded", "fsdp=8", True)),
         (LORA, 8, 3, needs(140, 100), ("sharded", "replicate=4,tensor=2", True)),
         (LORA, 8, 8, needs(140, 100), ("sharded", "replicate=4,tensor=2", True)),
-        (LORA, 8, 3, needs(400, 60), ("sharded", "tensor=8", True)),
+        (LORA, 8, 3, needs(400, 60), ("sharded", "fsdp=4,tensor=2", True)),
         (LORA, 8, 3, needs(140, 0, 400), ("sharded", "tensor=8", True)),
+        (LORA, 16, 3, needs(140, 0, 130), ("sharded", "fsdp=8,tensor=2", True)),
+        (LORA, 16, 3, needs(400, 0, 200), ("sharded", "fsdp=4,tensor=4", True)),
         (LORA, 8, 3, needs(140, 0, 900), ("sharded", "tensor=8", False)),
         (FullFT(), 1, 3, needs(160), ("alone", "fsdp=1", False)),
         (FullFT(), 2, 3, needs(16), ("sharded", "fsdp=2", True)),
         (FullFT(), 8, 8, needs(160, 2), ("sharded", "fsdp=8", True)),
-        (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=6", False)),
+        (FullFT(), 8, 3, needs(160, 100), ("sharded", "fsdp=4,tensor=2", True)),
+        (FullFT(), 8, 3, needs(160, 200), ("sharded", "fsdp=2,tensor=4", True)),
+        (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=3,tensor=2", False)),
     ],
 )  # fmt: skip
 def test_the_simplest_that_fits(
@@ -84,10 +89,13 @@ def test_it_takes_all_devices_and_says_whether_they_are_enough(
     if found.kind in ("packed", "rank-local"):
         assert isinstance(method, LoRA)
         assert trials >= devices
-    if not found.fits:
-        sizes = (1, 2, 4, 8) if isinstance(method, LoRA) else ()
-        every = [Mesh(replicate=devices // size, tensor=size) for size in sizes if devices % size == 0]
-        assert all(need(mesh) >= need(found.mesh) > 80 * GB for mesh in [*every, Mesh(shard=devices)])
+    every = [Mesh(shard=devices // size, tensor=size) for size in (1, 2, 4, 8) if devices % size == 0]
+    if isinstance(method, LoRA):
+        every += [Mesh(replicate=mesh.shard, tensor=mesh.tensor) for mesh in every]
+    if found.fits:
+        assert found.mesh.tensor == min(mesh.tensor for mesh in every if need(mesh) <= 80 * GB)
+    else:
+        assert all(need(mesh) >= need(found.mesh) > 80 * GB for mesh in every)
 
 
 @given(METHODS, DEVICES, st.integers(1, 200), st.integers(0, 90))
@@ -126,14 +134,6 @@ def test_the_reason_names_what_did_not_fit() -> None:
     assert "computes its rows, 2 of them the same; with whole layers one row would take 118 GB" in cut
 
 
-def test_full_fine_tuning_is_not_computed_with_fsdp_beside_cut_matrices() -> None:
-    found = place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=4, tensor=2))
-    assert found.fits is False
-    assert "give replicate in its place, fsdp alone, or leave --parallel out." in found.why
-    assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(replicate=4, tensor=2)).fits
-    assert place(FullFT(), 8, needs(16), 80 * GB, BASE, asked=Mesh(shard=8)).fits
-
-
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 H100 = find_hardware("H100 SXM")
@@ -170,10 +170,26 @@ def test_more_devices_take_less_time_and_one_is_as_it_was() -> None:
     assert [few / many for few, many in zip(one, eight, strict=True)] == pytest.approx([8, 8], rel=0.15)
 
 
+@pytest.mark.parametrize(("rank", "slices"), [(1, 1), (64, 8)])
+def test_devices_share_the_moments_of_an_adapter_where_these_are_large(rank: int, slices: int) -> None:
+    shapes = find_model("Llama-3.1-8B")
+    request = PlanSpec(devices=8, method=LoRA(rank=rank))
+    plan = build_plan(shapes, request, facts=FACTS, hardware=H100)
+    numbers = trainable(shapes, plan.lora.method)
+    assert plan.lora.memory.gradients == 4 * numbers
+    assert plan.lora.memory.optimizer == pytest.approx(8 * numbers / slices, rel=1e-6)
+    assert ("one of 8 parts of the adapter's moments" in plan.lora.placed) == (slices == 8)
+    assert plan.as_dict()["sides"]["lora"]["placement"]["moment_parts"] == slices
+    sent = 2 * 7 / 8 * 4 * numbers + (7 / 8 * 4 * numbers if slices == 8 else 0)
+    assert plan.lora.sent_bytes == pytest.approx(sent)
+    apart = [step_traffic(shapes, plan.lora.method, mesh).total for mesh in (Mesh(tensor=8), Mesh(expert=8))]
+    assert apart == [0, 2 * 7 / 8 * 4 * numbers], "tensor and expert ranks hold other weights"
+
+
 def test_a_mesh_of_the_users_is_what_is_planned() -> None:
     request = PlanSpec(devices=8, parallel="fsdp=4,tensor=2")
     plan = build_plan(find_model("Llama-3.1-8B"), request, facts=FACTS, hardware=H100)
-    assert (plan.lora.fits, plan.full.fits, plan.full.remedy) == (True, False, "without --parallel")
+    assert (plan.lora.fits, plan.full.fits) == (True, True)
     assert {str(side.placement.mesh) for side in (plan.lora, plan.full)} == {"fsdp=4,tensor=2"}
     assert plan.as_dict()["sides"]["lora"]["placement"]["parallel"] == "fsdp=4,tensor=2"
 

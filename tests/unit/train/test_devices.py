@@ -62,6 +62,7 @@ def test_cpus_hold_a_base_whole_and_a_mesh_that_is_asked_for_is_taken() -> None:
     assert not arrange(spec(devices=2), tiny).base_in_parts
     asked = arrange(spec(devices=4, parallel="fsdp=2,tensor=2"), tiny)
     assert (asked.mesh, asked.base_in_parts) == (Mesh(shard=2, tensor=2), True)
+    assert arrange(spec(devices=4, parallel="fsdp=2,tensor=2", method=FullFT()), tiny) == asked
     assert not arrange(spec(devices=2, parallel="tensor=2"), tiny).base_in_parts
 
 
@@ -73,10 +74,6 @@ def test_cpus_hold_a_base_whole_and_a_mesh_that_is_asked_for_is_taken() -> None:
         ({"parallel": "fsdp=2"}, "takes 2 devices, and --devices is 1"),
         ({"devices": 3, "parallel": "tensor=3"}, "key/value heads, which so many devices do not divide. Use tensor="),
         ({"devices": 2, "parallel": "expert=2"}, "has no experts"),
-        (
-            {"devices": 4, "parallel": "fsdp=2,tensor=2", "method": FullFT()},
-            "Use --parallel replicate=2,tensor=2, or fsdp=4",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(fields: dict[str, Any], said: str) -> None:
@@ -103,3 +100,6 @@ def test_gpus_are_arranged_as_the_plan_places(monkeypatch: pytest.MonkeyPatch) -
     twice = spec(devices=8, method=LoRA(rank=8), checkpoint_activations=True)
     large = arrange(twice, lambda: find_model("Llama-3.3-70B-Instruct"))
     assert (large.mesh, large.base_in_parts) == (Mesh(shard=8), True)
+    largest = spec(devices=16, method=FullFT(), checkpoint_activations=True)
+    both = arrange(largest, lambda: find_model("Llama-3.3-70B-Instruct"))
+    assert (both.mesh, both.base_in_parts) == (Mesh(shard=4, tensor=4), True)

@@ -12,8 +12,8 @@ from lowregret.engine.parallel.mesh import Axis
 
 @dataclass(frozen=True)
 class Cut:
-    """How a tensor lies over the ranks of an axis: in parts along one dimension, the first of them one longer each
-    when it does not divide."""
+    """How a tensor lies over the ranks of an axis: in parts along one dimension, all of one length but for the last
+    when it does not divide, as those of a DTensor."""
 
     axis: Axis
     dim: int
@@ -24,12 +24,15 @@ class Cut:
     @property
     def start(self) -> int:
         """Where this rank's part begins."""
-        return self.axis.rank * (self.whole // self.axis.count) + min(self.axis.rank, self.whole % self.axis.count)
+        return min(self.axis.rank * self.largest, self.whole)
 
     @property
     def size(self) -> int:
         """Numbers of this rank's part along the dimension."""
-        return self.whole // self.axis.count + (self.axis.rank < self.whole % self.axis.count)
+        return self._size(self.axis.rank)
+
+    def _size(self, rank: int) -> int:
+        return min(self.largest, max(self.whole - rank * self.largest, 0))
 
     @property
     def largest(self) -> int:
@@ -47,6 +50,5 @@ class Cut:
         missing[dim] = self.largest - self.size
         filled = torch.cat([part, part.new_zeros(missing)], dim) if missing[dim] else part
         parts = self.axis.gather(filled.contiguous())
-        longer = self.whole % self.axis.count or self.axis.count
-        own = [one.narrow(dim, 0, self.largest - (rank >= longer)) for rank, one in enumerate(parts)]
+        own = [one.narrow(dim, 0, self._size(rank)) for rank, one in enumerate(parts)]
         return torch.cat(own, dim)

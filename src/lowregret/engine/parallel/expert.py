@@ -15,7 +15,7 @@ gradient a partial sum, as that of every factor elsewhere is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -61,8 +61,14 @@ def cut_experts(model: PreTrainedModel, axis: Axis) -> tuple[dict[str, Cut], Exp
             setattr(module, key, nn.Parameter(own, requires_grad=False))
         if hasattr(module, "num_experts"):
             module.num_experts = cuts[name].size
-        module.forward = partial(_exchanged, module, exchange, cuts[name].size)
     return cuts, exchange
+
+
+def connect_experts(model: PreTrainedModel, cuts: Mapping[str, Cut], exchange: ExpertExchange) -> None:
+    """Let ranks compute each other's pairs, by experts that `cut_experts` has cut."""
+    for name, cut in cuts.items():
+        module: Any = model.get_submodule(name)
+        module.forward = partial(_exchanged, module, exchange, cut.size)
 
 
 def _exchanged(

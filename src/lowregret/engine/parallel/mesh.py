@@ -53,8 +53,13 @@ class Axis:
         """The first one's numbers, in the place of each one's tensor where that is contiguous."""
         if self.count > 1:
             tensor = tensor.contiguous()
-            dist.broadcast(tensor, group=self.group, group_src=0)
+            self.told(tensor, 0)
         return tensor
+
+    def told(self, tensor: Tensor, by: int) -> None:
+        """Put one's numbers, of that place, in each one's contiguous tensor."""
+        if self.count > 1 and tensor.numel():
+            dist.broadcast(tensor, group=self.group, group_src=by)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Everybody's tensor, all of one shape, in order."""
@@ -83,6 +88,8 @@ class Ranks:
     """Those that hold the other experts of each mixture."""
     replicate: int = 1
     """Ranks that hold the same parts of everything."""
+    shards: Axis = Axis()
+    """Those that hold the other parts of what FSDP2 cuts."""
     replicas: Axis = Axis()
     """Those that compute other rows with the same experts."""
 
@@ -115,6 +122,7 @@ class Ranks:
             data=_axis(sizes, ("replicate", "shard", "expert")),
             tensor=_axis(sizes, ("tensor",)),
             expert=_axis(sizes, ("expert",)),
+            shards=_axis(sizes, ("shard",)),
             replicas=_axis(sizes, ("replicate", "shard")),
         )
 
@@ -131,7 +139,8 @@ class Ranks:
         return self.mesh[names]
 
     @property
-    def _everybody(self) -> Axis:
+    def everybody(self) -> Axis:
+        """All of them."""
         return Axis(self.rank, self.count)
 
     def add(self, tensor: Tensor) -> None:
@@ -158,7 +167,7 @@ class Ranks:
         # One number: those that failed are counted above those without memory.
         step = 0 if problem is None else 1 if out_of_memory(problem) else self.count + 1
         total = torch.tensor(step, device=device)
-        self._everybody.add(total)
+        self.everybody.add(total)
         if problem is not None:
             raise problem
         failed, without = divmod(int(total), self.count + 1)
@@ -173,7 +182,7 @@ class Ranks:
         if self.mesh is None:
             return here
         flag = torch.tensor(int(here), device=self.mesh.device_type)
-        self._everybody.add(flag)
+        self.everybody.add(flag)
         return bool(flag)
 
     def first(self, here: bool) -> bool:

@@ -97,9 +97,9 @@ class BaseCuts:
     def _columns(self, whole: Matrix) -> Cut:
         return Cut(self.ranks.tensor, -1, whole.d_in)
 
-    def base(self) -> WeightParts:
-        """How the base's own weights lie over the ranks."""
-        return WeightParts(self.ranks, self.weights, self.inside)
+    def base(self, *, in_parts: bool = False) -> WeightParts:
+        """How the base's own weights lie over the ranks; `in_parts`: FSDP2 has cut them once more."""
+        return WeightParts(self.ranks, self.weights, self.inside, in_parts)
 
     def all_traffic(self, module: str, counts: Int64[Tensor, "two some"]) -> Int64[Tensor, "two experts"]:
         """What went to each expert of a module, of all ranks; every rank must ask."""
@@ -143,6 +143,8 @@ class WeightParts:
     """By weight. Every other is whole on every rank."""
     matrices: frozenset[str] = frozenset()
     """Those that are cut: of what is whole on them each rank has a partial sum of the gradient."""
+    in_parts: bool = False
+    """Whether FSDP2 has cut all of them once more, and adds up gradients over the ranks among which it did."""
 
     def own(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of a weight, or of a moment; what does not have its length is left as it is."""
@@ -173,15 +175,21 @@ class WeightParts:
         cut = self.cuts.get(name)
         return tensor.numel() if cut is None else tensor.numel() // max(cut.size, 1) * cut.whole
 
+    def add_all(self, tensor: Tensor) -> None:
+        """Put in a tensor's place its sum over all ranks."""
+        self.ranks.everybody.add(tensor)
+
     def add_gradients(self, named: Mapping[str, Tensor], flat: Float[Tensor, " numbers"] | None = None) -> None:
         """Add up what the passes of all ranks have left, in place; by weight, views of `flat` where there is one.
 
         One sum over the ranks that compute other rows, of experts those that have the same ones; and one over those
         that hold other parts of the matrices, of what is whole. On a matrix that is not cut these compute the same,
-        and one of them is taken.
+        and one of them is taken. What FSDP2 has added up already is added up over the other ranks alone.
         """
         of_experts = self._cut(named, self.ranks.expert)
-        if of_experts or flat is None:
+        if self.in_parts:
+            _add(self.ranks.expert, [gradient for name, gradient in named.items() if name not in of_experts])
+        elif of_experts or flat is None:
             _add(self.ranks.replicas, list(of_experts.values()))
             _add(self.ranks.data, [gradient for name, gradient in named.items() if name not in of_experts])
         else:
@@ -206,7 +214,10 @@ class WeightParts:
             if cut := self._cut(named, axis):
                 squares.append(_squares(list(cut.values())))
                 axis.add(squares[-1])
-        return torch.stack(squares).sum().sqrt()
+        total = torch.stack(squares).sum()
+        if self.in_parts:
+            self.ranks.shards.add(total)
+        return total.sqrt()
 
     def _cut(self, named: Mapping[str, Tensor], axis: Axis) -> dict[str, Tensor]:
         """Those of some weights that are cut over an axis."""

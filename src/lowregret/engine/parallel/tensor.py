@@ -23,9 +23,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -64,11 +65,34 @@ class CutMatrices:
     """Modules in regions that are whole."""
 
 
+@final
+class SharedRows(nn.Linear):
+    """An unembedding that is a part of the embedding: some of its rows, as they are at the time.
+
+    Its gradient is one of the embedding's, of which every rank needs those of all rows: where the base trains,
+    vocabulary · hidden numbers more are summed over the ranks in a pass.
+    """
+
+    def __init__(self, embedding: Any, cut: Cut, bias: Any) -> None:
+        nn.Module.__init__(self)
+        rows = replace(cut, dim=-2)
+        self._shared = (embedding, rows)  # in a tuple, for it is no module of this one
+        self.in_features, self.out_features = int(embedding.weight.shape[1]), rows.size
+        self.bias = bias
+
+    @property
+    def weight(self) -> Float[Tensor, "rows hidden"]:  # type: ignore[override]
+        embedding, rows = self._shared
+        whole: Any = embedding.weight
+        return rows.own(enter(whole, rows.axis) if whole.requires_grad else whole)
+
+
 @torch.no_grad()
 def cut_matrices(model: PreTrainedModel, axis: Axis) -> CutMatrices:
     """Leave of each matrix this rank's part, in place; types are to be final. Nothing without tensor ranks.
 
-    SpecError for a base of which transformers does not say how it is cut, and for more ranks than divide it.
+    An unembedding that is the embedding stays whole until it is connected. SpecError for a base of which transformers
+    does not say how it is cut, and for more ranks than divide it.
     """
     if axis.count == 1:
         return CutMatrices()
@@ -85,40 +109,27 @@ def cut_matrices(model: PreTrainedModel, axis: Axis) -> CutMatrices:
         weights[f"{region.rowwise}.weight"] = _cut_rowwise(model.get_submodule(region.rowwise), axis)
         module = model.get_submodule(region.name)
         inside |= {f"{region.name}.{name}" for name, _ in module.named_modules()} - sides.keys()
-        module.register_forward_pre_hook(_entering(axis), with_kwargs=True)
-        module.register_forward_hook(_leaving(axis))
     head: Any = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return CutMatrices(sides, None, weights, frozenset(inside))
     (name,) = (name for name, module in model.named_modules() if module is head)
     vocabulary = Cut(axis, -1, head.out_features)
     embedding: Any = model.get_input_embeddings()
-    if embedding.weight is head.weight:
-        rows = replace(vocabulary, dim=-2)
-        head.weight = nn.Parameter(rows.own(head.weight.detach()), requires_grad=False)
-        head.out_features = vocabulary.size
-    else:
+    if embedding.weight is not head.weight:
         weights |= {f"{name}.{key}": cut for key, cut in _cut_columnwise(head, axis).items()}
     return CutMatrices({**sides, name: "columnwise"}, vocabulary, weights, frozenset(inside))
 
 
-def share_weight(model: PreTrainedModel, vocabulary: Cut) -> None:
-    """Let an unembedding that is a part of the embedding train as that: its gradient is one of the embedding's.
-
-    Every rank needs those of all rows: in a pass, vocabulary · hidden numbers more are summed over the ranks.
-    """
+def connect_regions(model: PreTrainedModel, axis: Axis, vocabulary: Cut | None) -> None:
+    """Let ranks add up what they make in parts, of matrices that `cut_matrices` has cut."""
+    for region in find_regions(model):
+        module = model.get_submodule(region.name)
+        module.register_forward_pre_hook(_entering(axis), with_kwargs=True)
+        module.register_forward_hook(_leaving(axis))
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
-    if head.weight.untyped_storage().data_ptr() != embedding.weight.untyped_storage().data_ptr():
-        return
-    rows = replace(vocabulary, dim=-2)
-
-    def take(module: nn.Module, inputs: Any) -> None:
-        head.weight = rows.own(enter(embedding.weight, rows.axis))
-
-    del head.weight
-    take(head, ())
-    head.register_forward_pre_hook(take)
+    if vocabulary is not None and head.weight is embedding.weight:
+        model.set_output_embeddings(SharedRows(embedding, vocabulary, head.bias))
 
 
 def find_regions(model: PreTrainedModel) -> list[Region]:

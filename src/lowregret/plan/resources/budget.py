@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lowregret.plan.placement import Placement, place
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix
 from lowregret.plan.resources.hardware import Hardware, catalogue
-from lowregret.plan.resources.memory import Memory, memory
+from lowregret.plan.resources.memory import Memory, memory, trainable
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
@@ -60,6 +60,12 @@ class MemoryBudget:
             hardware=self.hardware,
             optimizer=self.optimizer,
         )
+
+    def slices(self, method: FullFT | LoRA, mesh: Mesh) -> int:
+        """Over how many devices of a mesh an adapter's moments lie; 1 in FullFT."""
+        if isinstance(method, FullFT):
+            return 1
+        return self.optimizer.slices(trainable(self.shapes, method), mesh.alike)
 
     def holds(self, need: Memory) -> bool | None:
         """Whether a device has so much; None when no hardware is named."""

@@ -124,7 +124,7 @@ def run_cost(
     stepped = sum(held(shapes, mesh)) if isinstance(method, FullFT) else trainable(shapes, method)
     work += _step_traffic(optimizer, method, hardware, trainer) * stepped / hardware.bytes_per_second
     each = pass_traffic(shapes, method, mesh, device.wide, tokens / passes, again=checkpoint_activations)
-    after = step_traffic(shapes, method, mesh)
+    after = step_traffic(shapes, method, mesh, optimizer)
     step = device.lasting(work, at_once, [(each, passes), (after, 1)])
     seconds = steps * step + device.judging(eval_tokens, supervised_share)
     price = hardware.price_per_hour if price_per_hour is None else price_per_hour

@@ -129,6 +129,8 @@ def memory(
         peak = max(peak - gradients, 0.0)
     logits = round(min(logits, peak))
     state = optimizer.state_bytes() // NUMBER_BYTES * number * trained
+    if not full:
+        state /= optimizer.slices(int(trained), mesh.alike)
     stored = _weights(shapes, method, wide, trained, trainer, mesh)
     made = Memory(int(stored), int(gradients), int(state), round(peak) - logits, logits, context=0, fragmentation=0)
     if cpu:

@@ -68,6 +68,13 @@ def held(shapes: Shapes, mesh: Mesh) -> tuple[float, float]:
     return products / mesh.shard, rest / mesh.shard
 
 
+def alike(shapes: Shapes, mesh: Mesh) -> tuple[float, float]:
+    """Numbers of the base on each device that tensor ranks have alike, and those that expert ranks have alike."""
+    uncut = sum(count for weight, count in _counted(shapes, mesh) if weight.kind not in CUT)
+    dense = sum(count for weight, count in _counted(shapes, mesh) if weight.kind != "experts")
+    return uncut / mesh.shard, dense / mesh.shard
+
+
 def cast_numbers(shapes: Shapes, mesh: Mesh) -> float:
     """Numbers of the matrices that a graph of FullFT keeps copies of, on each device once they are gathered."""
     return sum(count for weight, count in _counted(shapes, mesh) if weight.kind in CAST)

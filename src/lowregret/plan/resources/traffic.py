@@ -6,7 +6,10 @@ weights, of which L lie in the layers, in float32 where they train (FullFT), els
 
     FullFT in parts, a pass         gathered 2·L + (P − L), gradients scattered P
     a LoRA's base in parts, a pass  gathered 2·L + (P − L)
-    LoRA, a step                    4 bytes of each number that trains, reduced to all that compute other rows or trials
+    LoRA, a step                    4 bytes of each number that trains, reduced to all that compute other rows or
+                                    trials, and 4 gathered where its optimizer's state lies in slices
+    FullFT, a step                  gradients reduced to all that hold the same parts: replicas, and of what they do not
+                                    cut tensor and expert ranks
     tensor, a pass of t tokens      regions · t · hidden forward and again backward, reduced to all; an attention and an
                                     MLP are a region each (engine/parallel/tensor.py). Where activations are computed
                                     twice, all but the last region of each layer once more
@@ -21,9 +24,9 @@ from dataclasses import dataclass
 
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.memory import trainable
-from lowregret.plan.resources.parts import gathered, held
+from lowregret.plan.resources.parts import alike, gathered, held
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import FullFT, LoRA
+from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
 from lowregret.spec.mesh import Mesh
 from lowregret.spec.optimizer import NUMBER_BYTES
 
@@ -71,12 +74,21 @@ def held_out_traffic(shapes: Shapes, method: FullFT | LoRA, mesh: Mesh, wide: in
     return _along(shapes, mesh, parts.layers + parts.outside, wide * tokens, _regions(shapes), 2)
 
 
-def step_traffic(shapes: Shapes, method: FullFT | LoRA, mesh: Mesh) -> Traffic:
+def step_traffic(shapes: Shapes, method: FullFT | LoRA, mesh: Mesh, optimizer: type[OptimizerSpec] = AdamW) -> Traffic:
     """Of a step after its passes. Every device keeps every adapter, also where trials have devices of their own."""
     if isinstance(method, FullFT):
-        whole = NUMBER_BYTES * sum(held(shapes, mesh))
-        return Traffic(0.0, 2 * _passed(mesh.replicate) * whole, 0.0, 0.0, 0.0)
-    return Traffic(0.0, 0.0, 2 * _passed(mesh.data) * NUMBER_BYTES * trainable(shapes, method), 0.0, 0.0)
+        held_bytes = NUMBER_BYTES * sum(held(shapes, mesh))
+        uncut, dense = (NUMBER_BYTES * numbers for numbers in alike(shapes, mesh))
+        return Traffic(
+            shard=0.0,
+            replicate=2 * _passed(mesh.replicate) * held_bytes,
+            data=0.0,
+            tensor=2 * _passed(mesh.tensor) * uncut,
+            expert=2 * _passed(mesh.expert) * dense,
+        )
+    numbers = trainable(shapes, method)
+    told = _passed(optimizer.slices(numbers, mesh.alike))
+    return Traffic(0.0, 0.0, (2 * _passed(mesh.data) + told) * NUMBER_BYTES * numbers, 0.0, 0.0)
 
 
 def _along(shapes: Shapes, mesh: Mesh, weights: float, column: float, reduced: int, sent: int) -> Traffic:

@@ -46,6 +46,16 @@ def test_copies_in_parts_reduce_each_their_part() -> None:
     assert found == Traffic(0, pytest.approx(2 * 1 / 2 * 4 * LARGE.total / 4), 0, 0, 0)
 
 
+def test_what_tensor_or_expert_ranks_have_alike_is_reduced_in_full_fine_tuning() -> None:
+    cut = step_traffic(LARGE, FullFT(), Mesh(shard=4, tensor=2))
+    whole = sum(count for kind, count in LARGE.by_kind().items() if kind not in ("attention", "mlp", "unembedding"))
+    assert cut == Traffic(0, 0, 0, pytest.approx(2 * 1 / 2 * 4 * whole / 4), 0)
+    mixture = find_model("Qwen3-30B-A3B")
+    dense = mixture.total - mixture.by_kind()["experts"]
+    shared = step_traffic(mixture, FullFT(), Mesh(expert=8))
+    assert shared == Traffic(0, 0, 0, 0, pytest.approx(2 * 7 / 8 * 4 * dense))
+
+
 def test_a_frozen_base_in_parts_is_gathered_as_it_is_stored() -> None:
     """bfloat16 but for embedding and norms."""
     found = pass_traffic(LARGE, LoRA(rank=16), Mesh(shard=8), 2, 1000)
@@ -57,7 +67,7 @@ def test_a_frozen_base_in_parts_is_gathered_as_it_is_stored() -> None:
 
 
 def test_adapters_are_reduced_once_a_step() -> None:
-    lora = LoRA(rank=16)
+    lora = LoRA(rank=4)
     adapters = 4 * trainable(LARGE, lora)
     for mesh in (Mesh(replicate=4), Mesh(shard=4), Mesh(shard=4, tensor=2)):
         found = step_traffic(LARGE, lora, mesh)
