@@ -76,8 +76,23 @@ def study(
     workers: Annotated[
         int | None,
         option(
-            "Processes that train side by side. (1 or more; default: as many as cores for a small base on a CPU, "
-            "else 1)"
+            "Processes that train side by side; with --ray or --slurm, at most so many groups at a time. (1 or more; "
+            "default: as many as cores for a small base on a CPU, else 1; on a cluster as many as have room)"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        option(
+            "Train on a Ray cluster: HOST:PORT of its head, auto on a node of one, or local to start one here. Needs "
+            "lowregret[cluster]. (default: this machine, without Ray)"
+        ),
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        option(
+            "Train as SLURM jobs, a group each, asked for with partition=P,account=A,qos=Q,time=MINUTES,gpu=NAME, …; "
+            "defaults asks for none of these, local runs the same here without SLURM. Needs lowregret[cluster]. "
+            "(default: this machine)"
         ),
     ] = None,
     as_json: o.Json = False,
@@ -103,12 +118,15 @@ def study(
             if len(studies) == 1:
                 progress.say(filled_in(question))
         from lowregret.report.pages.studies import write_page
+        from lowregret.study.execute.choose import Place
         from lowregret.study.suite import run_studies
         from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
         runs = None if track is None else parse_track(track, root).checked(progress.say)
-        found = run_studies(studies, workers=workers, command=command_line(), observer=progress, track=runs)
+        found = run_studies(
+            studies, place=Place(workers, ray, slurm), command=command_line(), observer=progress, track=runs
+        )
         page = write_page(list(studies), root)
     if as_json:
         say_json({"studies": {str(folder): plain(claims) for folder, claims in found.items()}, "report": str(page)})

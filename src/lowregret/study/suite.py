@@ -8,16 +8,16 @@ OUT/claims.json             what became of each claim, a pure function of the ab
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.registry import open_source
-from lowregret.engine.device import choose_device
 from lowregret.engine.parallel.launch import dismiss, started_by_torchrun
-from lowregret.errors import DataError, ModelError, RecordsError, SpecError
+from lowregret.errors import DataError, ModelError, RecordsError
 from lowregret.foreign_text import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
@@ -32,58 +32,59 @@ from lowregret.runs.lock import lock_run, require_targets
 from lowregret.runs.spelling import is_older
 from lowregret.runs.study import group_folder, read_trials
 from lowregret.spec import FullFT, LoRA
-from lowregret.study.execute.local import GroupJob, run_jobs
+from lowregret.study.execute.choose import Place, choose, require_place
+from lowregret.study.execute.job import GroupJob
+from lowregret.study.execute.run import GroupRun
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
-from lowregret.study.observer import Observer, Silent
+from lowregret.study.needs import Machines, group_cost
+from lowregret.study.observer import Silent, StudyObserver
+from lowregret.study.order import in_order
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import stop_requests
 from lowregret.version import __version__
 
-_SMALL_BASE = 200_000_000
-"""Bytes of a base's folder up to which one trial leaves cores of a CPU idle."""
-
 
 def run_studies(
     studies: Mapping[Path, Question],
     *,
-    workers: int | None = None,
+    place: Place | None = None,
     command: str = "lowregret.study.suite.run_studies(...)",
-    observer: Observer | None = None,
+    observer: StudyObserver | None = None,
     track: Track | None = None,
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
 
-    `workers` are processes that train groups side by side: as many as cores for a small base on a CPU, else 1. Results
-    do not depend on it but by rounding. `track` is where every trial is a run as well. Raises LowregretError, or
-    Interrupted after a clean stop.
+    `place` says where groups are trained side by side: in as many processes as cores for a small base on a CPU, else in
+    this one. Results do not depend on it but by rounding. `track` is where every trial is a run as well. Raises
+    LowregretError, or Interrupted after a clean stop.
     """
-    watching = observer or Silent()
+    watching, place = observer or Silent(), place or Place()
+    require_place(place, list(studies.values()))
     _require_inputs(studies.values())
     with ExitStack() as stack:
         for folder, question in studies.items():
             stack.enter_context(lock_run(folder))
             _bind_question(folder, question, command)
         should_stop = stack.enter_context(stop_requests(watching.say))
-        jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
-        count = workers or _suitable_workers(list(studies.values()))
-        if count > 1 and _on_many(list(studies.values())):
-            raise SpecError(f"--workers {count}: each would train on all devices. Leave --workers out.")
-        threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
-        found: dict[Path, Claims] = {}
-        waited_for = {folder: {job.folder for job in jobs if folder in job.folder.parents} for folder in studies}
-
-        def ended(job: GroupJob) -> None:
-            for folder, left in waited_for.items():
-                if job.folder in left:
-                    left.remove(job.folder)
-                    if not left:  # judged at once: what is finished can be read while the others train
-                        found[folder] = _judged(folder)
-
-        if jobs:
-            watching.say(f"{len(jobs)} groups of trials, {count} at a time")
-            run_jobs(jobs, count, threads, _starts, watching, should_stop, ended, track)
+        found = _Judged(studies)
+        if found.waited_for:
+            chosen = choose(place, studies, watching, should_stop, track)
+            stack.callback(chosen.executor.close)
+            jobs = in_order(_with_costs(found.jobs, chosen.machines), chosen.at_once)
+            watching.say(f"{len(jobs)} groups of trials on {chosen.executor.name}, {chosen.at_once} at a time")
+            run = GroupRun(
+                chosen.executor,
+                watching,
+                should_stop,
+                starts=_starts,
+                ended=found.ended,
+                threads=chosen.threads,
+                track=track,
+                expected=chosen.expected,
+            )
+            run.run(jobs)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 if question.devices > 1:
@@ -91,8 +92,30 @@ def run_studies(
                 if started_by_torchrun() is None:
                     dismiss()  # nobody else is to be at work
                 time_steps(question, folder / TIMINGS, watching.say, should_stop)
-                found[folder] = _judged(folder)
-        return {folder: found[folder] for folder in studies}
+                found.claims[folder] = _judged(folder)
+        return {folder: found.claims[folder] for folder in studies}
+
+
+class _Judged:
+    """The claims of those studies whose groups are all trained: they can be read while the others train."""
+
+    def __init__(self, studies: Mapping[Path, Question]) -> None:
+        self.jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
+        self.waited_for = Counter(job.study for job in self.jobs)
+        self.claims: dict[Path, Claims] = {}
+
+    def ended(self, job: GroupJob) -> Sequence[GroupJob]:
+        """A group is trained; nothing else is to be."""
+        self.waited_for[job.study] -= 1
+        if not self.waited_for[job.study]:
+            self.claims[job.study] = _judged(job.study)
+        return ()
+
+
+def _with_costs(jobs: Sequence[GroupJob], machines: Machines) -> list[GroupJob]:
+    """What each needs, and how long it takes, by the plan."""
+    costs = [group_cost(job.spec, machines) for job in jobs]
+    return [replace(job, needs=cost.needs, seconds=cost.seconds) for job, cost in zip(jobs, costs, strict=True)]
 
 
 def _require_inputs(questions: Collection[Question]) -> None:
@@ -176,21 +199,3 @@ def _starts(job: GroupJob) -> dict[str, float]:
     common = best(anchor_of(job.spec.methods))
     found = {method.name: best(method) or common for method in job.spec.methods}
     return {name: rate for name, rate in found.items() if rate is not None}
-
-
-def _on_many(questions: Sequence[Question]) -> bool:
-    """Whether a training has several devices."""
-    return any(question.devices > 1 for question in questions) or started_by_torchrun() is not None
-
-
-def _suitable_workers(questions: Sequence[Question]) -> int:
-    """As many as cores where all bases are small folders and the device is one CPU, else one."""
-    if _on_many(questions):
-        return 1
-    models = {(group.model, group.device) for question in questions for group in question.groups()}
-    for model, device in models:
-        path = Path(resolve(model).path)
-        size = sum(file.stat().st_size for file in path.glob("*")) if path.is_dir() else _SMALL_BASE + 1
-        if choose_device(device).type != "cpu" or size > _SMALL_BASE:
-            return 1
-    return os.cpu_count() or 1
