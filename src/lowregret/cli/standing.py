@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +12,9 @@ from rich.text import Text
 from lowregret.analysis.numbers import nats
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.standing import GroupStanding
+
+if TYPE_CHECKING:
+    from lowregret.study.status import StudyStatus
 
 _SHOWN = 4
 """Trials of a group that have a line of their own while they train together."""
@@ -53,3 +58,19 @@ def _trial(group: GroupStanding, record: TrialRecord) -> tuple[str, str, str, st
     found = "" if last.test_loss is None else nats(last.test_loss if last.test_reward is None else last.test_reward)
     steps = str(last.step) if group.steps is None else f"{last.step}/{group.steps}"
     return name, steps, found, f"{last.seconds:.0f}"
+
+
+def status_lines(study: StudyStatus) -> Iterator[str]:
+    """A study in words, above its table: what has failed, with the last that was said there."""
+    states = Counter(group.state for group in study.groups)
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    claims = "has its claims" if study.judged else "no claims yet"
+    yield f"{study.folder}: {len(study.groups)} groups: {counted}; {claims}"
+    for group in study.groups:
+        for record in group.failed:
+            yield f"{group.standing.key} {record.id}: failed: {record.error}"
+        if group.said:
+            yield f"{group.standing.key}: {group.state}. The last that its workers said:"
+            yield from (f"    {line}" for line in group.said)
+    if states["stopped"] and study.command:
+        yield f"Nobody trains what has stopped. The same command goes on: {study.command}"

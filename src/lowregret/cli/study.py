@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _OF_ALL = {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"}
 """Flags that are of use with `all`."""
 _ITS_OWN = "the question's"
+STATUS = "status"
+"""In the place of a recipe: how far a study is."""
 ASKS = VerbFlags(
     Question,
     leaves_out={
@@ -52,10 +54,14 @@ def study(
         str,
         positional(
             "A recipe (its file, or its name in `lowregret recipes`), the name of a question with its defaults (rank, "
-            "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others.",
+            "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others. Or `status`, "
+            "which says how far the study in FOLDER is, whoever trains it and wherever.",
             "RECIPE",
         ),
     ],
+    folder: Annotated[
+        Path | None, positional("With `status`: the study's folder, or one of several studies.", "[FOLDER]")
+    ] = None,
     /,
     *,
     quick: Annotated[
@@ -104,6 +110,9 @@ def study(
     """A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not
     repeated.
     """
+    if recipe == STATUS or folder is not None:
+        _show_status(recipe, folder, as_json)
+        return
     _require_workers(workers)
     flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
     flags |= {} if targets is None else {"targets": targets}
@@ -133,6 +142,27 @@ def study(
         return
     _show(found)
     say(f"report: {page}")
+
+
+def _show_status(recipe: str, folder: Path | None, as_json: bool) -> None:
+    if recipe != STATUS:
+        raise SpecError(f"unexpected {str(folder)!r}. The folder of a study is its --out.")
+    if folder is None:
+        raise SpecError(f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is.")
+    from lowregret.study.status import read_status
+
+    found = read_status(folder)
+    if as_json:
+        say_json({"studies": {str(study.folder): study.as_dict() for study in found}})
+        return
+    from lowregret.cli.progress import make_console
+    from lowregret.cli.standing import standing_table, status_lines
+
+    console = make_console()
+    for study in found:
+        for line in status_lines(study):
+            say(line)
+        console.print(standing_table([group.standing for group in study.groups]))
 
 
 def _require_workers(workers: int | None) -> None:

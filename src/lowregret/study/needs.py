@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lowregret.errors import LowregretError
 from lowregret.plan.placement import PACK
 from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.cost import PRUNED_SHARE, run_cost
-from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.hardware import NODE, Hardware
 from lowregret.plan.resources.memory import CPU_PROCESS
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA
@@ -22,6 +23,10 @@ _LARGE_CPUS = 8
 """Of a group on a CPU whose base is larger."""
 _PARTS = 8
 """A GPU is shared in eighths; who needs more than half of one has it alone."""
+_LONG = 0.5
+"""Of the time that all work takes if it is shared evenly: a group that takes longer gets more devices."""
+_FASTER = 0.7
+"""Of a group's time: what it must take at most with twice as many devices, to get them."""
 _WIDE = 4
 """Bytes of a base's number on a CPU."""
 USUAL_CPU = Hardware(
@@ -54,7 +59,9 @@ class GroupCost:
     trials: int
     """A guess: the search decides."""
     seconds: float
-    """All trials, one after another on one worker."""
+    """All trials, on one worker with all its devices."""
+    fits: bool = True
+    """Whether the devices hold it, as far as is known."""
 
 
 def group_cost(group: GroupSpec, machines: Machines) -> GroupCost:
@@ -88,7 +95,40 @@ def group_cost(group: GroupSpec, machines: Machines) -> GroupCost:
     host = CPU_PROCESS + _WIDE * shapes.total
     if group.devices == 1 and hardware is not None:
         gpus = _share(bytes_each / hardware.memory_bytes)
-    return GroupCost(Needs(group.devices, host, gpus), trials, total)
+    fits = hardware is None or bytes_each <= hardware.memory_bytes
+    return GroupCost(Needs(group.devices, host, gpus), trials, total, fits)
+
+
+def spread(groups: Sequence[GroupSpec], machines: Machines, devices: int) -> list[int]:
+    """Of each group, how many of so many GPUs train it: the fewest that hold it, twice as many again for the longest
+    one for as long as it takes longer than its share of all work allows and is faster with more; never more than a
+    node has. Where the user says how many, or on CPUs, as many as that."""
+    chosen = [group.devices for group in groups]
+    node = min(devices, NODE if machines.hardware is None else machines.hardware.node)
+    if not machines.gpus or machines.hardware is None:
+        return chosen
+    free = [group.devices == 1 and group.parallel is None and not group.device.startswith("cpu") for group in groups]
+
+    def cost(index: int, count: int) -> GroupCost:
+        return group_cost(groups[index].model_copy(update={"devices": count}), machines)
+
+    for index in range(len(groups)):
+        while free[index] and not cost(index, chosen[index]).fits and 2 * chosen[index] <= node:
+            chosen[index] *= 2
+    costs = [cost(index, count) for index, count in enumerate(chosen)]
+    free = [each and one.needs.gpus >= 1 for each, one in zip(free, costs, strict=True)]
+    while any(free):
+        share = sum(each.seconds * each.needs.gpus for each in costs) / devices
+        longest = max((index for index in range(len(groups)) if free[index]), key=lambda index: costs[index].seconds)
+        if costs[longest].seconds <= _LONG * share:
+            break
+        more = cost(longest, 2 * chosen[longest]) if 2 * chosen[longest] <= node else None
+        if more is None or more.seconds > _FASTER * costs[longest].seconds:
+            free[longest] = False
+            continue
+        chosen[longest] *= 2
+        costs[longest] = more
+    return chosen
 
 
 def _rows(group: GroupSpec) -> int:
@@ -107,12 +147,13 @@ def _bytes(group: GroupSpec, method: FullFT | LoRA, budget: MemoryBudget) -> int
 
 
 def _seconds(group: GroupSpec, method: FullFT | LoRA, budget: MemoryBudget) -> float:
-    """Of one trial."""
+    """Of one trial; where devices train trials of their own, its share."""
     hardware = budget.hardware or USUAL_CPU
     placement = budget.placement(method)
     evaluations = len(group.evals) if isinstance(group.evals, tuple) else group.evals
     held_out = (group.data.max_eval or 0) * group.data.max_length * evaluations
-    return run_cost(
+    apart = 1 if placement.deals_rows else placement.mesh.data
+    cost = run_cost(
         budget.shapes,
         method,
         hardware,
@@ -124,7 +165,8 @@ def _seconds(group: GroupSpec, method: FullFT | LoRA, budget: MemoryBudget) -> f
         mesh=placement.mesh,
         deals_rows=placement.deals_rows,
         optimizer=type(group.optimizer),
-    ).seconds
+    )
+    return cost.seconds / apart
 
 
 def _share(share: float) -> float:
