@@ -14,7 +14,7 @@ from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.digests import forget_digests
-from lowregret.errors import SpecError, did_you_mean
+from lowregret.errors import RecordsError, SpecError, did_you_mean
 from lowregret.questions.question import Question
 from lowregret.spec import read_toml
 from lowregret.spec.recipes import recipes
@@ -101,6 +101,20 @@ def study(
             "(default: this machine)"
         ),
     ] = None,
+    settle: Annotated[
+        bool,
+        option(
+            "Give a question no further seeds, of more than three, once all its claims are settled: at 5 % over all "
+            "looks together."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        option(
+            "Spend so much time (30min, 4h, 2d) or money ($20): what is asked for first, then further seeds of what is "
+            "most open. (default: as long as what is asked for takes)"
+        ),
+    ] = None,
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
@@ -127,16 +141,28 @@ def study(
             if len(studies) == 1:
                 progress.say(filled_in(question))
         from lowregret.report.pages.studies import write_page
+        from lowregret.study.budget import parse_budget
         from lowregret.study.execute.choose import Place
         from lowregret.study.suite import run_studies
         from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
+        allowed = None if budget is None else parse_budget(budget)
         runs = None if track is None else parse_track(track, root).checked(progress.say)
         found = run_studies(
-            studies, place=Place(workers, ray, slurm), command=command_line(), observer=progress, track=runs
+            studies,
+            place=Place(workers, ray, slurm),
+            command=command_line(),
+            observer=progress,
+            track=runs,
+            settle=settle,
+            budget=allowed,
         )
-        page = write_page(list(studies), root)
+        for folder in studies.keys() - found.keys():
+            progress.say(f"{folder}: has no claims yet; the same command goes on")
+        if not found:
+            raise RecordsError("the budget was spent before any study had its claims. The same command goes on.")
+        page = write_page(list(found), root)
     if as_json:
         say_json({"studies": {str(folder): plain(claims) for folder, claims in found.items()}, "report": str(page)})
         return

@@ -66,16 +66,19 @@ def read_status(folder: Path) -> list[StudyStatus]:
 def _study(folder: Path) -> StudyStatus:
     head = stored_question(folder / STUDY)
     question = build(Asked, {"question": head["question"]}, source=str(folder / STUDY)).question
-    groups = [_group(group_folder(folder, group), group) for group in question.groups()]
-    return StudyStatus(folder, str(head.get("command", "")), (folder / CLAIMS).exists(), groups)
+    judged = (folder / CLAIMS).exists()
+    groups = [_group(group_folder(folder, group), group, judged) for group in question.groups()]
+    return StudyStatus(folder, str(head.get("command", "")), judged, groups)
 
 
-def _group(home: Path, spec: GroupSpec) -> GroupStatus:
+def _group(home: Path, spec: GroupSpec, judged: bool) -> GroupStatus:
     standing = GroupReader(home, spec).look()
     standing = replace(standing, expected=group_estimate(spec, standing.records))
     state: State = "waiting"
     if _held(home, standing):
         state = "training"
+    elif judged:  # with fewer seeds than asked for where it was settled
+        state = "done"
     elif standing.records:
         state = "stopped" if standing.running or _wanted(home, spec, standing) else "done"
     failed = [record for record in standing.ended if record.status == "failed"]

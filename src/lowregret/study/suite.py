@@ -8,10 +8,9 @@ OUT/claims.json             what became of each claim, a pure function of the ab
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +20,27 @@ from lowregret.errors import DataError, ModelError, RecordsError
 from lowregret.foreign_text import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
-from lowregret.questions.evidence import read_evidence, stored_question
-from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.evidence import stored_question
+from lowregret.questions.judge import Claims
 from lowregret.questions.question import Question
 from lowregret.questions.registry import Asked, statements
 from lowregret.runs.atomic import make_folder, remove_file, write_json
-from lowregret.runs.boundary import within
-from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS
+from lowregret.runs.files import CLAIMS, SPEC, STUDY, TIMINGS
 from lowregret.runs.lock import lock_run, require_targets
 from lowregret.runs.spelling import is_older
 from lowregret.runs.study import group_folder, read_trials
 from lowregret.spec import FullFT, LoRA
-from lowregret.study.execute.choose import Place, choose, require_place
+from lowregret.study.budget import Allowed, Budget
+from lowregret.study.execute.choose import Chosen, Place, choose, require_place
 from lowregret.study.execute.job import GroupJob
 from lowregret.study.execute.run import GroupRun
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
-from lowregret.study.needs import Machines, group_cost
 from lowregret.study.observer import Silent, StudyObserver
-from lowregret.study.order import in_order
+from lowregret.study.stages import Stages
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
-from lowregret.train.interrupt import stop_requests
+from lowregret.train.interrupt import Interrupted, stop_requests
 from lowregret.version import __version__
 
 
@@ -53,11 +51,15 @@ def run_studies(
     command: str = "lowregret.study.suite.run_studies(...)",
     observer: StudyObserver | None = None,
     track: Track | None = None,
+    settle: bool = False,
+    budget: Allowed | None = None,
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
 
     `place` says where groups are trained side by side: in as many processes as cores for a small base on a CPU, else in
-    this one. Results do not depend on it but by rounding. `track` is where every trial is a run as well. Raises
+    this one. Results do not depend on it but by rounding. `track` is where every trial is a run as well. With `settle`
+    a question gets no further seeds once all its claims are settled (`study.settle`); a `budget` is spent on further
+    seeds of what is open. Returns the claims of those that have them: all, but where a budget was too small. Raises
     LowregretError, or Interrupted after a clean stop.
     """
     watching, place = observer or Silent(), place or Place()
@@ -67,55 +69,57 @@ def run_studies(
         for folder, question in studies.items():
             stack.enter_context(lock_run(folder))
             _bind_question(folder, question, command)
-        should_stop = stack.enter_context(stop_requests(watching.say))
-        found = _Judged(studies)
-        if found.waited_for:
-            chosen = choose(place, studies, watching, should_stop, track)
+        asked_to_stop = stack.enter_context(stop_requests(watching.say))
+        stages = Stages(studies, watching.say, settle=settle)
+        if any(question.groups() for question in studies.values()):
+            chosen = choose(place, studies, watching, asked_to_stop, track)
             stack.callback(chosen.executor.close)
-            jobs = in_order(_with_costs(found.jobs, chosen.machines), chosen.at_once)
-            watching.say(f"{len(jobs)} groups of trials on {chosen.executor.name}, {chosen.at_once} at a time")
-            run = GroupRun(
-                chosen.executor,
-                watching,
-                should_stop,
-                starts=_starts,
-                ended=found.ended,
-                threads=chosen.threads,
-                track=track,
-                expected=chosen.expected,
-            )
-            run.run(jobs)
+            stages.place(chosen.machines, chosen.at_once)
+            limit = None if budget is None else Budget(budget, chosen.price_per_hour)
+            _train(chosen, stages, watching, asked_to_stop, track, limit, partial(_bind_question, command=command))
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 if question.devices > 1:
                     watching.say(f"{question.name}: steps are timed on one device, whatever --devices says")
                 if started_by_torchrun() is None:
                     dismiss()  # nobody else is to be at work
-                time_steps(question, folder / TIMINGS, watching.say, should_stop)
-                found.claims[folder] = _judged(folder)
-        return {folder: found.claims[folder] for folder in studies}
+                time_steps(question, folder / TIMINGS, watching.say, asked_to_stop)
+                stages.judge(folder)
+        return {folder: stages.claims[folder] for folder in studies if folder in stages.claims}
 
 
-class _Judged:
-    """The claims of those studies whose groups are all trained: they can be read while the others train."""
-
-    def __init__(self, studies: Mapping[Path, Question]) -> None:
-        self.jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
-        self.waited_for = Counter(job.study for job in self.jobs)
-        self.claims: dict[Path, Claims] = {}
-
-    def ended(self, job: GroupJob) -> Sequence[GroupJob]:
-        """A group is trained; nothing else is to be."""
-        self.waited_for[job.study] -= 1
-        if not self.waited_for[job.study]:
-            self.claims[job.study] = _judged(job.study)
-        return ()
-
-
-def _with_costs(jobs: Sequence[GroupJob], machines: Machines) -> list[GroupJob]:
-    """What each needs, and how long it takes, by the plan."""
-    costs = [group_cost(job.spec, machines) for job in jobs]
-    return [replace(job, needs=cost.needs, seconds=cost.seconds) for job, cost in zip(jobs, costs, strict=True)]
+def _train(
+    chosen: Chosen,
+    stages: Stages,
+    watching: StudyObserver,
+    asked_to_stop: Callable[[], bool],
+    track: Track | None,
+    limit: Budget | None,
+    bind: Callable[[Path, Question], None],
+) -> None:
+    """All groups; with a budget, for as long as it lasts, and further seeds of what is open with what it leaves."""
+    jobs = stages.first()
+    watching.say(f"{len(jobs)} groups of trials on {chosen.executor.name}, {chosen.at_once} at a time")
+    run = GroupRun(
+        chosen.executor,
+        watching,
+        lambda: asked_to_stop() or (limit is not None and limit.over()),
+        starts=_starts,
+        ended=stages.ended,
+        threads=chosen.threads,
+        track=track,
+        expected=chosen.expected,
+    )
+    try:
+        run.run(jobs)
+        while limit is not None and (more := stages.next_seed(limit, bind)):
+            run.run(more)
+    except Interrupted:
+        if asked_to_stop() or limit is None:
+            raise
+        watching.say("the budget is spent: what was in training goes on from its checkpoint with the same command")
+    if limit is not None:
+        watching.say(f"budget: {limit}")
 
 
 def _require_inputs(questions: Collection[Question]) -> None:
@@ -145,13 +149,6 @@ def _lost_data(question: Question) -> DataError | None:
     return None
 
 
-def _judged(folder: Path) -> Claims:
-    """A finished study's claims, which it now has in its folder."""
-    found = judge_study(read_evidence(folder))
-    write_json(folder / CLAIMS, found)
-    return found
-
-
 def _bind_question(folder: Path, question: Question, command: str) -> None:
     """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
     make_folder(folder)
@@ -173,16 +170,6 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
     if stored.get("question") != asked["question"] or is_older(stored.get("lowregret")):  # claims of another question
         remove_file(folder / CLAIMS)
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
-
-
-def _jobs(folder: Path, question: Question) -> list[GroupJob]:
-    found = []
-    for group in question.groups():
-        kind = group.key.rpartition(".")[2]
-        after = None if group.start_from is None else within(folder / GROUPS, f"{group.start_from}.{kind}")
-        label = f"{question.name} {group.key}"
-        found.append(GroupJob(group_folder(folder, group), group, label, after))
-    return found
 
 
 def _starts(job: GroupJob) -> dict[str, float]:

@@ -50,6 +50,12 @@ class Chosen:
     expected: Mapping[Path, Expected]
     """A study's folder → what workers on other machines must find; {} where there are none."""
 
+    @property
+    def price_per_hour(self) -> float | None:
+        """Of all that is at work, dollars; None where it is not known."""
+        price = None if self.machines.hardware is None else self.machines.hardware.price_per_hour
+        return None if price is None else price * self.at_once
+
 
 def require_place(place: Place, questions: Sequence[Question]) -> None:
     """SpecError for what does not go together."""
