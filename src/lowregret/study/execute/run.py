@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from lowregret.errors import LowregretError, RecordsError
@@ -15,7 +16,7 @@ from lowregret.runs.holder import holder_of
 from lowregret.runs.lock import is_locked
 from lowregret.runs.standing import furthest, said_last
 from lowregret.runs.study import read_trials
-from lowregret.study.execute.job import Ended, Executor, Expected, GroupJob, Task
+from lowregret.study.execute.job import Ended, Executor, Expected, GroupJob, Needs, Task
 from lowregret.study.execute.watch import Watch
 from lowregret.study.observer import StudyObserver
 from lowregret.study.tracking.tracker import Track
@@ -52,8 +53,13 @@ class GroupRun:
         self._starts, self._ended = starts, ended
         self._threads, self._track, self._expected = threads, track, expected or {}
         self._watch = Watch(observer)
-        self._waiting: list[GroupJob] = []
-        self._running: list[GroupJob] = []
+        self._waiting: dict[Path, GroupJob] = {}
+        """By the group's folder, in order."""
+        self._again: dict[Path, GroupJob] = {}
+        """Those that were begun before, which go before the others."""
+        self._kinds: set[Needs] = set()
+        """What the groups of this start need."""
+        self._running: dict[Path, GroupJob] = {}
         self._given_up: dict[Path, dict[str, str]] = {}
         """By the group's folder: a trial's id → why."""
         self._lost: dict[Path, tuple[int, int]] = {}
@@ -67,8 +73,8 @@ class GroupRun:
 
         Raises what a group raised, after the others; Interrupted after a clean stop.
         """
-        self._waiting = list(jobs)
-        while self._running or (self._waiting and self._problem is None):
+        self._wait(jobs)
+        while self._running or ((self._waiting or self._again) and self._problem is None):
             while self._problem is None and (job := self._next()) is not None:
                 self._begin(job)
             if not self._running:
@@ -83,17 +89,30 @@ class GroupRun:
         if self._problem is not None:
             raise self._problem
 
+    def _wait(self, jobs: Sequence[GroupJob]) -> None:
+        self._waiting.update((job.folder, job) for job in jobs)
+        self._kinds.update(job.needs for job in jobs)
+
     def _next(self) -> GroupJob | None:
         """The first of those waiting that may begin, and that has room."""
-        open_folders = {job.folder for job in (*self._waiting, *self._running)}
-        for job in self._waiting:
-            if job.after in open_folders or not self._executor.has_room(job.needs):
+        refused: set[Needs] = set()
+        for job in chain(self._again.values(), self._waiting.values()):
+            if job.needs in refused or self._is_open(job.after):
+                continue
+            if not self._executor.has_room(job.needs):
+                refused.add(job.needs)
+                if len(refused) == len(self._kinds):
+                    return None
                 continue
             if self._executor.watches and is_locked(job.folder):
                 self._wait_for(job)
                 continue
             return job
         return None
+
+    def _is_open(self, group: Path | None) -> bool:
+        """Whether a group is still to be trained, or being trained."""
+        return group in self._running or group in self._again or group in self._waiting
 
     def _wait_for(self, job: GroupJob) -> None:
         """A group that a worker of an earlier start still trains, or one on another machine."""
@@ -104,8 +123,9 @@ class GroupRun:
             self._observer.say(f"{job.label}: {who} is training it; waiting for that")
 
     def _begin(self, job: GroupJob) -> None:
-        self._waiting.remove(job)
-        self._running.append(job)
+        self._again.pop(job.folder, None)
+        self._waiting.pop(job.folder, None)
+        self._running[job.folder] = job
         if self._executor.watches:
             self._watch.begin(job)
         task = Task(
@@ -120,12 +140,12 @@ class GroupRun:
 
     def _take(self, event: Ended) -> None:
         job, outcome = event.task.job, event.outcome
-        self._running.remove(job)
+        del self._running[job.folder]
         if self._executor.watches:
             self._watch.end(job)
         if outcome.kind == "done":
             try:
-                self._waiting += self._ended(job)
+                self._wait(self._ended(job))
             except LowregretError as error:
                 self._fail(job, error)
         elif outcome.kind == "failed":
@@ -133,7 +153,7 @@ class GroupRun:
         else:
             if outcome.kind == "lost":
                 self._retry(job, outcome.why)
-            self._waiting.insert(0, job)
+            self._again[job.folder] = job
 
     def _retry(self, job: GroupJob, why: str) -> None:
         """Decide what is tried again of a group whose worker was lost."""
@@ -161,5 +181,5 @@ class GroupRun:
         """An error that would come again: nothing else is begun, what runs goes on, for it may have taken hours."""
         self._problem = self._problem or error
         if self._running:
-            others = ", ".join(other.label for other in self._running)
+            others = ", ".join(other.label for other in self._running.values())
             self._observer.say(f"{job.label}: {error}\nNothing else is begun; this goes on to its end: {others}")
