@@ -64,6 +64,7 @@ def train(home: Path, group: GroupSpec, loss: Loss) -> int:
     base = start | {"hidden_size": 128, "forgetting_nll": 1.0, "fact_bits": 40.0}
     write_json(home / "base.json", base | {"hidden_size": 64 if "64" in group.model else 128})
     priors = {method.name: 2e-3 for method in group.methods}
+    write_json(home / "priors.json", priors)
     added = 0
     while True:
         records = [_read(path) for path in sorted(home.glob("trials/*/trial.json"))]
