@@ -56,7 +56,7 @@ def plan(
         raise SpecError("--json and --markdown: choose one.")
     if study is not None or cluster is not None or preempted_hours is not None:
         own = [*([model] if model else []), *names]
-        _forecast(study, cluster, preempted_hours, own, as_json, flags, {"data": data, "measure": measure})
+        _simulate(study, cluster, preempted_hours, own, as_json, flags, {"data": data, "measure": measure})
         return
     models, source = _split([*([model] if model else []), *names], data, compare_models)
     if measure and "pilot" in flags:
@@ -76,7 +76,7 @@ def plan(
     _print(plans, side_by_side=compare_models, as_json=as_json, markdown=markdown)
 
 
-def _forecast(
+def _simulate(
     study: str | None,
     cluster: str | None,
     preempted_hours: float | None,
@@ -93,15 +93,15 @@ def _forecast(
     unused = [name for name, value in {**flags, **others}.items() if value and name != "price"]
     if unused:
         raise SpecError(f"--{unused[0].replace('_', '-')}: is of no use with --study. Leave it out.")
-    from lowregret.study.forecast import forecast_study
+    from lowregret.study.cluster import simulate_study
 
-    found = forecast_study(study, cluster, models=models, price=flags.get("price"), preempted_hours=preempted_hours)
+    found = simulate_study(study, cluster, models=models, price=flags.get("price"), preempted_hours=preempted_hours)
     if as_json:
         say_json({"study": study, "clusters": [each.as_dict() for each in found]})
         return
-    from lowregret.cli.forecast import show_forecast
+    from lowregret.cli.cluster import show_simulation
 
-    show_forecast(study, found)
+    show_simulation(study, found)
 
 
 def _split(names: list[str], data: str | None, several: bool) -> tuple[list[str], str | None]:

@@ -25,6 +25,9 @@ class Observer(Protocol):
     def trial_ended(self, record: TrialRecord) -> None:
         """One of the trials in training has its final record."""
 
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
+        """One of the trials in training has come as far as pilots go, with this held-out loss or minus the reward."""
+
 
 class StudyObserver(Observer, Protocol):
     """Who watches a study whose groups are trained by others."""
@@ -40,6 +43,7 @@ class Silent:
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None: ...
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
     def trial_ended(self, record: TrialRecord) -> None: ...
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...
     def groups(self, found: Sequence[GroupStanding]) -> None: ...
 
 

@@ -53,7 +53,7 @@ class SimulatedCluster:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Simulation:
     """Means of some draws."""
 
     seconds: float
@@ -70,7 +70,7 @@ class Forecast:
     """Of the longest chain of groups: no number of devices makes it shorter."""
 
 
-def forecast(groups: Sequence[SimulatedGroup], cluster: SimulatedCluster, seed: int = 0) -> Forecast:
+def simulate(groups: Sequence[SimulatedGroup], cluster: SimulatedCluster, seed: int = 0) -> Simulation:
     """The mean of some draws of what fails; ValueError for a group that no node has room for."""
     node = min(cluster.node, cluster.devices)
     if any(group.devices > node for group in groups):
@@ -79,7 +79,7 @@ def forecast(groups: Sequence[SimulatedGroup], cluster: SimulatedCluster, seed: 
     seconds = sum(draw.run() for draw in draws) / _DRAWS
     work = sum(group.seconds * group.devices for group in groups)
     price = cluster.price_per_hour
-    return Forecast(
+    return Simulation(
         seconds=seconds,
         utilisation=work / (cluster.devices * seconds) if seconds else 0.0,
         money=None if price is None else seconds / 3600 * cluster.devices * price,

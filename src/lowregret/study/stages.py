@@ -20,6 +20,9 @@ from lowregret.study.needs import Machines, group_cost, spread
 from lowregret.study.order import in_order
 from lowregret.study.settle import is_settled, openness
 
+_PASSES = 0.5
+"""Of its part of a GPU: what the activations of a pass may take."""
+
 
 @dataclass
 class _Stage:
@@ -125,6 +128,12 @@ class Stages:
         for job, count in zip(jobs, counts, strict=True):
             spec = job.spec if count == job.spec.devices else job.spec.model_copy(update={"devices": count})
             cost = group_cost(spec, self._machines)
+            gpu = self._machines.hardware
+            if (
+                gpu is not None and 0 < cost.needs.gpus < 1 and spec.memory_gb is None
+            ):  # its part holds other things, too
+                own = _PASSES * cost.needs.gpus * gpu.memory_bytes / 1e9
+                spec = spec.model_copy(update={"memory_gb": own})
             found.append(replace(job, spec=spec, needs=cost.needs, seconds=cost.seconds))
         return in_order(found, self._at_once)
 

@@ -41,6 +41,8 @@ def work(task: Task) -> Outcome:
             os.chdir(task.expected.working_folder)
         if task.threads is not None:
             torch.set_num_threads(task.threads)
+        if torch.cuda.is_available():  # a worker may have had another part of the device before
+            torch.cuda.set_per_process_memory_fraction(min(1.0, task.job.needs.gpus or 1.0))
         make_folder(log.parent)
         with _into(log), stop_requests(lambda line: None, _STOPS) as asked:
             return _attempt(task, asked)
@@ -94,6 +96,8 @@ class Logged:
     def trial_ended(self, record: TrialRecord) -> None:
         found = "" if record.test_loss is None else f", held-out {record.test_loss:.4f}"
         _note(f"{record.id}: {record.status}{found}, {record.seconds:.1f} s{f': {record.error}' * bool(record.error)}")
+
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...
 
 
 Watched = Callable[[Task, Observer], Observer]

@@ -7,7 +7,7 @@ import pytest
 from lowregret.errors import SpecError
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.questions.registry import make_question
-from lowregret.study.forecast import forecast_study, parse_cluster
+from lowregret.study.cluster import parse_cluster, simulate_study
 from lowregret.study.needs import Machines, group_cost, spread
 
 H100 = Machines(True, find_hardware("H100 SXM"))
@@ -36,12 +36,12 @@ def test_an_unknown_base_is_no_error() -> None:
 
 
 def test_a_study_is_faster_on_more_devices_until_its_longest_group_decides() -> None:
-    found = forecast_study("all", "16xH100", models=["Qwen/Qwen3-8B"])
+    found = simulate_study("all", "16xH100", models=["Qwen/Qwen3-8B"])
     assert [each.devices for each in found] == [16, 8, 4]  # full fine-tuning of 8 B does not fit on 2
-    seconds = [each.forecast.seconds for each in found]
+    seconds = [each.simulation.seconds for each in found]
     assert seconds == sorted(seconds)
-    assert all(each.forecast.seconds >= each.longest.cost.seconds for each in found)
-    assert found[1].forecast.utilisation > 0.85
+    assert all(each.simulation.seconds >= each.longest.cost.seconds for each in found)
+    assert found[1].simulation.utilisation > 0.85
     assert found[0].as_dict()["trials"] == found[0].trials > 600
 
 
@@ -53,8 +53,8 @@ def test_a_cluster_that_is_none_is_refused(text: str) -> None:
 
 def test_what_cannot_be_placed_is_told() -> None:
     with pytest.raises(SpecError, match="fits on no node of 1"):
-        forecast_study("learning-rate", "1xT4", models=["Qwen/Qwen3-8B"])
+        simulate_study("learning-rate", "1xT4", models=["Qwen/Qwen3-8B"])
     with pytest.raises(SpecError, match="trains no groups"):
-        forecast_study("compute", "8xH100")
+        simulate_study("compute", "8xH100")
     with pytest.raises(SpecError, match="Did you mean 'rank'"):
-        forecast_study("rnak", "8xH100")
+        simulate_study("rnak", "8xH100")

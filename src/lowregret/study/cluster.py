@@ -13,7 +13,7 @@ from lowregret.plan.resources.hardware import Hardware, find_hardware
 from lowregret.questions.registry import QUESTIONS, make_question
 from lowregret.spec import GroupSpec
 from lowregret.study.needs import GroupCost, Machines, group_cost, spread
-from lowregret.study.simulate import Forecast, SimulatedCluster, SimulatedGroup, forecast
+from lowregret.study.simulate import SimulatedCluster, SimulatedGroup, Simulation, simulate
 
 ALL = "all"
 
@@ -34,13 +34,13 @@ class PlannedGroup:
 
 
 @dataclass(frozen=True)
-class StudyForecast:
+class SimulatedStudy:
     """A study on one cluster."""
 
     devices: int
     hardware: Hardware
     groups: Sequence[PlannedGroup]
-    forecast: Forecast
+    simulation: Simulation
 
     @property
     def trials(self) -> int:
@@ -57,19 +57,19 @@ class StudyForecast:
             "hardware": self.hardware.name,
             "groups": len(self.groups),
             "trials": self.trials,
-            **asdict(self.forecast),
+            **asdict(self.simulation),
             "longest_group": self.longest.key,
         }
 
 
-def forecast_study(
+def simulate_study(
     name: str,
     cluster: str,
     *,
     models: Sequence[str] = (),
     price: float | None = None,
     preempted_hours: float | None = None,
-) -> list[StudyForecast]:
+) -> list[SimulatedStudy]:
     """On the cluster that is named, and on a half, a quarter and an eighth of it.
 
     Args:
@@ -94,7 +94,7 @@ def forecast_study(
             preempted_hours=preempted_hours,
         )
         try:
-            found.append(_forecast(groups, hardware, there))
+            found.append(_simulate(groups, hardware, there))
         except SpecError:
             if count == devices:
                 raise
@@ -131,7 +131,7 @@ def _groups(name: str, models: Sequence[str]) -> list[tuple[str, GroupSpec]]:
     return found
 
 
-def _forecast(groups: Sequence[tuple[str, GroupSpec]], hardware: Hardware, cluster: SimulatedCluster) -> StudyForecast:
+def _simulate(groups: Sequence[tuple[str, GroupSpec]], hardware: Hardware, cluster: SimulatedCluster) -> SimulatedStudy:
     machines = Machines(True, hardware)
     counts = spread([group for _, group in groups], machines, cluster.devices)
     planned, places = [], {}
@@ -146,7 +146,7 @@ def _forecast(groups: Sequence[tuple[str, GroupSpec]], hardware: Hardware, clust
         after = None if group.start_from is None else places.get((label, f"{group.start_from}.{kind}"))
         places[label, group.key] = len(planned)
         planned.append(PlannedGroup(f"{label} {group.key}", cost, after))
-    return StudyForecast(cluster.devices, hardware, planned, forecast(_longest_first(planned), cluster))
+    return SimulatedStudy(cluster.devices, hardware, planned, simulate(_longest_first(planned), cluster))
 
 
 def _longest_first(planned: Sequence[PlannedGroup]) -> list[SimulatedGroup]:
