@@ -134,7 +134,8 @@ def _groups(name: str, models: Sequence[str]) -> list[tuple[str, GroupSpec]]:
 def _simulate(groups: Sequence[tuple[str, GroupSpec]], hardware: Hardware, cluster: SimulatedCluster) -> SimulatedStudy:
     machines = Machines(True, hardware)
     counts = spread([group for _, group in groups], machines, cluster.devices)
-    planned, places = [], {}
+    planned: list[PlannedGroup] = []
+    places: dict[tuple[str, str], int] = {}
     for (label, group), count in zip(groups, counts, strict=True):
         cost = group_cost(group.model_copy(update={"devices": count}), machines)
         if not cost.fits:

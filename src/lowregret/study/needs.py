@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lowregret.errors import LowregretError
 from lowregret.plan.placement import PACK
@@ -64,6 +65,7 @@ class GroupCost:
     """Whether the devices hold it, as far as is known."""
 
 
+@lru_cache(maxsize=4096)
 def group_cost(group: GroupSpec, machines: Machines) -> GroupCost:
     """By the shapes of its base and its rows, taken to be as long as they may be; of a base that the plan cannot lay
     out, one CPU or one GPU, and no time."""
