@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _OF_ALL = {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"}
 """Flags that are of use with `all`."""
 _ITS_OWN = "the question's"
+_WIDE = 140
+"""Characters of a line of a table that goes into a file or through a pipe."""
 STATUS = "status"
 """In the place of a recipe: how far a study is."""
 ASKS = VerbFlags(
@@ -185,6 +187,8 @@ def _show_status(recipe: str, folder: Path | None, as_json: bool) -> None:
     from lowregret.cli.standing import standing_table, status_lines
 
     console = make_console()
+    if not console.is_terminal:
+        console.width = _WIDE
     for study in found:
         for line in status_lines(study):
             say(line)

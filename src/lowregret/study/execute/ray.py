@@ -165,7 +165,7 @@ def _connected(address: str, workers: int | None) -> Any:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": None}
     if address == LOCAL:
         cpus = workers or os.cpu_count()
-        ray.init(num_cpus=cpus, object_store_memory=_STORE_BYTES, **quiet | {"include_dashboard": False})
+        ray.init(LOCAL, num_cpus=cpus, object_store_memory=_STORE_BYTES, **quiet | {"include_dashboard": False})
         return ray
     if address != "auto":
         _require_answer(address)

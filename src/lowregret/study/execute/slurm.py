@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ClusterError, SpecError, did_you_mean
+from lowregret.runs.atomic import make_folder
 from lowregret.runs.holder import holder_of
 from lowregret.study.execute.job import Ended, Needs, Outcome, Task
 from lowregret.study.execute.work import work
@@ -24,6 +25,7 @@ _KEYS = {"partition", "account", "qos", "constraint", "time", "gpu", "nodelist",
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 60.0
 _MINUTES = 24 * 60
+_OWN = 0o700
 
 
 def parse_slurm(text: str) -> dict[str, str]:
@@ -63,6 +65,8 @@ class SlurmJobs:
         self._local = asked == LOCAL
         self._most = workers
         self._running: dict[Any, Task] = {}
+        make_folder(folder)
+        folder.chmod(_OWN)  # what is asked for may hold the secret of an address
         self._submitit, self._executor = _executor(folder, local=self._local)
         self.name = "processes by submitit" if self._local else "SLURM"
 
@@ -121,6 +125,7 @@ class SlurmJobs:
             subprocess.run(["scancel", "--signal=TERM", str(job.job_id)], check=False, capture_output=True)
 
     def _outcome(self, job: Any) -> Outcome:
+        job.paths.submitted_pickle.unlink(missing_ok=True)
         try:
             found: Outcome = job.result()
         except Exception as error:  # submitit: a job that left no result, or one whose own error came back

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lowregret.errors import FolderLockedError, LowregretError
+from lowregret.foreign_text import redacted
 from lowregret.runs.atomic import appending, make_folder
 from lowregret.runs.files import group_log
 from lowregret.runs.records import Metric, TrialRecord
@@ -74,7 +75,7 @@ def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
         _note("stopped after a checkpoint")
         return Outcome("stopped")
     except Exception as error:  # a device that fails, a library's fault: another worker may do better
-        traceback.print_exc()
+        _note(traceback.format_exc())
         return Outcome("lost", why=f"{type(error).__name__}: {error}")
     _note("done")
     return Outcome("done")
@@ -114,7 +115,7 @@ def watching(track: Track | None, say: Callable[[str], None]) -> Iterator[Watche
 
 
 def _note(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", flush=True)
+    print(redacted(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"), flush=True)
 
 
 @contextmanager
