@@ -46,7 +46,8 @@ class RayTasks:
         self._ray = _connected(address, workers)
         self._most = workers
         self._running: dict[Any, Task] = {}
-        self.name = f"Ray, {len(self._nodes())} nodes"
+        count = len(self._nodes())
+        self.name = f"Ray, {count} node{'s' if count > 1 else ''}"
         try:
             for what in expected.values():
                 self._require_nodes(what)
