@@ -46,6 +46,7 @@ class RayTasks:
         self._ray = _connected(address, workers)
         self._most = workers
         self._running: dict[Any, Task] = {}
+        self._had_room: set[Needs] = set()
         count = len(self._nodes())
         self.name = f"Ray, {count} node{'s' if count > 1 else ''}"
         try:
@@ -57,7 +58,11 @@ class RayTasks:
 
     def has_room(self, needs: Needs) -> bool:
         nodes = self._nodes()
-        if not any(_holds(node, needs) for node in nodes):
+        if any(_holds(node, needs) for node in nodes):
+            self._had_room.add(needs)
+        elif needs in self._had_room:
+            return False  # the node that had it is gone, and another may come
+        else:
             there = "; ".join(sorted(f"{_named(node)}: {_said(node['Resources'])}" for node in nodes))
             raise ClusterError(
                 f"a group needs {needs} on one node, and no node has that: {there}. Start a larger one (`ray start "

@@ -71,9 +71,21 @@ class GroupRun:
     def run(self, jobs: Sequence[GroupJob]) -> None:
         """Train all, the first of the list first, each once the one that it starts from is done.
 
-        Raises what a group raised, after the others; Interrupted after a clean stop.
+        Raises what a group raised, after the others; Interrupted after a clean stop; ClusterError before anything is
+        begun where there will never be room for one.
         """
         self._wait(jobs)
+        try:
+            self._loop()
+        except LowregretError:
+            self._executor.cancel()
+            raise
+        if self._problem is not None:
+            raise self._problem
+
+    def _loop(self) -> None:
+        for needs in self._kinds:
+            self._executor.has_room(needs)
         while self._running or ((self._waiting or self._again) and self._problem is None):
             while self._problem is None and (job := self._next()) is not None:
                 self._begin(job)
@@ -86,8 +98,6 @@ class GroupRun:
             if self._should_stop():
                 self._executor.cancel()
                 raise Interrupted
-        if self._problem is not None:
-            raise self._problem
 
     def _wait(self, jobs: Sequence[GroupJob]) -> None:
         self._waiting.update((job.folder, job) for job in jobs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lowregret.errors import RecordsError, SpecError
+from lowregret.errors import ClusterError, RecordsError, SpecError
 from lowregret.questions.registry import make_question
 from lowregret.runs.lock import lock_run
 from lowregret.runs.records import TrialRecord
@@ -180,6 +181,20 @@ def test_a_group_that_another_process_trains_is_waited_for(tmp_path: Path, monke
     assert [task.job for task in engine.begun] == [second]
     assert any("is training it; waiting for that" in line for line in heard.lines)
     assert engine.cancelled
+
+
+def test_what_will_never_have_room_is_told_before_anything_is_begun(tmp_path: Path) -> None:
+    class Small(Played):
+        def has_room(self, needs: Needs) -> bool:
+            if needs.gpus:
+                raise ClusterError("no node has that")
+            return super().has_room(needs)
+
+    first, second = jobs(tmp_path)
+    engine = Small(lambda task: DONE)
+    with pytest.raises(ClusterError, match="no node has that"):
+        run(engine, [first, replace(second, needs=Needs(gpus=4))])
+    assert engine.begun == []
 
 
 def test_a_stop_is_passed_on(tmp_path: Path) -> None:
