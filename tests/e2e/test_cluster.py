@@ -48,7 +48,7 @@ def whole(run: Any, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def trainer(out: Path, process: subprocess.Popen[str], seconds: float = 60) -> int:
+def trainer(out: Path, process: subprocess.Popen[str], seconds: float = 240) -> int:
     """The process that trains a group of the study, once it has taken steps."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -61,7 +61,7 @@ def trainer(out: Path, process: subprocess.Popen[str], seconds: float = 60) -> i
     raise AssertionError("nobody trains")
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
     output, errors = process.communicate(timeout=seconds)
     return process.returncode, output + errors
 
@@ -119,7 +119,7 @@ class Nodes:
         node.wait()
 
     def _wait(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         said = self._folder / f"node{len(self._nodes) - 1}"
         while "Ray runtime started" not in said.read_text():
             assert self._nodes[-1].poll() is None, said.read_text()
