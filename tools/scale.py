@@ -7,6 +7,7 @@ A test says when what is written there is stale.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +20,19 @@ from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import LoRA
 from lowregret.spec.plan import PlanSpec
+from lowregret.study.cluster import SimulatedStudy, simulate_study
+from lowregret.study.simulate import SimulatedCluster, SimulatedGroup, Simulation, simulate
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- Made by `python tools/scale.py` from the plan: -->", "<!-- End of what is made. -->"
+STUDIES_BEGIN = "<!-- Simulated by `python tools/scale.py`: -->"
+STUDIES = (
+    ("Qwen3-8B", ("Qwen/Qwen3-8B",), "64xH100 SXM", None),
+    ("four such bases", ("Qwen/Qwen3-8B",) * 4, "64xH100 SXM", None),
+    ("four such bases", ("Qwen/Qwen3-8B",) * 4, "64xH100 SXM", 6.0),
+)
+"""(in words, bases, the largest cluster, mean hours until a node is taken back)"""
+_STUDY_HEAD = ("study", "H100", "nodes taken back", "until all is trained", "used", "dollars")
 DEVICE = "H100 SXM 80GB"
 LORA = LoRA(rank=64)
 LENGTH, BATCH, STEPS = 2048, 32, 1000
@@ -110,10 +121,45 @@ def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
         yield (str(plan.request.devices), side.label, placed + again, *stored, *took)
 
 
+def studies() -> str:
+    """The table of simulated studies, between its marks."""
+    lines = [_row(_STUDY_HEAD), _row(["---"] * len(_STUDY_HEAD))]
+    for what, models, cluster, preempted in STUDIES:
+        planned = simulate_study("all", cluster, models=models, preempted_hours=preempted)
+        kept = planned if len(models) == 1 else planned[:1]
+        lines += [_row(_study_cells(what, each, preempted)) for each in kept]
+    draw = random.Random(0)
+    apart = sorted((SimulatedGroup(draw.uniform(600, 1800), 1) for _ in range(1000)), key=lambda each: -each.seconds)
+    for preempted in (None, 6.0):
+        there = find_hardware(DEVICE)
+        cluster = SimulatedCluster(64, price_per_hour=there.price_per_hour, preempted_hours=preempted)
+        lines.append(
+            _row(_simulated("1,000 trials of 10 to 30 minutes, each alone", 64, simulate(apart, cluster), preempted))
+        )
+    return "\n".join(lines)
+
+
+def _study_cells(what: str, found: SimulatedStudy, preempted: float | None) -> list[str]:
+    name = f"`study all` on {what}: {len(found.groups)} groups, {found.trials:,} trials"
+    return _simulated(name, found.devices, found.simulation, preempted)
+
+
+def _simulated(name: str, devices: int, found: Simulation, preempted: float | None) -> list[str]:
+    lost = "never" if preempted is None else f"after {preempted:g} h"
+    money = "" if found.money is None else f"{found.money:,.0f}"
+    return [name, str(devices), lost, duration(found.seconds), share(found.utilisation), money]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
 def page(text: str) -> str:
     """The page with what is made put in the place of what was."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{made()}\n\n{END}{rest.partition(END)[2]}"
+    for begin, content in ((BEGIN, made()), (STUDIES_BEGIN, studies())):
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
+    return text
 
 
 def main() -> None:

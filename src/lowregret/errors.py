@@ -10,7 +10,8 @@ LowregretError            exit code 2
 ├── HubError              the hub: not logged in, no right to write, not reached, or it refused
 ├── DivergedError         a loss that is not finite, or worse than guessing uniformly
 ├── LivenessError         a targeted matrix that gets no gradient or does not move
-└── RanksError            of a training on many devices: a process has ended, or met what the others did not
+├── RanksError            of a training on many devices: a process has ended, or met what the others did not
+└── ClusterError          of a study on a cluster: not reached, other versions, no shared folder, never enough room
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ class LivenessError(LowregretError):
 
 class RanksError(LowregretError):
     """Of the processes of one training one has ended, or met what the others did not."""
+
+
+class ClusterError(LowregretError):
+    """A cluster does not answer, or a worker of it cannot take part in the study."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from lowregret.errors import DataError
 from lowregret.questions.registry import make_question
+from lowregret.study.execute.choose import Place
 from lowregret.study.suite import run_studies
 
 TOY = "--steps 4 --seeds 2 --max-train 64 --max-eval 8 --batch-size 4".split()
@@ -102,7 +103,7 @@ def test_what_is_finished_can_be_read_while_other_studies_are_not(run: Any, tmp_
         second: make_question({"kind": "layers", "data": lost}),
     }
     with pytest.raises(DataError, match="lost"):
-        run_studies(studies, workers=1, command="lowregret study all")
+        run_studies(studies, place=Place(workers=1), command="lowregret study all")
     assert (first / "claims.json").is_file()
     table = tmp_path / "trials.csv"
     for verb in (["report"], ["verify"], ["export", "--out", table]):
@@ -113,8 +114,9 @@ def test_what_is_finished_can_be_read_while_other_studies_are_not(run: Any, tmp_
         )
     assert len(table.read_text().splitlines()) == 1 + 4
     more = make_question({"kind": "early", **toy, "ranks": [1, 2, 4], "data": data})
-    with pytest.raises(DataError, match="lost"):
-        run_studies({second: studies[second], first: more}, workers=1, command="lowregret study all")
+    least = make_question({"kind": "layers", "steps": 1, "seeds": 1, "batch_size": 1, "data": lost})
+    with pytest.raises(DataError, match="lost"):  # the study with least to train comes first
+        run_studies({first: more, second: least}, place=Place(workers=1), command="lowregret study all")
     for verb in (["report"], ["verify"], ["export", "--out", table]):
         done = run(*verb, tmp_path / "all")
         assert done.exit_code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret import limits
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.flags import VerbFlags
@@ -34,6 +35,17 @@ def plan(
     model: Annotated[str | None, option("The model, as the other verbs have it.")] = None,
     data: Annotated[str | None, option("Training rows, when they do not stand behind the model.")] = None,
     measure: Annotated[bool, option("Measure the base's loss on a sample of the data (loads the base).")] = False,
+    study: Annotated[
+        str | None,
+        option("Simulate a study on a --cluster: a question's name or all, on MODEL, else on the question's own base."),
+    ] = None,
+    cluster: Annotated[
+        str | None, option("What the --study is simulated on, NUMBERxHARDWARE, such as 64xH100.")
+    ] = None,
+    preempted_hours: Annotated[
+        float | None,
+        option("Of the --cluster: mean hours until a node is taken back. (default: never; nodes only fail)"),
+    ] = None,
     compare_models: Annotated[bool, option("Several MODELs side by side; data by --data.")] = False,
     as_json: o.Json = False,
     markdown: Annotated[bool, option("Print the plan as Markdown.")] = False,
@@ -42,6 +54,10 @@ def plan(
     """`lowregret plan qwen3-8b train.jsonl --hardware H100`. Nothing is loaded, trained or fetched."""
     if as_json and markdown:
         raise SpecError("--json and --markdown: choose one.")
+    if study is not None or cluster is not None or preempted_hours is not None:
+        own = [*([model] if model else []), *names]
+        _simulate(study, cluster, preempted_hours, own, as_json, flags, {"data": data, "measure": measure})
+        return
     models, source = _split([*([model] if model else []), *names], data, compare_models)
     if measure and "pilot" in flags:
         raise SpecError("--measure and --pilot both say what the data hold; a pilot says it better. Choose one.")
@@ -58,6 +74,34 @@ def plan(
         bits = _measure(name, source, flags) if measure and source is not None else None
         plans.append(make(name, source, bits_per_token=bits, **flags))
     _print(plans, side_by_side=compare_models, as_json=as_json, markdown=markdown)
+
+
+def _simulate(
+    study: str | None,
+    cluster: str | None,
+    preempted_hours: float | None,
+    models: list[str],
+    as_json: bool,
+    flags: dict[str, Any],
+    others: dict[str, Any],
+) -> None:
+    """A study on a cluster that is not there."""
+    if study is None or cluster is None:
+        raise SpecError("--study and --cluster go together: plan --study all --cluster 64xH100.")
+    if preempted_hours is not None and not 0 < preempted_hours <= limits.SECONDS:
+        raise SpecError(f"--preempted-hours {preempted_hours:g}: must be above 0, such as 6.")
+    unused = [name for name, value in {**flags, **others}.items() if value and name != "price"]
+    if unused:
+        raise SpecError(f"--{unused[0].replace('_', '-')}: is of no use with --study. Leave it out.")
+    from lowregret.study.cluster import simulate_study
+
+    found = simulate_study(study, cluster, models=models, price=flags.get("price"), preempted_hours=preempted_hours)
+    if as_json:
+        say_json({"study": study, "clusters": [each.as_dict() for each in found]})
+        return
+    from lowregret.cli.cluster import show_simulation
+
+    show_simulation(study, found)
 
 
 def _split(names: list[str], data: str | None, several: bool) -> tuple[list[str], str | None]:

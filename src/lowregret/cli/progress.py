@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lowregret.analysis.numbers import nats
+from lowregret.cli.standing import standing_table
 from lowregret.foreign_text import shown
 from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.standing import GroupStanding
 from lowregret.spec import TrialSpec
 
 _ROWS = 18
@@ -78,6 +80,8 @@ class LiveProgress:
         self._ended: list[TrialRecord] = []
         self._running: dict[TrialSpec, _Running] = {}
         """In the order in which they started."""
+        self._groups: Sequence[GroupStanding] = ()
+        """Those of a study that others train."""
         self._in_study = False
         self._rewards = False
         """Whether results are rewards, not losses."""
@@ -133,6 +137,12 @@ class LiveProgress:
             whose = f" {record.method} at {record.learning_rate:.3g}, seed {record.seed}" if self._running else ""
             problem = f": {record.error}" if record.error else ""
             self.say(f"  {record.status}{whose}{result}, {record.seconds:.1f} s{problem}")
+
+    def groups(self, found: Sequence[GroupStanding]) -> None:
+        """How far the groups are that others train."""
+        self._groups = found
+        if self._live:
+            self._draw()
 
     def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
         self._running.pop(record.spec, None)
@@ -195,6 +205,8 @@ class LiveProgress:
 
     def _now(self) -> Group:
         """Those in training and as many of the last that ended as the window has room for, and what happens now."""
+        if self._groups:
+            return Group(standing_table(self._groups, max(1, self._console.height - _OTHER_LINES)))
         running = list(self._running.values())
         first = next((trial for trial in running if trial.last is not None), None)
         current = Text("" if first is None else self._current(first))

@@ -14,7 +14,7 @@ from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.digests import forget_digests
-from lowregret.errors import SpecError, did_you_mean
+from lowregret.errors import RecordsError, SpecError, did_you_mean
 from lowregret.questions.question import Question
 from lowregret.spec import read_toml
 from lowregret.spec.recipes import recipes
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _OF_ALL = {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"}
 """Flags that are of use with `all`."""
 _ITS_OWN = "the question's"
+_WIDE = 140
+"""Characters of a line of a table that goes into a file or through a pipe."""
+STATUS = "status"
+"""In the place of a recipe: how far a study is."""
 ASKS = VerbFlags(
     Question,
     leaves_out={
@@ -52,10 +56,14 @@ def study(
         str,
         positional(
             "A recipe (its file, or its name in `lowregret recipes`), the name of a question with its defaults (rank, "
-            "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others.",
+            "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others. Or `status`, "
+            "which says how far the study in FOLDER is, whoever trains it and wherever.",
             "RECIPE",
         ),
     ],
+    folder: Annotated[
+        Path | None, positional("With `status`: the study's folder, or one of several studies.", "[FOLDER]")
+    ] = None,
     /,
     *,
     quick: Annotated[
@@ -76,8 +84,37 @@ def study(
     workers: Annotated[
         int | None,
         option(
-            "Processes that train side by side. (1 or more; default: as many as cores for a small base on a CPU, "
-            "else 1)"
+            "Processes that train side by side; with --ray or --slurm, at most so many groups at a time. (1 or more; "
+            "default: as many as cores for a small base on a CPU, else 1; on a cluster as many as have room)"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        option(
+            "Train on a Ray cluster: HOST:PORT of its head, auto on a node of one, or local to start one here. Needs "
+            "lowregret[cluster]. (default: this machine, without Ray)"
+        ),
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        option(
+            "Train as SLURM jobs, a group each, asked for with partition=P,account=A,qos=Q,time=MINUTES,gpu=NAME, …; "
+            "defaults asks for none of these, local runs the same here without SLURM. Needs lowregret[cluster]. "
+            "(default: this machine)"
+        ),
+    ] = None,
+    settle: Annotated[
+        bool,
+        option(
+            "Give a question no further seeds, of more than three, once all its claims are settled: at 5 % over all "
+            "looks together."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        option(
+            "Spend so much time (30min, 4h, 2d) or money ($20): what is asked for first, then further seeds of what is "
+            "most open. (default: as long as what is asked for takes)"
         ),
     ] = None,
     as_json: o.Json = False,
@@ -89,6 +126,9 @@ def study(
     """A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not
     repeated.
     """
+    if recipe == STATUS or folder is not None:
+        _show_status(recipe, folder, as_json)
+        return
     _require_workers(workers)
     flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
     flags |= {} if targets is None else {"targets": targets}
@@ -103,18 +143,56 @@ def study(
             if len(studies) == 1:
                 progress.say(filled_in(question))
         from lowregret.report.pages.studies import write_page
+        from lowregret.study.budget import parse_budget
+        from lowregret.study.execute.choose import Place
         from lowregret.study.suite import run_studies
         from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
+        allowed = None if budget is None else parse_budget(budget)
         runs = None if track is None else parse_track(track, root).checked(progress.say)
-        found = run_studies(studies, workers=workers, command=command_line(), observer=progress, track=runs)
-        page = write_page(list(studies), root)
+        found = run_studies(
+            studies,
+            place=Place(workers, ray, slurm),
+            command=command_line(),
+            observer=progress,
+            track=runs,
+            settle=settle,
+            budget=allowed,
+        )
+        for folder in studies.keys() - found.keys():
+            progress.say(f"{folder}: has no claims yet; the same command goes on")
+        if not found:
+            raise RecordsError("the budget was spent before any study had its claims. The same command goes on.")
+        page = write_page(list(found), root)
     if as_json:
         say_json({"studies": {str(folder): plain(claims) for folder, claims in found.items()}, "report": str(page)})
         return
     _show(found)
     say(f"report: {page}")
+
+
+def _show_status(recipe: str, folder: Path | None, as_json: bool) -> None:
+    if recipe != STATUS:
+        raise SpecError(f"unexpected {str(folder)!r}. The folder of a study is its --out.")
+    if folder is None:
+        raise SpecError(f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is.")
+    from lowregret.study.status import read_status
+
+    found = read_status(folder)
+    if as_json:
+        say_json({"studies": {str(study.folder): study.as_dict() for study in found}})
+        return
+    from lowregret.cli.progress import make_console
+    from lowregret.cli.standing import standing_table, status_lines
+
+    console = make_console()
+    if not console.is_terminal:
+        console.width = _WIDE
+    for study in found:
+        for line in status_lines(study):
+            say(line)
+        console.print(standing_table([group.standing for group in study.groups]))
 
 
 def _require_workers(workers: int | None) -> None:

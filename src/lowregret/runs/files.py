@@ -69,6 +69,10 @@ GROUPS = "groups"
 """A folder a group of trials that share base, data, batch and steps."""
 PRIORS = "priors.json"
 """Method → the learning rate that its search started from."""
+LOGS = "logs"
+"""What the workers of a study said, a file a group; none where it was trained in one process."""
+SLURM = "slurm"
+"""What submitit keeps of a study's jobs."""
 TIMINGS = "timings"
 """The question of compute: a file a width."""
 CLAIMS = "claims.json"
@@ -78,6 +82,11 @@ CLAIMS = "claims.json"
 def timing_file(width: int) -> str:
     """In the folder of timings: what steps on a base of this hidden size took."""
     return f"width-{width:05}.json"
+
+
+def group_log(study: Path, key: str) -> Path:
+    """What the workers of a study's group said, whichever they were."""
+    return study / LOGS / f"{key}.txt"
 
 
 def adapter_in(folder: Path) -> Path | None:

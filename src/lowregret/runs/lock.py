@@ -15,6 +15,7 @@ from lowregret.foreign_text import without_secrets
 from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
 from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.holder import SILENT_SECONDS, elsewhere, holding
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.spec import TrainingSpec
 from lowregret.spec.method import spell_targets
@@ -35,15 +36,27 @@ def lock_run(path: Path) -> Iterator[Path]:
     lock = _locked(path)
     held = HELD.set((*HELD.get(), Held(path, real_path(path), lock)))
     try:
-        refuse_links(path)
-        remove_leftovers(path)
-        yield path
+        with holding(lock):
+            refuse_links(path)
+            remove_leftovers(path)
+            yield path
     except BaseException:
         _take_away(path, lock, made)
         raise
     finally:
         HELD.reset(held)
         os.close(lock)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process writes in a run folder at this moment; it need not be there."""
+    if not (path / LOCK).exists():
+        return False
+    try:
+        os.close(_locked(path))
+    except FolderLockedError:
+        return True
+    return False
 
 
 def _locked(path: Path) -> int:
@@ -54,18 +67,33 @@ def _locked(path: Path) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_same(lock, path / LOCK):
+                _require_nobody_elsewhere(path)
                 return lock
         except BlockingIOError:
             os.close(lock)
             raise FolderLockedError(
                 f"{path}: another lowregret process is writing here. Wait for it, or use another --out."
             ) from None
+        except FolderLockedError:
+            os.close(lock)
+            raise
         except OSError as error:
             os.close(lock)
             raise RecordsError(
                 f"{path}: this file system cannot lock files ({error.strerror}). Use an --out on another one."
             ) from None
         os.close(lock)  # whoever had it before took it away between our two looks
+
+
+def _require_nobody_elsewhere(path: Path) -> None:
+    """FolderLockedError where a process of another machine writes, though its lock does not reach this one."""
+    there = elsewhere(path)
+    if there is not None:
+        holder, silent = there
+        raise FolderLockedError(
+            f"{path}: process {holder.pid} on {holder.host} is writing here; it showed so {silent:.0f} s ago. Wait for "
+            f"it, or use another --out. If that machine is gone, try again in {SILENT_SECONDS - silent:.0f} s."
+        )
 
 
 def _take_away(path: Path, lock: int, made: Sequence[Path]) -> None:

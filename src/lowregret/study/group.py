@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lowregret.data.builtin.registry import known_fact_bits
@@ -39,10 +40,12 @@ def run_group(
     starts: Mapping[str, float],
     observer: Observer,
     should_stop: Callable[[], bool],
+    given_up: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Train what the group still lacks.
 
     Args:
+        given_up: a trial's id → why it is recorded as failed and not trained.
         starts: method name → learning rate to start the search from, where another group has found one; the others
             start from the prior. What a search once started from is kept.
 
@@ -71,7 +74,8 @@ def run_group(
         if facts := known_fact_bits(spec.data.train):
             note_base(folder, fact_bits=facts)
         deliver = _Forgetting(folder, resources) if spec.forgetting else _nothing
-        Scheduler(folder, spec, known, observer, inputs.identity, deliver).run(resources, session, should_stop)
+        scheduler = Scheduler(folder, spec, known, observer, inputs.identity, deliver, given_up=given_up)
+        scheduler.run(resources, session, should_stop)
 
 
 def require_extension(folder: Path, spec: GroupSpec) -> None:

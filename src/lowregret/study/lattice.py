@@ -9,6 +9,7 @@ both sides; a parabola through the three then gives the best rate to a fraction 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, middle, plateau, search_loss
@@ -52,12 +53,15 @@ def group_trials(
     ended = [record for record in records if has_settled(record, by_id)]
     found: dict[TrialSpec, None] = {}
     anchor = anchor_of(spec.methods)
+    of_method: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in ended:
+        of_method[record.method].append(record)
     for method in spec.methods:
-        own = [record for record in ended if record.method == method.name]
+        own = of_method[method.name]
         if spec.learning_rates != "search":
             wanted = _trials(method, spec.learning_rates, range(spec.seeds))
         else:
-            start = _start(spec, method, anchor, priors, ended, curves)
+            start = _start(spec, method, anchor, priors, of_method[anchor.name], curves)
             wanted = _searched(spec, method, start, own, curves)
         done = {record.spec for record in ended if not is_cut_short(spec, record, own)}
         found |= dict.fromkeys(trial for trial in wanted if trial not in done)
@@ -117,14 +121,15 @@ def _start(
     method: FullFT | LoRA,
     anchor: FullFT | LoRA,
     priors: Mapping[str, float],
-    ended: Sequence[TrialRecord],
+    own: Sequence[TrialRecord],
     curves: Curves,
 ) -> tuple[int, int] | None:
-    """(the exponent to start at, the distance of the first two others); None while the first search is under way."""
+    """(the exponent to start at, the distance of the first two others), by the anchor's `own` trials; None while the
+    first search is under way.
+    """
     prior = nearest_exponent(priors[method.name])
     if method.name == anchor.name:
         return prior, WIDTH if spec.start_from is None else NARROW
-    own = [record for record in ended if record.method == anchor.name]
     known = bracket(losses_at(own, spec.bracket_at[-1] if spec.bracket_at else None, curves))
     if known is not None:
         return known[1], NARROW

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Protocol
 
 from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.standing import GroupStanding
 from lowregret.spec import TrialSpec
 
 
@@ -28,6 +29,13 @@ class Observer(Protocol):
         """One of the trials in training has come as far as pilots go, with this held-out loss or minus the reward."""
 
 
+class StudyObserver(Observer, Protocol):
+    """Who watches a study whose groups are trained by others."""
+
+    def groups(self, found: Sequence[GroupStanding]) -> None:
+        """How far those are that are being trained."""
+
+
 class Silent:
     """Nobody watches."""
 
@@ -36,31 +44,15 @@ class Silent:
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
     def trial_ended(self, record: TrialRecord) -> None: ...
     def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...
+    def groups(self, found: Sequence[GroupStanding]) -> None: ...
 
 
-class Lines:
-    """An observer that says one line a trial."""
-
-    def __init__(self, label: str, say: Callable[[str], None]) -> None:
-        self._label, self._say = label, say
-        self._expected = 0
-        self._done = 0
-
-    def say(self, line: str) -> None:
-        """What is found in the data is the same in every group, and not worth a line each."""
-
-    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
-        self._done, self._expected = done, expected
-
-    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
-
-    def trial_ended(self, record: TrialRecord) -> None:
-        self._done += 1
-        found = record.test_nll if record.test_reward is None else record.test_reward
-        loss = "" if found is None else f" {found:.4f}"
-        self._say(
-            f"{self._label} {self._done}/{max(self._expected, self._done)}: {record.method} at "
-            f"{record.learning_rate:.3g}, seed {record.seed}: {record.status}{loss}, {record.seconds:.1f} s"
-        )
-
-    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...
+def ended_line(label: str, done: int, expected: int, record: TrialRecord) -> str:
+    """What to say of a trial that has ended, of a group with so many."""
+    found = record.test_nll if record.test_reward is None else record.test_reward
+    loss = "" if found is None else f" {found:.4f}"
+    problem = "" if record.error is None or record.status != "failed" else f": {record.error}"
+    return (
+        f"{label} {done}/{max(expected, done)}: {record.method} at {record.learning_rate:.3g}, seed {record.seed}: "
+        f"{record.status}{loss}, {record.seconds:.1f} s{problem}"
+    )

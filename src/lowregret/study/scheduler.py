@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -53,21 +54,23 @@ class Scheduler:
         deliver: Deliver | None = None,
         only: Sequence[TrialSpec] | None = None,
         until: int | None = None,
+        given_up: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`identity` is that of the run (`runs.manifest`).
 
         `deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
 
-        `only` these trials are trained, whatever the search would ask for.
+        `only` these trials are trained, whatever the search would ask for. What is `given_up`, by id with the reason,
+        is recorded as failed.
 
         `until` this step, after which all are evaluated, the search's trials are trained, and searched by: pilots,
         which stay `running`, each with a checkpoint of its own from which a later scheduler goes on.
         """
-        self._only, self._until, self._identity = only, until, identity
+        self._only, self._until, self._identity, self._given_up = only, until, identity, given_up
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
-        self.records = resumable_records(folder, self._checkpoint, watching.say)
+        self.records = resumable_records(folder, self._checkpoint, watching.say, given_up)
         """As the folder has them."""
         drop_superseded(folder, self.records)
 
@@ -132,6 +135,8 @@ class Scheduler:
         if checkpoint is None:  # what ends before the first checkpoint would happen again, beside the same trials
             pack.save(self.folder)
         for standing in () if checkpoint is None else checkpoint.members:
+            if standing.name in self._given_up:
+                continue
             self._begin(pack, standing.trial, checkpoint)
         self._fill(pack)
         for done in rounds(pack, self.folder, should_stop):
@@ -263,16 +268,25 @@ class Scheduler:
         return held_out_curve(trial_folder(self.folder, record.id) / METRICS)
 
 
-def resumable_records(folder: Path, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> list[TrialRecord]:
+def resumable_records(
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    say: Callable[[str], None],
+    given_up: Mapping[str, str] = MappingProxyType({}),
+) -> list[TrialRecord]:
     """The trials of an earlier session, as they were at the checkpoint: what came after it happens again.
 
-    Those that failed (out of memory) are forgotten, so that they run again.
+    Those that failed (out of memory) are forgotten, so that they run again, but for those that are given up.
     """
     then = None if checkpoint is None else {record.id: record for record in checkpoint.records}
     kept: list[TrialRecord] = []
     for found in read_trials(folder):
         record = found if then is None else then.get(found.id)
         home = trial_folder(folder, found.id)
+        if found.id in given_up:
+            kept.append(found.model_copy(update={"status": "failed", "error": given_up[found.id]}))
+            write_json(home / TRIAL, kept[-1])
+            continue
         if record is not None and record.status == "running" and has_paused(home):
             kept.append(record)
             continue

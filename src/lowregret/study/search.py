@@ -94,8 +94,10 @@ def next_to(spec: CompareSpec | GroupSpec, one: float, other: float) -> bool:
 def is_cut_short(spec: CompareSpec | GroupSpec, record: TrialRecord, own: Sequence[TrialRecord]) -> bool:
     """Whether a trial was pruned that now is the neighbour of its method's best rate: the bottom between the rates is
     read off what both neighbours end with, so it runs again, to its end."""
+    if record.status != "pruned":
+        return False
     best = best_rate(own).learning_rate
-    return record.status == "pruned" and best is not None and next_to(spec, record.learning_rate, best)
+    return best is not None and next_to(spec, record.learning_rate, best)
 
 
 def lattice_rate(prior: float, exponent: int) -> float:

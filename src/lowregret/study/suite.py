@@ -8,91 +8,118 @@ OUT/claims.json             what became of each claim, a pure function of the ab
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.registry import open_source
-from lowregret.engine.device import choose_device
 from lowregret.engine.parallel.launch import dismiss, started_by_torchrun
-from lowregret.errors import DataError, ModelError, RecordsError, SpecError
+from lowregret.errors import DataError, ModelError, RecordsError
 from lowregret.foreign_text import without_secrets
 from lowregret.models.load import load_config, resolve
 from lowregret.questions.compute.spec import ComputeQuestion
-from lowregret.questions.evidence import read_evidence, stored_question
-from lowregret.questions.judge import Claims, judge_study
+from lowregret.questions.evidence import stored_question
+from lowregret.questions.judge import Claims
 from lowregret.questions.question import Question
 from lowregret.questions.registry import Asked, statements
 from lowregret.runs.atomic import make_folder, remove_file, write_json
-from lowregret.runs.boundary import within
-from lowregret.runs.files import CLAIMS, GROUPS, SPEC, STUDY, TIMINGS
+from lowregret.runs.files import CLAIMS, SPEC, STUDY, TIMINGS
 from lowregret.runs.lock import lock_run, require_targets
 from lowregret.runs.spelling import is_older
 from lowregret.runs.study import group_folder, read_trials
 from lowregret.spec import FullFT, LoRA
-from lowregret.study.execute.local import GroupJob, run_jobs
+from lowregret.study.budget import Allowed, Budget
+from lowregret.study.execute.choose import Chosen, Place, choose, require_place
+from lowregret.study.execute.job import GroupJob
+from lowregret.study.execute.run import GroupRun
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
-from lowregret.study.observer import Observer, Silent
+from lowregret.study.observer import Silent, StudyObserver
+from lowregret.study.stages import Stages
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
-from lowregret.train.interrupt import stop_requests
+from lowregret.train.interrupt import Interrupted, stop_requests
 from lowregret.version import __version__
-
-_SMALL_BASE = 200_000_000
-"""Bytes of a base's folder up to which one trial leaves cores of a CPU idle."""
 
 
 def run_studies(
     studies: Mapping[Path, Question],
     *,
-    workers: int | None = None,
+    place: Place | None = None,
     command: str = "lowregret.study.suite.run_studies(...)",
-    observer: Observer | None = None,
+    observer: StudyObserver | None = None,
     track: Track | None = None,
+    settle: bool = False,
+    budget: Allowed | None = None,
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
 
-    `workers` are processes that train groups side by side: as many as cores for a small base on a CPU, else 1. Results
-    do not depend on it but by rounding. `track` is where every trial is a run as well. Raises LowregretError, or
-    Interrupted after a clean stop.
+    `place` says where groups are trained side by side: in as many processes as cores for a small base on a CPU, else in
+    this one. Results do not depend on it but by rounding. `track` is where every trial is a run as well. With `settle`
+    a question gets no further seeds once all its claims are settled (`study.settle`); a `budget` is spent on further
+    seeds of what is open. Returns the claims of those that have them: all, but where a budget was too small. Raises
+    LowregretError, or Interrupted after a clean stop.
     """
-    watching = observer or Silent()
+    watching, place = observer or Silent(), place or Place()
+    require_place(place, list(studies.values()))
     _require_inputs(studies.values())
     with ExitStack() as stack:
         for folder, question in studies.items():
             stack.enter_context(lock_run(folder))
             _bind_question(folder, question, command)
-        should_stop = stack.enter_context(stop_requests(watching.say))
-        jobs = [job for folder, question in studies.items() for job in _jobs(folder, question)]
-        count = workers or _suitable_workers(list(studies.values()))
-        if count > 1 and _on_many(list(studies.values())):
-            raise SpecError(f"--workers {count}: each would train on all devices. Leave --workers out.")
-        threads = None if count == 1 else max(1, (os.cpu_count() or 1) // count)
-        found: dict[Path, Claims] = {}
-        waited_for = {folder: {job.folder for job in jobs if folder in job.folder.parents} for folder in studies}
-
-        def ended(job: GroupJob) -> None:
-            for folder, left in waited_for.items():
-                if job.folder in left:
-                    left.remove(job.folder)
-                    if not left:  # judged at once: what is finished can be read while the others train
-                        found[folder] = _judged(folder)
-
-        if jobs:
-            watching.say(f"{len(jobs)} groups of trials, {count} at a time")
-            run_jobs(jobs, count, threads, _starts, watching, should_stop, ended, track)
+        asked_to_stop = stack.enter_context(stop_requests(watching.say))
+        stages = Stages(studies, watching.say, settle=settle)
+        if any(question.groups() for question in studies.values()):
+            chosen = choose(place, studies, watching, asked_to_stop, track)
+            stack.callback(chosen.executor.close)
+            stages.place(chosen.machines, chosen.at_once)
+            limit = None if budget is None else Budget(budget, chosen.price_per_hour)
+            _train(chosen, stages, watching, asked_to_stop, track, limit, partial(_bind_question, command=command))
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 if question.devices > 1:
                     watching.say(f"{question.name}: steps are timed on one device, whatever --devices says")
                 if started_by_torchrun() is None:
                     dismiss()  # nobody else is to be at work
-                time_steps(question, folder / TIMINGS, watching.say, should_stop)
-                found[folder] = _judged(folder)
-        return {folder: found[folder] for folder in studies}
+                time_steps(question, folder / TIMINGS, watching.say, asked_to_stop)
+                stages.judge(folder)
+        return {folder: stages.claims[folder] for folder in studies if folder in stages.claims}
+
+
+def _train(
+    chosen: Chosen,
+    stages: Stages,
+    watching: StudyObserver,
+    asked_to_stop: Callable[[], bool],
+    track: Track | None,
+    limit: Budget | None,
+    bind: Callable[[Path, Question], None],
+) -> None:
+    """All groups; with a budget, for as long as it lasts, and further seeds of what is open with what it leaves."""
+    jobs = stages.first()
+    watching.say(f"{len(jobs)} groups of trials on {chosen.executor.name}, {chosen.at_once} at a time")
+    run = GroupRun(
+        chosen.executor,
+        watching,
+        lambda: asked_to_stop() or (limit is not None and limit.over()),
+        starts=_starts,
+        ended=stages.ended,
+        threads=chosen.threads,
+        track=track,
+        expected=chosen.expected,
+    )
+    try:
+        run.run(jobs)
+        while limit is not None and (more := stages.next_seed(limit, bind)):
+            run.run(more)
+    except Interrupted:
+        if asked_to_stop() or limit is None:
+            raise
+        watching.say("the budget is spent: what was in training goes on from its checkpoint with the same command")
+    if limit is not None:
+        watching.say(f"budget: {limit}")
 
 
 def _require_inputs(questions: Collection[Question]) -> None:
@@ -122,13 +149,6 @@ def _lost_data(question: Question) -> DataError | None:
     return None
 
 
-def _judged(folder: Path) -> Claims:
-    """A finished study's claims, which it now has in its folder."""
-    found = judge_study(read_evidence(folder))
-    write_json(folder / CLAIMS, found)
-    return found
-
-
 def _bind_question(folder: Path, question: Question, command: str) -> None:
     """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
     make_folder(folder)
@@ -152,16 +172,6 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
     write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
 
 
-def _jobs(folder: Path, question: Question) -> list[GroupJob]:
-    found = []
-    for group in question.groups():
-        kind = group.key.rpartition(".")[2]
-        after = None if group.start_from is None else within(folder / GROUPS, f"{group.start_from}.{kind}")
-        label = f"{question.name} {group.key}"
-        found.append(GroupJob(group_folder(folder, group), group, label, after))
-    return found
-
-
 def _starts(job: GroupJob) -> dict[str, float]:
     """The best rates of the group that a job starts from, as far as they are bracketed there."""
     if job.after is None:
@@ -176,21 +186,3 @@ def _starts(job: GroupJob) -> dict[str, float]:
     common = best(anchor_of(job.spec.methods))
     found = {method.name: best(method) or common for method in job.spec.methods}
     return {name: rate for name, rate in found.items() if rate is not None}
-
-
-def _on_many(questions: Sequence[Question]) -> bool:
-    """Whether a training has several devices."""
-    return any(question.devices > 1 for question in questions) or started_by_torchrun() is not None
-
-
-def _suitable_workers(questions: Sequence[Question]) -> int:
-    """As many as cores where all bases are small folders and the device is one CPU, else one."""
-    if _on_many(questions):
-        return 1
-    models = {(group.model, group.device) for question in questions for group in question.groups()}
-    for model, device in models:
-        path = Path(resolve(model).path)
-        size = sum(file.stat().st_size for file in path.glob("*")) if path.is_dir() else _SMALL_BASE + 1
-        if choose_device(device).type != "cpu" or size > _SMALL_BASE:
-            return 1
-    return os.cpu_count() or 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from lowregret.errors import DataError, FolderLockedError
 from lowregret.runs.files import LOCK
-from lowregret.runs.lock import lock_run
+from lowregret.runs.holder import SILENT_SECONDS, Holder, holder_of, silent_seconds
+from lowregret.runs.lock import is_locked, lock_run
 
 
 def fail(folder: Path, *, write: str = "") -> None:
@@ -48,3 +52,45 @@ def test_a_run_that_ends_well_keeps_its_folder_and_a_second_process_is_kept_out(
     with lock_run(tmp_path / "one"), pytest.raises(FolderLockedError), lock_run(tmp_path / "one"):
         pass
     assert (tmp_path / "one" / LOCK).is_file()
+
+
+def elsewhere(folder: Path, silent: float, host: str = "far") -> None:
+    """Leave a folder as one whose lock a machine holds that does not share it with this one."""
+    folder.mkdir()
+    holder = {"machine": host, "host": host, "pid": 7, "token": "t"}
+    (folder / LOCK).write_text(json.dumps(holder))
+    then = time.time() - silent
+    os.utime(folder / LOCK, (then, then))
+
+
+def test_a_machine_whose_lock_does_not_reach_this_one_keeps_it_out_while_it_lives(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "alive", silent=3.0)
+    with (
+        pytest.raises(FolderLockedError, match=r"process 7 on far is writing here.*try again in 5\d s"),
+        lock_run(tmp_path / "alive"),
+    ):
+        pass
+    assert is_locked(tmp_path / "alive")
+    elsewhere(tmp_path / "gone", silent=SILENT_SECONDS + 1)
+    with lock_run(tmp_path / "gone"):
+        found = holder_of(tmp_path / "gone")
+        assert found is not None
+        assert found.pid == os.getpid()
+    assert holder_of(tmp_path / "gone") is None, "whoever ends well says so"
+
+
+def test_what_a_killed_process_of_this_machine_left_keeps_nobody_out(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "killed", silent=0.0, host=Holder.here().machine)
+    with lock_run(tmp_path / "killed"):
+        pass
+
+
+def test_a_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowregret.runs.holder.BEAT_SECONDS", 0.05)
+    with lock_run(tmp_path / "one"):
+        os.utime(tmp_path / "one" / LOCK, (0, 0))
+        end = time.monotonic() + 10
+        while silent_seconds(tmp_path / "one") > 5 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert silent_seconds(tmp_path / "one") < 5
+    assert list((tmp_path / "one").iterdir()) == [tmp_path / "one" / LOCK]

@@ -38,13 +38,8 @@ def u_shaped(group: GroupSpec, trial: TrialSpec, step: int) -> float:
 
 def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:
     """Leave a finished study in `folder`; returns how many trials were added."""
-    asked = Asked(question=question).model_dump(mode="json")  # type: ignore[arg-type]
-    stated = [statement.model_dump(mode="json") for statement in statements(question)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "study.json", {"lowregret": __version__, "command": "lowregret study fake", **asked, "claims": stated}
-    )
-    added = sum(_group(folder / "groups" / group.key, group, loss) for group in question.groups())
+    head(folder, question)
+    added = sum(train(folder / "groups" / group.key, group, loss) for group in question.groups())
     if isinstance(question, ComputeQuestion):
         for width in question.widths:
             _timing(folder / "timings", question, width)
@@ -52,12 +47,24 @@ def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:
     return added
 
 
-def _group(home: Path, group: GroupSpec, loss: Loss) -> int:
+def head(folder: Path, question: Question) -> None:
+    """A study's study.json."""
+    asked = Asked(question=question).model_dump(mode="json")  # type: ignore[arg-type]
+    stated = [statement.model_dump(mode="json") for statement in statements(question)]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "study.json", {"lowregret": __version__, "command": "lowregret study fake", **asked, "claims": stated}
+    )
+
+
+def train(home: Path, group: GroupSpec, loss: Loss) -> int:
+    """What a group of a study still lacks; returns how many trials that was."""
     home.mkdir(parents=True, exist_ok=True)
     start = {"objective": "rl"} if isinstance(group.objective, RL) else {"test_nll": 2.0, "test_tokens": EXAMPLES}
     base = start | {"hidden_size": 128, "forgetting_nll": 1.0, "fact_bits": 40.0}
     write_json(home / "base.json", base | {"hidden_size": 64 if "64" in group.model else 128})
     priors = {method.name: 2e-3 for method in group.methods}
+    write_json(home / "priors.json", priors)
     added = 0
     while True:
         records = [_read(path) for path in sorted(home.glob("trials/*/trial.json"))]

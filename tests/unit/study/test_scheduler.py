@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -265,3 +266,31 @@ def test_nothing_is_stopped_in_the_first_half(tmp_path: Path) -> None:
         pack: Any = SimpleNamespace(members={"x": member}, prune=lambda *told, cut=cut: cut.append(told[-1]))
         scheduler._prune(pack, Round(("x",), {"x": SimpleNamespace(loss=9.0)}, []))  # type: ignore[dict-item]
         assert cut == ([SEARCH[2].id] if stopped else [])
+
+
+def test_what_is_given_up_is_recorded_as_failed_and_not_asked_for_until_the_next_start(tmp_path: Path) -> None:
+    home = tmp_path / "trials" / SEARCH[0].id
+    home.mkdir(parents=True)
+    write_json(home / "trial.json", record(SEARCH[0], "running"))
+    why = {SEARCH[0].id: "3 workers were lost at it"}
+    scheduler = Scheduler(tmp_path, study(), {}, Silent(), "", given_up=why)
+    (kept,) = scheduler.ended()
+    assert (kept.status, kept.error) == ("failed", "3 workers were lost at it")
+    assert SEARCH[0] not in scheduler.wanted()
+    assert json.loads((home / "trial.json").read_text())["status"] == "failed"
+    assert SEARCH[0] in Scheduler(tmp_path, study(), {}, Silent(), "").wanted()
+
+
+def test_of_a_checkpoint_what_is_given_up_does_not_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packs = Packs(monkeypatch, tmp_path, random.Random(0), room=5)
+    standing = [SimpleNamespace(name=trial.id, trial=trial) for trial in SEARCH[:2]]
+    checkpoint = SimpleNamespace(members=standing, records=())
+    monkeypatch.setattr(module, "read_checkpoint", lambda folder, identity: checkpoint)
+    for trial in SEARCH[:2]:
+        (tmp_path / "trials" / trial.id).mkdir(parents=True)
+        write_json(tmp_path / "trials" / trial.id / "trial.json", record(trial, "running"))
+    scheduler = Scheduler(tmp_path, study(), {}, Silent(), "", given_up={SEARCH[0].id: "lost"})
+    scheduler.train(None, checkpoint, lambda: False)  # type: ignore[arg-type]
+    trained = {trial for beside in packs.beside for trial in beside}
+    assert SEARCH[1] in trained
+    assert SEARCH[0] not in trained

@@ -1,1 +1,1 @@
-"""Where the groups of a study are trained: in this process, or in several on this machine."""
+"""Where the groups of a study are trained: in this process, in several on this machine, on a Ray cluster, by SLURM."""

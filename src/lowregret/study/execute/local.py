@@ -1,205 +1,151 @@
-"""Several processes that train groups of trials side by side: a small base leaves most of a machine idle.
+"""Groups in this process, one after another, or in several processes of this machine.
 
-The parent sends a worker a group, the worker sends back lines to show and how it ended. A worker whose parent is gone
-stops after a checkpoint, so that a killed study can be started again at once.
+Each of several has a pool of one process of its own (`concurrent.futures`): one that dies breaks its pool alone, and
+the next group gets another.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from lowregret.errors import FolderLockedError, LowregretError, RecordsError
-from lowregret.spec import GroupSpec
+from lowregret.study.execute.job import Ended, Needs, Outcome, Task
+from lowregret.study.execute.process import begin
+from lowregret.study.execute.work import Watched, watching, work
 from lowregret.study.group import run_group
-from lowregret.study.observer import Lines, Observer
-from lowregret.study.tracking.tracker import Track, Tracker
-from lowregret.train.interrupt import Interrupted, stop_requests
+from lowregret.study.observer import Observer
+from lowregret.study.tracking.tracker import Track
+from lowregret.train.interrupt import Interrupted
 
-_LOCK_SECONDS = 20.0
-"""How long a group waits for the worker of a killed session to let go of its folder."""
-
-
-@dataclass(frozen=True)
-class GroupJob:
-    """A group to be trained."""
-
-    folder: Path
-    spec: GroupSpec
-    label: str
-    """For the lines that it says."""
-    after: Path | None
-    """The folder of the group whose best rates this one starts from."""
+_START_SECONDS = 5.0
+_STOP_SECONDS = 60.0
+"""How long a worker is given to write a checkpoint."""
 
 
-Watched = Callable[[GroupJob, Observer], Observer]
-"""What watches a group, around who watches it anyway."""
+class InProcess:
+    """One group after another, in this process, whose observer sees every step; an error of a group is raised."""
 
+    name = "this process"
+    watches = False
 
-def run_jobs(
-    jobs: Sequence[GroupJob],
-    workers: int,
-    threads: int | None,
-    starts: Callable[[GroupJob], Mapping[str, float]],
-    observer: Observer,
-    should_stop: Callable[[], bool],
-    ended: Callable[[GroupJob], None],
-    track: Track | None = None,
-) -> None:
-    """Train all groups, each once the one that it starts from is done; raises what a group raised, after the others.
+    def __init__(self, observer: Observer, should_stop: Callable[[], bool], track: Track | None) -> None:
+        self._observer, self._should_stop = observer, should_stop
+        self._waiting: deque[Task] = deque()
+        self._stack = ExitStack()
+        self._watched: Watched = self._stack.enter_context(watching(track, observer.say))
 
-    Args:
-        threads: of torch in each worker; torch's own choice when None.
-        starts: asked when a group is begun: the learning rates that it starts from.
-        ended: told of each group that is trained.
-    """
-    if workers == 1:
-        with _watching(track, observer.say) as watched:
-            for job in jobs:
-                observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
-                run_group(job.folder, job.spec, starts(job), watched(job, observer), should_stop)
-                ended(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool: list[tuple[Any, Connection]] = []
-    for _ in range(min(workers, len(jobs))):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, threads, track), daemon=True)
-        process.start()
-        theirs.close()
-        pool.append((process, ours))
-    try:
-        _Parent(jobs, [ours for _, ours in pool], starts, observer, should_stop, ended).run()
-    finally:
-        for _, ours in pool:
-            ours.close()  # tells a worker that is in the middle of something to stop
-        for process, _ in pool:
-            process.join(timeout=60)
+    def has_room(self, needs: Needs) -> bool:
+        return not self._waiting
 
+    def submit(self, task: Task) -> None:
+        self._waiting.append(task)
 
-class _Parent:
-    """Hands out groups and listens."""
-
-    def __init__(
-        self,
-        jobs: Sequence[GroupJob],
-        workers: Sequence[Connection],
-        starts: Callable[[GroupJob], Mapping[str, float]],
-        observer: Observer,
-        should_stop: Callable[[], bool],
-        ended: Callable[[GroupJob], None],
-    ) -> None:
-        self._waiting, self._idle = list(jobs), list(workers)
-        self._busy: dict[Connection, GroupJob] = {}
-        self._starts, self._observer, self._should_stop, self._ended = starts, observer, should_stop, ended
-        self._problem: BaseException | None = None
-
-    def run(self) -> None:
-        while self._busy or (self._waiting and self._problem is None):
-            while self._idle and self._problem is None and (job := self._next()) is not None:
-                worker = self._idle.pop(0)
-                self._busy[worker] = job
-                worker.send((job, dict(self._starts(job))))
-            for found in wait(list(self._busy), timeout=0.5):
-                assert isinstance(found, Connection)
-                self._listen(found)
-            if self._should_stop():
-                raise Interrupted
-        if self._problem is not None:
-            raise self._problem
-
-    def _next(self) -> GroupJob | None:
-        open_folders = {job.folder for job in (*self._waiting, *self._busy.values())}
-        ready = next((job for job in self._waiting if job.after not in open_folders), None)
-        if ready is not None:
-            self._waiting.remove(ready)
-        return ready
-
-    def _listen(self, worker: Connection) -> None:
+    def events(self, seconds: float) -> Sequence[Ended]:
+        if not self._waiting:
+            return []
+        task = self._waiting.popleft()
+        job = task.job
+        self._observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
         try:
-            kind, content = worker.recv()
-        except (EOFError, ConnectionResetError):
-            job = self._busy.pop(worker)
-            self._problem = RecordsError(
-                f"{job.folder}: its process ended without a word (out of memory?). Run the same command again, "
-                "with --workers 1 if it happens again."
+            run_group(
+                job.folder, job.spec, task.starts, self._watched(task, self._observer), self._should_stop, task.given_up
             )
-            return
-        if kind == "line":
-            self._observer.say(content)
-            return
-        job = self._busy.pop(worker)
-        self._idle.append(worker)
-        if kind == "done":
-            try:
-                self._ended(job)
-            except LowregretError as error:
-                kind, content = "error", error
-        if kind == "error":
-            self._problem = self._problem or content
-            if self._busy and not isinstance(content, InterruptedError):  # those may take hours
-                others = ", ".join(other.label for other in self._busy.values())
-                self._observer.say(f"{job.label}: {content}\nNothing else is begun; this goes on to its end: {others}")
+        except Interrupted:
+            return [Ended(task, Outcome("stopped"))]
+        return [Ended(task, Outcome("done"))]
+
+    def cancel(self) -> None:
+        self._waiting.clear()
+
+    def close(self) -> None:
+        self._stack.close()
 
 
-def _serve(parent: Connection, threads: int | None, track: Track | None) -> None:
-    """A worker's life."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        with (
-            stop_requests(lambda line: None) as asked,
-            _watching(track, lambda line: parent.send(("line", line))) as watched,
-        ):
-            while True:
-                job, starts = parent.recv()
-                parent.send(_outcome(job, starts, parent, asked, watched))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+@dataclass
+class _Slot:
+    """A process, or the place of one that will be."""
+
+    pool: ProcessPoolExecutor
+    pid: Future[int]
 
 
-@contextmanager
-def _watching(track: Track | None, say: Callable[[str], None]) -> Iterator[Watched]:
-    """Wraps the observers of a process's groups, one after the other, so that a tracker is told as well."""
-    if track is None:
-        yield lambda job, inner: inner
-        return
-    with Tracker(track, say) as tracker:
-        yield lambda job, inner: tracker.watching(job.folder, inner, job.folder.parents[1].name, job.spec.key)
+class Pool:
+    """Several groups side by side."""
 
+    watches = True
 
-def _outcome(
-    job: GroupJob, starts: Mapping[str, float], parent: Connection, asked: Callable[[], bool], watched: Watched
-) -> tuple[str, Any]:
-    lines = watched(job, Lines(job.label, lambda line: parent.send(("line", line))))
-    try:
-        for last in _attempts():
-            try:
-                run_group(job.folder, job.spec, starts, lines, lambda: asked() or parent.poll())
-            except FolderLockedError:
-                if last:
-                    raise
-                time.sleep(0.5)
-            else:
-                break
-    except LowregretError as error:
-        return "error", type(error)(str(error))
-    except InterruptedError as error:
-        return "error", error
-    return "done", None
+    def __init__(self, workers: int) -> None:
+        self.name = f"{workers} processes"
+        self._workers = workers
+        self._idle: list[_Slot] = []
+        self._running: dict[Future[Outcome], tuple[Task, _Slot]] = {}
 
+    def has_room(self, needs: Needs) -> bool:
+        return len(self._running) < self._workers
 
-def _attempts() -> Iterator[bool]:
-    """False for as long as a lock is waited for, then True."""
-    end = time.monotonic() + _LOCK_SECONDS
-    while time.monotonic() < end:
-        yield False
-    yield True
+    def submit(self, task: Task) -> None:
+        slot = self._idle.pop() if self._idle else self._start()
+        try:
+            future = slot.pool.submit(work, task)
+        except BrokenProcessPool:  # it died while it was idle
+            slot = self._start()
+            future = slot.pool.submit(work, task)
+        self._running[future] = task, slot
+
+    def events(self, seconds: float) -> Sequence[Ended]:
+        if not self._running:
+            return []
+        done, _ = wait(self._running, timeout=seconds, return_when=FIRST_COMPLETED)
+        return [self._taken(future) for future in done]
+
+    def cancel(self) -> None:
+        end = time.monotonic() + _STOP_SECONDS
+        for _, slot in self._running.values():
+            with suppress(TimeoutError, BrokenProcessPool):
+                slot.pid.result(timeout=_START_SECONDS)  # one that is only starting can be told nothing yet
+            self._signal(slot, signal.SIGTERM)
+        wait(self._running, timeout=max(0.0, end - time.monotonic()))
+
+    def close(self) -> None:
+        for slot in [*self._idle, *(slot for future, (_, slot) in self._running.items())]:
+            self._signal(slot, signal.SIGKILL)
+            slot.pool.shutdown(wait=True, cancel_futures=True)
+        self._idle.clear()
+        self._running.clear()
+
+    def pids(self) -> dict[int, Path]:
+        """The processes that train, with the folder of each one's group."""
+        return {slot.pid.result(): task.job.folder for task, slot in self._running.values() if slot.pid.done()}
+
+    @staticmethod
+    def _start() -> _Slot:
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=begin)
+        return _Slot(pool, pool.submit(os.getpid))
+
+    def _taken(self, future: Future[Outcome]) -> Ended:
+        task, slot = self._running.pop(future)
+        try:
+            outcome = future.result()
+        except BrokenProcessPool:
+            slot.pool.shutdown(wait=False)
+            return Ended(task, Outcome("lost", why="its process ended without a word (killed, or out of memory?)"))
+        if outcome.kind == "lost":  # what went wrong may be in the process itself
+            slot.pool.shutdown(wait=False)
+        else:
+            self._idle.append(slot)
+        return Ended(task, outcome)
+
+    @staticmethod
+    def _signal(slot: _Slot, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, BrokenProcessPool):
+            if slot.pid.done():
+                os.kill(slot.pid.result(), number)

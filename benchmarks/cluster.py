@@ -1,0 +1,308 @@
+"""A study on several engines: killed at random, timed beside each other, and the scheduler alone.
+
+    python -m benchmarks.cluster throughput                 # 10,000 trials that nobody trains: events a second
+    python -m benchmarks.cluster kills --kills 50           # workers, nodes and drivers of a Ray cluster of two nodes
+    python -m benchmarks.cluster times --rounds 3           # `study all --quick` by two processes and two Ray workers
+
+Kills and times take hours, and want a machine with nothing else running. What is done is kept in build/cluster.jsonl,
+and a later start goes on; docs/results/cluster.json has the summary. Needs lowregret[cluster].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from benchmarks.kill_resume import numbers, start
+
+from lowregret.questions.registry import make_question
+from lowregret.runs.holder import holder_of
+from lowregret.runs.records import TrialRecord
+from lowregret.spec import GroupSpec, LoRA, TrialSpec
+from lowregret.strict_json import to_json
+from lowregret.study.execute.job import Ended, GroupJob, Needs, Outcome, Task
+from lowregret.study.execute.run import GroupRun
+from lowregret.study.lattice import group_trials
+from lowregret.study.observer import Silent
+from lowregret.study.order import in_order
+
+HERE = Path(__file__).parents[1]
+DONE = HERE / "build" / "cluster.jsonl"
+RESULT = HERE / "docs" / "results" / "cluster.json"
+QUICK = "study learning-rate --quick --seeds 2 --ranks 1,4 --steps 40 --quiet".split()
+"""Of the kills: two groups of some twenty trials, a minute or two."""
+ALL = "study all --quick --quiet".split()
+TRIALS, WORKERS = 10_000, 64
+STORE = ["--object-store-memory=80000000"]
+
+
+class Nodes:
+    """A Ray cluster on this machine, of nodes with one CPU each, the head first."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._folder, self._count = folder, 0
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    def add(self) -> None:
+        """Start a node, and wait for it."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        port = self.address.rpartition(":")[2]
+        role = ["--address", self.address] if self.nodes else ["--head", "--port", port, "--include-dashboard=false"]
+        said = self._folder / f"node{self._count}"
+        self._count += 1
+        self.nodes.append(
+            subprocess.Popen(
+                [ray, "start", *role, "--node-ip-address=127.0.0.1", "--num-cpus=1", *STORE, "--block"],
+                stdin=subprocess.DEVNULL,
+                stdout=said.open("wb"),
+                stderr=subprocess.STDOUT,
+            )
+        )
+        end = time.monotonic() + 120
+        while "Ray runtime started" not in said.read_text():
+            if self.nodes[-1].poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"a node did not start:\n{said.read_text()}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """The youngest node, with all that runs on it."""
+        kill(self.nodes.pop().pid)
+
+    def memory(self) -> int:
+        """Bytes of Ray's own processes: resident, but for what they share."""
+        processes = [each for node in self.nodes for each in psutil.Process(node.pid).children(recursive=True)]
+        own = [each for each in processes if not any("ray::" in part for part in each.cmdline())]
+        return sum(each.memory_full_info().uss for each in own)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL to a process and all below it."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        with suppress(psutil.TimeoutExpired):
+            process.wait(10)
+
+
+@contextmanager
+def cluster(folder: Path, count: int) -> Iterator[Nodes]:
+    """Nodes that end with the context."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    made = Nodes(folder)
+    try:
+        for _ in range(count):
+            made.add()
+        yield made
+    finally:
+        while made.nodes:
+            made.kill()
+
+
+def throughput() -> dict[str, Any]:
+    """Trials that the search asks for and settles, and groups that the engine is given, a second of processor time."""
+    began, events = time.process_time(), 0
+    group = make_question({"kind": "learning-rate"}).groups()[0]
+    while events < TRIALS:
+        events += searched(group, random.Random(events))
+    search = events / (time.process_time() - began)
+    with tempfile.TemporaryDirectory() as name:
+        jobs = [
+            GroupJob(Path(name) / "groups" / f"g{n}", group, f"g{n}", None, Needs(1 + n % 3), float(n % 97))
+            for n in range(TRIALS)
+        ]
+        began = time.process_time()
+        run = GroupRun(_Played(), Silent(), lambda: False, starts=lambda job: {}, ended=lambda job: ())
+        run.run(in_order(jobs, WORKERS))
+        given = TRIALS / (time.process_time() - began)
+    return {"trials": events, "trial_events_per_second": search, "groups": TRIALS, "groups_per_second": given}
+
+
+def searched(group: GroupSpec, draw: random.Random) -> int:
+    """How many trials a search on made-up losses takes, each of which ends by itself and is one event."""
+    records: list[TrialRecord] = []
+    priors = {method.name: 1e-3 * 2 ** draw.randint(-3, 3) for method in group.methods}
+    while wanted := group_trials(group, priors, records, lambda record: {}):
+        records.append(TrialRecord.of(wanted[0], status="finished", test_nll=_loss(wanted[0], draw)))
+    return len(records)
+
+
+def _loss(trial: TrialSpec, draw: random.Random) -> float:
+    best = 6e-3 if isinstance(trial.method, LoRA) else 1e-3
+    return 2 + (trial.learning_rate / best - 1) ** 2 + draw.gauss(0, 1e-3)
+
+
+class _Played:
+    """An engine with room for so many, of which all end at the next look."""
+
+    name, watches = "a play", True
+
+    def __init__(self) -> None:
+        self._running: list[Task] = []
+
+    def has_room(self, needs: Needs) -> bool:
+        return len(self._running) < WORKERS
+
+    def submit(self, task: Task) -> None:
+        self._running.append(task)
+
+    def events(self, seconds: float) -> Sequence[Ended]:
+        found, self._running = [Ended(task, Outcome("done")) for task in self._running], []
+        return found
+
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def kills(folder: Path, count: int, seed: int, known: set[str]) -> Iterator[dict[str, Any]]:
+    """Studies, each met by a kill of a worker, a node or the driver at a random moment, and gone on with."""
+    keys = [f"kill {number}" for number in range(count)]
+    if known.issuperset(keys):
+        return
+    whole = folder / "whole"
+    finish(start(whole, [*QUICK, "--workers", "2"]))
+    expected = numbers(whole)
+    with cluster(folder, 2) as nodes:
+        began = time.monotonic()
+        finish(start(folder / "timed", [*QUICK, "--ray", nodes.address]))
+        life = time.monotonic() - began
+    for number, key in enumerate(keys):
+        draw = random.Random(f"{seed} {number}")
+        what, moment = draw.choice(["worker", "node", "driver"]), life * draw.random()
+        if key in known:
+            continue
+        out = folder / "killed"
+        shutil.rmtree(out, ignore_errors=True)
+        with cluster(folder, 2) as nodes:
+            met = meet(out, nodes, what, moment)
+        found = numbers(out)
+        same = found == expected
+        yield {"key": key, "what": what, "moment": moment, "met": met, "same": same, "repeated": repeated(out)}
+
+
+def meet(out: Path, nodes: Nodes, what: str, moment: float) -> bool:
+    """Run the study to its end, with one kill on the way; False when it was over before."""
+    command = [*QUICK, "--ray", nodes.address]
+    process = start(out, command)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(moment)
+    met = process.poll() is None
+    if met and what == "driver":
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = start(out, command)
+    elif met and what == "node":
+        nodes.kill()
+    elif met:
+        holders = [holder_of(lock.parent) for lock in out.glob("groups/*/.lock")]
+        pids = [holder.pid for holder in holders if holder is not None]
+        met = bool(pids)
+        if pids:
+            os.kill(pids[0], signal.SIGKILL)
+    finish(process)
+    return met
+
+
+def repeated(out: Path) -> int:
+    """Attempts at groups beyond one each, as the workers' logs tell."""
+    logs = list(out.glob("logs/*.txt"))
+    return sum(log.read_text().count(" begins on ") for log in logs) - len(logs)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a study; SystemExit when it did not end well."""
+    _, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"a study ended with {process.returncode}:\n{errors.decode()}")
+
+
+def times(folder: Path, rounds: int, known: set[str]) -> Iterator[dict[str, Any]]:
+    """`study all --quick` by each engine, in turns."""
+    for number in range(rounds):
+        for engine in ("processes", "ray"):
+            key = f"time {engine} {number}"
+            if key in known:
+                continue
+            out = folder / "timed"
+            shutil.rmtree(out, ignore_errors=True)
+            began, memory = time.monotonic(), 0
+            if engine == "processes":
+                finish(start(out, [*ALL, "--workers", "2"]))
+            else:
+                with cluster(folder, 2) as nodes:
+                    began = time.monotonic()
+                    process = start(out, [*ALL, "--ray", nodes.address])
+                    time.sleep(60)
+                    memory = nodes.memory()
+                    finish(process)
+            seconds = time.monotonic() - began
+            trials = sum(1 for _ in out.glob("*/groups/*/trials/*/trial.json"))
+            yield {"key": key, "engine": engine, "seconds": seconds, "trials": trials, "ray_bytes": memory}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What there is so far."""
+    killed = [row for row in rows if "same" in row]
+    taken = {engine: [row for row in rows if row.get("engine") == engine] for engine in ("processes", "ray")}
+    found: dict[str, Any] = {
+        "kills": len(killed),
+        "met": sum(row["met"] for row in killed),
+        "same": sum(row["same"] for row in killed),
+        "by": {what: sum(row["what"] == what for row in killed) for what in ("worker", "node", "driver")},
+        "throughput": next((row for row in reversed(rows) if "groups_per_second" in row), None),
+    }
+    if all(taken.values()):
+        local, ray = (statistics.median(row["seconds"] for row in taken[name]) for name in ("processes", "ray"))
+        trials = taken["ray"][0]["trials"]
+        found |= {"seconds": {"processes": local, "ray": ray}, "ratio": ray / local, "trials": trials}
+        found |= {"overhead_seconds_per_trial": (ray - local) / trials}
+        found |= {"ray_bytes": max(row["ray_bytes"] for row in taken["ray"])}
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 1 when a study that was killed ended with other numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["throughput", "kills", "times"])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="draws what is killed, and when")
+    asked = parser.parse_args(arguments)
+    DONE.parent.mkdir(exist_ok=True)
+    rows = [json.loads(line) for line in DONE.read_text().splitlines()] if DONE.exists() else []
+    known = {row["key"] for row in rows}
+    makers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+        "throughput": lambda folder: iter([{"key": f"throughput {time.time():.0f}", **throughput()}]),
+        "kills": lambda folder: kills(folder, asked.kills, asked.seed, known),
+        "times": lambda folder: times(folder, asked.rounds, known),
+    }
+    with tempfile.TemporaryDirectory() as name, DONE.open("a") as file:
+        for row in makers[asked.what](Path(name).resolve()):
+            rows.append(row)
+            file.write(to_json(row) + "\n")
+            file.flush()
+            print(to_json(row), flush=True)
+    RESULT.write_text(to_json(summary(rows), indent=2) + "\n")
+    return 0 if all(row.get("same", True) for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

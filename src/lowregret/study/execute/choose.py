@@ -1,0 +1,115 @@
+"""Which engine trains a study's groups: as the user says, else as many processes as suit the bases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lowregret.engine.device import choose_device
+from lowregret.engine.parallel.launch import started_by_torchrun
+from lowregret.errors import SpecError
+from lowregret.models.load import resolve
+from lowregret.plan.resources.hardware import find_hardware
+from lowregret.questions.question import Question
+from lowregret.runs.files import SLURM
+from lowregret.study.execute.job import Executor, Expected
+from lowregret.study.execute.local import InProcess, Pool
+from lowregret.study.execute.ray import RayTasks
+from lowregret.study.execute.shared import expected_of
+from lowregret.study.execute.slurm import LOCAL as LOCAL_SLURM
+from lowregret.study.execute.slurm import SlurmJobs, gpu_named
+from lowregret.study.needs import SMALL_BYTES, Machines
+from lowregret.study.observer import StudyObserver
+from lowregret.study.tracking.tracker import Track
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where groups are trained, as far as the user says."""
+
+    workers: int | None = None
+    """At most so many at a time."""
+    ray: str | None = None
+    """The address of a cluster, `auto` or `local`."""
+    slurm: str | None = None
+    """What jobs are asked for with, `defaults` or `local`."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An engine, and what its workers are told."""
+
+    executor: Executor
+    machines: Machines
+    at_once: int
+    """Groups that are expected to train side by side."""
+    threads: int | None
+    """Of torch in each worker; torch's own choice when None."""
+    expected: Mapping[Path, Expected]
+    """A study's folder → what workers on other machines must find; {} where there are none."""
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """Of all that is at work, dollars; None where it is not known."""
+        price = None if self.machines.hardware is None else self.machines.hardware.price_per_hour
+        return None if price is None else price * self.at_once
+
+
+def require_place(place: Place, questions: Sequence[Question]) -> None:
+    """SpecError for what does not go together."""
+    if place.ray is not None and place.slurm is not None:
+        raise SpecError("--ray and --slurm: groups are trained by one of them. Choose one.")
+    on_cluster = place.ray is not None or place.slurm is not None
+    if on_cluster and started_by_torchrun() is not None:
+        raise SpecError("torchrun starts one training on many devices; --ray and --slurm start it by themselves.")
+    if place.workers is not None and place.workers > 1 and not on_cluster and on_many(questions):
+        raise SpecError(f"--workers {place.workers}: each would train on all devices. Leave --workers out.")
+
+
+def choose(
+    place: Place,
+    studies: Mapping[Path, Question],
+    observer: StudyObserver,
+    should_stop: Callable[[], bool],
+    track: Track | None,
+) -> Chosen:
+    """The engine for these studies, whose folders are locked. ClusterError when a cluster cannot be used."""
+    questions = list(studies.values())
+    small = all(size <= SMALL_BYTES for size in _sizes(questions))
+    if place.ray is not None:
+        expected = {folder: expected_of(folder) for folder in studies}
+        tasks = RayTasks(place.ray, place.workers, expected)
+        return Chosen(tasks, tasks.machines(), tasks.at_once(), 1 if small else None, expected)
+    if place.slurm is not None:
+        expected = {folder: expected_of(folder) for folder in studies}
+        at_once = place.workers or (os.cpu_count() or 1 if place.slurm == LOCAL_SLURM else None)
+        jobs = SlurmJobs(place.slurm, at_once, next(iter(studies)) / SLURM)
+        named = gpu_named(place.slurm)
+        machines = Machines(named is not None, None if named is None else find_hardware(named))
+        return Chosen(jobs, machines, at_once or len(questions), 1 if small else None, expected)
+    count = place.workers or _suitable_workers(questions)
+    if count == 1:
+        return Chosen(InProcess(observer, should_stop, track), Machines(), 1, None, {})
+    return Chosen(Pool(count), Machines(), count, max(1, (os.cpu_count() or 1) // count), {})
+
+
+def on_many(questions: Sequence[Question]) -> bool:
+    """Whether a training has several devices."""
+    return any(question.devices > 1 for question in questions) or started_by_torchrun() is not None
+
+
+def _suitable_workers(questions: Sequence[Question]) -> int:
+    """As many as cores where all bases are small folders and the device is one CPU, else one."""
+    devices = {group.device for question in questions for group in question.groups()}
+    on_cpu = all(choose_device(device).type == "cpu" for device in devices)
+    if on_many(questions) or not on_cpu or any(size > SMALL_BYTES for size in _sizes(questions)):
+        return 1
+    return os.cpu_count() or 1
+
+
+def _sizes(questions: Sequence[Question]) -> list[int]:
+    """Bytes of each base's folder; of one that is no folder, more than a small one has."""
+    paths = {Path(resolve(group.model).path) for question in questions for group in question.groups()}
+    return [sum(file.stat().st_size for file in path.glob("*")) if path.is_dir() else SMALL_BYTES + 1 for path in paths]

@@ -1,0 +1,75 @@
+"""What a machine must have in common with the one that runs a study: its folder, and the versions that numbers depend
+on. Torch-free, so that a machine is asked in a second."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lowregret.errors import ClusterError
+from lowregret.runs.files import STUDY
+from lowregret.runs.holder import held_by
+from lowregret.study.execute.job import Expected
+from lowregret.version import __version__
+
+_PACKAGES = ("torch", "transformers", "tokenizers")
+_SEEN_SECONDS = 15.0
+"""How long a shared folder may take to show on one machine what another has written: NFS keeps attributes for a
+while."""
+
+
+def versions() -> dict[str, str]:
+    """Name → version; Python's to the minor one, torch's without its build, which differs by device."""
+    found = {"lowregret": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def expected_of(study: Path) -> Expected:
+    """What this machine, which has locked the study's folder, asks others for."""
+    return Expected(Path.cwd(), study.absolute(), held_by(study) or "", tuple(versions().items()))
+
+
+def require_shared(expected: Expected, seconds: float = _SEEN_SECONDS) -> None:
+    """ClusterError when this machine does not see the study's folder or the working folder, or has other versions than
+    the one that runs the study."""
+    here, own = platform.node(), versions()
+    differing = [
+        f"{name} {own.get(name, 'not at all')} instead of {there}"
+        for name, there in expected.versions
+        if own.get(name) != there
+    ]
+    if differing:
+        raise ClusterError(
+            f"the worker on {here} has {', '.join(differing)}. Install there what runs the study: the numbers of one "
+            "study come from one program."
+        )
+    end = time.monotonic() + seconds
+    while held_by(expected.study) != expected.token:
+        if time.monotonic() > end:
+            found = "is another folder there" if (expected.study / STUDY).exists() else "is not there"
+            raise ClusterError(
+                f"the worker on {here} does not share the study's folder: {expected.study} {found}. Name an --out on "
+                "storage that all machines have under the same path."
+            )
+        time.sleep(0.2)
+    if not expected.working_folder.is_dir():
+        raise ClusterError(
+            f"the worker on {here} has no {expected.working_folder}, where the study was started. Start it in a folder "
+            "that all machines have under the same path."
+        )
+
+
+def problem_here(expected: Expected) -> str:
+    """What `require_shared` says on this machine; empty when all is well."""
+    try:
+        require_shared(expected)
+    except ClusterError as error:
+        return str(error)
+    return ""

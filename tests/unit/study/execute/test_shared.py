@@ -1,0 +1,118 @@
+"""What a machine must share with the one that runs a study, and what is told of one that does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lowregret.errors import ClusterError, SpecError
+from lowregret.runs.lock import lock_run
+from lowregret.study.execute.job import Needs
+from lowregret.study.execute.ray import RayTasks
+from lowregret.study.execute.shared import expected_of, problem_here, require_shared, versions
+from lowregret.study.execute.slurm import SlurmJobs, gpu_named, parse_slurm
+
+
+def test_this_machine_shares_with_itself(tmp_path: Path) -> None:
+    with lock_run(tmp_path / "study"):
+        expected = expected_of(tmp_path / "study")
+        require_shared(expected)
+        assert problem_here(expected) == ""
+
+
+def test_a_folder_that_is_another_one_is_told(tmp_path: Path) -> None:
+    with lock_run(tmp_path / "study"), lock_run(tmp_path / "other"):
+        (tmp_path / "other" / "study.json").touch()
+        expected = expected_of(tmp_path / "study")
+        for there, said in ((tmp_path / "other", "is another folder there"), (tmp_path / "none", "is not there")):
+            with pytest.raises(ClusterError, match=f"does not share the study's folder: {there} {said}"):
+                require_shared(replace(expected, study=there), seconds=0.1)
+        with pytest.raises(ClusterError, match="has no /nowhere, where the study was started"):
+            require_shared(replace(expected, working_folder=Path("/nowhere")))
+
+
+def test_other_versions_are_told_by_name(tmp_path: Path) -> None:
+    with lock_run(tmp_path / "study"):
+        expected = expected_of(tmp_path / "study")
+        other = {**versions(), "torch": "1.0.0", "flax": "3"}
+        own = versions()["torch"]
+        with pytest.raises(ClusterError, match=rf"has torch {own} instead of 1\.0\.0, flax not at all instead of 3\."):
+            require_shared(replace(expected, versions=tuple(other.items())))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "nothing answers there"),
+        ("nowhere.invalid:6379", "nothing answers there"),
+        ("ray://127.0.0.1:10001", "give HOST:PORT"),
+        ("cluster", "give HOST:PORT"),
+    ],
+)
+def test_an_address_without_a_cluster_is_told(address: str, said: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ClusterError, match=said):
+        RayTasks(address, None, {})
+
+
+class FakeRay:
+    """Its nodes."""
+
+    def __init__(self, *nodes: dict[str, float]) -> None:
+        self._nodes = nodes
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [
+            {"Alive": True, "NodeID": f"{n:032}", "NodeManagerHostname": f"node{n}", "Resources": resources}
+            for n, resources in enumerate(self._nodes)
+        ]
+
+
+def on(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], workers: int | None = None) -> RayTasks:
+    monkeypatch.setattr("lowregret.study.execute.ray._connected", lambda address, workers: FakeRay(*nodes))
+    return RayTasks("auto", workers, {})
+
+
+def test_what_will_never_have_room_is_told_with_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = on(monkeypatch, {"CPU": 8.0, "GPU": 2.0, "memory": 64e9}, {"CPU": 16.0, "memory": 128e9})
+    assert tasks.has_room(Needs(16, 100 * 10**9))
+    assert tasks.has_room(Needs(1, 0, 2.0))
+    with pytest.raises(ClusterError, match="needs 1 CPU, 4 GPUs on one node, and no node has that: node0: 8 CPUs, 64 "):
+        tasks.has_room(Needs(1, 0, 4.0))
+    with pytest.raises(ClusterError, match="16 CPUs, 1 GPU"):
+        tasks.has_room(Needs(16, 0, 1.0))
+    tasks._ray = FakeRay({"CPU": 8.0})
+    assert not tasks.has_room(Needs(1, 0, 2.0)), "the node that had it is gone: waited for"
+
+
+def test_the_kind_of_gpu_is_what_the_nodes_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = on(monkeypatch, {"CPU": 8.0, "GPU": 8.0, "accelerator_type:H100": 1.0}, {"CPU": 4.0})
+    machines = tasks.machines()
+    assert machines.gpus
+    assert machines.hardware is not None
+    assert machines.hardware.name.startswith("H100")
+    assert tasks.at_once() == 8
+    assert not on(monkeypatch, {"CPU": 4.0}).machines().gpus
+    assert on(monkeypatch, {"CPU": 4.0}, workers=2).at_once() == 2
+
+
+def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
+    assert parse_slurm("partition=gpu,time=240,gpu=H100") == {"partition": "gpu", "time": "240", "gpu": "H100"}
+    assert parse_slurm("defaults") == parse_slurm("local") == {}
+    assert gpu_named("gpu=H100") == "H100"
+    for text, said in (
+        ("partion=gpu", "Did you mean 'partition'"),
+        ("partition", "has no value"),
+        ("time=4h", "whole number of minutes"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            parse_slurm(text)
+
+
+def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match=r"srun.*It is started on a machine that has `srun` and `sbatch`"):
+        SlurmJobs("defaults", None, tmp_path)
