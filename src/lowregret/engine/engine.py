@@ -130,7 +130,7 @@ class Engine:
     ) -> Policy:
         """Put a new policy on the base; `seed` draws the initial A of a LoRA and its dropout.
 
-        `optimizer` is the kind that will step it (`spec.optimizer.name`), SpecError when there is none of that kind.
+        `optimizer` is the kind that will step it where the method names none of its own; SpecError for an unknown one.
         """
         if name in self.policies:
             raise SpecError(f"there is a policy named {name!r} already.")
@@ -144,7 +144,7 @@ class Engine:
             bank = self._slots.bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
-            policy = FullPolicy(name, method, self.model, optimizer, self.cuts)
+            policy = FullPolicy(name, method, self.model, optimizer, self.cuts, self.dtype)
         self.policies[name] = policy
         self._slots.refresh()
         self._unembedding.watch()

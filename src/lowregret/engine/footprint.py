@@ -17,9 +17,10 @@ from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
 from lowregret.engine.forward.checkpointing import last_layer_plain
 from lowregret.engine.losses import cross_entropy
+from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
-from lowregret.engine.policy import FullPolicy, LoRAPolicy
+from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.models.sharded import here
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
@@ -115,11 +116,19 @@ def _resident_bytes(engine: Engine) -> int:
     """The base, and each policy's weights, gradients and what its optimizer keeps."""
     found = sum(here(parameter).numel() * parameter.element_size() for parameter in engine.model.parameters())
     for policy in engine.policies.values():
-        each = policy.optimizer.spec.bytes_per_parameter()
-        each -= NUMBER_BYTES if isinstance(policy, FullPolicy) else 0  # its weights are the base's
-        found += each * sum(here(weight).numel() for weight in policy.weights.values())
+        found += sum(_trained_bytes(policy, name, here(weight).numel()) for name, weight in policy.weights.items())
         found += NUMBER_BYTES * sum(start.numel() for start in policy.initial.values())
     return found
+
+
+def _trained_bytes(policy: Policy, name: str, numbers: int) -> int:
+    """Of so many numbers of a weight: gradients, what the optimizer keeps, and the weight itself, unless it is the
+    base's own."""
+    weight, full = policy.weights[name], isinstance(policy, FullPolicy)
+    copies = (0 if isinstance(policy.optimizer, InBackward) else 1) + (0 if full else 1)
+    kept = policy.optimizer.declared(name, tuple(weight.shape)).values()
+    state = sum(math.prod(shape) * dtype.itemsize for shape, dtype in kept)
+    return copies * numbers * weight.element_size() + state * numbers // max(weight.numel(), 1)
 
 
 def _rows(engine: Engine, count: int, length: int) -> Batch:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
+from lowregret.errors import SpecError
+from lowregret.spec.base import build
 from lowregret.spec.method import FullFT, LoRA
-from lowregret.spec.optimizer import OPTIMIZERS, AdamW, OptimizerSpec, stepped_by
+from lowregret.spec.optimizer import DEFAULT_OPTIMIZER, OPTIMIZERS, AdamW, LoRAKind, OptimizerSpec, stepped_by
 
 
 def kind_of(method: FullFT | LoRA, asked: type[OptimizerSpec] = AdamW) -> type[OptimizerSpec]:
@@ -42,6 +45,35 @@ def fits_precision(method: FullFT | LoRA, dtype: str) -> None:
         f"{method.name}: its weights are {own.WEIGHTS} and products would be {dtype}. Use precision {own.WEIGHTS}, or "
         f"one of full, {', '.join(wide)}, whose weights are float32"
     )
+
+
+def require_able(
+    method: FullFT | LoRA,
+    kind: type[OptimizerSpec],
+    dtype: str = "float32",
+    *,
+    devices: int = 1,
+    cut: bool = False,
+) -> None:
+    """SpecError for a method that is stepped by this kind and cannot be: of a LoRA, with narrow weights; of full
+    fine-tuning, with products of another type, or on so many devices; of both, where weights are `cut` and the kind
+    wants them whole."""
+    name = str(kind.model_fields["kind"].default)
+    if cut and not kind.ELEMENTWISE:
+        whole = "it lies in parts of each matrix, or of the experts"
+        raise SpecError(f"{method.name}: {name} steps whole matrices, and {whole}. Use fsdp or replicate, or AdamW.")
+    if isinstance(method, LoRA):
+        if kind.WEIGHTS != "float32":
+            raise SpecError(f"{name} is for full fine-tuning: a LoRA takes {', '.join(get_args(LoRAKind))} or adamw.")
+        return
+    own = method
+    if method.optimizer is None and name != DEFAULT_OPTIMIZER:
+        own = build(FullFT, {**dict(method), "optimizer": name})
+    try:
+        fits_precision(own, dtype.removeprefix("torch."))
+        fits_alone(own, devices)
+    except ValueError as error:
+        raise SpecError(f"{error}.") from None
 
 
 def fits_one_pass(

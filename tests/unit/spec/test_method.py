@@ -160,7 +160,10 @@ def train_spec(method: str) -> TrainSpec:
         ("lora:4:mlp:alpha=8", ["targets", "'mlp:alpha=8'"]),
         ("lora:4:atention", ["targets", "Did you mean 'attention'?", "unembedding"]),
         ("lora:4:re:(", ["targets", "does not compile"]),
-        ("lora:4:pisa", ["unknown target 'pisa'", "variant", "dora, full-rank-each, olora", "rslora, shared-outer"]),
+        (
+            "lora:4:pisa",
+            ["unknown target 'pisa'", "variant", "dora, full-rank-each, muon, olora", "rslora, shared-outer"],
+        ),
         ("lora:4:mlp+pissa", ["'pissa' is a variant, no target", "lora:16:pissa"]),
         ("lora:4:pissa:olora", ["gives init twice"]),
         ("lora:4:dora:dora", ["gives dora twice"]),
