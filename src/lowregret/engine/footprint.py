@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lowregret.data.batches import Batch, collate
 from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
-from lowregret.engine.forward.checkpointing import last_layer_plain
+from lowregret.engine.forward.checkpointing import decoder_layers, last_layer_plain
 from lowregret.engine.losses import cross_entropy
 from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.parallel.fsdp import reshard
@@ -45,7 +45,11 @@ def max_tokens(
     scores. At least 1, on a CPU at most CPU_PASS_TOKENS. The same on every call with the same engine and policies.
     Of many ranks each takes its part: as many times the tokens.
     """
-    allowed = (default_budget(engine) if budget is None else budget) // bytes_per_token(engine, policies, longest)
+    each = bytes_per_token(engine, policies, longest)
+    allowed = (default_budget(engine) if budget is None else budget) // each
+    if engine.offloads:  # they wait on the host, and about one layer's are on the device
+        on_host = int(ACTIVATION_SHARE * device_memory(torch.device("cpu"))) // each
+        allowed = min(allowed * max(len(decoder_layers(engine.model)), 1), on_host)
     allowed = min(allowed, CPU_PASS_TOKENS) if engine.device.type == "cpu" else allowed
     return max(allowed * engine.ranks.data.count, 1)
 
