@@ -65,10 +65,9 @@ class Engine:
     alone. `device` and `precision` as in TrainingSpec. With bfloat16 the weight matrices of the base are bfloat16 and
     products are (autocast); embeddings, norms and all that trains stay float32, so that LoRA and FullFT start from
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
-    instead of keeping what they computed in the first; ModelError for a base without known layers.
-    `offload_activations` keeps that in the host's memory. `balance_experts` adds the load-balancing loss of a mixture,
-    as its own code defines it, to what is differentiated, for both methods; the losses returned are without it.
-    ModelError for a base that defines none, or with weights that are no numbers.
+    instead of keeping what they computed, which `offload_activations` keeps on the host; ModelError for a base without
+    known layers. `balance_experts` adds a mixture's load-balancing loss, as its own code defines it, to what is
+    differentiated; losses returned are without it. ModelError for a base without one, or weights that are no numbers.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and

@@ -35,7 +35,8 @@ class Liveness:
 
     B starts at zero, so in step 1 the gradient of A is zero by construction and B must move; A must move in step 2.
     FullFT: every weight matrix must move in step 1. Of the matrices of experts, each that a token with a gradient was
-    sent to must, one by one; of A in step 2, those whose B has moved by then.
+    sent to must, one by one; of A in step 2, those whose B has moved by then. A narrow weight may stay where it is by
+    rounding: of those the gradient alone tells.
     """
 
     def __init__(self, policy: Weights) -> None:
@@ -60,7 +61,8 @@ class Liveness:
             weight = whole(self._policy.weights[name].detach())
             now = _rows(weight, probe).gather(1, probe.place[:, None])[:, 0]
             silent += _named(name, probe, probe.gradient == 0)
-            still += _named(name, probe, now == probe.value)
+            rounded = weight.dtype.itemsize < torch.float32.itemsize
+            still += [] if rounded else _named(name, probe, now == probe.value)
         self._probes = {}
         for names, what in ((silent, "received no gradient"), (still, "did not move")):
             if names:
