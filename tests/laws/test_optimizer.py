@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lowregret.data.batches import collate
-from lowregret.engine import AdamParams, Engine, StepParams, step_params
+from lowregret.engine import Engine, StepParams, step_params
 from lowregret.engine.optim.optimizer import by_name
 from lowregret.engine.optim.registry import OPTIMIZERS
 from lowregret.engine.policy import Policy
