@@ -24,8 +24,14 @@ def bits(value: float) -> str:
 def describe(method: FullFT | LoRA) -> str:
     """A method in a sentence."""
     if isinstance(method, FullFT):
-        return "full fine-tuning"
-    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}"
+        return "full fine-tuning" if method.plain else f"full fine-tuning ({spelled(method)})"
+    own = f", stepped by {method.optimizer}" if method.optimizer else ""
+    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}{own}"
+
+
+def spelled(method: FullFT) -> str:
+    """What a full fine-tuning says beside its name."""
+    return method.name.removeprefix("full").removeprefix(":").replace(":", ", ")
 
 
 def rate(value: float) -> str:

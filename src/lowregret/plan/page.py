@@ -204,11 +204,22 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
         yield "Devices", "", [f"{side.label}: {side.placement.why}" for side in (plan.lora, plan.full)]
     wide = [side for side in (plan.lora, plan.full) if side.remedy.count("--") > 1]
     told = [f"{side.label} would fit with {side.remedy}." for side in wide]
-    yield "Beware", "yellow", [*advice.warnings, *told]
+    yield "Beware", "yellow", [*advice.warnings, *told, *_lean(plan)]
     yield "Problems in the data", "red", plan.facts.problems if plan.facts is not None else ()
     yield "What would change this", "", advice.choice.would_change
     parts = [f"{part.about.capitalize()}: {part.said}" for part in plan.trust.parts]
     yield "How far to trust it", "", [*parts, f"What would tell most: {plan.trust.pilot.said}"]
+
+
+def _lean(plan: Plan) -> list[str]:
+    """Where full fine-tuning does not fit: with which optimizer it does, and how long rows may be."""
+    lean = plan.full.lean
+    if lean is None:
+        return []
+    return [
+        f"Full fine-tuning fits on {_device(plan)} with {lean.flags}, rows of up to {lean.longest:,} tokens, "
+        f"{lean.at_once} at a time: a method of its own, whose regret is to be measured."
+    ]
 
 
 def next_steps(plan: Plan) -> list[str]:
