@@ -152,6 +152,9 @@ def _on_hardware(
 ) -> Iterator[TableRow]:
     assumed = "assumed" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
     yield both(f"on {_devices(plan)}{hardware.name}", assumed, _fit)
+    if (lean := plan.full.lean) is not None:
+        again = ", --checkpoint-activations" if lean.checkpoint_activations else ""
+        yield TableRow("  fits", "", lean.method.name, f"rows to {lean.longest:,}{again}")
     if plan.request.devices > 1:
         yield both("  placed", "Devices, below", _placed)
         yield both("  sent", "by each in a step", lambda side: byte_count(side.sent_bytes))
@@ -204,22 +207,11 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
         yield "Devices", "", [f"{side.label}: {side.placement.why}" for side in (plan.lora, plan.full)]
     wide = [side for side in (plan.lora, plan.full) if side.remedy.count("--") > 1]
     told = [f"{side.label} would fit with {side.remedy}." for side in wide]
-    yield "Beware", "yellow", [*advice.warnings, *told, *_lean(plan)]
+    yield "Beware", "yellow", [*advice.warnings, *told]
     yield "Problems in the data", "red", plan.facts.problems if plan.facts is not None else ()
     yield "What would change this", "", advice.choice.would_change
     parts = [f"{part.about.capitalize()}: {part.said}" for part in plan.trust.parts]
     yield "How far to trust it", "", [*parts, f"What would tell most: {plan.trust.pilot.said}"]
-
-
-def _lean(plan: Plan) -> list[str]:
-    """Where full fine-tuning does not fit: with which optimizer it does, and how long rows may be."""
-    lean = plan.full.lean
-    if lean is None:
-        return []
-    return [
-        f"Full fine-tuning fits on {_device(plan)} with {lean.flags}, rows of up to {lean.longest:,} tokens, "
-        f"{lean.at_once} at a time: a method of its own, whose regret is to be measured."
-    ]
 
 
 def next_steps(plan: Plan) -> list[str]:

@@ -26,6 +26,7 @@ from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
 from lowregret.spec.lean import kind_of
 from lowregret.spec.mesh import Mesh
+from lowregret.spec.optimizer import Muon
 
 TRAFFIC = {"cpu": 39.0, "gpu": 9.0}
 """Bytes for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
@@ -263,7 +264,7 @@ def _step_traffic(step: Stepping, hardware: Hardware, trainer: Trainer) -> float
 def _orthogonalised(shapes: Shapes, method: FullFT | LoRA, step: Stepping) -> float:
     """FLOPs of Muon's iteration on the base's matrices, with m ≤ n: five times X Xᵀ, its square, and their product with
     X. Adapters are too small to count."""
-    if step.name != "muon" or isinstance(method, LoRA):
+    if step.kind is not Muon or isinstance(method, LoRA):
         return 0.0
     found = 0.0
     for weight in shapes.weights:

@@ -30,12 +30,6 @@ class LeanFit:
     at_once: int
     """Rows at the least: one, or the batch where a step is one pass."""
 
-    @property
-    def flags(self) -> str:
-        """What to give."""
-        again = " --checkpoint-activations" if self.checkpoint_activations else ""
-        return f"--method {self.method.name}{again}"
-
     def as_dict(self) -> dict[str, object]:
         """For --json."""
         return {

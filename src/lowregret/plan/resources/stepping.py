@@ -8,7 +8,7 @@ from lowregret.plan.resources.trainer import Trainer
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA, OptimizerSpec
 from lowregret.spec.lean import kind_of, steps_in_backward
-from lowregret.spec.optimizer import NUMBER_BYTES
+from lowregret.spec.optimizer import NUMBER_BYTES, Adafactor, Muon
 
 _PIECE = 2**22 * 24
 """Bytes of a piece that is stepped on moments of 8 bits, in float32 (engine/optim/lean_adamw.py)."""
@@ -49,14 +49,9 @@ class Stepping:
         """Bytes beside all these while it steps the weight for which it needs most, and that weight's gradient, where
         it would otherwise be gone."""
         largest = max(self.largest, self.outside)
-        own = {"adafactor": 2 * NUMBER_BYTES * largest, "muon": 3 * NUMBER_BYTES * self.largest}
-        beside = own.get(self.name, _PIECE if self.kind.NEEDS else 0)
+        own = {Adafactor: 2 * NUMBER_BYTES * largest, Muon: 3 * NUMBER_BYTES * self.largest}
+        beside = own.get(self.kind, _PIECE if self.kind.NEEDS else 0)
         return beside + (self.number * largest if self.in_backward else 0)
-
-    @property
-    def name(self) -> str:
-        """Its kind."""
-        return str(self.kind.model_fields["kind"].default)
 
 
 def stepping(shapes: Shapes, method: FullFT | LoRA, asked: type[OptimizerSpec], trainer: Trainer) -> Stepping:
