@@ -140,8 +140,8 @@ def best_of(done: Sequence[Trial], method: str) -> list[Trial]:
 
 
 def table(done: Sequence[Trial], methods: Sequence[str]) -> Iterator[str]:
-    """As Markdown."""
-    yield "| method | counted, B a parameter | held | best rate | held-out loss, by seed | mean | over `full` | a step |"
+    """As Markdown; bytes are those of a parameter."""
+    yield "| method | B, counted | held | best rate | held-out loss, by seed | mean | over `full` | a step |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     reference = {trial.seed: trial.loss for trial in best_of(done, REFERENCE)}
     for name in methods:
