@@ -6,6 +6,7 @@ which are few, have float32 moments.
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lowregret.engine.optim.adamw import AdamParams, TorchAdamW
 from lowregret.engine.optim.blocks import adamw_in_blocks, require_library
 from lowregret.engine.optim.narrow import joined, mixed, round_by_chance, split
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer
+from lowregret.errors import SpecError
 from lowregret.models.sharded import here
 from lowregret.spec.optimizer import BF16, BLOCK, AdamW8bit, BF16Split
 
@@ -41,6 +44,7 @@ class _InBlocks(PolicyOptimizer[AdamParams], ABC):
     ) -> None:
         super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
         require_library()
+        _require_whole_blocks(parameters)
         vectors = {rate: [own for own in some if own.ndim < 2] for rate, some in self._by_rate.items()}
         self._rates = {own: rate for rate, some in self._by_rate.items() for own in some}
         self._names = dict(parameters)
@@ -81,6 +85,19 @@ class _InBlocks(PolicyOptimizer[AdamParams], ABC):
             self._write(numbers[piece], part, values, mixed(zlib.crc32(name.encode()), step, start))
         if numbers.data_ptr() != weight.data_ptr():
             weight.copy_(numbers.view_as(weight))
+
+
+def _require_whole_blocks(parameters: Sequence[tuple[nn.Parameter, Names]]) -> None:
+    """SpecError for a weight in parts, of rows, whose blocks reach from one row into the next."""
+    for parameter, names in parameters:
+        row = math.prod(parameter.shape[1:])
+        if isinstance(parameter, DTensor) and parameter.ndim >= 2 and row % BLOCK:
+            (name,) = names(parameter.detach())
+            raise SpecError(
+                f"{name} lies in parts, and moments of 8 bits share scales by blocks of {BLOCK} numbers, of which its "
+                f"rows of {row:,} hold no whole number: what is trained would depend on the devices. Use one device, "
+                "or full."
+            )
 
 
 @final

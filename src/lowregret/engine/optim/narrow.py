@@ -28,7 +28,7 @@ def random_bits(count: int, key: int, device: torch.device) -> Int32[Tensor, " c
 
 def mixed(*numbers: int) -> int:
     """A key of several numbers."""
-    key = 0
+    key = len(numbers)
     for number in numbers:
         key = (key ^ (number & (_SIGNED - 1))) * 0x9E3779B1 % _SIGNED
         key ^= key >> 15
