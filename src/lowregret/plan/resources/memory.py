@@ -196,7 +196,8 @@ def _with_gradients(
     copies = wide * round(cast_numbers(shapes, ONE_DEVICE)) if wide < PRECISE and not narrow else 0
     summed = PRECISE * numbers if narrow else _unembedding_copy(shapes, FullFT(), wide)
     begun = before + one + copies
-    return begun + summed, begun + step.working * step.in_backward, gradients + max(rest, step.working)
+    stepped = step.working(inside=tied_unembedding(shapes)) if step.in_backward else 0  # a tied one's turn is the last
+    return begun + summed, begun + stepped, gradients + max(rest, step.working())
 
 
 def _gradients_in_parts(

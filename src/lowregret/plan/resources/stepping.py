@@ -44,11 +44,10 @@ class Stepping:
         """Bytes that a step moves for each number that trains, with the type of the weights as they are stored."""
         return self.kind.step_traffic(self.inside) * self.number / self.kind.weight_bytes()
 
-    @property
-    def working(self) -> float:
-        """Bytes beside all these while it steps the weight for which it needs most, and that weight's gradient, where
-        it would otherwise be gone."""
-        largest = max(self.largest, self.outside)
+    def working(self, *, inside: bool = False) -> float:
+        """Bytes beside all these while it steps the weight for which it needs most, of those of layers if `inside`, and
+        that weight's gradient, where it would otherwise be gone."""
+        largest = self.largest if inside else max(self.largest, self.outside)
         own = {Adafactor: 2 * NUMBER_BYTES * largest, Muon: 3 * NUMBER_BYTES * self.largest}
         beside = own.get(self.kind, _PIECE if self.kind.NEEDS else 0)
         return beside + (self.number * largest if self.in_backward else 0)
