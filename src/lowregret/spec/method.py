@@ -202,15 +202,18 @@ def _words(method: Spec, words: Mapping[str, tuple[str, Any]]) -> list[str]:
     return [word for word, (field, value) in words.items() if getattr(method, field) == value]
 
 
-def spellings() -> dict[str, str]:
-    """Field of a LoRA → how `lora:RANK:…` spells it."""
-    found: dict[str, list[str]] = {"rank": ["lora:RANK"]}
-    for option, field in _OPTIONS.items():
-        found.setdefault(field, []).append(f"{option}=VALUE")
-    for word, (field, _) in _WORDS.items():
+def spellings(kind: type[LoRA] | type[FullFT] = LoRA) -> dict[str, str]:
+    """Field of a method → how `lora:RANK:…` or `full:…` spells it."""
+    found: dict[str, list[str]] = {}
+    words = _FULL_WORDS
+    if kind is LoRA:
+        words, found["rank"] = _WORDS, ["lora:RANK"]
+        for option, field in _OPTIONS.items():
+            found.setdefault(field, []).append(f"{option}=VALUE")
+        found["targets"] = ["the last part"]
+    for word, (field, _) in words.items():
         found.setdefault(field, []).append(word)
-    found["targets"] = ["the last part"]
-    return {name: ", ".join(found[name]) for name in LoRA.model_fields if name in found}
+    return {name: ", ".join(found[name]) for name in kind.model_fields if name in found}
 
 
 def short(number: float) -> str:

@@ -40,14 +40,10 @@ def test_eight_billion_parameters_fit_on_one_h100_with_another_optimizer() -> No
 
 
 def test_fewer_bytes_a_parameter_never_hold_less() -> None:
+    methods = [FullFT(), *(FullFT(optimizer=kind) for kind in ("adamw8bit", "bf16-split", "bf16"))]
     kept = [
         build_plan(find_model("Qwen3-8B"), PlanSpec(method=method), hardware=find_hardware("H200")).full.memory
-        for method in (
-            FullFT(),
-            FullFT(optimizer="adamw8bit"),
-            FullFT(optimizer="bf16-split"),
-            FullFT(optimizer="bf16"),
-        )
+        for method in methods
     ]
     stays = [need.weights + need.gradients + need.optimizer for need in kept]
     assert stays == sorted(stays, reverse=True)
