@@ -131,7 +131,7 @@ def _trained_bytes(policy: Policy, name: str, numbers: int) -> int:
     weight, full = policy.weights[name], isinstance(policy, FullPolicy)
     copies = (0 if isinstance(policy.optimizer, InBackward) else 1) + (0 if full else 1)
     kept = policy.optimizer.declared(name, tuple(weight.shape)).values()
-    state = sum(math.prod(shape) * dtype.itemsize for shape, dtype in kept)
+    state = sum(math.prod(shape) * dtype.itemsize for shape, dtype in kept if shape)
     return copies * numbers * weight.element_size() + state * numbers // max(weight.numel(), 1)
 
 
