@@ -234,7 +234,7 @@ def next_steps(plan: Plan) -> list[str]:
     common += spread
     rate_found = f"{plan.advice.learning_rate:.2g}"
     train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
-    compare = ["--methods", f"{plan.lora.method.name},full", "--out", "runs/study"]
+    compare = ["--methods", f"{plan.lora.method.name},{plan.full.method.name}", "--out", "runs/study"]
     return [
         _command(f"{start} train", [*common, *train]),
         _command(f"{start} compare", [*common, *compare]) + _study(plan),

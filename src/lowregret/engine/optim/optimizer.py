@@ -165,4 +165,5 @@ def total_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
     if all(gradient.dtype is not torch.bfloat16 for gradient in gradients):
         return torch.nn.utils.get_total_norm(gradients)
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    found: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return found

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lowregret.plan.resources.trainer import Trainer
-from lowregret.plan.shapes.weights import Shapes
+from lowregret.plan.shapes.weights import Shapes, WeightKind
 from lowregret.spec import FullFT, LoRA, OptimizerSpec
 from lowregret.spec.lean import kind_of, steps_in_backward
 from lowregret.spec.optimizer import NUMBER_BYTES, Adafactor, Muon
 
 _PIECE = 2**22 * 24
 """Bytes of a piece that is stepped on moments of 8 bits, in float32 (engine/optim/lean_adamw.py)."""
-_OUTSIDE = ("embedding", "unembedding")
+_OUTSIDE: tuple[WeightKind, ...] = ("embedding", "unembedding")
 
 
 @dataclass(frozen=True)
