@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 METHODS = ("full", "full:adamw8bit", "full:bf16-split", "full:bf16", "full:bf16:in-backward", "full:bf16-nearest",
            "full:adafactor", "full:muon")  # fmt: skip
 REFERENCE = "full"
-START = {"full:adafactor": 32.0, "full:muon": 4.0}
+START = {"full:adafactor": 4.0, "full:muon": 2.0}
 """Where a method's rates start, over AdamW's."""
 MOST = 6
 """Steps of the lattice that a search goes from its start."""
