@@ -99,7 +99,7 @@ def memory(
     kept = tokens * token_bytes(shapes, method, wide, length, mesh.tensor)
     if checkpoint_activations:  # the input of every layer, and all of the one at work
         kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
-    elif offload_activations:  # all but those of the layer at work wait on the host
+    elif offload_activations and not cpu:  # all but those of the layer at work wait on the host
         kept = kept / max(shapes.layers, 1)
     positions = math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole))
     logits = _logits(shapes, positions, wide, mesh.tensor)
