@@ -28,7 +28,6 @@ class AdafactorOptimizer(PolicyOptimizer[AdafactorParams]):
     spec = Adafactor
     params = AdafactorParams
     prefix = "adafactor"
-    counts_on_host = True
 
     def __init__(
         self,
@@ -41,6 +40,9 @@ class AdafactorOptimizer(PolicyOptimizer[AdafactorParams]):
         super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
         self._adafactor = torch.optim.Adafactor([{"params": own} for own in self._by_rate.values()], foreach=False)
         self._kept = self._adafactor.state
+
+    def _counted_on_host(self, parameter: nn.Parameter) -> bool:
+        return True
 
     def _update(self, params: AdafactorParams) -> None:
         for group, rate in zip(self._adafactor.param_groups, self._by_rate, strict=True):

@@ -32,7 +32,6 @@ class _InBlocks(PolicyOptimizer[AdamParams], ABC):
     """Steps matrices by `adamw_in_blocks`, and all else by torch's AdamW."""
 
     params = AdamParams
-    counts_on_host = True
 
     def __init__(
         self,
@@ -58,6 +57,9 @@ class _InBlocks(PolicyOptimizer[AdamParams], ABC):
     @abstractmethod
     def _write(self, weight: Tensor, kept: Mapping[str, Tensor], values: Tensor, key: int) -> None:
         """Put there what the step has made of it; `key` is another for every piece and step."""
+
+    def _counted_on_host(self, parameter: nn.Parameter) -> bool:
+        return parameter.ndim >= 2
 
     def _update(self, params: AdamParams) -> None:
         self._vectors.step(params)

@@ -63,8 +63,6 @@ class PolicyOptimizer(ABC, Generic[P]):
     params: ClassVar[type[StepParams]]
     prefix: ClassVar[str]
     """What the names of its state begin with in a file of a policy's state."""
-    counts_on_host: ClassVar[bool] = False
-    """Whether it reads its step counts as numbers, so that they stay in the host's memory."""
 
     _kept: MutableMapping[Any, Any]
     """{parameter: {name: tensor}}; a parameter without is as new. Set by the subclass."""
@@ -87,6 +85,10 @@ class PolicyOptimizer(ABC, Generic[P]):
     @abstractmethod
     def _update(self, params: P) -> None:
         """Move the parameters that have a gradient."""
+
+    def _counted_on_host(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter's step count is read as a number, so that it stays in the host's memory."""
+        return False
 
     def step(self, params: P, norm: Float[Tensor, ""] | None = None) -> Float[Tensor, ""]:
         """Apply the accumulated gradients, clear them, and return their global norm before clipping.
@@ -142,9 +144,8 @@ class PolicyOptimizer(ABC, Generic[P]):
 
     def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """What is kept of weights that are stepped as one vector, or as they are, all zero."""
-        device = torch.device("cpu") if self.counts_on_host else parameter.device
         return {
-            kind: torch.zeros((), device=device)
+            kind: torch.zeros((), device=parameter.device)
             if extent == "scalar"
             else torch.zeros_like(parameter.detach(), dtype=getattr(torch, self.spec.dtype(kind, parameter.ndim)))
             for kind, extent in self.spec.kept(parameter.ndim).items()
@@ -153,7 +154,7 @@ class PolicyOptimizer(ABC, Generic[P]):
     def _fresh_of_one(self, parameter: nn.Parameter, names: Names) -> dict[str, Tensor]:
         """What is kept of one weight, all zero."""
         (name,) = names(parameter.detach())
-        device = torch.device("cpu") if self.counts_on_host else parameter.device
+        device = torch.device("cpu") if self._counted_on_host(parameter) else parameter.device
         return {
             kind: zeros_beside(parameter.detach(), shape, dtype) if shape else torch.zeros((), device=device)
             for kind, (shape, dtype) in self.declared(name, tuple(parameter.shape)).items()
