@@ -99,10 +99,8 @@ def memory(
     full = isinstance(method, FullFT)
     trained = sum(held(shapes, mesh)) if full else trainable(shapes, method)
     kept = tokens * token_bytes(shapes, method, wide, length, mesh.tensor)
-    if checkpoint_activations:  # the input of every layer, and all of the one at work
-        kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
-    elif offload_activations and not cpu:  # all but those of the layer at work wait on the host
-        kept = kept / max(shapes.layers, 1)
+    if checkpoint_activations or (offload_activations and not cpu):
+        kept = _of_a_layer(shapes, kept, tokens, inputs=checkpoint_activations)
     positions = math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole))
     chunk = CHUNK_BYTES if cpu or hardware is None else max(CHUNK_BYTES, hardware.memory_bytes // CHUNK_SHARE)
     logits = _logits(shapes, positions, wide, chunk, mesh.tensor)
@@ -137,6 +135,11 @@ def memory(
         passing = peak + (gradients if full else 0)
         return replace(made, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
     return replace(made, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * made.total))
+
+
+def _of_a_layer(shapes: Shapes, kept: float, tokens: float, *, inputs: bool) -> float:
+    """Bytes of activations of the layer at work, and the `inputs` of all where they are not on the host."""
+    return kept / max(shapes.layers, 1) + inputs * tokens * shapes.layers * shapes.hidden_size * PRECISE
 
 
 def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
