@@ -21,6 +21,7 @@ from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
+from lowregret.models.four_bit import FourBitWeight, stored_bytes
 from lowregret.models.sharded import here
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
@@ -118,7 +119,7 @@ def device_memory(device: torch.device) -> int:
 
 def _resident_bytes(engine: Engine) -> int:
     """The base, and each policy's weights, gradients and what its optimizer keeps."""
-    found = sum(here(parameter).numel() * parameter.element_size() for parameter in engine.model.parameters())
+    found = sum(stored_bytes(here(parameter)) for parameter in engine.model.parameters())
     for policy in engine.policies.values():
         found += sum(_trained_bytes(policy, name, here(weight).numel()) for name, weight in policy.weights.items())
         found += NUMBER_BYTES * sum(start.numel() for start in policy.initial.values())
@@ -149,6 +150,8 @@ def _kept_bytes(engine: Engine, name: str, batch: Batch) -> int:
     saved: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> None:
+        if isinstance(tensor, FourBitWeight):
+            return  # the same in every pass
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage  # held, so that no later one can have the same address
 

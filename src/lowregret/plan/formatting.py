@@ -25,8 +25,9 @@ def describe(method: FullFT | LoRA) -> str:
     """A method in a sentence."""
     if isinstance(method, FullFT):
         return "full fine-tuning" if method.plain else f"full fine-tuning ({spelled(method)})"
+    base = "" if method.quantisation == "none" else f", over a base in {method.quantisation.upper()}"
     own = f", stepped by {method.optimizer}" if method.optimizer else ""
-    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}{own}"
+    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}{base}{own}"
 
 
 def spelled(method: FullFT) -> str:

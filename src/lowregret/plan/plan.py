@@ -57,9 +57,10 @@ class MethodPlan:
     @property
     def label(self) -> str:
         """A column's head."""
-        if isinstance(self.method, LoRA):
-            return f"LoRA, rank {self.method.rank}"
-        return "Full fine-tuning" if self.method.plain else f"Full fine-tuning, {spelled(self.method)}"
+        if isinstance(self.method, FullFT):
+            return "Full fine-tuning" if self.method.plain else f"Full fine-tuning, {spelled(self.method)}"
+        base = "" if self.method.quantisation == "none" else f", {self.method.quantisation.upper()}"
+        return f"LoRA, rank {self.method.rank}{base}"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ _SEVERAL = {"all": DEFAULT_TARGETS, "linear": LINEAR_TARGETS}
 DEFAULT_ALPHA = 32.0
 Init = Literal["uniform", "pissa", "olora", "orthogonal"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
+Quantisation = Literal["none", "nf4"]
+"""Of a frozen base."""
 
 _OPTIONS = {
     "alpha": "alpha",
@@ -37,6 +39,7 @@ _WORDS: dict[str, tuple[str, Any]] = {
     **{init: ("init", init) for init in get_args(Init) if init != "uniform"},
     "rslora": ("scaling", "alpha/sqrt(r)"),
     "dora": ("dora", True),
+    "nf4": ("quantisation", "nf4"),
     **{convention: ("convention", convention) for convention in CONVENTIONS if convention != DEFAULT_CONVENTION},
     **{kind: ("optimizer", kind) for kind in get_args(LoRAKind)},
 }
@@ -53,7 +56,7 @@ def _is_one(value: float) -> bool:
 
 
 def _is_default(value: str | bool) -> bool:
-    return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION)
+    return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION, "none")
 
 
 def _is_none(value: str | None) -> bool:
@@ -123,6 +126,11 @@ class FullFT(Spec):
         """Whether it is AdamW over float32, after the backward pass: what others are compared with."""
         return self.optimizer is None and not self.in_backward
 
+    @property
+    def quantisation(self) -> Quantisation:
+        """Of the base that trains: none, for four bits have no gradient."""
+        return "none"
+
 
 class LoRA(Spec):
     """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE 2).
@@ -162,6 +170,9 @@ class LoRA(Spec):
     optimizer: LoRAKind | None = Field(default=None, exclude_if=_is_none)
     """What steps A and B (docs/guides/lean.md): AdamW when not given. Another kind is a method of its own, with the
     hyper-parameters of the run's optimizer."""
+    quantisation: Quantisation = Field(default="none", exclude_if=_is_default)
+    """Of the frozen base. `nf4`: the matrices of its layers are in 4 bits with double quantisation, as in QLoRA (arXiv
+    2305.14314), which takes 0.516 bytes a parameter; needs `lowregret[nf4]`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> LoRA:
@@ -231,13 +242,15 @@ def _compile(target: str) -> None:
 
 def parse_method(value: Any) -> Any:
     """`full`, then a kind of optimizer and `in-backward`; or `lora:RANK`, then any of `alpha=A`, `dropout=P`,
-    `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`, `olora`, `orthogonal`, `rslora`, `dora`, a convention for experts,
-    and a kind of optimizer, then the targets; all after a colon, into the fields of a method.
+    `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`, `olora`, `orthogonal`, `rslora`, `dora`, `nf4`, a convention
+    for experts, and a kind of optimizer, then the targets; all after a colon, into the fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """
     if not isinstance(value, str):
         return value
+    if value.startswith("full:") and "nf4" in value.split(":"):
+        raise ValueError(f"{value!r}: a base in 4 bits cannot be fully fine-tuned. Use full, or lora:RANK:nf4")
     head, _, rest = value.partition(":")
     if head == "full":
         return _full(value)

@@ -95,6 +95,7 @@ def label(method: Method) -> str:
             (method.dropout != 0, f"dropout {short(method.dropout)}"),
             (method.convention != DEFAULT_CONVENTION, method.convention),
             (method.optimizer is not None, method.optimizer or ""),
+            (method.quantisation != "none", f"base in {method.quantisation.upper()}"),
         )
         if differs
     ]
