@@ -26,7 +26,7 @@ from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
 from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import TOML_ONLY, Key, keys
-from lowregret.spec.method import LoRA, spellings
+from lowregret.spec.method import FullFT, LoRA, spellings
 from lowregret.spec.recipes import recipes
 from lowregret.strict_json import to_json
 
@@ -180,9 +180,12 @@ def _cell(text: str) -> str:
 
 
 def _method() -> str:
-    rows = "".join(
-        f"| `{name}` | {_cell(spelled)} | {_cell(LoRA.model_fields[name].description or '')} |\n"
-        for name, spelled in spellings().items()
+    rows, of_full = (
+        "".join(
+            f"| `{name}` | {_cell(spelled)} | {_cell(kind.model_fields[name].description or '')} |\n"
+            for name, spelled in spellings(kind).items()
+        )
+        for kind in (LoRA, FullFT)
     )
     return f"""{MADE}
 # Methods
@@ -195,7 +198,12 @@ a table with `kind` and the fields, too.
 
 | field | spelled | meaning |
 |---|---|---|
-{rows}"""
+{rows}
+Full fine-tuning is spelled `full`, then any of these words: `full:bf16:in-backward`.
+
+| field | spelled | meaning |
+|---|---|---|
+{of_full}"""
 
 
 def _summary_of_full() -> str:

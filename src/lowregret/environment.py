@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lowregret.version import __version__
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+_OPTIONAL = ("bitsandbytes",)
 
 
 def environment() -> dict[str, str | int]:
@@ -27,6 +29,9 @@ def environment() -> dict[str, str | int]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
+    for package in _OPTIONAL:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     commit = _commit()
     if commit:
         found["commit"] = commit

@@ -20,7 +20,7 @@ SFT, RL = "qwen3-0.6b rows.jsonl", "qwen3-0.6b builtin:arithmetic:size=64 --obje
 BARE = "qwen3-0.6b --objective rl"
 ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "objective": ((SFT, "--objective rl"),),
-    "method": ((SFT, "--method full"), (RL, "--method lora:4")),
+    "method": ((SFT, "--method full"), (SFT, "--method full:bf16"), (RL, "--method lora:4")),
     "hardware": ((SFT, "--hardware H100"), (RL, "--hardware H100")),
     "devices": ((SFT, "--devices 4"), (RL, "--devices 4")),
     "parallel": ((f"{SFT} --devices 4", "--parallel tensor=4"), (f"{RL} --devices 4", "--parallel fsdp=4")),
@@ -37,6 +37,7 @@ ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "schedule": ((SFT, "--schedule linear"),),
     "micro_batch_size": ((SFT, "--micro-batch-size 1"), (RL, "--micro-batch-size 1")),
     "checkpoint_activations": ((SFT, "--checkpoint-activations"), (RL, "--checkpoint-activations")),
+    "offload_activations": ((SFT, "--offload-activations"), (RL, "--offload-activations")),
     "group_size": ((RL, "--group-size 4"), (BARE, "--group-size 4")),
     "max_tokens": ((RL, "--max-tokens 80"), (BARE, "--max-tokens 80")),
     "pass_rate": ((RL, "--pass-rate 0.1"),),

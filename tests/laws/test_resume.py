@@ -17,22 +17,29 @@ from lowregret.runs.files import EXAMPLES, METRICS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric
 from lowregret.spec import AdamW, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
+from lowregret.spec.lean import kind_of, steps_in_backward
 from lowregret.train.interrupt import Interrupted
 from lowregret.train.sft.alone import run_trial
 
 STEPS = 6
-METHODS = [LoRA(rank=4, targets=("attention", "mlp", "unembedding")), FullFT()]
+METHODS = [
+    LoRA(rank=4, targets=("attention", "mlp", "unembedding")),
+    FullFT(),
+    FullFT(optimizer="bf16"),
+    FullFT(optimizer="bf16-split", in_backward=True),
+]
 
 
 def specs(method: LoRA | FullFT, checkpoint_seconds: float) -> tuple[TrainingSpec, TrialSpec]:
     """A schedule, decay and clipping, so that the optimizer has something to remember; three evaluations."""
+    whole = steps_in_backward(method)  # no clipping there, and one pass
     training = TrainingSpec(
         model="small",
         data=DataSpec(train="small"),
         batch_size=4,
-        micro_batch_size=3,
+        micro_batch_size=None if whole else 3,
         steps=STEPS,
-        optimizer=AdamW(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=0.5),
+        optimizer=AdamW(schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_norm=None if whole else 0.5),
         evals=3,
         checkpoint_seconds=checkpoint_seconds,
     )
@@ -41,7 +48,7 @@ def specs(method: LoRA | FullFT, checkpoint_seconds: float) -> tuple[TrainingSpe
 
 def start(bases: ModuleType, method: Any, folder: Path, *, checkpoint_seconds: float = 1e9, **watching: Any) -> Any:
     """A new engine on a new base, as in a new process; returns the policy when the trial ends."""
-    engine = Engine(bases.small_base("qwen3"))
+    engine = Engine(bases.small_base("qwen3"), precision=kind_of(method).WEIGHTS)
     policy = engine.add_policy("policy", method, seed=3)
     training, trial = specs(method, checkpoint_seconds)
     run_trial(engine, "policy", training, trial, bases.examples(18), bases.examples(9, seed=1), folder, **watching)
@@ -82,7 +89,7 @@ def stop_after(step: int) -> dict[str, Any]:
     return {"should_stop": lambda: next(calls) >= step}
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize("step", [1, 4, STEPS - 1])
 @pytest.mark.parametrize(
     ("ended_by", "error", "checkpoint_seconds"),

@@ -46,7 +46,8 @@ def judge(
     Selection bias: a minimum over noisy losses lies a little below the truth. The best learning rate is one, over rates
     on the held-out set itself, but for both methods alike, and the seeds other than the search's took no part in it:
     most of it cancels in the regret. `lora` is the best of several LoRAs, and what that flatters (`selection.flattery`)
-    is taken off the verdict's regret and interval. The intervals in `methods` are each LoRA's own.
+    is taken off the verdict's regret and interval. The intervals in `methods` are each method's own, also those of a
+    full fine-tuning with an optimizer of its own, beside the plain one.
 
     Args:
         spec: the study.
@@ -64,14 +65,15 @@ def judge(
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
     """
     measured = [measure(method, records) for method in spec.methods]
-    full = next(side for side in measured if isinstance(side.method, FullFT))
+    full = _reference(measured)
     loras = [side for side in measured if isinstance(side.method, LoRA)]
-    intervals = {side.name: regret_interval(side, full, losses) for side in loras}
+    others = [side for side in measured if side is not full]
+    intervals = {side.name: regret_interval(side, full, losses) for side in others}
     rewarded = spec.objective.kind == "rl"
     learned = None if full.test_loss is None or base_loss is None else base_loss - full.test_loss
     tolerance = tolerance_of(spec, full.test_loss, learned)
     lora, interval, flattered = _judged_lora(spec, loras, full, intervals, losses)
-    rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in loras}
+    rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in others}
     ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
     chosen = _choose(ruling, lora, interval, full, [s for s in loras if rulings[s.name] == "low_regret"], tolerance)
     steps = StepsOf(spec, full, curves, costs)
@@ -103,6 +105,14 @@ def judge(
         environment=dict(environment),
         judged_by=__version__,
     )
+
+
+def _reference(measured: Sequence[Measured]) -> Measured:
+    """The full fine-tuning that regrets are measured against: AdamW over float32 if that is among them, else the first.
+    Another optimizer changes what full fine-tuning comes to, and has a regret of its own."""
+    fulls = [side for side in measured if isinstance(side.method, FullFT)]
+    plain = [side for side in fulls if isinstance(side.method, FullFT) and side.method.plain]
+    return (plain or fulls)[0]
 
 
 def _notes(records: Sequence[TrialRecord]) -> list[str]:

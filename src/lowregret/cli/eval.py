@@ -23,7 +23,8 @@ ASKS = VerbFlags(
     TrainingSpec,
     leaves_out={
         "it is about how a policy is trained, and nothing is trained here": (
-            "optimizer", "batch_size", "micro_batch_size", "memory_gb", "checkpoint_activations", "balance_experts",
+            "optimizer", "batch_size", "micro_batch_size", "memory_gb", "checkpoint_activations", "offload_activations",
+            "balance_experts",
             "epochs", "steps", "evals", "checkpoint_seconds", "data.max_train",
             "objective.group_size", "objective.sampler", "objective.estimator", "objective.clip",
             "objective.divide_by_std", "objective.kl", "objective.entropy", "objective.updates",

@@ -41,7 +41,7 @@ ASKS = VerbFlags(
         ),
         "a study's length is given in steps": ("epochs",),
         "many small trials share the machine; a recipe may change it": (
-            "memory_gb", "checkpoint_activations", "checkpoint_seconds",
+            "memory_gb", "checkpoint_activations", "offload_activations", "checkpoint_seconds",
         ),
     },
     defaults=dict.fromkeys(

@@ -9,6 +9,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lowregret.engine.engine import Engine
+from lowregret.engine.optim.in_backward import InBackward
+from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import LoRAPolicy
 from lowregret.engine.state import restore_part, save_states
@@ -17,6 +19,15 @@ from lowregret.lora.moe.router import LoRARouter
 from lowregret.lora.weights import LoRAWeights
 from lowregret.models.sharded import whole
 from lowregret.models.targets import Matrix
+
+
+@together
+def announce(engine: Engine, params: Mapping[str, StepParams]) -> None:
+    """Before the pass of a step: its hyper-parameters, by policy, for those that step in the backward pass."""
+    for name, step in params.items():
+        optimizer = engine.policies[name].optimizer
+        if isinstance(optimizer, InBackward):
+            optimizer.announce(step)
 
 
 @together

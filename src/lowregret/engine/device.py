@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from lowregret.errors import SpecError
@@ -51,6 +52,28 @@ def round_base(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if matrix:
             own = here(parameter)
             own.copy_(own.to(dtype))
+
+
+def cast_to_train(model: PreTrainedModel, dtype: torch.dtype) -> list[RemovableHandle]:
+    """Weights of two dimensions and more to the type in which they train, all others to float32; float64 stays.
+
+    Returns hooks by which what embeddings give stays float32, as the function of the base has it."""
+    for parameter in model.parameters():
+        wanted = dtype if parameter.ndim >= 2 else torch.float32
+        if parameter.is_floating_point() and parameter.dtype is not torch.float64 and parameter.dtype is not wanted:
+            parameter.data = parameter.data.to(wanted)
+    if dtype is torch.float32:
+        return []
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    return [module.register_forward_hook(lambda own, inputs, output: output.float()) for module in embeddings]
+
+
+def outside_layers(model: PreTrainedModel) -> list[str]:
+    """The names of embeddings' weights and of the unembedding's."""
+    modules = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    modules += [head] if (head := model.get_output_embeddings()) is not None else []
+    found = {id(weight) for module in modules for weight in module.parameters(recurse=False)}
+    return [name for name, weight in model.named_parameters() if id(weight) in found]
 
 
 def _floating(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Parameter, bool]]:

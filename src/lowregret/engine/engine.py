@@ -25,6 +25,7 @@ from lowregret.engine.forward.attention import configurations, patched_attention
 from lowregret.engine.forward.balance import BalanceLoss
 from lowregret.engine.forward.checkpointing import checkpoint_layers
 from lowregret.engine.forward.layout import PassLayout, lay_out
+from lowregret.engine.forward.offload import offloaded
 from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
@@ -65,9 +66,9 @@ class Engine:
     alone. `device` and `precision` as in TrainingSpec. With bfloat16 the weight matrices of the base are bfloat16 and
     products are (autocast); embeddings, norms and all that trains stay float32, so that LoRA and FullFT start from
     the same function, to the bit. `checkpoint_activations` computes the layers a second time in the backward pass
-    instead of keeping what they computed in the first; ModelError for a base without known layers. `balance_experts`
-    adds the load-balancing loss of a mixture, as its own code defines it, to what is differentiated, for both methods;
-    the losses returned are without it. ModelError for a base that defines none, or with weights that are no numbers.
+    instead of keeping what they computed, which `offload_activations` keeps on the host; ModelError for a base without
+    known layers. `balance_experts` adds a mixture's load-balancing loss, as its own code defines it, to what is
+    differentiated; losses returned are without it. ModelError for a base without one, or weights that are no numbers.
 
     `ranks`: the processes that train together. All make every call alike, with whole batches, and get the same answers;
     each computes its own rows, or its own LoRAs where there are enough. A FullFT policy's weights, gradients and
@@ -84,6 +85,7 @@ class Engine:
         device: str = "auto",
         precision: str = "auto",
         checkpoint_activations: bool = False,
+        offload_activations: bool = False,
         balance_experts: bool = False,
         ranks: Ranks = ALONE,
         base_in_parts: bool = False,
@@ -95,8 +97,7 @@ class Engine:
         self.dtype = choose_dtype(precision, self.device)
         self.model: PreTrainedModel = base.model
         self.matrices = matrices(self.model)
-        where = (self.device, self.dtype, ranks)
-        self.cuts, exchange = place(base, *where, in_parts=base_in_parts, trains=base_trains)
+        self.cuts, exchange = place(base, self.device, self.dtype, ranks, in_parts=base_in_parts, trains=base_trains)
         """What this rank holds of the base."""
         if self.cuts.any:
             self.matrices = self.cuts.here(matrices(self.model))
@@ -122,6 +123,7 @@ class Engine:
                 "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
                 f"{self.forward_path.description}. Leave balance_experts out, or train on one device."
             )
+        self.offloads = offload_activations
         if checkpoint_activations:
             checkpoint_layers(self.model)
 
@@ -131,7 +133,7 @@ class Engine:
     ) -> Policy:
         """Put a new policy on the base; `seed` draws the initial A of a LoRA and its dropout.
 
-        `optimizer` is the kind that will step it (`spec.optimizer.name`), SpecError when there is none of that kind.
+        `optimizer` is the kind that will step it where the method names none of its own; SpecError for an unknown one.
         """
         if name in self.policies:
             raise SpecError(f"there is a policy named {name!r} already.")
@@ -146,7 +148,7 @@ class Engine:
             bank = self._slots.bank(AdapterLayout.of(method, targeted))
             policy = LoRAPolicy(name, method, targeted, seed, self.model, bank, self._routing, optimizer, self.cuts)
         else:
-            policy = FullPolicy(name, method, self.model, optimizer, self.cuts)
+            policy = FullPolicy(name, method, self.model, optimizer, self.cuts, self.dtype)
         self.policies[name] = policy
         self._slots.refresh()
         self._unembedding.watch()
@@ -183,9 +185,9 @@ class Engine:
     def _forward_backward(
         self, batches: Mapping[str, Batch], loss: Loss, temperature: float, dealing: Dealing
     ) -> dict[str, PassResult]:
-        layout = self._lay_out(batches)
+        layout, saving = self._lay_out(batches), offloaded(self.model, on=self.offloads)
         watching = self._balance.watching() if self._balance else nullcontext()
-        with torch.enable_grad(), self._passing(layout, temperature), watching:
+        with torch.enable_grad(), self._passing(layout, temperature), watching, saving:
             results = self._forward(layout, batches, loss)
             total = torch.stack([result.loss for result in results.values()]).sum()
             if self._balance:

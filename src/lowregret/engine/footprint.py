@@ -15,11 +15,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from lowregret.data.batches import Batch, collate
 from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
-from lowregret.engine.forward.checkpointing import last_layer_plain
+from lowregret.engine.forward.checkpointing import decoder_layers, last_layer_plain
 from lowregret.engine.losses import cross_entropy
+from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
-from lowregret.engine.policy import FullPolicy, LoRAPolicy
+from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.models.four_bit import FourBitWeight, stored_bytes
 from lowregret.models.sharded import here
 from lowregret.spec import FullFT, LoRA
@@ -45,7 +46,11 @@ def max_tokens(
     scores. At least 1, on a CPU at most CPU_PASS_TOKENS. The same on every call with the same engine and policies.
     Of many ranks each takes its part: as many times the tokens.
     """
-    allowed = (default_budget(engine) if budget is None else budget) // bytes_per_token(engine, policies, longest)
+    each = bytes_per_token(engine, policies, longest)
+    allowed = (default_budget(engine) if budget is None else budget) // each
+    if engine.offloads:  # they wait on the host, and about one layer's are on the device
+        on_host = int(ACTIVATION_SHARE * device_memory(torch.device("cpu"))) // each
+        allowed = min(allowed * max(len(decoder_layers(engine.model)), 1), on_host)
     allowed = min(allowed, CPU_PASS_TOKENS) if engine.device.type == "cpu" else allowed
     return max(allowed * engine.ranks.data.count, 1)
 
@@ -116,12 +121,21 @@ def _resident_bytes(engine: Engine) -> int:
     """The base, and each policy's weights, gradients and what its optimizer keeps."""
     found = sum(stored_bytes(here(parameter)) for parameter in engine.model.parameters())
     for policy in engine.policies.values():
-        spec, slices = policy.optimizer.spec, 1 if policy.slices is None else policy.slices.axis.count
-        each = spec.bytes_per_parameter() - spec.state_bytes() * (slices - 1) // slices
-        each -= NUMBER_BYTES if isinstance(policy, FullPolicy) else 0  # its weights are the base's
-        found += each * sum(here(weight).numel() for weight in policy.weights.values())
+        found += sum(_trained_bytes(policy, name, here(weight).numel()) for name, weight in policy.weights.items())
         found += NUMBER_BYTES * sum(start.numel() for start in policy.initial.values())
     return found
+
+
+def _trained_bytes(policy: Policy, name: str, numbers: int) -> int:
+    """Of so many numbers of a weight: gradients, what the optimizer keeps, and the weight itself, unless it is the
+    base's own."""
+    weight, full = policy.weights[name], isinstance(policy, FullPolicy)
+    copies = (0 if isinstance(policy.optimizer, InBackward) else 1) + (0 if full else 1)
+    kept = policy.optimizer.declared(name, tuple(weight.shape)).values()
+    state = sum(math.prod(shape) * dtype.itemsize for shape, dtype in kept if shape)
+    if policy.slices is not None:
+        state //= policy.slices.axis.count
+    return copies * numbers * weight.element_size() + state * numbers // max(weight.numel(), 1)
 
 
 def _rows(engine: Engine, count: int, length: int) -> Batch:

@@ -36,7 +36,8 @@ class Liveness:
 
     B starts at zero, so in step 1 the gradient of A is zero by construction and B must move; A must move in step 2.
     FullFT: every weight matrix must move in step 1. Of the matrices of experts, each that a token with a gradient was
-    sent to must, one by one; of A in step 2, those whose B has moved by then.
+    sent to must, one by one; of A in step 2, those whose B has moved by then. A narrow weight may stay where it is by
+    rounding: of those the gradient alone tells.
     """
 
     def __init__(self, policy: Weights) -> None:
@@ -79,7 +80,8 @@ class Liveness:
         """Of a matrix, or of each expert's that must: whether it got no gradient, and whether it did not move."""
         weight = whole(self._policy.weights[name].detach())
         now = _rows(weight, probe).gather(1, probe.place[:, None])[:, 0]
-        dead = torch.stack([probe.gradient == 0, now == probe.value])
+        wide = weight.dtype.itemsize >= torch.float32.itemsize
+        dead = torch.stack([probe.gradient == 0, (now == probe.value) & wide])
         return dead if probe.expected is None else dead & probe.expected
 
     def _probe(self, name: str, fresh: Mapping[str, Tensor]) -> _Probe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -13,8 +13,10 @@ from jaxtyping import Int64
 from torch import nn
 from transformers import PreTrainedModel
 
+from lowregret.engine.device import cast_to_train, outside_layers
 from lowregret.engine.forward.checkpointing import decoder_layers
 from lowregret.engine.liveness import Liveness
+from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams, by_name
 from lowregret.engine.optim.registry import optimizer_of
 from lowregret.engine.parallel.base import train_base
@@ -33,6 +35,7 @@ from lowregret.models.sharded import here, whole
 from lowregret.models.targets import Matrix
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.conventions import DEFAULT_CONVENTION
+from lowregret.spec.lean import require_able
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER
 
 WHOLE = BaseCuts()
@@ -44,7 +47,7 @@ class Policy(ABC):
     weights: dict[str, nn.Parameter]
     initial: dict[str, nn.Parameter]
     """The start of those weights whose first product is taken off, by the same names; frozen."""
-    optimizer: PolicyOptimizer[Any]
+    optimizer: PolicyOptimizer[Any] | InBackward
     parts = WeightParts()
     """Which of the weights are a rank's own part of a larger one."""
     slices: StateSlices | None = None
@@ -109,7 +112,8 @@ class LoRAPolicy(Policy):
         optimizer: str = DEFAULT_OPTIMIZER,
         cuts: BaseCuts = WHOLE,
     ) -> None:
-        super().__init__(name, optimizer)
+        super().__init__(name, method.optimizer or optimizer)
+        require_able(method, self._optimizer_type.spec, cut=cuts.any)
         self.method = method
         self.matrices = matrices
         self.parts = cuts.adapter(bank.layout)
@@ -274,9 +278,12 @@ class LoRAPolicy(Policy):
                 _replace(self._model, name, carrier.base)
 
     def _optimizer(self) -> PolicyOptimizer[Any]:
-        """One vector for all that learns at one rate; else a vector for each weight, with its own. Of slices, this
-        rank's part of them."""
+        """One vector for all that learns at one rate; else a vector for each weight, with its own. Each weight where
+        the optimizer takes them one by one. Of slices, this rank's part of them."""
         method, slices = self.method, self.slices
+        if not self._optimizer_type.spec.ELEMENTWISE:
+            rates = [method.a_rate if name.endswith(".lora_A") else method.b_rate for name in self.weights]
+            return self._optimizer_type(by_name(self.weights), gradients_stay=True, rates=rates)
         if slices is None and self._one_rate:
             return self._optimizer_type([(self._flat, self._named)], gradients_stay=True)
         stepped: list[tuple[slice, Names]]
@@ -329,8 +336,11 @@ class FullPolicy(Policy):
         model: PreTrainedModel,
         optimizer: str = DEFAULT_OPTIMIZER,
         cuts: BaseCuts = WHOLE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(name, optimizer)
+        """`dtype`: of products, which that of narrow weights must be."""
+        super().__init__(name, method.optimizer or optimizer)
+        require_able(method, self._optimizer_type.spec, str(dtype), devices=cuts.ranks.count, cut=cuts.any)
         self.method = method
         train_base(model, cuts)
         narrow = {weight.dtype for weight in model.parameters() if weight.dtype.itemsize < torch.float32.itemsize}
@@ -340,10 +350,8 @@ class FullPolicy(Policy):
                 f"the base lies in parts of {', '.join(sorted(kinds))}, and what a FullFT policy trains is float32. "
                 "Make the engine with base_trains."
             )
-        for parameter in model.parameters():
-            if parameter.dtype.itemsize < torch.float32.itemsize:
-                parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
+        hooks = cast_to_train(model, getattr(torch, self._optimizer_type.spec.WEIGHTS))
+        model.requires_grad_(True)
         if not cuts.any or cuts.ranks.shards.count > 1:
             shard(model, decoder_layers(model), cuts.ranks)
         self.weights, self.initial = dict(model.named_parameters()), {}
@@ -355,8 +363,20 @@ class FullPolicy(Policy):
         modules: dict[str, Any] = dict(fused_experts(model))
         self._experts = {name: cuts.total(name, module.down_proj.shape[0]) for name, module in modules.items()}
         """How many there are of each module."""
-        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in modules.items()]
-        self.optimizer = self._optimizer_type(by_name(self.weights), gradients_stay=False)
+        self._hooks = [m.register_forward_hook(partial(self._count, name)) for name, m in modules.items()] + hooks
+        self.optimizer = self._steps(outside_layers(model))
+
+    def _steps(self, outside: Collection[str]) -> PolicyOptimizer[Any] | InBackward:
+        if self.method.in_backward:
+            return InBackward(self._optimizer_type, by_name(self.weights), self._watch, outside)
+        return self._optimizer_type(by_name(self.weights), gradients_stay=False, outside=outside)
+
+    def _watch(self, weight: nn.Parameter, step: Callable[[], None]) -> None:
+        """In a backward pass: the first step must move every matrix."""
+        names = [name for name, own in self.weights.items() if own is weight and own.ndim >= 2 and self.steps == 0]
+        self.liveness.before_step(names, {})
+        step()
+        self.liveness.after_step(1)
 
     def before_backward(self) -> None:
         self._gathered = False
@@ -375,13 +395,16 @@ class FullPolicy(Policy):
         return {name: here(weight.grad) for name, weight in self.weights.items() if weight.grad is not None}
 
     def watched(self, step: int) -> list[str]:
-        return [name for name, weight in self.weights.items() if weight.ndim >= 2] if step == 1 else []
+        later = step == 1 and not self.method.in_backward
+        return [name for name, weight in self.weights.items() if weight.ndim >= 2] if later else []
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         return {name: self._traffic[name] for name in self._experts if name in self._traffic}
 
     def detach(self) -> None:
         self._model.requires_grad_(False)
+        if isinstance(self.optimizer, InBackward):
+            self.optimizer.detach()
         for hook in self._hooks:
             hook.remove()
 

@@ -301,14 +301,14 @@ def _misfit(
     ):
         return "it holds other weights than this policy has"
     expected = {
-        f"{kind}/{name}": torch.Size(shape)
+        f"{kind}/{name}": declared
         for name in moved
-        for kind, shape in policy.optimizer.spec.state_shapes(tuple(weights[name].shape)).items()
+        for kind, declared in policy.optimizer.declared(name, tuple(weights[name].shape)).items()
     }
     if kept.keys() != expected.keys():
         return "its moments are not complete"
-    expected |= {name: weight.shape for name, weight in policy.weights.items()}
+    expected |= {name: (tuple(weight.shape), weight.dtype) for name, weight in policy.weights.items()}
     for name, value in chain(weights.items(), initial.items(), kept.items()):
-        if value.shape != expected[name] or value.dtype is not torch.float32:
+        if (tuple(value.shape), value.dtype) != expected[name]:
             return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
     return None

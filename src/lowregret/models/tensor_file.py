@@ -26,6 +26,7 @@ DTYPES = {
     "I64": torch.int64,
     "I32": torch.int32,
     "U8": torch.uint8,
+    "I8": torch.int8,
     "BOOL": torch.bool,
 }
 """safetensors' names of those that a model which is shipped may have."""

@@ -24,9 +24,15 @@ def bits(value: float) -> str:
 def describe(method: FullFT | LoRA) -> str:
     """A method in a sentence."""
     if isinstance(method, FullFT):
-        return "full fine-tuning"
+        return "full fine-tuning" if method.plain else f"full fine-tuning ({spelled(method)})"
     base = "" if method.quantisation == "none" else f", over a base in {method.quantisation.upper()}"
-    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}{base}"
+    own = f", stepped by {method.optimizer}" if method.optimizer else ""
+    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}{base}{own}"
+
+
+def spelled(method: FullFT) -> str:
+    """What a full fine-tuning says beside its name."""
+    return method.name.removeprefix("full").removeprefix(":").replace(":", ", ")
 
 
 def rate(value: float) -> str:

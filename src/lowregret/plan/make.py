@@ -19,11 +19,13 @@ from lowregret.plan.resources.cost import RunCost, StudyCost, packing_gain, run_
 from lowregret.plan.resources.evaluation import choose_evaluation
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, shared_adds
 from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.lean import lean_fit
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import trust
 from lowregret.spec import FullFT, LoRA, TrainingSpec
+from lowregret.spec.lean import steps_in_backward
 from lowregret.spec.mesh import require
 from lowregret.spec.plan import PlanSpec
 
@@ -109,7 +111,7 @@ def build_plan(
         hardware=budget.hardware,
         hardware_assumed=hardware is None,
         lora=estimator.method_plan(found.lora, sum(found.lora_parameters.values()), found.lora_rate),
-        full=estimator.method_plan(FullFT(), shapes.total, found.full_rate),
+        full=estimator.method_plan(_full(request), shapes.total, found.full_rate),
         batch_size=choice.batch_size,
         steps=choice.steps,
         length=length,
@@ -135,10 +137,16 @@ def _budget(
         hardware,
         request.mesh,
         optimizer=type(request.optimizer),
+        offload_activations=request.offload_activations,
     )
     if request.objective == "rl":
         return replace(budget, shared=SharedPrefix(length - request.max_tokens, request.group_size))
     return budget
+
+
+def _full(request: PlanSpec) -> FullFT:
+    """The full fine-tuning that was asked for; the plain one when none was."""
+    return request.method if isinstance(request.method, FullFT) else FullFT()
 
 
 def _rates(found: Advised) -> tuple[RatePrior, RatePrior]:
@@ -231,6 +239,7 @@ class CostEstimator:
             micro_batch=rows,
             fits=fits,
             remedy="" if fits is not False else self.budget.remedy(method),
+            lean=lean_fit(self.budget, self.shapes.context) if fits is False and isinstance(method, FullFT) else None,
             smallest=self.budget.smallest(method),
             flops_per_token=2 * adds.total,
             shipped_bytes=adapter_bytes(trainable),
@@ -245,6 +254,8 @@ class CostEstimator:
     def _micro_batch(self, method: FullFT | LoRA, placement: Placement) -> int:
         """The largest power of two of rows that fits, up to a device's share of the batch; 1 if none does."""
         share = placement.rows(self.work.batch_size)
+        if steps_in_backward(method):
+            return share
         rows = min(self.request.micro_batch_size or share, share)
         while rows > 1 and self.budget.holds(self.budget.need(method, rows, placement.mesh)) is False:
             rows = 1 << ((rows - 1).bit_length() - 1)
@@ -276,7 +287,7 @@ class CostEstimator:
 
     def study_cost(self, lora: LoRA) -> StudyCost | None:
         """What measuring the regret would take; None without hardware, and for RL, whose sampling is not counted."""
-        runs = self.run_cost(lora), self.run_cost(FullFT())
+        runs = self.run_cost(lora), self.run_cost(_full(self.request))
         hardware = self.budget.hardware
         if runs[0] is None or runs[1] is None or hardware is None or self.request.objective == "rl":
             return None

@@ -152,6 +152,9 @@ def _on_hardware(
 ) -> Iterator[TableRow]:
     assumed = "assumed" if plan.hardware_assumed else byte_count(hardware.memory_bytes)
     yield both(f"on {_devices(plan)}{hardware.name}", assumed, _fit)
+    if (lean := plan.full.lean) is not None:
+        again = ", --checkpoint-activations" if lean.checkpoint_activations else ""
+        yield TableRow("  fits", "", lean.method.name, f"rows to {lean.longest:,}{again}")
     if plan.request.devices > 1:
         yield both("  placed", "Devices, below", _placed)
         yield both("  sent", "by each in a step", lambda side: byte_count(side.sent_bytes))
@@ -231,7 +234,7 @@ def next_steps(plan: Plan) -> list[str]:
     common += spread
     rate_found = f"{plan.advice.learning_rate:.2g}"
     train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
-    compare = ["--methods", f"{plan.lora.method.name},full", "--out", "runs/study"]
+    compare = ["--methods", f"{plan.lora.method.name},{plan.full.method.name}", "--out", "runs/study"]
     return [
         _command(f"{start} train", [*common, *train]),
         _command(f"{start} compare", [*common, *compare]) + _study(plan),

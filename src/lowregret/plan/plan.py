@@ -9,10 +9,12 @@ from lowregret.data.facts import DataFacts
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.advice.regret import ExpectedRegret
+from lowregret.plan.formatting import spelled
 from lowregret.plan.placement import Placement
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.cost import StudyCost
 from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.resources.lean import LeanFit
 from lowregret.plan.resources.memory import Memory
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import Trust
@@ -52,12 +54,14 @@ class MethodPlan:
     """That each device sends in a step; 0 without hardware."""
     waiting_share: float
     """Of a step, what communication adds to it."""
+    lean: LeanFit | None = None
+    """Of full fine-tuning that does not fit: one that does, with an optimizer of its own."""
 
     @property
     def label(self) -> str:
         """A column's head."""
         if isinstance(self.method, FullFT):
-            return "Full fine-tuning"
+            return "Full fine-tuning" if self.method.plain else f"Full fine-tuning, {spelled(self.method)}"
         base = "" if self.method.quantisation == "none" else f", {self.method.quantisation.upper()}"
         return f"LoRA, rank {self.method.rank}{base}"
 
@@ -152,6 +156,7 @@ def _side(side: MethodPlan) -> dict[str, Any]:
         "fits": side.fits,
         "flops_per_token": side.flops_per_token,
         "shipped_bytes": side.shipped_bytes,
+        "lean": None if side.lean is None else side.lean.as_dict(),
         "seconds": side.seconds,
         "money": side.money,
         "placement": {

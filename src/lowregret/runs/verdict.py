@@ -74,17 +74,17 @@ class MethodResult(Spec):
     """The most trials in training at once with one of those at the best learning rate: more than 1 makes `seconds` a
     share, `alone_seconds` an estimate and `peak_memory_bytes` the whole pack's."""
     regret_nats: float | None = None
-    """For a LoRA: against the best FullFT. None for FullFT."""
+    """Against FullFT, the plain one if it was tried, else the first. None for that one."""
     regret_learned: float | None = None
-    """The same as a share of what the best FullFT learned; None when that is nothing, or unknown."""
+    """The same as a share of what FullFT learned; None when that is nothing, or unknown."""
     regret_reward: float | None = None
-    """With reinforcement learning: the reward of the best FullFT minus this one's."""
+    """With reinforcement learning: the reward of FullFT minus this one's."""
     lag: Lag | None = None
-    """For a LoRA: the same in steps."""
+    """The same in steps."""
     ci95: tuple[float, float] | None = None
     """Of the regret, in its unit."""
     ruling: Ruling | None = None
-    """For a LoRA: what its own interval says. The verdict's is that of the best LoRA, less what the choice flatters."""
+    """What its own interval says. The verdict's is that of the best LoRA, less what the choice flatters."""
     depth: float | None = None
     """By how much the loss at the best learning rate tried lies above the bottom of the parabola through it and its
     neighbours: the regret is between the bottoms. None without neighbours on both sides."""

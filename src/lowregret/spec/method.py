@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,6 +14,7 @@ from lowregret.errors import did_you_mean
 from lowregret.spec.base import Spec
 from lowregret.spec.conventions import CONVENTIONS, DEFAULT_CONVENTION, Convention
 from lowregret.spec.marks import TRAINING, Flag
+from lowregret.spec.optimizer import LeanKind, LoRAKind
 
 TARGET_GROUPS = ("attention", "mlp", "experts", "router", "unembedding")
 LINEAR_TARGETS = ("attention", "mlp")
@@ -40,8 +41,14 @@ _WORDS: dict[str, tuple[str, Any]] = {
     "dora": ("dora", True),
     "nf4": ("quantisation", "nf4"),
     **{convention: ("convention", convention) for convention in CONVENTIONS if convention != DEFAULT_CONVENTION},
+    **{kind: ("optimizer", kind) for kind in get_args(LoRAKind)},
 }
 """What may be spelled as a word after the rank, and the field and value that it means."""
+_FULL_WORDS: dict[str, tuple[str, Any]] = {
+    **{kind: ("optimizer", kind) for kind in get_args(LeanKind)},
+    "in-backward": ("in_backward", True),
+}
+"""The same after `full`."""
 
 
 def _is_one(value: float) -> bool:
@@ -50,6 +57,10 @@ def _is_one(value: float) -> bool:
 
 def _is_default(value: str | bool) -> bool:
     return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION, "none")
+
+
+def _is_none(value: str | None) -> bool:
+    return value is None
 
 
 def spell_targets(targets: Sequence[str]) -> str:
@@ -91,14 +102,29 @@ Targets = Annotated[tuple[str, ...], BeforeValidator(_targets)]
 
 
 class FullFT(Spec):
-    """Every weight of the base trains."""
+    """Every weight of the base trains.
+
+    Fields at their defaults appear neither in a name nor in a record.
+    """
 
     kind: Literal["full"] = "full"
+    optimizer: LeanKind | None = Field(default=None, exclude_if=_is_none)
+    """What steps the weights (docs/guides/lean.md): AdamW over float32 when not given. Another kind is a method of its
+    own, with the hyper-parameters of the run's optimizer."""
+    in_backward: bool = Field(default=False, exclude_if=_is_default)
+    """Step each weight within the backward pass, as soon as its gradient is complete, so that there is never more than
+    one. There is no norm of all gradients then, and a step is one pass: no `clip_norm`, no smaller
+    `micro_batch_size`."""
 
     @property
     def name(self) -> str:
-        """The method as the command line spells it."""
-        return "full"
+        """The method as the command line spells it: defaults are left out."""
+        return ":".join(["full", *_words(self, _FULL_WORDS)])
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is AdamW over float32, after the backward pass: what others are compared with."""
+        return self.optimizer is None and not self.in_backward
 
     @property
     def quantisation(self) -> Quantisation:
@@ -141,6 +167,9 @@ class LoRA(Spec):
     """Learning rate of B, and of DoRA's magnitudes, over that of the trial: LoRA+ (arXiv 2402.12354, there 16)."""
     dora: bool = Field(default=False, exclude_if=_is_default)
     """Train the norm of each row of the adapted W apart from its direction (arXiv 2402.09353)."""
+    optimizer: LoRAKind | None = Field(default=None, exclude_if=_is_none)
+    """What steps A and B (docs/guides/lean.md): AdamW when not given. Another kind is a method of its own, with the
+    hyper-parameters of the run's optimizer."""
     quantisation: Quantisation = Field(default="none", exclude_if=_is_default)
     """Of the frozen base. `nf4`: the matrices of its layers are in 4 bits with double quantisation, as in QLoRA (arXiv
     2305.14314), which takes 0.516 bytes a parameter; needs `lowregret[nf4]`."""
@@ -175,20 +204,27 @@ class LoRA(Spec):
         parts += [f"dropout={short(self.dropout)}"] if self.dropout else []
         rates = {"init_scale": self.init_scale, "a_rate": self.a_rate, "lora+": self.b_rate}
         parts += [f"{key}={short(value)}" for key, value in rates.items() if value != 1]
-        parts += [word for word, (field, value) in _WORDS.items() if getattr(self, field) == value]
+        parts += _words(self, _WORDS)
         parts += [spell_targets(self.targets)] if self.targets != DEFAULT_TARGETS else []
         return ":".join(parts)
 
 
-def spellings() -> dict[str, str]:
-    """Field of a LoRA → how `lora:RANK:…` spells it."""
-    found: dict[str, list[str]] = {"rank": ["lora:RANK"]}
-    for option, field in _OPTIONS.items():
-        found.setdefault(field, []).append(f"{option}=VALUE")
-    for word, (field, _) in _WORDS.items():
+def _words(method: Spec, words: Mapping[str, tuple[str, Any]]) -> list[str]:
+    return [word for word, (field, value) in words.items() if getattr(method, field) == value]
+
+
+def spellings(kind: type[LoRA] | type[FullFT] = LoRA) -> dict[str, str]:
+    """Field of a method → how `lora:RANK:…` or `full:…` spells it."""
+    found: dict[str, list[str]] = {}
+    words = _FULL_WORDS
+    if kind is LoRA:
+        words, found["rank"] = _WORDS, ["lora:RANK"]
+        for option, field in _OPTIONS.items():
+            found.setdefault(field, []).append(f"{option}=VALUE")
+        found["targets"] = ["the last part"]
+    for word, (field, _) in words.items():
         found.setdefault(field, []).append(word)
-    found["targets"] = ["the last part"]
-    return {name: ", ".join(found[name]) for name in LoRA.model_fields if name in found}
+    return {name: ", ".join(found[name]) for name in kind.model_fields if name in found}
 
 
 def short(number: float) -> str:
@@ -205,19 +241,19 @@ def _compile(target: str) -> None:
 
 
 def parse_method(value: Any) -> Any:
-    """`full`, or `lora:RANK`, then any of `alpha=A`, `dropout=P`, `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`,
-    `olora`, `orthogonal`, `rslora`, `dora`, `nf4` and a convention for experts, then the targets, all after a colon,
-    into the fields of a method.
+    """`full`, then a kind of optimizer and `in-backward`; or `lora:RANK`, then any of `alpha=A`, `dropout=P`,
+    `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`, `olora`, `orthogonal`, `rslora`, `dora`, `nf4`, a convention
+    for experts, and a kind of optimizer, then the targets; all after a colon, into the fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """
     if not isinstance(value, str):
         return value
-    if value == "full":
-        return {"kind": "full"}
     if value.startswith("full:") and "nf4" in value.split(":"):
         raise ValueError(f"{value!r}: a base in 4 bits cannot be fully fine-tuned. Use full, or lora:RANK:nf4")
     head, _, rest = value.partition(":")
+    if head == "full":
+        return _full(value)
     rank, _, rest = rest.partition(":")
     if head != "lora" or not rank.isdecimal():
         raise ValueError(f"unknown method {value!r}: use full, lora:RANK or lora:RANK:TARGETS, such as lora:16:mlp")
@@ -235,10 +271,28 @@ def parse_method(value: Any) -> Any:
     return fields
 
 
+def _full(value: str) -> dict[str, Any]:
+    """The fields of a FullFT, of its spelling."""
+    fields: dict[str, Any] = {"kind": "full"}
+    for word in value.split(":")[1:]:
+        if word not in _FULL_WORDS:
+            raise ValueError(f"unknown option {word!r} of full fine-tuning. {did_you_mean(word, _FULL_WORDS)}")
+        field, found = _FULL_WORDS[word]
+        if field in fields:
+            raise ValueError(f"{value!r} gives {field} twice")
+        fields[field] = found
+    return fields
+
+
 def _option(option: str) -> tuple[str, Any] | None:
     """The field and value that a part of a method's spelling sets; None when it is no option."""
     if option in _WORDS:
         return _WORDS[option]
+    if option in _FULL_WORDS:
+        raise ValueError(
+            f"{option!r} is for full fine-tuning: a LoRA's weights are float32, and step after the backward pass. "
+            f"Use one of {', '.join(get_args(LoRAKind))}, or leave it out"
+        )
     key, equals, number = option.partition("=")
     if not equals:
         return None

@@ -14,6 +14,7 @@ from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.base import Spec, build
 from lowregret.spec.keys import keys
+from lowregret.spec.lean import fits_alone
 from lowregret.spec.marks import TRAINING, CodeOnly, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import FullFT, LoRA, Method, parse_method
@@ -79,6 +80,8 @@ class PlanSpec(Spec):
     """Examples per forward/backward; as many as fit when not given."""
     checkpoint_activations: Annotated[bool, Flag(group=TRAINING)] = False
     """Keep only the inputs of each layer and compute the rest again in the backward pass."""
+    offload_activations: Annotated[bool, Flag(group=TRAINING)] = False
+    """Keep in the host's memory what a pass on a GPU computes for its backward pass."""
     group_size: Annotated[int, Unit("completions"), Flag(group=_RL)] = Field(
         default=RL.model_fields["group_size"].default, ge=1, le=limits.ROWS
     )
@@ -120,6 +123,10 @@ class PlanSpec(Spec):
     def _fits_together(self) -> PlanSpec:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give --epochs or --steps, not both")
+        if self.checkpoint_activations and self.offload_activations:
+            raise ValueError("give --checkpoint-activations or --offload-activations, not both")
+        if self.method is not None:
+            fits_alone(self.method, self.devices)
         try:
             if self.mesh is not None:
                 require_devices(self.mesh, self.devices)

@@ -11,10 +11,11 @@ from lowregret import limits
 from lowregret.errors import SpecError
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
+from lowregret.spec.lean import all_used, fits_alone, fits_one_pass, fits_precision
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Quantisation, spell_targets
-from lowregret.spec.optimizer import AdamW, Optimizer
+from lowregret.spec.optimizer import AdamW, Optimizer, OptimizerSpec, stepped_by
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
 Count = Annotated[int, Field(ge=1, le=limits.STEPS)]
@@ -28,6 +29,7 @@ class TrainingSpec(Spec):
         "micro_batch_size",
         "memory_gb",
         "checkpoint_activations",
+        "offload_activations",
         "devices",
         "parallel",
         "replies",
@@ -56,6 +58,11 @@ class TrainingSpec(Spec):
     """Keep only the inputs of each layer and compute the rest again in the backward pass. That is a fraction of the
     memory for one more forward pass, so about half more arithmetic with LoRA and a third more with FullFT. Changes no
     bit of the results."""
+    offload_activations: Annotated[bool, Flag(group=MACHINE)] = Field(
+        default=False, exclude_if=lambda value: value is False
+    )
+    """Keep in the host's memory what a pass on a GPU computes for its backward pass, and fetch it when that needs it.
+    Changes no bit of the results. Not with `checkpoint_activations`, which keeps next to nothing."""
     balance_experts: Annotated[bool, Flag(group=TRAINING)] = Field(
         default=False, exclude_if=lambda value: value is False
     )
@@ -69,7 +76,7 @@ class TrainingSpec(Spec):
     optimizer: Optimizer = AdamW()
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Flag(group=MACHINE)] = "auto"
     """Of the frozen base and the arithmetic; auto is float32 on a CPU, bfloat16 on a GPU. Trained weights stay
-    float32."""
+    float32, but for those of methods that say otherwise, such as full:bf16."""
     device: Annotated[str, Flag(group=MACHINE)] = "auto"
     """Where to train: `cpu`, `cuda`, `cuda:1`, …; auto is the first GPU if there is one, else the CPU."""
     devices: Annotated[int, Unit("devices"), Flag(group=MACHINE)] = Field(
@@ -105,6 +112,10 @@ class TrainingSpec(Spec):
     def asked(self) -> tuple[FullFT | LoRA, ...]:
         """The methods that it trains."""
         return ()
+
+    def stepped_by(self, method: FullFT | LoRA) -> OptimizerSpec:
+        """The optimizer of a method, with the run's hyper-parameters."""
+        return stepped_by(method.optimizer, self.optimizer)
 
     @property
     def quantisations(self) -> tuple[Quantisation, ...]:
@@ -165,6 +176,25 @@ class TrainingSpec(Spec):
                     f"parallel: {mesh} cuts the base, and that of {packed[0]} lies whole on each device: use "
                     f"replicate={mesh.devices}, or leave parallel out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _steppable(self) -> TrainingSpec:
+        """Methods that bring their own optimizer can be stepped as the run asks."""
+        all_used(self.optimizer, self.asked)
+        for method in self.asked:
+            fits_alone(method, self.devices)
+            if self.precision != "auto":
+                fits_precision(method, self.precision)
+            fits_one_pass(
+                method,
+                clip_norm=self.optimizer.clip_norm,
+                batch_size=self.batch_size,
+                micro_batch_size=self.micro_batch_size,
+                rewards=isinstance(self.objective, RL),
+            )
+        if self.offload_activations and self.checkpoint_activations:
+            raise ValueError("offload_activations and checkpoint_activations: give one of them, not both")
         return self
 
     @model_validator(mode="after")

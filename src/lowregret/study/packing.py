@@ -22,8 +22,11 @@ def has_room(pack: Pack, trial: TrialSpec) -> bool:
         return True
     workload, members = pack.workload, len(pack.members) + 1
     methods = [member.trial.method for member in pack.members.values()] + [trial.method]
-    size = workload.spec.optimizer.bytes_per_parameter()
-    need = size * sum(_parameters(workload, method) for method in methods if isinstance(method, LoRA))
+    need = sum(
+        _parameters(workload, method) * workload.spec.stepped_by(method).bytes_per_parameter()
+        for method in methods
+        if isinstance(method, LoRA)
+    )
     if need > POLICY_SHARE * device_memory(workload.engine.device):
         return False
     return workload.has_room(members, list(pack.members))

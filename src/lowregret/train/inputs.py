@@ -46,6 +46,7 @@ from lowregret.train.rl.sampling import sampling_lines
 from lowregret.train.rl.work import RLWorkload
 from lowregret.train.schedule import total_steps
 from lowregret.train.sft.work import SFTWorkload
+from lowregret.train.steppable import require_steppable
 from lowregret.train.vocabulary import fits_vocabulary
 
 Say = Callable[[str], None]
@@ -215,6 +216,7 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
         first = len(data.test) if stored is None else stored.get("search_examples", stored["test_examples"])
         shared = data.first(first) if first < len(data.test) else None
     dtype = str(choose_dtype(spec.precision, device)).removeprefix("torch.")
+    require_steppable(spec, device, dtype)
     steps, template = total_steps(spec, len(data.train)), tokenizer.chat_template
     return RunInputs(spec, source, data, steps, config, str(device), dtype, template, shared)
 
@@ -273,6 +275,7 @@ def _engine_here(spec: TrainingSpec, source: Source, quantisation: Quantisation,
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,
+        offload_activations=spec.offload_activations,
         balance_experts=spec.balance_experts,
         ranks=ranks,
         base_in_parts=base_in_parts,

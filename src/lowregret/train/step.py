@@ -11,7 +11,8 @@ from lowregret.engine import Engine, PassResult, StepParams, step_params
 from lowregret.engine.checks import after_step, before_step, forget_gradients
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_tokens
-from lowregret.spec import OptimizerSpec, TrainingSpec
+from lowregret.engine.optim.in_backward import InBackward
+from lowregret.spec import TrainingSpec
 from lowregret.train.members import Member, StepResult, TrialOutcome
 from lowregret.train.schedule import rate_factor
 
@@ -31,10 +32,13 @@ class Passes:
         """Tokens of a pass; smaller after one that did not fit in memory."""
         self._measured: tuple[tuple[str, ...], int] = ((), 0)
         """The policies on the engine, and the tokens of a pass that these allow."""
+        self._one_pass = False
+        """Whether a step must not be cut: its weights are stepped in the backward pass."""
 
     def measure(self) -> None:
         """How large a pass may be, when the policies on the engine are others than at the last step."""
         policies = tuple(self._engine.policies)
+        self._one_pass = any(isinstance(own.optimizer, InBackward) for own in self._engine.policies.values())
         if self._spec.micro_batch_size is None and policies != self._measured[0]:
             budget = activation_budget(self._spec)
             self._measured = (policies, max_tokens(self._engine, policies, budget, longest=self._longest))
@@ -65,19 +69,20 @@ class Passes:
             if not self._halve(part):
                 for name in part:
                     del batches[name]
-                    failed[name] = TrialOutcome("failed", error=memory_advice(problem))
+                    failed[name] = TrialOutcome("failed", error=memory_advice(problem, one_pass=self._one_pass))
         return {}, failed
 
     def _halve(self, part: Mapping[str, Batch]) -> bool:
-        """Make passes smaller than this one; False when the spec decides their size, or one row is all there is."""
-        if self._spec.micro_batch_size is not None or sum(batch.rows for batch in part.values()) == 1:
+        """Make passes smaller than this one; False when the spec decides their size, or one row is all there is, or
+        what has broken off has moved weights."""
+        if self._one_pass or self._spec.micro_batch_size is not None or sum(batch.rows for batch in part.values()) == 1:
             return False
         self._most = max(1, sum(batch.tokens for batch in part.values()) // 2)
         return True
 
     def _limit(self) -> int | None:
-        """Tokens of a pass; None when the spec says how many rows it has."""
-        return None if self._spec.micro_batch_size is not None else min(self._measured[1], self._most)
+        """Tokens of a pass; None when the spec says how many rows it has, or all are in one."""
+        return None if self._one_pass or self._spec.micro_batch_size is not None else min(self._measured[1], self._most)
 
 
 def update(
@@ -104,13 +109,15 @@ def update(
     return dict(norms), {}, seconds
 
 
-def memory_advice(problem: str) -> str:
-    """What a trial's record says when it did not fit."""
-    return f"out of memory: {problem} Run the same command with a lower --micro-batch-size: the trial starts again."
+def memory_advice(problem: str, *, one_pass: bool = False) -> str:
+    """What a trial's record says when it did not fit; `one_pass`: its step cannot be cut."""
+    remedy = "--checkpoint-activations" if one_pass else "a lower --micro-batch-size"
+    return f"out of memory: {problem} Run the same command with {remedy}: the trial starts again."
 
 
-def scheduled_params(optimizer: OptimizerSpec, member: Member) -> StepParams:
-    """The hyper-parameters of a member's next step: the optimizer's, at the rate that its schedule gives."""
+def scheduled_params(spec: TrainingSpec, member: Member) -> StepParams:
+    """The hyper-parameters of a member's next step: its optimizer's, at the rate that its schedule gives."""
+    optimizer = spec.stepped_by(member.trial.method)
     return step_params(
         optimizer, member.trial.learning_rate * rate_factor(optimizer, member.progress.step, member.steps)
     )

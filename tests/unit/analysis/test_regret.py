@@ -241,6 +241,30 @@ def test_of_the_loras_within_the_tolerance_the_smallest_is_recommended() -> None
     assert regrets == pytest.approx({"lora:64": 0.0, "lora:16": 0.002, "lora:4": 0.009}, abs=1e-9)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_full_fine_tuning_with_an_optimizer_of_its_own_has_a_regret(first: bool) -> None:
+    """Against the plain one, wherever that stands; the verdict is on the LoRA, and neither is taken for one."""
+    fulls = ("full", "full:bf16") if first else ("full:bf16", "full")
+    study = Study(compare("lora:16", *fulls)).method("full", FULL_LOSS).method("lora:16", 2.002, noise=0.001)
+    verdict = study.method("full:bf16", 2.03, rate=5e-5, noise=0.001).judge()
+    results = {result.name: result for result in verdict.methods}
+    assert verdict.full == results["full"]
+    assert verdict.lora == results["lora:16"]
+    assert results["full"].regret_nats is None
+    assert results["full:bf16"].regret_nats == pytest.approx(0.03, abs=1e-9)
+    assert (results["full:bf16"].ruling, verdict.verdict) == ("regret", "low_regret")
+    assert verdict.recommendation is not None
+    assert verdict.recommendation.method == "lora:16"
+
+
+def test_without_a_plain_one_the_first_full_fine_tuning_is_what_regrets_are_against() -> None:
+    study = Study(compare("lora:16", "full:bf16")).method("full:bf16", FULL_LOSS).method("lora:16", 2.002, noise=0.001)
+    verdict = study.judge()
+    assert verdict.full is not None
+    assert verdict.full.name == "full:bf16"
+    assert verdict.regret_nats == pytest.approx(0.002, abs=1e-9)
+
+
 def test_the_best_of_several_equal_loras_is_not_flattered_by_the_choice() -> None:
     """The verdict's regret is moved up by what the choice takes off; each method keeps its own."""
     study = Study(compare("lora:64", "lora:16", "lora:4", "full")).method("full", FULL_LOSS)

@@ -126,6 +126,19 @@ def test_the_default_budget_is_what_weights_gradients_and_moments_leave(bases: M
     assert default_budget(engine) == int(share * (device_memory(engine.device) - 4 * base))
 
 
+@pytest.mark.parametrize(("in_backward", "each"), [(False, 6), (True, 4)])
+def test_narrow_weights_leave_more(bases: ModuleType, in_backward: bool, each: int) -> None:
+    """Matrices alone, whose scales are one in 256, or one of a small weight; vectors stay float32."""
+    engine = Engine(bases.small_base("llama"), precision="bfloat16")
+    policy = engine.add_policy("policy", FullFT(optimizer="bf16", in_backward=in_backward))
+    matrices = [weight for weight in policy.weights.values() if weight.ndim >= 2]
+    vectors = sum(weight.numel() for weight in policy.weights.values() if weight.ndim < 2)
+    scales = 2 * 4 * sum(-(-weight.numel() // 256) for weight in matrices)
+    stays = each * sum(weight.numel() for weight in matrices) + scales + (12 if in_backward else 16) * vectors
+    share = footprint.ACTIVATION_SHARE
+    assert default_budget(engine) == int(share * (device_memory(engine.device) - stays))
+
+
 @pytest.mark.parametrize(("limit", "found"), [("1000000\n", 1_000_000), ("max\n", None), ("9" * 30, None)])
 def test_a_control_group_may_have_less_than_the_machine(
     limit: str, found: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -163,7 +163,7 @@ def train_spec(method: str) -> TrainSpec:
         ("lora:4:re:(", ["targets", "does not compile"]),
         (
             "lora:4:pisa",
-            ["unknown target 'pisa'", "variant", "dora, full-rank-each, nf4, olora", "rslora, shared-outer"],
+            ["unknown target 'pisa'", "variant", "dora, full-rank-each, muon, nf4, olora", "rslora, shared-outer"],
         ),
         ("lora:4:mlp+pissa", ["'pissa' is a variant, no target", "lora:16:pissa"]),
         ("lora:4:pissa:olora", ["gives init twice"]),

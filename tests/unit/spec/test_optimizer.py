@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import SpecError
 from lowregret.spec import AdamW, TrainingSpec, build
-from lowregret.spec.optimizer import OPTIMIZERS, OptimizerSpec, _union
+from lowregret.spec.optimizer import TABLES, OptimizerSpec, _union
 
 MINIMAL: dict[str, Any] = {"model": "tiny", "data": {"train": "a.jsonl"}}
 
@@ -57,7 +57,7 @@ class Other(OptimizerSpec):
 
 def test_a_second_optimizer_is_told_apart_by_its_kind() -> None:
     """What becomes of the union once there are two."""
-    both = TypeAdapter(_union({**OPTIMIZERS, "other": Other}))
+    both = TypeAdapter(_union({**TABLES, "other": Other}))
     assert both.validate_python({"beta2": 0.99}) == AdamW(beta2=0.99)
     other = both.validate_python({"kind": "other", "clip_norm": 1.0})
     assert other == Other(clip_norm=1.0)

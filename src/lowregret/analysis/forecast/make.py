@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.model import RegretModel
 from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, pilot_steps, pilots_of
-from lowregret.errors import RecordsError
+from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import Forecast
-from lowregret.spec import CompareSpec
+from lowregret.spec import CompareSpec, LoRA
 
 USUAL_TRIALS = 5
 """Of a method's search, beside those of the other seeds."""
@@ -21,10 +21,15 @@ _FEWEST = 3
 def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float) -> Forecast:
     """What the regret of each LoRA is expected to be, by pilots of at most this share of a run.
 
-    Raises RecordsError when a method has no pilot, or no rate at which its loss fell, and when the bank knows no pilots
-    of that length: a number without an interval is never given.
+    Raises SpecError when full fine-tuning by AdamW over float32 is not among the methods; RecordsError when a method
+    has no pilot, or no rate at which its loss fell, and when the bank knows no pilots of that length: a number without
+    an interval is never given.
     """
-    loras = [method.name for method in spec.methods if method.name != FULL]
+    loras = [method.name for method in spec.methods if isinstance(method, LoRA)]
+    if FULL not in (method.name for method in spec.methods):
+        raise SpecError(
+            f"a forecast is of the regret against {FULL}, which all comparisons of the bank have: add it to --methods."
+        )
     step = _step(entry, [FULL, *loras], share)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = RegretModel.of(known, step / entry.steps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams
-from lowregret.spec.optimizer import AdamW
+from lowregret.spec.optimizer import AdamW, BF16Nearest
 
 _DEFAULT = AdamW()
 
@@ -25,27 +26,18 @@ class AdamParams(StepParams):
     weight_decay: float = _DEFAULT.weight_decay
 
 
-@final
-class AdamWOptimizer(PolicyOptimizer[AdamParams]):
-    """torch's AdamW over the parameters of one policy."""
+class TorchAdamW:
+    """torch's AdamW over some of a policy's parameters, grouped by the rates that multiply a step's."""
 
-    spec = AdamW
-    params = AdamParams
-    prefix = "adam"
+    def __init__(self, by_rate: dict[float, list[nn.Parameter]]) -> None:
+        self._rates = list(by_rate)
+        self._adam = torch.optim.AdamW([{"params": own} for own in by_rate.values()], fused=True)
+        self.state = self._adam.state
+        """{parameter: what is kept of it}."""
 
-    def __init__(
-        self,
-        parameters: Sequence[tuple[nn.Parameter, Names]],
-        *,
-        gradients_stay: bool,
-        rates: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(parameters, gradients_stay=gradients_stay, rates=rates)
-        self._adam = torch.optim.AdamW([{"params": own} for own in self._by_rate.values()], fused=True)
-        self._kept = self._adam.state
-
-    def _update(self, params: AdamParams) -> None:
-        for group, rate in zip(self._adam.param_groups, self._by_rate, strict=True):
+    def step(self, params: AdamParams) -> None:
+        """Move those that have a gradient."""
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
             group.update(
                 lr=params.learning_rate * rate,
                 betas=(params.beta1, params.beta2),
@@ -53,3 +45,40 @@ class AdamWOptimizer(PolicyOptimizer[AdamParams]):
                 weight_decay=params.weight_decay,
             )
         self._adam.step()
+
+
+class _OfTorch(PolicyOptimizer[AdamParams], ABC):
+    """torch's AdamW over the parameters of one policy, in their own types."""
+
+    params = AdamParams
+
+    def __init__(
+        self,
+        parameters: Sequence[tuple[nn.Parameter, Names]],
+        *,
+        gradients_stay: bool,
+        rates: Sequence[float] | None = None,
+        outside: Collection[str] = (),
+    ) -> None:
+        super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
+        self._adam = TorchAdamW(self._by_rate)
+        self._kept = self._adam.state
+
+    def _update(self, params: AdamParams) -> None:
+        self._adam.step(params)
+
+
+@final
+class AdamWOptimizer(_OfTorch):
+    """Over float32."""
+
+    spec = AdamW
+    prefix = "adam"
+
+
+@final
+class NearestOptimizer(_OfTorch):
+    """Over bfloat16 matrices: what is nearest is all that is kept of a step."""
+
+    spec = BF16Nearest
+    prefix = "bf16-nearest"

@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lowregret.engine.optim.adamw import AdamWOptimizer
+from lowregret.engine.optim.adafactor import AdafactorOptimizer
+from lowregret.engine.optim.adamw import AdamWOptimizer, NearestOptimizer
+from lowregret.engine.optim.lean_adamw import AdamW8bitOptimizer, BF16Optimizer, BF16SplitOptimizer
+from lowregret.engine.optim.muon import MuonOptimizer
 from lowregret.engine.optim.optimizer import PolicyOptimizer, StepParams
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.optimizer import OptimizerSpec
 
-OPTIMIZERS: Mapping[str, type[PolicyOptimizer[Any]]] = MappingProxyType({"adamw": AdamWOptimizer})
+OPTIMIZERS: Mapping[str, type[PolicyOptimizer[Any]]] = MappingProxyType(
+    {
+        "adamw": AdamWOptimizer,
+        "adamw8bit": AdamW8bitOptimizer,
+        "bf16": BF16Optimizer,
+        "bf16-split": BF16SplitOptimizer,
+        "bf16-nearest": NearestOptimizer,
+        "adafactor": AdafactorOptimizer,
+        "muon": MuonOptimizer,
+    }
+)
 """{kind: what steps a policy}."""
 
 

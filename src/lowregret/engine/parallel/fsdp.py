@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor, zeros
 
 from lowregret.engine.parallel.mesh import Ranks
 
@@ -76,3 +76,10 @@ def fill(tensor: Tensor, value: Tensor) -> None:
         tensor.copy_(part)
     else:
         tensor.copy_(value)
+
+
+def zeros_beside(weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor of this shape where a weight is; of one that lies in parts, cut by rows as that is."""
+    if not isinstance(weight, DTensor):
+        return torch.zeros(shape, dtype=dtype, device=weight.device)
+    return zeros(shape, dtype=dtype, device_mesh=weight.device_mesh, placements=weight.placements)

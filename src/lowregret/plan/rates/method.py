@@ -33,6 +33,10 @@ def ratio(steps: int) -> float:
     return _SHORT_RATIO + min(max(position, 0.0), 1.0) * (_LONG_RATIO - _SHORT_RATIO)
 
 
+_ADAFACTOR, _MUON = 4.0, 2.0
+"""Their best rates over AdamW's, full fine-tuning of `tiny`."""
+
+
 def full_terms() -> Iterator[Term]:
     """From LoRA of the reference rank to FullFT, at the sweep's length."""
     usual = ratio(SWEEP_STEPS)
@@ -76,6 +80,28 @@ def length_terms(method: FullFT | LoRA, steps: int) -> Iterator[Term]:
         f"LoRA's ratio to FullFT is 15 in short runs and 10 in long ones (docs/science.md 3.3): x{factor:.2f} at "
         f"{steps:,} steps, each method moving by the root (our assumption).",
     )
+
+
+def optimizer_terms(method: FullFT | LoRA) -> Iterator[Term]:
+    """Optimizers whose steps are of another size than AdamW's at the same rate; the others want its rate."""
+    where = "on `tiny`: docs/findings/2026-11-30-lean-optimizers.md"
+    if method.optimizer == "adafactor":
+        yield Term(
+            math.log(_ADAFACTOR),
+            2 * math.log(_ADAFACTOR),
+            "measured",
+            "Adafactor",
+            f"Adafactor's rate is relative to the size of a weight: x{_ADAFACTOR:g} ({where}); elsewhere it goes with "
+            "how large weights are, and the interval is wider.",
+        )
+    if method.optimizer == "muon":
+        yield Term(
+            math.log(_MUON),
+            math.log(_MUON),
+            "measured",
+            "Muon",
+            f"Muon's step is scaled to be as large as AdamW's, and wants x{_MUON:g} of its rate ({where}).",
+        )
 
 
 def lora_terms(method: LoRA) -> Iterator[Term]:

@@ -13,7 +13,14 @@ from typing import Literal
 
 from lowregret.errors import SpecError
 from lowregret.plan.rates.law import LAW, SWEEP_RANKS, group_of
-from lowregret.plan.rates.method import FULL_REFERENCE_RANK, full_terms, length_terms, lora_terms, narrow_terms
+from lowregret.plan.rates.method import (
+    FULL_REFERENCE_RANK,
+    full_terms,
+    length_terms,
+    lora_terms,
+    narrow_terms,
+    optimizer_terms,
+)
 from lowregret.plan.rates.reward import reward_terms
 from lowregret.plan.rates.setting import run_terms, schedule_terms, size_terms
 from lowregret.plan.rates.term import Term
@@ -72,6 +79,7 @@ def recommend(
         terms += [*schedule_terms(schedule), *run_terms(batch_size, steps), *length_terms(method, steps)]
         terms += full_terms() if isinstance(method, FullFT) else ()
     terms += lora_terms(method) if isinstance(method, LoRA) else narrow_terms(shapes)
+    terms += optimizer_terms(method)
     middle = sum(term.shift for term in terms)
     half = math.hypot(*(term.spread for term in terms))
     return RatePrior(math.exp(middle), math.exp(middle - half), math.exp(middle + half), tuple(terms))

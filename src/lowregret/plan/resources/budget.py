@@ -11,6 +11,7 @@ from lowregret.plan.resources.memory import Memory, memory, trainable
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.lean import kind_of, steps_in_backward
 from lowregret.spec.mesh import Mesh
 
 _MOST_DEVICES = 64
@@ -32,6 +33,7 @@ class MemoryBudget:
     """Rows of a step: with fewer at once, a step is several passes."""
     shared: SharedPrefix = NO_SHARED_PREFIX
     optimizer: type[OptimizerSpec] = AdamW
+    offload_activations: bool = False
 
     def placement(self, method: FullFT | LoRA) -> Placement:
         """How the devices are used."""
@@ -39,7 +41,7 @@ class MemoryBudget:
         return place(
             method,
             self.devices,
-            lambda mesh: self.need(method, 1, mesh).total,
+            lambda mesh: self.need(method, self.least(method), mesh).total,
             memory_bytes,
             divisible(self.shapes),
             asked=self.mesh,
@@ -55,7 +57,8 @@ class MemoryBudget:
             supervised=self.supervised,
             spared=self.shared.for_method(method).spared(rows),
             checkpoint_activations=self.checkpoint_activations,
-            accumulating=rows < self.batch,
+            offload_activations=self.offload_activations,
+            accumulating=rows < self.batch and not steps_in_backward(method),
             mesh=mesh,
             hardware=self.hardware,
             optimizer=self.optimizer,
@@ -71,8 +74,12 @@ class MemoryBudget:
         """Whether a device has so much; None when no hardware is named."""
         return None if self.hardware is None else need.total <= self.hardware.memory_bytes
 
+    def least(self, method: FullFT | LoRA) -> int:
+        """Rows that are at once at the least: one, or the batch where a step is one pass."""
+        return self.batch if steps_in_backward(method) else 1
+
     def fits(self, method: FullFT | LoRA) -> bool | None:
-        """With one row at a time; None when no hardware is named."""
+        """With as few rows at a time as may be; None when no hardware is named."""
         return self.placement(method).fits
 
     def remedy(self, method: FullFT | LoRA) -> str:
@@ -80,9 +87,11 @@ class MemoryBudget:
         tried does."""
         if self.mesh is not None and replace(self, mesh=None).fits(method):
             return "without --parallel"
-        again = replace(self, checkpoint_activations=True)
+        again = replace(self, checkpoint_activations=True, offload_activations=False)
         if again.fits(method):
             return "--checkpoint-activations"
+        if isinstance(method, FullFT) and not (kind_of(method).IN_PARTS and not method.in_backward):
+            return ""
         for budget, flags in ((self, ""), (again, " --checkpoint-activations")):
             devices = 2 * self.devices
             while devices <= _MOST_DEVICES:
@@ -90,6 +99,19 @@ class MemoryBudget:
                     return f"--devices {devices}{flags}"
                 devices *= 2
         return ""
+
+    def longest(self, method: FullFT | LoRA, most: int) -> int:
+        """Tokens of the longest row, up to `most`, of which the least that may be at once fit; 0 when none does, or no
+        hardware is named."""
+
+        def fits(length: int) -> bool:
+            return bool(replace(self, length=length, supervised=length).fits(method))
+
+        low, high = 0, most + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
 
     def cheapest(self, method: FullFT | LoRA) -> Hardware | None:
         """The least device of the catalogue that holds one row and has a price; None when none does."""

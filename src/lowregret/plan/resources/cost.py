@@ -13,6 +13,7 @@ from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.memory import CPU_PASS_TOKENS, EVAL_TOKENS, ONE_DEVICE, tied_unembedding, trainable
 from lowregret.plan.resources.parts import held
 from lowregret.plan.resources.quantised import UNPACKED_TRAFFIC, packed_numbers
+from lowregret.plan.resources.stepping import Stepping, stepping
 from lowregret.plan.resources.traffic import (
     Traffic,
     held_out_traffic,
@@ -24,8 +25,9 @@ from lowregret.plan.resources.traffic import (
 from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.lean import kind_of
 from lowregret.spec.mesh import Mesh
-from lowregret.spec.optimizer import NUMBER_BYTES
+from lowregret.spec.optimizer import Muon
 
 TRAFFIC = {"cpu": 39.0, "gpu": 9.0}
 """Bytes for each byte that a pass keeps, beside matrix products: written and read, forward and backward, with its
@@ -122,7 +124,9 @@ def run_cost(
     work += device.moving(tokens, supervised_share * rows * length / tokens, at_once)
     work += passes * reads * device.unpacking()
     stepped = sum(held(shapes, mesh)) if isinstance(method, FullFT) else trainable(shapes, method)
-    work += _step_traffic(optimizer, method, hardware, trainer) * stepped / hardware.bytes_per_second
+    own = stepping(shapes, method, optimizer, trainer)
+    work += _step_traffic(own, hardware, trainer) * stepped / hardware.bytes_per_second
+    work += _orthogonalised(shapes, method, own) / (hardware.flops_per_second * hardware.utilisation)
     each = pass_traffic(shapes, method, mesh, device.wide, tokens / passes, again=checkpoint_activations)
     after = step_traffic(shapes, method, mesh, optimizer)
     step = device.lasting(work, at_once, [(each, passes), (after, 1)])
@@ -251,15 +255,27 @@ def _cast_traffic(shapes: Shapes, method: FullFT | LoRA, trainer: Trainer) -> fl
     tied = shapes.vocabulary * shapes.hidden_size if tied_unembedding(shapes) else 0
     if isinstance(method, LoRA):
         return 2 * _CAST * tied if trainer.frozen_float32 else 0.0
-    if trainer.full_bytes < PRECISE:
+    if trainer.full_bytes < PRECISE or kind_of(method).weight_bytes() < PRECISE:
         return 0.0
     matrices = sum(counts.get(kind, 0) for kind in ("attention", "mlp", "router", "unembedding"))
     return 2 * _CAST * matrices + 3 * _CAST * tied  # weights there, gradients back
 
 
-def _step_traffic(optimizer: type[OptimizerSpec], method: FullFT | LoRA, hardware: Hardware, trainer: Trainer) -> float:
+def _step_traffic(step: Stepping, hardware: Hardware, trainer: Trainer) -> float:
     """Bytes at the speed of memory that an optimizer's step takes for each number that trains."""
     if hardware.kind == "cpu":
-        return _FITTED_TRAFFIC * optimizer.step_traffic() / AdamW.step_traffic()
-    number = trainer.full_bytes if isinstance(method, FullFT) else NUMBER_BYTES
-    return number * (optimizer.step_traffic() / NUMBER_BYTES + trainer.extra_passes)
+        return _FITTED_TRAFFIC * step.traffic / AdamW.step_traffic()
+    return step.traffic + step.number * trainer.extra_passes
+
+
+def _orthogonalised(shapes: Shapes, method: FullFT | LoRA, step: Stepping) -> float:
+    """FLOPs of Muon's iteration on the base's matrices, with m ≤ n: five times X Xᵀ, its square, and their product with
+    X. Adapters are too small to count."""
+    if step.kind is not Muon or isinstance(method, LoRA):
+        return 0.0
+    found = 0.0
+    for weight in shapes.weights:
+        if weight.kind in LINEAR and weight.kind != "unembedding" and len(weight.shape) == 2:
+            m, n = sorted(weight.shape)
+            found += weight.copies * 5 * 2 * (2 * m * m * n + m**3)
+    return found

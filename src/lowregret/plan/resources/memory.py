@@ -14,12 +14,12 @@ from lowregret.plan.resources.activations import PRECISE, inner_width, padded, t
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.parts import Gathered, cast_numbers, gathered, held
 from lowregret.plan.resources.quantised import NF4_BYTES, packed_numbers, unpacked_bytes
+from lowregret.plan.resources.stepping import Stepping, stepping
 from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.adapters import chosen, lora_parameters, ranks_of
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
 from lowregret.spec.mesh import Mesh
-from lowregret.spec.optimizer import NUMBER_BYTES
 
 CPU_PASS_TOKENS = 1024
 """Tokens of a pass on a CPU, at most (engine/footprint.py); a longer row is a pass of its own."""
@@ -51,7 +51,7 @@ class Memory:
     """The base, and the adapter or the copies in another type that training adds."""
     gradients: int
     optimizer: int
-    """What it keeps from step to step: of AdamW two moments, float32."""
+    """What it keeps from step to step: of AdamW two moments, float32; and what else the method's own keeps."""
     activations: int
     """What a pass keeps until its backward pass, and the temporaries of the widest layer."""
     logits: int
@@ -74,6 +74,7 @@ def memory(
     supervised: int | None = None,
     spared: int = 0,
     checkpoint_activations: bool = False,
+    offload_activations: bool = False,
     accumulating: bool = False,
     mesh: Mesh = ONE_DEVICE,
     hardware: Hardware | None = None,
@@ -86,8 +87,9 @@ def memory(
     On a CPU (`hardware.kind`) all is float32 and a pass has at most CPU_PASS_TOKENS tokens; else products are bfloat16,
     and without `hardware` a GPU is meant. `accumulating`: a step has several passes, so that gradients are there from
     the start of the later ones; on a CPU that follows from the tokens. Each device of a `mesh` holds its part of the
-    base, of FullFT's gradients and of its optimizer's state; adapters are whole. `rows` are those of one device. Of
-    another `trainer` only what stays from step to step is counted its way; activations and logits are our engine's.
+    base, of FullFT's gradients and of its optimizer's state; adapters are whole. `rows` are those of one device. A
+    method that names an optimizer of its own is stepped by that, every other by `optimizer`. Of another `trainer` only
+    what stays from step to step is counted its way; activations and logits are our engine's.
     """
     cpu = hardware is not None and hardware.kind == "cpu"
     wide = 4 if cpu else 2
@@ -98,13 +100,13 @@ def memory(
     full = isinstance(method, FullFT)
     trained = sum(held(shapes, mesh)) if full else trainable(shapes, method)
     kept = tokens * token_bytes(shapes, method, wide, length, mesh.tensor)
-    if checkpoint_activations:  # the input of every layer, and all of the one at work
-        kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
+    if checkpoint_activations or (offload_activations and not cpu):
+        kept = _of_a_layer(shapes, kept, tokens, inputs=checkpoint_activations)
     positions = math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole))
     chunk = CHUNK_BYTES if cpu or hardware is None else max(CHUNK_BYTES, hardware.memory_bytes // CHUNK_SHARE)
     logits = _logits(shapes, positions, wide, chunk, mesh.tensor)
-    number = trainer.full_bytes if full else NUMBER_BYTES
-    gradients = number * trained
+    step = stepping(shapes, method, optimizer, trainer)
+    gradients = step.gradient * trained
     parts = gathered(shapes, method, mesh, wide)
     by_parameters: tuple[float, float, float]
     if not isinstance(method, FullFT):
@@ -115,7 +117,7 @@ def memory(
     elif mesh.in_parts:
         by_parameters = _gradients_in_parts(shapes, wide, mesh, parts, checkpoint_activations)
     else:
-        by_parameters = _with_gradients(shapes, wide, round(gradients), accumulating)
+        by_parameters = _with_gradients(shapes, wide, step, round(gradients), accumulating)
     judged = EVAL_TOKENS * _forward_bytes(shapes, wide, mesh.tensor)
     peak = parts.outside + max(
         kept + logits + by_parameters[0],
@@ -128,15 +130,20 @@ def memory(
     if full and not mesh.in_parts:  # what it has been given beside the gradients, which are counted for themselves
         peak = max(peak - gradients, 0.0)
     logits = round(min(logits, peak))
-    state = optimizer.state_bytes() // NUMBER_BYTES * number * trained
+    state = step.state * trained
     if not full:
-        state /= optimizer.slices(int(trained), mesh.alike)
-    stored = _weights(shapes, method, wide, trained, trainer, mesh)
+        state /= step.kind.slices(int(trained), mesh.alike)
+    stored = _weights(shapes, method, wide, trained, step, trainer, mesh)
     made = Memory(int(stored), int(gradients), int(state), round(peak) - logits, logits, context=0, fragmentation=0)
     if cpu:
         passing = peak + (gradients if full else 0)
         return replace(made, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
     return replace(made, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * made.total))
+
+
+def _of_a_layer(shapes: Shapes, kept: float, tokens: float, *, inputs: bool) -> float:
+    """Bytes of activations of the layer at work, and the `inputs` of all where they are not on the host."""
+    return kept / max(shapes.layers, 1) + inputs * tokens * shapes.layers * shapes.hidden_size * PRECISE
 
 
 def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
@@ -149,10 +156,12 @@ def trainable(shapes: Shapes, method: FullFT | LoRA) -> int:
     return sum(counts.values()) // method.rank * padded(method.rank) + experts // each * padded(each)
 
 
-def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: float, trainer: Trainer, mesh: Mesh) -> float:
-    """Bytes of the base and the adapter: what trains is float32, and so is what is no matrix."""
+def _weights(
+    shapes: Shapes, method: FullFT | LoRA, wide: int, trained: float, step: Stepping, trainer: Trainer, mesh: Mesh
+) -> float:
+    """Bytes of the base and the adapter: an adapter is float32, and so is what is no matrix of a frozen base."""
     if isinstance(method, FullFT):
-        return trainer.full_bytes * trained
+        return step.number * trained
     matrices, rest = held(shapes, mesh)
     if not trainer.frozen_float32:
         matrices, rest = matrices + rest, 0.0
@@ -184,19 +193,25 @@ def _unembedding_buffers(shapes: Shapes, method: LoRA, wide: int) -> int:
     return shapes.vocabulary * (width * (PRECISE + copy) + (PRECISE * shapes.hidden_size if method.dora else 0))
 
 
-def _with_gradients(shapes: Shapes, wide: int, gradients: int, accumulating: bool) -> tuple[int, int, int]:
+def _with_gradients(
+    shapes: Shapes, wide: int, step: Stepping, gradients: int, accumulating: bool
+) -> tuple[float, float, float]:
     """Bytes of gradients, and of weights in another type, at three moments of FullFT: when the loss is known, when the
-    backward pass has begun, and when it is done.
+    backward pass has begun, and when it is done, with what the optimizer then works in.
 
     Gradients of a step's first pass appear as activations go; the unembedding's is there first. A tied one is summed
-    with the embedding's: three of that size at once. Copies of the layers' matrices last as long as the graph.
+    with the embedding's: three of that size at once. Copies of the layers' matrices last as long as the graph; narrow
+    weights need none, but the unembedding's gradient is summed in float32 first.
     """
-    one = PRECISE * shapes.vocabulary * shapes.hidden_size
+    numbers, narrow = shapes.vocabulary * shapes.hidden_size, step.number < PRECISE
+    one = min(step.number, PRECISE) * numbers
     before = gradients if accumulating else 0
     rest = one * ((3 if accumulating else 2) if tied_unembedding(shapes) else (1 if accumulating else 0))
-    copies = wide * round(cast_numbers(shapes, ONE_DEVICE)) if wide < PRECISE else 0
-    known = before + one + copies + _unembedding_copy(shapes, FullFT(), wide)
-    return known, before + one + copies, gradients + rest
+    copies = wide * round(cast_numbers(shapes, ONE_DEVICE)) if wide < PRECISE and not narrow else 0
+    summed = PRECISE * numbers if narrow else _unembedding_copy(shapes, FullFT(), wide)
+    begun = before + one + copies
+    stepped = step.working(inside=tied_unembedding(shapes)) if step.in_backward else 0  # a tied one's turn is the last
+    return begun + summed, begun + stepped, gradients + max(rest, step.working())
 
 
 def _gradients_in_parts(

@@ -129,8 +129,9 @@ def _panel(study: StudyRecords, title: str, rows: list[dict[str, Any]]) -> alt.L
 
 
 def regret_chart(study: StudyRecords) -> alt.LayerChart:
-    """Regret of each LoRA (nats per supervised token) with its 95 % interval, zero and the tolerance."""
-    results = [r for r in study.verdict.methods if r.name != "full"]
+    """Regret of each method but FullFT (nats per supervised token) with its 95 % interval, zero and the tolerance."""
+    reference = None if study.verdict.full is None else study.verdict.full.name
+    results = [r for r in study.verdict.methods if r.name not in ("full", reference)]
     known = [r for r in results if r.regret is not None]
     limit = study.tolerance
     values = [0.0, *([limit] if limit is not None else [])]

@@ -68,7 +68,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 def mid_sentence(label: str) -> str:
     """A method's label inside a sentence."""
-    return "full fine-tuning" if label == "Full fine-tuning" else label
+    return label.replace("Full fine-tuning", "full fine-tuning")
 
 
 _INITS = {"pissa": "PiSSA", "olora": "OLoRA", "orthogonal": "orthogonal init"}
@@ -77,7 +77,8 @@ _INITS = {"pissa": "PiSSA", "olora": "OLoRA", "orthogonal": "orthogonal init"}
 def label(method: Method) -> str:
     """A method as a reader would say it, defaults left out; two methods of different names have different labels."""
     if isinstance(method, FullFT):
-        return "Full fine-tuning"
+        own = method.name.removeprefix("full").removeprefix(":").replace(":", ", ")
+        return f"Full fine-tuning ({own})" if own else "Full fine-tuning"
     parts = [f"rank {method.rank}"]
     if method.targets != DEFAULT_TARGETS:
         parts.append(" + ".join(method.targets))
@@ -93,6 +94,7 @@ def label(method: Method) -> str:
             (method.alpha != DEFAULT_ALPHA, f"alpha {short(method.alpha)}"),
             (method.dropout != 0, f"dropout {short(method.dropout)}"),
             (method.convention != DEFAULT_CONVENTION, method.convention),
+            (method.optimizer is not None, method.optimizer or ""),
             (method.quantisation != "none", f"base in {method.quantisation.upper()}"),
         )
         if differs

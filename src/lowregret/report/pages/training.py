@@ -95,7 +95,9 @@ def _head(trial: TrialRecord, name: str, rewards: list[float], asked: Mapping[st
 
 def short(said: str) -> str:
     """A label short enough for the end of a curve."""
-    return "FullFT" if said == "Full fine-tuning" else said.removeprefix("LoRA (").removesuffix(")")
+    if said.startswith("Full"):
+        return said.replace("Full fine-tuning", "FullFT")
+    return said.removeprefix("LoRA (").removesuffix(")")
 
 
 def seed_of(trial: TrialRecord, metrics: tuple[Metric, ...]) -> Seed:

@@ -252,7 +252,7 @@ class RLStepper:
                 forget_gradients(engine, member.name)
                 found[member.name] = TrialOutcome("diverged", error=f"the loss is {loss} in step {step}.")
         going = [member for member in going if member.name not in found]
-        params = {member.name: scheduled_params(spec.optimizer, member) for member in going}
+        params = {member.name: scheduled_params(spec, member) for member in going}
         norms, unfit, _ = update(engine, going, params)
         found |= unfit
         for name, norm in norms.items():
@@ -301,7 +301,7 @@ class RLStepper:
         return losses
 
     def _result(self, member: Member, rollout: Rollout, learned: _Learned) -> StepResult:
-        rate = scheduled_params(self.workload.spec.optimizer, member).learning_rate
+        rate = scheduled_params(self.workload.spec, member).learning_rate
         tokens = sum(sample.tokens for sample in rollout.samples)
         measures = {"rl": measure(rollout, learned.gaps, learned.kl)}
         return StepResult(None, tokens, rate, learned.grad_norm, measures)

@@ -18,6 +18,7 @@ from lowregret.data.batches import batch_indices, collate
 from lowregret.data.example import Example
 from lowregret.data.table import supervised_counts, token_counts
 from lowregret.engine import Engine, StepParams
+from lowregret.engine.checks import announce
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_tokens
 from lowregret.runs.records import ExampleLosses
@@ -140,16 +141,16 @@ class SFTStepper:
         examples = {member.name: self._examples(member) for member in members}
         pad_id = engine.base.pad_id
         batches = {name: collate(rows, pad_id) for name, rows in examples.items()}
+        params = {member.name: scheduled_params(spec, member) for member in members}
+        announce(engine, params)
         results, found = self._passes.gradients(batches, lambda part: engine.forward_backward(part))
         losses = _read({name: [result.loss for _, result in parts] for name, parts in results.items()})
         going = [member for member in members if member.name in losses]
-        params = {member.name: scheduled_params(spec.optimizer, member) for member in going}
         for member in going:
             error = self._divergence(member, losses[member.name], params[member.name])
             if error is not None:
                 found[member.name] = TrialOutcome("diverged", error=error)
-                del params[member.name]
-        going = [member for member in going if member.name in params]
+        going = [member for member in going if member.name not in found]
         seconds = time.perf_counter() - began
         norms, failed, more = update(engine, going, params)
         for member in going:

@@ -6,9 +6,13 @@ import math
 
 import pytest
 
+from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
 from lowregret.analysis.forecast.pilots import Pilots, bits_of, pilots_of
+from lowregret.errors import SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve
+from lowregret.spec import CompareSpec
 
 STEPS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
 BASE = 4.0
@@ -115,3 +119,10 @@ def test_a_bank_in_which_lag_is_all_predicts_a_new_base_and_new_data() -> None:
 def test_a_bank_of_one_base_and_data_is_no_model() -> None:
     assert RegretModel.of([entry(1.5), entry(2.5)], 0.2) is None
     assert RegretModel.of([entry(1.5), entry(2.5, data="e")], 0.01) is None
+
+
+def test_a_forecast_is_against_plain_full_fine_tuning() -> None:
+    """Every comparison of the bank has that; another optimizer comes to something else, and is no LoRA."""
+    fields = {"model": "tiny", "data": {"train": "builtin:arithmetic"}, "methods": ("lora:4", "full:adafactor")}
+    with pytest.raises(SpecError, match="add it to --methods"):
+        make_forecast(CompareSpec.model_validate(fields), entry(), Bank((), 0), 0.1)

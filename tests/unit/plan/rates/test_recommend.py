@@ -205,6 +205,8 @@ def test_in_narrow_bases_the_ratio_shrinks_to_what_was_measured_on_tiny() -> Non
         ({"init": "pissa"}, 0.42),
         ({"init": "olora"}, 0.23),
         ({"dora": True}, 1.0),
+        ({"optimizer": "adafactor"}, 4.0),
+        ({"optimizer": "muon"}, 2.0),
     ],
 )
 def test_what_a_variant_does_to_the_rate(changed: dict[str, Any], factor: float) -> None:
@@ -216,9 +218,17 @@ def test_what_a_variant_does_to_the_rate(changed: dict[str, Any], factor: float)
         assert width(variant) > width(plain)
 
 
+def test_the_family_of_adamw_has_one_rate() -> None:
+    plain = at_the_sweep(FullFT())
+    for kind in ("adamw8bit", "bf16", "bf16-split", "bf16-nearest"):
+        assert at_the_sweep(FullFT(optimizer=kind, in_backward=True)) == plain
+    assert at_the_sweep(FullFT(optimizer="muon")).value / plain.value == pytest.approx(2)
+
+
 def test_every_source_says_where_it_comes_from() -> None:
     variant = LoRA(rank=256, alpha=64, targets=("attention",), init="pissa", b_rate=4, dora=True)
     methods = (variant, LoRA(rank=16, init_scale=2, targets=("re:q_proj",)), FullFT())
+    methods += (FullFT(optimizer="adafactor"), LoRA(rank=4, optimizer="muon"))
     for method in methods:
         for model in (find_model("tiny"), shapes(1e13, family="new")):
             for objective in ("sft", "rl"):
