@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
-from lowregret.engine.sampling.decode import Decoder
-from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts, draw, uniforms
+from lowregret.engine.sampling.batcher import Batcher
+from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts
+from lowregret.engine.sampling.rows import Row
 
 OnToken = Callable[[int], bool]
 """Told of each token; False draws no more of them."""
@@ -32,27 +31,24 @@ def _go_on(token: int) -> bool:
     return True
 
 
-@torch.no_grad()
 def stream(
-    decoder: Decoder, params: SamplingParams, decode: Callable[[list[int]], str], on_token: OnToken
+    batcher: Batcher,
+    policy: str,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    decode: Callable[[list[int]], str],
+    on_token: OnToken,
 ) -> Completion:
-    """The completion of a decoder's only row: that of `generate`, by the same random numbers.
+    """The completion that `generate` gives of one prompt, by the same random numbers.
 
     `decode` is what stop texts are looked for with. One that `on_token` ends is not `finished`.
     """
-    logits = decoder.start()
-    numbers = uniforms({"": 1}, params, {})[""].to(logits.device)
-    texts = StopTexts(params.stop_texts, decode)
-    ids: list[int] = []
-    scores: list[float] = []
-    while True:
-        chosen, logprob = draw(logits.float(), params.temperature, numbers[:, len(ids)], params.top_p)
-        ids.append(int(chosen))
-        scores.append(float(logprob))
-        ended = ids[-1] in params.stop_ids or texts.end(ids, len(ids) - 1) is not None
-        if not on_token(ids[-1]) or ended or len(ids) == params.max_tokens:
-            return Completion(tuple(ids), tuple(scores), ended)
-        logits = decoder.step(chosen)
+    row = Row.of(policy, prompt, params, StopTexts(params.stop_texts, decode))
+    batcher.add(row)
+    while row.ended is None and not row.cancelled:
+        batcher.step(live=True)
+        row.cancelled = not on_token(row.tokens[-1])
+    return row.completion
 
 
 def completion_text(completion: Completion, params: SamplingParams, decode: Callable[[list[int]], str]) -> str:
