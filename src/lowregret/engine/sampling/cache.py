@@ -262,6 +262,8 @@ class SlotLayer(CacheLayerMixin):
 
     def fill(self, slot: Slot, states: tuple[Tensor, Tensor]) -> None:
         """Write what `read` gave of another row as the first tokens of this one."""
+        if not self.is_initialized:
+            self.lazy_initialization(states[0][None], states[1][None])
         for store, own in zip(self.store(slot.pool), states, strict=True):
             store[slot.place, :, : own.shape[1]] = own
 
