@@ -286,6 +286,31 @@ def test_penalties_and_biases_are_what_they_say(bases: ModuleType) -> None:
         )
 
 
+@pytest.mark.parametrize("targets", [("mlp",), ("attention", "unembedding")])
+def test_a_policy_that_comes_while_others_are_drawn_is_drawn(bases: ModuleType, targets: tuple[str, ...]) -> None:
+    """It adapts matrices that nobody adapted before; and when it has gone, the others are as they were."""
+    engine = Engine(bases.small_base("llama"))
+    params = SamplingParams(max_tokens=12, temperature=0.0)
+    expected = alone(engine, "base", [5, 6, 7], params)
+    sampler = LiveSampler(engine)
+    row = sampler.add("base", [5, 6, 7], params)
+    sampler.step()
+    sampler.change(lambda: bases.adapted(engine, "a", rank=4, targets=targets))
+    new = sampler.add("a", [5, 6, 7], params)
+    while new.ended is None:
+        sampler.step()
+    sampler.change(lambda: engine.remove_policy("a"))
+    again = sampler.add("base", [5, 6, 7], params)
+    while sampler.busy:
+        sampler.step()
+    sampler.close()
+    agree(row, expected)
+    agree(again, expected)
+    bases.adapted(engine, "a", rank=4, targets=targets)
+    agree(new, alone(engine, "a", [5, 6, 7], params))
+    assert new.tokens != expected.tokens
+
+
 def test_no_row_without_a_token(bases: ModuleType) -> None:
     with pytest.raises(SpecError, match="no token"):
         LiveSampler(engine_with_two(bases, "llama")).add("a", [], SamplingParams())
