@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import subprocess
@@ -247,7 +249,7 @@ def test_what_is_wrong_is_said_in_openais_words(client: OpenAI, server: Running)
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
         ({"extra_body": {"guided_choice": ["a"]}}, "guided_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"logit_bias": {"99999": 1}}, "logit_bias"),
         ({"n": 17}, "n"),
         ({"stop": [""]}, None),
@@ -261,6 +263,38 @@ def test_what_is_wrong_is_said_in_openais_words(client: OpenAI, server: Running)
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**{**asked, "model": "gpt-9"})
     assert missing.value.code == "model_not_found"
+
+
+def test_an_answer_fits_its_schema(client: OpenAI) -> None:
+    """Of a base that would say something else, drawn hot, beside others that are free."""
+    schema = {
+        "type": "object",
+        "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 9}, "name": {"enum": ["a", "b"]}},
+        "required": ["sum", "name"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}}
+    asked: dict[str, Any] = {"model": "a", "messages": ASKED, "max_tokens": 60, "temperature": 1.5, "seed": 3}
+    free = client.chat.completions.create(**asked).choices[0].message.content
+    stream = client.chat.completions.create(**asked, response_format=form, n=4, stream=True)
+    assert client.chat.completions.create(**asked).choices[0].message.content == free
+    texts = [""] * 4
+    for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    for text in texts:
+        found = json.loads(text)
+        assert found.keys() == {"sum", "name"}
+        assert found["sum"] in range(10)
+        assert found["name"] in ("a", "b")
+    wrong: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="schema"):
+        client.chat.completions.create(**asked, response_format=wrong)
+    whole: Any = {"type": "json_object"}
+    long = {**asked, "max_tokens": 300, "temperature": 0.5}
+    answer = client.chat.completions.create(**long, response_format=whole).choices[0]
+    assert (answer.message.content or "").lstrip().startswith("{")
+    assert answer.finish_reason == "length" or isinstance(json.loads(answer.message.content or ""), dict)
 
 
 def test_calls_of_tools_are_told_apart(engine: Engine) -> None:
@@ -298,8 +332,6 @@ def test_answers_end_before_the_server_does(root: Path) -> None:
 def test_the_command(root: Path, tmp_path: Path) -> None:
     """A key from the environment; the address is said; SIGTERM ends it; the log has no key and no prompt."""
     command = [sys.executable, "-m", "lowregret", "serve", "tiny", "--port", "0", "--adapter", f"a={root / 'a'}"]
-    import os
-
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, final
 
@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from lowregret.engine.sampling.rows import Constraint
 from lowregret.serve.adapters import Adapters, Served
 from lowregret.serve.answers import DONE, Choice, Form, event, usage
 from lowregret.serve.guard import Told
@@ -22,6 +23,8 @@ from lowregret.serve.prompts import Prompts
 from lowregret.serve.requests import ChatRequest, Drawing, LoadAdapter, TextRequest, UnloadAdapter, parse
 from lowregret.serve.worker import Job, News, Worker
 from lowregret.spec.serve import ServeSpec
+
+Constrain = Callable[[], Constraint]
 
 TEXT_TOKENS = 16
 """Of a completion of a text, when nothing is said: OpenAI's own."""
@@ -33,6 +36,7 @@ class OpenAI:
 
     def __init__(self, worker: Worker, adapters: Adapters, prompts: Prompts, spec: ServeSpec) -> None:
         self._worker, self._adapters, self._prompts, self._spec = worker, adapters, prompts, spec
+        self._forms = prompts.forms()
         self._asked = 0
         """Completions that are drawn or wait."""
         self._reading = asyncio.Semaphore(4)
@@ -94,7 +98,10 @@ class OpenAI:
             prompt = await run_in_threadpool(self._prompts.of_chat, asked.messages, tools)
         wanted = asked.max_completion_tokens or asked.max_tokens
         room = self._prompts.room(prompt, wanted, None)
-        return await self._answer(request, told, "chat", asked, [prompt], room, asked.top, calls=bool(tools))
+        schema = None if asked.response_format is None else asked.response_format.schema_asked
+        constrain = None if schema is None else await run_in_threadpool(self._forms.of, schema)
+        own = {"calls": bool(tools), "constrain": constrain}
+        return await self._answer(request, told, "chat", asked, [prompt], room, asked.top, **own)
 
     async def completions(self, request: Request) -> Response:
         """How texts go on."""
@@ -129,6 +136,7 @@ class OpenAI:
         *,
         before: Sequence[str] | None = None,
         calls: bool = False,
+        constrain: Constrain | None = None,
     ) -> Response:
         size = len(prompts) * asked.choices
         if size > self._spec.max_choices:
@@ -141,7 +149,7 @@ class OpenAI:
         choices = [Choice(params, self._prompts, calls) for _ in range(size)]
         form = Form(kind, told.number, int(time.time()), asked.model, self._prompts)
         preceding = [text for text in before or [""] * len(prompts) for _ in range(asked.choices)]
-        drawing = self._draw(asked.model, prompts, params, choices, told)
+        drawing = self._draw(asked.model, prompts, params, choices, told, constrain)
         if not asked.stream:
             await _unless_gone(request, _all(drawing))
             return json_response(form.whole(choices, preceding, usage(prompts, _drawn(choices))))
@@ -152,12 +160,18 @@ class OpenAI:
         )
 
     async def _draw(
-        self, model: str, prompts: Sequence[tuple[int, ...]], params: Any, choices: Sequence[Choice], told: Told
+        self,
+        model: str,
+        prompts: Sequence[tuple[int, ...]],
+        params: Any,
+        choices: Sequence[Choice],
+        told: Told,
+        constrain: Constrain | None,
     ) -> AsyncIterator[tuple[int, str, News] | None]:
         """(choice, its new text, what was drawn) as it comes, after a None. Problem where it cannot go on."""
         size = len(choices)
         with self._adapters.using(model) as served:
-            job = Job(served.policy, prompts, params, size // len(prompts), asyncio.get_running_loop())
+            job = Job(served.policy, prompts, params, size // len(prompts), asyncio.get_running_loop(), constrain)
             told.about |= {"model": served.name, "choices": size, "prompt_tokens": sum(map(len, prompts))}
             self._asked += size
             self._worker.submit(job)

@@ -12,12 +12,13 @@ from lowregret import limits
 from lowregret.data.chat.asking import asking_ids
 from lowregret.data.chat.compiled import apply_template
 from lowregret.data.chat.template import chat_format
-from lowregret.data.turns import read_messages, read_tools
+from lowregret.data.turns import encodable, read_messages, read_tools
 from lowregret.engine.engine import Engine
 from lowregret.errors import LowregretError
 from lowregret.foreign_text import without_paths
 from lowregret.models.context import positions_of
 from lowregret.models.stops import stops
+from lowregret.serve.forms import Forms
 from lowregret.serve.problems import Problem
 
 T = TypeVar("T")
@@ -60,11 +61,19 @@ class Prompts:
 
         return _refused("messages", read)
 
+    def forms(self) -> Forms:
+        """What answers may be made to be."""
+        return Forms(self._tokenizer, self.vocabulary, self.end_ids)
+
     def of_text(self, text: str) -> tuple[int, ...]:
         """The tokens of a text, with BOS where the base has it."""
-        ids = tuple(
-            _refused("prompt", lambda: self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        )
+
+        def read() -> tuple[int, ...]:
+            return tuple(
+                self._tokenizer(encodable(text, "prompt"), add_special_tokens=False, verbose=False)["input_ids"]
+            )
+
+        ids = _refused("prompt", read)
         return (self._form.bos_id, *ids) if self._form.adds_bos and self._form.bos_id is not None else ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -114,8 +123,6 @@ def _refused(param: str, read: Callable[[], T]) -> T:
     except (LowregretError, RecursionError, MemoryError) as error:
         said = without_paths(str(error)) if isinstance(error, LowregretError) else type(error).__name__
         raise Problem(400, f"{param}: {said}", param=param) from None
-    except UnicodeEncodeError:
-        raise Problem(400, f"{param}: half of a surrogate pair is no text.", param=param) from None
 
 
 @contextmanager

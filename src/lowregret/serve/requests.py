@@ -34,10 +34,33 @@ class StreamOptions(Asked):
     include_usage: bool = False
 
 
+class JsonSchema(Asked):
+    """A schema that an answer is to fit."""
+
+    name: str = Field(max_length=100)
+    description: str | None = None
+    schema_: dict[str, Any] | bool = Field(default=True, alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(Asked):
     """The form of an answer."""
 
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _check_form(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with the type json_schema")
+        return self
+
+    @property
+    def schema_asked(self) -> dict[str, Any] | bool | None:
+        """A JSON schema; None for text."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class Drawing(Asked):
@@ -71,6 +94,8 @@ class Drawing(Asked):
         texts = self.stop_texts
         if len(texts) > STOPS or any(not 0 < len(text) <= STOP_CHARACTERS for text in texts):
             raise ValueError(f"stop takes up to {STOPS} texts of 1 to {STOP_CHARACTERS} characters")
+        if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+            raise ValueError("stop: half of a surrogate pair is no text")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is of use with stream alone")
         return self

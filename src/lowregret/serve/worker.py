@@ -15,7 +15,7 @@ from typing import Literal, TypeVar, final
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.sampling.draw import Likely, SamplingParams
 from lowregret.engine.sampling.live import LiveSampler
-from lowregret.engine.sampling.rows import Row
+from lowregret.engine.sampling.rows import Constraint, Row
 
 T = TypeVar("T")
 
@@ -45,6 +45,8 @@ class Job:
     choices: int
     """Of each prompt."""
     loop: asyncio.AbstractEventLoop
+    constrain: Callable[[], Constraint] | None = None
+    """Makes what each completion may be."""
     news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     rows: dict[Row, tuple[int, int]] = field(default_factory=dict)
@@ -152,7 +154,13 @@ class Worker:
             self._waiting.popleft()
             if job.cancelled:
                 continue
-            row = self.sampler.add(job.policy, prompt, job.params, choice % job.choices)
+            try:
+                form = None if job.constrain is None else job.constrain()
+                row = self.sampler.add(job.policy, prompt, job.params, choice % job.choices, form)
+            except Exception as error:  # it is this job's alone
+                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+                self._send({job.loop: [(job, News(choice, (), (), "failed"))]})
+                continue
             self._rows[row], job.rows[row] = job, (choice, 0)
             read += len(prompt)
         self.read += read

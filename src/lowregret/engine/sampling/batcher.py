@@ -152,6 +152,8 @@ class _Group:
         """Whether to look at what was drawn: a look makes a device wait."""
         if any(count == row.params.max_tokens for row, count in zip(self.rows, self._drawn, strict=True)):
             return True
+        if any(row.constraint for row in self.rows):
+            return True
         some = any(row.params.stop_ids or row.texts or row.cancelled for row in self.rows)
         return some and (self._logits.device.type == "cpu" or len(self._unseen) >= LOOK_EVERY)
 

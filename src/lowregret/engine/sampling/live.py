@@ -9,7 +9,7 @@ from typing import TypeVar, final
 from lowregret.engine.engine import Engine
 from lowregret.engine.sampling.draw import SamplingParams, StopTexts
 from lowregret.engine.sampling.prefixes import Prefixes
-from lowregret.engine.sampling.rows import Row
+from lowregret.engine.sampling.rows import Constraint, Row
 from lowregret.errors import SpecError
 
 T = TypeVar("T")
@@ -39,12 +39,19 @@ class LiveSampler:
         """Whether there is a row that has not ended."""
         return self._batcher.busy
 
-    def add(self, policy: str, prompt: Sequence[int], params: SamplingParams, number: int = 0) -> Row:
+    def add(
+        self,
+        policy: str,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        number: int = 0,
+        constraint: Constraint | None = None,
+    ) -> Row:
         """Take a row in at the next step: the completion of this number of its prompt, by its own seed.
 
         Equal seeds give equal rows, and the first is that of `Engine.sample`. SpecError for a prompt without tokens.
         """
-        row = Row.of(policy, prompt, params, StopTexts(params.stop_texts, self.engine._text), number)
+        row = Row.of(policy, prompt, params, StopTexts(params.stop_texts, self.engine._text), number, constraint)
         self._batcher.add(row)
         return row
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Literal, Protocol, final
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from lowregret.engine.sampling.draw import Completion, Likely, SamplingParams, StopTexts, draw, uniforms
@@ -17,6 +17,13 @@ AHEAD = 64
 
 End = Literal["stop", "length", "cancelled"]
 """A stop token or text, `max_tokens`, or whoever asked."""
+
+
+class Constraint(Protocol):
+    """What a completion may be."""
+
+    def allowed(self, tokens: Sequence[int]) -> Bool[Tensor, " vocabulary"]:
+        """The tokens that may come after these of a completion, one at least; asked for each, in order."""
 
 
 @dataclass(eq=False)
@@ -29,6 +36,8 @@ class Row:
     numbers: Float64[Tensor, " max_tokens"]
     """In [0, 1): what each token is drawn by."""
     texts: StopTexts
+    constraint: Constraint | None = None
+    """Tokens that it does not allow are not drawn, and what was drawn is looked at in each step."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     """log p under the sampler, nats."""
@@ -39,10 +48,18 @@ class Row:
     """Set by whoever wants no more of it."""
 
     @classmethod
-    def of(cls, policy: str, prompt: Sequence[int], params: SamplingParams, texts: StopTexts, number: int = 0) -> Row:
+    def of(
+        cls,
+        policy: str,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        texts: StopTexts,
+        number: int = 0,
+        constraint: Constraint | None = None,
+    ) -> Row:
         """The completion of this number, from 0, of a prompt by its own seed."""
         numbers = uniforms({"": number + 1}, params, {})[""][number]
-        return cls(policy, prompt, params, numbers, texts)
+        return cls(policy, prompt, params, numbers, texts, constraint)
 
     @property
     def completion(self) -> Completion:
@@ -155,14 +172,15 @@ def _kind(params: SamplingParams) -> SamplingParams:
 def _changes(row: Row) -> bool:
     """Whether a row's logits are changed before it draws."""
     plain = replace(row.params, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, logit_bias=())
-    return plain != row.params
+    return plain != row.params or row.constraint is not None
 
 
 class _Changes:
     """Penalties and biases of one row."""
 
     def __init__(self, row: Row, drawn: int, device: torch.device) -> None:
-        self._params, self._prompt = row.params, torch.tensor(sorted(set(row.prompt)), device=device)
+        self._row, self._params = row, row.params
+        self._prompt = torch.tensor(sorted(set(row.prompt)), device=device)
         self._drawn = torch.tensor(row.tokens[:drawn], dtype=torch.int64, device=device)
         self._counts: Tensor | None = None
         bias = row.params.logit_bias
@@ -182,7 +200,12 @@ class _Changes:
             logits = torch.where(known, logits * times, logits)
         if params.presence_penalty or params.frequency_penalty:
             logits = logits - params.presence_penalty * (counts > 0) - params.frequency_penalty * counts
-        return logits.index_add(0, self._biased, self._bias) if len(self._biased) else logits
+        if len(self._biased):
+            logits = logits.index_add(0, self._biased, self._bias)
+        if self._row.constraint is None:
+            return logits
+        allowed = self._row.constraint.allowed(self._row.tokens)
+        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
     def count(self, token: Int[Tensor, ""]) -> None:
         """A token was drawn."""
