@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool
 from llguidance import LLMatcher
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lowregret.serve.problems import Problem
 from lowregret.strict_json import to_json
 
-_WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_WRITTEN: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """On one line: where blanks may stand anywhere, a base may write them without end."""
 
 
@@ -23,7 +22,7 @@ _WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 class Forms:
     """Schemas as what a base's tokens may be."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, ends: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: int, ends: Sequence[int]) -> None:
         """`ends`: the tokens that end an answer."""
         self._tokenizer, self._vocabulary, self._ends = tokenizer, vocabulary, list(ends)
         self._known: Any = None

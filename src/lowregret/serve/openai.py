@@ -100,8 +100,9 @@ class OpenAI:
         room = self._prompts.room(prompt, wanted, None)
         schema = None if asked.response_format is None else asked.response_format.schema_asked
         constrain = None if schema is None else await run_in_threadpool(self._forms.of, schema)
-        own = {"calls": bool(tools), "constrain": constrain}
-        return await self._answer(request, told, "chat", asked, [prompt], room, asked.top, **own)
+        return await self._answer(
+            request, told, "chat", asked, [prompt], room, asked.top, calls=bool(tools), constrain=constrain
+        )
 
     async def completions(self, request: Request) -> Response:
         """How texts go on."""

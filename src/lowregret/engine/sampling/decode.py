@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from jaxtyping import Float, Int
@@ -263,7 +263,7 @@ class CachedDecoder(Decoder):
             tokens[read.policy] = tokens.get(read.policy, 0) + length
             positions[read.policy] = positions.get(read.policy, 0) + 1
         places = torch.cat([torch.arange(read.known, len(read.tokens)) for read in part])
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": torch.tensor([t for read in part for t in read.tokens[read.known :]], device=self._device)[
                 None
             ],
