@@ -9,8 +9,8 @@ other in every repeat, in another order each time, so that all see the same mach
 tokens read and 24 drawn, greedily and past any end; then 16 clients, each of which asks again at once, of whose answers
 the first tokens are timed. transformers serve has no prompts of tokens: its chat has a text of about as many, and its
 rates count the tokens that it says it drew. `adapters`: memory and time of loading 64 adapters of rank 16, and 8 of
-them in one batch beside the base alone. `soak`: random requests with joins, cancels, loads and unloads, each compared with
-what the engine draws for it alone.
+them in one batch beside the base alone. `soak`: random requests with joins, cancels, loads and unloads, each compared
+with what the engine draws for it alone.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -327,6 +328,20 @@ def test_answers_end_before_the_server_does(root: Path) -> None:
         server.server.uvicorn.should_exit = True
         chunks = list(stream)
         assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_the_page_on_serving_is_right(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its Python, at this server's address; and its flags are the verb's."""
+    page = (Path(__file__).parents[2] / "docs/guides/serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for said, here in (("http://127.0.0.1:8000/v1", server.server.url), ('"KEY"', repr(KEY)), ('"mine"', '"a"')):
+        assert said in code
+        code = code.replace(said, here)
+    exec(compile(code, "serving.md", "exec"), {})
+    assert len(capsys.readouterr().out) > 10
+    reference = (Path(__file__).parents[2] / "docs/reference/serve.md").read_text(encoding="utf-8")
+    for flag in re.findall(r"--[a-z-]+", page):
+        assert f"`{flag}`" in reference
 
 
 def test_the_command(root: Path, tmp_path: Path) -> None:
