@@ -46,6 +46,11 @@ def boundary(kind: Kind, place: object, what: str, remedy: str) -> Iterator[None
         raise named(kind, place, f"{what} ({reason(error)}). {remedy}") from error
 
 
+def real_path(path: Path) -> Path:
+    """A path without links. Of one that leads in a circle it is what is left, where pathlib raises RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
 def named(kind: Kind, place: object, message: str) -> LowregretError:
     """An error of this kind that begins with the place."""
     if kind is DataError:

@@ -98,6 +98,8 @@ DEVICES = 10**5
 """Of a training."""
 REPEATS = 1000
 """Seeds, updates for each batch, processes: what is done that often is a mistake."""
+LISTED = 10_000
+"""Things in a list or a table of a spec: each is a rate to try, a step to evaluate at, a base to load."""
 REPLIES = 1000
 """Held-out prompts that are answered for a report, which is to be read."""
 SECONDS = 10**9

@@ -167,16 +167,16 @@ class Crash(Exception):
 class Session(Silent):
     """One process of a study: a fresh engine, and what is in the folder. Crashes or stops at a step of any trial."""
 
-    def __init__(self, bases: ModuleType, folder: Path, checkpoint_seconds: float = 1e9) -> None:
+    def __init__(self, bases: ModuleType, folder: Path, checkpoint_seconds: float = 1e9, **changed: Any) -> None:
         self.bases, self.folder = bases, folder
-        self.spec = STUDY.model_copy(update={"checkpoint_seconds": checkpoint_seconds})
+        self.spec = STUDY.model_copy(update={"checkpoint_seconds": checkpoint_seconds, **changed})
         self.taken: list[tuple[str, int]] = []
         self.passes: list[tuple[str, ...]] = []
 
-    def run(self, crash_at: int = 0, stop_at: int = 0) -> list[TrialRecord]:
+    def run(self, crash_at: int = 0, stop_at: int = 0, until: int | None = None) -> list[TrialRecord]:
         (self.folder / "trials").mkdir(parents=True, exist_ok=True)
         self.crash_at = crash_at
-        scheduler = Scheduler(self.folder, self.spec, {}, self, "")
+        scheduler = Scheduler(self.folder, self.spec, {}, self, "", until=until)
         scheduler.run(self, {}, lambda: 0 < stop_at <= len(self.taken))  # type: ignore[arg-type]
         return scheduler.records
 
@@ -297,3 +297,66 @@ def test_what_is_younger_than_the_checkpoint_does_not_count(bases: ModuleType, t
     scheduler = Scheduler(tmp_path, STUDY, {}, Silent(), "")
     assert scheduler.records == list(checkpoint.records) == []
     assert not list(tmp_path.glob("trials/*/trial.json"))
+
+
+# --- pilots ----------------------------------------------------------------------------------------------------------
+
+PILOT = 3
+"""Steps, of four: the first evaluation is after them. In the second half of a run it would prune; it does not here."""
+
+
+def with_pilots(session: Session, crash_at: int = 0) -> dict[str, Any]:
+    """The study after its pilots."""
+    session.run(until=PILOT, crash_at=crash_at)
+    session.run(crash_at=crash_at)
+    return numbers(session.folder)
+
+
+@pytest.fixture(scope="module")
+def piloted(bases: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], tuple[Session, Any]]:
+    """The study with its pilots in one go; called under `room_for_three`."""
+
+    @cache
+    def run() -> tuple[Session, Any]:
+        session = Session(bases, tmp_path_factory.mktemp("piloted"), prune=None)
+        return session, with_pilots(session)
+
+    return run
+
+
+@pytest.mark.usefixtures("room_for_three")
+def test_pilots_are_the_first_steps_of_the_search_s_trials(bases: ModuleType, tmp_path: Path, piloted: Any) -> None:
+    session = Session(bases, tmp_path / "pilots", prune=None)
+    pilots = session.run(until=PILOT)
+    assert {(record.status, record.seed) for record in pilots} == {("running", 0)}
+    assert len(pilots) == len(STUDY.methods) * len(STUDY.learning_rates)  # type: ignore[arg-type]
+    assert sorted(session.taken) == sorted((record.id, step) for record in pilots for step in range(1, PILOT + 1))
+    assert session.run(until=PILOT) == pilots
+    assert len(session.taken) == PILOT * len(pilots), "pilots were trained twice"
+    resumed, found = piloted()
+    assert sorted(resumed.taken) == sorted(set(resumed.taken)), "a step was repeated"
+    assert not list(resumed.folder.rglob("checkpoint.safetensors"))
+    alone = Session(bases, tmp_path / "alone", prune=None)
+    alone.run()
+    expected = numbers(alone.folder)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if name.endswith("trial.json"):
+            assert found[name]["status"] == value["status"], name
+            assert found[name]["test_nll"] == pytest.approx(value["test_nll"], rel=1e-5), name
+        elif "/full_" in name:
+            assert found[name] == value, name
+
+
+@pytest.mark.usefixtures("room_for_three")
+@pytest.mark.parametrize("part", [0.1, 0.35, 0.6, 0.9])
+def test_killed_in_a_pilot_or_after_it_the_study_ends_the_same(
+    bases: ModuleType, tmp_path: Path, piloted: Any, part: float
+) -> None:
+    session, expected = piloted()
+    crash_at = round(part * len(session.taken))
+    with pytest.raises(Crash):
+        with_pilots(Session(bases, tmp_path, checkpoint_seconds=0.0, prune=None), crash_at=crash_at)
+    resumed = Session(bases, tmp_path, prune=None)
+    assert with_pilots(resumed) == expected
+    assert len(resumed.taken) <= len(session.taken) - crash_at + 3, "more than the round in which it died is repeated"

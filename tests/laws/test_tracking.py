@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -151,6 +151,8 @@ class FakeRun:
     def end(self, status: str, record: TrialRecord | None) -> None:
         self.tool.refuse()
         self.tool.ends.append(status)
+        if record is not None and record.error:
+            self.tool.errors.append(record.error)
 
 
 class FakeTool:
@@ -159,6 +161,8 @@ class FakeTool:
     def __init__(self, refusals: int = 0) -> None:
         self.rows: dict[str, list[int]] = {}
         self.ends: list[str] = []
+        self.errors: list[str] = []
+        self.configs: list[Mapping[str, object]] = []
         self.refusals = refusals
 
     def __call__(self, where: str) -> FakeTool:
@@ -169,6 +173,7 @@ class FakeTool:
 
     def open(self, facts: RunFacts) -> FakeRun:
         self.refuse()
+        self.configs.append(facts.config)
         return FakeRun(self, facts)
 
     def refuse(self) -> None:
@@ -207,6 +212,16 @@ def test_a_server_that_is_away_is_said_once_and_gets_everything_later(folder: Pa
     assert "nobody listens" in said[0]
     assert "Training goes on" in said[0]
     assert sorted(map(tuple, tool.rows.values())) == [tuple(range(STEPS + 1))] * 2
+
+
+def test_no_secret_goes_to_a_server(folder: Path, tool: FakeTool) -> None:
+    spec = {"model": "tiny", "data": {"train": "https://me:secret@rows.example/a.jsonl"}, "batch_size": 8}
+    write_json(folder / "spec.json", {"spec": spec, "resolved": {"steps": STEPS}})
+    failed = record(TRIAL, "failed").model_copy(update={"error": "no answer from https://me:secret@rows.example/"})
+    with Tracker(FAKE, [].append) as tracker:
+        tracker.watching(folder, Silent(), "mine").trial_ended(failed)
+    assert tool.errors == ["no answer from https://***@rows.example/"]
+    assert tool.configs[0]["data"] == "https://***@rows.example/a.jsonl"
 
 
 def test_a_server_that_never_comes_stops_nothing(folder: Path, tool: FakeTool) -> None:

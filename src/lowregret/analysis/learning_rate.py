@@ -47,6 +47,12 @@ def search_loss(record: TrialRecord) -> float | None:
     return loss if record.status == "finished" and loss is not None and math.isfinite(loss) else math.inf
 
 
+def at_step(record: TrialRecord, step: int, loss: float) -> TrialRecord:
+    """A trial as if it had been of so many steps, after which its held-out loss was `loss`, or minus its reward."""
+    facts = {"status": "finished", "steps": step, "test_nll": loss, "search_nll": None, "test_reward": None}
+    return record.model_copy(update=facts)
+
+
 def best_rate(records: Sequence[TrialRecord]) -> BestRate:
     """The rate with the lowest held-out loss among one method's trials at the search's seed; other seeds take no part.
 

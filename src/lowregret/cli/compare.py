@@ -35,12 +35,8 @@ def compare(
     **flags: Any,
 ) -> None:
     """Brackets each method's best learning rate, repeats it over seeds, and judges the regret with an interval."""
-    if "methods" in flags:
-        flags["methods"] = flags["methods"].split(",")
-    if "learning_rates" in flags:
-        flags["learning_rates"] = _rates(flags["learning_rates"])
-    spec = make_spec(CompareSpec, chosen_file("compare", config, recipe), flags)
-    folder = out or Path("runs") / f"compare-{_name(spec)}"
+    spec = comparison_spec(config, recipe, flags)
+    folder = out or comparison_folder(spec)
     if rehash:
         forget_digests()
     from lowregret.cli.progress import LiveProgress
@@ -63,6 +59,21 @@ def compare(
         say_json(plain(verdict))
     else:
         _show(folder, verdict, page)
+
+
+def comparison_spec(config: Path | None, recipe: str | None, flags: dict[str, Any]) -> CompareSpec:
+    """The comparison that a file of keys and these flags ask for."""
+    if "methods" in flags:
+        flags["methods"] = flags["methods"].split(",")
+    if "learning_rates" in flags:
+        flags["learning_rates"] = _rates(flags["learning_rates"])
+    return make_spec(CompareSpec, chosen_file("compare", config, recipe), flags)
+
+
+def comparison_folder(spec: CompareSpec) -> Path:
+    """Where a comparison goes when nobody says: readable and unique, so that the same spec gets the same folder."""
+    digest = hashlib.sha256(spec.model_dump_json(exclude=set(spec.FREE)).encode()).hexdigest()[:8]
+    return Path("runs") / f"compare-{Path(spec.model).stem or 'model'}-{digest}"
 
 
 def _show(folder: Path, verdict: Verdict, page: Path) -> None:
@@ -91,9 +102,3 @@ def _rates(text: str) -> Any:
         raise SpecError(
             f"--learning-rates {text!r}: give auto, or numbers separated by commas such as 1e-4,2e-4,4e-4."
         ) from None
-
-
-def _name(spec: CompareSpec) -> str:
-    """Readable and unique: the same spec always gets the same folder."""
-    digest = hashlib.sha256(spec.model_dump_json(exclude=set(spec.FREE)).encode()).hexdigest()[:8]
-    return f"{Path(spec.model).stem or 'model'}-{digest}"

@@ -48,6 +48,13 @@ Kind = Annotated[
         "PATH makes. (default: F16; for Ollama Q8_0)"
     ),
 ]
+BankFile = Annotated[
+    Path | None,
+    option(
+        "Your bank of finished comparisons. (default: lowregret/bank.jsonl in XDG_DATA_HOME, or ~/.local/share)",
+        "--bank",
+    ),
+]
 ShardSize = Annotated[float | None, option("Of a merged model: GB of the largest file of weights. (default: 5)")]
 Adapters = Annotated[
     list[str] | None,

@@ -134,6 +134,14 @@ class LiveProgress:
             problem = f": {record.error}" if record.error else ""
             self.say(f"  {record.status}{whose}{result}, {record.seconds:.1f} s{problem}")
 
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
+        self._running.pop(record.spec, None)
+        if self._live:
+            self._draw(at_once=True)
+        else:
+            whose = f" {record.method} at {record.learning_rate:.3g}"
+            self.say(f"  pilot{whose}: {self._noun} {self._result(loss)} after step {step}")
+
     @property
     def _noun(self) -> str:
         return "held-out reward" if self._rewards else "held-out loss"

@@ -41,6 +41,8 @@ _ALL = (
     Verb(
         "data", "What a source holds, as the base would see it: one row with its supervised tokens, and all in numbers."
     ),
+    Verb("forecast", "The regret, before it is paid for: from pilots of a fifth of each trial.", resumable=True),
+    Verb("bank", "The finished comparisons that forecasts are made from: list them, or add your own."),
     Verb("compare", "LoRA or full fine-tuning, for this base and this data?", resumable=True),
     Verb(
         "train",

@@ -12,7 +12,7 @@ from lowregret.data.readers.registry import SOURCE_PREFIXES
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.export.hub_base import Licence, base_label, base_licence, base_on_hub, require_hub_id
-from lowregret.foreign import read_json
+from lowregret.foreign import read_json, real_path
 from lowregret.foreign_text import last_part
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import ADAPTER_CONFIG, SPEC, TRIAL, VERDICT
@@ -87,7 +87,7 @@ def card_facts(
     verdict = read_record(Verdict, run / VERDICT) if run is not None and (run / VERDICT).is_file() else None
     data = asked.get("data") or {}
     named = require_hub_id(base_name, "--base-name") if base_name else base_on_hub(base)
-    places = (str(folder.resolve()), *(() if run is None else (str(run.resolve()),)))
+    places = (str(real_path(folder)), *(() if run is None else (str(real_path(run)),)))
     sources = (str(data.get("train") or ""), str(data.get("eval") or ""))
     return CardFacts(
         form=form,
@@ -145,7 +145,7 @@ def _is_place(source: str) -> bool:
 
 def _run(folder: Path) -> Path | None:
     """The folder whose spec.json is the nearest one above what a trial has left."""
-    whole = folder.resolve()
+    whole = real_path(folder)
     return next((place for place in (whole, *whole.parents)[:_ABOVE] if (place / SPEC).is_file()), None)
 
 

@@ -13,7 +13,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from lowregret import limits
 from lowregret.errors import ModelError, SpecError
-from lowregret.foreign import boundary, read_json, read_text
+from lowregret.foreign import boundary, read_json, read_text, real_path
 from lowregret.foreign_text import last_part
 from lowregret.models.files import bundled_names, folder_of
 from lowregret.models.gguf.header import read_header
@@ -68,7 +68,7 @@ def base_on_hub(model: str) -> str | None:
     if not path.exists():
         # What looks like an id may be a relative path that was meant from another folder.
         return model if is_hub_id(model) and not path.parent.exists() else None
-    if cached := _CACHED.search(str(path.absolute())) or _CACHED.search(str(path.resolve())):
+    if cached := _CACHED.search(str(path.absolute())) or _CACHED.search(str(real_path(path))):
         return f"{cached[1]}/{cached[2]}"
     if not path.is_dir():
         return None
@@ -76,7 +76,7 @@ def base_on_hub(model: str) -> str | None:
         named = read_json(path / "config.json", ModelError, "", finite=False).get("_name_or_path")
     except (FileNotFoundError, ModelError, AttributeError):
         return None
-    if isinstance(named, str) and is_hub_id(named) and named.rpartition("/")[2].lower() == path.resolve().name.lower():
+    if isinstance(named, str) and is_hub_id(named) and named.rpartition("/")[2].lower() == real_path(path).name.lower():
         return named
     return None
 

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from lowregret.errors import HubError, RecordsError, SpecError
 from lowregret.export.hub_base import CARD, is_hub_id
 from lowregret.export.places import refuse_places
-from lowregret.foreign import boundary, reason
+from lowregret.foreign import boundary, real_path, reason
 from lowregret.runs.atomic import read_record
 from lowregret.runs.manifest import digests
 from lowregret.runs.proof import PROOF, Proof
@@ -73,7 +73,7 @@ def push(folder: Path, name: str, *, private: bool = True, overwrite: bool = Fal
             *(CommitOperationAdd(path, folder / path) for path in files),
             *(CommitOperationDelete(path, is_folder=False) for path in stale),
         ]
-        message = f"Ship {folder.resolve().name}"
+        message = f"Ship {real_path(folder).name}"
         commit = api.create_commit(repository, changes, commit_message=message, parent_commit=parent)
         _compare(api, repository, commit.oid, folder, files)
     return f"{api.endpoint}/{repository}"

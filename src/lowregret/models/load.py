@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
-from lowregret.foreign import boundary, reason, require_file
+from lowregret.foreign import boundary, real_path, reason, require_file
 from lowregret.models.files import BUNDLED, bundled_names
 from lowregret.models.folder import check_folder, check_sizes, read_config
 from lowregret.models.gguf.fields import set_fields
@@ -179,7 +179,7 @@ def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dic
         without_lost_padding(config)
         check_gguf_build(config, header)
     with one_file(header) as file:
-        whole = str(file.resolve())  # of a bare name transformers would take a file in the working directory
+        whole = str(real_path(file))  # of a bare name transformers would take a file in the working directory
         model, found = _load(source, str(file.parent), dtype, config=config, gguf_file=whole)
     if not found["missing_keys"]:
         check_used(header, model, found["unexpected_keys"])

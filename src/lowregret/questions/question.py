@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lowregret import limits
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Targets
 from lowregret.spec.study import GroupSpec
@@ -61,7 +62,7 @@ class Question(TrainingSpec):
     """The step of the first evaluation."""
     seeds: Count = 3
     """Trials at the rates that a claim rests on."""
-    prune: float | None = Field(default=0.25, gt=0)
+    prune: float | None = Field(default=0.25, gt=0, le=limits.FACTOR)
     """Stop a search trial in the second half of its run when its held-out loss exceeds that of the method's best trial
     at the same step by more than this share."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lowregret.analysis.condition import Trial
 from lowregret.errors import SpecError
+from lowregret.foreign import real_path
 from lowregret.foreign_text import cell
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence, read_trial
@@ -89,7 +90,7 @@ def _read(place: str, folder: Path) -> Placed:
 
 
 def _places(folders: Sequence[Path]) -> list[str]:
-    whole = [folder.resolve() for folder in folders]
+    whole = [real_path(folder) for folder in folders]
     above = os.path.commonpath([folder.parent for folder in whole])
     return [folder.relative_to(above).as_posix() for folder in whole]
 

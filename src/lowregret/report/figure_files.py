@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lowregret.foreign import real_path
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.registry import figures
 from lowregret.report.charts.drawing import save, svg
@@ -18,7 +19,7 @@ def write_figures(folders: Sequence[Path], target: Path) -> list[Path]:
     for folder in folders:
         for drawn in figures(read_evidence(folder)):
             taken = target / f"{drawn.key}.svg" in found
-            name = f"{folder.resolve().name}-{drawn.key}" if taken else drawn.key
+            name = f"{real_path(folder).name}-{drawn.key}" if taken else drawn.key
             vector, pixels = target / f"{name}.svg", target / f"{name}.png"
             write_bytes(vector, svg(drawn.chart).encode())
             save(drawn.chart, pixels)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowregret.errors import RecordsError
+from lowregret.foreign import real_path
 from lowregret.runs.files import LOCK
 
 NAME = r"^[\w+=-][\w+=.-]{0,199}$"
@@ -45,7 +46,7 @@ def within(root: Path, name: str) -> Path:
             "so is damaged or made for harm: delete it, or use another --out."
         )
     path = root / name
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    if path.is_symlink() and not real_path(path).is_relative_to(real_path(root)):
         raise leads_out(path)
     return path
 
@@ -60,7 +61,7 @@ def guard(path: Path) -> None:
     held = HELD.get()
     if not held:
         return
-    real = path.parent.resolve() / path.name
+    real = real_path(path.parent) / path.name
     for one in held:
         if path == one.folder:
             continue
@@ -114,9 +115,9 @@ def entries(folder: Path, *, locked: bool = True) -> Iterator[os.DirEntry[str]]:
 
 def refuse_links(folder: Path) -> None:
     """RecordsError for a link in a run folder that leads out of it; the folder itself may be one."""
-    root = folder.resolve()
+    root = real_path(folder)
     for entry in entries(folder):
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+        if entry.is_symlink() and not real_path(Path(entry.path)).is_relative_to(root):
             raise leads_out(Path(entry.path))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowregret.errors import RecordsError
-from lowregret.foreign import read_json
+from lowregret.foreign import read_json, real_path
 from lowregret.runs.files import ADAPTER, ADAPTER_CONFIG, BEST, MODEL
 
 Form = Literal["peft", "merged", "gguf", "gguf-lora", "ollama"]
@@ -104,7 +104,7 @@ def served_name(name: str) -> str:
 
 def default_name(path: Path) -> str:
     """What is in a folder or a file is called when nobody says: by the run that it comes from."""
-    whole = path.resolve()
+    whole = real_path(path)
     if whole.parent.name == BEST:
         return f"{whole.parent.parent.name}-{whole.name}"
     return whole.parent.name if whole.name in (ADAPTER, MODEL) else whole.name.removesuffix(".gguf")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import FolderLockedError, RecordsError
+from lowregret.foreign import real_path
 from lowregret.foreign_text import without_secrets
 from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
 from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
@@ -32,7 +33,7 @@ def lock_run(path: Path) -> Iterator[Path]:
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path)
     lock = _locked(path)
-    held = HELD.set((*HELD.get(), Held(path, path.resolve(), lock)))
+    held = HELD.set((*HELD.get(), Held(path, real_path(path), lock)))
     try:
         refuse_links(path)
         remove_leftovers(path)

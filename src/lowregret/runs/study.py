@@ -101,6 +101,7 @@ class _BaseFacts(Spec):
     search_nll: float | None = None
     forgetting_nll: float | None = None
     fact_bits: float | None = None
+    supervised_tokens: int | None = None
     hidden_size: int | float | None = None
     price_per_hour: float | None = None
     multiply_adds: dict[str, float] | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError, RecordsError, SpecError
+from lowregret.foreign import real_path
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import ADAPTER_CONFIG, BEST, BEST_FULL, BEST_LORA, SPEC, TRIALS, VERDICT, adapter_in, model_in
 from lowregret.runs.lock import stored_spec
@@ -42,7 +43,7 @@ class Winner:
         place = self.folder
         if self.run is None:
             return place
-        return place.parent if place.resolve().parent.parent.name == TRIALS else self.run
+        return place.parent if real_path(place).parent.parent.name == TRIALS else self.run
 
     @property
     def kind(self) -> str:
@@ -112,7 +113,7 @@ def _chosen(what: Path, method: str | None) -> Path | None:
 
 def _run_above(place: Path) -> Path | None:
     """The folder with the spec by which something was trained; None for what is not ours."""
-    whole = place.resolve()
+    whole = real_path(place)
     parents = [whole.parent, whole.parent.parent]
     if whole.parent.parent.name == TRIALS:
         parents.append(whole.parent.parent.parent)

@@ -6,9 +6,9 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
@@ -19,6 +19,13 @@ class Spec(BaseModel):
     """A frozen description of something the user asks for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="after")
+    def _short_lists(self) -> Self:
+        for name, value in self:
+            if isinstance(value, tuple | list | dict) and len(value) > limits.LISTED:
+                raise ValueError(f"{name}: {len(value):,} are listed, at most {limits.LISTED:,} may be")
+        return self
 
 
 S = TypeVar("S", bound=Spec)

@@ -10,7 +10,7 @@ from lowregret import limits
 from lowregret.spec.marks import Unit
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.rl import objective_kind
-from lowregret.spec.trial import ShownSpec, TrainingSpec
+from lowregret.spec.trial import Count, ShownSpec, TrainingSpec
 
 
 def _fraction(value: Any) -> Any:
@@ -95,7 +95,7 @@ class GroupSpec(TrainingSpec):
     methods: tuple[Method, ...]
     learning_rates: tuple[PositiveRate, ...] | Literal["search"] = "search"
     """search: bracket each method's best rate. A list: exactly these for every method, with every seed."""
-    bracket_at: tuple[int, ...] = ()
+    bracket_at: tuple[Count, ...] = ()
     """Steps at which the best rate must be bracketed; at the last when none is given."""
     seeds: int = Field(default=3, ge=1, le=limits.REPEATS)
     """Trials at each method's best learning rate; the search itself uses seed 0."""
@@ -105,7 +105,7 @@ class GroupSpec(TrainingSpec):
     until_gain: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Once bracketed, the search goes on outwards until on each side a trial falls short of this share of what the best
     one has gained since step 0."""
-    prune: float | None = 0.25
+    prune: Annotated[float, Field(gt=0, le=limits.FACTOR)] | None = 0.25
     """Stop a search trial in the second half of its run when its held-out loss exceeds that of the method's best trial
     at the same step by more than this share."""
     start_from: str | None = None

@@ -24,6 +24,9 @@ class Observer(Protocol):
     def trial_ended(self, record: TrialRecord) -> None:
         """One of the trials in training has its final record."""
 
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
+        """One of the trials in training has come as far as pilots go, with this held-out loss or minus the reward."""
+
 
 class Silent:
     """Nobody watches."""
@@ -32,6 +35,7 @@ class Silent:
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None: ...
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
     def trial_ended(self, record: TrialRecord) -> None: ...
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...
 
 
 class Lines:
@@ -58,3 +62,5 @@ class Lines:
             f"{self._label} {self._done}/{max(self._expected, self._done)}: {record.method} at "
             f"{record.learning_rate:.3g}, seed {record.seed}: {record.status}{loss}, {record.seconds:.1f} s"
         )
+
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from lowregret.data.builtin.registry import known_fact_bits
+from lowregret.data.prepare import PreparedData
 from lowregret.data.table import supervised_counts
 from lowregret.engine import Engine
 from lowregret.errors import ModelError, SpecError
@@ -102,9 +104,15 @@ def _outgrown(path: Path, resources: TrialResources) -> bool:
 
 
 def note_costs(folder: Path, resources: TrialResources) -> None:
-    """In base.json: multiply-adds of a training token by method, and the price of a GPU that the catalogue knows."""
+    """In base.json: multiply-adds of a training token by method, the price of a GPU that the catalogue knows, and how
+    much the training data have to teach."""
     inputs = resources.inputs
     facts: dict[str, object] = {"multiply_adds": inputs.multiply_adds(resources.spec.methods)}
+    if isinstance(inputs.data, PreparedData):
+        facts["supervised_tokens"] = int(supervised_counts(inputs.data.train).sum())
+        source = resources.spec.data
+        bits = known_fact_bits(source.train) if source.max_train is None else None
+        facts |= {} if bits is None else {"fact_bits": bits}
     if inputs.device.startswith("cuda"):
         with suppress(SpecError):  # of another device no price is known
             price = find_hardware(torch.cuda.get_device_name(inputs.device)).price_per_hour

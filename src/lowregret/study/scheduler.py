@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lowregret.analysis.learning_rate import best_rate
+from lowregret.analysis.learning_rate import at_step, best_rate
 from lowregret.analysis.numbers import nats
 from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import METRICS, TRIAL
@@ -23,7 +23,7 @@ from lowregret.study.packing import has_room
 from lowregret.study.resources import TrialResources
 from lowregret.study.search import next_to, next_trials, total_estimate
 from lowregret.study.winners import drop_superseded, keep_if_best
-from lowregret.train.checkpoint import Checkpoint, read_checkpoint
+from lowregret.train.checkpoint import Checkpoint, delete_checkpoint, has_paused, read_checkpoint
 from lowregret.train.interrupt import Interrupted
 from lowregret.train.loop import Pack, Round, rounds
 from lowregret.train.members import Workload
@@ -51,14 +51,18 @@ class Scheduler:
         identity: str,
         deliver: Deliver | None = None,
         only: Sequence[TrialSpec] | None = None,
+        until: int | None = None,
     ) -> None:
         """`identity` is that of the run (`runs.manifest`).
 
         `deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
 
         `only` these trials are trained, whatever the search would ask for.
+
+        `until` this step, after which all are evaluated, the search's trials are trained, and searched by: pilots,
+        which stay `running`, each with a checkpoint of its own from which a later scheduler goes on.
         """
-        self._only = only
+        self._only, self._until, self._identity = only, until, identity
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
@@ -71,6 +75,8 @@ class Scheduler:
         if self._only is not None:
             ended = {record.id for record in self.ended()}
             return [trial for trial in self._only if trial.id not in ended]
+        if isinstance(self.spec, CompareSpec) and self._until is not None:
+            return next_trials(self._pilots, self.priors, [self._at(record, self._until) for record in self.records])
         if isinstance(self.spec, CompareSpec):
             return next_trials(self.spec, self.priors, self.records)
         return group_trials(self.spec, self.priors, self.records, self._curve)
@@ -78,6 +84,21 @@ class Scheduler:
     def ended(self) -> list[TrialRecord]:
         """The trials that need no more training, as far as is known."""
         return [record for record in self.records if record.status != "running"]
+
+    @property
+    def _pilots(self) -> CompareSpec:
+        """What pilots are searched by: one seed, and none is stopped early."""
+        assert isinstance(self.spec, CompareSpec)
+        return self.spec.model_copy(update={"seeds": 1, "prune": None})
+
+    def _settled(self) -> list[TrialRecord]:
+        """What a checkpoint keeps: the trials that have ended, and those that are paused."""
+        return [r for r in self.records if r.status != "running" or has_paused(trial_folder(self.folder, r.id))]
+
+    def _at(self, record: TrialRecord, step: int) -> TrialRecord:
+        """As if the trial had been of so many steps, if it has come so far."""
+        loss = self._curve(record).get(step)
+        return record if loss is None else at_step(record, step, loss)
 
     def run(self, resources: TrialResources, session: Mapping[str, str | int], should_stop: Callable[[], bool]) -> None:
         """Train pack after pack until the search asks for nothing more.
@@ -99,7 +120,7 @@ class Scheduler:
         All LoRA trials that the search asks for come first. A FullFT trial is alone, and spends the base.
         """
         pack = Pack(workload, self.watching.step)
-        pack.settled = self.ended()
+        pack.settled = self._settled()
         if checkpoint is None:  # what ends before the first checkpoint would happen again, beside the same trials
             pack.save(self.folder)
         for standing in () if checkpoint is None else checkpoint.members:
@@ -107,17 +128,34 @@ class Scheduler:
         self._fill(pack)
         for done in rounds(pack, self.folder, should_stop):
             if done.saved:  # what is younger may happen again, what is older will not
-                drop_superseded(self.folder, self.records)
+                self._drop()
+            self._pause(pack, done)
             self._prune(pack, done)
             for member, outcome in done.ended:
                 deliver = self._deliver or partial(keep_if_best, records=self.records, folder=self.folder)
                 record = settle(pack, member, outcome, deliver)
                 self._note(record)
                 self.watching.trial_ended(record)
-            if done.ended:
+            if done.ended or len(pack.members) < len(done.order):
                 self._fill(pack)
-        drop_superseded(self.folder, self.records)
+        self._drop()
         return pack.trains_base
+
+    def _drop(self) -> None:
+        """Weights of trials that others have beaten, and checkpoints of pauses that are over."""
+        drop_superseded(self.folder, self.records)
+        for record in self.ended():
+            delete_checkpoint(trial_folder(self.folder, record.id))
+
+    def _pause(self, pack: Pack, done: Round) -> None:
+        """Those that have come as far as pilots go."""
+        reached = {n: found.loss for n, found in done.measured.items() if pack.members[n].progress.step == self._until}
+        for name, loss in reached.items():
+            member = pack.pause(done, name)
+            pack.workload.engine.remove_policy(name)
+            record = trial_record(trial_folder(self.folder, name))
+            self._note(record)
+            self.watching.trial_paused(record, member.progress.step, loss)
 
     def _prune(self, pack: Pack, done: Round) -> None:
         """Stop those that a round has shown to be too far behind; all are judged before any is settled."""
@@ -176,7 +214,7 @@ class Scheduler:
         """Whoever is to join now joins."""
         while (trial := self._next(pack)) is not None:
             self._begin(pack, trial, None)
-        pack.settled = self.ended()
+        pack.settled = self._settled()
 
     def _next(self, pack: Pack) -> TrialSpec | None:
         """Who joins now, if anybody does."""
@@ -193,12 +231,14 @@ class Scheduler:
         if self._only is not None:
             expected = len(self._only)
         elif isinstance(self.spec, CompareSpec):
-            expected = total_estimate(self.spec, self.records)
+            expected = total_estimate(self.spec if self._until is None else self._pilots, self.records)
         else:
             expected = group_estimate(self.spec, self.records)
-        self.watching.trial_started(trial, len(self.ended()), expected)
+        done = self.ended() if self._until is None else self._settled()
+        self.watching.trial_started(trial, len(done), expected)
         name = trial_name(self.folder, trial)
-        record = begin(pack, trial, trial_folder(self.folder, name), checkpoint, name=name)
+        home = trial_folder(self.folder, name)
+        record = begin(pack, trial, home, checkpoint or read_checkpoint(home, self._identity), name=name)
         self._note(record)
         if record.status != "running":
             self.watching.trial_ended(record)
@@ -223,6 +263,11 @@ def resumable_records(folder: Path, checkpoint: Checkpoint | None, say: Callable
     for found in read_trials(folder):
         record = found if then is None else then.get(found.id)
         home = trial_folder(folder, found.id)
+        if record is not None and record.status == "running" and has_paused(home):
+            kept.append(record)
+            continue
+        if record is None:
+            delete_checkpoint(home)
         if record is None or record.status in ("running", "failed"):
             if record is not None and record.status == "failed":
                 say(f"{record.id} failed before ({record.error}); it runs again")

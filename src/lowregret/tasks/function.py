@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, final
 
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.foreign import real_path
 from lowregret.tasks.base import Problem, TaskEntry, TaskExample
 from lowregret.tasks.parsing import text_column
 from lowregret.tasks.source import USAGE, is_function, outside, source_file
@@ -55,7 +56,7 @@ class Function:
                 f"task {self._spelling!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error})."
             ) from None
         imported = getattr(module, "__file__", None)
-        if imported is None or Path(imported).resolve() != file:
+        if imported is None or real_path(Path(imported)) != file:
             raise SpecError(
                 f"task {self._spelling!r}: Python takes {module_name} from {imported or 'itself'}, not from {file}. "
                 f"Name the file: --task {file.name}:{name}, with its folder."
@@ -93,7 +94,7 @@ def _foreign(found: Any) -> str | None:
     if not (inspect.isroutine(found) or inspect.isclass(found)):
         found = type(found)  # an object that can be called
     try:
-        file = Path(inspect.getfile(found)).resolve()
+        file = real_path(Path(inspect.getfile(found)))
     except (TypeError, OSError):
         return "belongs to Python or to an installed package"
     return outside(file)

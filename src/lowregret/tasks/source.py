@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lowregret.errors import SpecError
+from lowregret.foreign import real_path
 
 USAGE = "MODULE:FUNCTION or FILE.py:FUNCTION"
 _INSTALLED = ("site-packages", "dist-packages")
@@ -32,7 +33,7 @@ def source_file(spelling: str) -> Path:
     module = spelling.rpartition(":")[0]
     here = Path.cwd().resolve()
     places = [here / module] if module.endswith(".py") else _places(here, module.split("."))
-    found = next((place.resolve() for place in places if place.is_file()), None)
+    found = next((real_path(place) for place in places if place.is_file()), None)
     if found is None:
         raise SpecError(
             f"task {spelling!r}: there is no {' or '.join(_relative(place, here) for place in places)} in the working "
@@ -96,7 +97,7 @@ def _imported(tree: ast.Module, file: Path, here: Path) -> Iterator[Path]:
             for root in roots:
                 for length in range(1, len(parts) + 1):
                     for place in _places(root, parts[:length]):
-                        found = place.resolve()
+                        found = real_path(place)
                         if place.is_file() and outside(found) is None:
                             yield found
 

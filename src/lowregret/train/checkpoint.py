@@ -117,6 +117,11 @@ def read_checkpoint(folder: Path, identity: str = "") -> Checkpoint | None:
     return Checkpoint(path, contents.members, contents.records)
 
 
+def has_paused(trial: Path) -> bool:
+    """Whether a trial's folder has a checkpoint of its own, from which it goes on."""
+    return (trial / CHECKPOINT).exists()
+
+
 def delete_checkpoint(folder: Path) -> None:
     """Trials that have ended need no checkpoint."""
     remove_file(folder / CHECKPOINT)

@@ -112,6 +112,15 @@ class Pack:
         done.ended.sort(key=lambda each: done.order.index(each[0].name))
         self._memory = None
 
+    def pause(self, done: Round, name: str) -> Member:
+        """Take one that a round has measured out of the pack, to go on another time; its policy is still there."""
+        del done.measured[name]
+        member = self.members.pop(name)
+        sync_file(member.folder / METRICS)
+        save_checkpoint(self.workload.engine, member.folder, [member.standing], (), self.workload.identity)
+        self._memory = None
+        return member
+
     def save(self, folder: Path) -> None:
         """A checkpoint. Metrics first: it must never be ahead of its curves, even after a power cut."""
         for member in self.members.values():

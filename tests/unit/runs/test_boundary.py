@@ -22,7 +22,7 @@ from lowregret.runs.atomic import (
     write_bytes,
     write_json,
 )
-from lowregret.runs.boundary import within
+from lowregret.runs.boundary import refuse_links, within
 from lowregret.runs.files import LOCK, TRIAL
 from lowregret.runs.lock import lock_run
 from lowregret.runs.records import TrialRecord
@@ -327,3 +327,14 @@ def test_a_resumed_compare_with_a_forged_id_deletes_nothing(tmp_path: Path, vict
     with pytest.raises(RecordsError, match=r"trial\.json: field 'id'"):
         resumable_records(run, None, print)
     assert (victim / "trial.json").exists()
+
+
+def test_a_link_that_leads_in_a_circle_leads_nowhere_else(tmp_path: Path) -> None:
+    """pathlib's own resolve raises RuntimeError there: a fuzzer's input of records found it."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    refuse_links(tmp_path)
+    assert within(tmp_path, "loop") == tmp_path / "loop"
+    with pytest.raises(RecordsError, match="loop"), lock_run(tmp_path / "loop"):
+        pass

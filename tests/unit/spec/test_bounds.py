@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from lowregret import limits
 from lowregret.errors import SpecError
+from lowregret.questions.registry import QUESTIONS
 from lowregret.spec import CompareSpec, Spec, TrainSpec, build
 from lowregret.spec.keys import Key, keys
 from lowregret.spec.plan import PlanSpec
+from lowregret.spec.study import GroupSpec
 
 NUMBERS = (10**30, -(10**30), float("inf"), float("-inf"), float("nan"))
 
@@ -42,3 +45,32 @@ def test_no_number_of_a_spec_is_without_bounds(spec: type[Spec]) -> None:
 def test_nor_one_of_a_method(method: str) -> None:
     with pytest.raises(SpecError, match=r"rank|alpha|dropout|b_rate"):
         build(TrainSpec, {"model": "tiny", "data": {"train": "rows.jsonl"}, "method": method})
+
+
+def unbounded(node: dict[str, Any], path: str, definitions: dict[str, Any]) -> list[str]:
+    """Where a JSON schema takes a number without saying how large or how small it may be."""
+    if "$ref" in node:
+        node = definitions[node["$ref"].rpartition("/")[2]]
+    below = [(path, part) for kind in ("anyOf", "oneOf", "allOf") for part in node.get(kind, [])]
+    below += [(f"{path}.{name}", part) for name, part in node.get("properties", {}).items()]
+    items, others = node.get("items"), node.get("additionalProperties")
+    below += [(f"{path}[]", part) for part in (items, others, *node.get("prefixItems", [])) if isinstance(part, dict)]
+    found = [place for name, part in below for place in unbounded(part, name, definitions)]
+    number = node.get("type") in ("integer", "number") and not {"const", "enum"} & set(node)
+    ends = (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
+    return [*found, path] if number and not all(any(name in node for name in end) for end in ends) else found
+
+
+@pytest.mark.parametrize("spec", [*QUESTIONS.values(), GroupSpec], ids=lambda spec: spec.__name__)
+def test_nor_one_of_a_study(spec: type[Spec]) -> None:
+    schema = spec.model_json_schema()
+    assert unbounded(schema, "", schema["$defs"]) == []
+    assert unbounded({"type": "array", "items": {"type": "integer", "minimum": 0}}, "", {}) == ["[]"]
+
+
+def test_a_list_has_an_end() -> None:
+    rates = [1e-9 * n for n in range(1, limits.LISTED + 2)]
+    fields = {"model": "tiny", "data": {"train": "rows.jsonl"}}
+    build(CompareSpec, {**fields, "learning_rates": rates[:-1]})
+    with pytest.raises(SpecError, match=r"learning_rates: 10,001 are listed, at most 10,000 may be"):
+        build(CompareSpec, {**fields, "learning_rates": rates})

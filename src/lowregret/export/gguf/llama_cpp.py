@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError
-from lowregret.foreign import read_json
+from lowregret.foreign import read_json, real_path
 from lowregret.strict_json import to_json
 
 TOP = 200
@@ -66,8 +66,8 @@ def ask(
     reader_name()
     longest = max([len(ids) + continued for ids in prompts] + [len(ids) for ids, _ in scored] + [256])
     questions = {
-        "file": str(file.resolve()),
-        "lora": str(lora.resolve()) if lora else "",
+        "file": str(real_path(file)),
+        "lora": str(real_path(lora)) if lora else "",
         "context": -(-(longest + 8) // 256) * 256,
         "threads": max(1, (os.cpu_count() or 1) // 2),  # its threads wait by spinning: beside others they stand still
         "rows": rows,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from lowregret import limits
 from lowregret.questions.question import PlacedQuestion, Rank
 from lowregret.spec.method import DEFAULT_ALPHA, LoRA
 from lowregret.spec.optimizer import AdamW
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count
+
+Factor = Annotated[float, Field(gt=0, le=limits.FACTOR)]
 
 
 class InvarianceQuestion(PlacedQuestion):
@@ -23,9 +28,9 @@ class InvarianceQuestion(PlacedQuestion):
     """An eps that is as good as none: the invariance holds for Adam without one."""
     rank: Rank = 8
     learning_rate: PositiveRate = 1e-3
-    transforms: tuple[tuple[float, float], ...] = ((2.0, 1.0), (1.0, 3.0), (3.0, 0.7), (0.3, 5.0))
+    transforms: tuple[tuple[Factor, Factor], ...] = ((2.0, 1.0), (1.0, 3.0), (3.0, 0.7), (0.3, 5.0))
     """(p, q): alpha / (pq), init · p, rate of A · p, rate of B · q."""
-    changes: tuple[float, ...] = (2.0, 4.0)
+    changes: tuple[Factor, ...] = (2.0, 4.0)
     """Factors by which alpha alone, and init alone, are changed to see that these do matter."""
 
     def groups(self) -> tuple[GroupSpec, ...]:

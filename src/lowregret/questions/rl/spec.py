@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from lowregret import limits
 from lowregret.questions.question import PlacedQuestion, Ranks, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.rl import RL, Objective
@@ -36,7 +37,7 @@ class RLQuestion(PlacedQuestion):
     prune: None = None
     """No trial is stopped early: which rates are good is what is asked for, and rewards rise along an S."""
     ranks: Ranks = (1, 4, 16, 64)
-    tolerance: float = Field(default=RL_TOLERANCE, gt=0)
+    tolerance: float = Field(default=RL_TOLERANCE, gt=0, le=limits.FACTOR)
     """Regret below so much reward is none."""
     good: float = Field(default=0.9, gt=0, lt=1)
     """A rate is good when its trial gains this share of the reward that the best one's gains over the base."""

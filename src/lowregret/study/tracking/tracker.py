@@ -20,6 +20,8 @@ from threading import Event, Thread
 from types import TracebackType
 
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.foreign import real_path
+from lowregret.foreign_text import redacted, without_secrets
 from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
@@ -70,7 +72,7 @@ def parse_track(text: str, folder: Path) -> Track:
         raise SpecError(f"--track {tool}: the package {tool} is missing. Install it by `pip install lowregret[track]`.")
     defaults = {
         "tensorboard": str(folder / TENSORBOARD),
-        "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / MLFLOW).resolve()}",
+        "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{real_path(folder / MLFLOW)}",
         "wandb": os.environ.get("WANDB_PROJECT") or PROJECT,
     }
     if not where and tool == "mlflow":
@@ -131,7 +133,7 @@ class Tracker:
 
     def watching(self, folder: Path, inner: Observer, study: str = "", condition: str = "") -> Tracked:
         """An observer of the trials of one run or group folder, that tells `inner` everything first."""
-        return Tracked(self, folder, inner, study or folder.resolve().name, condition)
+        return Tracked(self, folder, inner, study or real_path(folder).name, condition)
 
     def put(self, where: _Where, what: Metric | TrialRecord) -> None:
         self._queue.put((where, what))
@@ -167,6 +169,9 @@ class Tracked:
     def trial_ended(self, record: TrialRecord) -> None:
         self._inner.trial_ended(record)
         self._tracker.put(self._where(record.spec), record)
+
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
+        self._inner.trial_paused(record, step, loss)
 
     def _where(self, trial: TrialSpec) -> _Where:
         many = self._folder / TRIALS  # `train` has its one trial in the folder itself
@@ -221,7 +226,7 @@ class _Sender:
             if isinstance(what, Metric):
                 news.rows.append(what)
             else:
-                news.ended = what
+                news.ended = what.model_copy(update={"error": what.error and redacted(what.error)})
             try:
                 item = self._queue.get_nowait()
             except Empty:
@@ -298,4 +303,4 @@ def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFact
     name = "/".join(part for part in (study, condition, called) if part)
     # Hashed: a trial's id may hold what a W&B id must not, or be longer.
     own = hashlib.sha256(called.encode()).hexdigest()[:12]
-    return RunFacts(f"{read_json(file)['id']}-{own}", name, study, config)
+    return RunFacts(f"{read_json(file)['id']}-{own}", redacted(name), study, without_secrets(config))

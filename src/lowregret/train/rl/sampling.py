@@ -12,6 +12,7 @@ from lowregret.engine.footprint import max_decode_rows
 from lowregret.engine.sampling.stream import completion_text
 from lowregret.engine.sampling.vllm import VllmSampler
 from lowregret.export.peft import export_policy
+from lowregret.foreign_text import redacted
 from lowregret.models.stops import stops
 from lowregret.runs.files import FAILURES
 from lowregret.runs.metrics import append_lines
@@ -114,7 +115,7 @@ class Sampling:
                     "prompt": samples[place].prompt.problem.prompt,
                     "completion": samples[place].text,
                     "reward": grade.reward,
-                    "error": grade.failure,
+                    "error": grade.failure and redacted(grade.failure),
                 }
                 for place, grade in failed
             ),

@@ -111,7 +111,7 @@ def test_failures_are_written_and_said_once(bases: ModuleType, tmp_path: Path) -
     said: list[str] = []
 
     def grade(samples: Sequence[tuple[str, Problem]]) -> list[Grade]:
-        return [Grade(-1.0, "raised X") if n % 2 else Grade(1.0) for n in range(len(samples))]
+        return [Grade(-1.0, "raised X: https://me:pass@judge/") if n % 2 else Grade(1.0) for n in range(len(samples))]
 
     draws = sampling(Engine(bases.small_base("qwen3")), grade, said.append, failure_reward=-1.0)
     found = draws.draw({"base": PROMPTS[:4]}, SEEDS)["base"]
@@ -121,7 +121,7 @@ def test_failures_are_written_and_said_once(bases: ModuleType, tmp_path: Path) -
         assert [g.reward for g in draws.graded(tmp_path, samples, 2, step).grades] == [1.0, -1.0, 1.0, -1.0]
     lines = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
     assert [(line["step"], line["prompt"], line["reward"], line["error"]) for line in lines] == [
-        (step, f"problem {n}", -1.0, "raised X") for step in (1, 2) for n in (1, 3)
+        (step, f"problem {n}", -1.0, "raised X: https://***@judge/") for step in (1, 2) for n in (1, 3)
     ]
     assert len(said) == 1
     assert "2 of 4 samples of step 1: number 2 raised X" in said[0]

@@ -1,0 +1,51 @@
+"""Which comparisons forecasts are made from: those that come with lowregret, and the user's own. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from lowregret.runs.bank import BankEntry, parse_bank, read_bank
+
+_BUNDLED = "bank.jsonl"
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Entries of both."""
+
+    entries: tuple[BankEntry, ...]
+    own: int
+    """How many of them are the user's."""
+
+    def words(self) -> str:
+        """`35 comparisons, 2 of them your own`."""
+        mine = f", {self.own} of them your own" if self.own else ""
+        return f"{len(self.entries)} comparisons{mine}"
+
+
+def own_bank(named: Path | None = None) -> Path:
+    """The user's bank: the file that is named, else `lowregret/bank.jsonl` where the user's data are."""
+    if named is not None:
+        return named
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "lowregret" / _BUNDLED
+
+
+def bundled_bank() -> list[BankEntry]:
+    """The comparisons that come with lowregret (`benchmarks.bank`)."""
+    file = files("lowregret.analysis.forecast") / _BUNDLED
+    return parse_bank(file.read_text(encoding="utf-8"), str(file))
+
+
+def load_bank(named: Path | None = None) -> Bank:
+    """The bundled comparisons and the user's, who may have measured one of them again.
+
+    RecordsError when the user's bank is damaged, or the one that is named is not there.
+    """
+    path = own_bank(named)
+    own = read_bank(path) if named is not None or path.exists() else []
+    known = {entry.identity for entry in own}
+    return Bank((*(entry for entry in bundled_bank() if entry.identity not in known), *own), len(own))

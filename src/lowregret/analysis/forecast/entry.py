@@ -1,0 +1,105 @@
+"""A comparison's folder as an entry of the bank. Torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.learning_rate import SEARCH_SEED
+from lowregret.errors import RecordsError
+from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.bank import BankEntry, BankMethod, RateCurve
+from lowregret.runs.files import METRICS, SPEC, VERDICT
+from lowregret.runs.manifest import read_manifest
+from lowregret.runs.metrics import held_out_curve
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import base_facts, read_trials, start_loss, trial_folder
+from lowregret.runs.verdict import Verdict
+from lowregret.strict_json import to_json
+
+
+def finished_entry(folder: Path) -> BankEntry:
+    """What a bank keeps of a comparison; RecordsError when it measured no regret in nats, or is not finished.
+
+    A verdict need not be settled: a forecast is judged by the measured regret and its error bar, whatever they are.
+    """
+    path = folder / VERDICT
+    if not path.exists():
+        raise RecordsError(f"{folder}: no finished comparison: it has no {VERDICT}. Name one that `compare` has left.")
+    verdict = read_record(Verdict, path)
+    if verdict.regret_nats is None:
+        raise RecordsError(f"{folder}: no regret in nats was measured there. A bank is of supervised fine-tuning.")
+    results = {result.name: result for result in verdict.methods}
+    entry = entry_so_far(folder)
+    measured = [
+        method.model_copy(
+            update={
+                "loss": results[method.name].test_nll,
+                "regret_nats": results[method.name].regret_nats,
+                "ci95": results[method.name].ci95,
+            }
+        )
+        for method in entry.methods
+        if method.name in results
+    ]
+    return entry.model_copy(update={"methods": tuple(measured)})
+
+
+def entry_so_far(folder: Path) -> BankEntry:
+    """A comparison with the curves that its search has by now, and no result of any method."""
+    manifest, records, base = read_manifest(folder), read_trials(folder), start_loss(folder)
+    identity = next((record.inputs for record in records if record.inputs), None)
+    facts = base_facts(folder)
+    if manifest is None or identity is None or base is None or facts.get("supervised_tokens") is None:
+        raise RecordsError(
+            f"{folder}: no comparison of supervised fine-tuning by this version. Run `compare` in another --out."
+        )
+    steps, batch, examples = _length(read_json(folder / SPEC), folder)
+    return BankEntry(
+        identity=identity,
+        base=_digest(manifest.base),
+        data=manifest.train,
+        steps=steps,
+        batch_size=batch,
+        epochs=steps * batch / examples,
+        supervised_tokens=facts["supervised_tokens"],
+        fact_bits=facts.get("fact_bits"),
+        base_nll=base,
+        methods=tuple(_method(folder, name, records) for name in sorted({record.method for record in records})),
+    )
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    """Of a base's weights and configuration: another template is the same base."""
+    kept = {name: digest for name, digest in files.items() if name.endswith((".safetensors", ".gguf", "config.json"))}
+    return hashlib.sha256(to_json(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _length(stored: Any, folder: Path) -> tuple[int, int, int]:
+    """Steps of a trial, examples of a step and of a pass."""
+    try:
+        resolved = stored["resolved"]
+        return int(resolved["steps"]), int(stored["spec"]["batch_size"]), int(resolved["train_examples"])
+    except (KeyError, TypeError, ValueError):
+        raise RecordsError(f"{folder / SPEC}: names no steps, batch_size and train_examples. Is this a run?") from None
+
+
+def _method(folder: Path, name: str, records: Sequence[TrialRecord]) -> BankMethod:
+    own = sorted((record for record in records if record.method == name), key=lambda record: record.learning_rate)
+    curves = [
+        (record.learning_rate, held_out_curve(trial_folder(folder, record.id) / METRICS))
+        for record in own
+        if record.seed == SEARCH_SEED
+    ]
+    return BankMethod(
+        name=name,
+        parameters=max(record.trainable_parameters for record in own),
+        curves=tuple(
+            RateCurve(learning_rate=rate, losses={step: loss for step, loss in curve.items() if math.isfinite(loss)})
+            for rate, curve in curves
+            if curve
+        ),
+    )

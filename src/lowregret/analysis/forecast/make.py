@@ -1,0 +1,95 @@
+"""A comparison's forecast, from the pilots in its folder. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.model import RegretModel
+from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, pilot_steps, pilots_of
+from lowregret.errors import RecordsError
+from lowregret.runs.bank import BankEntry
+from lowregret.runs.forecast import Forecast
+from lowregret.spec import CompareSpec
+
+USUAL_TRIALS = 5
+"""Of a method's search, beside those of the other seeds."""
+_FEWEST = 3
+"""Evaluations of a pilot, the base's among them, below which its curve is a point and no more."""
+
+
+def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float) -> Forecast:
+    """What the regret of each LoRA is expected to be, by pilots of at most this share of a run.
+
+    Raises RecordsError when a method has no pilot, or no rate at which its loss fell, and when the bank knows no pilots
+    of that length: a number without an interval is never given.
+    """
+    loras = [method.name for method in spec.methods if method.name != FULL]
+    step = _step(entry, [FULL, *loras], share)
+    known = [other for other in bank.entries if other.identity != entry.identity]
+    model = RegretModel.of(known, step / entry.steps)
+    if model is None:
+        raise RecordsError(
+            f"the bank has no comparisons with pilots of {step / entry.steps:.0%} of a run. Ask for longer ones by "
+            "--budget 20%, or add finished comparisons: lowregret bank add RUN."
+        )
+    found: dict[str, Pilots] = {}
+    for name in loras:
+        pilots = pilots_of(entry, name, share)
+        if pilots is None:
+            raise RecordsError(
+                f"in {step} steps full fine-tuning has learned nothing at any learning rate tried, so there is nothing "
+                "that LoRA could lack. Ask for longer pilots (--budget 20%), or see that the data can be learned."
+            )
+        found[name] = pilots
+    first = next(iter(found.values()))
+    learned = model.learned(first)
+    tolerance = spec.tolerance
+    if spec.tolerance_of == "loss":
+        tolerance *= (entry.base_nll - learned) / learned
+    forecasts = tuple(model.forecast(name, pilots, tolerance) for name, pilots in found.items())
+    return Forecast(
+        forecasts=forecasts,
+        tolerance=tolerance,
+        learned=learned,
+        step=step,
+        steps=entry.steps,
+        cost=_cost(spec, entry, step),
+        bank=f"{model.cases} LoRAs of {model.comparisons} comparisons ({bank.words()} in the bank)",
+        notes=tuple(_notes(spec, first, [found.method for found in forecasts if found.far])),
+    )
+
+
+def _step(entry: BankEntry, names: Sequence[str], share: float) -> int:
+    methods = [entry.method(name) for name in names]
+    missing = [name for name, method in zip(names, methods, strict=True) if method is None or not longest(method)]
+    curves = [longest(method) for method in methods if method is not None]
+    step = None if missing else pilot_steps(curves, share, entry.steps)
+    if step is None:
+        whose = f"{missing[0]} has none" if missing else f"none is within {share:.0%} of the run"
+        raise RecordsError(
+            f"a forecast needs an evaluation of each method in the pilots, and {whose}: ask for more evaluations "
+            "(--evals 12), or for longer pilots (--budget 20%)."
+        )
+    return step
+
+
+def _cost(spec: CompareSpec, entry: BankEntry, step: int) -> float:
+    """Steps of all trials so far, each at most the pilot's, over those that a full comparison usually takes."""
+    pilots = sum(min(step, max(curve.losses, default=0)) for method in entry.methods for curve in method.curves)
+    whole = len(spec.methods) * (USUAL_TRIALS + spec.seeds - 1) * entry.steps
+    return pilots / whole
+
+
+def _notes(spec: CompareSpec, pilots: Pilots, far: Sequence[str]) -> list[str]:
+    notes = []
+    if spec.optimizer.schedule != "constant":
+        notes.append(
+            f"The learning rate follows the schedule {spec.optimizer.schedule}, and the bank is of constant rates: a "
+            "pilot is not a shorter run."
+        )
+    if len(pilots.full) < _FEWEST:
+        notes.append("One evaluation of each pilot: the lag cannot be told, and the regret is that of one moment.")
+    if far:
+        notes.append(f"Unlike what the bank has: {', '.join(far)}. The intervals are wider for it.")
+    return notes

@@ -1,0 +1,147 @@
+"""The regret at the end of a run, from pilots and the bank. Torch-free.
+
+Two linear models of the same pilots: how much FullFT will have learned by the end over what it has learned by now, and
+which share of that LoRA will be behind. The second is the regret that is there already, the lag in steps, and room: the
+bits that the data have to teach a parameter of the adapter, with how much of the run is still to come. What was tried
+instead, and how far each was off, is in docs/findings (`benchmarks.forecasts` measures it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lowregret.analysis.forecast.pilots import FULL, Pilots, pilots_of
+from lowregret.analysis.forecast.ridge import Known, Ridge
+from lowregret.runs.bank import BankEntry
+from lowregret.runs.forecast import ForecastedRegret
+
+UNIT = 0.02
+"""Of what FullFT learns: shares count by their size below it, above it by their logarithm (asinh)."""
+_NEAR = 0.9
+"""Of the bank's own cases so many are as near to the others as a case that is not called far."""
+
+
+def bent(share: float) -> float:
+    """A share as the model sees it."""
+    return math.asinh(share / UNIT)
+
+
+def straight(value: float) -> float:
+    """The inverse of `bent`."""
+    return UNIT * math.sinh(max(min(value, 20.0), -20.0))
+
+
+def regret_features(pilots: Pilots) -> tuple[float, ...]:
+    """What the regret at the end goes by."""
+    return (
+        bent(pilots.regret()),
+        math.log(min(max(pilots.lag(), 0.25), 8.0)),
+        math.log(pilots.bits / pilots.parameters),
+        math.log(pilots.epochs),
+        pilots.slope(),
+        math.log(pilots.steps),
+    )
+
+
+def growth_features(pilots: Pilots) -> tuple[float, ...]:
+    """What FullFT's further learning goes by."""
+    return (pilots.slope(), math.log(pilots.epochs), pilots.learned() / pilots.base_nll)
+
+
+@dataclass(frozen=True)
+class RegretModel:
+    """Fitted to a bank, for pilots of one share of a run."""
+
+    regret: Ridge
+    growth: Ridge
+    cases: int
+    comparisons: int
+    typical: float
+    """The leverage that nine of ten of the bank's own cases stay below."""
+
+    @classmethod
+    def of(cls, entries: Iterable[BankEntry], share: float) -> RegretModel | None:
+        """None when the bank has no two groups of comparisons (of base and data) with pilots of that share."""
+        found = list(cases(entries, share))
+        regrets = [Known(regret_features(case.pilots), bent(case.share), case.group) for case in found]
+        firsts = {case.comparison: case for case in reversed(found)}.values()
+        growths = [
+            Known(growth_features(case.pilots), math.log(case.learned / case.pilots.learned()), case.group)
+            for case in firsts
+        ]
+        if len({case.group for case in found}) < 2:
+            return None
+        regret = Ridge(regrets)
+        leverages = sorted(regret.predict(known.features).leverage for known in regrets)
+        typical = leverages[math.ceil(_NEAR * len(leverages)) - 1]
+        return cls(regret, Ridge(growths), len(found), len(growths), typical)
+
+    def forecast(self, name: str, pilots: Pilots, tolerance: float, level: float = 0.9) -> ForecastedRegret:
+        """Of a LoRA by its pilots; `tolerance` as a share of what FullFT learns."""
+        features = regret_features(pilots)
+        found = self.regret.predict(features, level)
+        low, middle, high = (straight(value) for value in (found.low, found.value, found.high))
+        learned = self.learned(pilots)
+        return ForecastedRegret(
+            method=name,
+            share=middle,
+            share_interval=(low, high),
+            regret_nats=middle * learned,
+            nats_interval=(low * learned, high * learned),
+            chance_low=self.regret.chance_below(features, bent(tolerance)),
+            at_pilot=pilots.regret(),
+            lag=pilots.lag(),
+            bits_per_parameter=pilots.bits / pilots.parameters,
+            far=found.leverage > self.typical,
+        )
+
+    def learned(self, pilots: Pilots) -> float:
+        """Nats that FullFT is expected to have learned by the end."""
+        grown = self.growth.predict(growth_features(pilots)).value
+        return min(pilots.learned() * math.exp(grown), pilots.base_nll)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A LoRA of a comparison in the bank: its pilots, and what became of it."""
+
+    comparison: str
+    group: str
+    """Its base and data."""
+    name: str
+    pilots: Pilots
+    share: float
+    """Measured regret over what FullFT learned."""
+    learned: float
+    """Nats that FullFT learned."""
+    error: float
+    """Half of the regret's 95 % interval, as such a share; infinite where it has none."""
+
+
+def cases(entries: Iterable[BankEntry], share: float) -> Iterable[Case]:
+    """The LoRAs with a measured regret whose pilots of this share of a run are known."""
+    for entry in entries:
+        whole = entry.method(FULL)
+        if whole is None or whole.loss is None or entry.base_nll <= whole.loss:
+            continue
+        learned = entry.base_nll - whole.loss
+        for method in entry.methods:
+            pilots = pilots_of(entry, method.name, share)
+            if method.regret_nats is None or pilots is None:
+                continue
+            error = math.inf if method.ci95 is None else (method.ci95[1] - method.ci95[0]) / 2 / learned
+            group = f"{entry.base[:16]} {entry.data[:16]}"
+            yield Case(entry.identity, group, method.name, pilots, method.regret_nats / learned, learned, error)
+
+
+def carried_over(found: Sequence[Case]) -> Mapping[str, float]:
+    """Mean absolute errors in shares of the forecasts that need no model: the regret of the pilots, and the one number
+    that is best for all."""
+    shares = sorted(case.share for case in found)
+    middle = shares[len(shares) // 2]
+    return {
+        "carried over": sum(abs(case.pilots.regret() - case.share) for case in found) / len(found),
+        "constant": sum(abs(middle - share) for share in shares) / len(shares),
+    }

@@ -1,0 +1,110 @@
+"""What pilots say of a LoRA's regret: numbers without units, from the search's curves up to a step. Torch-free.
+
+A pilot is the first part of a trial. All that is read off it is a share of what full fine-tuning has learned by then or
+a count of steps, so that bases, tokenizers and data compare.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lowregret.analysis.lag import steps_to
+from lowregret.runs.bank import BankEntry, BankMethod
+from lowregret.spec import FullFT
+
+Curve = Mapping[int, float]
+FULL = FullFT().name
+_NATS_A_BIT = math.log(2)
+_RECENT = math.sqrt(2) ** 2.5
+"""The evaluations that are averaged lie within this factor of the pilot's last step: three of those that a run has by
+default, each a factor of √2 after the other."""
+
+
+@dataclass(frozen=True)
+class Pilots:
+    """A LoRA's pilots and FullFT's, of equal steps, each at the rate that is best at their end."""
+
+    step: int
+    steps: int
+    """Of the whole run."""
+    epochs: float
+    """Of the whole run."""
+    base_nll: float
+    full: Curve
+    lora: Curve
+    parameters: int
+    """Of the LoRA."""
+    bits: float
+    """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
+    facts; an upper bound."""
+
+    def learned(self) -> float:
+        """Nats that FullFT has learned by the pilot's end."""
+        return self.base_nll - self.full[self.step]
+
+    def regret(self) -> float:
+        """Now, as a share of what FullFT has learned: over the last evaluations, since one is noisy."""
+        steps = sorted(step for step in self.full.keys() & self.lora.keys() if 0 < step <= self.step)
+        recent = [step for step in steps if step * _RECENT >= self.step]
+        return statistics.fmean(
+            (self.lora[step] - self.full[step]) / max(self.base_nll - self.full[step], 1e-3) for step in recent
+        )
+
+    def lag(self) -> float:
+        """Steps of LoRA over those of FullFT for the loss that LoRA has now; 1 where the curves do not say."""
+        reached = steps_to(self.full, self.lora[self.step])
+        if reached is None:
+            ahead = steps_to(self.lora, self.full[self.step])
+            return 1.0 if ahead is None else ahead / self.step
+        return self.step / reached
+
+    def slope(self) -> float:
+        """Of what FullFT has learned by now the share that it learned in the last doubling of the steps."""
+        half = min(self.full, key=lambda step: abs(math.log(2 * step / self.step)) if step else math.inf)
+        return (self.full[half] - self.full[self.step]) / max(self.learned(), 1e-3)
+
+
+def pilot_steps(curves: Sequence[Curve], share: float, steps: int) -> int | None:
+    """The last evaluation that all of these have within a share of the run; None when there is none."""
+    common = set.intersection(*(set(curve) for curve in curves)) if curves else set()
+    return max((step for step in common if 0 < step <= share * steps), default=None)
+
+
+def best_curve(method: BankMethod, step: int) -> Curve | None:
+    """The curve of the rate that is best at a step, up to there; None when none got so far."""
+    there = [curve.losses for curve in method.curves if step in curve.losses]
+    if not there:
+        return None
+    best = min(there, key=lambda losses: losses[step])
+    return {at: loss for at, loss in best.items() if at <= step}
+
+
+def pilots_of(entry: BankEntry, name: str, share: float) -> Pilots | None:
+    """The pilots of a LoRA in a comparison, as they were at a share of its run; None where there were none."""
+    full, lora = entry.method(FULL), entry.method(name)
+    if full is None or lora is None:
+        return None
+    step = pilot_steps([longest(full), longest(lora)], share, entry.steps)
+    if step is None:
+        return None
+    curves = best_curve(full, step), best_curve(lora, step)
+    if curves[0] is None or curves[1] is None or entry.base_nll <= curves[0][step]:
+        return None
+    return Pilots(
+        step, entry.steps, entry.epochs, entry.base_nll, curves[0], curves[1], lora.parameters, bits_of(entry)
+    )
+
+
+def longest(method: BankMethod) -> Curve:
+    """Of the method's curves the one that goes furthest."""
+    return max((curve.losses for curve in method.curves), key=len, default={})
+
+
+def bits_of(entry: BankEntry) -> float:
+    """What the data of a comparison have to teach, in bits: known facts, or the base's loss on one pass."""
+    if entry.fact_bits is not None:
+        return entry.fact_bits
+    return entry.base_nll * entry.supervised_tokens / _NATS_A_BIT

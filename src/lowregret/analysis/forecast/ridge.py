@@ -1,0 +1,98 @@
+"""Least squares with a penalty, and intervals from what it says of groups that it has not seen. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PENALTY = 1.0
+"""On the coefficients of standardised features, in rows: as if one more row said that nothing matters."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A case that has been measured."""
+
+    features: tuple[float, ...]
+    target: float
+    group: str
+    """Cases of one group may resemble each other: none of them judges how well another is predicted."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What is expected, and how far off it may be."""
+
+    value: float
+    low: float
+    high: float
+    leverage: float
+    """xᵀ(XᵀX + λ)⁻¹x: how far the case is from those that are known; a typical one of n has k / n with k features."""
+
+
+class Ridge:
+    """A linear model of known cases.
+
+    Its intervals are conformal (Vovk and others, *Algorithmic Learning in a Random World*, 2005): each group is
+    predicted by a model of the others, and the quantile of those errors, each over √(1 + leverage) of its case, is what
+    a new case may be off by, times its own √(1 + leverage).
+    """
+
+    def __init__(self, known: Sequence[Known]) -> None:
+        """`known` are of two groups or more."""
+        self._fit = _Fit(known)
+        self.errors = tuple(sorted(abs(error) for error in left_out(known)))
+        """In units of √(1 + leverage), ascending."""
+
+    def predict(self, features: Sequence[float], level: float = 0.9) -> Predicted:
+        """With an interval that is to hold at this level; infinite where too few cases are known for it."""
+        value, leverage = self._fit(features)
+        place = math.ceil((len(self.errors) + 1) * level)
+        reach = math.inf if place > len(self.errors) else self.errors[place - 1] * math.sqrt(1 + leverage)
+        return Predicted(value, value - reach, value + reach, leverage)
+
+    def chance_below(self, features: Sequence[float], bound: float) -> float:
+        """That the target lies below `bound`, by the errors that were made."""
+        value, leverage = self._fit(features)
+        scale = math.sqrt(1 + leverage)
+        reached = [(bound - value) / scale >= sign * error for error in self.errors for sign in (1, -1)]
+        return (sum(reached) + 0.5) / (len(reached) + 1)
+
+
+def left_out(known: Sequence[Known]) -> list[float]:
+    """The error of each case when its group is predicted by the others, over √(1 + leverage)."""
+    groups = sorted({case.group for case in known})
+    if len(groups) < 2:
+        raise ValueError("one group alone says nothing of how well another is predicted")
+    found = {}
+    for group in groups:
+        fit = _Fit([case for case in known if case.group != group])
+        for place, case in enumerate(known):
+            if case.group == group:
+                value, leverage = fit(case.features)
+                found[place] = (case.target - value) / math.sqrt(1 + leverage)
+    return [found[place] for place in range(len(known))]
+
+
+class _Fit:
+    def __init__(self, known: Sequence[Known]) -> None:
+        rows = np.array([case.features for case in known], dtype=np.float64)
+        targets = np.array([case.target for case in known], dtype=np.float64)
+        self._middle, spread = rows.mean(axis=0), rows.std(axis=0)
+        self._spread = np.where(spread > 0, spread, 1.0)
+        scaled = self._scaled(rows)
+        penalty = np.eye(scaled.shape[1]) * PENALTY
+        penalty[0, 0] = 0.0  # the mean is not drawn to nothing
+        self._inverse = np.linalg.inv(scaled.T @ scaled + penalty)
+        self._weights = self._inverse @ scaled.T @ targets
+
+    def __call__(self, features: Sequence[float]) -> tuple[float, float]:
+        row = self._scaled(np.array([features], dtype=np.float64))[0]
+        return float(row @ self._weights), float(row @ self._inverse @ row)
+
+    def _scaled(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.hstack([np.ones((len(rows), 1)), (rows - self._middle) / self._spread])

@@ -1,0 +1,76 @@
+"""`lowregret forecast`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from lowregret.cli import options as o
+from lowregret.cli.command import verb
+from lowregret.cli.compare import ASKS, comparison_folder, comparison_spec
+from lowregret.cli.options import option
+from lowregret.cli.outcome import command_line, plain, say_json
+from lowregret.cli.specs import filled_in
+from lowregret.errors import SpecError
+
+if TYPE_CHECKING:
+    from lowregret.runs.forecast import Forecast
+
+_MOST = 0.5
+
+
+@verb("forecast", ASKS.parameters())
+def forecast(
+    *,
+    budget: Annotated[
+        str, option("Share of each trial's steps that its pilot takes, up to 50%. (default: 20%)")
+    ] = "20%",
+    bank: o.BankFile = None,
+    config: o.Config = None,
+    recipe: o.Recipe = None,
+    out: Annotated[Path | None, option("The study's folder. (default: that of `compare` with the same spec)")] = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    **flags: Any,
+) -> None:
+    """Trains every trial of a search a part of its way, and says what the regret will be at the end, with an interval
+    that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there.
+    """
+    spec, share = comparison_spec(config, recipe, flags), _share(budget)
+    folder = out or comparison_folder(spec)
+    from lowregret.analysis.forecast.banks import load_bank
+    from lowregret.cli.progress import LiveProgress
+
+    known = load_bank(bank)
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+        progress.say(f"study: {folder}")
+        progress.say(filled_in(spec))
+        from lowregret.study.forecasting import forecast as run
+
+        found = run(spec, folder, share=share, bank=known, command=command_line(), observer=progress)
+    if as_json:
+        say_json(plain(found))
+    else:
+        _show(found)
+
+
+def _show(found: Forecast) -> None:
+    from rich.text import Text
+
+    from lowregret.analysis.forecast.words import sentences
+    from lowregret.cli.progress import make_console
+
+    console = make_console()
+    for sentence in sentences(found):
+        console.print(Text(sentence))
+
+
+def _share(text: str) -> float:
+    number = text.removesuffix("%")
+    try:
+        share = float(number) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= _MOST:
+        raise SpecError(f"--budget {text!r}: give a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2.")
+    return share

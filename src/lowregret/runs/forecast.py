@@ -1,0 +1,54 @@
+"""The shape of `forecast.json`: what a comparison's regret is expected to be, before it is measured."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from lowregret.spec import Spec
+
+
+class ForecastedRegret(Spec):
+    """Of one LoRA against FullFT, each at its own best learning rate, at the end of the run."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    method: str
+    share: float
+    """Of what FullFT learns, as expected."""
+    share_interval: tuple[float, float]
+    """That is to contain the measured share at `level`."""
+    regret_nats: float
+    """`share` of what FullFT is expected to learn."""
+    nats_interval: tuple[float, float]
+    chance_low: float
+    """That the regret is below the tolerance."""
+    at_pilot: float
+    """The regret in the pilots, as a share of what FullFT had learned by then."""
+    lag: float
+    """Steps of LoRA over those of FullFT for the same loss, in the pilots."""
+    bits_per_parameter: float
+    far: bool
+    """Whether the case is further from the bank than nine of ten of its own cases are from the others: the interval is
+    wider."""
+
+
+class Forecast(Spec):
+    """`forecast.json`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    forecasts: tuple[ForecastedRegret, ...]
+    level: float = 0.9
+    tolerance: float
+    """Share of what FullFT learns below which a regret is low."""
+    learned: float
+    """Nats per supervised token that FullFT is expected to learn."""
+    step: int
+    """Steps of the pilots."""
+    steps: int
+    """Of a whole trial."""
+    cost: float
+    """Steps of the pilots over those of a full comparison, by its usual number of trials."""
+    bank: str
+    """Which bank, and how many cases of how many comparisons it has."""
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,80 @@
+"""The linear model of the forecasts: what it finds, and that its intervals hold on groups that it has not seen."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from lowregret.analysis.forecast.ridge import PENALTY, Known, Ridge, left_out
+
+
+def world(generator: random.Random, groups: int, each: int = 4) -> list[Known]:
+    """Targets that are linear in two features, with an error of the group and one of the case."""
+    found = []
+    for group in range(groups):
+        shared = generator.gauss(0, 0.3)
+        for _ in range(each):
+            features = (generator.gauss(2, 1), generator.gauss(0, 3))
+            target = 1 + 2 * features[0] - 0.5 * features[1] + shared + generator.gauss(0, 0.2)
+            found.append(Known(features, target, str(group)))
+    return found
+
+
+def test_it_is_least_squares_with_a_penalty_on_standardised_features() -> None:
+    known = [Known((x,), y, str(x)) for x, y in ((0.0, 1.0), (1.0, 2.0), (2.0, 3.0))]
+    # By hand: the mean of the targets is 2; standardised x is ±√1.5, so that Σx² = 3 and Σxy = 2·√1.5.
+    weight = 2 * math.sqrt(1.5) / (3 + PENALTY)
+    found = Ridge(known).predict((2.0,))
+    assert found.value == pytest.approx(2 + weight * math.sqrt(1.5))
+    assert found.leverage == pytest.approx(1 / 3 + 1.5 / (3 + PENALTY))
+
+
+def test_nine_of_ten_new_groups_lie_in_the_interval() -> None:
+    generator = random.Random(0)
+    inside = total = 0
+    for _ in range(60):
+        cases = world(generator, 31)
+        model = Ridge(cases[:-4])
+        for case in cases[-4:]:
+            found = model.predict(case.features, 0.9)
+            inside += found.low <= case.target <= found.high
+            total += 1
+    assert 0.85 <= inside / total <= 0.95
+
+
+def test_a_case_far_from_all_that_is_known_has_a_wider_interval() -> None:
+    model = Ridge(world(random.Random(1), 12))
+    near, far = model.predict((2.0, 0.0)), model.predict((40.0, 0.0))
+    assert far.leverage > 10 * near.leverage
+    assert far.high - far.low > 2 * (near.high - near.low)
+
+
+def test_a_group_takes_no_part_in_its_own_prediction() -> None:
+    """A group whose targets are all off by ten is not seen to be so by a model of the others."""
+    known = world(random.Random(2), 12)
+    off = [Known(case.features, case.target + 10, case.group) if case.group == "0" else case for case in known]
+    errors = left_out(off)
+    assert all(error > 6 for error, case in zip(errors, off, strict=True) if case.group == "0")
+
+
+def test_with_too_few_cases_for_a_level_the_interval_has_no_end() -> None:
+    model = Ridge(world(random.Random(3), 2, each=2))
+    assert model.predict((2.0, 0.0), 0.9).high == math.inf
+    assert model.predict((2.0, 0.0), 0.5).high < math.inf
+
+
+def test_the_chance_of_lying_below_rises_from_nought_to_one() -> None:
+    model = Ridge(world(random.Random(4), 12))
+    value = model.predict((2.0, 0.0)).value
+    chances = [model.chance_below((2.0, 0.0), value + off) for off in (-50, -0.3, 0, 0.3, 50)]
+    assert chances == sorted(chances)
+    assert chances[0] < 0.02
+    assert chances[2] == pytest.approx(0.5, abs=0.02)
+    assert chances[-1] > 0.98
+
+
+def test_one_group_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="one group"):
+        Ridge(world(random.Random(5), 1))
