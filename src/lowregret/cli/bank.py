@@ -15,6 +15,7 @@ from lowregret.errors import SpecError
 @verb("bank")
 def bank(
     action: Annotated[str, positional("list, or add with folders of comparisons.", "ACTION", required=True)],
+    /,
     *folders: Annotated[Path, positional("Folders that `lowregret compare` has left, to add.", "FOLDER")],
     bank: o.BankFile = None,
     as_json: o.Json = False,
