@@ -119,7 +119,19 @@ def peer(model: str, threads: int) -> Iterator[Contender]:
         port = free.getsockname()[1]
     model = resolve(model).path
     run = "from transformers.cli.transformers import main; import sys; sys.argv[0] = 'transformers'; main()"
-    options = ["serve", model, "--continuous-batching", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    options = [
+        "serve",
+        model,
+        "--continuous-batching",
+        "--cb-max-memory-percent",
+        "0.2",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
     with _process([sys.executable, "-c", run, *options], threads, says=False) as (process, _):
         address = f"localhost:{port}"
         deadline = time.monotonic() + 180

@@ -6,6 +6,7 @@ policy is taken off when the last of them has ended.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -97,12 +98,10 @@ class Adapters:
             )
         folder = self._folder(path)
         self._loading.add(name)
-        try:
-            await self._put(name, folder)
+        try:  # to its end, even if the client leaves: what is loaded has a name
+            await asyncio.shield(asyncio.ensure_future(self._put(name, folder)))
         except LowregretError as error:
             raise Problem(400, _public(error, folder), param="lora_path") from None
-        finally:
-            self._loading.discard(name)
 
     async def load_own(self, name: str, folder: Path) -> None:
         """Load an adapter of the command line, from wherever it is."""
@@ -126,7 +125,10 @@ class Adapters:
                     engine.remove_policy(policy)
                 raise
 
-        await self._worker.change(load)
+        try:
+            await self._worker.change(load)
+        finally:
+            self._loading.discard(name)
         self._drop(name)
         self._models[name] = Served(name, policy)
 

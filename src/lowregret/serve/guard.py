@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lowregret.serve.problems import Problem, failed, late
@@ -80,6 +81,8 @@ class Guard:
             problem = found
         except TimeoutError:
             problem = late(self._seconds)
+        except ClientDisconnect:
+            told.about["left"] = True
         except asyncio.CancelledError:  # the server stops, or the client has gone
             status = status or 499
             raise

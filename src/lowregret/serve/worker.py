@@ -102,6 +102,8 @@ class Worker:
         done: Future[T] = Future()
 
         def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 done.set_result(self.sampler.change(change))
             except BaseException as error:  # it is the asker's
@@ -112,7 +114,14 @@ class Worker:
 
     def change_soon(self, change: Callable[[], None]) -> None:
         """The same, for nobody who waits."""
-        self._inbox.put(lambda: self.sampler.change(change))
+
+        def run() -> None:
+            try:
+                self.sampler.change(change)
+            except Exception as error:
+                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+        self._inbox.put(run)
 
     def _run(self) -> None:
         while self._receive(wait=not (self._rows or self._waiting)):
@@ -145,15 +154,15 @@ class Worker:
         """Give places to those that wait; rows of jobs that were given up lose theirs."""
         for row, job in self._rows.items():
             row.cancelled = job.cancelled
+        if any(job.cancelled for job, _ in self._waiting):
+            self._waiting = deque(entry for entry in self._waiting if not entry[0].cancelled)
         read = 0
         while self._waiting and len(self._rows) < self._most:
             job, choice = self._waiting[0]
             prompt = job.prompts[choice // job.choices]
-            if not job.cancelled and read and read + len(prompt) > READ_TOKENS:
+            if read and read + len(prompt) > READ_TOKENS:
                 break
             self._waiting.popleft()
-            if job.cancelled:
-                continue
             try:
                 form = None if job.constrain is None else job.constrain()
                 row = self.sampler.add(job.policy, prompt, job.params, choice % job.choices, form)

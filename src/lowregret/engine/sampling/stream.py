@@ -12,6 +12,8 @@ OnToken = Callable[[int], bool]
 """Told of each token; False draws no more of them."""
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What decoders write for the bytes of a character that is not whole yet."""
+_TAIL, _OVERLAP = 256, 16
+"""Tokens that are decoded anew with each one, at most, and those before them that go with them."""
 
 
 class Listener:
@@ -68,15 +70,24 @@ class TextStream:
     def __init__(self, params: SamplingParams, decode: Callable[[list[int]], str]) -> None:
         """`decode` must give a longer text for more tokens, so none that tidies blanks."""
         self._params, self._decode = params, decode
-        self._ids: list[int] = []
         self._told = 0
+        self._sure = ""
+        """The text of the first tokens, which are not decoded again."""
+        self._tail: list[int] = []
+        """The tokens behind them, after the last few of them: a decoder may look at what is before."""
+        self._overlap = 0
+        """Characters of the tail that are in `_sure`."""
 
     def add(self, token: int) -> str:
         """The text that is certain now and was not before."""
         if token in self._params.stop_ids:
             return ""
-        self._ids.append(token)
-        text = _before(self._decode(self._ids), self._params.stop_texts).rstrip(_INCOMPLETE)
+        self._tail.append(token)
+        whole = self._sure + self._decode(self._tail)[self._overlap :]
+        if len(self._tail) >= _TAIL and not whole.endswith(_INCOMPLETE):
+            self._sure, self._tail = whole, self._tail[-_OVERLAP:]
+            self._overlap = len(self._decode(self._tail))
+        text = _before(whole, self._params.stop_texts).rstrip(_INCOMPLETE)
         return self._new(text[: len(text) - _may_begin(text, self._params.stop_texts)])
 
     def end(self, completion: Completion) -> str:
