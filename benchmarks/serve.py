@@ -257,10 +257,15 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def _gguf(model: str, folder: Path) -> Path:
-    if not folder.exists():
-        options = ["--format", "gguf", "--kind", "F32", "--model", model, "--out", str(folder)]
-        subprocess.run([sys.executable, "-m", "lowregret", "export", *options], check=True, stdout=subprocess.DEVNULL)
-    return next(folder.rglob("*.gguf"))
+    file = folder / "f32.gguf"
+    if not file.exists():
+        from lowregret.export.gguf.write import write_gguf
+        from lowregret.export.merged.opened import opened
+
+        folder.mkdir()
+        with opened(model, (), lambda line: None) as weights:
+            write_gguf(weights, file, "F32")
+    return file
 
 
 def adapters(arguments: argparse.Namespace) -> None:

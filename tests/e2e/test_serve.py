@@ -340,7 +340,7 @@ def test_the_page_on_serving_is_right(server: Running, capsys: pytest.CaptureFix
     exec(compile(code, "serving.md", "exec"), {})
     assert len(capsys.readouterr().out) > 10
     reference = (Path(__file__).parents[2] / "docs/reference/serve.md").read_text(encoding="utf-8")
-    for flag in re.findall(r"--[a-z-]+", page):
+    for flag in re.findall(r"`(--[a-z][a-z-]+)`", page):
         assert f"`{flag}`" in reference
 
 
