@@ -52,3 +52,7 @@ class Forecast(Spec):
     bank: str
     """Which bank, and how many cases of how many comparisons it has."""
     notes: tuple[str, ...] = ()
+
+    def of(self, method: str) -> ForecastedRegret | None:
+        """Of a LoRA by its name."""
+        return next((found for found in self.forecasts if found.method == method), None)

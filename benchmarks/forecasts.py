@@ -1,0 +1,135 @@
+"""How well forecasts hold: on comparisons for fitting, each left out in turn, and on those held out by data or base.
+
+    python -m benchmarks.bank --gsm8k FOLDER --out runs/bank      # hours: the comparisons
+    python -m benchmarks.forecasts collect runs/bank              # into the bank that comes with lowregret
+    python -m benchmarks.forecasts                                # docs/results/forecasts.json, and a table
+
+Held-out cells are predicted by a model of those for fitting alone. A decision counts where the comparison settled it:
+where the measured regret's own 95 % interval does not reach the tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowregret.analysis.forecast.banks import bundled_bank
+from lowregret.analysis.forecast.entry import finished_entry
+from lowregret.analysis.forecast.model import Case, bent, carried_over, cases, regret_features, straight
+from lowregret.analysis.forecast.pilots import Pilots
+from lowregret.analysis.forecast.ridge import Known, Ridge
+from lowregret.runs.bank import BankEntry, write_bank
+from lowregret.strict_json import to_json
+
+HERE = Path(__file__).parents[1]
+BANK = HERE / "src" / "lowregret" / "analysis" / "forecast" / "bank.jsonl"
+RESULT = HERE / "docs" / "results" / "forecasts.json"
+SHARES = (0.1, 0.2)
+TOLERANCE = 0.05
+Features = Callable[[Pilots], tuple[float, ...]]
+TRIED: Mapping[str, Features] = {
+    "as it is": regret_features,
+    "without the lag": lambda p: (*regret_features(p)[:1], *regret_features(p)[2:]),
+    "without bits a parameter": lambda p: (*regret_features(p)[:2], *regret_features(p)[3:]),
+    "without the pilots": lambda p: regret_features(p)[2:],
+    "the pilots' regret alone": lambda p: regret_features(p)[:1],
+}
+"""What the model of the regret goes by, and what is left of it without a part."""
+
+
+def collect(folder: Path) -> None:
+    """The finished comparisons of `benchmarks.bank` as the bundled bank."""
+    found = [
+        finished_entry(file.parent).model_copy(update={"part": file.parent.name.partition(".")[0]})
+        for file in sorted(folder.glob("*/verdict.json"))
+    ]
+    write_bank(BANK, found)
+    print(f"{BANK.name}: {len(found)} comparisons, {BANK.stat().st_size:,} bytes")
+
+
+def known(found: Sequence[Case], features: Features) -> list[Known]:
+    """As the model takes them."""
+    return [Known(features(case.pilots), bent(case.share), case.group) for case in found]
+
+
+def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: Features) -> dict[str, float]:
+    """What became of forecasts of these cases, in shares of what FullFT learns."""
+    predicted = [model_of(case).predict(features(case.pilots)) for case in found]
+    middles = [straight(each.value) for each in predicted]
+    inside = [straight(p.low) <= case.share <= straight(p.high) for p, case in zip(predicted, found, strict=True)]
+    settled = [
+        (middle < TOLERANCE) == (case.share < TOLERANCE)
+        for middle, case in zip(middles, found, strict=True)
+        if abs(case.share - TOLERANCE) > case.error
+    ]
+    return {
+        "cells": len(found),
+        "coverage": statistics.fmean(inside),
+        "mean absolute error": statistics.fmean(abs(m - case.share) for m, case in zip(middles, found, strict=True)),
+        **carried_over(found),
+        "width": statistics.median(straight(p.high) - straight(p.low) for p in predicted),
+        "settled": len(settled),
+        "right": sum(settled),
+    }
+
+
+def measured(entries: Sequence[BankEntry], share: float) -> dict[str, Any]:
+    """Of one length of pilots."""
+    parts = {part: [e for e in entries if e.part == part] for part in ("fit", "data", "base")}
+    fit = list(cases(parts["fit"], share))
+
+    def without(case: Case, features: Features) -> Ridge:
+        return Ridge(known([other for other in fit if other.group != case.group], features))
+
+    result: dict[str, Any] = {
+        "fit, each group left out": {
+            name: judged(fit, lambda case, features=features: without(case, features), features)  # type: ignore[misc]
+            for name, features in TRIED.items()
+        }
+    }
+    whole = Ridge(known(fit, regret_features))
+    for part in ("data", "base"):
+        found = list(cases(parts[part], share))
+        if found:
+            result[f"held out by {part}"] = judged(found, lambda case: whole, regret_features)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("action", nargs="?", choices=("collect",))
+    parser.add_argument("folder", nargs="?", type=Path)
+    asked = parser.parse_args()
+    if asked.action == "collect":
+        if asked.folder is None:
+            parser.error("collect: name the folder of benchmarks.bank")
+        collect(asked.folder)
+        return 0
+    entries = bundled_bank()
+    found = {f"{share:.0%}": measured(entries, share) for share in SHARES}
+    result = {"comparisons": {part: sum(e.part == part for e in entries) for part in ("fit", "data", "base")}, **found}
+    RESULT.write_text(to_json(_rounded(result), indent=1) + "\n", encoding="utf-8")
+    for share, parts in found.items():
+        for part, rows in parts.items():
+            for name, row in rows.items() if part.startswith("fit") else [("as it is", rows)]:
+                print(
+                    f"{share} {part:26} {name:26} {row['cells']:4.0f} cells, {row['coverage']:.0%} inside, error "
+                    f"{row['mean absolute error']:.4f} (carried over {row['carried over']:.4f}, constant "
+                    f"{row['constant']:.4f}), {row['right']:.0f} of {row['settled']:.0f} decisions"
+                )
+    return 0
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return (None if not math.isfinite(value) else round(value, 4)) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
