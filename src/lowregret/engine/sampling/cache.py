@@ -7,7 +7,7 @@ and a row is copied a few times in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -116,16 +116,11 @@ class SlotCache(Cache):
         pool.renumber(held)
 
     def _plan(self) -> None:
-        found: list[int] = []
-        for pool in self.pools.values():
-            places = pool.plan(self.rows)
-            found += places
-        order = torch.tensor(found).argsort().tolist() if -1 not in found else None
-        if order is None:  # free slots are passed over
-            order = [0] * len(self.rows)
-            for place, row in enumerate(found):
-                if row >= 0:
-                    order[row] = place
+        found = [row for pool in self.pools.values() for row in pool.plan(self.rows)]
+        order = [0] * len(self.rows)
+        for place, row in enumerate(found):
+            if row >= 0:
+                order[row] = place
         self.gather = None if order == list(range(len(found))) else torch.tensor(order, device=self.device)
 
 
@@ -365,8 +360,3 @@ def reading_attention(
 
 AttentionInterface.register(NAME, decode_attention)
 AttentionInterface.register(AFTER, reading_attention)
-
-
-def row_bytes(slots: Iterable[tuple[Tensor, Tensor]]) -> int:
-    """Of keys and values of a row, by layer."""
-    return sum(states.numel() * states.element_size() for pair in slots for states in pair)

@@ -58,6 +58,8 @@ class Pool:
         """The same with a row for each place up to `used`, any row where there is none; or None."""
         self._spread: Tensor | None = None
         """The place of each member; None when no place is free."""
+        self._places: list[int] = []
+        """Those that hold a row."""
         self._lengths = torch.empty(0, dtype=torch.int64, device=device)
         self._newest: dict[int, Tensor] = {}
         self._seen: dict[int | None, tuple[slice, Tensor | None]] = {}
@@ -119,7 +121,6 @@ class Pool:
         self.used = 1 + max(slot.place for slot in self.rows)
         found = [-1 if slot is None else row[id(slot)] for slot in self._held[: self.used]]
         members = [number for number in found if number >= 0]
-        self._members = members
         self._places = [slot.place for slot in self.rows]
         plain = found == list(range(len(batch)))
         self.members = None if plain else torch.tensor(members, device=self._device)
