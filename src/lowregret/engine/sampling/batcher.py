@@ -67,6 +67,8 @@ class Batcher:
         `wanted`: other rows wait for the places of those that end. `live`: somebody waits for each token and each
         place, so that what is drawn is looked at in each step and no row is carried along.
         """
+        for group in self._groups:
+            group.advance()
         if self._new:
             self._admit()
         found: list[Row] = []
@@ -101,6 +103,8 @@ class _Group:
         self._drawn: list[int] = []
         """Tokens drawn for each, those after its end included: known without waiting."""
         self._logits = torch.empty(0)
+        self._chosen: Tensor | None = None
+        """What was drawn and is not read yet: that waits for the next step, so that a token is told at once."""
         self._unseen: list[Drawn] = []
         self._picking: Picking | None = None
         self._news: dict[int, Row] = {}
@@ -120,8 +124,13 @@ class _Group:
         self._picking = None
         return True
 
+    def advance(self) -> None:
+        """Read what was drawn last; the logits of the next."""
+        if self._chosen is not None:
+            self._logits, self._chosen = self.decoder.step(self._chosen), None
+
     def step(self, *, wanted: bool, live: bool) -> list[Row]:
-        """Draw a token for each row, and the logits of the next."""
+        """Draw a token for each row."""
         if self._picking is None:
             self._picking = Picking(self.rows, self._drawn, self._logits.device)
         drawn = self._picking(self._logits.float())
@@ -141,7 +150,7 @@ class _Group:
                 self.rows = [self.rows[row] for row in kept]
                 self._drawn = [self._drawn[row] for row in kept]
                 self._picking = None
-        self._logits = self.decoder.step(chosen)
+        self._chosen = chosen
         return self._told()
 
     def _told(self) -> list[Row]:
