@@ -11,7 +11,6 @@ on is a pilot of itself; nothing is pruned, and the best rate is trained with tw
 from __future__ import annotations
 
 import argparse
-import json
 import pydoc_data.topics
 import random
 import subprocess
@@ -187,7 +186,7 @@ def main() -> int:
         failed += subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode != 0
         for weights in folder.glob("**/*.safetensors"):
             weights.unlink()
-    print(json.dumps({"failed": failed}))
+    print(f"{failed} failed")
     return 1 if failed else 0
 
 

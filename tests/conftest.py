@@ -64,7 +64,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 TESTS = Path(__file__).parent
 SHAPES_CHECKED = ("unit", "oracle", "golden")
-TIERS = ("unit", "laws", "oracle", "golden", "truths", "fuzz", "e2e", "faults", "served")
+TIERS = ("unit", "laws", "oracle", "golden", "truths", "fuzz", "e2e", "faults", "gpu", "served")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

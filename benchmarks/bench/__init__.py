@@ -5,6 +5,7 @@ turns on a machine that is theirs, and each has its own peak of memory.
 
     __main__   the command line                  sft, full, rank, pack, sampling, memory, demo   one file a figure
     children   starts contenders, takes turns    peers, ours, matmul    the contenders, run by worker
+    settings   which of a peer's settings is its fastest here
     results    raw numbers, so that a stopped run goes on              table    the page written from them
     work       how many multiply-adds a step cannot do without
 """

@@ -42,7 +42,7 @@ def measure_peak(bench: Bench) -> Raw:
 
 PEAK = Figure("matmul", measure_peak, lambda raw: [], lambda raw: [], needs_base=False)
 ORDER = (
-    *(PEAK, sft.SETTINGS, sft.LORA, sft.FULL, rank.RATIO),
+    *(PEAK, sft.TRIED, sft.LORA, sft.FULL, rank.RATIO),
     *(pack.PROCESSES, *pack.STREAMS, pack.BASE, sampling.SAMPLING, memory.MEMORY, moe.MOE, *rl.FIGURES, demo.DEMO),
 )
 FIGURES: Mapping[str, Figure] = {figure.name: figure for figure in ORDER}

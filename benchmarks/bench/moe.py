@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.bench.children import take_turns
 from benchmarks.bench.figures import BATCH, LORA_RATE, Bench, Figure, Raw, loss_note
 from benchmarks.bench.results import losses, median, peak
+from benchmarks.bench.settings import SETTINGS, fastest, told
 from benchmarks.bench.table import Line, goal, line
 from benchmarks.bench.worker import clock
 
@@ -119,10 +120,10 @@ def ours(channel: Channel, *, targets: Sequence[str], steps: int) -> None:
         channel.answer(seconds=seconds, loss=loss, supervised=sum(example.supervised_tokens for example in chosen))
 
 
-def peft(channel: Channel, *, steps: int) -> None:
+def peft(channel: Channel, *, steps: int, padding_free: bool, attention: str) -> None:
     """PEFT on the fused expert weights, in the loop that a user writes by hand; rank and scale as ours."""
     import torch
-    from benchmarks.bench.peers import BETAS, IGNORED, padded
+    from benchmarks.bench.peers import BETAS, IGNORED, end_to_end, padded
     from peft import LoraConfig, get_peft_model
 
     names = ("gate_up_proj", "down_proj")
@@ -132,7 +133,9 @@ def peft(channel: Channel, *, steps: int) -> None:
         target_modules=[],
         target_parameters=[f"mlp.experts.{name}" for name in names],
     )
-    network: Any = get_peft_model(random_mixture(), config).train()
+    base = random_mixture()
+    base.set_attn_implementation(attention)
+    network: Any = get_peft_model(base, config).train()
     factors = first_factors()
     with torch.no_grad():
         for layer in range(LAYERS):
@@ -146,15 +149,16 @@ def peft(channel: Channel, *, steps: int) -> None:
     channel.ready()
     start = 0
     while channel.wait() is not None:
-        ids, mask, labels = padded(data[start : start + BATCH])
+        chosen = data[start : start + BATCH]
+        inputs = end_to_end(chosen) if padding_free else padded(chosen)
         start += BATCH
         began = clock()
-        loss = network(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        loss = network(**inputs, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         value = loss.item()
-        channel.answer(seconds=clock() - began, loss=value, supervised=int((labels != IGNORED).sum()))
+        channel.answer(seconds=clock() - began, loss=value, supervised=int((inputs["labels"] != IGNORED).sum()))
 
 
 def measure(bench: Bench) -> Raw:
@@ -163,9 +167,10 @@ def measure(bench: Bench) -> Raw:
     wanted: dict[str, tuple[str, dict[str, Any]]] = {
         label: ("moe:ours", {"targets": targets, "steps": steps}) for label, targets in TARGETS.items()
     }
-    wanted[PEFT] = ("moe:peft", {"steps": steps})
+    tried = fastest(bench, lambda settings: ("moe:peft", {"steps": steps, **settings}))
+    wanted[PEFT] = ("moe:peft", {"steps": steps, **SETTINGS[tried["fastest"]]})
     with bench.launcher.children(wanted) as contenders:
-        return {"contenders": take_turns(contenders, bench.warmup, bench.repeats)}
+        return {"contenders": take_turns(contenders, bench.warmup, bench.repeats), "tried": tried}
 
 
 def lines(raw: Raw) -> list[Line]:
@@ -192,6 +197,7 @@ def notes(raw: Raw) -> list[str]:
     return [
         f"Figure 8: {BATCH} rows of {SHORTEST} to {LONGEST} tokens, the second half supervised; random Qwen3-MoE, "
         f"{EXPERTS} experts, {ACTIVE} chosen; LoRA of rank {RANK}, {RANK // ACTIVE} an expert.",
+        *([f"Figure 8, {told(PEFT, raw['tried'])}."] if "tried" in raw else []),
         loss_note(raw, "8"),
     ]
 

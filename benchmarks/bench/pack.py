@@ -21,6 +21,7 @@ from benchmarks.bench.figures import (
 )
 from benchmarks.bench.prepare import SHORT, SHORT_TOKENS
 from benchmarks.bench.results import median, peak
+from benchmarks.bench.settings import SETTINGS, Settings, fastest, told
 from benchmarks.bench.table import SAME_LOSS, Line, gigabytes, goal, line, same_work
 from benchmarks.bench.worker import clock
 
@@ -39,23 +40,21 @@ def measure_processes(bench: Bench) -> Raw:
     ours: Mapping[str, Any] = {"model": "tiny", "folder": folder, "batch": PROCESS_BATCH, "policies": trials()}
     packs: list[dict[str, Any]] = []
     peers: dict[str, dict[str, Any]] = {}
+
+    def theirs(adapter: str, rate: float, settings: Settings) -> dict[str, Any]:
+        common = {"model": model, "folder": folder, "scratch": bench.scratch(), "batch": PROCESS_BATCH}
+        own = {"adapter": adapter, "learning_rate": rate, "steps": PROCESS_STEPS}
+        return {**common, **own, **settings}
+
+    adapter, rate = next(iter(trials().values()))
+    tried = fastest(bench, lambda settings: ("peers:trl", theirs(adapter, rate, settings)))
     every = len(trials()) / bench.repeats
     for number, (name, (adapter, rate)) in enumerate(trials().items()):
         if number >= len(packs) * every:
             packs.append(_whole(bench, "ours:train", ours))
-        theirs = {
-            "model": model,
-            "folder": folder,
-            "scratch": bench.scratch(),
-            "adapter": adapter,
-            "learning_rate": rate,
-            "batch": PROCESS_BATCH,
-            "steps": PROCESS_STEPS,
-            "padding_free": False,
-            "logging_steps": PROCESS_STEPS,
-        }
-        peers[name] = _whole(bench, "peers:trl", theirs)
-    return {"packs": packs, "peers": peers}
+        settings = {**SETTINGS[tried["fastest"]], "logging_steps": PROCESS_STEPS}
+        peers[name] = _whole(bench, "peers:trl", theirs(adapter, rate, settings))
+    return {"packs": packs, "peers": peers, "tried": tried}
 
 
 def _whole(bench: Bench, function: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +150,7 @@ def process_notes(raw: Raw) -> list[str]:
     return [
         f"Figure 5, processes: {PROCESS_STEPS} steps of {PROCESS_BATCH} × 64 tokens, ranks {TRIAL_RANKS} at rates "
         f"{TRIAL_RATES}; both sides read rows that are tokenised already and write nothing."
+        * ([f"Figure 5, {told('TRL + PEFT, a step of 64-token rows', raw['tried'])}."] if "tried" in raw else []),
     ]
 
 

@@ -127,9 +127,17 @@ def _turns(channel: Channel, rows: Sequence[dict[str, Any]], batch: int) -> Any:
 
 
 def peft_loop(
-    channel: Channel, *, model: str, folder: str, adapter: str, learning_rate: float, batch: int, attention: str
+    channel: Channel,
+    *,
+    model: str,
+    folder: str,
+    adapter: str,
+    learning_rate: float,
+    batch: int,
+    padding_free: bool,
+    attention: str,
 ) -> None:
-    """The loop that a PEFT user writes by hand: padded rows, an attention mask, -100 labels, the model's own loss."""
+    """The loop that a PEFT user writes by hand: rows padded or end to end, -100 labels, the model's own loss."""
     import torch
 
     network = peer_model(model, folder, adapter, attention).train()
@@ -141,14 +149,14 @@ def peft_loop(
     while channel.wait() is not None:
         chosen = rows[start : start + batch]
         start += batch
-        ids, mask, labels = padded(chosen)
+        inputs = end_to_end(chosen) if padding_free else padded(chosen)
         began = clock()
-        loss = network(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        loss = network(**inputs, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         value = loss.item()
-        channel.answer(seconds=clock() - began, loss=value, supervised=int((labels != IGNORED).sum()))
+        channel.answer(seconds=clock() - began, loss=value, supervised=int((inputs["labels"] != IGNORED).sum()))
 
 
 def generate(channel: Channel, *, model: str, folder: str, policies: Sequence[str], form: str) -> None:
@@ -204,7 +212,7 @@ def peer_model(model: str, folder: str, adapter: str | None, attention: str) -> 
     return PeftModel.from_pretrained(network, str(Path(folder) / adapter), is_trainable=True)
 
 
-def padded(rows: Sequence[dict[str, Any]]) -> tuple[Any, Any, Any]:
+def padded(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Token ids, attention mask and labels, each [rows, longest]; labels are -100 where the loss counts nothing."""
     import torch
 
@@ -217,4 +225,16 @@ def padded(rows: Sequence[dict[str, Any]]) -> tuple[Any, Any, Any]:
         mask[number, :length] = 1
         counted = torch.tensor(row["completion_mask"], dtype=torch.bool)
         labels[number, :length][counted] = ids[number, :length][counted]
-    return ids, mask, labels
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def end_to_end(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Token ids, position ids that start again at each row, and labels, each [1, tokens]: transformers tells the rows
+    apart by their positions. No row's first token is counted, so that none is predicted from the row before."""
+    import torch
+
+    ids = torch.tensor([token for row in rows for token in row["input_ids"]])
+    counted = torch.tensor([bool(on) for row in rows for on in row["completion_mask"]])
+    places = torch.cat([torch.arange(len(row["input_ids"])) for row in rows])
+    labels = ids.masked_fill(~counted | (places == 0), IGNORED)
+    return {"input_ids": ids[None], "position_ids": places[None], "labels": labels[None]}

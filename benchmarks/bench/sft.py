@@ -11,54 +11,42 @@ from benchmarks.bench import matmul
 from benchmarks.bench.children import take_turns
 from benchmarks.bench.figures import BATCH, FULL_RATE, LORA_RATE, Bench, Figure, Raw, batches, loss_note
 from benchmarks.bench.prepare import read_rows
-from benchmarks.bench.results import median, median_rate, peak, timed
+from benchmarks.bench.results import median_rate, peak, timed
+from benchmarks.bench.settings import SETTINGS, Settings, fastest, told
 from benchmarks.bench.table import Line, goal, line, same_work
 from benchmarks.bench.work import full_step, lora_step, peak_share, read_shapes
 
 OURS, TRL, TRL_FULL, LOOP = "lowregret", "TRL + PEFT", "TRL", "PEFT, loop by hand"
 RANK = 16
 ADAPTER = f"r{RANK}"
-TRL_SETTINGS: dict[str, dict[str, Any]] = {
-    "padded, sdpa": {"padding_free": False, "attention": "sdpa"},
-    "padded, eager": {"padding_free": False, "attention": "eager"},
-    "padding-free, sdpa": {"padding_free": True, "attention": "sdpa"},
-}
-_TRIED_STEPS = 2
 
 
 def measure_settings(bench: Bench) -> Raw:
-    """{"seconds": {setting: median step}}: TRL's step under each setting that keeps the batch what it is."""
-    seconds = {}
-    for name, settings in TRL_SETTINGS.items():
-        wanted = {name: _trl(bench, ADAPTER, LORA_RATE, settings)}
-        with bench.launcher.children(wanted) as contenders:
-            seconds[name] = median(take_turns(contenders, 1, min(_TRIED_STEPS, bench.repeats))[name])
-    return {"seconds": seconds, "fastest": min(seconds, key=seconds.__getitem__)}
+    """{contender: what was tried of it}."""
+    return {
+        TRL: fastest(bench, lambda settings: _trl(bench, ADAPTER, LORA_RATE, settings)),
+        TRL_FULL: fastest(bench, lambda settings: _trl(bench, None, FULL_RATE, settings)),
+        LOOP: fastest(bench, lambda settings: _loop(bench, settings)),
+    }
 
 
 def settings_notes(raw: Raw) -> list[str]:
-    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in raw["seconds"].items())
+    shown = "; ".join(told(label, tried) for label, tried in raw.items())
     return [
-        f"TRL's settings, one LoRA step each: {shown}; `{raw['fastest']}` is what stands in the table. The rest is "
-        "the same for all: no checkpointing of activations, no worker processes, fused AdamW. The loop by hand, whose "
-        "rows are padded, has the faster attention of the padded ones. Packing would change which examples make a "
-        "batch, and Liger's kernels are for GPUs."
+        f"Settings of the peers, a step each. {shown}. The rest is the same for all: no checkpointing of activations, "
+        "no worker processes, fused AdamW. Packing would change which examples make a batch, and Liger's kernels are "
+        "for GPUs."
     ]
 
 
 def measure_lora(bench: Bench) -> Raw:
     """TRL + PEFT, PEFT by hand, and lowregret on the same batches."""
-    folder = bench.gsm8k()
-    tried = bench.need("trl")
-    best = TRL_SETTINGS[tried["fastest"]]
-    padded = {name: seconds for name, seconds in tried["seconds"].items() if not TRL_SETTINGS[name]["padding_free"]}
-    attention = TRL_SETTINGS[min(padded, key=padded.__getitem__)]["attention"]
-    peft = {"model": bench.base, "folder": folder, "adapter": ADAPTER, "batch": BATCH}
+    best = _best(bench)
     return _measure(
         bench,
         {
-            TRL: _trl(bench, ADAPTER, LORA_RATE, best),
-            LOOP: ("peers:peft_loop", {**peft, "learning_rate": LORA_RATE, "attention": attention}),
+            TRL: _trl(bench, ADAPTER, LORA_RATE, best[TRL]),
+            LOOP: _loop(bench, best[LOOP]),
             OURS: _ours(bench, ADAPTER, LORA_RATE),
         },
         rank=RANK,
@@ -67,12 +55,16 @@ def measure_lora(bench: Bench) -> Raw:
 
 def measure_full(bench: Bench) -> Raw:
     """TRL and lowregret, all weights."""
-    best = TRL_SETTINGS[bench.need("trl")["fastest"]]
     return _measure(
         bench,
-        {TRL_FULL: _trl(bench, None, FULL_RATE, best), OURS: _ours(bench, "full", FULL_RATE)},
+        {TRL_FULL: _trl(bench, None, FULL_RATE, _best(bench)[TRL_FULL]), OURS: _ours(bench, "full", FULL_RATE)},
         rank=None,
     )
+
+
+def _best(bench: Bench) -> dict[str, Settings]:
+    """Each peer's fastest setting here."""
+    return {label: SETTINGS[tried["fastest"]] for label, tried in bench.need("settings").items()}
 
 
 def lora_lines(raw: Raw) -> list[Line]:
@@ -135,10 +127,15 @@ def _measure(bench: Bench, wanted: Mapping[str, tuple[str, Mapping[str, Any]]], 
     }
 
 
-def _trl(bench: Bench, adapter: str | None, rate: float, settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def _trl(bench: Bench, adapter: str | None, rate: float, settings: Settings) -> tuple[str, Mapping[str, Any]]:
     common = {"model": bench.base, "folder": bench.gsm8k(), "scratch": bench.scratch(), "batch": BATCH}
     steps = bench.warmup + bench.repeats
     return "peers:trl", {**common, "adapter": adapter, "learning_rate": rate, "steps": steps, **settings}
+
+
+def _loop(bench: Bench, settings: Settings) -> tuple[str, Mapping[str, Any]]:
+    common = {"model": bench.base, "folder": bench.gsm8k(), "adapter": ADAPTER, "batch": BATCH}
+    return "peers:peft_loop", {**common, "learning_rate": LORA_RATE, **settings}
 
 
 def _ours(bench: Bench, adapter: str, rate: float) -> tuple[str, Mapping[str, Any]]:
@@ -146,6 +143,6 @@ def _ours(bench: Bench, adapter: str, rate: float) -> tuple[str, Mapping[str, An
     return "ours:train", {**common, "policies": {OURS: (adapter, rate)}}
 
 
-SETTINGS = Figure("trl", measure_settings, lambda raw: [], settings_notes)
+TRIED = Figure("settings", measure_settings, lambda raw: [], settings_notes)
 LORA = Figure("sft", measure_lora, lora_lines, lambda raw: [loss_note(raw, "1")])
 FULL = Figure("full", measure_full, full_lines, lambda raw: [loss_note(raw, "2")])

@@ -22,6 +22,12 @@ Stamp = list[int]
 """Size, inode, and the times of the last change of the content and of the inode, in nanoseconds."""
 
 
+def data_folder() -> Path:
+    """Where what the user has gathered is kept: `lowregret` in `$XDG_DATA_HOME`, or in `~/.local/share`."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "lowregret"
+
+
 def cache_folder() -> Path:
     """`$LOWREGRET_CACHE`, or `lowregret/data` in the user's cache."""
     named = os.environ.get("LOWREGRET_CACHE")

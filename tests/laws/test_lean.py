@@ -79,7 +79,29 @@ def test_a_layer_of_the_same_name_from_elsewhere_keeps_its_own(bases: ModuleType
     assert lean_step(model) is None
 
 
-def test_under_autocast_the_base_keeps_its_own(bases: ModuleType) -> None:
-    model = bases.small_model("llama")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert lean_step(model) is None
+@pytest.mark.parametrize("name", ["llama", "qwen2, windows", "qwen3"])
+def test_under_autocast_it_is_the_bases_own_step_to_rounding(
+    bases: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As on a GPU: the log-probability of each token, up to the first that is drawn otherwise."""
+    kind, own = CONFIGS[name]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(kind(**{**bases.GROUPED, **SHAPE, **own})).eval()
+    engine = Engine(Base(model, bases.small_tokenizer(), Source(name, name)), precision="bfloat16")
+    for number, policy in enumerate(("a", "b")):
+        bases.adapted(engine, policy, rank=number + 2, seed=number)
+    steps = []
+    monkeypatch.setattr(decode, "lean_step", lambda model: steps.append(1) or lean_step(model))
+    prompts, params = {"a": PROMPTS, "b": PROMPTS}, SamplingParams(max_tokens=12, stop_ids=())
+    found = engine.sample(prompts, params)
+    assert steps
+    monkeypatch.setattr(decode, "lean_step", lambda model: None)
+    expected = engine.sample(prompts, params)
+    compared = 0
+    for policy in prompts:
+        for one, other in zip(found[policy], expected[policy], strict=True):
+            pairs = zip(one.token_ids, other.token_ids, strict=True)
+            alike = next((place for place, (mine, its) in enumerate(pairs) if mine != its), len(one.token_ids))
+            assert one.logprobs[:alike] == pytest.approx(other.logprobs[:alike], abs=0.1)
+            compared += alike
+    assert compared > 36

@@ -50,8 +50,9 @@ from lowregret.engine.slots import PolicySlots
 from lowregret.engine.state import load_state, save_states
 from lowregret.errors import ModelError, SpecError
 from lowregret.lora.bank import AdapterLayout
+from lowregret.lora.kernels import kernels_for
 from lowregret.lora.routing import PolicyRouting
-from lowregret.lora.spans import SlotSpan
+from lowregret.lora.spans import SlotSpan, cast_once
 from lowregret.models.load import Base
 from lowregret.models.targets import find_targets, matrices
 from lowregret.spec import FullFT, LoRA
@@ -100,13 +101,13 @@ class Engine:
         """What this rank holds of the base."""
         if self.cuts.any:
             self.matrices = self.cuts.here(matrices(self.model))
-        self._slots = PolicySlots()
+        self._slots = PolicySlots(kernels_for(self.device, self.dtype))
         self.policies: dict[str, Policy] = self._slots.policies
         self._routing = PolicyRouting(anchor=torch.zeros((), device=self.device, requires_grad=True))
         self._routing.exchange = exchange
         self._routing.add_up |= dict.fromkeys(self.cuts.rowwise, ranks.tensor.add)
         self._configs = configurations(self.model)
-        self._unembedding = Unembedding(self.model, self.cuts.vocabulary)
+        self._unembedding = Unembedding(self.model, self.cuts.vocabulary, self._slots.kernels.chunk_bytes)
         self._balance = BalanceLoss(self.model, self.matrices) if balance_experts else None
         self._positions = RowPositions(self.model)
         self.padding_free = True
@@ -352,12 +353,9 @@ class Engine:
     def _lay_out(self, batches: Mapping[str, Batch]) -> PassLayout:
         known = {name: b if self.shares(name) else replace(b, prompts=None) for name, b in batches.items()}
         if self._positions:
-            known = {
-                name: b if b.prompts is None else replace(b, prompts=self._positions.split(b.prompts, b.lengths))
-                for name, b in known.items()
-            }
-        order, padded = self._slots.order(known), not self.padding_free
-        return lay_out(known, order, self.device, padded=padded, positions=bool(self._positions))
+            known = self._positions.apart(known)
+        how = {"padded": not self.padding_free, "varlen": self._slots.kernels.varlen}
+        return lay_out(known, self._slots.order(known), self.device, positions=bool(self._positions), **how)
 
     def _agreed(self, run: Callable[[], R]) -> R:
         return self.ranks.agreed(run, self.device, exchanges=in_parts(self.model) or self.cuts.any)
@@ -405,7 +403,8 @@ class Engine:
         self._positions.lengths = layout.lengths
         tokens = self._slots.spans(layout.names, layout.tokens, layout.token_rows)
         positions = [] if self._unembedding.chunked else self._slots.position_spans(layout)
-        with attention, self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked):
+        routed = self._routed(tokens, positions, layout.selected, chunked=self._unembedding.chunked)
+        with attention, cast_once([*tokens, *positions], self.dtype), routed:
             try:
                 yield
             finally:

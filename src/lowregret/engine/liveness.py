@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from lowregret.errors import LivenessError
@@ -55,12 +56,15 @@ class Liveness:
 
     def after_step(self, step: int) -> None:
         """Call after the optimizer; raises LivenessError with the names of what is dead."""
+        found = {name: self._dead(name, probe) for name, probe in self._probes.items()}
+        told = iter(torch.cat(list(found.values()), 1).T.tolist() if found else ())  # a GPU is waited for once
         silent, still = [], []
-        for name, probe in self._probes.items():
-            weight = whole(self._policy.weights[name].detach())
-            now = _rows(weight, probe).gather(1, probe.place[:, None])[:, 0]
-            silent += _named(name, probe, probe.gradient == 0)
-            still += _named(name, probe, now == probe.value)
+        for name, dead in found.items():
+            for place in range(dead.shape[1]):
+                no_gradient, no_move = next(told)
+                shown = name if self._probes[name].expected is None else f"{name} of expert {place}"
+                silent += [shown] * no_gradient
+                still += [shown] * no_move
         self._probes = {}
         for names, what in ((silent, "received no gradient"), (still, "did not move")):
             if names:
@@ -70,6 +74,13 @@ class Liveness:
                     "them in its forward pass, or the learning rate is too small for their precision. Leave them out "
                     "with a target re:REGEX, or raise the rate."
                 )
+
+    def _dead(self, name: str, probe: _Probe) -> Bool[Tensor, "two places"]:
+        """Of a matrix, or of each expert's that must: whether it got no gradient, and whether it did not move."""
+        weight = whole(self._policy.weights[name].detach())
+        now = _rows(weight, probe).gather(1, probe.place[:, None])[:, 0]
+        dead = torch.stack([probe.gradient == 0, now == probe.value])
+        return dead if probe.expected is None else dead & probe.expected
 
     def _probe(self, name: str, fresh: Mapping[str, Tensor]) -> _Probe:
         own = self._policy.weights[name]
@@ -98,10 +109,3 @@ class Liveness:
 def _rows(weight: Tensor, probe: _Probe) -> Tensor:
     """A matrix as one row, or one row for each expert."""
     return weight.flatten()[None] if probe.expected is None else weight.flatten(1)
-
-
-def _named(name: str, probe: _Probe, dead: Tensor) -> list[str]:
-    """The name of a dead matrix, or of an expert's."""
-    if probe.expected is None:
-        return [name] if bool(dead) else []
-    return [f"{name} of expert {expert}" for expert in (dead & probe.expected).nonzero()[:, 0].tolist()]

@@ -11,13 +11,16 @@ from lowregret.engine.forward.checkpointing import first_layer
 from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.lora.bank import AdapterBank, AdapterLayout
+from lowregret.lora.kernels import Kernels
 from lowregret.lora.spans import SlotRows, SlotSpan, slot_spans
 
 
 class PolicySlots:
     """Policies by name, and the banks of those that are LoRAs."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        """How their passes are computed."""
         self.policies: dict[str, Policy] = {}
         self._banks: list[AdapterBank] = []
 
@@ -60,7 +63,7 @@ class PolicySlots:
                 scales = (policy.scale, policy.expert_scale)
                 members.append(SlotRows(policy.bank, policy.slot, start, count, *scales, dropout))
             start += count
-        return slot_spans(members, start)
+        return slot_spans(members, start, self.kernels)
 
     def position_spans(self, layout: PassLayout) -> list[SlotSpan]:
         """The same of the supervised positions of a pass."""

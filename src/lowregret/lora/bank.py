@@ -17,7 +17,8 @@ of W beside A and B.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +121,8 @@ class AdapterBank:
         """The same shape; None until a first backward pass needs it."""
         self.initial: Tensor | None = None
         """The weights at the start, the same shape; None unless the layout is residual."""
+        self._cast: tuple[int, Tensor] | None = None
+        """The weights of some members in another type, and the first of them: see `cast_once`."""
         self.origins: dict[str, tuple[str, int, float]] = {}
         """Init, rank and scale of members that found their start in the base as it is now."""
         self.slices: list[WeightSlice] = []
@@ -187,6 +190,17 @@ class AdapterBank:
         self.gradients = torch.zeros_like(self.weights)
         return True
 
+    @contextmanager
+    def cast_once(self, slots: slice, dtype: torch.dtype) -> Iterator[None]:
+        """The `factors` of these members, and of no others, are asked for in this type, and no weight changes inside:
+        they are views of one copy, not a copy for each matrix each time."""
+        needed = self.weights.dtype is not dtype and self.initial is None
+        self._cast = (slots.start, self.weights[slots].to(dtype)) if needed else None
+        try:
+            yield
+        finally:
+            self._cast = None
+
     def a(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts rank d_in"]:
         """A of every member on one matrix, padding included."""
         return self._a(self.weights, matrix)[slots]
@@ -212,6 +226,10 @@ class AdapterBank:
         a, b = self.a(matrix, slots), self.b(matrix, slots)
         if (start := self.start(matrix, slots)) is not None:
             a, b = updates(a, b, *start)
+        elif self._cast is not None and self._cast[1].dtype is dtype:
+            first, cast = self._cast
+            here = slice(slots.start - first, slots.stop - first)
+            return self._a(cast, matrix)[here], self._b(cast, matrix)[here]
         return (a if a.dtype is dtype else a.to(dtype)), (b if b.dtype is dtype else b.to(dtype))
 
     def start(self, matrix: str, slots: slice) -> tuple[Tensor, Tensor] | None:

@@ -101,13 +101,13 @@ class _Product(torch.autograd.Function):
         matrix: str,
         spans: Sequence[SlotSpan],
     ) -> Tensor:
-        y = _product(x, _as(weight, x.dtype).T, bias)
-        low_rank = []
+        updates = []
         for span in spans:
             a, b = span.factors(matrix, x.dtype)
             u = span.scale_(span.times(span.dropped(x[span.tokens], matrix), a.transpose(1, 2)))
-            span.add_times(y[span.tokens], u, b.transpose(1, 2))
-            low_rank.append(span.trained(u))
+            updates.append((u, b.transpose(1, 2)))
+        y = _with_updates(x, _as(weight, x.dtype).T, bias, spans, updates)
+        low_rank = [span.trained(u) for span, (u, _) in zip(spans, updates, strict=True)]
         ctx.save_for_backward(x, weight, *low_rank)
         ctx.matrix, ctx.spans = matrix, spans
         return y
@@ -118,7 +118,7 @@ class _Product(torch.autograd.Function):
         x, weight, *low_rank = ctx.saved_tensors
         matrix: str = ctx.matrix
         dy = dy.contiguous()  # what follows views it by policy
-        dx = dy @ _as(weight, dy.dtype) if ctx.needs_input_grad[0] else None
+        updates = []
         for span, u in zip(ctx.spans, low_rank, strict=True):
             a, b = span.factors(matrix, dy.dtype)
             own = dy[span.tokens]
@@ -126,13 +126,32 @@ class _Product(torch.autograd.Function):
             span.add_outer(span.bank.b_gradient(matrix, span.slots), own, u)
             of_a = span.bank.a_gradient(matrix, span.slots)
             span.add_outer(of_a, span.trained_gradient(du), span.dropped(x[span.tokens], matrix))
-            if dx is None:
-                continue
-            if any(span.dropouts):
-                dx[span.tokens] += span.dropped(span.times(du, a), matrix)
-            else:
-                span.add_times(dx[span.tokens], du, a)
+            updates.append((du, a))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None, None
+        weight = _as(weight, dy.dtype)
+        if not any(any(span.dropouts) for span in ctx.spans):
+            return _with_updates(dy, weight, None, ctx.spans, updates), None, None, None, None, None
+        dx = dy @ weight
+        for span, (du, a) in zip(ctx.spans, updates, strict=True):
+            dx[span.tokens] += span.dropped(span.times(du, a), matrix)
         return dx, None, None, None, None, None
+
+
+def _with_updates(
+    x: Float[Tensor, "tokens k"],
+    weight: Float[Tensor, "k m"],
+    bias: Float[Tensor, " m"] | None,
+    spans: Sequence[SlotSpan],
+    updates: Sequence[tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _ m"]]],
+) -> Float[Tensor, "tokens m"]:
+    """x · weight + bias, and on each span's tokens the product of its update, in the order that moves least."""
+    if len(spans) == 1 and bias is None and spans[0].before_base(*updates[0]):
+        return spans[0].times(*updates[0]).addmm_(x, weight)
+    y = _product(x, weight, bias)
+    for span, update in zip(spans, updates, strict=True):
+        span.add_times(y[span.tokens], *update)
+    return y
 
 
 def _product(

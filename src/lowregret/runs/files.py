@@ -60,6 +60,9 @@ TENSORBOARD = "tensorboard"
 MLFLOW = "mlflow.db"
 """MLflow's runs, where neither --track nor the environment names another place."""
 
+BANK = "bank.jsonl"
+"""Finished comparisons, by which forecasts are made: in no run's folder, but where the user's data are."""
+
 STUDY = "study.json"
 """The question with every default, and its claims as they were stated before the run."""
 GROUPS = "groups"

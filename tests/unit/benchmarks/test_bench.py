@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,7 +289,7 @@ def test_figures_are_chosen_by_name(bench: Any) -> None:
     assert {"sampling", "pack-processes", "pack-4", "pack-base"} < set(names)
     assert "sft" not in names
     assert "demo" not in [figure.name for figure in main.choose(None)]
-    with pytest.raises(ValueError, match=r"no figure 'sftt'\. Valid: matmul, trl, sft"):
+    with pytest.raises(ValueError, match=r"no figure 'sftt'\. Valid: matmul, settings, sft"):
         main.choose("sftt")
 
 
@@ -328,3 +330,48 @@ def test_nothing_heavy_is_imported_by_the_runner() -> None:
     code = "import benchmarks.bench.__main__, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_peers_rows_end_to_end_are_the_same_work(bench: Any, bases: ModuleType, attention: str) -> None:
+    """The loss of rows that transformers tells apart by their positions is that of padded ones."""
+    import torch
+
+    model = bases.small_model("qwen3")
+    model.set_attn_implementation(attention)
+    draw = random.Random(0)
+    rows = [
+        {
+            "input_ids": [draw.randrange(2, 64) for _ in range(length)],
+            "completion_mask": [int(place >= length // 2) for place in range(length)],
+        }
+        for length in (9, 4, 14)
+    ]
+    peers = bench("peers")
+    with torch.no_grad():
+        losses = [float(model(**make(rows), use_cache=False).loss) for make in (peers.padded, peers.end_to_end)]
+        alone = [model(**peers.padded([row]), use_cache=False).loss for row in rows]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    weighted = sum(float(loss) * sum(row["completion_mask"]) for loss, row in zip(alone, rows, strict=True))
+    assert losses[1] == pytest.approx(weighted / sum(sum(row["completion_mask"]) for row in rows), abs=1e-5)
+
+
+def test_the_fastest_setting_of_a_peer_is_kept(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = bench("settings")
+    slow = {"padded, sdpa": 13.3, "padded, eager": 15.0, "padding-free, sdpa": 17.3}
+    asked = []
+
+    class Launcher:
+        @contextmanager
+        def children(self, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            yield wanted
+
+    def turns(contenders: dict[str, Any], warmup: int, repeats: int) -> dict[str, Any]:
+        asked.extend(contenders.values())
+        return {name: {"warmup": 0, "answers": [{"seconds": slow[name]}]} for name in contenders}
+
+    monkeypatch.setattr(settings, "take_turns", turns)
+    found = settings.fastest(SimpleNamespace(launcher=Launcher(), repeats=5), lambda own: ("peers:trl", own))
+    assert found == {"seconds": slow, "fastest": "padded, sdpa"}
+    assert asked == [("peers:trl", own) for own in settings.SETTINGS.values()]
+    assert "padding-free, sdpa 17.3 s; `padded, sdpa` is what stands" in settings.told("TRL", found)

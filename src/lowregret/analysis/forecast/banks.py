@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from lowregret.digests import data_folder
 from lowregret.runs.bank import BankEntry, parse_bank, read_bank
-
-_BUNDLED = "bank.jsonl"
+from lowregret.runs.files import BANK
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,12 @@ class Bank:
 
 def own_bank(named: Path | None = None) -> Path:
     """The user's bank: the file that is named, else `lowregret/bank.jsonl` where the user's data are."""
-    if named is not None:
-        return named
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "lowregret" / _BUNDLED
+    return data_folder() / BANK if named is None else named
 
 
 def bundled_bank() -> list[BankEntry]:
     """The comparisons that come with lowregret (`benchmarks.bank`)."""
-    file = files("lowregret.analysis.forecast") / _BUNDLED
+    file = files("lowregret.analysis.forecast") / BANK
     return parse_bank(file.read_text(encoding="utf-8"), str(file))
 
 

@@ -1,9 +1,10 @@
 """Attention over rows that lie end to end in one sequence, and a layout of the rows that wastes little.
 
 transformers hands every layer's attention to a function of a name that a configuration holds; this one is put in its
-place for a pass. It is told where the rows lie, groups those of like length, and runs torch's
-`scaled_dot_product_attention` on each group: everything else in a model works token by token and never sees padding.
-A row may go on from another, as completions do from a prompt that they share: its queries see the other's keys too.
+place for a pass. It is told where the rows lie, and runs torch's kernel for such rows where the device has one; else it
+groups those of like length and runs `scaled_dot_product_attention` on each group. Everything else in a model works
+token by token and never sees padding. A row may go on from another, as completions do from a prompt that they share:
+its queries see the other's keys too.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
+
+from lowregret.engine.forward.varlen import takes, varlen
+from lowregret.lora.kernels import moved
 
 NAME = "lowregret_rows"
 SLACK, SLACK_TOKENS = 1.25, 8
@@ -69,8 +74,8 @@ class KeySlots:
 
 
 @dataclass(frozen=True)
-class VarlenRows:
-    """Where the rows of a pass lie, and the groups in which attention takes them."""
+class RowGrid:
+    """Rows of like length side by side, padded: as `scaled_dot_product_attention` takes them."""
 
     groups: tuple[RowGroup, ...]
     """In slot order."""
@@ -81,18 +86,11 @@ class VarlenRows:
     keys: KeySlots | None
     """None when keys and values lie as queries do."""
 
-    @property
-    def tokens(self) -> int:
-        """Of all rows."""
-        return self.slots if self.slot is None else len(self.slot)
-
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device, after: Sequence[int | None] = ()) -> VarlenRows:
-        """Group rows of these lengths that lie end to end.
-
-        `after` says of each row which other it goes on from, all of which it sees; that one goes on from none.
-        """
-        heads = [0 if row is None else lengths[row] for row in after] or [0] * len(lengths)
+    def of(
+        cls, lengths: Sequence[int], heads: Sequence[int], after: Sequence[int | None], device: torch.device
+    ) -> RowGrid:
+        """Group rows of these lengths; `heads` are those of the rows that they go on from, 0 where they do not."""
         members = _alike([row for row, head in enumerate(heads) if not head], lengths)
         for part in _alike([row for row, head in enumerate(heads) if head], lengths):
             for like in _alike(part, heads):
@@ -101,8 +99,77 @@ class VarlenRows:
         slots, first = _places(members, [group.length for group in groups], len(lengths))
         slot = _spans(first, lengths)
         plain = slots == len(slot) and torch.equal(slot, torch.arange(slots))
-        keys = _keys(members, groups, lengths, after, device) if any(heads) else None
-        return cls(tuple(groups), slots, None if plain else slot.to(device), keys)
+        keys = _keys(members, [group.before for group in groups], lengths, after, device) if any(heads) else None
+        return cls(tuple(groups), slots, None if plain else moved(slot, device), keys)
+
+
+@dataclass(frozen=True)
+class RowEnds:
+    """The same rows end to end, as torch's kernel for them takes them (`varlen.py`): nothing is padded."""
+
+    queries: Int32[Tensor, " one_more"]
+    """Where the queries of each row begin; then where the last end."""
+    keys: Int32[Tensor, " one_more"]
+    """The same of the keys, those of what a row goes on from before its own."""
+    most_queries: int
+    most_keys: int
+    slots: KeySlots | None
+    """None when keys and values lie as queries do."""
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], heads: Sequence[int], after: Sequence[int | None], device: torch.device
+    ) -> RowEnds:
+        """As `RowGrid.of`."""
+        seen = [head + length for head, length in zip(heads, lengths, strict=True)]
+        queries, keys = (
+            moved(torch.tensor([0, *accumulate(sizes)], dtype=torch.int32), device) for sizes in (lengths, seen)
+        )
+        slots = _keys([[row] for row in range(len(lengths))], heads, lengths, after, device) if any(heads) else None
+        return cls(queries, keys, max(lengths), max(seen), slots)
+
+
+@dataclass(frozen=True)
+class VarlenRows:
+    """Where the rows of a pass lie, end to end."""
+
+    lengths: tuple[int, ...]
+    after: tuple[int | None, ...]
+    """Of each row which other it goes on from, all of which it sees; that one goes on from none."""
+    device: torch.device
+    varlen: bool = False
+    """Whether attention takes them as they lie (`lora.kernels`)."""
+
+    @classmethod
+    def of(
+        cls,
+        lengths: Sequence[int],
+        device: torch.device,
+        after: Sequence[int | None] = (),
+        *,
+        varlen: bool = False,
+    ) -> VarlenRows:
+        """Rows of these lengths; `after` as in the field, none goes on from another where it is empty."""
+        return cls(tuple(lengths), tuple(after) or (None,) * len(lengths), device, varlen)
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return sum(self.lengths)
+
+    @cached_property
+    def grid(self) -> RowGrid:
+        """Made when a layer first asks for it."""
+        return RowGrid.of(self.lengths, self._heads, self.after, self.device)
+
+    @cached_property
+    def ends(self) -> RowEnds:
+        """Made when a layer first asks for it."""
+        return RowEnds.of(self.lengths, self._heads, self.after, self.device)
+
+    @property
+    def _heads(self) -> list[int]:
+        return [0 if row is None else self.lengths[row] for row in self.after]
 
 
 def _alike(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -133,7 +200,7 @@ def _group(rows: Sequence[int], lengths: Sequence[int], heads: Sequence[int], de
         starts = torch.tensor([before - heads[row] for row in rows])
     key = torch.arange(before + length)
     causal = key <= torch.arange(before, before + length)[:, None]
-    return RowGroup(len(rows), length, before, (causal & (key >= starts[:, None, None, None])).to(device))
+    return RowGroup(len(rows), length, before, moved(causal & (key >= starts[:, None, None, None]), device))
 
 
 def _places(members: Sequence[Sequence[int]], widths: Sequence[int], rows: int) -> tuple[int, list[int]]:
@@ -154,21 +221,23 @@ def _spans(starts: Sequence[int], lengths: Sequence[int]) -> Int64[Tensor, " tot
 
 def _keys(
     members: Sequence[Sequence[int]],
-    groups: Sequence[RowGroup],
+    before: Sequence[int],
     lengths: Sequence[int],
     after: Sequence[int | None],
     device: torch.device,
 ) -> KeySlots:
-    slots, first = _places(members, [group.keys for group in groups], len(lengths))
+    """Slots for keys of rows, some with others' before their own: so many in each part, aligned at their end."""
+    widths = [most + max(lengths[row] for row in part) for part, most in zip(members, before, strict=True)]
+    slots, first = _places(members, widths, len(lengths))
     token = torch.empty(slots, dtype=torch.int64)
     begins = [0, *accumulate(lengths)]
     own = [0] * len(lengths)
     copies: dict[int, list[int]] = {}
-    for part, group in zip(members, groups, strict=True):
+    for part, most, width in zip(members, before, widths, strict=True):
         for row in part:
             head = after[row]
-            token[first[row] : first[row] + group.keys] = begins[row]
-            own[row] = first[row] + group.before
+            token[first[row] : first[row] + width] = begins[row]
+            own[row] = first[row] + most
             if head is not None:
                 copies.setdefault(head, []).append(own[row] - lengths[head])
                 token[own[row] - lengths[head] : own[row]] = torch.arange(begins[head], begins[head + 1])
@@ -177,15 +246,18 @@ def _keys(
     for head, starts in copies.items():
         by_times.setdefault(len(starts), []).append(head)
     return KeySlots(
-        token.to(device),
-        _spans(own, lengths).to(device),
+        moved(token, device),
+        moved(_spans(own, lengths), device),
         tuple(
             (
-                _spans([begins[head] for head in heads], [lengths[head] for head in heads]).to(device),
-                _spans(
-                    [copies[head][time] for time in range(times) for head in heads],
-                    [lengths[head] for _ in range(times) for head in heads],
-                ).to(device),
+                moved(_spans([begins[head] for head in heads], [lengths[head] for head in heads]), device),
+                moved(
+                    _spans(
+                        [copies[head][time] for time in range(times) for head in heads],
+                        [lengths[head] for _ in range(times) for head in heads],
+                    ),
+                    device,
+                ),
             )
             for times, heads in by_times.items()
         ),
@@ -215,18 +287,37 @@ def attend(
         raise NotImplementedError(f"attention with {', '.join(sorted(asked)) or 'a mask or dropout'}")
     if any(states.shape[0] != 1 or states.shape[2] != rows.tokens for states in (query, key, value)):
         raise NotImplementedError(f"attention over states of shape {tuple(key.shape)} for {rows.tokens} tokens")
-    padded = [states[0].transpose(0, 1) for states in (query, key, value)]
-    if rows.slot is not None:
-        spread = padded if rows.keys is None else padded[:1]
-        padded[: len(spread)] = [_Pad.apply(states, rows.slot, rows.slots) for states in spread]  # type: ignore[no-untyped-call]
-    if rows.keys is not None:
-        padded[1:] = [_Spread.apply(states, rows.keys) for states in padded[1:]]  # type: ignore[no-untyped-call]
+    flat = [states[0].transpose(0, 1) for states in (query, key, value)]
+    if rows.varlen and takes(*flat):
+        ends = rows.ends
+        if ends.slots is not None:
+            flat[1:] = [_Spread.apply(states, ends.slots) for states in flat[1:]]  # type: ignore[no-untyped-call]
+        found = varlen(
+            (flat[0], flat[1], flat[2]),
+            (ends.queries, ends.keys),
+            (ends.most_queries, ends.most_keys),
+            scaling=scaling,
+            window=sliding_window,
+        )
+        return found[None], None
+    return _by_groups(flat, rows.grid, scaling, sliding_window)[None], None
+
+
+def _by_groups(
+    padded: list[Tensor], grid: RowGrid, scaling: float | None, window: int | None
+) -> Float[Tensor, "tokens heads d_value"]:
+    """Attention of one group of rows after the other; `padded` are queries, keys and values [tokens, heads, d]."""
+    if grid.slot is not None:
+        spread = padded if grid.keys is None else padded[:1]
+        padded[: len(spread)] = [_Pad.apply(states, grid.slot, grid.slots) for states in spread]  # type: ignore[no-untyped-call]
+    if grid.keys is not None:
+        padded[1:] = [_Spread.apply(states, grid.keys) for states in padded[1:]]  # type: ignore[no-untyped-call]
     outputs, start, first = [], 0, 0
-    for group in rows.groups:
+    for group in grid.groups:
         part, seen = slice(start, start + group.rows * group.length), slice(first, first + group.rows * group.keys)
         q = padded[0][part].unflatten(0, (group.rows, group.length)).transpose(1, 2)
         k, v = (states[seen].unflatten(0, (group.rows, group.keys)).transpose(1, 2) for states in padded[1:])
-        mask = group.mask(sliding_window, q.device)
+        mask = group.mask(window, q.device)
         times = q.shape[1] // k.shape[1]
         if mask is not None and times > 1 and q.device.type != "cpu":
             # No fused CUDA kernel takes a mask and heads that share keys: torch would keep all scores.
@@ -237,7 +328,7 @@ def attend(
         outputs.append(output.transpose(1, 2).flatten(0, 1))
         start, first = part.stop, seen.stop
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return (joined if rows.slot is None else _Unpad.apply(joined, rows.slot))[None], None  # type: ignore[no-untyped-call]
+    return joined if grid.slot is None else _Unpad.apply(joined, grid.slot)  # type: ignore[no-untyped-call]
 
 
 AttentionInterface.register(NAME, attend)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lowregret.data.batches import Batch
 from lowregret.engine.forward.attention import VarlenRows
+from lowregret.lora.kernels import moved_together
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,18 @@ class PassLayout:
 
 
 def lay_out(
-    batches: Mapping[str, Batch], order: Sequence[str], device: torch.device, *, padded: bool, positions: bool = False
+    batches: Mapping[str, Batch],
+    order: Sequence[str],
+    device: torch.device,
+    *,
+    padded: bool,
+    positions: bool = False,
+    varlen: bool = False,
 ) -> PassLayout:
     """The batches in the order named; `positions`: padded rows say theirs too, for a base that tells rows apart.
 
-    Indices are found on the CPU, where batches are built: on a GPU, finding them would wait for the device.
+    Indices are found on the CPU, where batches are built, and all go to the device at once: on a GPU, finding them
+    would wait for the device. `varlen`: attention takes rows end to end as they lie.
     """
     chosen = [batches[name] for name in order]
     longest = max(int(batch.used.max()) for batch in chosen)
@@ -77,12 +85,12 @@ def lay_out(
         supervised.append(_wide(batch.supervised, longest)[pieces.rows][mask])
         lengths.append(batch.lengths[pieces.rows][:, None].expand_as(mask)[mask])
     shape = (-1, longest) if padded else (1, -1)
-    inputs: dict[str, Any] = {"input_ids": torch.cat(ids).to(device).view(shape), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": torch.cat(ids).view(shape), "use_cache": False}
     if not padded or positions:
-        inputs["position_ids"] = torch.cat(places).to(device).view(shape)
+        inputs["position_ids"] = torch.cat(places).view(shape)
     if not padded:
-        inputs["rows"] = _rows(every, device)
-    return PassLayout(
+        inputs["rows"] = _rows(every, device, varlen)
+    laid = PassLayout(
         inputs=inputs,
         names=tuple(order),
         tokens=tuple(len(own) for own in ids),
@@ -92,13 +100,30 @@ def lay_out(
             for batch, pieces in zip(chosen, every, strict=True)
         ),
         position_rows=tuple(_numbered(batch.numbers, batch.supervised.sum(1)) for batch in chosen),
-        selected=torch.cat(supervised).nonzero()[:, 0].to(device),
-        targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]).to(device),
-        weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]).to(device),
-        lengths=torch.cat(lengths).to(device).view(shape),
-        columns=tuple(
-            {name: column[batch.supervised].to(device) for name, column in batch.columns.items()} for batch in chosen
-        ),
+        selected=torch.cat(supervised).nonzero()[:, 0],
+        targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]),
+        weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]),
+        lengths=torch.cat(lengths).view(shape),
+        columns=tuple({name: column[batch.supervised] for name, column in batch.columns.items()} for batch in chosen),
+    )
+    return _sent(laid, device)
+
+
+def _sent(layout: PassLayout, device: torch.device) -> PassLayout:
+    """The same on a device, in one transfer."""
+    inputs = {name: each for name, each in layout.inputs.items() if isinstance(each, Tensor)}
+    columns = [column for each in layout.columns for column in each.values()]
+    own = [layout.selected, layout.targets, layout.weights, layout.lengths]
+    selected, targets, weights, lengths, *others = moved_together([*own, *inputs.values(), *columns], device)
+    there = iter(others)
+    return replace(
+        layout,
+        inputs={**layout.inputs, **dict(zip(inputs, there, strict=False))},
+        selected=selected,
+        targets=targets,
+        weights=weights,
+        lengths=lengths,
+        columns=tuple(dict(zip(each, there, strict=False)) for each in layout.columns),
     )
 
 
@@ -136,7 +161,7 @@ def _pieces(batch: Batch) -> _Pieces:
     )
 
 
-def _rows(every: Sequence[_Pieces], device: torch.device) -> VarlenRows:
+def _rows(every: Sequence[_Pieces], device: torch.device, varlen: bool) -> VarlenRows:
     """Where all pieces lie, those of one batch behind those of another."""
     lengths: list[int] = []
     after: list[int | None] = []
@@ -144,7 +169,7 @@ def _rows(every: Sequence[_Pieces], device: torch.device) -> VarlenRows:
         first = len(lengths)
         lengths += pieces.lengths.tolist()
         after += [None if piece < 0 else first + piece for piece in pieces.after.tolist()]
-    return VarlenRows.of(lengths, device, after)
+    return VarlenRows.of(lengths, device, after, varlen=varlen)
 
 
 def _numbered(numbers: Int64[Tensor, " rows"], counts: Int64[Tensor, " rows"]) -> tuple[tuple[int, int], ...]:

@@ -9,8 +9,9 @@ that is said to go on far beyond its end must have the angles that it has withou
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lowregret.data.batches import Batch
 
 Call = tuple[nn.Module, dict[str, Any], list[Tensor]]
 """A module, its arguments by name, and the tensors that it gave."""
@@ -72,6 +75,13 @@ class RowPositions:
                 found.append(b"".join(angle[:, :2].cpu().numpy().tobytes() for angle in angles))
             self._kinds[length] = tuple(found)
         return self._kinds[length]
+
+    def apart(self, batches: Mapping[str, Batch]) -> dict[str, Batch]:
+        """The batches, whose rows share what they begin with only where that is the same to the base."""
+        return {
+            name: b if b.prompts is None else replace(b, prompts=self.split(b.prompts, b.lengths))
+            for name, b in batches.items()
+        }
 
     def split(self, prompts: Int64[Tensor, " rows"], lengths: Int64[Tensor, " rows"]) -> Int64[Tensor, " rows"]:
         """Numbers of prompts, others for rows of another kind: what these begin with is not the same to the base."""

@@ -23,6 +23,7 @@ from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.losses import token_logprobs
 from lowregret.engine.parallel.autograd import enter, join
 from lowregret.engine.parallel.cuts import Cut
+from lowregret.lora.kernels import LEAST_CHUNK
 from lowregret.lora.linear import LoRALinear, adapted_product
 from lowregret.lora.spans import SlotSpan
 
@@ -30,9 +31,11 @@ from lowregret.lora.spans import SlotSpan
 class Unembedding:
     """The unembedding of a model, as it is at the time: adapters on it wrap it."""
 
-    def __init__(self, model: PreTrainedModel, vocabulary: Cut | None = None) -> None:
-        """`vocabulary`: how its outputs are cut, where the module makes a part of the logits."""
+    def __init__(self, model: PreTrainedModel, vocabulary: Cut | None = None, chunk_bytes: int = LEAST_CHUNK) -> None:
+        """`vocabulary`: how its outputs are cut, where the module makes a part of the logits; `chunk_bytes` of them are
+        there at once."""
         self._model = model
+        self._chunk_bytes = chunk_bytes
         self._vocabulary = vocabulary
         self.scale, self.softcap = head_transform(model.config)
         self.chunked = True
@@ -135,6 +138,7 @@ class Unembedding:
             "softcap": softcap,
             "scale": self.scale / self.temperature,
             "vocabulary": self._vocabulary,
+            "chunk_bytes": self._chunk_bytes,
         }
 
     def _select(self, head: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

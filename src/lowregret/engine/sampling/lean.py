@@ -37,8 +37,8 @@ def lean_step(model: PreTrainedModel) -> Step | None:
     """The step of this base with the modules that it has now; None when its layers are of another kind.
 
     Layers in parts gather their weights as by their own calls; what lies outside of them stays gathered, as after a
-    call of the base. Under autocast too the layers are of another kind: there each operation has a type of its own,
-    which is the base's business. And layers that are computed in parts, which hooks put together, are another kind.
+    call of the base. Layers that are computed in parts, which hooks put together, are another kind. Under autocast
+    products are in its type here too, norms and rotations in float32.
     """
     inner: Any = getattr(model, "model", None)
     layers = list(getattr(inner, "layers", ()))
@@ -46,7 +46,7 @@ def lean_step(model: PreTrainedModel) -> Step | None:
     kinds = {(kind.__name__, kind.__module__.partition(".")[0]) for kind in types}
     known = kinds <= {(name, "transformers") for name in LAYERS}
     hooked = any(module._forward_hooks for layer in layers for module in layer.children())
-    if not layers or not known or hooked or torch.is_autocast_enabled(next(model.parameters()).device.type):
+    if not layers or not known or hooked:
         return None
     return _Lean(model, inner, layers)
 
@@ -118,4 +118,4 @@ class _Layer:
 
 
 def _rms_norm(norm: Any, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-    return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
+    return F.rms_norm(x.to(norm.weight.dtype), x.shape[-1:], norm.weight, norm.variance_epsilon)

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lowregret.lora.kernels import moved
 from lowregret.lora.moe.dispatch import ExpertBlock
 from lowregret.lora.moe.rows import RowRouting
 from lowregret.lora.moe.segments import Segments
+from lowregret.lora.spans import SlotSpan
 
 _ALIGNED = 8
 """Ranks are filled up to a multiple of this off a CPU: `grouped_mm` wants rows of 16 bytes, in bfloat16 too."""
@@ -52,7 +54,7 @@ class ExpertFactors:
                 continue
             a, b = next(found)
             more = rank - a.shape[2]
-            scaled = b * b.new_tensor(span.expert_scales)[:, None, None, None]
+            scaled = b * _scales(span, b)
             runs_a.append(_widened(a.to(dtype), a_experts, (0, 0, 0, more)))
             runs_b.append(_widened(scaled.to(dtype), b_experts, (0, more)))
         return cls(routing, matrix, _joined(runs_a), _joined(runs_b), experts)
@@ -127,7 +129,7 @@ class ExpertFactors:
 
     def _by_run(self, x: Tensor) -> Segments:
         """Tokens lie run by run."""
-        return Segments.of(torch.tensor(self.routing.sizes).to(x.device))
+        return Segments.of(moved(torch.tensor(self.routing.sizes), x.device))
 
     def _grouped(self, factor: Float[Tensor, "runs any m n"], block: ExpertBlock) -> Float[Tensor, "groups m n"]:
         """One matrix for each (expert, run) of a block."""
@@ -155,7 +157,12 @@ class ExpertFactors:
             if which == "a":
                 total += own[..., : total.shape[2], :]
             else:
-                total += own[..., : total.shape[3]] * own.new_tensor(span.expert_scales)[:, None, None, None]
+                total += own[..., : total.shape[3]] * _scales(span, own)
+
+
+def _scales(span: SlotSpan, like: Tensor) -> Float[Tensor, "policies one one one"]:
+    """Those of a span on experts, in another's type and on its device."""
+    return moved(torch.tensor(span.expert_scales, dtype=like.dtype), like.device)[:, None, None, None]
 
 
 def _widened(factor: Tensor, experts: int, padding: tuple[int, ...]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from lowregret.lora.kernels import moved
 from lowregret.lora.spans import SlotSpan
 
 
@@ -42,7 +43,7 @@ class RowRouting:
     def of_token(self, device: torch.device) -> Int64[Tensor, " tokens"]:
         """The run of each token. Sizes are known here: no device is waited for."""
         runs = [torch.full((size,), run) for run, size in enumerate(self.sizes)]
-        return torch.cat(runs).to(device, non_blocking=True)
+        return moved(torch.cat(runs), device)
 
     def names(self) -> Iterator[tuple[int, str]]:
         """The runs that are a policy's, with its name."""

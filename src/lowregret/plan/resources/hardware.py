@@ -63,7 +63,7 @@ class Hardware:
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[Hardware, ...]:
     """The GPUs that are known by name, least memory first, then least speed."""
-    document = json.loads(CATALOGUE.read_text(encoding="utf-8"))
+    document = _document()
     found = [
         Hardware(
             name=entry["name"],
@@ -71,8 +71,8 @@ def catalogue() -> tuple[Hardware, ...]:
             memory_bytes=entry["memory_gb"] * 2**30,
             flops_per_second=entry["tflops"] * 1e12,
             bytes_per_second=entry["gb_per_second"] * 1e9,
-            utilisation=GPU_UTILISATION,
-            call_seconds=KERNEL_SECONDS,
+            utilisation=entry.get("utilisation", GPU_UTILISATION),
+            call_seconds=entry.get("call_seconds", KERNEL_SECONDS),
             price_per_hour=entry.get("price"),
             source=_sources(document, entry),
             link_bytes_per_second=entry["link"] * 1e9,
@@ -83,30 +83,47 @@ def catalogue() -> tuple[Hardware, ...]:
     return tuple(sorted(found, key=lambda device: (device.memory_bytes, device.flops_per_second)))
 
 
+def _document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _reported() -> dict[str, str]:
+    """The plain names of devices as torch.cuda.get_device_name gives them, each with its own in the catalogue."""
+    return {_plain(name): _plain(entry["name"]) for entry in _document()["gpus"] for name in entry["reported"]}
+
+
 def _sources(document: dict[str, Any], entry: dict[str, Any]) -> str:
     """Where a device's figures come from."""
-    parts = [document["source"], f"link: {document['link_source']}", f"network: {document['network_source']}"]
+    measured = ["utilisation and time of a call: measured by benchmarks.gpu"] * ("utilisation" in entry)
+    parts = [
+        document["source"],
+        *measured,
+        f"link: {document['link_source']}",
+        f"network: {document['network_source']}",
+    ]
     return "; ".join(parts + [f"price: {document['price_source']}"] * ("price" in entry))
 
 
 def find_hardware(name: str) -> Hardware:
-    """A device of the catalogue, by any spelling: `h100` is the largest of that name.
+    """A device of the catalogue, by any spelling: `h100` is the fastest of that name; or by what its driver calls it.
 
     `auto` is this machine's CPU, measured once. SpecError for a name that means none of them.
     """
     if name.lower() in ("auto", "cpu"):
         return this_cpu()
-    wanted = _plain(name)
+    wanted = _reported().get(_plain(name), _plain(name))
     names = {_plain(device.name): device for device in catalogue()}
     if wanted in names:
         return names[wanted]
     holding = [device for key, device in names.items() if all(part in key for part in _parts(name))]
     if len(holding) == 1:
         return holding[0]
-    # `H100` alone is an answer: the largest of those that bear the name; the plan prints which.
+    # `H100` alone is an answer: the fastest of those that bear the name; the plan prints which.
     whole = [device for device in holding if set(_parts(name)) <= set(_parts(device.name))]
     if whole and any(character.isdigit() for character in name):
-        return whole[-1]
+        return max(whole, key=lambda device: (device.flops_per_second, device.memory_bytes))
     known = [device.name for device in catalogue()]
     if holding:
         raise SpecError(f"--hardware {name!r} may mean {', '.join(device.name for device in holding)}: name one.")

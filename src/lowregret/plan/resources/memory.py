@@ -25,7 +25,9 @@ CPU_PASS_TOKENS = 1024
 EVAL_TOKENS = 4096
 """Tokens of a held-out pass (data/batches.py)."""
 CHUNK_BYTES = 128 * 2**20
-"""Of the logits that are there at once (engine/forward/head.py)."""
+"""Of the logits that are there at once, at least (lora/kernels.py)."""
+CHUNK_SHARE = 64
+"""A GPU has this many times as much memory as they take, if that is more."""
 CPU_PROCESS = 445_000_000
 """Python, torch and transformers with their libraries, resident: measured."""
 CPU_HEAP = 0.45
@@ -98,13 +100,16 @@ def memory(
     if checkpoint_activations:  # the input of every layer, and all of the one at work
         kept = kept / max(shapes.layers, 1) + tokens * shapes.layers * shapes.hidden_size * PRECISE
     positions = math.ceil(tokens * (1.0 if supervised is None else supervised * rows / whole))
-    logits = _logits(shapes, positions, wide, mesh.tensor)
+    chunk = CHUNK_BYTES if cpu or hardware is None else max(CHUNK_BYTES, hardware.memory_bytes // CHUNK_SHARE)
+    logits = _logits(shapes, positions, wide, chunk, mesh.tensor)
     number = trainer.full_bytes if full else NUMBER_BYTES
     gradients = number * trained
     parts = gathered(shapes, method, mesh, wide)
     by_parameters: tuple[float, float, float]
     if not isinstance(method, FullFT):
-        buffers = _unembedding_buffers(shapes, method, wide)
+        # A pass has the adapter in the type of products too (lora/bank.py), but for one that keeps its start.
+        cast = 0 if method.residual or wide == PRECISE else round(wide * trained)
+        buffers = _unembedding_buffers(shapes, method, wide) + cast
         by_parameters = (_unembedding_copy(shapes, method, wide) + buffers, buffers, 0.0)
     elif mesh.in_parts:
         by_parameters = _gradients_in_parts(shapes, wide, mesh, parts, checkpoint_activations)
@@ -115,7 +120,7 @@ def memory(
         kept + logits + by_parameters[0],
         kept + tokens * _backward_bytes(shapes, wide, mesh.tensor) + by_parameters[1] + parts.ahead,
         by_parameters[2],
-        max(judged + parts.ahead, _logits(shapes, EVAL_TOKENS, wide, mesh.tensor))
+        max(judged + parts.ahead, _logits(shapes, EVAL_TOKENS, wide, chunk, mesh.tensor))
         + _unembedding_copy(shapes, method, wide),
     )
     if full and not mesh.in_parts:  # what it has been given beside the gradients, which are counted for themselves
@@ -204,10 +209,10 @@ def _gradients_in_parts(
     return before + _unembedding_copy(shapes, FullFT(), wide), before + parts.ahead, 2 * parts.outside
 
 
-def _logits(shapes: Shapes, positions: int, wide: int, tensor: int = 1) -> float:
-    """Bytes of a chunk of logits (engine/forward/head.py), and of the selected hidden states and their gradient."""
+def _logits(shapes: Shapes, positions: int, wide: int, chunk_bytes: int, tensor: int = 1) -> float:
+    """Bytes of logits in chunks of so many (engine/forward/head.py), and of the selected states and their gradient."""
     number = (PRECISE + (wide if wide < PRECISE else 0)) / tensor
-    most = max(int(CHUNK_BYTES // (shapes.vocabulary * number)), 1)
+    most = max(int(chunk_bytes // (shapes.vocabulary * number)), 1)
     chunk = math.ceil(positions / math.ceil(positions / most)) if positions else 0
     states = PRECISE + wide + (wide if wide < PRECISE else 0)
     return chunk * shapes.vocabulary * number + positions * shapes.hidden_size * states

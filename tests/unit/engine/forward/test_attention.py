@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from gpu_kernels import GPU
 from lowregret.data.batches import collate
 from lowregret.data.example import Example
 from lowregret.engine import Engine
@@ -38,7 +39,7 @@ def alone(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> 
 
 @given(LENGTHS)
 def test_groups_hold_every_token_once_and_little_padding(lengths: list[int]) -> None:
-    rows = VarlenRows.of(lengths, CPU)
+    rows = VarlenRows.of(lengths, CPU).grid
     assert rows.keys is None
     assert all(group.before == 0 and group.seen is None for group in rows.groups)
     assert sum(group.rows for group in rows.groups) == len(lengths)
@@ -57,13 +58,15 @@ def test_groups_hold_every_token_once_and_little_padding(lengths: list[int]) -> 
 @pytest.mark.parametrize("lengths", [[7], [5, 5, 5], [3, 40, 1, 9, 9, 17]])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_each_row_attends_to_itself_alone(lengths: list[int], window: int | None, kv_heads: int) -> None:
+@pytest.mark.parametrize("varlen", [False, True])
+def test_each_row_attends_to_itself_alone(lengths: list[int], window: int | None, kv_heads: int, varlen: bool) -> None:
     torch.manual_seed(0)
     total = sum(lengths)
     q, k, v = (torch.randn(total, heads, 8, dtype=torch.float64) for heads in (4, kv_heads, kv_heads))
     inputs = [x.clone().requires_grad_() for x in (q, k, v)]
     states = [x.transpose(0, 1)[None] for x in inputs]
-    out, _ = attend(nn.Module(), *states, None, rows=VarlenRows.of(lengths, CPU), scaling=0.3, sliding_window=window)
+    rows = VarlenRows.of(lengths, CPU, varlen=varlen)
+    out, _ = attend(nn.Module(), *states, None, rows=rows, scaling=0.3, sliding_window=window)
     target = torch.randn_like(out)
     (out * target).sum().backward()
 
@@ -83,22 +86,25 @@ HEADS = st.lists(
 """Rows that others may go on from, and the lengths of those others."""
 
 
-@given(HEADS, st.none() | st.integers(1, 40), st.sampled_from([0, 200, 2**22]))
+@given(HEADS, st.none() | st.integers(1, 40), st.sampled_from([0, 200, 2**22, None]))
 def test_rows_that_go_on_from_another_see_all_of_it(
-    heads: list[tuple[int, list[int]]], window: int | None, mask_slots: int
+    heads: list[tuple[int, list[int]]], window: int | None, mask_slots: int | None
 ) -> None:
-    """Against whole rows by the definition, with gradients; whether rows of unlike heads share a mask or not."""
+    """Against whole rows by the definition, with gradients; whether rows of unlike heads share a mask or not, and as
+    they lie (None)."""
     lengths, after = [], []
     for head, others in heads:
         place = len(lengths)
         lengths += [head, *others]
         after += [None, *([place] * len(others))]
     torch.manual_seed(0)
-    states = [torch.randn(sum(lengths), 2, 4, dtype=torch.float64) for _ in range(3)]
+    states = [torch.randn(sum(lengths), 2, 8, dtype=torch.float64) for _ in range(3)]
     mine, its = ([x.clone().requires_grad_() for x in states] for _ in range(2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "MASK_SLOTS", mask_slots)
-        rows = VarlenRows.of(lengths, CPU, after)
+    rows = VarlenRows.of(lengths, CPU, after, varlen=mask_slots is None)
+    if mask_slots is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "MASK_SLOTS", mask_slots)
+            assert rows.grid.slots >= sum(lengths)  # made now
     asked = {"rows": rows, "scaling": 0.3, "sliding_window": window}
     out, _ = attend(nn.Module(), *(x.transpose(0, 1)[None] for x in mine), None, **asked)
     pieces = [x.split(lengths) for x in its]
@@ -116,11 +122,11 @@ def test_rows_that_go_on_from_another_see_all_of_it(
 
 def test_a_mask_for_each_row_is_only_made_where_heads_differ_and_it_is_small() -> None:
     alike = VarlenRows.of([30, 9, 8, 9], CPU, [None, 0, 0, 0])
-    assert [group.seen.shape for group in alike.groups if group.seen is not None] == [(1, 1, 9, 39)]
+    assert [group.seen.shape for group in alike.grid.groups if group.seen is not None] == [(1, 1, 9, 39)]
     unlike = VarlenRows.of([30, 9, 9, 28, 9, 9], CPU, [None, 0, 0, None, 3, 3])
-    assert [group.seen.shape for group in unlike.groups if group.seen is not None] == [(4, 1, 9, 39)]
+    assert [group.seen.shape for group in unlike.grid.groups if group.seen is not None] == [(4, 1, 9, 39)]
     large = VarlenRows.of([2000, 999, 999, 1990, 999, 999], CPU, [None, 0, 0, None, 3, 3])
-    assert [group.seen.shape for group in large.groups if group.seen is not None] == [
+    assert [group.seen.shape for group in large.grid.groups if group.seen is not None] == [
         (1, 1, 999, 2989),
         (1, 1, 999, 2999),
     ]
@@ -143,6 +149,21 @@ def test_a_mask_goes_with_heads_that_share_keys_on_a_cpu_only(
     out, _ = attend(nn.Module(), q, k, v, None, rows=VarlenRows.of(lengths, torch.device(device), after))
     assert out.shape == (1, 22, 4, 8)
     assert asked == [(False, 2, True), (True, 2 if grouped else 4, grouped)]
+
+
+@pytest.mark.parametrize(
+    ("width", "value_width", "taken"), [(8, 8, True), (6, 6, False), (8, 16, False), (264, 264, False)]
+)
+def test_heads_that_the_kernel_does_not_take_are_taken_by_groups(
+    monkeypatch: pytest.MonkeyPatch, width: int, value_width: int, taken: bool
+) -> None:
+    calls = []
+    monkeypatch.setattr(attention, "varlen", lambda states, *_, **how: calls.append(how) or torch.zeros_like(states[0]))
+    q, k, v = (torch.randn(1, 2, 9, wide) for wide in (width, width, value_width))
+    rows = VarlenRows.of([4, 5], CPU, varlen=GPU.varlen)
+    out, _ = attend(nn.Module(), q, k, v, None, rows=rows, sliding_window=3)
+    assert calls == ([{"scaling": None, "window": 3}] if taken else [])
+    assert out.shape == (1, 9, 2, value_width)
 
 
 def test_what_is_not_finite_stays_with_the_rows_that_see_it() -> None:

@@ -51,6 +51,33 @@ def test_usual_spellings(asked: str, name: str) -> None:
     assert find_hardware(asked).name == name
 
 
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 SXM 80GB"),
+        ("NVIDIA H100 PCIe", "H100 PCIe 80GB"),
+        ("NVIDIA H100 NVL", "H100 NVL 94GB"),
+        ("NVIDIA H200", "H200 141GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB"),
+        ("NVIDIA L4", "L4 24GB"),
+        ("NVIDIA L40S", "L40S 48GB"),
+        ("NVIDIA A10", "A10 24GB"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090 24GB"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090 24GB"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090 32GB"),
+        ("NVIDIA B200", "B200 180GB"),
+        ("AMD Instinct MI300X", "MI300X 192GB"),
+        ("Tesla T4", "T4 16GB"),
+    ],
+)
+def test_what_a_driver_calls_a_device(reported: str, name: str) -> None:
+    """As torch.cuda.get_device_name gives it: a run knows its price by that."""
+    assert find_hardware(reported).name == name
+
+
 def test_a_wrong_name_suggests_the_nearest() -> None:
     with pytest.raises(SpecError, match="RTX 4090 24GB"):
         find_hardware("rtx 4900")
