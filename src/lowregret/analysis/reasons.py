@@ -228,10 +228,16 @@ def _choice(
         return [
             f"{chosen.name} is recommended over {lora.name}, whose {scale.noun} is the best of the LoRAs: its own "
             f"interval, {nats(own.low, sign=True)} to {nats(own.high, sign=True)}{scale.unit}, lies under the "
-            "tolerance too, and it trains "
-            f"{chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}."
+            f"tolerance too, and {_cheaper(chosen, lora)}."
         ]
     return []
+
+
+def _cheaper(chosen: Measured, lora: Measured) -> str:
+    """What one LoRA is chosen over a better one for."""
+    if chosen.trainable_parameters == lora.trainable_parameters and lora.method.quantisation != "none":
+        return "it is served on the base that it was trained on, which the other is not"
+    return f"it trains {chosen.trainable_parameters:,} parameters instead of {lora.trainable_parameters:,}"
 
 
 def _rates(lora: Measured, full: Measured, scale: Scale) -> list[str]:
@@ -292,6 +298,19 @@ def _against_base(base_loss: float | None, sides: Sequence[Measured], scale: Sca
     caution = "" if helped else ", so training did not help: equal results say little about the methods here"
     return [
         f"The base's {scale.noun} before training is {scale.score(base_loss)}{scale.per}; after it, {results}{caution}."
+    ]
+
+
+def of_quantised(measured: Sequence[Measured], quantised: Mapping[str, float], base_loss: float | None) -> list[str]:
+    """What quantising the base costs before training: a sentence for each quantisation."""
+    if base_loss is None:
+        return []
+    users = {name: [side.name for side in measured if side.method.quantisation == name] for name in quantised}
+    return [
+        f"The base in {name}, on which {', '.join(users[name])} trains, starts at {nats(loss)} nats per token, "
+        f"{nats(loss - base_loss, sign=True)} beside the base as it is."
+        for name, loss in quantised.items()
+        if users[name]
     ]
 
 

@@ -39,6 +39,7 @@ def judge(
     curves: Mapping[str, Curve] = MappingProxyType({}),
     costs: Costs = NO_COSTS,
     held_out: int | None = None,
+    quantised: Mapping[str, float] = MappingProxyType({}),
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
@@ -57,6 +58,7 @@ def judge(
         curves: trial id → step → held-out loss, of the finished trials, the base's at step 0: for the regret in steps.
         costs: what the steps cost beside the time that each trial recorded.
         held_out: examples that the data hold out, more than were used perhaps; None when that is not known.
+        quantised: quantisation → held-out loss of the base in it before training.
 
     Raises:
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
@@ -74,7 +76,10 @@ def judge(
     chosen = _choose(ruling, lora, interval, full, [s for s in loras if rulings[s.name] == "low_regret"], tolerance)
     steps = StepsOf(spec, full, curves, costs)
     results = {
-        side.name: _result(side, intervals.get(side.name), rulings.get(side.name), learned, steps) for side in measured
+        side.name: _result(side, intervals.get(side.name), rulings.get(side.name), learned, steps).model_copy(
+            update={"base_nll": quantised.get(side.method.quantisation)}
+        )
+        for side in measured
     }
     lag = None if lora is None or interval is None else steps.lag(lora, interval)
     settling = _settling(ruling, interval, tolerance, measured, held_out, can_grow=not rewarded)
@@ -87,7 +92,7 @@ def judge(
         **(_in_reward if rewarded else _in_nats)(None if interval is None else interval.value, tolerance, base_loss),
         learned=learned,
         lag=lag,
-        reasons=(*said, *_notes(records), *sentences(gains)),
+        reasons=(*said, *reasons.of_quantised(measured, quantised, base_loss), *_notes(records), *sentences(gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
         methods=tuple(results.values()),
         lora=None if lora is None else results[lora.name],
@@ -263,13 +268,18 @@ def _choose(
 ) -> Measured | None:
     """The method to recommend; None when nothing finished."""
     if ruling == "low_regret":
-        return min(low, key=lambda side: (side.trainable_parameters, side.test_loss))
+        # Of as many parameters the one that is served on the base that it was trained on.
+        return min(low, key=lambda side: (side.trainable_parameters, _on_quantised(side), side.test_loss))
     if lora is None or lora.test_loss is None:
         return None if full.test_loss is None else full
     if full.test_loss is None or tolerance is None:
         return lora
     regret = lora.test_loss - full.test_loss if interval is None else interval.value
     return lora if ruling == "inconclusive" and regret <= tolerance else full
+
+
+def _on_quantised(side: Measured) -> bool:
+    return side.method.quantisation != "none"
 
 
 def _recommendation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
@@ -13,8 +13,9 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import aside, say, say_json
 from lowregret.cli.specs import make_spec
-from lowregret.errors import SpecError
+from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec import TrainingSpec, TrainSpec, build
+from lowregret.spec.method import Quantisation
 
 Result = tuple[Mapping[str, Any], str]
 """The numbers, and the line that says them."""
@@ -52,6 +53,9 @@ def evaluate(
     /,
     *,
     adapter: Annotated[Path | None, option("A folder with a LoRA in PEFT's format.")] = None,
+    quantisation: Annotated[
+        str | None, option("Of the base: none, or nf4. (default: as RUN was trained; none without RUN)")
+    ] = None,
     as_json: o.Json = False,
     **flags: Any,
 ) -> None:
@@ -63,30 +67,43 @@ def evaluate(
     """
     if not flags.keys().isdisjoint(objectives.FIELDS):
         flags["objective"] = "rl"
-    found, words = _of_run(run, adapter, flags) if run is not None else _of_options(adapter, flags)
+    base = None if quantisation is None else _quantisation(quantisation)
+    if run is not None:
+        found, words = _of_run(run, adapter, flags, base)
+    else:
+        found, words = _of_options(adapter, flags, base or "none")
     if as_json:
         say_json(found, indent=None)
     else:
         say(words)
 
 
-def _of_options(adapter: Path | None, flags: dict[str, Any]) -> Result:
+def _quantisation(asked: str) -> Quantisation:
+    known: tuple[Quantisation, ...] = get_args(Quantisation)
+    found = next((each for each in known if each == asked), None)
+    if found is None:
+        raise SpecError(f"--quantisation {asked!r}: no such one. {did_you_mean(asked, get_args(Quantisation))}")
+    return found
+
+
+def _of_options(adapter: Path | None, flags: dict[str, Any], quantisation: Quantisation) -> Result:
     """Of the options alone."""
     if "eval_data" in flags and "objective" not in flags:
         raise SpecError("--eval-data is of use with --task only. Give the held-out rows as --data.")
     spec = make_spec(TrainingSpec, None, flags)
     if spec.objective.kind == "rl":
-        return _rewards(spec, adapter)
+        return _rewards(spec, adapter, quantisation)
     from lowregret.train.job import evaluate_model
 
-    return _losses(evaluate_model(spec, adapter, say=aside))
+    return _losses(evaluate_model(spec, adapter, quantisation, say=aside))
 
 
-def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any]) -> Result:
+def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any], quantisation: Quantisation | None) -> Result:
     """Of what a run has made, with what is asked otherwise."""
     from lowregret.train.finished import evaluate_again, require_reward, trained_spec
 
     trained, made = trained_spec(run)
+    quantisation = quantisation or trained.method.quantisation
     rewarded = trained.objective.kind == "rl"
     if not rewarded and flags.get("objective") == "rl":
         raise SpecError(
@@ -111,12 +128,12 @@ def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any]) -> Result:
     spec = build(TrainingSpec, values, source=str(run))
     if rewarded:
         require_reward(run, spec)
-        return _rewards(spec, made)
+        return _rewards(spec, made, quantisation)
     if "data" in flags:
         from lowregret.train.job import evaluate_model
 
-        return _losses(evaluate_model(spec, made, say=aside))
-    return _losses(evaluate_again(run, spec, made, say=aside))
+        return _losses(evaluate_model(spec, made, quantisation, say=aside))
+    return _losses(evaluate_again(run, spec, made, quantisation, say=aside))
 
 
 def _losses(found: Mapping[str, Any]) -> Result:
@@ -124,11 +141,11 @@ def _losses(found: Mapping[str, Any]) -> Result:
     return found, f"{found['nll']:.6f} nats per supervised token ({size})"
 
 
-def _rewards(spec: TrainingSpec, adapter: Path | None) -> Result:
+def _rewards(spec: TrainingSpec, adapter: Path | None, quantisation: Quantisation) -> Result:
     from lowregret.analysis.pass_rate import pass_interval
     from lowregret.train.rl.evaluate import evaluate_reward
 
-    found = evaluate_reward(spec, adapter, say=aside)
+    found = evaluate_reward(spec, adapter, quantisation, say=aside)
     problems, rate = len(found.pass_rates), sum(found.pass_rates) / len(found.pass_rates)
     low, high = pass_interval(found.pass_rates, found.samples)
     numbers = {

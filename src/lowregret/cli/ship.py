@@ -136,9 +136,15 @@ def proved(proof: Proof) -> Sequence[str]:
         f"({proof.mean_difference:.2g} in the mean) at {proof.positions:,} positions"
     ]
     if proof.held_out is not None:
+        loss = proof.held_out
+        trained = f"{loss.trained:.6f} as trained"
+        if loss.quantised is not None:
+            trained = (
+                f"{loss.quantised:.6f} as trained over a quantised base; {loss.trained:.6f} over the base as it is"
+            )
         lines.append(
-            f"held-out loss: {proof.held_out.trained:.6f} as trained, {proof.held_out.shipped:.6f} as shipped, nats "
-            f"per supervised token ({proof.held_out.examples} examples)"
+            f"held-out loss: {trained}, {loss.shipped:.6f} as shipped, nats per supervised token ({loss.examples} "
+            "examples)"
         )
     if proof.greedy_tokens is not None:
         lines.append(

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lowregret.errors import SpecError
+from lowregret.models.four_bit import FourBitWeight
 from lowregret.models.sharded import here
 
 
@@ -56,7 +57,8 @@ def _floating(model: PreTrainedModel) -> Iterator[tuple[torch.nn.Parameter, bool
     """Parameters that are cast, with whether they are matrices but no embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.dtype is not torch.float64:
+        wide = parameter.dtype is torch.float64 or isinstance(parameter, FourBitWeight)
+        if parameter.is_floating_point() and not wide:
             yield parameter, parameter.ndim >= 2 and id(parameter) not in embeddings
 
 

@@ -36,7 +36,7 @@ from lowregret.engine.parallel.lead import together
 from lowregret.engine.parallel.lockstep import Lockstep
 from lowregret.engine.parallel.mesh import ALONE, R, Ranks
 from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
-from lowregret.engine.placing import place
+from lowregret.engine.placing import place, require_base
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import Batcher, generate
@@ -136,6 +136,7 @@ class Engine:
         """
         if name in self.policies:
             raise SpecError(f"there is a policy named {name!r} already.")
+        require_base(self.base, method)
         if any(isinstance(policy, FullPolicy) for policy in self.policies.values()) or (
             isinstance(method, FullFT) and self.policies
         ):

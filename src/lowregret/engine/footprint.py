@@ -22,6 +22,7 @@ from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import FullPolicy, LoRAPolicy
 from lowregret.engine.sampling.decode import CachedDecoder
 from lowregret.engine.sampling.pools import capacity
+from lowregret.models.four_bit import FourBitWeight, stored_bytes
 from lowregret.models.sharded import here
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.optimizer import NUMBER_BYTES
@@ -117,7 +118,7 @@ def device_memory(device: torch.device) -> int:
 
 def _resident_bytes(engine: Engine) -> int:
     """The base, and each policy's weights, gradients and what its optimizer keeps."""
-    found = sum(here(parameter).numel() * parameter.element_size() for parameter in engine.model.parameters())
+    found = sum(stored_bytes(here(parameter)) for parameter in engine.model.parameters())
     for policy in engine.policies.values():
         each = policy.optimizer.spec.bytes_per_parameter()
         each -= NUMBER_BYTES if isinstance(policy, FullPolicy) else 0  # its weights are the base's
@@ -140,6 +141,8 @@ def _kept_bytes(engine: Engine, name: str, batch: Batch) -> int:
     saved: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> None:
+        if isinstance(tensor, FourBitWeight):
+            return  # the same in every pass
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage  # held, so that no later one can have the same address
 

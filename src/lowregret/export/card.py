@@ -223,6 +223,9 @@ def _proof(facts: CardFacts) -> str:
         "Held-out loss, trained and shipped": None
         if loss is None
         else f"{loss.trained:.6g} and {loss.shipped:.6g} nats",
+        "Held-out loss over the quantised base, as trained": None
+        if loss is None or loss.quantised is None
+        else f"{loss.quantised:.6g} nats; the others are over the base as it is",
         "Share of the updates that rounding removed": proof.updates_lost,
         "Bound": proof.bound,
         "Holds": "yes" if proof.holds else "no",

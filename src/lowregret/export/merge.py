@@ -23,6 +23,11 @@ def merge(engine: Engine, name: str) -> None:
     policy = engine.policies[name]
     if not isinstance(policy, LoRAPolicy):
         raise ModelError(f"{name!r} is not a LoRA: there is nothing to merge.")
+    if engine.base.quantisation != "none":
+        raise ModelError(
+            f"{name!r} is on a base in {engine.base.quantisation}, which is not written to. Export it, and merge it "
+            "into the base as it is: lowregret merge --adapter FOLDER."
+        )
     for matrix in policy.matrices:
         module, adapter = matrix.name, policy.adapters[matrix.name]
         if matrix.experts:

@@ -66,7 +66,8 @@ def load_adapter(engine: Engine, name: str, folder: Path, say: Callable[[str], N
 @together
 @torch.no_grad()
 def _put(engine: Engine, name: str, fitted: FittedAdapter) -> LoRAPolicy:
-    policy = engine.add_policy(name, fitted.method)
+    method = fitted.method.model_copy(update={"quantisation": engine.base.quantisation})
+    policy = engine.add_policy(name, method)
     assert isinstance(policy, LoRAPolicy)
     copy_experts(policy, fitted.experts)
     for module, saved in fitted.plain.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,11 +19,13 @@ from lowregret.errors import ModelError, did_you_mean
 from lowregret.foreign import boundary, real_path, reason, require_file
 from lowregret.models.files import BUNDLED, bundled_names
 from lowregret.models.folder import check_folder, check_sizes, read_config
+from lowregret.models.four_bit import adopt, bitsandbytes
 from lowregret.models.gguf.fields import set_fields
 from lowregret.models.gguf.header import read_header
 from lowregret.models.gguf.tensors import check_stored, check_used, factors_of, one_file
-from lowregret.models.quantised import refuse_quantised
+from lowregret.models.quantised import in_nf4, refuse_quantised
 from lowregret.models.sizes import check_folder_build, check_gguf_build
+from lowregret.spec.method import Quantisation
 
 _REMEDY = "Fetch its files again, or give another base."
 gguf_reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
@@ -55,6 +57,19 @@ class Base:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: Source
+    quantisation: Quantisation = "none"
+    """Of its layers' matrices, once an engine holds it; of files that are in four bits, of these."""
+
+    def quantised(self, wanted: Quantisation) -> Base:
+        """The same for an engine that holds it so; ModelError where its files are quantised, and it was not asked for
+        so."""
+        if self.quantisation not in ("none", wanted):
+            raise ModelError(
+                f"{self.source.asked}: its files are in {self.quantisation}, and the base as it is was asked for. Use "
+                f"a method such as lora:16:{self.quantisation} (of eval: --quantisation {self.quantisation}), or give "
+                "the original, in bfloat16 or float32, that it was made from."
+            )
+        return replace(self, quantisation=wanted)
 
     @property
     def pad_id(self) -> int:
@@ -81,7 +96,7 @@ def resolve(asked: str) -> Source:
         return Source(asked, str(path.parent), path.name)
     if path.is_dir():
         check_folder(path)
-        refuse_quantised(read_config(path, asked), asked, path)
+        refuse_quantised(read_config(path, asked), asked, path, but_nf4=True)
         return Source(asked, str(path))
     if path.exists():
         raise ModelError(f"{asked}: is a file. Give a Hugging Face folder, a hub id, a .gguf file or a bundled base.")
@@ -102,7 +117,7 @@ def load_config(source: Source) -> PretrainedConfig:
             return config
         values = config.to_dict()
     check_sizes(values, source.asked)
-    refuse_quantised(values, source.asked)
+    refuse_quantised(values, source.asked, but_nf4=True)
     return config
 
 
@@ -122,7 +137,10 @@ def load_base(source: Source, dtype: torch.dtype = torch.float32) -> Base:
     model, found = _load_gguf(source, dtype) if source.gguf_file else _load_folder(source, dtype)
     check_loaded(source, model, found)
     model.eval()
-    return Base(model, tokenizer, source)
+    if not adopt(model):
+        return Base(model, tokenizer, source)
+    _forget_quantisation(model)
+    return Base(model, tokenizer, source, "nf4")
 
 
 def check_loaded(source: Source, model: PreTrainedModel, found: Mapping[str, Any]) -> None:
@@ -164,6 +182,8 @@ def _load(source: Source, path: str, dtype: torch.dtype, **arguments: Any) -> tu
 
 def _load_folder(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     config = load_config(source)
+    if in_nf4(config.to_dict()):
+        bitsandbytes()
     with explaining(source), quiet():
         changed = without_lost_padding(config)
         if Path(source.path).is_dir():
@@ -183,7 +203,7 @@ def _load_gguf(source: Source, dtype: torch.dtype) -> tuple[PreTrainedModel, dic
         model, found = _load(source, str(file.parent), dtype, config=config, gguf_file=whole)
     if not found["missing_keys"]:
         check_used(header, model, found["unexpected_keys"])
-    _forget_gguf(model)
+    _forget_quantisation(model)
     return model, found
 
 
@@ -197,8 +217,9 @@ def without_lost_padding(config: PretrainedConfig) -> bool:
     return True
 
 
-def _forget_gguf(model: PreTrainedModel) -> None:
-    """The weights are dequantised now; a saved copy must not claim to be quantised."""
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Of a GGUF file the weights are dequantised now, and what is in four bits is ours: nothing that is saved must
+    claim to be quantised."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     for attribute in ("is_quantized", "hf_quantizer", "quantization_method"):

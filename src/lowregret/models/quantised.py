@@ -1,7 +1,7 @@
-"""Whether a base is stored in fewer bits than it was trained in: such a one cannot be trained here. Torch-free.
+"""Whether a base is stored in fewer bits than it was trained in. Torch-free.
 
-Gradients need the weights as numbers. Of transformers' quantisers none is tested here: some need a GPU and a library of
-their own, and of those that can give the numbers back none was shown to give the right ones. A .gguf file is another
+LoRAs train over bitsandbytes' NF4. Of transformers' other quantisers none is tested here: some need a GPU and a library
+of their own, and of those that can give the numbers back none was shown to give the right ones. A .gguf file is another
 matter: it is dequantised when it is loaded.
 """
 
@@ -24,14 +24,28 @@ _FIXED = {"fp8": 8, "fbgemm_fp8": 8, "mxfp8": 8, "mxfp4": 4, "nvfp4": 4, "fourov
 """Bits that the name of a method says."""
 
 
-def refuse_quantised(values: Mapping[str, Any], asked: str, folder: Path | None = None) -> None:
+def in_nf4(values: Mapping[str, Any]) -> bool:
+    """Whether config.json `values` say that the weights are in bitsandbytes' NF4."""
+    held = values.get("quantization_config")
+    if not isinstance(held, Mapping):
+        return False
+    method = held.get("quant_method", "bitsandbytes")
+    return method == "bitsandbytes" and held.get("load_in_4bit") is True and held.get("bnb_4bit_quant_type") == "nf4"
+
+
+def refuse_quantised(
+    values: Mapping[str, Any], asked: str, folder: Path | None = None, *, but_nf4: bool = False
+) -> None:
     """ModelError when config.json `values`, or a file beside it, says that the weights are quantised.
 
     Args:
         values: of config.json.
         asked: what the user called the base.
         folder: where config.json lies, if it lies on this machine.
+        but_nf4: for who can make use of bitsandbytes' NF4.
     """
+    if but_nf4 and in_nf4(values):
+        return
     found = _described(values, folder)
     if found is None:
         return
@@ -39,8 +53,8 @@ def refuse_quantised(values: Mapping[str, Any], asked: str, folder: Path | None 
     known = values.get("_name_or_path")
     original = known if isinstance(known, str) and known.count("/") == 1 and known != asked else ""
     raise ModelError(
-        f"{asked}: is quantised: {place} says {_words(held)}. Its weights cannot be trained or evaluated here, nor is "
-        f"its memory planned. Use the original, in bfloat16 or float32, that it was made from"
+        f"{asked}: is quantised: {place} says {_words(held)}. Its weights cannot be trained, merged or evaluated "
+        f"here, nor is its memory planned. Use the original, in bfloat16 or float32, that it was made from"
         f"{f' ({original})' if original else ''}."
     )
 

@@ -25,7 +25,8 @@ def describe(method: FullFT | LoRA) -> str:
     """A method in a sentence."""
     if isinstance(method, FullFT):
         return "full fine-tuning"
-    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}"
+    base = "" if method.quantisation == "none" else f", over a base in {method.quantisation.upper()}"
+    return f"LoRA of rank {method.rank} on {' + '.join(method.targets)}{base}"
 
 
 def rate(value: float) -> str:

@@ -52,8 +52,9 @@ def place(
     asked: Mesh | None = None,
 ) -> Placement:
     """The simplest placement that fits. FullFT lies in parts on all devices. Of a LoRA's base, in this order: the whole
-    on each device, in parts, and its matrices cut over as few devices as do. Trials have a device of their own where
-    there are as many as devices and no matrix is cut. If nothing fits, the one that needs least.
+    on each device, in parts, and its matrices cut over as few devices as do; of a quantised one the whole. Trials have
+    a device of their own where there are as many as devices and no matrix is cut. If nothing fits, the one that needs
+    least.
 
     Args:
         method: what is trained.
@@ -103,6 +104,9 @@ def _meshes(method: FullFT | LoRA, devices: int, base: Divisible) -> Iterator[Me
     """The simplest first."""
     if isinstance(method, FullFT):
         yield Mesh(shard=devices)
+        return
+    if method.quantisation != "none":  # it lies whole on each (engine/placing.py)
+        yield Mesh(replicate=devices)
         return
     for tensor in base.tensor_sizes(devices):
         if devices % tensor == 0:

@@ -53,7 +53,10 @@ class MethodPlan:
     @property
     def label(self) -> str:
         """A column's head."""
-        return "Full fine-tuning" if isinstance(self.method, FullFT) else f"LoRA, rank {self.method.rank}"
+        if isinstance(self.method, FullFT):
+            return "Full fine-tuning"
+        base = "" if self.method.quantisation == "none" else f", {self.method.quantisation.upper()}"
+        return f"LoRA, rank {self.method.rank}{base}"
 
 
 @dataclass(frozen=True)

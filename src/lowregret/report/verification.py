@@ -23,6 +23,7 @@ from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
 from lowregret.runs.spelling import is_older
 from lowregret.runs.study import (
+    quantised_starts,
     read_costs,
     read_curves,
     read_examples,
@@ -156,6 +157,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         curves=read_curves(folder, records),
         costs=read_costs(folder),
         held_out=held_out,
+        quantised=quantised_starts(folder),
     )
     if stored.judged_by is None or _rules(stored.judged_by) != _rules(__version__):
         then = "before 0.3" if stored.judged_by is None else stored.judged_by

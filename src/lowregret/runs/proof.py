@@ -17,6 +17,8 @@ class LossBothWays(Spec):
     trained: float
     """Nats per supervised token."""
     shipped: float
+    quantised: float | None = None
+    """As it was trained, over a base in 4 bits; the other two are over the base as it is. None without one."""
     examples: int
     tokens: int
     """Supervised ones."""

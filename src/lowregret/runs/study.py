@@ -18,6 +18,9 @@ from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.spelling import old_id
 from lowregret.spec import FullFT, GroupSpec, Spec, TrialSpec
 
+QUANTISED = "quantised"
+"""In base.json: what it says of the base, by quantisation of it."""
+
 
 def trial_folder(study: Path, trial: str) -> Path:
     """Where the trial of this id has its files; RecordsError when that would be elsewhere."""
@@ -64,12 +67,23 @@ def read_examples(path: Path) -> ExampleLosses | ExampleRewards:
 
 
 def read_curves(study: Path, records: Sequence[TrialRecord]) -> dict[str, dict[int, float]]:
-    """The held-out curves of the finished ones of these trials, by id; step 0 is the base on the same examples."""
+    """The held-out curves of the finished ones of these trials, by id; step 0 is the base that each had, on the same
+    examples."""
     facts = base_facts(study)
-    base = facts.get("search_nll", facts.get("test_nll"))
-    start = {} if base is None else {0: base}
-    done = [record.id for record in records if record.status == "finished"]
-    return {name: start | held_out_curve(trial_folder(study, name) / METRICS) for name in done}
+
+    def start(record: TrialRecord) -> dict[int, float]:
+        quantisation = record.spec.method.quantisation
+        own = facts if quantisation == "none" else (facts.get(QUANTISED) or {}).get(quantisation, {})
+        base = own.get("search_nll", own.get("test_nll"))
+        return {} if base is None else {0: base}
+
+    done = [record for record in records if record.status == "finished"]
+    return {record.id: start(record) | held_out_curve(trial_folder(study, record.id) / METRICS) for record in done}
+
+
+def quantised_starts(study: Path) -> dict[str, float]:
+    """Quantisation → held-out nats per supervised token of the base in it, where that was measured."""
+    return {name: own["test_nll"] for name, own in (base_facts(study).get(QUANTISED) or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ class _BaseFacts(Spec):
     hidden_size: int | float | None = None
     price_per_hour: float | None = None
     multiply_adds: dict[str, float] | None = None
+    quantised: dict[str, dict[str, float]] | None = None
 
 
 class _Environments(Spec):
@@ -175,6 +190,8 @@ def start_loss(folder: Path) -> float | None:
         if found.get("objective") != "rl":
             raise RecordsError(f"{path}: holds no finite 'test_nll'. Delete the file and run the same command again.")
     for curve in sorted((folder / TRIALS).glob(f"*/{METRICS}")):
+        if (curve.parent / TRIAL).exists() and trial_record(curve.parent).spec.method.quantisation != "none":
+            continue
         first = next(iter(read_metrics(curve)), None)
         if first is not None and first.step == 0 and first.test_loss is not None:
             return first.test_loss

@@ -67,6 +67,8 @@ class MethodResult(Spec):
     """The same as if each had been trained alone: an estimate where trials were packed. Methods are compared by it."""
     peak_memory_bytes: int
     trainable_parameters: int
+    base_nll: float | None = None
+    """Held-out loss of the base that it started from, where that is a quantised one; nats per supervised token."""
     checkpoint_bytes: int = 0
     pack_size: int = 1
     """The most trials in training at once with one of those at the best learning rate: more than 1 makes `seconds` a

@@ -36,6 +36,7 @@ from lowregret.runs.manifest import digests
 from lowregret.runs.proof import PROOF, Proof
 from lowregret.ship.held_out import held_out
 from lowregret.ship.prove import probes, prove_adapter, prove_model, unproved
+from lowregret.ship.quantised import over_quantised
 from lowregret.ship.read import base_with_adapters, require_peft, too_large
 from lowregret.ship.winner import Winner, require_base
 
@@ -87,7 +88,7 @@ def ship(winner: Winner, wanted: Wanted, out: Path, say: Say = lambda line: None
     examples = held_out(winner, say)
     with replacing_folder(out) as partial, _naming(partial, out):
         made = _FORMS[wanted.form](winner, wanted, partial, examples, say)
-        proof = made.proof
+        proof = over_quantised(winner, made.proof, examples, say)
         if not proof.holds and proof.largest_difference is not None:
             raise ModelError(_refused(out, proof))
         write_json(partial / PROOF, proof)

@@ -10,10 +10,23 @@ from typing import Any
 from lowregret.errors import ModelError, RecordsError, SpecError
 from lowregret.foreign import real_path
 from lowregret.runs.atomic import read_record
-from lowregret.runs.files import ADAPTER_CONFIG, BEST, BEST_FULL, BEST_LORA, SPEC, TRIALS, VERDICT, adapter_in, model_in
+from lowregret.runs.files import (
+    ADAPTER_CONFIG,
+    BEST,
+    BEST_FULL,
+    BEST_LORA,
+    SPEC,
+    TRIAL,
+    TRIALS,
+    VERDICT,
+    adapter_in,
+    model_in,
+)
 from lowregret.runs.lock import stored_spec
+from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_as_shipped
 from lowregret.runs.verdict import Verdict
+from lowregret.spec.method import Quantisation
 
 METHODS = ("lora", "full")
 
@@ -49,6 +62,14 @@ class Winner:
     def kind(self) -> str:
         """`lora` or `full`, as `--method` says it."""
         return METHODS[0] if self.adapters else METHODS[1]
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """Of the base that the one adapter was trained on, where a record tells, and all of it is shipped."""
+        if [share for _, share in self.adapters] != [1.0]:
+            return "none"
+        file = next((place / TRIAL for place in (self.folder, self.folder.parent) if (place / TRIAL).is_file()), None)
+        return "none" if file is None else read_record(TrialRecord, file).spec.method.quantisation
 
     @property
     def verdict(self) -> Verdict | None:

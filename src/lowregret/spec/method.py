@@ -23,6 +23,8 @@ _SEVERAL = {"all": DEFAULT_TARGETS, "linear": LINEAR_TARGETS}
 DEFAULT_ALPHA = 32.0
 Init = Literal["uniform", "pissa", "olora", "orthogonal"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
+Quantisation = Literal["none", "nf4"]
+"""Of a frozen base."""
 
 _OPTIONS = {
     "alpha": "alpha",
@@ -36,6 +38,7 @@ _WORDS: dict[str, tuple[str, Any]] = {
     **{init: ("init", init) for init in get_args(Init) if init != "uniform"},
     "rslora": ("scaling", "alpha/sqrt(r)"),
     "dora": ("dora", True),
+    "nf4": ("quantisation", "nf4"),
     **{convention: ("convention", convention) for convention in CONVENTIONS if convention != DEFAULT_CONVENTION},
 }
 """What may be spelled as a word after the rank, and the field and value that it means."""
@@ -46,7 +49,7 @@ def _is_one(value: float) -> bool:
 
 
 def _is_default(value: str | bool) -> bool:
-    return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION)
+    return value in ("uniform", "alpha/r", False, DEFAULT_CONVENTION, "none")
 
 
 def spell_targets(targets: Sequence[str]) -> str:
@@ -97,6 +100,11 @@ class FullFT(Spec):
         """The method as the command line spells it."""
         return "full"
 
+    @property
+    def quantisation(self) -> Quantisation:
+        """Of the base that trains: none, for four bits have no gradient."""
+        return "none"
+
 
 class LoRA(Spec):
     """W' = W + scale · (B·A − B₀·A₀) on each targeted weight matrix (SCIENCE 2).
@@ -133,6 +141,9 @@ class LoRA(Spec):
     """Learning rate of B, and of DoRA's magnitudes, over that of the trial: LoRA+ (arXiv 2402.12354, there 16)."""
     dora: bool = Field(default=False, exclude_if=_is_default)
     """Train the norm of each row of the adapted W apart from its direction (arXiv 2402.09353)."""
+    quantisation: Quantisation = Field(default="none", exclude_if=_is_default)
+    """Of the frozen base. `nf4`: the matrices of its layers are in 4 bits with double quantisation, as in QLoRA (arXiv
+    2305.14314), which takes 0.516 bytes a parameter; needs `lowregret[nf4]`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> LoRA:
@@ -195,8 +206,8 @@ def _compile(target: str) -> None:
 
 def parse_method(value: Any) -> Any:
     """`full`, or `lora:RANK`, then any of `alpha=A`, `dropout=P`, `init_scale=P`, `a_rate=R`, `lora+=R`, `pissa`,
-    `olora`, `orthogonal`, `rslora`, `dora` and a convention for experts, then the targets, all after a colon, into the
-    fields of a method.
+    `olora`, `orthogonal`, `rslora`, `dora`, `nf4` and a convention for experts, then the targets, all after a colon,
+    into the fields of a method.
 
     Anything that is not a string is passed through for pydantic to judge.
     """
@@ -204,6 +215,8 @@ def parse_method(value: Any) -> Any:
         return value
     if value == "full":
         return {"kind": "full"}
+    if value.startswith("full:") and "nf4" in value.split(":"):
+        raise ValueError(f"{value!r}: a base in 4 bits cannot be fully fine-tuned. Use full, or lora:RANK:nf4")
     head, _, rest = value.partition(":")
     rank, _, rest = rest.partition(":")
     if head != "lora" or not rank.isdecimal():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
-from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, spell_targets
+from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Quantisation, spell_targets
 from lowregret.spec.optimizer import AdamW, Optimizer
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
@@ -106,6 +106,11 @@ class TrainingSpec(Spec):
         """The methods that it trains."""
         return ()
 
+    @property
+    def quantisations(self) -> tuple[Quantisation, ...]:
+        """Of the bases under its methods, each of which is an engine's: the base as it is first."""
+        return tuple(sorted({method.quantisation for method in self.asked}, key=get_args(Quantisation).index))
+
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, values: Any) -> Any:
@@ -154,6 +159,12 @@ class TrainingSpec(Spec):
                     require_devices(mesh, self.devices)
             except SpecError as error:
                 raise ValueError(f"parallel: {error}") from None
+            packed = [method.name for method in self.asked if method.quantisation != "none"]
+            if packed and mesh.devices > mesh.replicate:
+                raise ValueError(
+                    f"parallel: {mesh} cuts the base, and that of {packed[0]} lies whole on each device: use "
+                    f"replicate={mesh.devices}, or leave parallel out"
+                )
         return self
 
     @model_validator(mode="after")

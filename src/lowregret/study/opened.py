@@ -19,6 +19,7 @@ from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
     environment_of,
+    quantised_starts,
     read_costs,
     read_curves,
     read_examples,
@@ -80,6 +81,7 @@ class OpenedComparison:
             curves=read_curves(self.folder, records),
             costs=read_costs(self.folder),
             held_out=self.inputs.resolved.get("held_out"),
+            quantised=quantised_starts(self.folder),
         )
         keep_winners(self.folder, verdict, records)
         write_json(self.folder / VERDICT, verdict)

@@ -82,7 +82,8 @@ class Rejudging:
         home = trial_folder(self.folder, record.id)
         require_shipped(record, weights, f"Bring it back, or delete {home / TRIAL}: the trial is repeated.")
         adapted = isinstance(record.spec.method, LoRA)
-        engine = self.resources.engine() if adapted else trained_engine(inputs.spec, weights)
+        quantisation = record.spec.method.quantisation
+        engine = self.resources.engine(quantisation) if adapted else trained_engine(inputs.spec, weights)
         policy = "base"
         if adapted:
             policy = load_adapter(engine, _POLICY, weights).name

@@ -18,8 +18,9 @@ from lowregret.models.targets import find_targets
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.runs.atomic import read_json, write_json
 from lowregret.runs.files import BASE
-from lowregret.runs.study import note_base, start_loss
+from lowregret.runs.study import QUANTISED, base_facts, note_base, start_loss
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA
+from lowregret.spec.method import Quantisation
 from lowregret.tasks import Grader
 from lowregret.train.inputs import RunInputs, Say, engine_lines, make_workload
 from lowregret.train.members import Workload
@@ -40,23 +41,26 @@ class TrialResources:
         self.spec, self.inputs = spec, inputs
         self._grader, self._say = grader, say
         self._engine: Engine | None = None
-        self._said = False
+        self._said: set[Quantisation] = set()
 
-    def engine(self) -> Engine:
+    def engine(self, quantisation: Quantisation = "none") -> Engine:
+        """The one on a base of this quantisation; another's is let go of first."""
+        if self._engine is not None and self._engine.base.quantisation != quantisation:
+            self.discard_engine()
         if self._engine is None:
             _set_aside()
-            self._engine = self.inputs.loaded_engine()
+            self._engine = self.inputs.loaded_engine(quantisation)
             for method in self.spec.methods:  # a target that matches nothing is told before anything is trained
                 if isinstance(method, LoRA):
                     find_targets(self._engine.model, self._engine.matrices, method.targets)
-            if not self._said:
-                self._said = True
+            if quantisation not in self._said:
+                self._said.add(quantisation)
                 for line in engine_lines(self._engine, self.spec):
                     self._say(line)
         return self._engine
 
-    def workload(self) -> Workload:
-        return make_workload(self.inputs, self.engine(), self._grader, self._say)
+    def workload(self, quantisation: Quantisation = "none") -> Workload:
+        return make_workload(self.inputs, self.engine(quantisation), self._grader, self._say)
 
     def discard_engine(self) -> None:
         """The base has been trained: what comes next needs another."""
@@ -72,7 +76,8 @@ def _set_aside() -> None:
 
 
 def measure_base(folder: Path, resources: TrialResources) -> None:
-    """base.json: the held-out loss before any training, nats per supervised token; measured once for a held-out set.
+    """base.json: the held-out loss before any training, nats per supervised token, of the base as it is and of each
+    quantised one that a method asks for; measured once for a held-out set.
 
     With reinforcement learning every trial is evaluated before its first step: `runs.study` finds the base there.
     """
@@ -80,18 +85,28 @@ def measure_base(folder: Path, resources: TrialResources) -> None:
     if isinstance(resources.spec.objective, RL):
         if not path.exists():
             write_json(path, {"objective": "rl"})
-    elif not path.exists() or _outgrown(path, resources):
-        losses = evaluate(resources.engine(), ["base"], resources.inputs.examples.test)["base"]
-        nll = mean_nll(losses)
-        if not math.isfinite(nll):
-            raise ModelError(
-                f"{resources.spec.model}: the base's own held-out loss is {nll}, so nothing can be compared "
-                "with it. Try --precision float32, or other data."
-            )
-        shared = shared_nll(losses, resources.inputs.shared)
-        first = {} if shared is None else {"search_nll": shared}
-        write_json(path, {"test_nll": nll, "test_tokens": sum(losses.tokens), **first})
+    else:
+        if not path.exists() or _outgrown(path, resources):
+            write_json(path, _held_out(resources, "none"))
+        for quantisation in resources.spec.quantisations:
+            known = base_facts(folder).get(QUANTISED) or {}
+            if quantisation != "none" and quantisation not in known:
+                note_base(folder, **{QUANTISED: {**known, quantisation: _held_out(resources, quantisation)}})
     start_loss(folder)  # tells of a file that is damaged before anything is trained
+
+
+def _held_out(resources: TrialResources, quantisation: Quantisation) -> dict[str, float]:
+    """What base.json says of a base."""
+    losses = evaluate(resources.engine(quantisation), ["base"], resources.inputs.examples.test)["base"]
+    nll = mean_nll(losses)
+    if not math.isfinite(nll):
+        raise ModelError(
+            f"{resources.spec.model}: the base's own held-out loss is {nll}, so nothing can be compared "
+            "with it. Try --precision float32, or other data."
+        )
+    shared = shared_nll(losses, resources.inputs.shared)
+    first = {} if shared is None else {"search_nll": shared}
+    return {"test_nll": nll, "test_tokens": sum(losses.tokens), **first}
 
 
 def _outgrown(path: Path, resources: TrialResources) -> bool:

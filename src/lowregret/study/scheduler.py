@@ -17,6 +17,7 @@ from lowregret.runs.metrics import held_out_curve, require_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name, trial_record
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
+from lowregret.spec.method import Quantisation
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
 from lowregret.study.packing import has_room
@@ -110,14 +111,21 @@ class Scheduler:
             if should_stop():
                 raise Interrupted
             note_environment(self.folder, {**session, "threads": torch.get_num_threads()})
-            if self.train(resources.workload(), checkpoint, should_stop):
+            if self.train(resources.workload(self._base_of(checkpoint)), checkpoint, should_stop):
                 resources.discard_engine()
             checkpoint = None
+
+    def _base_of(self, checkpoint: Checkpoint | None) -> Quantisation:
+        """Of the base that the next pack needs: LoRAs come first."""
+        standing = [] if checkpoint is None else [member.trial for member in checkpoint.members]
+        waiting = standing or sorted(self.wanted(), key=lambda trial: not isinstance(trial.method, LoRA))
+        return waiting[0].method.quantisation if waiting else "none"
 
     def train(self, workload: Workload, checkpoint: Checkpoint | None, should_stop: Callable[[], bool]) -> bool:
         """One pack, from its checkpoint or from nothing, for as long as trials join it; True when the base is spent.
 
-        All LoRA trials that the search asks for come first. A FullFT trial is alone, and spends the base.
+        All LoRA trials that the search asks for come first, each pack those on one base, quantised or not. A FullFT
+        trial is alone, and spends the base.
         """
         pack = Pack(workload, self.watching.step)
         pack.settled = self._settled()
@@ -223,9 +231,11 @@ class Scheduler:
         training = {member.trial for member in pack.members.values()}
         waiting = [trial for trial in self.wanted() if trial not in training]
         loras = [trial for trial in waiting if isinstance(trial.method, LoRA)]
+        there = pack.workload.engine.base.quantisation
         if loras:
-            return loras[0] if has_room(pack, loras[0]) else None
-        return waiting[0] if waiting and not pack.members else None
+            own = [trial for trial in loras if trial.method.quantisation == there]
+            return own[0] if own and has_room(pack, own[0]) else None
+        return waiting[0] if waiting and not pack.members and there == "none" else None
 
     def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
         if self._only is not None:

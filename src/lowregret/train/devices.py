@@ -17,8 +17,9 @@ from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.hardware import catalogue
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import FullFT, TrainingSpec
+from lowregret.spec import LoRA, TrainingSpec
 from lowregret.spec.mesh import Mesh, require, require_devices
+from lowregret.spec.method import Quantisation
 from lowregret.spec.trial import ShownSpec
 
 
@@ -31,10 +32,10 @@ class Arrangement:
     """Whether no device holds all of a LoRA's base."""
 
 
-def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
-    """The mesh of `spec.parallel`; else on GPUs the one that the plan places its methods on, where they differ that of
-    FullFT, and on CPUs, which share their memory, the base whole on each. SpecError for one that does not divide the
-    base, or that a method is not computed with."""
+def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes], quantisation: Quantisation = "none") -> Arrangement:
+    """For an engine on a base of this quantisation: the mesh of `spec.parallel`; else on GPUs the one that the plan
+    places its methods on, where they differ that of FullFT, and on CPUs, which share their memory, the base whole on
+    each. SpecError for one that does not divide the base, or that a method is not computed with."""
     count = device_count(spec.devices)
     if spec.parallel is not None:
         mesh = Mesh.parse(spec.parallel)
@@ -56,7 +57,8 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes]) -> Arrangement:
     hardware = replace(near, memory_bytes=there)  # all that placing asks a device for
     length = spec.data.max_length
     budget = MemoryBudget(shapes(), length, length, spec.checkpoint_activations, count, hardware)
-    found = [budget.placement(method).mesh for method in spec.asked if not isinstance(method, FullFT)]
+    loras = [method for method in spec.asked if isinstance(method, LoRA) and method.quantisation == quantisation]
+    found = [budget.placement(method).mesh for method in loras]
     cut = max(found, key=lambda mesh: mesh.tensor, default=Mesh(shard=count))
     if cut.tensor > 1 and not spec.trains_base:  # full fine-tuning lies in parts: it takes all devices for them
         return Arrangement(cut, base_in_parts=False)

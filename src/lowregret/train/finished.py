@@ -11,6 +11,7 @@ from lowregret.runs.files import ADAPTER, MODEL, SPEC
 from lowregret.runs.manifest import read_manifest
 from lowregret.runs.shipped import require_as_shipped
 from lowregret.spec import FullFT, TrainingSpec, TrainSpec, build
+from lowregret.spec.method import Quantisation
 from lowregret.train.inputs import Say, open_inputs
 from lowregret.train.job import HeldOutLoss, evaluate_examples
 from lowregret.train.manifest import rewarded_by
@@ -49,7 +50,11 @@ def require_reward(run: Path, spec: TrainingSpec) -> None:
 
 
 def evaluate_again(
-    run: Path, spec: TrainingSpec, adapter: Path | None = None, say: Say = lambda line: None
+    run: Path,
+    spec: TrainingSpec,
+    adapter: Path | None = None,
+    quantisation: Quantisation = "none",
+    say: Say = lambda line: None,
 ) -> HeldOutLoss:
     """The loss of a run's result on the held-out examples that judged it: the run's own `test_nll`, to the bit in
     float32.
@@ -57,6 +62,7 @@ def evaluate_again(
     Args:
         run: a folder of `lowregret train`, of supervised fine-tuning.
         spec, adapter: of `trained_spec`. Another `data.max_eval` than the run's takes other examples.
+        quantisation: of the base; the run's method says it.
 
     Raises:
         DataError: the examples are no longer those of the run: its data, or its tokenizer, have changed since.
@@ -70,4 +76,4 @@ def evaluate_again(
             "template has changed since. Bring them back, or give other rows by --data.",
             source=spec.data.train,
         )
-    return evaluate_examples(spec, inputs.source, inputs.examples.test, adapter)
+    return evaluate_examples(spec, inputs.source, inputs.examples.test, adapter, quantisation)

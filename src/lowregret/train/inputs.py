@@ -23,13 +23,16 @@ from lowregret.models.bare import bare_base
 from lowregret.models.context import positions_of
 from lowregret.models.files import base_files
 from lowregret.models.fill import can_fill
+from lowregret.models.four_bit import bitsandbytes
 from lowregret.models.load import Source, load_base, load_config, load_tokenizer, resolve
+from lowregret.models.quantised import in_nf4
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
 from lowregret.runs.files import SPEC
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
 from lowregret.spec import RL, FullFT, GroupSpec, LoRA, TrainingSpec
+from lowregret.spec.method import Quantisation
 from lowregret.strict_json import to_json
 from lowregret.tasks import Grader
 from lowregret.train.advice import advice_lines
@@ -134,9 +137,9 @@ class RunInputs:
         data, asked = dict(there.get("data") or {}), dict(here["data"])
         return data | {"max_eval": None} == asked | {"max_eval": None}
 
-    def loaded_engine(self) -> Engine:
+    def loaded_engine(self, quantisation: Quantisation = "none") -> Engine:
         """A fresh engine on a freshly loaded base; RecordsError when its files are not those of the manifest."""
-        engine = make_engine(self.spec, self.source)
+        engine = make_engine(self.spec, self.source, quantisation)
         files = digests(base_files(self.spec.model))
         changed = list(self.manifest.differences(self.manifest.model_copy(update={"base": files})))
         if changed:
@@ -145,6 +148,11 @@ class RunInputs:
                 "two bases. Bring back what was there and run the same command again, or use another --out."
             )
         return engine
+
+    @property
+    def as_stored(self) -> Quantisation:
+        """Of the base as its files have it."""
+        return "nf4" if in_nf4(self.config.to_dict()) else "none"
 
     def prior(self, method: FullFT | LoRA) -> RatePrior:
         """Where a search for this method's learning rate starts, and how sure that is."""
@@ -179,8 +187,11 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
 
     `stored` is what a run of this folder has resolved before: what was chosen then is kept.
     """
+    if "nf4" in spec.quantisations:
+        bitsandbytes()  # what is missing is said before the data are read
     source = resolve(spec.model)
     config = load_config(source)
+    _fits_files(spec, config)
     device = choose_device(spec.device)
     tokenizer = load_tokenizer(source)
     data: PreparedData | Problems
@@ -208,6 +219,16 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
     return RunInputs(spec, source, data, steps, config, str(device), dtype, template, shared)
 
 
+def _fits_files(spec: TrainingSpec, config: Any) -> None:
+    """SpecError when a method needs the base as it is, and its files are quantised."""
+    needing = [method.name for method in spec.asked if method.quantisation == "none"]
+    if needing and in_nf4(config.to_dict()):
+        raise SpecError(
+            f"{spec.model}: its files are in NF4, over which lora:RANK:nf4 alone trains, and {', '.join(needing)} "
+            "needs the base as it is. Give the original, in bfloat16 or float32, that it was made from."
+        )
+
+
 def _completions_fit(problems: Problems, config: Any, objective: RL) -> None:
     """SpecError when a prompt and its completion may be longer than the base has positions for."""
     context = positions_of(config)
@@ -230,23 +251,23 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
         )
 
 
-def make_engine(spec: TrainingSpec, source: Source) -> Engine:
+def make_engine(spec: TrainingSpec, source: Source, quantisation: Quantisation = "none") -> Engine:
     """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
-    found = arrange(spec, lambda: shapes_from(load_config(source), spec.model))
+    found = arrange(spec, lambda: shapes_from(load_config(source), spec.model), quantisation)
     mesh = found.mesh
     ranks = crew(mesh.devices, spec.device, replicate=mesh.replicate, expert=mesh.expert, tensor=mesh.tensor)
     if ranks.lead is None:
-        return _engine_here(spec, source)
-    return ranks.lead.build(_engine_here, spec, source, found.base_in_parts)
+        return _engine_here(spec, source, quantisation)
+    return ranks.lead.build(_engine_here, spec, source, quantisation, found.base_in_parts)
 
 
-def _engine_here(spec: TrainingSpec, source: Source, base_in_parts: bool = False) -> Engine:
+def _engine_here(spec: TrainingSpec, source: Source, quantisation: Quantisation, base_in_parts: bool = False) -> Engine:
     """What each rank makes. Of a base in parts it reads its own part alone, where the files are safetensors."""
     dtype = choose_dtype(spec.precision, choose_device(spec.device))
     base = bare_base(source, dtype) if base_in_parts and can_fill(source) else load_base(source, dtype)
     choose_template(base.tokenizer, spec.data.chat_template)
     return Engine(
-        base,
+        base.quantised(quantisation),
         device=spec.device,
         precision=spec.precision,
         checkpoint_activations=spec.checkpoint_activations,

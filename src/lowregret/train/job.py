@@ -25,6 +25,7 @@ from lowregret.runs.records import TrialRecord
 from lowregret.runs.shipped import require_shipped
 from lowregret.runs.study import note_environment, shipped_folder
 from lowregret.spec import LoRA, TrainingSpec, TrainSpec, TrialSpec
+from lowregret.spec.method import Quantisation
 from lowregret.train.checkpoint import delete_checkpoint, read_checkpoint
 from lowregret.train.inputs import (
     RunInputs,
@@ -119,7 +120,7 @@ def _train(inputs: RunInputs, trial: TrialSpec, folder: Path, say: Say, on_step:
     with stop_requests(say) as should_stop, grading(spec, say) as grader:
         if grader is not None:
             note_environment(folder, environment() | confined(grader))
-        engine = inputs.loaded_engine()
+        engine = inputs.loaded_engine(trial.method.quantisation)
         for line in engine_lines(engine, spec):
             say(line)
         if isinstance(inputs.data, PreparedData):
@@ -147,9 +148,14 @@ def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable
     return record
 
 
-def evaluate_model(spec: TrainingSpec, adapter: Path | None = None, say: Say = lambda line: None) -> HeldOutLoss:
-    """The held-out loss of the base `spec.model`, or of an adapter on it, on `spec.data.train`: the same number that
-    training reported for the same held-out data, to the bit in float32.
+def evaluate_model(
+    spec: TrainingSpec,
+    adapter: Path | None = None,
+    quantisation: Quantisation = "none",
+    say: Say = lambda line: None,
+) -> HeldOutLoss:
+    """The held-out loss of the base `spec.model` in a quantisation, or of an adapter on it, on `spec.data.train`: the
+    same number that training reported for the same held-out data, to the bit in float32.
     """
     source = resolve(spec.model)
     if adapter is not None:
@@ -160,7 +166,7 @@ def evaluate_model(spec: TrainingSpec, adapter: Path | None = None, say: Say = l
         say(line)
     fits_context((examples,), config, spec.data.max_length)
     fits_vocabulary((examples,), config, tokenizer, spec.data)
-    return evaluate_examples(spec, source, examples, adapter, say)
+    return evaluate_examples(spec, source, examples, adapter, quantisation, say)
 
 
 def evaluate_examples(
@@ -168,10 +174,11 @@ def evaluate_examples(
     source: Source,
     examples: Sequence[Example],
     adapter: Path | None = None,
+    quantisation: Quantisation = "none",
     say: Say = lambda line: None,
 ) -> HeldOutLoss:
     """The loss of a base, or of an adapter on it, on these examples."""
-    engine = make_engine(spec, source)
+    engine = make_engine(spec, source, quantisation)
     if adapter is not None:
         load_adapter(engine, "adapter", adapter, say)
     policy = "base" if adapter is None else "adapter"

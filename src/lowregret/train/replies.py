@@ -102,16 +102,18 @@ class Replying:
     def _ask(self, questions: Sequence[Question], max_tokens: int) -> tuple[Answered, ...]:
         found: dict[Name, Sequence[Reply]] = {}
         gc.collect()  # an engine and its model know each other: one base in memory, not the run's too
-        base = self._inputs.loaded_engine()
-        names: list[Name] = [BASE_SPEAKER]
-        for folder, record in self._weights.items():
-            if (name := speaker(record).name) != FULL:
-                load_adapter(base, name, folder)
-                names.append(name)
+        stored = self._inputs.as_stored
+        base = self._inputs.loaded_engine(stored)
         texts = [_texts(base, question) for question in questions]
-        found |= self._answers(base, names, questions, max_tokens)
+        found |= self._answers(base, [BASE_SPEAKER, *self._adapted(base)], questions, max_tokens)
         del base
         gc.collect()
+        quantised = {record.spec.method.quantisation for record in self._weights.values()} - {stored}
+        for quantisation in quantised:
+            base = self._inputs.loaded_engine(quantisation)
+            found |= self._answers(base, self._adapted(base), questions, max_tokens)
+            del base
+            gc.collect()
         for folder, record in self._weights.items():
             if speaker(record).name == FULL:
                 answers = self._answers(trained_engine(self._spec, folder), [BASE_SPEAKER], questions, max_tokens)
@@ -125,6 +127,17 @@ class Replying:
             )
             for rank, (question, (prompt, reference)) in enumerate(zip(questions, texts, strict=True))
         )
+
+    def _adapted(self, base: Engine) -> list[Name]:
+        """The adapters that were trained on such a base, put on it."""
+        own = {
+            folder: speaker(record).name
+            for folder, record in self._weights.items()
+            if record.spec.method.quantisation == base.base.quantisation and speaker(record).name != FULL
+        }
+        for folder, name in own.items():
+            load_adapter(base, name, folder)
+        return list(own.values())
 
     def _answers(
         self, engine: Engine, names: Sequence[Name], questions: Sequence[Question], max_tokens: int

@@ -467,3 +467,22 @@ def test_a_verdict_on_rewards_survives_its_file(tmp_path: Any) -> None:
     verdict = rewarded(lora=0.90, full=0.98)
     write_json(tmp_path / "verdict.json", verdict)
     assert read_record(Verdict, tmp_path / "verdict.json").model_dump(mode="json") == verdict.model_dump(mode="json")
+
+
+def test_a_quantised_base_has_its_start_and_is_no_reason_to_be_chosen() -> None:
+    """Of two LoRAs of as many parameters within the tolerance the one is recommended that is served where it was
+    trained; each has its own regret against FullFT."""
+    for better, worse in (("lora:16", "lora:16:nf4"), ("lora:16:nf4", "lora:16")):
+        study = Study(compare(methods=("full", better, worse))).method("full", FULL_LOSS)
+        study.method(better, FULL_LOSS + 0.001, noise=0.0005).method(worse, FULL_LOSS + 0.002, noise=0.0005)
+        verdict = judge(study.spec, study.records, study.losses, BASE, {}, quantised={"nf4": BASE + 0.03})
+        assert verdict.verdict == "low_regret"
+        assert verdict.recommendation is not None
+        assert verdict.recommendation.method == "lora:16"
+        found = {method.name: method for method in verdict.methods}
+        assert found["lora:16:nf4"].base_nll == BASE + 0.03
+        assert found["lora:16"].base_nll is None
+        assert found[worse].regret_nats == pytest.approx(0.002, abs=1e-4)
+        assert "on which lora:16:nf4 trains, starts at" in text(verdict)
+        assert ("is served on the base that it was trained on" in text(verdict)) == (better == "lora:16:nf4")
+    assert "starts at" not in text(both(2.001).judge())

@@ -12,11 +12,12 @@ import pytest
 import lowregret
 from lowregret.errors import ModelError
 from lowregret.models.load import load_config, resolve
+from lowregret.models.quantised import in_nf4
 from lowregret.plan.shapes.lookup import find_model
 
 TINY = Path(lowregret.__file__).parent / "models" / "bundled" / "tiny"
 DESCRIBED: tuple[tuple[str, dict[str, Any], str], ...] = (
-    ("quantization_config", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bitsandbytes, 4 bit"),
+    ("quantization_config", {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "bitsandbytes, 4 bit"),
     ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes, 8 bit"),
     ("quantization_config", {"quant_method": "gptq", "bits": 3, "group_size": 128}, "gptq, 3 bit"),
     ("quantization_config", {"quant_method": "awq", "bits": 4, "version": "gemm"}, "awq, 4 bit"),
@@ -86,3 +87,10 @@ def test_an_empty_description_is_none(held: Any, tmp_path: Path) -> None:
     folder = base(tmp_path / "q", quantization_config=held)
     find_model(str(folder))
     load_config(resolve(str(folder)))
+
+
+def test_nf4_of_bitsandbytes_is_a_base_for_training_alone(tmp_path: Path) -> None:
+    folder = base(tmp_path / "q", quantization_config={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})
+    assert in_nf4(load_config(resolve(str(folder))).to_dict())
+    with pytest.raises(ModelError, match="bitsandbytes, 4 bit"):
+        find_model(str(folder))

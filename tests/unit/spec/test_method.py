@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lowregret.errors import SpecError
 from lowregret.spec import DataSpec, FullFT, LoRA, Method, TrainSpec, TrialSpec, build
-from lowregret.spec.method import TARGET_GROUPS, Init, Scaling
+from lowregret.spec.method import TARGET_GROUPS, Init, Quantisation, Scaling
 
 METHOD: TypeAdapter[FullFT | LoRA] = TypeAdapter(Method)
 
@@ -22,7 +22,7 @@ alphas = st.one_of(st.just(32.0), st.integers(1, 4096).map(float), st.sampled_fr
 dropouts = st.one_of(st.just(0.0), st.sampled_from([0.05, 0.1, 1 / 3, 1e-7]))
 groups = st.lists(st.sampled_from(TARGET_GROUPS), min_size=1, max_size=5)
 OPTIONS = (
-    "alpha=2 dropout=.5 alpha= lora+=16 a_rate=2 init_scale=2 lora+= pissa olora orthogonal rslora dora mlp re:a=b"
+    "alpha=2 dropout=.5 alpha= lora+=16 a_rate=2 init_scale=2 lora+= pissa olora orthogonal rslora dora nf4 mlp re:a=b"
 )
 
 
@@ -56,6 +56,7 @@ def loras(draw: Any, alpha: Any = alphas, dropout: Any = dropouts, factor: Any =
         a_rate=draw(factor),
         b_rate=draw(factor),
         dora=draw(st.booleans()),
+        quantisation=draw(st.sampled_from(get_args(Quantisation))),
     )
 
 
@@ -160,7 +161,10 @@ def train_spec(method: str) -> TrainSpec:
         ("lora:4:mlp:alpha=8", ["targets", "'mlp:alpha=8'"]),
         ("lora:4:atention", ["targets", "Did you mean 'attention'?", "unembedding"]),
         ("lora:4:re:(", ["targets", "does not compile"]),
-        ("lora:4:pisa", ["unknown target 'pisa'", "variant", "dora, full-rank-each, olora", "rslora, shared-outer"]),
+        (
+            "lora:4:pisa",
+            ["unknown target 'pisa'", "variant", "dora, full-rank-each, nf4, olora", "rslora, shared-outer"],
+        ),
         ("lora:4:mlp+pissa", ["'pissa' is a variant, no target", "lora:16:pissa"]),
         ("lora:4:pissa:olora", ["gives init twice"]),
         ("lora:4:dora:dora", ["gives dora twice"]),
@@ -210,3 +214,17 @@ def test_two_regexes_have_two_folders() -> None:
 def test_the_fields_of_a_prompt_go_together() -> None:
     with pytest.raises(SpecError, match="name both or neither"):
         build(DataSpec, {"train": "rows.jsonl", "prompt_field": "question"})
+
+
+@pytest.mark.parametrize("spelled", ["full:nf4", "full:nf4:mlp"])
+def test_a_quantised_base_is_not_for_full_fine_tuning(spelled: str) -> None:
+    with pytest.raises(ValidationError, match=r"cannot be fully fine-tuned. Use full, or lora:RANK:nf4"):
+        METHOD.validate_python(spelled)
+
+
+def test_the_base_as_it_is_stands_in_no_name_and_no_record() -> None:
+    plain, quantised = METHOD.validate_python("lora:16:linear"), METHOD.validate_python("lora:16:nf4:linear")
+    assert plain.quantisation == FullFT().quantisation == "none"
+    assert quantised.quantisation == "nf4"
+    assert "quantisation" not in plain.model_dump()
+    assert (plain.name, quantised.name) == ("lora:16:linear", "lora:16:nf4:linear")

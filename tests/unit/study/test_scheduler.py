@@ -38,6 +38,11 @@ def record(trial: TrialSpec, status: Any, **changed: Any) -> TrialRecord:
     )
 
 
+def on_base(quantisation: str) -> Any:
+    """A workload whose engine holds the base so."""
+    return SimpleNamespace(engine=SimpleNamespace(base=SimpleNamespace(quantisation=quantisation)))
+
+
 class Packs:
     """Stands for training: trials join, and end in the order that is drawn; keeps who was beside whom."""
 
@@ -53,7 +58,9 @@ class Packs:
 
     def pack(self, workload: Any, on_step: Any) -> Any:
         self.packs += 1
-        return SimpleNamespace(members={}, trains_base=False, settled=(), save=lambda folder: None)
+        pack = SimpleNamespace(members={}, trains_base=False, settled=(), save=lambda folder: None)
+        pack.workload = workload or on_base("none")
+        return pack
 
     def begin(self, pack: Any, trial: TrialSpec, folder: Path, checkpoint: Any, *, name: str) -> TrialRecord:
         assert name == folder.name == trial.id
@@ -109,6 +116,37 @@ def test_a_place_is_taken_again_as_soon_as_it_is_free(tmp_path: Path, monkeypatc
     for before, after in pairwise(loras):
         assert len(after) == 2 or after < before, "a place stayed free"
     assert [len(trials) for trials in loras[:3]] == [2, 2, 2]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    draw=st.randoms(use_true_random=False), methods=st.permutations(("lora:16", "lora:16:nf4", "lora:1:nf4", "full"))
+)
+def test_a_pack_is_of_one_base(
+    tmp_path_factory: pytest.TempPathFactory, draw: random.Random, methods: list[str]
+) -> None:
+    """LoRAs over a quantised base share no pass with others, and FullFT gets the base as it is, after all of them."""
+    folder = tmp_path_factory.mktemp("study")
+    asked, bases = study(methods=tuple(methods)), []
+
+    class Resources:
+        def workload(self, quantisation: str) -> Any:
+            bases.append(quantisation)
+            return on_base(quantisation)
+
+        def discard_engine(self) -> None: ...
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        packs = Packs(monkeypatch, folder, draw, room=4)
+        scheduler = Scheduler(folder, asked, {}, Silent(), "")
+        scheduler.run(Resources(), {}, lambda: False)  # type: ignore[arg-type]
+    assert all(len({trial.method.quantisation for trial in trials}) == 1 for trials in packs.beside)
+    kinds = [isinstance(trials[0].method, FullFT) for trials in packs.beside]
+    assert kinds == sorted(kinds)
+    assert set(bases) == {"none", "nf4"}
+    assert len(bases) <= 6, "two bases for LoRAs, one for each FullFT trial"
+    assert {record.method for record in scheduler.ended()} == set(methods)
+    assert max(len(trials) for trials in packs.beside) > 1
 
 
 # --- the stopping rule -----------------------------------------------------------------------------------------------

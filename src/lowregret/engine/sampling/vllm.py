@@ -40,7 +40,7 @@ class VllmSampler:
     def __init__(self, engine: Engine, write_adapter: AdapterWriter) -> None:
         """`write_adapter` writes what is handed over.
 
-        SpecError when vLLM is not installed, there is no GPU, or the base is a GGUF file.
+        SpecError when vLLM is not installed, there is no GPU, or the base is a GGUF file or quantised.
         """
         try:
             self._vllm = importlib.import_module("vllm")
@@ -51,6 +51,8 @@ class VllmSampler:
             raise SpecError(f"--sampler vllm needs a CUDA device; this run is on {engine.device}. {_OTHERWISE}")
         if engine.base.source.gguf_file:
             raise SpecError(f"--sampler vllm takes a folder or hub id; the base is a GGUF file. {_OTHERWISE}")
+        if engine.base.quantisation != "none":
+            raise SpecError(f"--sampler vllm has the base as it is, not in {engine.base.quantisation}. {_OTHERWISE}")
         self._engine, self._write_adapter = engine, write_adapter
         self._llm: Any = None
         self._room: tuple[int, int] = (0, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from lowregret.errors import ModelError
+from lowregret.errors import LowregretError, ModelError
 from lowregret.export.adapter import fit_adapter, same_name
 from lowregret.export.merged.weights import MergedWeights
 from lowregret.export.peft import write_model
@@ -19,9 +19,11 @@ from lowregret.lora.formats.selection import CONFIG_NAME
 from lowregret.models.bare import bare_model
 from lowregret.models.files import base_files, weights_used
 from lowregret.models.load import Source, explaining, load_base, load_config, resolve
+from lowregret.models.quantised import in_nf4, refuse_quantised
 from lowregret.models.stops import write_stops
 from lowregret.models.targets import matrices
 from lowregret.runs.files import SPEC
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import digests, manifest_over
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
@@ -84,6 +86,8 @@ def _require_trained_on(asked: str, adapter: Path) -> None:
     if found is None:
         return
     run, manifest = found
+    if _was_packed(run):  # it is merged into the original
+        return
     files = base_files(asked)
     both = {name: files[name] for name in manifest.base if name in files and files[name].suffix in _WEIGHTS}
     now = digests(both)
@@ -94,14 +98,22 @@ def _require_trained_on(asked: str, adapter: Path) -> None:
         )
 
 
+def _was_packed(run: Path) -> bool:
+    """Whether the files of a run's base, which is still there, are in NF4."""
+    try:
+        return in_nf4(load_config(resolve(str(stored_spec(run / SPEC)["spec"].get("model")))).to_dict())
+    except LowregretError:
+        return False
+
+
 @contextmanager
 def _folder(source: Source) -> Iterator[Path]:
     """A folder with the base's weights as safetensors: its own; else what transformers makes of it, for as long as the
     context lasts."""
     path = Path(source.path)
     if source.gguf_file is None:
+        refuse_quantised(load_config(source).to_dict(), source.asked)  # before its weights are fetched
         if not path.is_dir():
-            load_config(source)  # which refuses a quantised base before its weights are fetched
             with explaining(source):
                 path = Path(snapshot_download(source.path, allow_patterns=list(_FETCHED)))
         used = weights_used(path)

@@ -93,6 +93,13 @@ def _lora(situation: Situation, planned: PlannedRun, method: LoRA) -> Iterator[s
             "Attention only: clearly worse than the MLP alone, even with more parameters (SCIENCE 3.6), by "
             f"{least:.0f} to {most:.0f} % of what is learned where it was measured. Use `all`."
         )
+    if method.quantisation != "none":
+        plain = method.model_copy(update={"quantisation": "none"}).name
+        yield (
+            f"Over a base in {method.quantisation.upper()} nothing is expected of the regret beyond that of {plain}: "
+            f"compare --methods {plain},{method.name},full measures it. What is trained is merged into the base as it "
+            "is, which is another: ship and merge tell the loss both ways."
+        )
     even = situation.shapes.hidden_size / 6
     if method.rank > even:
         yield (

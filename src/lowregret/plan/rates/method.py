@@ -139,5 +139,14 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             f"{method.init} starts from the base's large weights and wants x{factor:g} (rank 16 on tiny, one base: "
             "docs/findings/2026-11-24-studies-full.md; docs/science.md 5 says smaller, too).",
         )
+    if method.quantisation != "none":
+        yield Term(
+            0.0,
+            math.log(1.2),
+            "assumed",
+            "a quantised base",
+            f"Over a base in {method.quantisation.upper()} the rate of the base as it is: on tiny both were the same, "
+            "known to a factor of 2 (docs/findings/2026-11-30-qlora.md); a wider interval elsewhere (our assumption).",
+        )
     if method.dora or method.init == "orthogonal":
         yield Term(0.0, math.log(1.5), "assumed", "a variant", "A variant of LoRA that the sweep does not have.")

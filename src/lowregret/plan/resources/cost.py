@@ -12,6 +12,7 @@ from lowregret.plan.resources.flops import LINEAR, NO_SHARED_PREFIX, SharedPrefi
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.memory import CPU_PASS_TOKENS, EVAL_TOKENS, ONE_DEVICE, tied_unembedding, trainable
 from lowregret.plan.resources.parts import held
+from lowregret.plan.resources.quantised import UNPACKED_TRAFFIC, packed_numbers
 from lowregret.plan.resources.traffic import (
     Traffic,
     held_out_traffic,
@@ -119,6 +120,7 @@ def run_cost(
     device = _Device(shapes, method, hardware, length, mesh, trainer)
     work = at_once * device.products(tokens / at_once, adds.total + again, reads)
     work += device.moving(tokens, supervised_share * rows * length / tokens, at_once)
+    work += passes * reads * device.unpacking()
     stepped = sum(held(shapes, mesh)) if isinstance(method, FullFT) else trainable(shapes, method)
     work += _step_traffic(optimizer, method, hardware, trainer) * stepped / hardware.bytes_per_second
     each = pass_traffic(shapes, method, mesh, device.wide, tokens / passes, again=checkpoint_activations)
@@ -165,6 +167,11 @@ class _Device:
             moved += passes * _cast_traffic(self.shapes, self.method, self.trainer) / self.mesh.tensor
         return moved / self.hardware.bytes_per_second
 
+    def unpacking(self) -> float:
+        """Seconds to unpack a base in four bits once."""
+        moved = UNPACKED_TRAFFIC[self.hardware.kind] * packed_numbers(self.shapes, self.method)
+        return moved / self.hardware.bytes_per_second
+
     def lasting(self, work: float, passes: float, sent: Sequence[tuple[Traffic, int]]) -> float:
         """Seconds of passes that work so long, with their small operations and what is sent so many times."""
         calls = passes * _calls(self.shapes, self.method) * self.hardware.call_seconds
@@ -180,7 +187,7 @@ class _Device:
         chunks = math.ceil(tokens / EVAL_TOKENS)
         forward = sum(multiply_adds(self.shapes, self.method, self.length, supervised_share).forward.values())
         work = self.products(tokens / chunks, forward, 1)
-        work += FORWARD_SHARE * self.moving(tokens / chunks, supervised_share, 1)
+        work += FORWARD_SHARE * self.moving(tokens / chunks, supervised_share, 1) + self.unpacking()
         sent = held_out_traffic(self.shapes, self.method, self.mesh, self.wide, tokens / chunks)
         return chunks * self.lasting(work, FORWARD_SHARE, [(sent, 1)])
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from lowregret.plan.resources.activations import PRECISE, inner_width, padded, token_bytes
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.parts import Gathered, cast_numbers, gathered, held
+from lowregret.plan.resources.quantised import NF4_BYTES, packed_numbers, unpacked_bytes
 from lowregret.plan.resources.trainer import ENGINE, Trainer
 from lowregret.plan.shapes.adapters import chosen, lora_parameters, ranks_of
 from lowregret.plan.shapes.weights import Shapes
@@ -123,6 +124,7 @@ def memory(
         max(judged + parts.ahead, _logits(shapes, EVAL_TOKENS, wide, chunk, mesh.tensor))
         + _unembedding_copy(shapes, method, wide),
     )
+    peak += unpacked_bytes(shapes, method, wide)
     if full and not mesh.in_parts:  # what it has been given beside the gradients, which are counted for themselves
         peak = max(peak - gradients, 0.0)
     logits = round(min(logits, peak))
@@ -152,8 +154,10 @@ def _weights(shapes: Shapes, method: FullFT | LoRA, wide: int, trained: float, t
     matrices, rest = held(shapes, mesh)
     if not trainer.frozen_float32:
         matrices, rest = matrices + rest, 0.0
+    packed = packed_numbers(shapes, method)
+    matrices -= packed
     # An adapter that starts as a part of its matrix keeps that start (lora/bank.py).
-    return wide * matrices + PRECISE * (rest + trained * (2 if method.residual else 1))
+    return NF4_BYTES * packed + wide * matrices + PRECISE * (rest + trained * (2 if method.residual else 1))
 
 
 def tied_unembedding(shapes: Shapes) -> bool:

@@ -93,6 +93,7 @@ def label(method: Method) -> str:
             (method.alpha != DEFAULT_ALPHA, f"alpha {short(method.alpha)}"),
             (method.dropout != 0, f"dropout {short(method.dropout)}"),
             (method.convention != DEFAULT_CONVENTION, method.convention),
+            (method.quantisation != "none", f"base in {method.quantisation.upper()}"),
         )
         if differs
     ]

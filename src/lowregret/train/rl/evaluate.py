@@ -11,6 +11,7 @@ from lowregret.errors import DivergedError, ModelError, SpecError
 from lowregret.export.peft import load_adapter
 from lowregret.lora.formats.peft import read_adapter
 from lowregret.spec import RL, TrainingSpec
+from lowregret.spec.method import Quantisation
 from lowregret.train.inputs import grading, make_engine, make_workload, open_inputs
 from lowregret.train.members import TrialOutcome
 from lowregret.train.rl.rollout import Rollout, draw_seed
@@ -34,7 +35,12 @@ class Rewards:
     """Completions that could not be graded."""
 
 
-def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callable[[str], None] = print) -> Rewards:
+def evaluate_reward(
+    spec: TrainingSpec,
+    adapter: Path | None = None,
+    quantisation: Quantisation = "none",
+    say: Callable[[str], None] = print,
+) -> Rewards:
     """The rewards of the base `spec.model`, or of an adapter on it, on the held-out problems of `spec.objective`.
 
     The mean is the last `test_reward` of the training that made the adapter, for the same held-out problems: to the bit
@@ -45,7 +51,7 @@ def evaluate_reward(spec: TrainingSpec, adapter: Path | None = None, say: Callab
     if adapter is not None:
         read_adapter(adapter)  # what is wrong with it is said before the problems are read
     inputs = open_inputs(spec, say)
-    engine = make_engine(spec, inputs.source)
+    engine = make_engine(spec, inputs.source, quantisation)
     for line in sampling_lines(engine, spec.objective):
         say(line)
     policy = "base"
