@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from lowregret.data.batches import collate
 from lowregret.data.example import Example
 from lowregret.engine import Engine, SamplingParams, footprint
-from lowregret.engine.sampling import batcher as sampler
-from lowregret.engine.sampling import cache, decode, plain
+from lowregret.engine.sampling import batcher, cache, decode, plain, pools
 from lowregret.engine.sampling import draw as drawing
+from lowregret.engine.sampling import rows as sampler
 from lowregret.errors import SpecError
 from lowregret.models.load import Base, Source
 from lowregret.spec import LoRA
@@ -187,7 +187,7 @@ def test_dropping_finished_rows_changes_nothing(
 
 def test_policies_that_were_equally_many_stay_so() -> None:
     """Two of a's three rows and one of b's are open, none of c's: a and b go on with two rows each."""
-    kept, counts = sampler._worth_keeping(
+    kept, counts = batcher.even_rows(
         [True, False, True, False, True, False, False, False, False], {"a": 3, "b": 3, "c": 3}
     )
     assert kept == [0, 2, 3, 4]
@@ -250,12 +250,12 @@ def test_a_cache_that_gives_other_numbers_is_not_used(bases: ModuleType, monkeyp
 def test_a_fault_of_ours_is_no_reason_to_be_slow(bases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(bases.small_base("qwen3"))
 
-    monkeypatch.setattr(decode, "RowCache", None)
+    monkeypatch.setattr(decode, "SlotCache", None)
     with pytest.raises(TypeError, match="NoneType"):
         engine.sample({"base": PROMPTS}, SamplingParams(max_tokens=2))
 
 
-@pytest.mark.parametrize(("module", "bound"), [(cache, "ROOM"), (decode, "CPU_PREFILL_TOKENS")])
+@pytest.mark.parametrize(("module", "bound"), [(pools, "BLOCK"), (decode, "ROOM"), (decode, "CPU_PREFILL_TOKENS")])
 def test_small_steps_of_memory_change_nothing(
     bases: ModuleType, monkeypatch: pytest.MonkeyPatch, module: ModuleType, bound: str
 ) -> None:
@@ -297,28 +297,37 @@ def test_a_sliding_window_that_rows_outgrow(bases: ModuleType) -> None:
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 4])
 def test_attention_over_the_cache_is_attention(softcap: float | None, window: int | None) -> None:
-    """Against the definition, head by head, in float64."""
+    """Against the definition, head by head, in float64; rows in slots of two sizes, in another order, one slot free."""
     torch.manual_seed(0)
-    rows, heads, kv_heads, columns, width = 3, 6, 2, 7, 4
-    store = torch.randn(2, rows, kv_heads, columns + 5, width, dtype=torch.float64)
-    key, value = store[0, :, :, :columns], store[1, :, :, :columns]
-    query = torch.randn(rows, heads, 1, width, dtype=torch.float64)
-    before = [0, 2, 5]
-    hidden = torch.zeros(rows, columns + 5)
-    for row, count in enumerate(before):
-        hidden[row, :count] = -torch.inf
+    heads, kv_heads, width = 6, 2, 4
+    store = cache.SlotCache(transformers.LlamaConfig(num_hidden_layers=1), torch.device("cpu"))
+    (layer,) = store.slot_layers
+    slots = store.take([7, 2, 130, 5, 3], 0)
+    states = [[torch.randn(kv_heads, slot.length, width, dtype=torch.float64) for _ in range(2)] for slot in slots]
+    for slot, (key, value) in zip(slots, states, strict=True):
+        store.reading = cache.Reading([(slot, 0, 0)], store.device)
+        layer.update(key[None], value[None])
+    store.reading = None
+    store.seat(slots)
+    batch = [4, 2, 0, 3]
+    store.seat([slots[row] for row in batch])
+    store.advance()
+    new_key, new_value = (torch.randn(4, kv_heads, width, dtype=torch.float64) for _ in range(2))
+    layer.write(new_key, new_value)
+    query = torch.randn(4, heads, 1, width, dtype=torch.float64)
     found, _ = cache.decode_attention(
-        torch.nn.Identity(), query, key, value, None, hidden=hidden, scaling=0.7, sliding_window=window, softcap=softcap
+        torch.nn.Identity(), query, query, query, None, cells=store, scaling=0.7, sliding_window=window, softcap=softcap
     )
-    for row in range(rows):
-        first = max(before[row], 0 if window is None else columns - window)
+    for row, former in enumerate(batch):
         for head in range(heads):
             shared = head // (heads // kv_heads)
-            scores = 0.7 * key[row, shared, first:] @ query[row, head, 0]
+            key = torch.cat([states[former][0][shared], new_key[row, shared, None]])
+            value = torch.cat([states[former][1][shared], new_value[row, shared, None]])
+            first = 0 if window is None else max(len(key) - window, 0)
+            scores = 0.7 * key[first:] @ query[row, head, 0]
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            expected = scores.softmax(0) @ value[row, shared, first:]
-            torch.testing.assert_close(found[row, 0, head], expected)
+            torch.testing.assert_close(found[row, 0, head], scores.softmax(0) @ value[first:])
 
 
 @given(st.integers(0, 10_000), st.integers(2, 700), st.sampled_from([0.5, 1.0, 2.0]))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.engine import Completion, Engine, SamplingParams
+from lowregret.engine.sampling import stream
 from lowregret.engine.sampling.draw import StopTexts
 from lowregret.engine.sampling.stream import TextStream, completion_text
 
@@ -69,30 +70,38 @@ def _decode(ids: list[int]) -> str:
     return bytes(ids).decode("utf-8", errors="replace")
 
 
+@pytest.mark.parametrize("tail", [(256, 16), (6, 3)], ids=["whole", "tail"])
 @given(
     text=st.text(alphabet="ab é語🙂\N{REPLACEMENT CHARACTER}", max_size=24),
     broken=st.binary(max_size=4),
     stops=st.lists(st.text(alphabet="ab é語🙂", min_size=1, max_size=4), max_size=2),
 )
-def test_text_as_it_comes_is_the_text(text: str, broken: bytes, stops: list[str]) -> None:
+def test_text_as_it_comes_is_the_text(tail: tuple[int, int], text: str, broken: bytes, stops: list[str]) -> None:
     """Of a tokenizer whose tokens are bytes: characters are never shown in part, nor the beginning of a stop text."""
     ids = [*text.encode(), *broken]
     params = SamplingParams(stop_texts=tuple(stops))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "_TAIL", tail[0])
+        patch.setattr(stream, "_OVERLAP", tail[1])
+        _as_it_comes(ids, params, stops)
+
+
+def _as_it_comes(ids: list[int], params: SamplingParams, stops: list[str]) -> None:
     end = StopTexts(stops, _decode).end(ids, 0)
     completion = Completion(tuple(ids[:end]), (0.0,) * len(ids[:end]), end is not None)
-    stream, shown = TextStream(params, _decode), ""
+    told, shown = TextStream(params, _decode), ""
     for token in completion.token_ids:
-        shown += stream.add(token)
+        shown += told.add(token)
         assert not any(stop in shown for stop in stops)
     whole = completion_text(completion, params, _decode)
     assert whole.startswith(shown)
-    assert shown + stream.end(completion) == whole
+    assert shown + told.end(completion) == whole
 
 
 def test_what_ends_a_reply_is_no_part_of_it() -> None:
     params = SamplingParams(stop_ids=(0,))
-    stream = TextStream(params, _decode)
+    told = TextStream(params, _decode)
     completion = Completion((104, 105, 0), (0.0,) * 3, True)
-    assert [stream.add(token) for token in completion.token_ids] == ["h", "i", ""]
-    assert stream.end(completion) == ""
+    assert [told.add(token) for token in completion.token_ids] == ["h", "i", ""]
+    assert told.end(completion) == ""
     assert completion_text(completion, params, _decode) == "hi"

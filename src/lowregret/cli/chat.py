@@ -75,7 +75,7 @@ def _voices(
     for flag, given, needs in (("--with", names, run), ("--adapter", adapters, model)):
         if given and needs is None:
             raise SpecError(f"{flag}: is of use with {'a RUN' if flag == '--with' else '--model'} only. Leave it out.")
-    named = _named(adapters or ())
+    named = named_adapters(adapters or ())
     from lowregret.chat.voices import of_model, of_run
 
     if model is not None:
@@ -87,8 +87,8 @@ def _voices(
     return of_run(run, wanted, spec, aside)
 
 
-def _named(adapters: Sequence[str]) -> Mapping[str, Path]:
-    """Name → folder."""
+def named_adapters(adapters: Sequence[str]) -> Mapping[str, Path]:
+    """NAME=FOLDER, … → folder by name; SpecError for another form."""
     found: dict[str, Path] = {}
     for given in adapters:
         name, equals, folder = given.partition("=")

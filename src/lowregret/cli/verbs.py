@@ -56,6 +56,11 @@ _ALL = (
         function="evaluate",
     ),
     Verb("chat", "Talk with a base and with what was trained on it, side by side."),
+    Verb(
+        "serve",
+        "Answer over HTTP, by OpenAI's protocol: a base and many adapters on it, in one batch.",
+        ends_in_a_result=False,
+    ),
     Verb("report", f"Write {REPORT} again from records; nothing is trained."),
     Verb(
         "study",

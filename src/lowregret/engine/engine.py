@@ -40,10 +40,11 @@ from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
 from lowregret.engine.placing import place, require_base
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
-from lowregret.engine.sampling.batcher import generate
+from lowregret.engine.sampling.batcher import Batcher, generate
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
-from lowregret.engine.sampling.decode import Decoder, LogitsFn, Prompts
+from lowregret.engine.sampling.decode import LogitsFn
 from lowregret.engine.sampling.draw import Completion, SamplingParams, uniforms
+from lowregret.engine.sampling.prefixes import Prefixes
 from lowregret.engine.sampling.ranks import completed
 from lowregret.engine.sampling.stream import Listener, OnToken, stream
 from lowregret.engine.slots import PolicySlots
@@ -285,10 +286,7 @@ class Engine:
         """
         ordered = {name: prompts[name] for name in self._slots.order(prompts)}
         numbers = uniforms({name: len(group) for name, group in ordered.items()}, params, seeds or {})
-        path = self.sampling_path
-
-        def read(some: Prompts) -> Decoder:
-            return path.decoder(self.model, some, self.base.pad_id, self._logits, self._positions)
+        batcher = self._batcher()
 
         def complete(places: Mapping[str, Sequence[int]]) -> dict[str, list[Completion]]:
             own = {name: [ordered[name][place] for place in chosen] for name, chosen in places.items()}
@@ -296,7 +294,7 @@ class Engine:
             with self._sampling():
                 for some in [{name: group} for name, group in own.items()] if self._alone else [own] * bool(own):
                     drawn = torch.cat([numbers[name][list(places[name])] for name in some])
-                    found |= generate(read, some, params, self._text, drawn, 1 if self._alone else max_rows)
+                    found |= generate(batcher, some, params, self._text, drawn, 1 if self._alone else max_rows)
                 self._lockstep.finish(self._idle)
             return found
 
@@ -312,10 +310,14 @@ class Engine:
 
     @together
     def _stream(self, policy: str, prompt: Sequence[int], params: SamplingParams, on_token: OnToken) -> Completion:
-        path = self.sampling_path
+        batcher = self._batcher()
         with self._sampling():
-            decoder = path.decoder(self.model, {policy: [prompt]}, self.base.pad_id, self._logits, self._positions)
-            return stream(decoder, params, self._text, lambda token: self.ranks.first(on_token(token)))
+            return stream(batcher, policy, prompt, params, self._text, lambda token: self.ranks.first(on_token(token)))
+
+    def _batcher(self, prefixes: Prefixes | None = None) -> Batcher:
+        """No row yet; its steps belong into `_sampling`."""
+        where = (self.model, self.base.pad_id, self._logits, self._positions, prefixes)
+        return Batcher(partial(self.sampling_path.decoder, *where), self._slots.order)
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:

@@ -21,6 +21,8 @@ from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
 from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
+from lowregret.engine.sampling.decode import CachedDecoder
+from lowregret.engine.sampling.pools import capacity
 from lowregret.models.four_bit import FourBitWeight, stored_bytes
 from lowregret.models.sharded import here
 from lowregret.spec import FullFT, LoRA
@@ -82,7 +84,9 @@ def max_decode_rows(engine: Engine, length: int) -> int:
     base that is sampled without a cache keeps logits alone, and its passes have a size of their own.
     """
     config = engine.model.config.get_text_config()
-    cache = _cache_numbers(config) * engine.dtype.itemsize * length if engine.sampling_path.cached else 0
+    path = engine.sampling_path
+    columns = capacity(length) if path.kind is CachedDecoder else length
+    cache = _cache_numbers(config) * engine.dtype.itemsize * columns if path.cached else 0
     return max(default_budget(engine) // (cache + _LOGITS_COPIES * 4 * int(config.vocab_size)), 1)
 
 

@@ -18,22 +18,24 @@ def test_the_cache_of_a_row_is_what_it_is_taken_for(
     assert engine.sampling_path.cached  # found out by sampling, which is not to be watched
     length, budget = 10, 10**9
     monkeypatch.setattr(footprint, "default_budget", lambda _: budget)
-    assert engine.sampling_path.cached  # found by now: that took caches of its own
-    made = []
-    real = cache._with_room
+    caches: list[cache.SlotCache] = []
+    real = cache.SlotCache.seat
 
-    def watched(states: object) -> object:
-        made.append(states)
-        return real(states)  # type: ignore[arg-type]
+    def watched(self: cache.SlotCache, rows: object) -> None:
+        caches.append(self)
+        if len(self.rows) == 3 and not rows:  # before its memory is let go of
+            stores = [layer.store(pool) for layer in self.slot_layers for pool in self.pools.values()]
+            held.append(sum(states.nbytes for pair in stores for states in pair))
+        real(self, rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cache, "_with_room", watched)
+    held: list[int] = []
+    monkeypatch.setattr(cache.SlotCache, "seat", watched)
     engine.sample({"base": [[2] * length] * 3}, SamplingParams(max_tokens=1))
     most = footprint.max_decode_rows(engine, length)
     logits = 16 * engine.model.config.get_text_config().vocab_size
-    held = sum(states[0].numel() * 4 for states in made)  # type: ignore[index]
-    if made:  # else the base keeps its own cache
-        assert most == budget // (held + logits)
-    assert footprint.max_decode_rows(engine, 2 * length) < most
+    if caches:  # else the base keeps its own cache
+        assert most == budget // (held[0] // 3 + logits)
+    assert footprint.max_decode_rows(engine, 40 * length) < most
 
 
 def test_one_row_is_always_allowed(bases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 _BETWEEN = ("torch", "jaxtyping", "beartype", "contextlib")
 """Packages that raise on behalf of who called them."""
 _KEYWORDS = re.compile(
-    r"unexpected keyword argument '(rows|position_ids|use_cache|past_key_values|attention_mask|hidden)'"
+    r"unexpected keyword argument '(rows|position_ids|use_cache|past_key_values|attention_mask|cells)'"
 )
 """What a base says that knows nothing of rows end to end, of padding, or of a cache."""
 

@@ -18,6 +18,7 @@ from lowregret.engine.forward.path import PROBE_TOLERANCE, refusal
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.sampling.decode import CachedDecoder, Decoder, PaddedDecoder, Prompts, RoutedForward
 from lowregret.engine.sampling.plain import PlainDecoder
+from lowregret.engine.sampling.prefixes import Prefixes
 from lowregret.errors import SpecError
 
 _LENGTHS = (1, 7)
@@ -56,11 +57,15 @@ class SamplingPath:
         return [f"sampling without a cache, which is slower: each token costs a pass over its row ({self.refused})"]
 
     def decoder(
-        self, model: PreTrainedModel, prompts: Prompts, pad_id: int, forward: RoutedForward, positions: RowPositions
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        forward: RoutedForward,
+        positions: RowPositions,
+        prefixes: Prefixes | None = None,
     ) -> Decoder:
-        """The decoder of some prompts. SpecError for a prompt without tokens."""
-        refuse_empty(prompts)
-        return _make(self.kind, model, prompts, pad_id, forward, positions)
+        """A decoder without rows; `prefixes`: what was read before, of use to the fastest way alone."""
+        return _make(self.kind, model, pad_id, forward, positions, prefixes)
 
 
 def refuse_empty(prompts: Prompts) -> None:
@@ -101,18 +106,16 @@ def choose_sampling(
 def _make(
     kind: type[Decoder],
     model: PreTrainedModel,
-    prompts: Prompts,
     pad_id: int,
     forward: RoutedForward,
     positions: RowPositions,
+    prefixes: Prefixes | None = None,
 ) -> Decoder:
     if kind is PaddedDecoder:
-        return PaddedDecoder(model, prompts, pad_id, forward, positions)
-    return (
-        CachedDecoder(model, prompts, forward, positions)
-        if kind is CachedDecoder
-        else PlainDecoder(model, prompts, forward)
-    )
+        return PaddedDecoder(model, pad_id, forward, positions)
+    if kind is CachedDecoder:
+        return CachedDecoder(model, forward, positions, prefixes)
+    return PlainDecoder(model, forward)
 
 
 def _rows(model: PreTrainedModel, pad_id: int, lengths: Sequence[int]) -> list[Row]:
@@ -148,8 +151,10 @@ def _asked(
     positions: RowPositions,
 ) -> Float[Tensor, "steps rows vocabulary"]:
     """The same by a decoder, all rows together."""
-    decoder = _make(kind, model, {"base": [prompt for prompt, _ in rows]}, pad_id, forward, positions)
-    logits = [decoder.start()]
+    decoder = _make(kind, model, pad_id, forward, positions)
+    begun = decoder.join({"base": [prompt for prompt, _ in rows]})
+    assert begun is not None
+    logits = [begun[0]]
     for chosen in zip(*(more for _, more in rows), strict=True):
         logits.append(decoder.step(torch.tensor(chosen, device=logits[0].device)))
     if any(each.shape != logits[0].shape for each in logits):

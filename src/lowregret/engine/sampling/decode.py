@@ -1,6 +1,7 @@
 """Running a base token by token: prompts are read, after that every row adds one token a step.
 
-Prompts are read end to end, without padding and each only once; their keys and values go to the cache of `cache.py`.
+Prompts are read end to end, without padding and each only once; their keys and values go to the slots of `cache.py`.
+What a prompt has in common with one that was read before need not be read again (`prefixes.py`).
 
 Where a row's angles depend on its length (`forward/positions.py`), keys in a cache are those of the shorter row that it
 was. A row that grows into another kind is read anew, so that a token is always drawn as the base gives it after the row
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, final
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 import torch
 from jaxtyping import Float, Int
@@ -21,16 +23,20 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lowregret.engine.forward.attention import VarlenRows, configurations, patched_attention
 from lowregret.engine.forward.positions import RowPositions
-from lowregret.engine.sampling.cache import NAME, RowCache
+from lowregret.engine.sampling.cache import AFTER, NAME, Reading, SlotCache
 from lowregret.engine.sampling.lean import lean_step
+from lowregret.engine.sampling.pools import Slot
+from lowregret.engine.sampling.prefixes import Prefixes, States
 
 CPU_PREFILL_TOKENS = 1024
 """Prompt tokens read in one pass on a CPU. Larger passes are slower there: activations leave the cache."""
 PREFILL_TOKENS = 16384
 """The same on other devices: bounds the memory for activations; where larger passes stop paying is not measured."""
 
-Prompts = Mapping[str, Sequence[Sequence[int]]]
+ROOM = 256
+"""Tokens that a row has room for when it is taken in, if it may draw so many: most draw far fewer than they may."""
 
+Prompts = Mapping[str, Sequence[Sequence[int]]]
 
 LogitsFn = Callable[[], Tensor]
 """A pass of the base that returns its logits."""
@@ -56,8 +62,13 @@ class Decoder(ABC):
     """Rows of each policy, in order."""
 
     @abstractmethod
-    def start(self) -> Float[Tensor, "rows vocabulary"]:
-        """Read the prompts; logits of each one's next token."""
+    def join(self, prompts: Prompts, room: int = ROOM) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]] | None:
+        """Read the prompts of new rows and take them in; None when it cannot, beside those that are there.
+
+        `prompts` names all policies in order; `room` is how many tokens a row will have, at most. Returns the logits of
+        the new rows' first tokens and the order of all rows from now on, as indices into the old rows followed by the
+        new: a policy's rows stay together.
+        """
 
     @abstractmethod
     def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
@@ -67,46 +78,86 @@ class Decoder(ABC):
     def keep(self, kept: Sequence[int], counts: dict[str, int]) -> bool:
         """Go on with these rows only; False when it cannot and goes on with all."""
 
-    @abstractmethod
-    def join(self, prompts: Prompts) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]] | None:
-        """Take new rows in; None when it cannot.
+    def ends(self, row: int, tokens: Sequence[int]) -> None:  # noqa: B027 (most remember nothing)
+        """A row that is about to leave has these tokens, its prompt and all that were appended."""
 
-        `prompts` names all policies in order. Returns the logits of the new rows' first tokens and the order of all
-        rows from now on, as indices into the old rows followed by the new: a policy's rows stay together.
-        """
+    def renew(self) -> None:  # noqa: B027 (most hold no module of the base)
+        """Policies have come or gone."""
+
+
+def joined(counts: Mapping[str, int], prompts: Prompts) -> tuple[dict[str, int], list[int]]:
+    """(rows of each policy, order of all rows) after prompts have joined: see `Decoder.join`."""
+    order: list[int] = []
+    both: dict[str, int] = {}
+    old, new = 0, sum(counts.values())
+    for name, group in prompts.items():
+        order += range(old, old := old + counts.get(name, 0))
+        order += range(new, new := new + len(group))
+        if size := counts.get(name, 0) + len(group):
+            both[name] = size
+    return both, order
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A prompt to be read, once for all rows that go on from it."""
+
+    policy: str
+    tokens: Sequence[int]
+    slots: list[Slot]
+    known: int = 0
+    """Tokens that its slot has already."""
 
 
 @final
 class CachedDecoder(Decoder):
-    """Prompts without padding, a cache written in place, finished rows dropped."""
+    """Prompts without padding, each row's keys and values in a slot, finished rows dropped."""
 
     def __init__(
-        self, model: PreTrainedModel, prompts: Prompts, forward: RoutedForward, positions: RowPositions
+        self,
+        model: PreTrainedModel,
+        forward: RoutedForward,
+        positions: RowPositions,
+        prefixes: Prefixes | None = None,
     ) -> None:
-        self.counts = {name: len(group) for name, group in prompts.items()}
+        self.counts = {}
         self._model, self._forward, self._angles = model, forward, positions
-        self._rows = [list(prompt) for group in prompts.values() for prompt in group] if positions else []
+        self._rows: list[list[int]] = []
         """The tokens of each row so far, where they may have to be read again."""
         self._configs = configurations(model)
         self._device = next(model.parameters()).device
-        # A prompt that a policy continues several times is read once.
-        asked = [(name, tuple(prompt)) for name, group in prompts.items() for prompt in group]
-        self._read = list(dict.fromkeys(asked))
-        place = {prompt: index for index, prompt in enumerate(self._read)}
-        self._source = [place[prompt] for prompt in asked]
-        lengths = [len(prompt) for _, prompt in asked]
-        self._cache = RowCache(model.config, lengths, self._device)
-        self._positions = torch.tensor(lengths, device=self._device)[:, None]
-        self._step = lean_step(model)
+        self._cache = SlotCache(model.config, self._device)
+        self._prefixes = None if positions else prefixes
+        self._names: list[str] = []
+        self._positions = torch.empty(0, 1, dtype=torch.int64, device=self._device)
+        self.renew()
 
-    def start(self) -> Float[Tensor, "rows vocabulary"]:
-        """Read the prompts; logits of each one's next token."""
-        places = [
-            [row for row, source in enumerate(self._source) if source == index] for index in range(len(self._read))
-        ]
-        logits = self._prefill(self._read, places)
-        self._cache.filled()
-        return logits.index_select(0, torch.tensor(self._source, device=self._device))
+    def renew(self) -> None:
+        """Policies have come or gone: the modules of the base are others."""
+        self._step = lean_step(self._model)
+
+    def join(self, prompts: Prompts, room: int = ROOM) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]]:
+        """Read the new prompts in passes of their own, into slots of their own."""
+        asked = [(name, tuple(prompt)) for name, group in prompts.items() for prompt in group]
+        counts, order = joined(self.counts, prompts)
+        new = self._cache.take([len(prompt) for _, prompt in asked], min(room, ROOM))
+        try:
+            logits = self._read_all(asked, new)
+        except BaseException:
+            for slot in new:
+                slot.pool.free(slot)
+            raise
+        slots, names = [*self._cache.rows, *new], [*self._names, *(name for name, _ in asked)]
+        index = torch.tensor(order, device=self._device)
+        lengths = torch.tensor([len(prompt) for _, prompt in asked], device=self._device)
+        self._positions = torch.cat([self._positions, lengths[:, None]]).index_select(0, index)
+        if self._angles:
+            rows = [*self._rows, *(list(prompt) for _, prompt in asked)]
+            self._rows = [rows[row] for row in order]
+        self._names = [names[row] for row in order]
+        self.counts = counts
+        self._cache.seat([slots[row] for row in order])
+        return logits, order
 
     def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         """Append a token to each row; logits of the next."""
@@ -115,6 +166,54 @@ class CachedDecoder(Decoder):
         self._positions = self._positions + 1
         return self._read_again(chosen, logits) if self._angles else logits
 
+    def keep(self, kept: Sequence[int], counts: dict[str, int]) -> bool:
+        """Go on with these rows only."""
+        rows = torch.tensor(kept, dtype=torch.int64, device=self._device)
+        self._cache.seat([self._cache.rows[row] for row in kept])
+        self._positions = self._positions.index_select(0, rows)
+        self._rows = [self._rows[row] for row in kept] if self._angles else []
+        self._names = [self._names[row] for row in kept]
+        self.counts = counts
+        return True
+
+    def ends(self, row: int, tokens: Sequence[int]) -> None:
+        """Keep what was read for those that begin alike; its newest token was not read."""
+        slot = self._cache.rows[row]
+        self._remember(self._names[row], tokens[: slot.length], slot)
+
+    def _remember(self, policy: str, tokens: Sequence[int], slot: Slot) -> None:
+        if self._prefixes is not None and not self._prefixes.known(policy, tokens):
+            states = [layer.read(slot, len(tokens)) for layer in self._cache.slot_layers]
+            self._prefixes.keep(policy, tokens, states)
+
+    def _read_all(
+        self, asked: Sequence[tuple[str, tuple[int, ...]]], slots: Sequence[Slot]
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """Read each different prompt once; logits of each row's first token."""
+        different: dict[tuple[str, tuple[int, ...]], list[Slot]] = {}
+        for prompt, slot in zip(asked, slots, strict=True):
+            different.setdefault(prompt, []).append(slot)
+        reads = [self._begun(_Read(name, tokens, own)) for (name, tokens), own in different.items()]
+        order = sorted(range(len(reads)), key=lambda row: reads[row].known > 0)
+        logits = self._prefill([reads[row] for row in order])
+        for read in reads:
+            self._remember(read.policy, read.tokens, read.slots[0])
+        place = {prompt: order.index(row) for row, prompt in enumerate(different)}
+        return logits.index_select(0, torch.tensor([place[prompt] for prompt in asked], device=self._device))
+
+    def _begun(self, read: _Read) -> _Read:
+        """With what is known of its first tokens in its slots."""
+        known, states = (0, []) if self._prefixes is None else self._prefixes.find(read.policy, read.tokens)
+        if not known:
+            return read
+        for slot in read.slots:
+            self._fill(slot, states)
+        return _Read(read.policy, read.tokens, read.slots, known)
+
+    def _fill(self, slot: Slot, states: States) -> None:
+        for layer, own in zip(self._cache.slot_layers, states, strict=True):
+            layer.fill(slot, own)
+
     def _read_again(
         self, chosen: Int[Tensor, " rows"], logits: Float[Tensor, "rows vocabulary"]
     ) -> Float[Tensor, "rows vocabulary"]:
@@ -122,39 +221,8 @@ class CachedDecoder(Decoder):
         grown = _grown(self._rows, chosen, self._angles)
         if not grown:
             return logits
-        names = [name for name, count in self.counts.items() for _ in range(count)]
-        self._cache.reading = True
-        read = self._prefill([(names[row], self._rows[row]) for row in grown], [[row] for row in grown])
-        self._cache.reading = False
+        read = self._prefill([_Read(self._names[row], self._rows[row], [self._cache.rows[row]]) for row in grown])
         return logits.index_copy(0, torch.tensor(grown, device=self._device), read.to(logits.dtype))
-
-    def keep(self, kept: Sequence[int], counts: dict[str, int]) -> bool:
-        """Go on with these rows only."""
-        rows = torch.tensor(kept, device=self._device)
-        self._cache.keep(kept)
-        self._positions = self._positions.index_select(0, rows)
-        self._rows = [self._rows[row] for row in kept] if self._angles else []
-        self.counts = counts
-        return True
-
-    def join(self, prompts: Prompts) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]]:
-        """Read the new prompts in passes of their own, and put their keys and values beside those that are there."""
-        some = {name: new for name, new in prompts.items() if new}
-        others = CachedDecoder(self._model, some, self._forward, self._angles)
-        logits = others.start()
-        order: list[int] = []
-        old, new = 0, sum(self.counts.values())
-        for name in prompts:
-            order += range(old, old := old + self.counts.get(name, 0))
-            order += range(new, new := new + others.counts.get(name, 0))
-        index = torch.tensor(order, device=self._device)
-        self._cache.join(others._cache, index)
-        self._positions = torch.cat([self._positions, others._positions]).index_select(0, index)
-        if self._angles:
-            self._rows = [(self._rows + others._rows)[row] for row in order]
-        both = {name: self.counts.get(name, 0) + others.counts.get(name, 0) for name in prompts}
-        self.counts = {name: count for name, count in both.items() if count}
-        return logits, order
 
     def _pass(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1 vocabulary"]:
         if self._step is not None:
@@ -165,78 +233,94 @@ class CachedDecoder(Decoder):
                 position_ids=self._positions,
                 past_key_values=self._cache,
                 use_cache=True,
-                hidden=self._cache.hidden,
+                cells=self._cache,
             ).logits
         return logits
 
-    def _prefill(
-        self, read: Sequence[tuple[str, Sequence[int]]], places: Sequence[Sequence[int]]
-    ) -> Float[Tensor, "read vocabulary"]:
-        """Read (policy, tokens) into the rows at their places; logits of each one's next token."""
+    def _prefill(self, reads: Sequence[_Read]) -> Float[Tensor, "read vocabulary"]:
+        """Read prompts into their slots, those with known beginnings last; logits of each one's next token."""
         most = CPU_PREFILL_TOKENS if self._device.type == "cpu" else PREFILL_TOKENS
         found, first = [], 0
-        while first < len(read):
-            last, tokens = first + 1, len(read[first][1])
-            while last < len(read) and tokens + len(read[last][1]) <= most:
-                tokens += len(read[last][1])
+        while first < len(reads):
+            last, tokens = first + 1, len(reads[first].tokens) - reads[first].known
+            while last < len(reads) and bool(reads[last].known) == bool(reads[first].known):
+                tokens += len(reads[last].tokens) - reads[last].known
+                if tokens > most:
+                    break
                 last += 1
-            found.append(self._prefill_pass(read[first:last], places[first:last]))
+            found.append(self._prefill_pass(reads[first:last]))
             first = last
         return torch.cat(found)
 
-    def _prefill_pass(
-        self, part: Sequence[tuple[str, Sequence[int]]], places: Sequence[Sequence[int]]
-    ) -> Float[Tensor, "part vocabulary"]:
-        lengths = [len(prompt) for _, prompt in part]
+    def _prefill_pass(self, part: Sequence[_Read]) -> Float[Tensor, "part vocabulary"]:
+        lengths = [len(read.tokens) - read.known for read in part]
         ends = torch.tensor(lengths).cumsum(0)
         starts = (ends - torch.tensor(lengths)).tolist()
-        self._cache.expect(sorted((row, start) for rows, start in zip(places, starts, strict=True) for row in rows))
+        pairs = list(zip(part, starts, strict=True))
         tokens: dict[str, int] = {}
         positions: dict[str, int] = {}
-        for name, prompt in part:
-            tokens[name] = tokens.get(name, 0) + len(prompt)
-            positions[name] = positions.get(name, 0) + 1
-        inputs = {
-            "input_ids": torch.tensor([token for _, prompt in part for token in prompt], device=self._device)[None],
-            "position_ids": torch.cat([torch.arange(length) for length in lengths]).to(self._device)[None],
-            "rows": VarlenRows.of(lengths, self._device),
+        for read, length in zip(part, lengths, strict=True):
+            tokens[read.policy] = tokens.get(read.policy, 0) + length
+            positions[read.policy] = positions.get(read.policy, 0) + 1
+        places = torch.cat([torch.arange(read.known, len(read.tokens)) for read in part])
+        inputs: dict[str, Any] = {
+            "input_ids": torch.tensor([t for read in part for t in read.tokens[read.known :]], device=self._device)[
+                None
+            ],
+            "position_ids": places.to(self._device)[None],
         }
-        with patched_attention(self._configs):
-            return self._forward(
-                tokens,
-                positions,
-                (ends - 1).to(self._device),
-                lambda: self._model(past_key_values=self._cache, use_cache=True, **inputs).logits,
-            )
+        after = bool(part[0].known)
+        inputs |= {"cells": self._cache} if after else {"rows": VarlenRows.of(lengths, self._device)}
+        self._cache.reading = Reading(
+            [(slot, start, read.known) for read, start in pairs for slot in (read.slots[:1] if after else read.slots)],
+            self._device,
+        )
+        try:
+            with patched_attention(self._configs, AFTER) if after else patched_attention(self._configs):
+                return self._forward(
+                    tokens,
+                    positions,
+                    (ends - 1).to(self._device),
+                    lambda: self._model(past_key_values=self._cache, use_cache=True, **inputs).logits,
+                )
+        finally:
+            self._cache.reading = None
+            for read in part if after else ():
+                self._copy(read)
+
+    def _copy(self, read: _Read) -> None:
+        """Give the other rows of a prompt what was read into the slot of the first."""
+        for slot in read.slots[1:]:
+            self._fill(slot, [layer.read(read.slots[0], len(read.tokens)) for layer in self._cache.slot_layers])
 
 
 @final
 class PaddedDecoder(Decoder):
     """The base's own attention and cache, prompts padded on the left; finished rows are carried along."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        prompts: Prompts,
-        pad_id: int,
-        forward: RoutedForward,
-        positions: RowPositions,
-    ) -> None:
-        self.counts = {name: len(group) for name, group in prompts.items()}
-        self._model, self._forward, self._angles = model, forward, positions
-        device = next(model.parameters()).device
+    def __init__(self, model: PreTrainedModel, pad_id: int, forward: RoutedForward, positions: RowPositions) -> None:
+        self.counts = {}
+        self._model, self._pad_id, self._forward, self._angles = model, pad_id, forward, positions
+
+    def join(self, prompts: Prompts, room: int = ROOM) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]] | None:
+        """Read all prompts; not all kinds of state can take in more."""
+        if self.counts:
+            return None
+        self.counts = {name: len(group) for name, group in prompts.items() if group}
+        device = next(self._model.parameters()).device
         rows = [prompt for group in prompts.values() for prompt in group]
         longest = max((len(prompt) for prompt in rows), default=0)
-        self._ids = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in rows], device=device)
+        self._ids = torch.tensor([[self._pad_id] * (longest - len(p)) + list(p) for p in rows], device=device)
         self._mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in rows], device=device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
-        self._cache = DynamicCache(config=model.config)
-        self._rows = [list(prompt) for prompt in rows] if positions else []
+        self._rows = [list(prompt) for prompt in rows] if self._angles else []
         self._all = self._ids
         """All tokens so far, padding included."""
+        return self._start(), list(range(len(rows)))
 
-    def start(self) -> Float[Tensor, "rows vocabulary"]:
+    def _start(self) -> Float[Tensor, "rows vocabulary"]:
         """Read all tokens so far; logits of each row's next."""
+        self._cache = DynamicCache(config=self._model.config)
         rows, length = self._ids.shape
         return self._pass(torch.arange(1, rows + 1, device=self._ids.device) * length - 1)
 
@@ -248,16 +332,12 @@ class PaddedDecoder(Decoder):
             self._all = torch.cat([self._all, self._ids], dim=1)
             if _grown(self._rows, chosen, self._angles):
                 self._ids, self._positions = self._all, (self._mask.cumsum(1) - 1).clamp(min=0)
-                self._cache = DynamicCache(config=self._model.config)
-                return self.start()
+                return self._start()
         return self._pass(None)
 
     def keep(self, kept: Sequence[int], counts: dict[str, int]) -> bool:
         """Not all kinds of state can drop rows."""
         return False
-
-    def join(self, prompts: Prompts) -> None:
-        """Nor take new ones in."""
 
     def _pass(self, selected: Tensor | None) -> Float[Tensor, "rows vocabulary"]:
         length = self._ids.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,21 @@ class SamplingParams:
     top_p: float = 1.0
     """Draws from the most likely tokens that together have at least this probability; 1 draws from all. Their
     log-probabilities are those within this set."""
+    top_k: int = 0
+    """Draws from so many most likely tokens; 0 draws from all."""
+    min_p: float = 0.0
+    """Draws from tokens at least this share as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Divides the logits above zero of tokens that the prompt or the completion has, and multiplies the others
+    (arXiv 1909.05858)."""
+    presence_penalty: float = 0.0
+    """Taken off the logits of tokens that the completion has."""
+    frequency_penalty: float = 0.0
+    """The same, for each time that it has them."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of tokens, after the penalties."""
+    top_logprobs: int | None = None
+    """How many of the most likely tokens are told beside each that is drawn; None tells none."""
     stop_ids: tuple[int, ...] = ()
     """Tokens that end a completion; the end token itself is part of it."""
     stop_texts: tuple[str, ...] = ()
@@ -41,6 +57,16 @@ class Completion:
     """log p under the sampler (at its temperature), nats, one a token."""
     finished: bool
     """True when a stop token or text ended it, False when `max_tokens` did."""
+
+
+@dataclass(frozen=True)
+class Likely:
+    """What the base said before a token was drawn: nats, at temperature 1, of all tokens, without penalties."""
+
+    logprob: float
+    """Of the token that was drawn."""
+    top: tuple[tuple[int, float], ...]
+    """The most likely tokens, the first of them first."""
 
 
 class StopTexts:
@@ -81,7 +107,12 @@ def uniforms(
 
 
 def draw(
-    logits: Float[Tensor, "rows vocabulary"], temperature: float, uniforms: Float[Tensor, " rows"], top_p: float = 1.0
+    logits: Float[Tensor, "rows vocabulary"],
+    temperature: float,
+    uniforms: Float[Tensor, " rows"],
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Tokens and their log-probabilities: the token at which the cumulated probability passes a uniform number.
 
@@ -93,6 +124,11 @@ def draw(
         return chosen, logprob - logits.logsumexp(dim=1)
     if temperature != 1:
         logits = logits / temperature
+    if min_p > 0:
+        logits = logits.masked_fill(logits < logits.amax(dim=1, keepdim=True) + math.log(min_p), -torch.inf)
+    if 0 < top_k < logits.shape[1]:
+        values, places = logits.topk(top_k, dim=1)
+        logits = torch.full_like(logits, -torch.inf).scatter_(1, places, values)
     if top_p < 1:
         logits = nucleus(logits, top_p)
     largest = logits.amax(dim=1, keepdim=True)

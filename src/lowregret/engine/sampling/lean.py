@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lowregret.engine.parallel.fsdp import gathered, own_type, unshard
-from lowregret.engine.sampling.cache import RowCache, RowLayer, decode_attention
+from lowregret.engine.sampling.cache import SlotCache, SlotLayer
 
 LAYERS = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 """Those of transformers that compute what is written here."""
@@ -28,7 +28,7 @@ class Step(Protocol):
     """One token more for every row."""
 
     def __call__(
-        self, chosen: Int[Tensor, " rows"], positions: Int[Tensor, "rows 1"], cache: RowCache
+        self, chosen: Int[Tensor, " rows"], positions: Int[Tensor, "rows 1"], cache: SlotCache
     ) -> Float[Tensor, "rows 1 vocabulary"]:
         """Logits of the next tokens; the cache has been advanced."""
 
@@ -62,13 +62,13 @@ class _Lean:
         self._layers = [(layer, _Layer(layer)) for layer in layers]
 
     def __call__(
-        self, chosen: Int[Tensor, " rows"], positions: Int[Tensor, "rows 1"], cache: RowCache
+        self, chosen: Int[Tensor, " rows"], positions: Int[Tensor, "rows 1"], cache: SlotCache
     ) -> Float[Tensor, "rows 1 vocabulary"]:
         unshard(self._model)
         x = self._embed(chosen[:, None])
         turns = _turns(*self._rotary(x, positions))
         for (module, layer), states in zip(self._layers, cache.layers, strict=True):
-            assert isinstance(states, RowLayer)
+            assert isinstance(states, SlotLayer)
             with gathered(module):
                 x = layer(x, turns, states)
         return self._unembed(_rms_norm(self._norm, x))
@@ -89,7 +89,7 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._attention, self._width = attention, attention.head_dim
+        self._width = attention.head_dim
         self._scaling, self._window = attention.scaling, getattr(attention, "sliding_window", None)
         self._before_attention, self._before_mlp = layer.input_layernorm, layer.post_attention_layernorm
         self._of_query, self._of_key = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
@@ -99,13 +99,13 @@ class _Layer:
         self._gate, self._up, self._down = (getattr(mlp, f"{name}_proj").forward for name in ("gate", "up", "down"))
         self._activation: Callable[[Tensor], Tensor] = mlp.act_fn
 
-    def __call__(self, x: Float[Tensor, "rows 1 d"], turns: Turns, states: RowLayer) -> Float[Tensor, "rows 1 d"]:
+    def __call__(self, x: Float[Tensor, "rows 1 d"], turns: Turns, states: SlotLayer) -> Float[Tensor, "rows 1 d"]:
         y = _rms_norm(self._before_attention, x)
         x = x + self._output(self._attend(y, turns, states))
         y = _rms_norm(self._before_mlp, x)
         return x.add_(self._down(self._activation(self._gate(y)).mul_(self._up(y))))
 
-    def _attend(self, y: Float[Tensor, "rows 1 d"], turns: Turns, states: RowLayer) -> Float[Tensor, "rows 1 d_heads"]:
+    def _attend(self, y: Float[Tensor, "rows 1 d"], turns: Turns, states: SlotLayer) -> Float[Tensor, "rows 1 d_heads"]:
         rows, width = y.shape[0], self._width
         query, key, value = (of(y).view(rows, -1, width) for of in (self._query, self._key, self._value))
         if self._of_query is not None:
@@ -113,18 +113,8 @@ class _Layer:
         both = torch.cat([query, key], 1).view(rows, -1, 2, width // 2)
         both = torch.addcmul(both * turns[0], both.flip(2), turns[1]).view(rows, -1, 1, width)
         heads = query.shape[1]
-        keys, values = states.update(both[:, heads:], value[:, :, None])
-        mixed, _ = decode_attention(
-            self._attention,
-            both[:, :heads],
-            keys,
-            values,
-            None,
-            hidden=states.cache.hidden,
-            scaling=self._scaling,
-            sliding_window=self._window,
-        )
-        return mixed.view(rows, 1, -1)
+        states.write(both[:, heads:, 0], value)
+        return states.attend(both[:, :heads, 0], self._scaling, self._window).view(rows, 1, -1)
 
 
 def _rms_norm(norm: Any, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:

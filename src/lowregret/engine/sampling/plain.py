@@ -11,23 +11,35 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lowregret.engine.sampling.decode import CPU_PREFILL_TOKENS, PREFILL_TOKENS, Decoder, Prompts, RoutedForward
+from lowregret.engine.sampling.decode import (
+    CPU_PREFILL_TOKENS,
+    PREFILL_TOKENS,
+    ROOM,
+    Decoder,
+    Prompts,
+    RoutedForward,
+    joined,
+)
 
 
 @final
 class PlainDecoder(Decoder):
     """Rows of one length are read together, so that none is padded: what a base remembers may not know of padding."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Prompts, forward: RoutedForward) -> None:
-        self.counts = {name: len(group) for name, group in prompts.items()}
+    def __init__(self, model: PreTrainedModel, forward: RoutedForward) -> None:
+        self.counts = {}
         self._model, self._forward = model, forward
         self._device = next(model.parameters()).device
-        self._rows = [(name, tuple(prompt)) for name, group in prompts.items() for prompt in group]
+        self._rows: list[tuple[str, tuple[int, ...]]] = []
         """(policy, tokens), in the order of the policies."""
 
-    def start(self) -> Float[Tensor, "rows vocabulary"]:
-        """Read the prompts; logits of each one's next token."""
-        return self._read(self._rows)
+    def join(self, prompts: Prompts, room: int = ROOM) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]]:
+        """Take new rows in; they are read alone, the old ones wait for their next token."""
+        new = [(name, tuple(prompt)) for name, group in prompts.items() for prompt in group]
+        self.counts, order = joined(self.counts, prompts)
+        both = [*self._rows, *new]
+        self._rows = [both[row] for row in order]
+        return self._read(new), order
 
     def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
         """Append a token to each row; logits of the next."""
@@ -40,18 +52,6 @@ class PlainDecoder(Decoder):
         self._rows = [self._rows[row] for row in kept]
         self.counts = counts
         return True
-
-    def join(self, prompts: Prompts) -> tuple[Float[Tensor, "new_rows vocabulary"], list[int]]:
-        """Take new rows in; they are read alone, the old ones wait for their next token."""
-        new = [(name, tuple(prompt)) for name, group in prompts.items() for prompt in group]
-        logits = self._read(new)
-        both = [*self._rows, *new]
-        place = {name: rank for rank, name in enumerate(prompts)}
-        order = sorted(range(len(both)), key=lambda row: place[both[row][0]])  # stable: old rows before new ones
-        self._rows = [both[row] for row in order]
-        counts = {name: sum(own == name for own, _ in both) for name in prompts}
-        self.counts = {name: count for name, count in counts.items() if count}
-        return logits, order
 
     def _read(self, rows: Sequence[tuple[str, tuple[int, ...]]]) -> Float[Tensor, "rows vocabulary"]:
         """Logits after each row; equal rows of a policy, such as the prompt of a group, are read once."""

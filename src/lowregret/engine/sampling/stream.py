@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
-from lowregret.engine.sampling.decode import Decoder
-from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts, draw, uniforms
+from lowregret.engine.sampling.batcher import Batcher
+from lowregret.engine.sampling.draw import Completion, SamplingParams, StopTexts
+from lowregret.engine.sampling.rows import Row
 
 OnToken = Callable[[int], bool]
 """Told of each token; False draws no more of them."""
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What decoders write for the bytes of a character that is not whole yet."""
+_TAIL, _OVERLAP = 256, 16
+"""Tokens that are decoded anew with each one, at most, and those before them that go with them."""
 
 
 class Listener:
@@ -32,27 +33,24 @@ def _go_on(token: int) -> bool:
     return True
 
 
-@torch.no_grad()
 def stream(
-    decoder: Decoder, params: SamplingParams, decode: Callable[[list[int]], str], on_token: OnToken
+    batcher: Batcher,
+    policy: str,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    decode: Callable[[list[int]], str],
+    on_token: OnToken,
 ) -> Completion:
-    """The completion of a decoder's only row: that of `generate`, by the same random numbers.
+    """The completion that `generate` gives of one prompt, by the same random numbers.
 
     `decode` is what stop texts are looked for with. One that `on_token` ends is not `finished`.
     """
-    logits = decoder.start()
-    numbers = uniforms({"": 1}, params, {})[""].to(logits.device)
-    texts = StopTexts(params.stop_texts, decode)
-    ids: list[int] = []
-    scores: list[float] = []
-    while True:
-        chosen, logprob = draw(logits.float(), params.temperature, numbers[:, len(ids)], params.top_p)
-        ids.append(int(chosen))
-        scores.append(float(logprob))
-        ended = ids[-1] in params.stop_ids or texts.end(ids, len(ids) - 1) is not None
-        if not on_token(ids[-1]) or ended or len(ids) == params.max_tokens:
-            return Completion(tuple(ids), tuple(scores), ended)
-        logits = decoder.step(chosen)
+    row = Row.of(policy, prompt, params, StopTexts(params.stop_texts, decode))
+    batcher.add(row)
+    while row.ended is None and not row.cancelled:
+        batcher.step(live=True)
+        row.cancelled = not on_token(row.tokens[-1])
+    return row.completion
 
 
 def completion_text(completion: Completion, params: SamplingParams, decode: Callable[[list[int]], str]) -> str:
@@ -72,15 +70,24 @@ class TextStream:
     def __init__(self, params: SamplingParams, decode: Callable[[list[int]], str]) -> None:
         """`decode` must give a longer text for more tokens, so none that tidies blanks."""
         self._params, self._decode = params, decode
-        self._ids: list[int] = []
         self._told = 0
+        self._sure = ""
+        """The text of the first tokens, which are not decoded again."""
+        self._tail: list[int] = []
+        """The tokens behind them, after the last few of them: a decoder may look at what is before."""
+        self._overlap = 0
+        """Characters of the tail that are in `_sure`."""
 
     def add(self, token: int) -> str:
         """The text that is certain now and was not before."""
         if token in self._params.stop_ids:
             return ""
-        self._ids.append(token)
-        text = _before(self._decode(self._ids), self._params.stop_texts).rstrip(_INCOMPLETE)
+        self._tail.append(token)
+        whole = self._sure + self._decode(self._tail)[self._overlap :]
+        if len(self._tail) >= _TAIL and not whole.endswith(_INCOMPLETE):
+            self._sure, self._tail = whole, self._tail[-_OVERLAP:]
+            self._overlap = len(self._decode(self._tail))
+        text = _before(whole, self._params.stop_texts).rstrip(_INCOMPLETE)
         return self._new(text[: len(text) - _may_begin(text, self._params.stop_texts)])
 
     def end(self, completion: Completion) -> str:

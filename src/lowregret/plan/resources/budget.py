@@ -68,7 +68,7 @@ class MemoryBudget:
         """Over how many devices of a mesh an adapter's moments lie; 1 in FullFT."""
         if isinstance(method, FullFT):
             return 1
-        return self.optimizer.slices(trainable(self.shapes, method), mesh.alike)
+        return kind_of(method, self.optimizer).slices(trainable(self.shapes, method), mesh.alike)
 
     def holds(self, need: Memory) -> bool | None:
         """Whether a device has so much; None when no hardware is named."""

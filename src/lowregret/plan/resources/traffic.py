@@ -27,6 +27,7 @@ from lowregret.plan.resources.memory import trainable
 from lowregret.plan.resources.parts import alike, gathered, held
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import AdamW, FullFT, LoRA, OptimizerSpec
+from lowregret.spec.lean import kind_of
 from lowregret.spec.mesh import Mesh
 from lowregret.spec.optimizer import NUMBER_BYTES
 
@@ -87,7 +88,7 @@ def step_traffic(shapes: Shapes, method: FullFT | LoRA, mesh: Mesh, optimizer: t
             expert=2 * _passed(mesh.expert) * dense,
         )
     numbers = trainable(shapes, method)
-    told = _passed(optimizer.slices(numbers, mesh.alike))
+    told = _passed(kind_of(method, optimizer).slices(numbers, mesh.alike))
     return Traffic(0.0, 0.0, (2 * _passed(mesh.data) + told) * NUMBER_BYTES * numbers, 0.0, 0.0)
 
 

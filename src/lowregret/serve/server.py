@@ -1,0 +1,234 @@
+"""A server from its spec: the engine, its thread, the application, and the time in which it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, final
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from lowregret.data.chat.template import choose_template
+from lowregret.engine.device import choose_device, choose_dtype
+from lowregret.engine.engine import Engine
+from lowregret.engine.sampling.live import LiveSampler
+from lowregret.errors import SpecError
+from lowregret.foreign_text import last_part, redacted
+from lowregret.models.load import load_base, resolve
+from lowregret.models.stops import stops
+from lowregret.serve.adapters import Adapters
+from lowregret.serve.guard import Guard, Told
+from lowregret.serve.metrics import Metrics
+from lowregret.serve.openai import OpenAI
+from lowregret.serve.problems import Problem, failed, json_response
+from lowregret.serve.prompts import Prompts
+from lowregret.serve.protocol import timed
+from lowregret.serve.worker import Worker
+from lowregret.spec.serve import ServeSpec
+from lowregret.strict_json import to_json
+
+KEEP_ALIVE_SECONDS = 5
+_BACKLOG = 2048
+
+Say = Callable[[str], None]
+
+
+@final
+class Server:
+    """One base and the adapters on it, served over HTTP."""
+
+    def __init__(
+        self,
+        model: str,
+        spec: ServeSpec,
+        *,
+        adapters: Mapping[str, Path],
+        root: Path | None = None,
+        key: str | None = None,
+        log: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Load the base and listen, but answer nobody yet: `run` does.
+
+        SpecError for an address that others reach without a `key`, or one that is taken.
+        """
+        self._spec, self._key, self._given = spec, key, dict(adapters)
+        self._log = _line if log is None else log
+        if key is None and not _loopback(spec.host):
+            raise SpecError(
+                f"--host {spec.host}: others reach this address, and there is no key. Give --api-key, or set "
+                "LOWREGRET_API_KEY."
+            )
+        if root is not None and not root.is_dir():
+            raise SpecError(f"--adapter-root {root}: is no folder.")
+        self.socket = _listen(spec.host, spec.port)
+        base = load_base(resolve(model), choose_dtype(spec.precision, choose_device(spec.device)))
+        choose_template(base.tokenizer, spec.chat_template)
+        engine = Engine(base, device=spec.device, precision=spec.precision)
+        self.remarks = [*stops(base).lines(), *engine.sampling_path.lines()]
+        """What to know of the base."""
+        self.name = last_part(model) if Path(model).exists() else model
+        """By which requests name the base."""
+        self.worker = Worker(LiveSampler(engine, spec.prefix_memory), spec.max_rows, self._failed)
+        self.adapters = Adapters(self.worker, self.name, root, spec.max_adapters)
+        self._prompts = Prompts(engine)
+        self.metrics = Metrics(self.worker, lambda: len(self.adapters.models) - 1)
+
+    @property
+    def url(self) -> str:
+        """Where OpenAI's clients find it."""
+        host, port = self.socket.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+    def _failed(self, what: str, trace: str) -> None:
+        self._log({"event": "failed", "error": what, "trace": trace})
+
+    def application(self) -> ASGIApp:
+        """What answers requests."""
+        openai = OpenAI(self.worker, self.adapters, self._prompts, self._spec)
+        routes = [
+            Route("/health", self._health, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+            *openai.routes(),
+        ]
+        app = Starlette(routes=routes, lifespan=self._life, exception_handlers=_HANDLERS)
+        app.router.redirect_slashes = False
+        local = {"localhost", self._spec.host, "127.0.0.1", "::1"}
+        return Guard(
+            app,
+            key=self._key,
+            hosts=local if self._key is None else (),
+            max_body=self._spec.max_body,
+            body_seconds=self._spec.body_seconds,
+            answer_seconds=self._spec.answer_seconds,
+            log=self._log,
+            ended=self._ended,
+        )
+
+    def _ended(self, told: Told, status: int) -> None:
+        self.metrics.requests.labels(told.route, str(status)).inc()
+        self.metrics.seconds.labels(told.route).observe(time.monotonic() - told.began)
+        if told.first is not None:
+            self.metrics.first.observe(told.first)
+
+    @asynccontextmanager
+    async def _life(self, app: Starlette) -> AsyncIterator[None]:
+        """Around all requests."""
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.worker.stop)
+
+    async def _health(self, request: Request) -> Response:
+        request.scope["told"].route = "health"
+        return json_response({}, 200 if self.worker.alive else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        request.scope["told"].route = "metrics"
+        text, kind = self.metrics.text()
+        return Response(text, headers={"content-type": kind})
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Answer requests until SIGINT or SIGTERM; `ready` is called before the first one is.
+
+        The adapters that were given are loaded first: whatever is wrong with one ends the server.
+        """
+        self.worker.start()
+        try:
+            for name, folder in self._given.items():
+                asyncio.run(self.adapters.load_own(name, folder))
+        except BaseException:
+            self.worker.stop()
+            raise
+        _allow_files(self._spec.max_connections)
+        config = uvicorn.Config(
+            self.application(),
+            http=timed(self._spec.header_seconds),
+            ws="none",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=self._spec.max_connections,
+            backlog=_BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=self._spec.stop_seconds,
+        )
+        self.uvicorn = uvicorn.Server(config)
+        ready()
+        try:
+            self.uvicorn.run(sockets=[self.socket])
+        finally:
+            self.socket.close()
+            if self.worker.alive:
+                self.worker.stop()
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Unknown paths and methods, in the form of every other problem."""
+    assert isinstance(error, HTTPException)
+    said = {404: "There is no such path here.", 405: "This path takes another method."}
+    return Problem(error.status_code, said.get(error.status_code, "This request is not answered.")).response()
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again, and the guard logs it."""
+    return failed().response()
+
+
+_HANDLERS: Mapping[Any, Any] = {HTTPException: _no_route, Problem: _problem, Exception: _failed}
+
+
+def _line(about: dict[str, Any]) -> None:
+    """A line of the log, on standard error."""
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    with suppress(OSError):
+        print(redacted(to_json({"time": at, **about})), file=sys.stderr, flush=True)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise SpecError(f"--host {host} --port {port}: cannot be listened at ({said}). Give others.") from None
+
+
+def _allow_files(connections: int) -> None:
+    """Let the process have as many connections open, as far as it may."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

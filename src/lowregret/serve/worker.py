@@ -1,0 +1,215 @@
+"""The one thread that uses the engine: it draws for all requests together, and changes policies between steps."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar, final
+
+from lowregret.engine.device import out_of_memory
+from lowregret.engine.sampling.draw import Likely, SamplingParams
+from lowregret.engine.sampling.live import LiveSampler
+from lowregret.engine.sampling.rows import Constraint, Row
+
+T = TypeVar("T")
+
+READ_TOKENS = 2048
+"""Of prompts that are taken in before a step, at most, but for one: who is drawn for waits meanwhile."""
+
+End = Literal["stop", "length", "cancelled", "memory", "failed"]
+
+
+@dataclass(frozen=True)
+class News:
+    """What was drawn for a choice in a step."""
+
+    choice: int
+    tokens: Sequence[int]
+    likely: Sequence[Likely]
+    end: End | None
+
+
+@dataclass(eq=False)
+class Job:
+    """A request's completions: its prompts, each continued some times."""
+
+    policy: str
+    prompts: Sequence[Sequence[int]]
+    params: SamplingParams
+    choices: int
+    """Of each prompt."""
+    loop: asyncio.AbstractEventLoop
+    constrain: Callable[[], Constraint] | None = None
+    """Makes what each completion may be."""
+    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
+    rows: dict[Row, tuple[int, int]] = field(default_factory=dict)
+    """Those in the batch, with their choice and how many of their tokens were told."""
+
+    @property
+    def size(self) -> int:
+        """Completions in all."""
+        return len(self.prompts) * self.choices
+
+    async def next(self) -> News:
+        """The next news; "failed" or "memory" where the engine has let go of it."""
+        return await self.news.get()
+
+
+@final
+class Worker:
+    """Jobs in, news out; in order of arrival, as many rows at once as there are places."""
+
+    def __init__(self, sampler: LiveSampler, most_rows: int, log: Callable[[str, str], None]) -> None:
+        """`log` is told of what fails: what it was, and the traceback."""
+        self.sampler = sampler
+        self._most = most_rows if sampler.most_rows is None else min(most_rows, sampler.most_rows)
+        self._log = log
+        self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: deque[tuple[Job, int]] = deque()
+        """(job, choice), in order."""
+        self._rows: dict[Row, Job] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.running = self.waiting = self.drawn = self.read = 0
+        """Rows in the batch, rows that wait, tokens drawn and tokens of prompts so far."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step that runs; jobs get no more news."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still works."""
+        return self._thread.is_alive()
+
+    def submit(self, job: Job) -> None:
+        """Draw a job's completions."""
+        self._inbox.put(job)
+
+    async def change(self, change: Callable[[], T]) -> T:
+        """Change the engine's policies between two steps."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                done.set_result(self.sampler.change(change))
+            except BaseException as error:  # it is the asker's
+                done.set_exception(error)
+
+        self._inbox.put(run)
+        return await asyncio.wrap_future(done)
+
+    def change_soon(self, change: Callable[[], None]) -> None:
+        """The same, for nobody who waits."""
+
+        def run() -> None:
+            try:
+                self.sampler.change(change)
+            except Exception as error:
+                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+        self._inbox.put(run)
+
+    def _run(self) -> None:
+        while self._receive(wait=not (self._rows or self._waiting)):
+            try:
+                self._seat()
+                told = self.sampler.step() if self.sampler.busy else []
+            except Exception as error:  # whatever it is, the next request is answered
+                self._fail(error)
+                continue
+            self._tell(told)
+        self.sampler.close()
+
+    def _receive(self, *, wait: bool) -> bool:
+        """Take what has come; False at the end."""
+        while True:
+            try:
+                item = self._inbox.get(block=wait)
+            except queue.Empty:
+                return True
+            wait = False
+            if item is None:
+                return False
+            if isinstance(item, Job):
+                self._waiting += [(item, choice) for choice in range(item.size)]
+                self.waiting = len(self._waiting)
+            else:
+                item()
+
+    def _seat(self) -> None:
+        """Give places to those that wait; rows of jobs that were given up lose theirs."""
+        for row, job in self._rows.items():
+            row.cancelled = job.cancelled
+        if any(job.cancelled for job, _ in self._waiting):
+            self._waiting = deque(entry for entry in self._waiting if not entry[0].cancelled)
+        read = 0
+        while self._waiting and len(self._rows) < self._most:
+            job, choice = self._waiting[0]
+            prompt = job.prompts[choice // job.choices]
+            if read and read + len(prompt) > READ_TOKENS:
+                break
+            self._waiting.popleft()
+            try:
+                form = None if job.constrain is None else job.constrain()
+                row = self.sampler.add(job.policy, prompt, job.params, choice % job.choices, form)
+            except Exception as error:  # it is this job's alone
+                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+                self._send({job.loop: [(job, News(choice, (), (), "failed"))]})
+                continue
+            self._rows[row], job.rows[row] = job, (choice, 0)
+            read += len(prompt)
+        self.read += read
+        self.running, self.waiting = len(self._rows), len(self._waiting)
+
+    def _tell(self, rows: Sequence[Row]) -> None:
+        news: dict[asyncio.AbstractEventLoop, list[tuple[Job, News]]] = {}
+        for row in rows:
+            job = self._rows[row]
+            choice, told = job.rows[row]
+            likely = row.likely[told:] if row.params.top_logprobs is not None else ()
+            news.setdefault(job.loop, []).append((job, News(choice, row.tokens[told:], likely, row.ended)))
+            self.drawn += len(row.tokens) - told
+            job.rows[row] = choice, len(row.tokens)
+            if row.ended is not None:
+                del self._rows[row], job.rows[row]
+        self._send(news)
+        self.running = len(self._rows)
+
+    def _fail(self, error: Exception) -> None:
+        """Tell all jobs in the batch, and begin anew without them."""
+        self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+        end: End = "memory" if out_of_memory(error) else "failed"
+        news: dict[asyncio.AbstractEventLoop, list[tuple[Job, News]]] = {}
+        for row, job in self._rows.items():
+            news.setdefault(job.loop, []).append((job, News(job.rows.pop(row)[0], (), (), end)))
+        self._rows = {}
+        self.sampler.abandon()
+        self._send(news)
+        self.running = 0
+
+    def _send(self, news: dict[asyncio.AbstractEventLoop, list[tuple[Job, News]]]) -> None:
+        for loop, own in news.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, own)
+            except RuntimeError:  # it is closed: nobody listens any more
+                for job, _ in own:
+                    job.cancelled = True
+
+
+def _deliver(news: Sequence[tuple[Job, News]]) -> None:
+    for job, each in news:
+        job.news.put_nowait(each)
