@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from bases import GROUPED, MIXTURES, examples, small_config, small_tokenizer
 from lowregret.data.batches import Batch
 from lowregret.engine import AdamParams, Engine, SamplingParams
+from lowregret.engine.full import FullPolicy
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.engine.policy import FullPolicy, Policy
+from lowregret.engine.policy import Policy
 from lowregret.engine.state import joined, state_tensors
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy

@@ -51,7 +51,7 @@ Kind = Annotated[
 BankFile = Annotated[
     Path | None,
     option(
-        "Your bank of finished comparisons. (default: lowregret/bank.jsonl in XDG_DATA_HOME, or ~/.local/share)",
+        "Your bank of finished comparisons. (default: that in lowregret of XDG_DATA_HOME, or of ~/.local/share)",
         "--bank",
     ),
 ]

@@ -22,13 +22,14 @@ from lowregret.data.batches import Batch
 from lowregret.data.example import Example
 from lowregret.engine.device import arithmetic, choose_device, choose_dtype
 from lowregret.engine.forward.attention import configurations, patched_attention, supports_varlen
-from lowregret.engine.forward.balance import BalanceLoss
+from lowregret.engine.forward.balance import BalanceLoss, require_one_device
 from lowregret.engine.forward.checkpointing import checkpoint_layers
 from lowregret.engine.forward.layout import PassLayout, lay_out
 from lowregret.engine.forward.offload import offloaded
 from lowregret.engine.forward.path import ForwardPath, probe, select_forward_path
 from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
+from lowregret.engine.full import FullPolicy
 from lowregret.engine.held_out import sums_of
 from lowregret.engine.losses import Loss, cross_entropy
 from lowregret.engine.optim.optimizer import StepParams
@@ -38,7 +39,7 @@ from lowregret.engine.parallel.lockstep import Lockstep
 from lowregret.engine.parallel.mesh import ALONE, R, Ranks
 from lowregret.engine.parallel.rows import Dealing, one_by_one, over_ranks
 from lowregret.engine.placing import place, require_base
-from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
+from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.engine.result import PassResult
 from lowregret.engine.sampling.batcher import Batcher, generate
 from lowregret.engine.sampling.choose import SamplingPath, choose_sampling
@@ -119,11 +120,8 @@ class Engine:
         self.forward_path = self._select_forward_path()
         """What was found when the base was put here, and why a faster path was refused."""
         reshard(self.model)
-        if balance_experts and not ranks.alone and not self.padding_free:
-            raise SpecError(
-                "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
-                f"{self.forward_path.description}. Leave balance_experts out, or train on one device."
-            )
+        if balance_experts and not self.padding_free:
+            require_one_device(ranks, self.forward_path.description)
         self.offloads = offload_activations
         if checkpoint_activations:
             checkpoint_layers(self.model)

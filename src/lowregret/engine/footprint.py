@@ -16,11 +16,12 @@ from lowregret.data.batches import Batch, collate
 from lowregret.data.example import Example
 from lowregret.engine.engine import Engine
 from lowregret.engine.forward.checkpointing import decoder_layers, last_layer_plain
+from lowregret.engine.full import FullPolicy
 from lowregret.engine.losses import cross_entropy
 from lowregret.engine.optim.in_backward import InBackward
 from lowregret.engine.parallel.fsdp import reshard
 from lowregret.engine.parallel.lead import together
-from lowregret.engine.policy import FullPolicy, LoRAPolicy, Policy
+from lowregret.engine.policy import LoRAPolicy, Policy
 from lowregret.engine.sampling.decode import CachedDecoder
 from lowregret.engine.sampling.pools import capacity
 from lowregret.models.four_bit import FourBitWeight, stored_bytes

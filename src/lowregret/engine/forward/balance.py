@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lowregret.engine.forward.layout import PassLayout
 from lowregret.engine.parallel.mesh import ALONE, Ranks
-from lowregret.errors import ModelError
+from lowregret.errors import ModelError, SpecError
 from lowregret.models.experts import fused_experts
 from lowregret.models.targets import Matrix
 
@@ -101,3 +101,12 @@ def _everybodys(own: Sequence[Float[Tensor, "layers tokens experts"]], ranks: Ra
     blocks = list(everyones.split(sizes, dim=1))
     blocks[mine] = own
     return [torch.cat(blocks[place :: len(own)], 1) for place in range(len(own))]
+
+
+def require_one_device(ranks: Ranks, path: str) -> None:
+    """SpecError for several ranks where rows are padded, which is how `path` runs the base."""
+    if not ranks.alone:
+        raise SpecError(
+            "the load-balancing loss counts padding, which depends on the rows of a pass, and this base is run by "
+            f"{path}. Leave balance_experts out, or train on one device."
+        )
