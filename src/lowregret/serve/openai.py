@@ -99,7 +99,8 @@ class OpenAI:
         wanted = asked.max_completion_tokens or asked.max_tokens
         room = self._prompts.room(prompt, wanted, None)
         schema = None if asked.response_format is None else asked.response_format.schema_asked
-        constrain = None if schema is None else await run_in_threadpool(self._forms.of, schema)
+        async with self._reading:
+            constrain = None if schema is None else await run_in_threadpool(self._forms.of, schema)
         return await self._answer(
             request, told, "chat", asked, [prompt], room, asked.top, calls=bool(tools), constrain=constrain
         )
