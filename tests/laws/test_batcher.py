@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -229,6 +230,14 @@ def test_prefixes_keep_to_their_budget() -> None:
     assert prefixes.bytes == 0
     assert prefixes.find("a", [*texts[0], 1])[0] == 0
     assert not any((prefixes._kept, prefixes._owner, prefixes._texts, prefixes._policies))
+
+
+def test_what_is_larger_than_the_budget_is_not_copied() -> None:
+    states = [(torch.empty(1, 10**12, 4, device="meta").expand(2, -1, -1),) * 2]
+    prefixes = Prefixes(1000)
+    with patch.object(torch.Tensor, "clone", side_effect=AssertionError):
+        prefixes.keep("a", range(10**6), states)
+    assert prefixes.bytes == 0
 
 
 def test_a_prefix_whose_beginning_was_anothers_is_kept_anew() -> None:

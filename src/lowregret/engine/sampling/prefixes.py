@@ -65,10 +65,10 @@ class Prefixes:
         """Copy the states of a row's first tokens; older rows are forgotten as needed."""
         pairs = list(_prefix_keys(policy, tokens))
         length, whole = pairs[-1]
-        copied = [(keys[:, :length].clone(), values[:, :length].clone()) for keys, values in states]
-        size = sum(part.numel() * part.element_size() for pair in copied for part in pair)
+        size = sum(part[:, :length].numel() * part.element_size() for pair in states for part in pair)
         if size > self._budget:
             return
+        copied = [(keys[:, :length].clone(), values[:, :length].clone()) for keys, values in states]
         if whole in self._kept:  # its beginning was another's, which has gone
             self._forget(whole)
         self._kept[whole] = _Kept([key for _, key in pairs], copied, size)
