@@ -5,6 +5,7 @@ A job trains a group and ends. Those of a program that was killed go on; started
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -79,7 +80,7 @@ class SlurmJobs:
         if not self._local:
             options |= {"cpus_per_task": needs.cpus, "slurm_signal_delay_s": 120}
             options |= {"mem_gb": -(-needs.memory_bytes // 10**9)} if needs.memory_bytes else {}
-            options |= {"gpus_per_node": max(1, round(needs.gpus))} if needs.gpus else {}
+            options |= {"gpus_per_node": whole_gpus(needs)} if needs.gpus else {}
             own = {key: value for key, value in self._asked.items() if key not in ("time", "gpu")}
             direct = {"partition", "constraint", "account", "qos"}
             options |= {f"slurm_{key}": value for key, value in own.items() if key in direct}
@@ -145,6 +146,11 @@ def _executor(folder: Path, *, local: bool) -> tuple[Any, Any]:
         return submitit, submitit.AutoExecutor(folder=folder, cluster=LOCAL if local else "slurm")
     except RuntimeError as error:
         raise ClusterError(f"--slurm: {error} It is started on a machine that has `srun` and `sbatch`.") from None
+
+
+def whole_gpus(needs: Needs) -> int:
+    """That a job asks for: SLURM gives no parts of one."""
+    return math.ceil(needs.gpus)
 
 
 def gpu_named(asked: str) -> str | None:
