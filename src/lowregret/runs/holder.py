@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lowregret.errors import RecordsError
+from lowregret.runs.boundary import open_regular
 from lowregret.runs.files import LOCK
 from lowregret.strict_json import to_json
 
@@ -51,10 +53,12 @@ class Holder:
 def holder_of(folder: Path) -> Holder | None:
     """Who holds a folder's lock, or held it when its machine stopped; None for nobody."""
     try:
-        with (folder / LOCK).open("rb") as file:
-            return Holder(**json.loads(file.read(_MOST_BYTES)))
-    except (OSError, ValueError, TypeError):
+        with os.fdopen(open_regular(folder / LOCK, os.O_RDONLY), "rb") as file:
+            found = Holder(**json.loads(file.read(_MOST_BYTES)))
+    except (OSError, ValueError, TypeError, RecursionError, RecordsError):
         return None
+    words = (found.machine, found.host, found.token)
+    return found if all(isinstance(word, str) for word in words) and type(found.pid) is int else None
 
 
 def held_by(folder: Path) -> str | None:
@@ -82,7 +86,7 @@ def elsewhere(folder: Path) -> tuple[Holder, float] | None:
     if found is None or found.machine == Holder.here().machine:
         return None
     silent = silent_seconds(folder)
-    return (found, silent) if silent < SILENT_SECONDS else None
+    return (found, silent) if abs(silent) < SILENT_SECONDS else None  # one of the future was copied here
 
 
 @contextmanager

@@ -94,3 +94,22 @@ def test_a_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monkey
             time.sleep(0.02)
         assert silent_seconds(tmp_path / "one") < 5
     assert list((tmp_path / "one").iterdir()) == [tmp_path / "one" / LOCK]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"pid": -1}', '{"machine": 1, "host": [], "pid": "x", "token": null}', "[" * 9999]
+)
+def test_a_lock_that_says_nonsense_names_nobody(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK).write_text(content)
+    assert holder_of(tmp_path) is None
+
+
+def test_a_pipe_in_the_place_of_a_lock_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    assert holder_of(tmp_path) is None
+
+
+def test_a_lock_of_the_future_was_copied_and_keeps_nobody_out(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "one", silent=-1e9)
+    with lock_run(tmp_path / "one"):
+        pass

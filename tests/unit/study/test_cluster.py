@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lowregret.errors import SpecError
@@ -58,3 +60,9 @@ def test_what_cannot_be_placed_is_told() -> None:
         simulate_study("compute", "8xH100")
     with pytest.raises(SpecError, match="Did you mean 'rank'"):
         simulate_study("rnak", "8xH100")
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, 1e-3, math.nan, math.inf])
+def test_nodes_on_which_nothing_would_ever_be_done_are_refused(hours: float) -> None:
+    with pytest.raises(SpecError, match=r"--preempted-hours .*: must be 0.05 or more"):
+        simulate_study("rank", "8xH100", preempted_hours=hours)

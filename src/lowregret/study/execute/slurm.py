@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -56,7 +57,7 @@ class SlurmJobs:
         Args:
             asked: `partition=gpu,time=240,…`, `defaults`, or `local` for processes of this machine.
             workers: at most so many jobs at a time; as many as there are groups when None.
-            folder: for submitit's files; the machines share it.
+            folder: for submitit's files, in a new folder of each start; the machines share it.
 
         Raises:
             ClusterError: no submitit here, or no SLURM.
@@ -68,7 +69,8 @@ class SlurmJobs:
         self._running: dict[Any, Task] = {}
         make_folder(folder)
         folder.chmod(_OWN)  # what is asked for may hold the secret of an address
-        self._submitit, self._executor = _executor(folder, local=self._local)
+        # of its own: a result that lies there under a job's number, an earlier one's or a stranger's, would be read
+        self._submitit, self._executor = _executor(folder / secrets.token_hex(8), local=self._local)
         self.name = "processes by submitit" if self._local else "SLURM"
 
     def has_room(self, needs: Needs) -> bool:
@@ -116,12 +118,13 @@ class SlurmJobs:
 
     def _ask_to_stop(self, job: Any, task: Task) -> None:
         """SIGTERM, which writes a checkpoint; a job that has not begun to train is cancelled."""
-        holder = holder_of(task.job.folder)
-        if holder is None:
+        if job.done():
+            return
+        if holder_of(task.job.folder) is None:
             job.cancel(check=False)
-        elif self._local:
+        elif self._local:  # its controller, a child of ours, hands it on; a process that a lock names may be anybody's
             with suppress(ProcessLookupError):
-                os.kill(holder.pid, signal.SIGTERM)
+                os.kill(int(job.job_id), signal.SIGTERM)
         else:
             subprocess.run(["scancel", "--signal=TERM", str(job.job_id)], check=False, capture_output=True)
 
