@@ -80,12 +80,12 @@ def simulate_study(
         preempted_hours: mean time until a node is taken back; never when None.
 
     Raises:
-        SpecError: a name that is none, a group that no node holds, or nodes that are taken back before anything is done.
+        SpecError: a name that is none, a group that no node holds, or nodes that are taken back too soon.
     """
     if preempted_hours is not None and not LEAST_HOURS <= preempted_hours <= limits.SECONDS:
         raise SpecError(
-            f"--preempted-hours {preempted_hours:g}: must be {LEAST_HOURS:g} or more, such as 6: on nodes that are taken "
-            "back sooner, little is done between a start and the next one."
+            f"--preempted-hours {preempted_hours:g}: must be {LEAST_HOURS:g} or more, such as 6: on nodes that are "
+            "taken back sooner, little is done between a start and the next one."
         )
     devices, hardware = parse_cluster(cluster)
     groups = _groups(name, models)
