@@ -33,9 +33,10 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     step = _step(entry, [FULL, *loras], share)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = RegretModel.of(known, step / entry.steps)
-    if model is None:
+    if model is None or not model.has_bounds():
+        few = "no" if model is None else f"only {model.cases} LoRAs of"
         raise RecordsError(
-            f"the bank has no comparisons with pilots of {step / entry.steps:.0%} of a run. Ask for longer ones by "
+            f"the bank has {few} comparisons with pilots of {step / entry.steps:.0%} of a run. Ask for longer ones by "
             "--budget 20%, or add finished comparisons: lowregret bank add RUN."
         )
     found: dict[str, Pilots] = {}

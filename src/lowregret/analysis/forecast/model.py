@@ -99,6 +99,10 @@ class RegretModel:
             far=found.leverage > self.typical,
         )
 
+    def has_bounds(self, level: float = 0.9) -> bool:
+        """Whether enough cases are known for an interval at this level."""
+        return math.ceil((self.cases + 1) * level) <= self.cases
+
     def learned(self, pilots: Pilots) -> float:
         """Nats that FullFT is expected to have learned by the end."""
         grown = self.growth.predict(growth_features(pilots)).value

@@ -232,3 +232,10 @@ def test_of_two_that_change_a_bank_one_waits_for_the_other(tmp_path: Path) -> No
         order.append("first")
     other.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_bank_of_too_few_cases_for_an_interval_gives_no_number() -> None:
+    few = Bank(a_bank().entries[:8], 0)
+    with pytest.raises(RecordsError, match="only 8 LoRAs of comparisons with pilots of 17% of a run"):
+        make_forecast(asked("full", "lora:4"), entry(identity="new"), few, 0.2)
+    assert make_forecast(asked("full", "lora:4"), entry(identity="new"), Bank(a_bank().entries[:9], 0), 0.2).forecasts
