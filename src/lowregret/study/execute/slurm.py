@@ -114,6 +114,7 @@ class SlurmJobs:
         for job in self._running:
             if not job.done():
                 job.cancel(check=False)
+            job.paths.submitted_pickle.unlink(missing_ok=True)
         self._running.clear()
 
     def _ask_to_stop(self, job: Any, task: Task) -> None:

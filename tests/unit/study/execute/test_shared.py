@@ -6,6 +6,7 @@ import signal
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,8 +128,9 @@ def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 class Job:
     """One of submitit's, whose controller is this sleeping process."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], submitted: Path) -> None:
         self.process, self.job_id = process, str(process.pid)
+        self.paths = SimpleNamespace(submitted_pickle=submitted)
 
     def done(self) -> bool:
         return self.process.poll() is not None
@@ -143,10 +145,14 @@ def test_who_a_lock_names_is_sent_no_signal(tmp_path: Path) -> None:
     try:
         write_json(job.folder / LOCK, asdict(replace(Holder.here(), pid=stranger.pid)))
         jobs = SlurmJobs("local", 1, tmp_path / "slurm")
-        jobs._running[Job(controller)] = Task(job, {})
+        submitted = tmp_path / "submitted.pkl"
+        submitted.touch()
+        jobs._running[Job(controller, submitted)] = Task(job, {})
         jobs.cancel()
         assert controller.wait(10) == -signal.SIGTERM
         assert stranger.poll() is None
+        jobs.close()
+        assert not submitted.exists(), "it may hold a secret"
     finally:
         for process in (stranger, controller):
             process.kill()
