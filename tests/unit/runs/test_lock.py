@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lowregret.errors import DataError, FolderLockedError
+from lowregret.errors import DataError, FolderLockedError, RecordsError
+from lowregret.runs.atomic import write_json
 from lowregret.runs.files import LOCK
 from lowregret.runs.holder import SILENT_SECONDS, Holder, holder_of, silent_seconds
 from lowregret.runs.lock import is_locked, lock_run
@@ -113,3 +114,21 @@ def test_a_lock_of_the_future_was_copied_and_keeps_nobody_out(tmp_path: Path) ->
     elsewhere(tmp_path / "one", silent=-1e9)
     with lock_run(tmp_path / "one"):
         pass
+
+
+def test_who_was_silent_and_is_taken_over_writes_no_more_and_leaves_the_other_its_lock(tmp_path: Path) -> None:
+    """A machine that slept, whose locks do not reach the other's."""
+    folder = tmp_path / "one"
+    other = {"machine": "far", "host": "far", "pid": 7, "token": "another"}
+
+    def run() -> None:
+        with lock_run(folder):
+            write_json(folder / "before.json", 1)
+            (folder / LOCK).write_text(json.dumps(other))
+            write_json(folder / "after.json", 2)
+
+    with pytest.raises(RecordsError, match="removed or replaced, or taken over"):
+        run()
+    assert (folder / "before.json").exists()
+    assert not (folder / "after.json").exists()
+    assert json.loads((folder / LOCK).read_text()) == other
