@@ -73,8 +73,8 @@ def guard(path: Path) -> None:
         if real.is_relative_to(one.root) and not still_locked(one):
             raise RecordsError(
                 f"{one.folder / LOCK}: was removed or replaced, or taken over, while this process was writing here, "
-                "so another one may be writing now. This one stops and writes nothing more. See that no other runs, then run the same "
-                "command again."
+                "so another one may be writing now. This one stops and writes nothing more. See that no other runs, "
+                "then run the same command again."
             )
 
 
