@@ -183,7 +183,9 @@ def main() -> int:
         file.write_text("\n".join(recipe(setting, data)) + "\n", encoding="utf-8")
         print(setting.name, flush=True)
         command = ["lowregret", "compare", "--config", str(file), "--out", str(folder), "--quiet"]
-        failed += subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode != 0
+        if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode != 0:
+            failed += 1  # and goes on from its checkpoint the next time
+            continue
         for weights in folder.glob("**/*.safetensors"):
             weights.unlink()
     print(f"{failed} failed")

@@ -25,17 +25,19 @@ def bank(
     """
     from lowregret.analysis.forecast.banks import load_bank, own_bank
     from lowregret.analysis.forecast.entry import finished_entry
-    from lowregret.runs.bank import added, read_bank, write_bank
+    from lowregret.runs.bank import added, changing, read_bank, write_bank
 
     path = own_bank(bank)
     if action == "add":
         if not folders:
             raise SpecError("bank add: name the folder of a finished comparison: lowregret bank add RUN.")
-        entries = read_bank(path) if path.exists() else []
-        for folder in folders:
-            entries = added(entries, finished_entry(folder))
+        new = [finished_entry(folder) for folder in folders]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bank(path, entries)
+        with changing(path):
+            entries = read_bank(path) if path.exists() else []
+            for entry in new:
+                entries = added(entries, entry)
+            write_bank(path, entries)
         if as_json:
             say_json({"bank": str(path), "comparisons": len(entries)})
         else:
@@ -43,7 +45,7 @@ def bank(
         return
     if action != "list" or folders:
         raise SpecError(f"bank {action}: there are `lowregret bank list` and `lowregret bank add RUN`.")
-    found = load_bank(path if path.exists() else None)
+    found = load_bank(bank)
     rows = [
         {
             "identity": entry.identity[:12],

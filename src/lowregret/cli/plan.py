@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from lowregret import limits
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.flags import VerbFlags
@@ -88,8 +87,6 @@ def _simulate(
     """A study on a cluster that is not there."""
     if study is None or cluster is None:
         raise SpecError("--study and --cluster go together: plan --study all --cluster 64xH100.")
-    if preempted_hours is not None and not 0 < preempted_hours <= limits.SECONDS:
-        raise SpecError(f"--preempted-hours {preempted_hours:g}: must be above 0, such as 6.")
     unused = [name for name, value in {**flags, **others}.items() if value and name != "price"]
     if unused:
         raise SpecError(f"--{unused[0].replace('_', '-')}: is of no use with --study. Leave it out.")

@@ -18,6 +18,7 @@ from lowregret.errors import RecordsError
 from lowregret.foreign import real_path
 from lowregret.runs.files import LOCK
 
+_MOST_BYTES = 4096
 NAME = r"^[\w+=-][\w+=.-]{0,199}$"
 """Of a trial or a group: one part of a path, which hides nothing and leads nowhere else."""
 
@@ -32,6 +33,8 @@ class Held:
     """Where that is, links resolved."""
     lock: int
     """The descriptor of its lock."""
+    token: str = ""
+    """That this process has written into it; empty where the disk refused."""
 
 
 HELD: ContextVar[tuple[Held, ...]] = ContextVar("HELD", default=())
@@ -69,15 +72,25 @@ def guard(path: Path) -> None:
             raise leads_out(path)
         if real.is_relative_to(one.root) and not still_locked(one):
             raise RecordsError(
-                f"{one.folder / LOCK}: was removed or replaced while this process was writing here, so another one may "
-                "be writing now. This one stops and writes nothing more. See that no other runs, then run the same "
-                "command again."
+                f"{one.folder / LOCK}: was removed or replaced, or taken over, while this process was writing here, "
+                "so another one may be writing now. This one stops and writes nothing more. See that no other runs, "
+                "then run the same command again."
             )
 
 
 def still_locked(held: Held) -> bool:
-    """Whether the file at the lock's path is the one that this process has locked."""
-    return is_same(held.lock, held.root / LOCK)
+    """Whether the file at the lock's path is the one that this process has locked, and names no other holder: where
+    locks do not reach from machine to machine, one that was silent for long is taken to be gone."""
+    return is_same(held.lock, held.root / LOCK) and names(held.lock, held.token)
+
+
+def names(lock: int, token: str) -> bool:
+    """Whether a lock says this token, or nobody's."""
+    try:
+        said = os.pread(lock, _MOST_BYTES, 0)
+    except OSError:
+        return True
+    return not token or not said or token.encode() in said
 
 
 def is_same(descriptor: int, path: Path) -> bool:

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lowregret.errors import RecordsError
+from lowregret.runs.boundary import names, open_regular
 from lowregret.runs.files import LOCK
 from lowregret.strict_json import to_json
 
@@ -51,10 +53,12 @@ class Holder:
 def holder_of(folder: Path) -> Holder | None:
     """Who holds a folder's lock, or held it when its machine stopped; None for nobody."""
     try:
-        with (folder / LOCK).open("rb") as file:
-            return Holder(**json.loads(file.read(_MOST_BYTES)))
-    except (OSError, ValueError, TypeError):
+        with os.fdopen(open_regular(folder / LOCK, os.O_RDONLY), "rb") as file:
+            found = Holder(**json.loads(file.read(_MOST_BYTES)))
+    except (OSError, ValueError, TypeError, RecursionError, RecordsError):
         return None
+    words = (found.machine, found.host, found.token)
+    return found if all(isinstance(word, str) for word in words) and type(found.pid) is int else None
 
 
 def held_by(folder: Path) -> str | None:
@@ -82,29 +86,34 @@ def elsewhere(folder: Path) -> tuple[Holder, float] | None:
     if found is None or found.machine == Holder.here().machine:
         return None
     silent = silent_seconds(folder)
-    return (found, silent) if silent < SILENT_SECONDS else None
+    return (found, silent) if abs(silent) < SILENT_SECONDS else None  # one of the future was copied here
 
 
 @contextmanager
-def holding(lock: int) -> Iterator[None]:
-    """Say in a lock, by its descriptor, that this process has it, and show that it lives. A disk that refuses costs
-    what other machines could have seen, no more."""
+def holding(lock: int) -> Iterator[str]:
+    """Say in a lock, by its descriptor, that this process has it, and show that it lives, for as long as it names no
+    other. Yields the token that is in it; empty where the disk refused, which costs what other machines could have
+    seen, no more."""
+    holder, token = Holder.here(), ""
     with suppress(OSError):
         os.ftruncate(lock, 0)
-        os.pwrite(lock, to_json(asdict(Holder.here())).encode(), 0)
+        os.pwrite(lock, to_json(asdict(holder)).encode(), 0)
+        token = holder.token
     over = threading.Event()
-    thread = threading.Thread(target=_beat, args=(lock, over), daemon=True)
+    thread = threading.Thread(target=_beat, args=(lock, token, over), daemon=True)
     thread.start()
     try:
-        yield
+        yield token
     finally:
         over.set()
         thread.join()
-        with suppress(OSError):
-            os.ftruncate(lock, 0)
+        if names(lock, token):
+            with suppress(OSError):
+                os.ftruncate(lock, 0)
 
 
-def _beat(lock: int, over: threading.Event) -> None:
+def _beat(lock: int, token: str, over: threading.Event) -> None:
     while not over.wait(BEAT_SECONDS):
-        with suppress(OSError):
-            os.utime(lock)
+        if names(lock, token):
+            with suppress(OSError):
+                os.utime(lock)

@@ -34,9 +34,10 @@ def lock_run(path: Path) -> Iterator[Path]:
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path)
     lock = _locked(path)
-    held = HELD.set((*HELD.get(), Held(path, real_path(path), lock)))
+    before = HELD.get()
     try:
-        with holding(lock):
+        with holding(lock) as token:
+            HELD.set((*before, Held(path, real_path(path), lock, token)))
             refuse_links(path)
             remove_leftovers(path)
             yield path
@@ -44,7 +45,7 @@ def lock_run(path: Path) -> Iterator[Path]:
         _take_away(path, lock, made)
         raise
     finally:
-        HELD.reset(held)
+        HELD.set(before)
         os.close(lock)
 
 

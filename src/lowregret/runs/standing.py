@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
+from lowregret.runs.boundary import open_regular
 from lowregret.runs.files import GROUPS, METRICS, TRIAL, TRIALS, group_log
 from lowregret.runs.holder import Holder, holder_of
 from lowregret.runs.records import Metric, TrialRecord
@@ -88,13 +89,13 @@ def furthest(folder: Path) -> int:
 
 
 def tail(path: Path, count: int | None = None) -> list[str]:
-    """The last lines of a text file, of at most 8 KiB; none where there is no file."""
+    """The last lines of a text file, of at most 8 KiB; none where there is no file, or a pipe in its place."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
+    except (OSError, RecordsError):
         return []
     return lines if count is None else lines[-count:]
 

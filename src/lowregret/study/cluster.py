@@ -13,7 +13,7 @@ from lowregret.plan.resources.hardware import Hardware, find_hardware
 from lowregret.questions.registry import QUESTIONS, make_question
 from lowregret.spec import GroupSpec
 from lowregret.study.needs import GroupCost, Machines, group_cost, spread
-from lowregret.study.simulate import SimulatedCluster, SimulatedGroup, Simulation, simulate
+from lowregret.study.simulate import LEAST_HOURS, SimulatedCluster, SimulatedGroup, Simulation, simulate
 
 ALL = "all"
 
@@ -80,8 +80,13 @@ def simulate_study(
         preempted_hours: mean time until a node is taken back; never when None.
 
     Raises:
-        SpecError: a name that is none, or a group that no node holds.
+        SpecError: a name that is none, a group that no node holds, or nodes that are taken back too soon.
     """
+    if preempted_hours is not None and not LEAST_HOURS <= preempted_hours <= limits.SECONDS:
+        raise SpecError(
+            f"--preempted-hours {preempted_hours:g}: must be {LEAST_HOURS:g} or more, such as 6: on nodes that are "
+            "taken back sooner, little is done between a start and the next one."
+        )
     devices, hardware = parse_cluster(cluster)
     groups = _groups(name, models)
     counts = sorted({max(1, devices >> halved) for halved in range(4)})

@@ -5,6 +5,7 @@ The folder is that of a comparison: `lowregret compare` with the same spec goes 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
@@ -39,6 +40,8 @@ def forecast(
         raise SpecError(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
+    if spec.steps is not None:  # before the folder is bound to a spec of which nothing can be forecast
+        pilot_step(spec, spec.steps, share)
     with (
         lock_run(Path(out)) as folder,
         opened(spec, folder, command, observer or Silent()) as comparison,
@@ -46,17 +49,24 @@ def forecast(
         return forecast_by_pilots(comparison, share, bank)
 
 
+def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:
+    """The last evaluation within a share of so many steps; SpecError when there is none."""
+    every = eval_steps(spec.evals, steps)
+    early = [step for step in every if step <= share * steps * (1 + 1e-9)]
+    if early:
+        return max(early)
+    first = math.ceil(100 * min(every) / steps)
+    longer = f", or for pilots of {first}% (--budget {first}%)" if first <= 50 else ""
+    raise SpecError(
+        f"no held-out evaluation is within {share:.0%} of the {steps} steps: the first is after step {min(every)}. Ask "
+        f"for earlier ones (--evals 12, or a list of steps; in another --out where this one has begun){longer}."
+    )
+
+
 def forecast_by_pilots(comparison: OpenedComparison, share: float, bank: Bank) -> Forecast:
     """Train the pilots that are missing, and keep what they say in the folder."""
-    spec, steps = comparison.spec, comparison.inputs.steps
-    early = [step for step in eval_steps(spec.evals, steps) if step <= share * steps]
-    if not early:
-        first = min(eval_steps(spec.evals, steps))
-        raise SpecError(
-            f"no held-out evaluation is within {share:.0%} of the {steps} steps: the first is after step {first}. Ask "
-            f"for more (--evals 12), or for pilots of {first / steps:.0%} (--budget {100 * first / steps:.0f}%)."
-        )
-    comparison.train(until=max(early))
+    spec = comparison.spec
+    comparison.train(until=pilot_step(spec, comparison.inputs.steps, share))
     found = make_forecast(spec, entry_so_far(comparison.folder), bank, share)
     write_json(comparison.folder / FORECAST, found)
     return found

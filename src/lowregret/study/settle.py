@@ -23,14 +23,19 @@ def is_settled(claims: Claims, seeds: int) -> bool:
     """Whether every claim has ruled at the level of this look, so that further seeds are spared."""
     if seeds < MIN_SEEDS or not claims.claims:
         return False
-    return all(claim.ruling != "open" and claim.p is not None and claim.p <= level(seeds) for claim in claims.claims)
+    return all(_is_settled(claim, seeds) for claim in claims.claims)
 
 
-def openness(claims: Claims) -> float:
-    """How wide the widest interval of an open claim is, in units of what it would have to be to rule: the half of it on
-    the side of the nearest bound over the distance to that bound. Below 1 nothing is open; infinite where an interval
-    is missing for want of seeds; 0 where more seeds would change nothing."""
-    return max((_openness(claim) for claim in claims.claims if claim.ruling == "open"), default=0.0)
+def openness(claims: Claims, seeds: int) -> float:
+    """How wide the widest interval of a claim that is not settled is, in units of what it would have to be to rule: the
+    half of it on the side of the nearest bound over the distance to that bound. Below 1 all claims have ruled, but not
+    at the level of this look: whoever adds seeds until they rule, and stops there, rules falsely too often. Infinite
+    where an interval is missing for want of seeds; 0 where more seeds would change nothing."""
+    return max((_openness(claim) for claim in claims.claims if not _is_settled(claim, seeds)), default=0.0)
+
+
+def _is_settled(claim: Claim, seeds: int) -> bool:
+    return claim.ruling != "open" and claim.p is not None and claim.p <= level(seeds)
 
 
 def _openness(claim: Claim) -> float:

@@ -22,6 +22,9 @@ START_SECONDS = 60.0
 """To start a worker and load a base. Assumed."""
 CHECKPOINT_SECONDS = 60.0
 """Between checkpoints, as `--checkpoint-seconds` has it where nobody says otherwise."""
+LEAST_HOURS = 0.05
+"""Of a node until it is taken back, in the mean: some starts, each with the way to a checkpoint. Of much shorter times
+a draw never ends."""
 _DRAWS = 8
 
 

@@ -36,6 +36,8 @@ class _Stage:
     """Groups of the stage that are not trained yet."""
     claims: Claims | None = None
     settled: bool = False
+    before: Question | None = None
+    """As it was when it had its claims, while a further seed is trained."""
 
 
 class Stages:
@@ -44,15 +46,16 @@ class Stages:
     def __init__(self, studies: Mapping[Path, Question], say: Callable[[str], None], *, settle: bool = False) -> None:
         """`settle`: look at a question's claims after the third and each further seed; stop when all are settled."""
         self._say, self._settle = say, settle
-        self._machines, self._at_once = Machines(), 1
+        self._machines, self._at_once, self._devices = Machines(), 1, 1
         self._stages = {
             folder: _Stage(question, min(MIN_SEEDS, question.seeds) if settle else question.seeds)
             for folder, question in studies.items()
         }
 
-    def place(self, machines: Machines, at_once: int) -> None:
-        """Where they are trained: what the workers have, and how many groups, or GPUs, are at work at a time."""
-        self._machines, self._at_once = machines, at_once
+    def place(self, machines: Machines, at_once: int, devices: int | None = None) -> None:
+        """Where they are trained: what the workers have, how many groups are at work at a time, and how many GPUs there
+        are for them; as many as groups when None."""
+        self._machines, self._at_once, self._devices = machines, at_once, devices or at_once
 
     @property
     def claims(self) -> dict[Path, Claims]:
@@ -82,7 +85,17 @@ class Stages:
         """A finished study's claims, which it now has in its folder: read while others train."""
         found = judge_study(read_evidence(folder))
         write_json(folder / CLAIMS, found)
-        self._stages[folder].claims = found
+        self._stages[folder].claims, self._stages[folder].before = found, None
+
+    def give_back(self, bind: Callable[[Path, Question], None]) -> None:
+        """What a budget ended in the middle of: a question has the claims that it had before its further seed."""
+        for folder, stage in self._stages.items():
+            if stage.before is None:
+                continue
+            stage.question, stage.seeds = stage.before, stage.before.seeds
+            bind(folder, stage.question)
+            self._say(f"{stage.question.name}: seed {stage.seeds} is not trained to its end; its claims are without it")
+            self.judge(folder)
 
     def next_seed(self, budget: Budget, bind: Callable[[Path, Question], None]) -> list[GroupJob]:
         """One more seed of the questions that are most open, as many as have room and time; [] when there is none.
@@ -90,18 +103,19 @@ class Stages:
         `bind` is told of each question as it is asked from now on.
         """
         found: list[GroupJob] = []
-        ranked = sorted(self.claims, key=lambda folder: -openness(self.claims[folder]))
-        for folder in ranked:
+        open_by = {folder: openness(claims, self._stages[folder].seeds) for folder, claims in self.claims.items()}
+        for folder in sorted(open_by, key=lambda folder: -open_by[folder]):
             stage = self._stages[folder]
             if len(found) >= self._at_once:
                 break
-            if not openness(self.claims[folder]) or is_settled(self.claims[folder], stage.seeds):
+            if not open_by[folder]:
                 continue
             takes = seed_seconds(folder, stage.question, stage.seeds - 1)
             if takes > budget.left:
                 self._say(f"{stage.question.name}: is open; one more seed takes longer than what is left of the budget")
                 continue
             stage.seeds += 1
+            stage.before = stage.question
             stage.question = stage.question.model_copy(update={"seeds": stage.seeds})
             stage.claims = None
             bind(folder, stage.question)
@@ -123,7 +137,7 @@ class Stages:
 
     def _ordered(self, jobs: Sequence[GroupJob]) -> list[GroupJob]:
         """With what each needs by the plan, and how long it takes."""
-        counts = spread([job.spec for job in jobs], self._machines, self._at_once)
+        counts = spread([job.spec for job in jobs], self._machines, self._devices)
         found = []
         for job, count in zip(jobs, counts, strict=True):
             spec = job.spec if count == job.spec.devices else job.spec.model_copy(update={"devices": count})

@@ -96,7 +96,8 @@ def _held(home: Path, standing: GroupStanding) -> bool:
 def _wanted(home: Path, spec: GroupSpec, standing: GroupStanding) -> bool:
     """Whether its search asks for more."""
     priors = read_json(home / PRIORS) if (home / PRIORS).exists() else {}
-    if not all(method.name in priors for method in spec.methods):
+    rates = [priors.get(method.name) for method in spec.methods] if isinstance(priors, dict) else [None]
+    if not all(isinstance(rate, float) and rate > 0 for rate in rates):
         return True
 
     def curve(record: TrialRecord) -> dict[int, float]:

@@ -8,7 +8,7 @@ OUT/claims.json             what became of each claim, a pure function of the ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -71,12 +71,20 @@ def run_studies(
             _bind_question(folder, question, command)
         asked_to_stop = stack.enter_context(stop_requests(watching.say))
         stages = Stages(studies, watching.say, settle=settle)
+        limits: list[Budget] = []
+
+        def should_stop() -> bool:
+            return asked_to_stop() or any(limit.over() for limit in limits)
+
         if any(question.groups() for question in studies.values()):
-            chosen = choose(place, studies, watching, asked_to_stop, track)
+            chosen = choose(place, studies, watching, should_stop, track)
             stack.callback(chosen.executor.close)
-            stages.place(chosen.machines, chosen.at_once)
-            limit = None if budget is None else Budget(budget, chosen.price_per_hour)
-            _train(chosen, stages, watching, asked_to_stop, track, limit, partial(_bind_question, command=command))
+            stages.place(chosen.machines, chosen.at_once, chosen.devices)
+            jobs = stages.first()
+            if budget is not None:
+                limits.append(Budget(budget, chosen.price_per_hour(jobs)))
+            bind = partial(_bind_question, command=command)
+            _train(chosen, stages, jobs, watching, (asked_to_stop, should_stop), track, limits, bind)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 if question.devices > 1:
@@ -91,19 +99,24 @@ def run_studies(
 def _train(
     chosen: Chosen,
     stages: Stages,
+    jobs: Sequence[GroupJob],
     watching: StudyObserver,
-    asked_to_stop: Callable[[], bool],
+    stops: tuple[Callable[[], bool], Callable[[], bool]],
     track: Track | None,
-    limit: Budget | None,
+    limits: Sequence[Budget],
     bind: Callable[[Path, Question], None],
 ) -> None:
-    """All groups; with a budget, for as long as it lasts, and further seeds of what is open with what it leaves."""
-    jobs = stages.first()
+    """All groups; with a budget, for as long as it lasts, and further seeds of what is open with what it leaves.
+
+    `stops`: whether the user asks to stop, and whether anything does.
+    """
+    asked_to_stop, should_stop = stops
+    limit = next(iter(limits), None)
     watching.say(f"{len(jobs)} groups of trials on {chosen.executor.name}, {chosen.at_once} at a time")
     run = GroupRun(
         chosen.executor,
         watching,
-        lambda: asked_to_stop() or (limit is not None and limit.over()),
+        should_stop,
         starts=_starts,
         ended=stages.ended,
         threads=chosen.threads,
@@ -118,6 +131,7 @@ def _train(
         if asked_to_stop() or limit is None:
             raise
         watching.say("the budget is spent: what was in training goes on from its checkpoint with the same command")
+        stages.give_back(bind)
     if limit is not None:
         watching.say(f"budget: {limit}")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lowregret.errors import DataError, FolderLockedError
+from lowregret.errors import DataError, FolderLockedError, RecordsError
+from lowregret.runs.atomic import write_json
 from lowregret.runs.files import LOCK
 from lowregret.runs.holder import SILENT_SECONDS, Holder, holder_of, silent_seconds
 from lowregret.runs.lock import is_locked, lock_run
@@ -94,3 +95,40 @@ def test_a_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monkey
             time.sleep(0.02)
         assert silent_seconds(tmp_path / "one") < 5
     assert list((tmp_path / "one").iterdir()) == [tmp_path / "one" / LOCK]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"pid": -1}', '{"machine": 1, "host": [], "pid": "x", "token": null}', "[" * 9999]
+)
+def test_a_lock_that_says_nonsense_names_nobody(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK).write_text(content)
+    assert holder_of(tmp_path) is None
+
+
+def test_a_pipe_in_the_place_of_a_lock_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    assert holder_of(tmp_path) is None
+
+
+def test_a_lock_of_the_future_was_copied_and_keeps_nobody_out(tmp_path: Path) -> None:
+    elsewhere(tmp_path / "one", silent=-1e9)
+    with lock_run(tmp_path / "one"):
+        pass
+
+
+def test_who_was_silent_and_is_taken_over_writes_no_more_and_leaves_the_other_its_lock(tmp_path: Path) -> None:
+    """A machine that slept, whose locks do not reach the other's."""
+    folder = tmp_path / "one"
+    other = {"machine": "far", "host": "far", "pid": 7, "token": "another"}
+
+    def run() -> None:
+        with lock_run(folder):
+            write_json(folder / "before.json", 1)
+            (folder / LOCK).write_text(json.dumps(other))
+            write_json(folder / "after.json", 2)
+
+    with pytest.raises(RecordsError, match="removed or replaced, or taken over"):
+        run()
+    assert (folder / "before.json").exists()
+    assert not (folder / "after.json").exists()
+    assert json.loads((folder / LOCK).read_text()) == other

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from lowregret.errors import SpecError
@@ -25,8 +27,8 @@ def test_a_small_base_asks_for_a_cpu_and_for_a_part_of_a_gpu() -> None:
 def test_what_does_not_fit_on_one_gpu_gets_as_many_as_hold_it() -> None:
     large = FULL.model_copy(update={"model": "Qwen/Qwen3-8B"})
     assert not group_cost(large, H100).fits
-    assert spread([large], H100, 8) == [4]
-    assert spread([large.model_copy(update={"devices": 2})], H100, 8) == [2], "the user's word stands"
+    assert spread([large], H100, 8) == [2]
+    assert spread([large.model_copy(update={"devices": 4})], H100, 8) == [4], "the user's word stands"
     assert group_cost(large.model_copy(update={"devices": 4}), H100).needs.gpus == 4
 
 
@@ -36,8 +38,8 @@ def test_an_unknown_base_is_no_error() -> None:
 
 
 def test_a_study_is_faster_on_more_devices_until_its_longest_group_decides() -> None:
-    found = simulate_study("all", "16xH100", models=["Qwen/Qwen3-8B"])
-    assert [each.devices for each in found] == [16, 8, 4]  # full fine-tuning of 8 B does not fit on 2
+    found = simulate_study("all", "8xH100", models=["Qwen/Qwen3-8B"])
+    assert [each.devices for each in found] == [8, 4, 2]  # full fine-tuning of 8 B does not fit on 1
     seconds = [each.simulation.seconds for each in found]
     assert seconds == sorted(seconds)
     assert all(each.simulation.seconds >= each.longest.cost.seconds for each in found)
@@ -58,3 +60,9 @@ def test_what_cannot_be_placed_is_told() -> None:
         simulate_study("compute", "8xH100")
     with pytest.raises(SpecError, match="Did you mean 'rank'"):
         simulate_study("rnak", "8xH100")
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, 1e-3, math.nan, math.inf])
+def test_nodes_on_which_nothing_would_ever_be_done_are_refused(hours: float) -> None:
+    with pytest.raises(SpecError, match=r"--preempted-hours .*: must be 0.05 or more"):
+        simulate_study("rank", "8xH100", preempted_hours=hours)

@@ -62,11 +62,20 @@ def test_one_open_claim_keeps_a_question_open() -> None:
 def test_the_widest_open_interval_is_the_most_open() -> None:
     narrow, wide = claim([1.0, 0.2, 0.6, -0.1]), claim([5.0, -5.0, 0.5, 0.4])
     assert narrow.ruling == wide.ruling == "open"
-    assert openness(claims(wide)) > openness(claims(narrow)) > 1
-    assert openness(claims(claim([1.0, 1.001, 0.999]))) == 0
-    assert openness(claims(claim([1.0, 2.0]))) == math.inf
+    assert openness(claims(wide), 4) > openness(claims(narrow), 4) > 1
+    assert openness(claims(claim([1.0, 1.001, 0.999])), 3) == 0
+    assert openness(claims(claim([1.0, 2.0])), 2) == math.inf
     unmeasured = Claim(statement=POSITIVE, ruling="open", estimate=None)
-    assert openness(claims(unmeasured)) == 0, "more seeds would not help"
+    assert openness(claims(unmeasured), 4) == 0, "more seeds would not help"
+
+
+def test_a_claim_that_has_only_just_ruled_is_no_reason_to_stop_adding_seeds() -> None:
+    """A budget that adds seeds until the plain interval rules, and then none, makes a ruling out of noise."""
+    barely = claim([1.0, 0.7, 0.2, 0.4])
+    assert barely.ruling == "holds"
+    assert barely.p is not None
+    assert level(4) < barely.p < ALPHA
+    assert 0 < openness(claims(barely), 4) < 1
 
 
 @pytest.mark.parametrize(

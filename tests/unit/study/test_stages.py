@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lowregret.questions.evidence import stored_question
 from lowregret.questions.question import Question
 from lowregret.questions.registry import make_question
 from lowregret.spec import GroupSpec, LoRA, TrialSpec
@@ -105,3 +106,22 @@ def test_what_is_settled_gets_nothing_of_a_budget(tmp_path: Path) -> None:
     study = Trained(tmp_path / "s", make_question({**QUESTION, "seeds": 3}), clear, settle=False)
     study.train(study.stages.first())
     assert study.stages.next_seed(Budget(Allowed(seconds=1e6), None), lambda *_: None) == []
+
+
+def test_what_a_budget_ends_in_the_middle_of_leaves_the_claims_that_there_were(tmp_path: Path) -> None:
+    study = Trained(tmp_path / "s", make_question({**QUESTION, "seeds": 3}), vague, settle=False)
+    study.train(study.stages.first())
+    before = (study.folder / "claims.json").read_bytes()
+
+    def bind(folder: Path, question: Question) -> None:
+        study.head(folder, question)
+        (folder / "claims.json").unlink(missing_ok=True)
+
+    assert study.stages.next_seed(Budget(Allowed(seconds=100.0), None), bind)
+    assert not study.stages.claims
+    study.stages.give_back(bind)
+    assert (study.folder / "claims.json").read_bytes() == before
+    assert list(study.stages.claims) == [study.folder]
+    assert stored_question(study.folder / "study.json")["question"]["seeds"] == 3
+    study.stages.give_back(bind)
+    assert (study.folder / "claims.json").read_bytes() == before

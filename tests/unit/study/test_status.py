@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,23 @@ def test_what_is_no_study_is_told(tmp_path: Path, run: Callable[..., Any]) -> No
         read_status(tmp_path)
     assert "missing FOLDER" in run("study", "status").stderr
     assert "its --out" in run("study", "rank", tmp_path).stderr
+
+
+def test_priors_that_are_none_are_a_group_that_asks_for_more(study: Path) -> None:
+    (study / "claims.json").unlink()
+    for content in ("null", "[]", '{"full": "x"}', '{"full": -1.0}'):
+        for path in study.glob("groups/*/priors.json"):
+            path.write_text(content)
+        assert set(states(study).values()) == {"stopped"}
+
+
+def test_a_pipe_in_the_place_of_a_curve_or_a_log_holds_nobody_up(study: Path) -> None:
+    group = sorted((study / "groups").iterdir())[0]
+    trial = next(group.glob("trials/*/trial.json"))
+    change(trial, status="running")
+    (trial.parent / "metrics.jsonl").unlink()
+    (study / "claims.json").unlink()
+    (study / "logs").mkdir()
+    os.mkfifo(trial.parent / "metrics.jsonl")
+    os.mkfifo(study / "logs" / f"{group.name}.txt")
+    assert states(study)[group.name] == "stopped"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from lowregret import limits
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.bank import BankEntry, BankMethod, RateCurve
+from lowregret.runs.bank import MOST_NATS, BankEntry, BankMethod, RateCurve
 from lowregret.runs.files import METRICS, SPEC, VERDICT
 from lowregret.runs.manifest import read_manifest
 from lowregret.runs.metrics import held_out_curve
@@ -57,19 +59,25 @@ def entry_so_far(folder: Path) -> BankEntry:
         raise RecordsError(
             f"{folder}: no comparison of supervised fine-tuning by this version. Run `compare` in another --out."
         )
+    begun = [record for record in records if record.trainable_parameters > 0]  # of others nothing is known
     steps, batch, examples = _length(read_json(folder / SPEC), folder)
-    return BankEntry(
-        identity=identity,
-        base=_digest(manifest.base),
-        data=manifest.train,
-        steps=steps,
-        batch_size=batch,
-        epochs=steps * batch / examples,
-        supervised_tokens=facts["supervised_tokens"],
-        fact_bits=facts.get("fact_bits"),
-        base_nll=base,
-        methods=tuple(_method(folder, name, records) for name in sorted({record.method for record in records})),
-    )
+    try:
+        return BankEntry(
+            identity=identity,
+            base=_digest(manifest.base),
+            data=manifest.train,
+            steps=steps,
+            batch_size=batch,
+            epochs=steps * batch / examples,
+            supervised_tokens=facts["supervised_tokens"],
+            fact_bits=facts.get("fact_bits") or None,
+            base_nll=base,
+            methods=tuple(_method(folder, name, records) for name in sorted({record.method for record in begun})),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RecordsError(f"{folder}: damaged: {where}: {first['msg']}. Run `compare` in another --out.") from None
 
 
 def _digest(files: Mapping[str, str]) -> str:
@@ -82,9 +90,12 @@ def _length(stored: Any, folder: Path) -> tuple[int, int, int]:
     """Steps of a trial, examples of a step and of a pass."""
     try:
         resolved = stored["resolved"]
-        return int(resolved["steps"]), int(stored["spec"]["batch_size"]), int(resolved["train_examples"])
-    except (KeyError, TypeError, ValueError):
+        found = int(resolved["steps"]), int(stored["spec"]["batch_size"]), int(resolved["train_examples"])
+        if min(found) < 1 or max(found) > limits.EXAMPLES:
+            raise ValueError(found)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise RecordsError(f"{folder / SPEC}: names no steps, batch_size and train_examples. Is this a run?") from None
+    return found
 
 
 def _method(folder: Path, name: str, records: Sequence[TrialRecord]) -> BankMethod:
@@ -98,7 +109,7 @@ def _method(folder: Path, name: str, records: Sequence[TrialRecord]) -> BankMeth
         name=name,
         parameters=max(record.trainable_parameters for record in own),
         curves=tuple(
-            RateCurve(learning_rate=rate, losses={step: loss for step, loss in curve.items() if math.isfinite(loss)})
+            RateCurve(learning_rate=rate, losses={step: loss for step, loss in curve.items() if abs(loss) <= MOST_NATS})
             for rate, curve in curves
             if curve
         ),

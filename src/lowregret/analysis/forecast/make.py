@@ -10,12 +10,12 @@ from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, pilot_step
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import Forecast
-from lowregret.spec import CompareSpec, LoRA
+from lowregret.spec import CompareSpec, FullFT, LoRA
 
 USUAL_TRIALS = 5
 """Of a method's search, beside those of the other seeds."""
-_FEWEST = 3
-"""Evaluations of a pilot, the base's among them, below which its curve is a point and no more."""
+_FEWEST = 2
+"""Evaluations of a pilot below which its curve is a point and no more."""
 
 
 def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float) -> Forecast:
@@ -33,14 +33,15 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     step = _step(entry, [FULL, *loras], share)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = RegretModel.of(known, step / entry.steps)
-    if model is None:
+    if model is None or not model.has_bounds():
+        few = "no" if model is None else f"only {model.cases} LoRAs of"
         raise RecordsError(
-            f"the bank has no comparisons with pilots of {step / entry.steps:.0%} of a run. Ask for longer ones by "
+            f"the bank has {few} comparisons with pilots of {step / entry.steps:.0%} of a run. Ask for longer ones by "
             "--budget 20%, or add finished comparisons: lowregret bank add RUN."
         )
     found: dict[str, Pilots] = {}
     for name in loras:
-        pilots = pilots_of(entry, name, share)
+        pilots = pilots_of(entry, name, step / entry.steps)
         if pilots is None:
             raise RecordsError(
                 f"in {step} steps full fine-tuning has learned nothing at any learning rate tried, so there is nothing "
@@ -61,7 +62,10 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
         steps=entry.steps,
         cost=_cost(spec, entry, step),
         bank=f"{model.cases} LoRAs of {model.comparisons} comparisons ({bank.words()} in the bank)",
-        notes=tuple(_notes(spec, first, [found.method for found in forecasts if found.far])),
+        notes=(
+            *_cut_short(entry, [FULL, *loras], step, share),
+            *_notes(spec, first, [found.method for found in forecasts if found.far]),
+        ),
     )
 
 
@@ -79,6 +83,20 @@ def _step(entry: BankEntry, names: Sequence[str], share: float) -> int:
     return step
 
 
+def _cut_short(entry: BankEntry, names: Sequence[str], step: int, share: float) -> list[str]:
+    """Of pilots that end before the others, for none of their rates got further."""
+    last = {
+        name: pilot_steps([longest(method)], share, entry.steps) for name in names if (method := entry.method(name))
+    }
+    early = [name for name, found in last.items() if found == step]
+    if len(early) == len(last):
+        return []
+    return [
+        f"No learning rate that was tried of {', '.join(early)} got beyond step {step} (diverged, or still in "
+        "training): all pilots are read up to there alone."
+    ]
+
+
 def _cost(spec: CompareSpec, entry: BankEntry, step: int) -> float:
     """Steps of all trials so far, each at most the pilot's, over those that a full comparison usually takes."""
     pilots = sum(min(step, max(curve.losses, default=0)) for method in entry.methods for curve in method.curves)
@@ -93,6 +111,15 @@ def _notes(spec: CompareSpec, pilots: Pilots, far: Sequence[str]) -> list[str]:
             f"The learning rate follows the schedule {spec.optimizer.schedule}, and the bank is of constant rates: a "
             "pilot is not a shorter run."
         )
+    narrow = [m.name for m in spec.methods if isinstance(m, LoRA) and m.quantisation != "none"]
+    if narrow:
+        notes.append(
+            f"The comparisons that come with lowregret are on bases of full precision: what a narrower base costs "
+            f"{', '.join(narrow)} is known by the pilots alone."
+        )
+    others = [m.name for m in spec.methods if isinstance(m, FullFT) and m.name != FULL]
+    if others:
+        notes.append(f"The regret is against {FULL}; the verdict's is against the best of it and {', '.join(others)}.")
     if len(pilots.full) < _FEWEST:
         notes.append("One evaluation of each pilot: the lag cannot be told, and the regret is that of one moment.")
     if far:

@@ -12,13 +12,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowregret.analysis.forecast.pilots import FULL, Pilots, pilots_of
+from lowregret.analysis.forecast.pilots import FULL, LEAST_LEARNED, Pilots, pilots_of
 from lowregret.analysis.forecast.ridge import Known, Ridge
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import ForecastedRegret
 
 UNIT = 0.02
 """Of what FullFT learns: shares count by their size below it, above it by their logarithm (asinh)."""
+_MOST_GROWN = 20.0
+"""e to this: more than FullFT can have left to learn."""
 _NEAR = 0.9
 """Of the bank's own cases so many are as near to the others as a case that is not called far."""
 
@@ -97,10 +99,14 @@ class RegretModel:
             far=found.leverage > self.typical,
         )
 
+    def has_bounds(self, level: float = 0.9) -> bool:
+        """Whether enough cases are known for an interval at this level."""
+        return math.ceil((self.cases + 1) * level) <= self.cases
+
     def learned(self, pilots: Pilots) -> float:
         """Nats that FullFT is expected to have learned by the end."""
         grown = self.growth.predict(growth_features(pilots)).value
-        return min(pilots.learned() * math.exp(grown), pilots.base_nll)
+        return min(pilots.learned() * math.exp(min(grown, _MOST_GROWN)), pilots.base_nll)
 
 
 @dataclass(frozen=True)
@@ -124,16 +130,18 @@ def cases(entries: Iterable[BankEntry], share: float) -> Iterable[Case]:
     """The LoRAs with a measured regret whose pilots of this share of a run are known."""
     for entry in entries:
         whole = entry.method(FULL)
-        if whole is None or whole.loss is None or entry.base_nll <= whole.loss:
+        if whole is None or whole.loss is None or entry.base_nll - whole.loss < LEAST_LEARNED:
             continue
         learned = entry.base_nll - whole.loss
+        ahead = whole.loss - min(m.loss for m in entry.methods if m.loss is not None and m.name.split(":")[0] == FULL)
         for method in entry.methods:
             pilots = pilots_of(entry, method.name, share)
             if method.regret_nats is None or pilots is None:
                 continue
             error = math.inf if method.ci95 is None else (method.ci95[1] - method.ci95[0]) / 2 / learned
             group = f"{entry.base[:16]} {entry.data[:16]}"
-            yield Case(entry.identity, group, method.name, pilots, method.regret_nats / learned, learned, error)
+            share_of_it = (method.regret_nats - ahead) / learned  # a verdict's is against the best FullFT
+            yield Case(entry.identity, group, method.name, pilots, share_of_it, learned, error)
 
 
 def carried_over(found: Sequence[Case]) -> Mapping[str, float]:

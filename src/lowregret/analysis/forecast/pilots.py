@@ -18,6 +18,8 @@ from lowregret.spec import FullFT
 Curve = Mapping[int, float]
 FULL = FullFT().name
 _NATS_A_BIT = math.log(2)
+LEAST_LEARNED = 1e-6
+"""Nats, below which FullFT has learned nothing that a regret could be a share of."""
 _RECENT = math.sqrt(2) ** 2.5
 """The evaluations that are averaged lie within this factor of the pilot's last step: three of those that a run has by
 default, each a factor of √2 after the other."""
@@ -70,7 +72,8 @@ class Pilots:
 def pilot_steps(curves: Sequence[Curve], share: float, steps: int) -> int | None:
     """The last evaluation that all of these have within a share of the run; None when there is none."""
     common = set.intersection(*(set(curve) for curve in curves)) if curves else set()
-    return max((step for step in common if 0 < step <= share * steps), default=None)
+    last = share * steps * (1 + 1e-9)  # a share that was a step over the steps is that step again
+    return max((step for step in common if 0 < step <= last), default=None)
 
 
 def best_curve(method: BankMethod, step: int) -> Curve | None:
@@ -91,7 +94,7 @@ def pilots_of(entry: BankEntry, name: str, share: float) -> Pilots | None:
     if step is None:
         return None
     curves = best_curve(full, step), best_curve(lora, step)
-    if curves[0] is None or curves[1] is None or entry.base_nll <= curves[0][step]:
+    if curves[0] is None or curves[1] is None or entry.base_nll - curves[0][step] < LEAST_LEARNED:
         return None
     return Pilots(
         step, entry.steps, entry.epochs, entry.base_nll, curves[0], curves[1], lora.parameters, bits_of(entry)

@@ -11,15 +11,15 @@ from lowregret.engine.device import choose_device
 from lowregret.engine.parallel.launch import started_by_torchrun
 from lowregret.errors import SpecError
 from lowregret.models.load import resolve
-from lowregret.plan.resources.hardware import find_hardware
+from lowregret.plan.resources.hardware import NODE, find_hardware
 from lowregret.questions.question import Question
 from lowregret.runs.files import SLURM
-from lowregret.study.execute.job import Executor, Expected
+from lowregret.study.execute.job import Executor, Expected, GroupJob
 from lowregret.study.execute.local import InProcess, Pool
 from lowregret.study.execute.ray import RayTasks
 from lowregret.study.execute.shared import expected_of
 from lowregret.study.execute.slurm import LOCAL as LOCAL_SLURM
-from lowregret.study.execute.slurm import SlurmJobs, gpu_named
+from lowregret.study.execute.slurm import SlurmJobs, gpu_named, whole_gpus
 from lowregret.study.needs import SMALL_BYTES, Machines
 from lowregret.study.observer import StudyObserver
 from lowregret.study.tracking.tracker import Track
@@ -49,12 +49,18 @@ class Chosen:
     """Of torch in each worker; torch's own choice when None."""
     expected: Mapping[Path, Expected]
     """A study's folder → what workers on other machines must find; {} where there are none."""
+    devices: int | None = None
+    """GPUs that there are for them; as many as groups when None."""
+    by_job: bool = False
+    """Whether GPUs are paid for while a job has them, whole ones; else all of them all the time."""
 
-    @property
-    def price_per_hour(self) -> float | None:
-        """Of all that is at work, dollars; None where it is not known."""
+    def price_per_hour(self, jobs: Sequence[GroupJob]) -> float | None:
+        """Of all that these groups have at work at a time, at most, dollars; None where it is not known."""
         price = None if self.machines.hardware is None else self.machines.hardware.price_per_hour
-        return None if price is None else price * self.at_once
+        if price is None or not self.by_job:
+            return None if price is None else price * (self.devices or self.at_once)
+        each = sorted((whole_gpus(job.needs) for job in jobs), reverse=True)
+        return price * sum(each[: self.at_once])
 
 
 def require_place(place: Place, questions: Sequence[Question]) -> None:
@@ -81,14 +87,16 @@ def choose(
     if place.ray is not None:
         expected = {folder: expected_of(folder) for folder in studies}
         tasks = RayTasks(place.ray, place.workers, expected)
-        return Chosen(tasks, tasks.machines(), tasks.at_once(), 1 if small else None, expected)
+        return Chosen(tasks, tasks.machines(), tasks.at_once(), 1 if small else None, expected, tasks.devices())
     if place.slurm is not None:
         expected = {folder: expected_of(folder) for folder in studies}
         at_once = place.workers or (os.cpu_count() or 1 if place.slurm == LOCAL_SLURM else None)
         jobs = SlurmJobs(place.slurm, at_once, next(iter(studies)) / SLURM)
         named = gpu_named(place.slurm)
         machines = Machines(named is not None, None if named is None else find_hardware(named))
-        return Chosen(jobs, machines, at_once or len(questions), 1 if small else None, expected)
+        groups = at_once or sum(len(question.groups()) for question in questions)
+        node = NODE if machines.hardware is None else machines.hardware.node
+        return Chosen(jobs, machines, groups, 1 if small else None, expected, max(groups, node), by_job=True)
     count = place.workers or _suitable_workers(questions)
     if count == 1:
         return Chosen(InProcess(observer, should_stop, track), Machines(), 1, None, {})

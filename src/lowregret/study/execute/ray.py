@@ -120,8 +120,12 @@ class RayTasks:
 
     def at_once(self) -> int:
         """Groups that train side by side if each takes a CPU, or where there are GPUs one of them."""
+        return min(self._most or sys.maxsize, self.devices())
+
+    def devices(self) -> int:
+        """GPUs of all nodes; where there are none, CPUs."""
         total = {name: sum(node["Resources"].get(name, 0.0) for node in self._nodes()) for name in ("CPU", "GPU")}
-        return min(self._most or sys.maxsize, max(1, int(total["GPU"] or total["CPU"])))
+        return max(1, int(total["GPU"] or total["CPU"]))
 
     def _outcome(self, reference: Any) -> Outcome:
         errors = self._ray.exceptions
@@ -154,7 +158,14 @@ class RayTasks:
         try:
             found = self._ray.get(asked)
         except self._ray.exceptions.RayTaskError as error:
-            raise _not_installed(error.cause) from None
+            if isinstance(error.cause, ImportError):
+                raise _not_installed(error.cause) from None
+            raise ClusterError(f"a node of the cluster cannot be asked what it has: {_first_line(error)}") from None
+        except self._ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"a node of the cluster was lost while it was asked what it has: {_first_line(error)}. Run the same "
+                "command again."
+            ) from None
         problems = [problem for problem in found if problem]
         if problems:
             raise ClusterError("\n".join(problems))

@@ -5,7 +5,9 @@ A job trains a group and ends. Those of a program that was killed go on; started
 
 from __future__ import annotations
 
+import math
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -55,7 +57,7 @@ class SlurmJobs:
         Args:
             asked: `partition=gpu,time=240,…`, `defaults`, or `local` for processes of this machine.
             workers: at most so many jobs at a time; as many as there are groups when None.
-            folder: for submitit's files; the machines share it.
+            folder: for submitit's files, in a new folder of each start; the machines share it.
 
         Raises:
             ClusterError: no submitit here, or no SLURM.
@@ -67,7 +69,8 @@ class SlurmJobs:
         self._running: dict[Any, Task] = {}
         make_folder(folder)
         folder.chmod(_OWN)  # what is asked for may hold the secret of an address
-        self._submitit, self._executor = _executor(folder, local=self._local)
+        # of its own: a result that lies there under a job's number, an earlier one's or a stranger's, would be read
+        self._submitit, self._executor = _executor(folder / secrets.token_hex(8), local=self._local)
         self.name = "processes by submitit" if self._local else "SLURM"
 
     def has_room(self, needs: Needs) -> bool:
@@ -79,7 +82,7 @@ class SlurmJobs:
         if not self._local:
             options |= {"cpus_per_task": needs.cpus, "slurm_signal_delay_s": 120}
             options |= {"mem_gb": -(-needs.memory_bytes // 10**9)} if needs.memory_bytes else {}
-            options |= {"gpus_per_node": max(1, round(needs.gpus))} if needs.gpus else {}
+            options |= {"gpus_per_node": whole_gpus(needs)} if needs.gpus else {}
             own = {key: value for key, value in self._asked.items() if key not in ("time", "gpu")}
             direct = {"partition", "constraint", "account", "qos"}
             options |= {f"slurm_{key}": value for key, value in own.items() if key in direct}
@@ -111,16 +114,18 @@ class SlurmJobs:
         for job in self._running:
             if not job.done():
                 job.cancel(check=False)
+            job.paths.submitted_pickle.unlink(missing_ok=True)
         self._running.clear()
 
     def _ask_to_stop(self, job: Any, task: Task) -> None:
         """SIGTERM, which writes a checkpoint; a job that has not begun to train is cancelled."""
-        holder = holder_of(task.job.folder)
-        if holder is None:
+        if job.done():
+            return
+        if holder_of(task.job.folder) is None:
             job.cancel(check=False)
-        elif self._local:
+        elif self._local:  # its controller, a child of ours, hands it on; a process that a lock names may be anybody's
             with suppress(ProcessLookupError):
-                os.kill(holder.pid, signal.SIGTERM)
+                os.kill(int(job.job_id), signal.SIGTERM)
         else:
             subprocess.run(["scancel", "--signal=TERM", str(job.job_id)], check=False, capture_output=True)
 
@@ -145,6 +150,11 @@ def _executor(folder: Path, *, local: bool) -> tuple[Any, Any]:
         return submitit, submitit.AutoExecutor(folder=folder, cluster=LOCAL if local else "slurm")
     except RuntimeError as error:
         raise ClusterError(f"--slurm: {error} It is started on a machine that has `srun` and `sbatch`.") from None
+
+
+def whole_gpus(needs: Needs) -> int:
+    """That a job asks for: SLURM gives no parts of one."""
+    return math.ceil(needs.gpus)
 
 
 def gpu_named(asked: str) -> str | None:

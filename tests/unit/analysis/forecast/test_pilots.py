@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import threading
+from pathlib import Path
 
 import pytest
 
-from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.banks import Bank, load_bank
 from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
-from lowregret.analysis.forecast.pilots import Pilots, bits_of, pilots_of
-from lowregret.errors import SpecError
-from lowregret.runs.bank import BankEntry, BankMethod, RateCurve
+from lowregret.analysis.forecast.pilots import Pilots, bits_of, pilot_steps, pilots_of
+from lowregret.errors import RecordsError, SpecError
+from lowregret.runs.bank import BankEntry, BankMethod, RateCurve, changing, parse_bank
 from lowregret.spec import CompareSpec
+from lowregret.strict_json import to_json
 
 STEPS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
 BASE = 4.0
@@ -126,3 +130,112 @@ def test_a_forecast_is_against_plain_full_fine_tuning() -> None:
     fields = {"model": "tiny", "data": {"train": "builtin:arithmetic"}, "methods": ("lora:4", "full:adafactor")}
     with pytest.raises(SpecError, match="add it to --methods"):
         make_forecast(CompareSpec.model_validate(fields), entry(), Bank((), 0), 0.1)
+
+
+def asked(*methods: str) -> CompareSpec:
+    return CompareSpec.model_validate({
+        "model": "tiny", "data": {"train": "builtin:arithmetic"}, "methods": methods,
+    })  # fmt: skip
+
+
+def a_bank() -> Bank:
+    return Bank(tuple(entry(1.05 + 0.1 * n, base=f"base {n % 6}", data=f"data {n % 4}") for n in range(24)), 0)
+
+
+def test_pilots_of_a_method_that_diverged_early_shorten_all_and_are_named() -> None:
+    """A model of pilots of three steps is not asked about pilots of eleven."""
+    curves = tuple(
+        RateCurve(learning_rate=rate, losses={step: loss for step, loss in falling(2.0).items() if step <= 3})
+        for rate in (1e-3, 2e-3)
+    )
+    diverged = BankMethod(name="lora:1", parameters=100, curves=curves)
+    new = entry(methods=(method("full", 1.0, 10_000), method("lora:4", 2.0), diverged), identity="new")
+    found = make_forecast(asked("full", "lora:1", "lora:4"), new, a_bank(), 0.2)
+    assert found.step == 3
+    alone = make_forecast(asked("full", "lora:4"), new, a_bank(), 3 / 64)
+    assert found.of("lora:4") == alone.of("lora:4")
+    assert [note for note in found.notes if "lora:1" in note and "beyond step 3" in note]
+    assert not alone.notes
+
+
+@pytest.mark.parametrize("steps", [44, 45, 46, 47, 300])
+def test_a_share_of_a_step_over_the_steps_is_that_step(steps: int) -> None:
+    for step in range(1, steps):
+        assert pilot_steps([{step: 1.0, steps: 1.0}], step / steps, steps) == step
+
+
+def test_what_the_bank_does_not_know_of_methods_is_said() -> None:
+    methods = [method(name, lag) for name, lag in (("full", 1.0), ("full:adafactor", 1.1), ("lora:4:nf4", 2.0))]
+    found = make_forecast(
+        asked("full", "full:adafactor", "lora:4:nf4"),
+        entry(methods=methods, identity="new"),
+        a_bank(),
+        0.2,
+    )
+    assert [note for note in found.notes if "narrower base" in note and "lora:4" in note]
+    assert [note for note in found.notes if "full:adafactor" in note]
+
+
+def test_a_regret_against_a_better_full_fine_tuning_is_taken_as_one_against_the_plain() -> None:
+    plain, better = method("full", 1.0), method("full:adafactor", 0.8)
+    assert plain.loss is not None
+    assert better.loss is not None
+    lora = method("lora:4", 2.0)
+    assert lora.loss is not None
+    measured = lora.model_copy(update={"regret_nats": lora.loss - better.loss})
+    (case,) = cases([entry(methods=(plain, better, measured))], 0.2)
+    assert case.share == pytest.approx((lora.loss - plain.loss) / (BASE - plain.loss))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fact_bits": 0.0}, {"fact_bits": -1.0}, {"steps": 10**400}, {"base_nll": -1.0}, {"base_nll": 1e308},
+        {"epochs": 1e300},
+    ],
+)  # fmt: skip
+def test_a_bank_whose_numbers_cannot_be_is_refused_by_its_line(change: dict[str, object]) -> None:
+    stored = json.loads(to_json(entry().model_dump(mode="json")))
+    with pytest.raises(RecordsError, match="bank:1: damaged"):
+        parse_bank(json.dumps(stored | change), "bank")
+
+
+def test_steps_before_the_first_and_losses_without_bounds_are_refused() -> None:
+    stored = to_json(entry().model_dump(mode="json"))
+    for wrong in (stored.replace('"2":', '"-2":'), stored.replace('"2": ', '"2": 1e308, "1": ')):
+        assert wrong != stored
+        with pytest.raises(RecordsError, match="bank:1: damaged"):
+            parse_bank(wrong, "bank")
+
+
+def test_a_bank_that_is_named_and_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordsError, match="no bank is there"):
+        load_bank(tmp_path / "none.jsonl")
+
+
+def test_a_bank_of_another_version_is_named_so_whatever_its_fields_are() -> None:
+    with pytest.raises(RecordsError, match="bank:1: is of version 2 of the bank"):
+        parse_bank('{"version": 2, "what": "nobody knows yet"}', "bank")
+
+
+def test_of_two_that_change_a_bank_one_waits_for_the_other(tmp_path: Path) -> None:
+    bank, order = tmp_path / "bank.jsonl", []
+
+    def second() -> None:
+        with changing(bank):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with changing(bank):
+        other.start()
+        other.join(0.2)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_bank_of_too_few_cases_for_an_interval_gives_no_number() -> None:
+    few = Bank(a_bank().entries[:8], 0)
+    with pytest.raises(RecordsError, match="only 8 LoRAs of comparisons with pilots of 17% of a run"):
+        make_forecast(asked("full", "lora:4"), entry(identity="new"), few, 0.2)
+    assert make_forecast(asked("full", "lora:4"), entry(identity="new"), Bank(a_bank().entries[:9], 0), 0.2).forecasts

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import signal
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lowregret.errors import ClusterError, SpecError
+from lowregret.questions.registry import make_question
+from lowregret.runs.atomic import write_json
+from lowregret.runs.files import LOCK
+from lowregret.runs.holder import Holder
 from lowregret.runs.lock import lock_run
-from lowregret.study.execute.job import Needs
+from lowregret.study.execute.job import GroupJob, Needs, Task
 from lowregret.study.execute.ray import RayTasks
 from lowregret.study.execute.shared import expected_of, problem_here, require_shared, versions
 from lowregret.study.execute.slurm import SlurmJobs, gpu_named, parse_slurm
@@ -116,3 +123,44 @@ def test_a_machine_without_slurm_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ClusterError, match=r"srun.*It is started on a machine that has `srun` and `sbatch`"):
         SlurmJobs("defaults", None, tmp_path)
+
+
+class Job:
+    """One of submitit's, whose controller is this sleeping process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], submitted: Path) -> None:
+        self.process, self.job_id = process, str(process.pid)
+        self.paths = SimpleNamespace(submitted_pickle=submitted)
+
+    def done(self) -> bool:
+        return self.process.poll() is not None
+
+
+def test_who_a_lock_names_is_sent_no_signal(tmp_path: Path) -> None:
+    """The folder may come from elsewhere, and a number of a process that has ended is given to another."""
+    pytest.importorskip("submitit")
+    job = GroupJob(tmp_path / "study" / "groups" / "one.lora", make_question({"kind": "rank"}).groups()[0], "one", None)
+    job.folder.mkdir(parents=True)
+    stranger, controller = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        write_json(job.folder / LOCK, asdict(replace(Holder.here(), pid=stranger.pid)))
+        jobs = SlurmJobs("local", 1, tmp_path / "slurm")
+        submitted = tmp_path / "submitted.pkl"
+        submitted.touch()
+        jobs._running[Job(controller, submitted)] = Task(job, {})
+        jobs.cancel()
+        assert controller.wait(10) == -signal.SIGTERM
+        assert stranger.poll() is None
+        jobs.close()
+        assert not submitted.exists(), "it may hold a secret"
+    finally:
+        for process in (stranger, controller):
+            process.kill()
+            process.wait()
+
+
+def test_results_that_lie_in_the_folder_are_not_read(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    there = {SlurmJobs("local", 1, tmp_path)._executor.folder for _ in range(2)}
+    assert len(there) == 2
+    assert all(folder.parent == tmp_path for folder in there)
