@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
-from lowregret.analysis.forecast.make import make_forecast
+from lowregret.analysis.forecast.make import make_forecast, require_reference
 from lowregret.errors import SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST
@@ -39,6 +39,7 @@ def forecast(
         raise SpecError(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
+    require_reference(spec)
     with (
         lock_run(Path(out)) as folder,
         opened(spec, folder, command, observer or Silent()) as comparison,
