@@ -11,7 +11,7 @@ from lowregret import limits
 from lowregret.errors import SpecError
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
-from lowregret.spec.lean import all_used, fits_alone, fits_one_pass, fits_precision
+from lowregret.spec.lean import all_used, fits_alone, fits_one_pass, fits_precision, require_mesh
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Quantisation, spell_targets
@@ -168,14 +168,10 @@ class TrainingSpec(Spec):
                 mesh = Mesh.parse(self.parallel)
                 if self.devices > 1:  # under torchrun its processes are counted when they have met
                     require_devices(mesh, self.devices)
+                for method in self.asked:
+                    require_mesh(method, mesh)
             except SpecError as error:
                 raise ValueError(f"parallel: {error}") from None
-            packed = [method.name for method in self.asked if method.quantisation != "none"]
-            if packed and mesh.devices > mesh.replicate:
-                raise ValueError(
-                    f"parallel: {mesh} cuts the base, and that of {packed[0]} lies whole on each device: use "
-                    f"replicate={mesh.devices}, or leave parallel out"
-                )
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from lowregret.plan.resources.hardware import catalogue
 from lowregret.plan.resources.parts import divisible
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, TrainingSpec
+from lowregret.spec.lean import require_mesh
 from lowregret.spec.mesh import Mesh, require, require_devices
 from lowregret.spec.method import Quantisation
 from lowregret.spec.trial import ShownSpec
@@ -59,6 +60,8 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes], quantisation: Quan
         (mesh for method, mesh in placed if isinstance(method, FullFT) or not spec.trains_base),
         key=lambda mesh: mesh.tensor,
     )
+    for method in asked:
+        require_mesh(method, most)
     mesh = most if most.tensor > 1 else Mesh(shard=count)  # each copy of a whole base is one, whatever it is called
     return Arrangement(mesh, mesh.shard > 1 and (not loras or any(own.in_parts for own in loras)))
 

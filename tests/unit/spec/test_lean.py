@@ -99,6 +99,16 @@ def test_an_engine_asks_the_same() -> None:
 def test_a_plan_refuses_what_training_would() -> None:
     with pytest.raises(SpecError, match="one device"):
         build(PlanSpec, {"method": "full:bf16", "devices": 2})
+    for method, mesh, said in (
+        ("lora:4:nf4", "fsdp=2", "lies whole on each device: use replicate=2"),
+        ("lora:4:muon", "tensor=2", "muon steps whole matrices"),
+        ("full:adamw8bit", "tensor=2", "adamw8bit steps whole matrices"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            build(PlanSpec, {"method": method, "devices": 2, "parallel": mesh})
+        with pytest.raises(SpecError, match=said):
+            train(method, devices=2, parallel=mesh)
+    build(PlanSpec, {"method": "lora:4:nf4", "devices": 2, "parallel": "replicate=2"})
     assert build(PlanSpec, {"method": "full:bf16"}).method == FullFT(optimizer="bf16")
 
 

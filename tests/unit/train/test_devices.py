@@ -12,7 +12,7 @@ from lowregret.errors import SpecError
 from lowregret.models.load import load_config, resolve
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import DataSpec, FullFT, LoRA, TrainSpec
+from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, TrainSpec
 from lowregret.spec.mesh import Mesh
 from lowregret.train.devices import arrange
 from lowregret.train.prior import shapes_from
@@ -103,3 +103,12 @@ def test_gpus_are_arranged_as_the_plan_places(monkeypatch: pytest.MonkeyPatch) -
     largest = spec(devices=16, method=FullFT(), checkpoint_activations=True)
     both = arrange(largest, lambda: find_model("Llama-3.3-70B-Instruct"))
     assert (both.mesh, both.base_in_parts) == (Mesh(shard=4, tensor=4), True)
+    mixed = CompareSpec(
+        model="tiny",
+        data=DataSpec(train="builtin:arithmetic"),
+        methods=(LoRA(rank=8, optimizer="muon"), FullFT()),
+        devices=16,
+        checkpoint_activations=True,
+    )
+    with pytest.raises(SpecError, match="muon steps whole matrices"):
+        arrange(mixed, lambda: find_model("Llama-3.3-70B-Instruct"))
