@@ -74,6 +74,10 @@ def test_cpus_hold_a_base_whole_and_a_mesh_that_is_asked_for_is_taken() -> None:
         ({"parallel": "fsdp=2"}, "takes 2 devices, and --devices is 1"),
         ({"devices": 3, "parallel": "tensor=3"}, "key/value heads, which so many devices do not divide. Use tensor="),
         ({"devices": 2, "parallel": "expert=2"}, "has no experts"),
+        (
+            {"devices": 2, "method": FullFT(optimizer="adamw8bit")},
+            "on 2 devices .* whole blocks of 256 numbers",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(fields: dict[str, Any], said: str) -> None:
