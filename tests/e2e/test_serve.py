@@ -137,6 +137,12 @@ def test_texts_and_tokens_go_on(client: OpenAI, engine: Engine) -> None:
     assert told is not None
     assert "".join(told.tokens or ()) == expected
     assert told.text_offset == [len("".join((told.tokens or [])[:place])) for place in range(12)]
+    held = expected[2:] + "?"  # what a stream holds back, for it may be the beginning of this, lies where it lies
+    parts = client.completions.create(prompt="The people of", logprobs=3, stop=[held], stream=True, **asked)
+    choices = [choice for part in parts for choice in part.choices]
+    assert "".join(choice.text for choice in choices) == expected
+    offsets = [place for choice in choices if choice.logprobs for place in choice.logprobs.text_offset or ()]
+    assert offsets == told.text_offset
 
 
 def test_adapters_come_and_go_while_others_are_answered(
@@ -301,12 +307,12 @@ def test_an_answer_fits_its_schema(client: OpenAI) -> None:
 def test_calls_of_tools_are_told_apart(engine: Engine) -> None:
     """Text before a call is streamed, the call comes whole."""
     prompts, tokenizer = Prompts(engine), engine.base.tokenizer
-    text = 'So: <tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call>'
+    text = '\nSo: <tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call>'
     choice = Choice(SamplingParams(), prompts, calls=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     shown = "".join(choice.take(News(0, [token], (), None)) for token in ids)
     shown += choice.take(News(0, (), (), "stop"))
-    assert shown == choice.content() == "So:"
+    assert shown == choice.content() == "\nSo:"
     assert choice.end == "tool_calls"
     assert choice.tool_calls() == [{"type": "function", "function": {"name": "add", "arguments": '{"a": 3}'}}]
     plain = Choice(SamplingParams(), prompts, calls=True)

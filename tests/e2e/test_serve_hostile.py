@@ -254,6 +254,20 @@ def test_more_requests_than_may_wait(server: Running) -> None:
         time.sleep(0.05)
 
 
+def test_requests_of_one_moment_are_counted_too(server: Running) -> None:
+    """Tokens need no thread to be read: all these are let in, or not, in the same turn of the loop."""
+    said = json.dumps({**GOOD, "prompt": [5, 6, 7], "max_tokens": 200, "ignore_eos": True}).encode()
+    whole = head("Content-Type: application/json", f"Content-Length: {len(said)}") + said
+    clients = [connected(server) for _ in range(40)]
+    for client in clients:
+        client.sendall(whole)
+    statuses = [status(client) for client in clients]
+    for client in clients:
+        client.close()
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) <= 8
+
+
 def test_many_connections(server: Running) -> None:
     """A thousand that say nothing: whoever asks is answered."""
     began = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -231,6 +232,41 @@ def test_prefixes_keep_to_their_budget() -> None:
     assert not any((prefixes._kept, prefixes._owner, prefixes._texts, prefixes._policies))
 
 
+def test_what_is_larger_than_the_budget_is_not_copied() -> None:
+    states = [(torch.empty(1, 10**12, 4, device="meta").expand(2, -1, -1),) * 2]
+    prefixes = Prefixes(1000)
+    with patch.object(torch.Tensor, "clone", side_effect=AssertionError):
+        prefixes.keep("a", range(10**6), states)
+    assert prefixes.bytes == 0
+
+
+def test_a_prefix_whose_beginning_was_anothers_is_kept_anew() -> None:
+    """The other has gone, and its beginning with it."""
+    states = [(torch.ones(1, 64, 4), torch.ones(1, 64, 4))]
+    prefixes = Prefixes(2 * 2 * 64 * 4 * 4)
+    begin = [7] * 32
+    first, second, third = ([*begin, *[number] * 32] for number in range(3))
+    prefixes.keep("a", first, states)
+    prefixes.keep("a", second, states)  # the beginning is its own now
+    assert prefixes.find("a", [*first, 1])[0] == 64
+    prefixes.keep("b", third, states)  # the second goes
+    assert prefixes.find("a", [*first, 1])[0] == 0
+    assert not prefixes.known("a", first)
+    prefixes.keep("a", first, states)
+    assert prefixes.find("a", [*first, 1])[0] == 64
+    assert prefixes.bytes == 2 * 2 * 64 * 4 * 4
+    for policy in "ab":
+        prefixes.forget(policy)
+    assert prefixes.bytes == 0
+    assert not any((prefixes._kept, prefixes._owner, prefixes._texts, prefixes._policies))
+
+
+def test_a_row_keeps_its_own_numbers_alone() -> None:
+    params = SamplingParams(max_tokens=50)
+    row = Row.of("base", [1], params, drawing.StopTexts((), str), number=9)
+    assert row.numbers.untyped_storage().nbytes() == 50 * 8
+
+
 @given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from([0.05, 0.3]), st.sampled_from([0.5, 1.0]))
 def test_what_may_be_drawn(seed: int, top_k: int, min_p: float, top_p: float) -> None:
     """Only tokens that each rule leaves, and with probabilities among these."""
@@ -314,3 +350,25 @@ def test_a_policy_that_comes_while_others_are_drawn_is_drawn(bases: ModuleType, 
 def test_no_row_without_a_token(bases: ModuleType) -> None:
     with pytest.raises(SpecError, match="no token"):
         LiveSampler(engine_with_two(bases, "llama")).add("a", [], SamplingParams())
+
+
+def test_a_policy_that_goes_before_its_row_leaves_the_others_theirs(bases: ModuleType) -> None:
+    """Its row, which was given up, is still in the batch when the next one joins."""
+    engine = engine_with_two(bases, "llama")
+    params = SamplingParams(max_tokens=12, temperature=0.0)
+    asked = [("b", [5, 6, 7]), ("base", [5, 6, 7]), ("b", [9, 8])]
+    expected = [alone(engine, *each, params) for each in asked]
+    assert len({tuple(row.tokens) for row in expected}) == len(asked)
+    sampler = LiveSampler(engine)
+    rows = [sampler.add(*each, params) for each in asked[:2]]
+    gone = sampler.add("a", [5, 6, 7], params)
+    sampler.step()
+    gone.cancelled = True
+    sampler.change(lambda: engine.remove_policy("a"))
+    rows.append(sampler.add(*asked[2], params))
+    while sampler.busy:
+        sampler.step()
+    sampler.close()
+    assert gone.ended == "cancelled"
+    for found, row in zip(rows, expected, strict=True):
+        agree(found, row)

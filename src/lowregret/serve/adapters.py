@@ -1,7 +1,7 @@
 """The adapters that are served: loaded, replaced and taken off while others are drawn for.
 
 A name that is loaded anew is a new policy: who is being answered by the old weights goes on with them, and the old
-policy is taken off when the last of them has ended.
+policy is taken off when the last of them has ended, and the rows of those who left have gone.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Adapters:
             sampler.engine.remove_policy(served.policy)
             sampler.forget(served.policy)
 
-        self._worker.change_soon(remove)
+        self._worker.retire(served.policy, remove)
 
     def _folder(self, path: str) -> Path:
         if self._root is None:

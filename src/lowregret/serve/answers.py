@@ -31,6 +31,9 @@ class Choice:
     likely: list[Likely] = field(default_factory=list)
     end: str | None = None
     """OpenAI's `finish_reason`."""
+    offset: int = 0
+    """Characters of the tokens before the newest, each spelled alone, where log-probabilities are told."""
+    _newest: int = 0
     _told: int = 0
 
     def __post_init__(self) -> None:
@@ -38,6 +41,9 @@ class Choice:
 
     def take(self, news: News) -> str:
         """Take what was drawn; the text that can be shown now."""
+        if self.params.top_logprobs is not None:
+            self.offset += self._newest
+            self._newest = sum(len(self.prompts.piece(token)) for token in news.tokens)
         for token in news.tokens:
             self.tokens.append(token)
             self.text += self._stream.add(token)
@@ -55,7 +61,7 @@ class Choice:
         if not self.calls:
             return self.text
         if self.end is not None:
-            return _CALL.sub("", self.text).strip() if self.tool_calls() else self.text
+            return _CALL.sub("", self.text).rstrip() if self.tool_calls() else self.text
         place = self.text.find(_OPENS)
         if place >= 0:
             return self.text[:place].rstrip()
@@ -157,8 +163,7 @@ class Form:
         """The chunks of what was drawn in a step."""
         logprobs = None
         if choice.params.top_logprobs is not None and drawn.tokens:
-            start = len(choice.text) - len(new)
-            logprobs = self._logprobs(drawn.tokens, drawn.likely, start)
+            logprobs = self._logprobs(drawn.tokens, drawn.likely, choice.offset)
         found = []
         if new or logprobs:
             found.append(

@@ -16,6 +16,8 @@ from lowregret.strict_json import to_json
 
 _WRITTEN: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """On one line: where blanks may stand anywhere, a base may write them without end."""
+SCHEMA = 2**16
+"""Characters of a schema, at most: to compile one so large takes a second, twice as large four."""
 
 
 @final
@@ -28,14 +30,24 @@ class Forms:
         self._known: Any = None
 
     def of(self, schema: dict[str, Any] | bool) -> Callable[[], JsonForm]:
-        """What makes the constraint of each answer. Problem 400 for what is no schema, or one that is not known."""
+        """What makes the constraint of each answer, at once: the engine's thread asks for it, and others wait then.
+
+        Problem 400 for what is no schema, or one that is not known or asks for too much.
+        """
         if not self._ends:
             raise Problem(400, "response_format: nothing ends an answer of this base.", param="response_format")
         if self._known is None:
             self._known = llguidance.hf.from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=self._ends)
+        written = to_json({} if schema is True else schema)
+        if len(written) > SCHEMA:
+            raise Problem(
+                400, f"response_format: the schema has more than {SCHEMA:,} characters.", param="response_format"
+            )
         try:
-            grammar = LLMatcher.grammar_from_json_schema(to_json(schema), defaults=_WRITTEN)
+            grammar = LLMatcher.grammar_from_json_schema(written, defaults=_WRITTEN)
             problem = LLMatcher.validate_grammar(grammar, self._known)
+            matcher = LLMatcher(self._known, grammar, log_level=0)
+            problem = problem or _begun(matcher)
         except ValueError as error:
             problem = str(error)
         if problem:
@@ -43,7 +55,14 @@ class Forms:
             raise Problem(
                 400, f"response_format: the schema cannot be kept to ({said[:300]}).", param="response_format"
             )
-        return lambda: JsonForm(LLMatcher(self._known, grammar), self._ends, self._vocabulary)
+        return lambda: JsonForm(matcher.deep_copy(), self._ends, self._vocabulary)
+
+
+def _begun(matcher: LLMatcher) -> str:
+    """What is wrong when it is asked for a first token, so that answers ask for theirs at once; nothing mostly."""
+    if not matcher.is_error():
+        matcher.compute_logit_bias()
+    return str(matcher.get_error())
 
 
 @final

@@ -99,7 +99,8 @@ class OpenAI:
         wanted = asked.max_completion_tokens or asked.max_tokens
         room = self._prompts.room(prompt, wanted, None)
         schema = None if asked.response_format is None else asked.response_format.schema_asked
-        constrain = None if schema is None else await run_in_threadpool(self._forms.of, schema)
+        async with self._reading:
+            constrain = None if schema is None else await run_in_threadpool(self._forms.of, schema)
         return await self._answer(
             request, told, "chat", asked, [prompt], room, asked.top, calls=bool(tools), constrain=constrain
         )
@@ -151,10 +152,11 @@ class OpenAI:
         form = Form(kind, told.number, int(time.time()), asked.model, self._prompts)
         preceding = [text for text in before or [""] * len(prompts) for _ in range(asked.choices)]
         drawing = self._draw(asked.model, prompts, params, choices, told, constrain)
+        await anext(drawing)  # takes its places; what is wrong with the model's name is said before a stream begins
         if not asked.stream:
-            await _unless_gone(request, _all(drawing))
+            async with aclosing(drawing):  # type: ignore[type-var]
+                await _unless_gone(request, _all(drawing))
             return json_response(form.whole(choices, preceding, usage(prompts, _drawn(choices))))
-        await anext(drawing)  # what is wrong with the model's name is said before the stream begins
         events = self._events(form, choices, preceding, prompts, drawing, usage_at_end=asked.usage_at_end)
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -249,9 +251,8 @@ async def _body(request: Request) -> bytes:
 
 
 async def _all(drawing: AsyncIterator[Any]) -> None:
-    async with aclosing(drawing):  # type: ignore[type-var]
-        async for _ in drawing:
-            pass
+    async for _ in drawing:
+        pass
 
 
 async def _unless_gone(request: Request, work: Any) -> None:

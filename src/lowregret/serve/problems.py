@@ -51,7 +51,7 @@ def invalid(error: ValidationError, fields: Mapping[str, Any]) -> Problem:
         return Problem(
             400, f"{place[:100]}: is no parameter here. Valid: {', '.join(sorted(fields))}.", param=place[:100]
         )
-    return Problem(400, f"{place[:100]}: {first['msg']}.", param=place[:100] or None)
+    return Problem(400, f"{f'{place[:100]}: ' if place else ''}{first['msg']}.", param=place[:100] or None)
 
 
 def busy() -> Problem:

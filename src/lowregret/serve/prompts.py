@@ -22,6 +22,8 @@ from lowregret.serve.forms import Forms
 from lowregret.serve.problems import Problem
 
 T = TypeVar("T")
+UNSAID = 2**17
+"""Tokens of a prompt and its answer, at most, where the base does not say."""
 _MISSING = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -95,12 +97,13 @@ class Prompts:
             raise Problem(400, "The prompt has no token.", param="prompt")
         if min(prompt) < 0 or max(prompt) >= self.vocabulary:
             raise Problem(400, f"The prompt has a token that is none of 0 to {self.vocabulary - 1}.", param="prompt")
-        most = limits.TOKENS if self.positions is None else self.positions - len(prompt)
+        whole = UNSAID if self.positions is None else self.positions
+        most = whole - len(prompt)
         if most < 1 or (asked is not None and asked > most):
             wanted = f" and {asked} are asked for" if asked is not None else ""
             raise Problem(
                 400,
-                f"This model has {self.positions} positions; the prompt takes {len(prompt)} tokens{wanted}.",
+                f"This model has {whole} positions here; the prompt takes {len(prompt)} tokens{wanted}.",
                 param="max_tokens" if most >= 1 else "messages",
                 code="context_length_exceeded",
             )

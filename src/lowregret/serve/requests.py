@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lowregret import limits
 from lowregret.engine.sampling.draw import SamplingParams
@@ -18,14 +19,36 @@ BIASES = 1024
 MESSAGES = 4096
 TOP = 20
 """Most likely tokens that are told, at most."""
+COLD = 1e-6
+"""Temperatures below are 0: logits divided by them may be none that float32 has."""
 DEPTH = 64
 """Of lists and objects within each other."""
+
+
+FIELDS = 100
+"""Of an object of known fields, at most: pydantic writes out what is wrong with each before the first is told."""
+
+
+def _few(value: Any, most: int = FIELDS) -> Any:
+    """A value that is no object of more fields than that; asked before any of them is looked at."""
+    if isinstance(value, dict) and len(value) > most:
+        raise ValueError(f"more than {most} fields")
+    return value
+
+
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Tokens = Annotated[list[int], Field(fail_fast=True)]
 
 
 class Asked(BaseModel):
     """A request's body."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, value: Any) -> Any:
+        return _few(value)
 
 
 class StreamOptions(Asked):
@@ -77,15 +100,18 @@ class Drawing(Asked):
     min_p: float | None = Field(default=0.0, ge=0, le=1)
     presence_penalty: float | None = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=0.0, ge=-2, le=2)
-    repetition_penalty: float | None = Field(default=1.0, gt=0, le=10)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=BIASES)
+    repetition_penalty: float | None = Field(default=1.0, ge=0.01, le=10)
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(partial(_few, most=BIASES))]
+        | None
+    ) = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = Field(default=None, max_length=BIASES)
+    stop: str | Texts | None = None
+    stop_token_ids: Tokens | None = Field(default=None, max_length=BIASES)
     ignore_eos: bool = False
     user: str | None = None
     """Who asks, for records that are not kept here."""
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(_few)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
@@ -141,7 +167,7 @@ class Drawing(Asked):
 
         return SamplingParams(
             max_tokens=max_tokens,
-            temperature=given(self.temperature, 1.0),
+            temperature=0.0 if given(self.temperature, 1.0) < COLD else given(self.temperature, 1.0),
             top_p=given(self.top_p, 1.0),
             top_k=max(self.top_k or 0, 0),
             min_p=given(self.min_p, 0.0),
@@ -183,7 +209,7 @@ class ChatRequest(Drawing):
 class TextRequest(Drawing):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Tokens | Annotated[list[Tokens], Field(fail_fast=True)]
     echo: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=TOP)
     suffix: None = None

@@ -75,6 +75,8 @@ class Worker:
         self._waiting: deque[tuple[Job, int]] = deque()
         """(job, choice), in order."""
         self._rows: dict[Row, Job] = {}
+        self._leaving: list[tuple[str, Callable[[], None]]] = []
+        """Policies that go, and what takes each off."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.running = self.waiting = self.drawn = self.read = 0
         """Rows in the batch, rows that wait, tokens drawn and tokens of prompts so far."""
@@ -112,16 +114,9 @@ class Worker:
         self._inbox.put(run)
         return await asyncio.wrap_future(done)
 
-    def change_soon(self, change: Callable[[], None]) -> None:
-        """The same, for nobody who waits."""
-
-        def run() -> None:
-            try:
-                self.sampler.change(change)
-            except Exception as error:
-                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
-
-        self._inbox.put(run)
+    def retire(self, policy: str, change: Callable[[], None]) -> None:
+        """The same for nobody who waits, once no row of this policy is left."""
+        self._inbox.put(lambda: self._leaving.append((policy, change)))
 
     def _run(self) -> None:
         while self._receive(wait=not (self._rows or self._waiting)):
@@ -130,9 +125,20 @@ class Worker:
                 told = self.sampler.step() if self.sampler.busy else []
             except Exception as error:  # whatever it is, the next request is answered
                 self._fail(error)
-                continue
-            self._tell(told)
+            else:
+                self._tell(told)
+            self._retire()
         self.sampler.close()
+
+    def _retire(self) -> None:
+        """Take off the policies that are to go and have no row any more."""
+        held = {job.policy for job in (*self._rows.values(), *(job for job, _ in self._waiting))}
+        for policy, change in [each for each in self._leaving if each[0] not in held]:
+            self._leaving.remove((policy, change))
+            try:
+                self.sampler.change(change)
+            except Exception as error:
+                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
 
     def _receive(self, *, wait: bool) -> bool:
         """Take what has come; False at the end."""

@@ -79,7 +79,7 @@ class Batcher:
 
     def _admit(self) -> None:
         new, self._new = self._new, []
-        seated = {row.policy for group in self._groups for row in group.rows}
+        seated = [row.policy for group in self._groups for row in group.rows]
         order = self._order(dict.fromkeys([*seated, *(row.policy for row in new)]))
         by_policy = {name: [row for row in new if row.policy == name] for name in order}
         rows = [row for own in by_policy.values() for row in own]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol, final
 
 import torch
@@ -89,9 +90,11 @@ def joined(counts: Mapping[str, int], prompts: Prompts) -> tuple[dict[str, int],
     """(rows of each policy, order of all rows) after prompts have joined: see `Decoder.join`."""
     order: list[int] = []
     both: dict[str, int] = {}
-    old, new = 0, sum(counts.values())
-    for name, group in prompts.items():
-        order += range(old, old := old + counts.get(name, 0))
+    ends = dict(zip(counts, accumulate(counts.values()), strict=True))
+    new = sum(counts.values())
+    for name, group in prompts.items():  # not always in the order of the old rows: a policy that has gone lies last now
+        if name in counts:
+            order += range(ends[name] - counts[name], ends[name])
         order += range(new, new := new + len(group))
         if size := counts.get(name, 0) + len(group):
             both[name] = size

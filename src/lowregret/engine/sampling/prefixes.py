@@ -58,18 +58,19 @@ class Prefixes:
         return own == policy and text[: len(tokens)] == tuple(tokens)
 
     def known(self, policy: str, tokens: Sequence[int]) -> bool:
-        """Whether there is nothing to keep: too few tokens, or all are known."""
-        keys = list(_prefix_keys(policy, tokens))
-        return not keys or keys[-1][1] in self._owner
+        """Whether there is nothing to keep: too few tokens, or all are known, from the first on."""
+        return all(key in self._owner for _, key in _prefix_keys(policy, tokens))
 
     def keep(self, policy: str, tokens: Sequence[int], states: States) -> None:
         """Copy the states of a row's first tokens; older rows are forgotten as needed."""
         pairs = list(_prefix_keys(policy, tokens))
         length, whole = pairs[-1]
-        copied = [(keys[:, :length].clone(), values[:, :length].clone()) for keys, values in states]
-        size = sum(part.numel() * part.element_size() for pair in copied for part in pair)
+        size = sum(part[:, :length].numel() * part.element_size() for pair in states for part in pair)
         if size > self._budget:
             return
+        copied = [(keys[:, :length].clone(), values[:, :length].clone()) for keys, values in states]
+        if whole in self._kept:  # its beginning was another's, which has gone
+            self._forget(whole)
         self._kept[whole] = _Kept([key for _, key in pairs], copied, size)
         self._texts[whole] = policy, tuple(tokens[:length])
         self._policies.setdefault(policy, set()).add(whole)

@@ -58,7 +58,7 @@ class Row:
         constraint: Constraint | None = None,
     ) -> Row:
         """The completion of this number, from 0, of a prompt by its own seed."""
-        numbers = uniforms({"": number + 1}, params, {})[""][number]
+        numbers = uniforms({"": number + 1}, params, {})[""][number].clone()  # not a view that keeps the others' too
         return cls(policy, prompt, params, numbers, texts, constraint)
 
     @property

@@ -1,0 +1,43 @@
+"""The engine's thread: a policy goes when its last row has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import ModuleType
+
+from lowregret.engine import Engine, SamplingParams
+from lowregret.engine.sampling.live import LiveSampler
+from lowregret.serve.worker import Job, Worker
+
+
+def test_nothing_is_kept_of_a_policy_whose_client_left(bases: ModuleType) -> None:
+    """Its row, which is still in the batch then, would leave its states behind."""
+    engine = Engine(bases.small_base("llama"))
+    bases.adapted(engine, "a", rank=2)
+    sampler = LiveSampler(engine, prefix_bytes=10**7)
+    failed: list[str] = []
+    worker = Worker(sampler, 4, lambda what, trace: failed.append(trace))
+
+    def remove() -> None:
+        engine.remove_policy("a")
+        sampler.forget("a")
+
+    async def leave() -> None:
+        prompt = [number % 50 + 2 for number in range(40)]
+        job = Job("a", [prompt], SamplingParams(max_tokens=2000), 1, asyncio.get_running_loop())
+        worker.submit(job)
+        await job.next()
+        job.cancelled = True
+        worker.retire("a", remove)
+
+    worker.start()
+    asyncio.run(leave())
+    deadline = time.monotonic() + 20
+    while "a" in engine.policies:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    worker.stop()
+    assert sampler.prefixes is not None
+    assert sampler.prefixes.bytes == 0
+    assert not failed
