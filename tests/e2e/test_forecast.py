@@ -79,6 +79,7 @@ def test_compare_goes_on_from_the_pilots_and_its_page_shows_both(run: Any, forec
         (["--budget", "5%", "--evals", "3"], "--budget 50%"),
         (["--bank", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--objective", "rl", "--task", "math"], "no regret in reward is forecast"),
+        (["--methods", "full:muon,lora:4"], "add it to --methods"),
     ],
 )
 def test_what_cannot_be_forecast_is_told_with_the_remedy(run: Any, tmp_path: Path, flags: list[str], said: str) -> None:

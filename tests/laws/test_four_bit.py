@@ -162,6 +162,14 @@ def test_checkpointed_activations_change_no_bit(bases: ModuleType) -> None:
         assert equal(kept, again)
 
 
+def test_offloaded_activations_change_no_bit(bases: ModuleType) -> None:
+    methods = {"lora": LoRA(rank=4)}
+    for architecture in ("llama", "qwen3_moe"):
+        kept = trained(bases, packed(bases, architecture), methods)
+        away = trained(bases, packed(bases, architecture, offload_activations=True), methods)
+        assert equal(kept, away)
+
+
 def test_what_trains_the_base_is_refused(bases: ModuleType) -> None:
     for engine, method in (
         (packed(bases, "llama"), FullFT()),

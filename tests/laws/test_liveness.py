@@ -68,15 +68,16 @@ def test_a_dead_a_is_found_in_the_second_step(bases: ModuleType, tmp_path: Path)
         run(bases, engine, method, tmp_path)
 
 
-def test_a_matrix_of_the_base_that_gets_no_gradient_is_found(bases: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [FullFT(), FullFT(in_backward=True)])
+def test_a_matrix_of_the_base_that_gets_no_gradient_is_found(bases: ModuleType, method: FullFT, tmp_path: Path) -> None:
     engine = Engine(bases.small_base("qwen3"))
-    engine.add_policy("policy", FullFT())
+    engine.add_policy("policy", method)
     engine.model.get_submodule(DEAD).register_forward_hook(detach_output)
     with pytest.raises(LivenessError, match=f"received no gradient: {DEAD}.weight"):
-        run(bases, engine, FullFT(), tmp_path)
+        run(bases, engine, method, tmp_path)
 
 
-@pytest.mark.parametrize("method", [LoRA(rank=2), FullFT()])
+@pytest.mark.parametrize("method", [LoRA(rank=2), FullFT(), FullFT(in_backward=True)])
 def test_a_matrix_that_the_forward_does_not_use_is_found(bases: ModuleType, method: Any, tmp_path: Path) -> None:
     base = bases.small_base("qwen3")
     base.model.get_submodule("model.layers.0.mlp").spare_proj = nn.Linear(16, 16, bias=False)

@@ -15,15 +15,16 @@ from lowregret.engine.footprint import max_tokens
 from lowregret.engine.forward import offload
 from lowregret.spec import FullFT, LoRA
 
-METHODS = {"lora": LoRA(rank=3, dropout=0.1), "full": FullFT()}
+METHODS = {"lora": LoRA(rank=3), "dropout": LoRA(rank=3, dropout=0.1, targets=("attention",)), "full": FullFT()}
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_offloaded_activations_change_no_bit(bases: ModuleType, method: str, precision: str) -> None:
+def test_offloaded_activations_change_no_bit(bases: ModuleType, method: str, precision: str, architecture: str) -> None:
     found = []
     for offloading in (False, True):
-        engine = Engine(bases.small_base("qwen3"), precision=precision, offload_activations=offloading)
+        engine = Engine(bases.small_base(architecture), precision=precision, offload_activations=offloading)
         policy = engine.add_policy("a", METHODS[method], seed=1)
         for number in range(2):
             engine.forward_backward({"a": collate(bases.examples(4, seed=number))})

@@ -37,7 +37,10 @@ ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "schedule": ((SFT, "--schedule linear"),),
     "micro_batch_size": ((SFT, "--micro-batch-size 1"), (RL, "--micro-batch-size 1")),
     "checkpoint_activations": ((SFT, "--checkpoint-activations"), (RL, "--checkpoint-activations")),
-    "offload_activations": ((SFT, "--offload-activations"), (RL, "--offload-activations")),
+    "offload_activations": (
+        (f"{SFT} --completion-field long", "--offload-activations"),  # of short rows the held-out pass is the peak
+        (RL, "--offload-activations"),
+    ),
     "group_size": ((RL, "--group-size 4"), (BARE, "--group-size 4")),
     "max_tokens": ((RL, "--max-tokens 80"), (BARE, "--max-tokens 80")),
     "pass_rate": ((RL, "--pass-rate 0.1"),),

@@ -97,8 +97,13 @@ class FullPolicy(Policy):
         return {name: here(weight.grad) for name, weight in self.weights.items() if weight.grad is not None}
 
     def watched(self, step: int) -> list[str]:
-        later = step == 1 and not self.method.in_backward
-        return [name for name, weight in self.weights.items() if weight.ndim >= 2] if later else []
+        if step != 1:
+            return []
+        matrices = {name: weight for name, weight in self.weights.items() if weight.ndim >= 2}
+        own = self.optimizer
+        if isinstance(own, InBackward):  # those that were stepped have been looked at then
+            return [name for name, weight in matrices.items() if not own.has_moved(weight)]
+        return list(matrices)
 
     def traffic(self) -> dict[str, Int64[torch.Tensor, "two experts"]]:
         return {name: self._traffic[name] for name in self._experts if name in self._traffic}

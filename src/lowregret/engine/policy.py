@@ -59,6 +59,12 @@ class Policy(ABC):
     def trainable_parameters(self) -> int:
         return sum(self.parts.numbers(name, weight) for name, weight in self.weights.items())
 
+    @property
+    def trained_bytes(self) -> int:
+        """Of what trains, in the types in which it is shipped."""
+        sizes = {name: self.parts.numbers(name, weight) for name, weight in self.weights.items()}
+        return sum(numbers * self.weights[name].element_size() for name, numbers in sizes.items())
+
     def take_step(self, params: StepParams) -> torch.Tensor:
         """One optimizer step; returns the gradients' norm before clipping."""
         norm = self.optimizer.step(params, self.gradient_norm())

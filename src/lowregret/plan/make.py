@@ -20,12 +20,12 @@ from lowregret.plan.resources.evaluation import choose_evaluation
 from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, shared_adds
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.lean import lean_fit
-from lowregret.plan.resources.parts import divisible
+from lowregret.plan.resources.parts import divisible, require_blocks
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import trust
 from lowregret.spec import FullFT, LoRA, TrainingSpec
-from lowregret.spec.lean import steps_in_backward
+from lowregret.spec.lean import kind_of, steps_in_backward
 from lowregret.spec.mesh import require
 from lowregret.spec.plan import PlanSpec
 
@@ -83,6 +83,7 @@ def build_plan(
     """
     if request.mesh is not None:
         require(request.mesh, divisible(shapes))
+    require_blocks(shapes, _full(request), request.devices)
     length, mean, share = _rows(shapes, request, facts)
     budget = _budget(shapes, request, length, share, hardware)
     found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=budget.fits)
@@ -242,7 +243,7 @@ class CostEstimator:
             lean=lean_fit(self.budget, self.shapes.context) if fits is False and isinstance(method, FullFT) else None,
             smallest=self.budget.smallest(method),
             flops_per_token=2 * adds.total,
-            shipped_bytes=adapter_bytes(trainable),
+            shipped_bytes=adapter_bytes(trainable, kind_of(method, type(self.request.optimizer)).WEIGHTS),
             seconds=None if run is None else run.seconds,
             money=None if run is None else run.money,
             placement=placement,

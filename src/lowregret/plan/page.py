@@ -22,6 +22,7 @@ from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
+from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.plan import PlanSpec
 from lowregret.spec.rl import OWN_PROBLEMS
@@ -133,7 +134,8 @@ def rows(plan: Plan) -> Iterator[TableRow]:
         yield TableRow("expected regret", plan.expected.short(), "0", source)
     trained = "d_in + d_out a rank"
     yield both("trains", trained, lambda side: f"{count(side.trainable)} ({share(side.trainable / plan.shapes.total)})")
-    yield both("on disk", "float32", lambda side: byte_count(side.shipped_bytes))
+    narrow = full.shipped_bytes < adapter_bytes(full.trainable)
+    yield both("on disk", "as it trains" if narrow else "float32", lambda side: byte_count(side.shipped_bytes))
     at_once = f"{lora.micro_batch} / {full.micro_batch} rows of {plan.length:,}"
     yield both("memory", at_once, lambda side: byte_count(side.memory.total))
     yield both("  weights", "base and adapter", lambda side: byte_count(side.memory.weights))

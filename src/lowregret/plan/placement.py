@@ -8,6 +8,7 @@ from typing import Literal
 
 from lowregret.plan.formatting import byte_count
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.lean import kind_of
 from lowregret.spec.mesh import Divisible, Mesh
 
 Kind = Literal["alone", "packed", "replicated", "rank-local", "sharded"]
@@ -100,7 +101,8 @@ def _meshes(method: FullFT | LoRA, devices: int, base: Divisible) -> Iterator[Me
     if isinstance(method, LoRA) and method.quantisation != "none":  # it lies whole on each (engine/placing.py)
         yield Mesh(replicate=devices)
         return
-    for tensor in base.tensor_sizes(devices):
+    elementwise = kind_of(method).ELEMENTWISE  # else matrices are stepped whole
+    for tensor in base.tensor_sizes(devices if elementwise else 1):
         others, left = divmod(devices, tensor)
         if left:
             continue

@@ -21,7 +21,16 @@ from lowregret.spec import Spec, TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "math-verify", "reasoning-gym")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "bitsandbytes",
+    "math-verify",
+    "reasoning-gym",
+)
 _GROWN = ("methods", "seeds", "seeds_at", "learning_rates", "start_from", "tolerance", "tolerance_of")
 """Fields that a folder may be asked anew with (`runs.extension`, `study.group`): no trial depends on them."""
 

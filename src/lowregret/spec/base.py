@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -87,9 +87,22 @@ def _explain(kind: type[BaseModel], problem: Any, location: list[str]) -> tuple[
 
 
 def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
+    """Of the table at a place; behind a union's place stands which kind it is, behind a list's the item's number."""
+    kinds = [kind]
     for part in location:
-        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        kind = annotation
-    return list(kind.model_fields)
+        inside = [found for each in kinds if part in each.model_fields for found in _tables(each, part)]
+        told = [each for each in kinds if "kind" in each.model_fields and each.model_fields["kind"].default == part]
+        kinds = inside or told or (kinds if part.isdecimal() else [])
+    return list(dict.fromkeys(name for each in kinds for name in each.model_fields))
+
+
+def _tables(kind: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    """What a field's value may be a table of."""
+    left: list[Any] = [kind.model_fields[field].annotation]
+    found: list[type[BaseModel]] = []
+    while left:
+        one = left.pop(0)
+        left += get_args(one)
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            found.append(one)
+    return found

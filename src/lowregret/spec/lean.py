@@ -7,6 +7,7 @@ from typing import get_args
 
 from lowregret.errors import SpecError
 from lowregret.spec.base import build
+from lowregret.spec.mesh import Mesh
 from lowregret.spec.method import FullFT, LoRA
 from lowregret.spec.optimizer import DEFAULT_OPTIMIZER, OPTIMIZERS, AdamW, LoRAKind, OptimizerSpec, stepped_by
 
@@ -47,6 +48,24 @@ def fits_precision(method: FullFT | LoRA, dtype: str) -> None:
     )
 
 
+def require_mesh(method: FullFT | LoRA, mesh: Mesh) -> None:
+    """SpecError for a mesh that cuts what a method has whole: a quantised base, or matrices that are stepped whole."""
+    kind = kind_of(method)
+    if method.quantisation != "none" and mesh.in_parts:
+        raise SpecError(
+            f"{mesh} cuts the base, and that of {method.name} lies whole on each device: use "
+            f"replicate={mesh.devices}, or leave parallel out."
+        )
+    if mesh.tensor * mesh.expert > 1 and not kind.ELEMENTWISE:
+        raise SpecError(_stepped_whole(method, kind))
+
+
+def _stepped_whole(method: FullFT | LoRA, kind: type[OptimizerSpec]) -> str:
+    whole = "it lies in parts of each matrix, or of the experts"
+    name = kind.model_fields["kind"].default
+    return f"{method.name}: {name} steps whole matrices, and {whole}. Use fsdp or replicate, or AdamW."
+
+
 def require_able(
     method: FullFT | LoRA,
     kind: type[OptimizerSpec],
@@ -60,8 +79,7 @@ def require_able(
     wants them whole."""
     name = str(kind.model_fields["kind"].default)
     if cut and not kind.ELEMENTWISE:
-        whole = "it lies in parts of each matrix, or of the experts"
-        raise SpecError(f"{method.name}: {name} steps whole matrices, and {whole}. Use fsdp or replicate, or AdamW.")
+        raise SpecError(_stepped_whole(method, kind))
     if isinstance(method, LoRA):
         if kind.WEIGHTS != "float32":
             raise SpecError(f"{name} is for full fine-tuning: a LoRA takes {', '.join(get_args(LoRAKind))} or adamw.")

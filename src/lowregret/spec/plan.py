@@ -14,7 +14,7 @@ from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec.base import Spec, build
 from lowregret.spec.keys import keys
-from lowregret.spec.lean import fits_alone
+from lowregret.spec.lean import fits_alone, require_mesh
 from lowregret.spec.marks import TRAINING, CodeOnly, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import FullFT, LoRA, Method, parse_method
@@ -130,6 +130,8 @@ class PlanSpec(Spec):
         try:
             if self.mesh is not None:
                 require_devices(self.mesh, self.devices)
+                if self.method is not None:
+                    require_mesh(self.method, self.mesh)
         except SpecError as error:
             raise ValueError(str(error)) from None
         for objective, names in _OF_ONE.items():

@@ -11,7 +11,7 @@ from lowregret import limits
 from lowregret.errors import SpecError
 from lowregret.spec.base import Spec
 from lowregret.spec.data import DataSpec
-from lowregret.spec.lean import all_used, fits_alone, fits_one_pass, fits_precision
+from lowregret.spec.lean import all_used, fits_alone, fits_one_pass, fits_precision, require_mesh, steps_in_backward
 from lowregret.spec.marks import MACHINE, TRAINING, Flag, Unit
 from lowregret.spec.mesh import Mesh, require_devices
 from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Quantisation, spell_targets
@@ -168,14 +168,10 @@ class TrainingSpec(Spec):
                 mesh = Mesh.parse(self.parallel)
                 if self.devices > 1:  # under torchrun its processes are counted when they have met
                     require_devices(mesh, self.devices)
+                for method in self.asked:
+                    require_mesh(method, mesh)
             except SpecError as error:
                 raise ValueError(f"parallel: {error}") from None
-            packed = [method.name for method in self.asked if method.quantisation != "none"]
-            if packed and mesh.devices > mesh.replicate:
-                raise ValueError(
-                    f"parallel: {mesh} cuts the base, and that of {packed[0]} lies whole on each device: use "
-                    f"replicate={mesh.devices}, or leave parallel out"
-                )
         return self
 
     @model_validator(mode="after")
@@ -192,6 +188,11 @@ class TrainingSpec(Spec):
                 batch_size=self.batch_size,
                 micro_batch_size=self.micro_batch_size,
                 rewards=isinstance(self.objective, RL),
+            )
+        if self.memory_gb is not None and self.asked and all(map(steps_in_backward, self.asked)):
+            raise ValueError(
+                f"memory_gb cuts a step into passes, and {self.asked[0].name} takes each in one: leave it out, or use "
+                "checkpoint_activations"
             )
         if self.offload_activations and self.checkpoint_activations:
             raise ValueError("offload_activations and checkpoint_activations: give one of them, not both")

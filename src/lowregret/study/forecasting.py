@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
-from lowregret.analysis.forecast.make import make_forecast
+from lowregret.analysis.forecast.make import make_forecast, require_reference
 from lowregret.errors import SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST
@@ -42,6 +42,7 @@ def forecast(
         )
     if spec.steps is not None:  # before the folder is bound to a spec of which nothing can be forecast
         pilot_step(spec, spec.steps, share)
+    require_reference(spec)
     with (
         lock_run(Path(out)) as folder,
         opened(spec, folder, command, observer or Silent()) as comparison,

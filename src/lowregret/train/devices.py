@@ -15,9 +15,10 @@ from lowregret.engine.parallel.launch import device_count
 from lowregret.errors import SpecError
 from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.hardware import catalogue
-from lowregret.plan.resources.parts import divisible
+from lowregret.plan.resources.parts import divisible, require_blocks
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, TrainingSpec
+from lowregret.spec.lean import kind_of, require_mesh
 from lowregret.spec.mesh import Mesh, require, require_devices
 from lowregret.spec.method import Quantisation
 from lowregret.spec.trial import ShownSpec
@@ -37,6 +38,9 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes], quantisation: Quan
     places its methods on, where they differ that of FullFT, and on CPUs, which share their memory, the base whole on
     each. SpecError for one that does not divide the base, or that a method is not computed with."""
     count = device_count(spec.devices)
+    for method in spec.asked if count > 1 else ():
+        if not kind_of(method).ELEMENTWISE:
+            require_blocks(shapes(), method, count)
     if spec.parallel is not None:
         mesh = Mesh.parse(spec.parallel)
         require_devices(mesh, count)
@@ -59,6 +63,8 @@ def arrange(spec: TrainingSpec, shapes: Callable[[], Shapes], quantisation: Quan
         (mesh for method, mesh in placed if isinstance(method, FullFT) or not spec.trains_base),
         key=lambda mesh: mesh.tensor,
     )
+    for method in asked:
+        require_mesh(method, most)
     mesh = most if most.tensor > 1 else Mesh(shard=count)  # each copy of a whole base is one, whatever it is called
     return Arrangement(mesh, mesh.shard > 1 and (not loras or any(own.in_parts for own in loras)))
 

@@ -331,7 +331,7 @@ def make_workload(inputs: RunInputs, engine: Engine, grader: Grader | None, say:
     assert isinstance(inputs.data, Problems)
     assert isinstance(spec.objective, RL)
     reference = None
-    if spec.objective.kl and spec.trains_base:
+    if spec.objective.kl and spec.trains_base and engine.base.quantisation == "none":  # else LoRAs alone train
         reference = make_engine(spec, inputs.source)
     return RLWorkload(
         engine, spec, inputs.data.train, inputs.data.test, grader, reference, say, identity=inputs.identity

@@ -49,8 +49,7 @@ def begin(
         return _write(folder, TrialRecord.of(trial, **_facts(pack, name), status="failed", error=error_text))
     if checkpoint is not None:
         checkpoint.restore(engine, name)
-    size = engine.policies[name].trainable_parameters
-    record = _write(folder, TrialRecord.of(trial, **_facts(pack, name, size), status="running"))
+    record = _write(folder, TrialRecord.of(trial, **_facts(pack, name), **_sizes(engine, name), status="running"))
     pack.join(name, trial, folder, progress)
     return record
 
@@ -64,7 +63,8 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     found = outcome.evaluation
     record = TrialRecord.of(
         member.trial,
-        **_facts(pack, member.name, engine.policies[member.name].trainable_parameters),
+        **_facts(pack, member.name),
+        **_sizes(engine, member.name),
         status=outcome.status,
         test_nll=None if found is None else found.test_nll,
         search_nll=None if found is None else found.search_nll,
@@ -93,14 +93,17 @@ def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) 
     return record
 
 
-def _facts(pack: Pack, name: str, trainable_parameters: int = 0) -> dict[str, Any]:
+def _facts(pack: Pack, name: str) -> dict[str, Any]:
     return {
         "inputs": pack.workload.identity or None,
         "id": name,
         "forward_path": pack.workload.engine.forward_path.description,
-        "trainable_parameters": trainable_parameters,
-        "checkpoint_bytes": 4 * trainable_parameters,
     }
+
+
+def _sizes(engine: Engine, name: str) -> dict[str, int]:
+    policy = engine.policies[name]
+    return {"trainable_parameters": policy.trainable_parameters, "checkpoint_bytes": policy.trained_bytes}
 
 
 def _write(folder: Path, record: TrialRecord) -> TrialRecord:

@@ -135,6 +135,7 @@ def test_narrow_weights_leave_more(bases: ModuleType, in_backward: bool, each: i
     vectors = sum(weight.numel() for weight in policy.weights.values() if weight.ndim < 2)
     scales = 2 * 4 * sum(-(-weight.numel() // 256) for weight in matrices)
     stays = each * sum(weight.numel() for weight in matrices) + scales + (12 if in_backward else 16) * vectors
+    assert policy.trained_bytes == 2 * sum(weight.numel() for weight in matrices) + 4 * vectors
     share = footprint.ACTIVATION_SHARE
     assert default_budget(engine) == int(share * (device_memory(engine.device) - stays))
 

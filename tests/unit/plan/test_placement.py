@@ -64,6 +64,8 @@ def placed(
         (FullFT(), 8, 3, needs(160, 100), ("sharded", "fsdp=4,tensor=2", True)),
         (FullFT(), 8, 3, needs(160, 200), ("sharded", "fsdp=2,tensor=4", True)),
         (FullFT(), 6, 3, needs(160, 150), ("sharded", "fsdp=3,tensor=2", False)),
+        (FullFT(optimizer="adamw8bit"), 8, 3, needs(160, 100), ("sharded", "fsdp=8", False)),
+        (LoRA(rank=16, optimizer="muon"), 8, 3, needs(140, 100), ("sharded", "fsdp=8", False)),
     ],
 )  # fmt: skip
 def test_the_simplest_that_fits(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lowregret.analysis.edl import HeldOutPoint, excess_description_length
 from lowregret.data.facts import DataFacts
+from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import break_even_rank
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
@@ -193,3 +194,13 @@ def test_a_prompt_is_counted_once_a_group_in_rl() -> None:
     apart = made(LoRA(rank=16, dropout=0.1), 8).lora
     assert apart.seconds == pytest.approx(alone.seconds)
     assert apart.memory.activations == alone.memory.activations
+
+
+def test_bfloat16_weights_take_half_on_the_disk_and_what_is_not_trained_in_parts_is_not_planned() -> None:
+    shapes = find_model("SmolLM2-135M")
+    plain, narrow, scaled = (FullFT(), FullFT(optimizer="bf16"), FullFT(optimizer="adamw8bit"))
+    sizes = [build_plan(shapes, PlanSpec(method=method)).full.shipped_bytes for method in (plain, narrow, scaled)]
+    assert sizes[0] == 2 * sizes[1] == sizes[2]
+    with pytest.raises(SpecError, match="rows of 576"):
+        build_plan(shapes, PlanSpec(method=scaled, devices=2))
+    build_plan(find_model("Llama-3.1-8B"), PlanSpec(method=scaled, devices=2))

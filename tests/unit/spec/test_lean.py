@@ -21,7 +21,7 @@ def read(spelled: str) -> FullFT | LoRA:
     return build(FullFT, fields) if fields["kind"] == "full" else build(LoRA, fields)
 
 
-def train(method: str, **more: Any) -> TrainSpec:
+def train(method: Any, **more: Any) -> TrainSpec:
     return build(TrainSpec, {**ON_GPU, "method": method, **more})
 
 
@@ -66,12 +66,14 @@ def test_a_method_takes_the_hyper_parameters_of_the_run() -> None:
         ("full:in-backward", {"objective": {"kind": "rl", "task": "arithmetic"}}, ["several passes"]),
         ("full:adafactor", {"optimizer": {"beta1": 0.5}}, ["beta1 is of no use to full:adafactor"]),
         ("lora:4", {"checkpoint_activations": True, "offload_activations": True}, ["not both"]),
+        ("full:in-backward", {"memory_gb": 1.0}, ["memory_gb cuts a step", "checkpoint_activations"]),
+        ({"kind": "full", "quantisation": "nf4"}, {}, ["method.full.quantisation", "in_backward, kind, optimizer"]),
         ("full:bf17", {}, ["Did you mean 'bf16'"]),
         ("lora:4:bf16", {}, ["float32", "adamw8bit, adafactor, muon"]),
         ("full:bf16:muon", {}, ["gives optimizer twice"]),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_what_would(method: str, more: Any, said: list[str]) -> None:
+def test_what_does_not_go_together_is_refused_with_what_would(method: Any, more: Any, said: list[str]) -> None:
     with pytest.raises(SpecError) as error:
         train(method, **more)
     assert all(words in str(error.value) for words in said), str(error.value)
@@ -99,6 +101,16 @@ def test_an_engine_asks_the_same() -> None:
 def test_a_plan_refuses_what_training_would() -> None:
     with pytest.raises(SpecError, match="one device"):
         build(PlanSpec, {"method": "full:bf16", "devices": 2})
+    for method, mesh, said in (
+        ("lora:4:nf4", "fsdp=2", "lies whole on each device: use replicate=2"),
+        ("lora:4:muon", "tensor=2", "muon steps whole matrices"),
+        ("full:adamw8bit", "tensor=2", "adamw8bit steps whole matrices"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            build(PlanSpec, {"method": method, "devices": 2, "parallel": mesh})
+        with pytest.raises(SpecError, match=said):
+            train(method, devices=2, parallel=mesh)
+    build(PlanSpec, {"method": "lora:4:nf4", "devices": 2, "parallel": "replicate=2"})
     assert build(PlanSpec, {"method": "full:bf16"}).method == FullFT(optimizer="bf16")
 
 

@@ -12,7 +12,7 @@ from lowregret.errors import SpecError
 from lowregret.models.load import load_config, resolve
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.plan.shapes.weights import Shapes
-from lowregret.spec import DataSpec, FullFT, LoRA, TrainSpec
+from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, TrainSpec
 from lowregret.spec.mesh import Mesh
 from lowregret.train.devices import arrange
 from lowregret.train.prior import shapes_from
@@ -74,6 +74,10 @@ def test_cpus_hold_a_base_whole_and_a_mesh_that_is_asked_for_is_taken() -> None:
         ({"parallel": "fsdp=2"}, "takes 2 devices, and --devices is 1"),
         ({"devices": 3, "parallel": "tensor=3"}, "key/value heads, which so many devices do not divide. Use tensor="),
         ({"devices": 2, "parallel": "expert=2"}, "has no experts"),
+        (
+            {"devices": 2, "method": FullFT(optimizer="adamw8bit")},
+            "on 2 devices .* whole blocks of 256 numbers",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_would(fields: dict[str, Any], said: str) -> None:
@@ -103,3 +107,12 @@ def test_gpus_are_arranged_as_the_plan_places(monkeypatch: pytest.MonkeyPatch) -
     largest = spec(devices=16, method=FullFT(), checkpoint_activations=True)
     both = arrange(largest, lambda: find_model("Llama-3.3-70B-Instruct"))
     assert (both.mesh, both.base_in_parts) == (Mesh(shard=4, tensor=4), True)
+    mixed = CompareSpec(
+        model="tiny",
+        data=DataSpec(train="builtin:arithmetic"),
+        methods=(LoRA(rank=8, optimizer="muon"), FullFT()),
+        devices=16,
+        checkpoint_activations=True,
+    )
+    with pytest.raises(SpecError, match="muon steps whole matrices"):
+        arrange(mixed, lambda: find_model("Llama-3.3-70B-Instruct"))

@@ -25,11 +25,8 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     has no pilot, or no rate at which its loss fell, and when the bank knows no pilots of that length: a number without
     an interval is never given.
     """
+    require_reference(spec)
     loras = [method.name for method in spec.methods if isinstance(method, LoRA)]
-    if FULL not in (method.name for method in spec.methods):
-        raise SpecError(
-            f"a forecast is of the regret against {FULL}, which all comparisons of the bank have: add it to --methods."
-        )
     step = _step(entry, [FULL, *loras], share)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = RegretModel.of(known, step / entry.steps)
@@ -67,6 +64,14 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
             *_notes(spec, first, [found.method for found in forecasts if found.far]),
         ),
     )
+
+
+def require_reference(spec: CompareSpec) -> None:
+    """SpecError when full fine-tuning by AdamW over float32 is not among the methods."""
+    if FULL not in (method.name for method in spec.methods):
+        raise SpecError(
+            f"a forecast is of the regret against {FULL}, which all comparisons of the bank have: add it to --methods."
+        )
 
 
 def _step(entry: BankEntry, names: Sequence[str], share: float) -> int:

@@ -61,6 +61,10 @@ class InBackward:
         self._norms, self._params = {}, None
         return found
 
+    def has_moved(self, own: nn.Parameter) -> bool:
+        """Whether a weight was stepped since the last `step`."""
+        return own in self._norms
+
     def state(self) -> dict[str, Tensor]:
         """All that is kept, by weight, as `PolicyOptimizer.state`."""
         return {key: value for each in self._each.values() for key, value in each.state().items()}

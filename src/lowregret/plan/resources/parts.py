@@ -8,13 +8,17 @@ embedding is whole. Experts are shared by expert parallelism.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lowregret.errors import SpecError
 from lowregret.plan.resources.activations import PRECISE
 from lowregret.plan.shapes.weights import Shapes, Weight
 from lowregret.spec import FullFT, LoRA
+from lowregret.spec.lean import kind_of
 from lowregret.spec.mesh import Divisible, Mesh
+from lowregret.spec.optimizer import BLOCK
 
 PRODUCTS = ("attention", "mlp", "experts", "router", "unembedding")
 """Kinds of weights that are stored in the type of products, where they are frozen."""
@@ -25,6 +29,21 @@ CUT = ("attention", "mlp", "unembedding")
 """Kinds that tensor parallelism cuts."""
 _AHEAD = 2
 """Layers that are gathered at once: the one at work and the next, or before it in the backward pass."""
+
+
+def require_blocks(shapes: Shapes, method: FullFT | LoRA, devices: int) -> None:
+    """SpecError where so many devices would hold weights in parts whose rows hold no whole blocks of numbers, which an
+    optimizer with scales for them does not step there (engine/optim/lean_adamw.py)."""
+    if devices == 1 or isinstance(method, LoRA) or "block" not in kind_of(method).STATE.values():
+        return
+    matrices = [weight for weight in shapes.weights if len(weight.shape) > 1]
+    rows = [(w.size if w.kind == "experts" else math.prod(w.shape[1:]), w.name) for w in matrices]  # an expert is a row
+    odd = sorted((row, name) for row, name in rows if row % BLOCK)
+    if odd:
+        raise SpecError(
+            f"{method.name}: on {devices} devices weights lie in parts, of rows that must hold whole blocks of {BLOCK} "
+            f"numbers, and {odd[0][1]} of {shapes.name} has rows of {odd[0][0]:,}. Use one device, or full."
+        )
 
 
 @dataclass(frozen=True)
