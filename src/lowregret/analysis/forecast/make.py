@@ -31,10 +31,11 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = RegretModel.of(known, step / entry.steps)
     if model is None or not model.has_bounds():
-        few = "no" if model is None else f"only {model.cases} LoRAs of"
+        pairs = 0 if model is None else len(model.regret.errors)
         raise RecordsError(
-            f"the bank has {few} comparisons with pilots of {step / entry.steps:.0%} of a run. Ask for longer ones by "
-            "--budget 20%, or add finished comparisons: lowregret bank add RUN."
+            f"the bank has comparisons of {pairs} pairs of base and data with pilots of {step / entry.steps:.0%} of a "
+            "run, and an interval takes 9. Ask for longer ones by --budget 20%, or add finished comparisons: lowregret "
+            "bank add RUN."
         )
     found: dict[str, Pilots] = {}
     for name in loras:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PENALTY = 1.0
-"""On the coefficients of standardised features, in rows: as if one more row said that nothing matters."""
+PENALTY = 10.0
+"""On the coefficients of standardised features, in rows: as if ten more rows said that nothing matters. By the errors
+of groups left out, on comparisons for fitting alone (docs/findings/2026-11-30-forecast.md)."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,23 @@ class Predicted:
 class Ridge:
     """A linear model of known cases.
 
-    Its intervals are conformal (Vovk and others, *Algorithmic Learning in a Random World*, 2005): each group is
-    predicted by a model of the others, and the quantile of those errors, each over √(1 + leverage) of its case, is what
-    a new case may be off by, times its own √(1 + leverage).
+    Its intervals are conformal (Vovk and others, *Algorithmic Learning in a Random World*, 2005), with a group as the
+    unit, because its cases resemble each other: each group is predicted by a model of the others, its worst error is
+    noted, over √(1 + leverage) of its case, and the quantile of those is what a case of a new group may be off by,
+    times its own √(1 + leverage). An interval at 90 % takes nine groups.
     """
 
     def __init__(self, known: Sequence[Known]) -> None:
         """`known` are of two groups or more."""
         self._fit = _Fit(known)
-        self.errors = tuple(sorted(abs(error) for error in left_out(known)))
-        """In units of √(1 + leverage), ascending."""
+        worst: dict[str, float] = {}
+        for case, error in zip(known, left_out(known), strict=True):
+            worst[case.group] = max(worst.get(case.group, 0.0), abs(error))
+        self.errors = tuple(sorted(worst.values()))
+        """Of each group the worst, in units of √(1 + leverage), ascending."""
 
     def predict(self, features: Sequence[float], level: float = 0.9) -> Predicted:
-        """With an interval that is to hold at this level; infinite where too few cases are known for it."""
+        """With an interval that is to hold at this level; infinite where too few groups are known for it."""
         value, leverage = self._fit(features)
         place = math.ceil((len(self.errors) + 1) * level)
         reach = math.inf if place > len(self.errors) else self.errors[place - 1] * math.sqrt(1 + leverage)

@@ -7,6 +7,8 @@ from lowregret.runs.forecast import Forecast, ForecastedRegret
 
 _SURE = 0.9
 """The chance from which a forecast is called one side of the tolerance."""
+_WIDE = 1.0
+"""Of what full fine-tuning learns: an interval as wide as that says nothing."""
 
 
 def sentences(found: Forecast) -> list[str]:
@@ -22,6 +24,9 @@ def sentences(found: Forecast) -> list[str]:
 
 def _of(regret: ForecastedRegret, found: Forecast) -> str:
     low, high = regret.share_interval
+    pilots = f"In the pilots it is {regret.at_pilot:+.1%}, at {regret.lag:.2g} times the steps."
+    if high - low > _WIDE:
+        return f"{regret.method}: nothing is forecast: the bank has too little that is like this case. {pilots}"
     chance = regret.chance_low
     side = (
         f"below the tolerance of {found.tolerance:.1%}"
@@ -32,6 +37,5 @@ def _of(regret: ForecastedRegret, found: Forecast) -> str:
     )
     return (
         f"{regret.method}: a regret of {regret.share:+.1%} of what full fine-tuning learns is expected ({low:+.1%} to "
-        f"{high:+.1%} in nine of ten cases), {nats(regret.regret_nats)} nats: {side}. In the pilots it is "
-        f"{regret.at_pilot:+.1%}, at {regret.lag:.2g} times the steps."
+        f"{high:+.1%} in nine of ten cases), {nats(regret.regret_nats)} nats: {side}. {pilots}"
     )

