@@ -70,7 +70,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("method", "kilobytes", "arguments", "full_at"),
     [
-        ("lora:2", 12, [], "metrics.jsonl"),
+        ("lora:2", 16, [], "metrics.jsonl"),
         ("lora:2", 100, [], "checkpoint.safetensors"),
         ("full", 9000, [], "checkpoint.safetensors"),
         ("lora:2", 60, ["--checkpoint-seconds", "60"], "adapter"),

@@ -121,7 +121,7 @@ def test_a_file_without_a_usable_row_is_an_error_that_lists_the_faults(
         (("qwen3-8b", "builtin:arithmetic", "more.jsonl"), "one name too many"),
         (("qwen3-8b", "qwen3-4b", "llama-3.2-1b"), "--compare-models"),
         (("--compare-models", "qwen3-8b", "qwen3-0"), "Did you mean"),
-        (("qwen3-8b", "--hardware", "H1000"), "Did you mean 'H100 SXM 80GB'?"),
+        (("qwen3-8b", "--hardware", "H1000"), "Did you mean 'H100 NVL 94GB'?"),
         (("qwen3-8b", "--method", "lora"), "lora:RANK"),
         (("qwen3-8b", "--method", "lora:0"), "rank"),
         (("qwen3-8b", "--method", "lora:8:mpl"), "Did you mean 'mlp'?"),

@@ -17,7 +17,7 @@ from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import read_trials
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
-from lowregret.study import runner
+from lowregret.study import opened, runner
 from lowregret.study.winners import keep_winners
 
 FIELDS: dict[str, Any] = {
@@ -103,9 +103,9 @@ def test_every_environment_that_ran_trials_is_on_record(tmp_path: Path, monkeypa
     record = read_trials(out)[0]
     (out / "trials" / record.id / "trial.json").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "environment", lambda: {"python": "4.0"})
+        patched.setattr(opened, "environment", lambda: {"python": "4.0"})
         verdict = runner.compare(spec(), out)
     assert verdict.environment["python"] != "4.0"
     assert verdict.environment["python, session 2"] == "4.0"
-    monkeypatch.setattr(runner, "environment", lambda: {"python": "5.0"})
+    monkeypatch.setattr(opened, "environment", lambda: {"python": "5.0"})
     assert "5.0" not in json.dumps(runner.compare(spec(), out).environment), "judging alone is no session"

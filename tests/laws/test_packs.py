@@ -186,7 +186,7 @@ class Session(Silent):
         if len(self.taken) == self.crash_at:
             raise Crash
 
-    def workload(self) -> SFTWorkload:
+    def workload(self, quantisation: str = "none") -> SFTWorkload:
         """As the resources: a fresh base for each pack."""
         engine = Engine(self.bases.small_base("qwen3"))
         whole = engine.forward_backward

@@ -16,15 +16,15 @@ from lowregret.errors import SpecError
 if TYPE_CHECKING:
     from lowregret.runs.forecast import Forecast
 
-_MOST = 0.5
+_MOST, _USUAL = 0.5, 0.2
 
 
 @verb("forecast", ASKS.parameters())
 def forecast(
     *,
     budget: Annotated[
-        str, option("Share of each trial's steps that its pilot takes, up to 50%. (default: 20%)")
-    ] = "20%",
+        str | None, option("Share of a trial's steps that its pilot takes, up to 50%. (default: 20%)")
+    ] = None,
     bank: o.BankFile = None,
     config: o.Config = None,
     recipe: o.Recipe = None,
@@ -65,7 +65,9 @@ def _show(found: Forecast) -> None:
         console.print(Text(sentence))
 
 
-def _share(text: str) -> float:
+def _share(text: str | None) -> float:
+    if text is None:
+        return _USUAL
     number = text.removesuffix("%")
     try:
         share = float(number) / (100 if text.endswith("%") else 1)

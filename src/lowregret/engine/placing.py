@@ -48,7 +48,7 @@ def place(
     model.to(device)  # type: ignore[arg-type]
     if trains:
         round_base(model, dtype)
-    refuse_broken(base.source.asked, stored_weights(model), spread=cuts.base())
+    refuse_broken(base.source.asked, stored_weights(model), spread=cuts.base() if cuts.any or in_parts else None)
     connect_base(model, cuts, exchange, dtype)
     return cuts, exchange
 

@@ -63,7 +63,7 @@ def test_the_search_for_heavy_imports_finds_them() -> None:
         (["compare", "--recipe", "adapter"], "is for `lowregret train`"),
         (["study", "rnak"], "Did you mean 'rank'?"),
         (["study", "rank", "--workers", "0"], "--workers 0"),
-        (["study", "rank", "more"], "unexpected 'more'. Leave it out"),
+        (["study", "rank", "more"], "unexpected 'more'. The folder of a study is its --out"),
         (["train", "--data", "a.jsonl", "b.jsonl.gz", "--model", "a", "--out", "x"], "Several files go into one"),
         (["verify"], "missing FOLDER."),
         (["compare", "--out", "unused"], "missing --model and --data"),

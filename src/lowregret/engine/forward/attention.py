@@ -98,7 +98,7 @@ class RowGrid:
         groups = [_group(part, lengths, heads, device) for part in members]
         slots, first = _places(members, [group.length for group in groups], len(lengths))
         slot = _spans(first, lengths)
-        plain = slots == len(slot) and torch.equal(slot, torch.arange(slots))
+        plain = slots == sum(lengths) and list(first) == [0, *accumulate(lengths)][:-1]
         keys = _keys(members, [group.before for group in groups], lengths, after, device) if any(heads) else None
         return cls(tuple(groups), slots, None if plain else moved(slot, device), keys)
 
