@@ -23,7 +23,7 @@ from lowregret.analysis.forecast.entry import finished_entry
 from lowregret.analysis.forecast.model import Case, bent, carried_over, cases, regret_features, straight
 from lowregret.analysis.forecast.pilots import Pilots
 from lowregret.analysis.forecast.ridge import Known, Ridge
-from lowregret.runs.bank import BankEntry, write_bank
+from lowregret.runs.bank import BankEntry, added, write_bank
 from lowregret.strict_json import to_json
 
 HERE = Path(__file__).parents[1]
@@ -45,11 +45,11 @@ TRIED: Mapping[str, Features] = {
 
 
 def collect(folder: Path) -> None:
-    """The finished comparisons of `benchmarks.bank` as the bundled bank."""
-    found = [
-        finished_entry(file.parent).model_copy(update={"part": file.parent.name.partition(".")[0]})
-        for file in sorted(folder.glob("*/verdict.json"))
-    ]
+    """Add the finished comparisons of `benchmarks.bank` to the bundled bank."""
+    found = bundled_bank()
+    for file in sorted(folder.glob("*/verdict.json")):
+        part = file.parent.name.partition(".")[0]
+        found = added(found, finished_entry(file.parent).model_copy(update={"part": part}))
     write_bank(BANK, found)
     print(f"{BANK.name}: {len(found)} comparisons, {BANK.stat().st_size:,} bytes")
 
