@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
 
-from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams
+from lowregret.engine.optim.optimizer import PolicyOptimizer, StepParams
 from lowregret.spec.optimizer import Adafactor
 
 
@@ -29,17 +29,9 @@ class AdafactorOptimizer(PolicyOptimizer[AdafactorParams]):
     params = AdafactorParams
     prefix = "adafactor"
 
-    def __init__(
-        self,
-        parameters: Sequence[tuple[nn.Parameter, Names]],
-        *,
-        gradients_stay: bool,
-        rates: Sequence[float] | None = None,
-        outside: Collection[str] = (),
-    ) -> None:
-        super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
+    def _start(self) -> MutableMapping[Any, Any]:
         self._adafactor = torch.optim.Adafactor([{"params": own} for own in self._by_rate.values()], foreach=False)
-        self._kept = self._adafactor.state
+        return self._adafactor.state
 
     def _counted_on_host(self, parameter: nn.Parameter) -> bool:
         return True

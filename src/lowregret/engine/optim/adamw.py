@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Collection, Sequence
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
 
-from lowregret.engine.optim.optimizer import Names, PolicyOptimizer, StepParams
+from lowregret.engine.optim.optimizer import PolicyOptimizer, StepParams
 from lowregret.spec.optimizer import AdamW, BF16Nearest
 
 _DEFAULT = AdamW()
@@ -52,17 +52,9 @@ class _OfTorch(PolicyOptimizer[AdamParams], ABC):
 
     params = AdamParams
 
-    def __init__(
-        self,
-        parameters: Sequence[tuple[nn.Parameter, Names]],
-        *,
-        gradients_stay: bool,
-        rates: Sequence[float] | None = None,
-        outside: Collection[str] = (),
-    ) -> None:
-        super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
+    def _start(self) -> MutableMapping[Any, Any]:
         self._adam = TorchAdamW(self._by_rate)
-        self._kept = self._adam.state
+        return self._adam.state
 
     def _update(self, params: AdamParams) -> None:
         self._adam.step(params)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import final
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -33,22 +33,14 @@ class _InBlocks(PolicyOptimizer[AdamParams], ABC):
 
     params = AdamParams
 
-    def __init__(
-        self,
-        parameters: Sequence[tuple[nn.Parameter, Names]],
-        *,
-        gradients_stay: bool,
-        rates: Sequence[float] | None = None,
-        outside: Collection[str] = (),
-    ) -> None:
-        super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
+    def _start(self) -> MutableMapping[Any, Any]:
         require_library()
-        _require_whole_blocks(parameters)
+        _require_whole_blocks(self._parameters)
         vectors = {rate: [own for own in some if own.ndim < 2] for rate, some in self._by_rate.items()}
         self._rates = {own: rate for rate, some in self._by_rate.items() for own in some}
-        self._names = dict(parameters)
+        self._names = dict(self._parameters)
         self._vectors = TorchAdamW(vectors)
-        self._kept = self._vectors.state
+        return self._vectors.state
 
     @abstractmethod
     def _read(self, weight: Tensor, kept: Mapping[str, Tensor]) -> Tensor:

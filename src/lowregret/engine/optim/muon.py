@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import final
+from collections.abc import Iterator, MutableMapping
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from lowregret.engine.optim.adamw import AdamParams, TorchAdamW
-from lowregret.engine.optim.optimizer import Names, PolicyOptimizer
+from lowregret.engine.optim.optimizer import PolicyOptimizer
 from lowregret.spec.optimizer import Muon
 
 _MOMENTUM = "momentum_buffer"
@@ -26,19 +26,11 @@ class MuonOptimizer(PolicyOptimizer[AdamParams]):
     params = AdamParams
     prefix = "muon"
 
-    def __init__(
-        self,
-        parameters: Sequence[tuple[nn.Parameter, Names]],
-        *,
-        gradients_stay: bool,
-        rates: Sequence[float] | None = None,
-        outside: Collection[str] = (),
-    ) -> None:
-        super().__init__(parameters, gradients_stay=gradients_stay, rates=rates, outside=outside)
-        apart = {own for own, names in parameters if own.ndim < 2 or self._outside & names(own.detach()).keys()}
+    def _start(self) -> MutableMapping[Any, Any]:
+        apart = {own for own, names in self._parameters if own.ndim < 2 or self._outside & names(own.detach()).keys()}
         self._others = TorchAdamW({rate: [p for p in some if p in apart] for rate, some in self._by_rate.items()})
         self._matrices = [(p, rate) for rate, some in self._by_rate.items() for p in some if p not in apart]
-        self._kept = self._others.state
+        return self._others.state
 
     def _update(self, params: AdamParams) -> None:
         self._others.step(params)

@@ -65,7 +65,7 @@ class PolicyOptimizer(ABC, Generic[P]):
     """What the names of its state begin with in a file of a policy's state."""
 
     _kept: MutableMapping[Any, Any]
-    """{parameter: {name: tensor}}; a parameter without is as new. Set by the subclass."""
+    """{parameter: {name: tensor}}; a parameter without is as new."""
 
     def __init__(
         self,
@@ -81,6 +81,11 @@ class PolicyOptimizer(ABC, Generic[P]):
         self._by_rate: dict[float, list[nn.Parameter]] = {}
         for (parameter, _), rate in zip(parameters, rates or [1.0] * len(parameters), strict=True):
             self._by_rate.setdefault(rate, []).append(parameter)
+        self._kept = self._start()
+
+    @abstractmethod
+    def _start(self) -> MutableMapping[Any, Any]:
+        """Make ready to step the parameters, as they are by rate; returns what `_kept` is."""
 
     @abstractmethod
     def _update(self, params: P) -> None:
