@@ -1,6 +1,12 @@
 """The verdict: is LoRA's loss within the tolerance of full fine-tuning's, outside it, or can this study not tell?
 
 With reinforcement learning the loss is minus the held-out reward, so regret is the reward that LoRA lacks.
+
+Selection bias: a minimum over noisy losses lies a little below the truth. The best learning rate is one, over rates
+on the held-out set itself, but for both methods alike, and the seeds other than the search's took no part in it:
+most of it cancels in the regret. `lora` is the best of several LoRAs, and what that flatters (`selection.flattery`)
+is taken off the verdict's regret and interval. The intervals in `methods` are each method's own, also those of a
+full fine-tuning with an optimizer of its own, beside the plain one.
 """
 
 from __future__ import annotations
@@ -43,12 +49,6 @@ def judge(
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
-    Selection bias: a minimum over noisy losses lies a little below the truth. The best learning rate is one, over rates
-    on the held-out set itself, but for both methods alike, and the seeds other than the search's took no part in it:
-    most of it cancels in the regret. `lora` is the best of several LoRAs, and what that flatters (`selection.flattery`)
-    is taken off the verdict's regret and interval. The intervals in `methods` are each method's own, also those of a
-    full fine-tuning with an optimizer of its own, beside the plain one.
-
     Args:
         spec: the study.
         records: all its trials, failed ones included, in any order.
@@ -69,7 +69,6 @@ def judge(
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     others = [side for side in measured if side is not full]
     intervals = {side.name: regret_interval(side, full, losses) for side in others}
-    rewarded = spec.objective.kind == "rl"
     learned = None if full.test_loss is None or base_loss is None else base_loss - full.test_loss
     tolerance = tolerance_of(spec, full.test_loss, learned)
     lora, interval, flattered = _judged_lora(spec, loras, full, intervals, losses)
@@ -77,21 +76,16 @@ def judge(
     ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
     chosen = _choose(ruling, lora, interval, full, [s for s in loras if rulings[s.name] == "low_regret"], tolerance)
     steps = StepsOf(spec, full, curves, costs)
-    results = {
-        side.name: _result(side, intervals.get(side.name), rulings.get(side.name), learned, steps).model_copy(
-            update={"base_nll": quantised.get(side.method.quantisation)}
-        )
-        for side in measured
-    }
+    results = _results(measured, intervals, rulings, learned, steps, quantised)
     lag = None if lora is None or interval is None else steps.lag(lora, interval)
-    settling = _settling(ruling, interval, tolerance, measured, held_out, can_grow=not rewarded)
+    settling = _settling(ruling, interval, tolerance, measured, held_out, can_grow=spec.objective.kind != "rl")
     judged = intervals if lora is None else {**intervals, lora.name: interval}
     said = reasons.explain(spec, ruling, lora, full, measured, judged, chosen, base_loss, tolerance, lag, settling)
     gains = measure_gains(records)
     return Verdict(
         verdict=ruling,
         **_of_interval(interval, flattered, full, learned),
-        **(_in_reward if rewarded else _in_nats)(None if interval is None else interval.value, tolerance, base_loss),
+        **_in_unit(spec, interval, tolerance, base_loss),
         learned=learned,
         lag=lag,
         reasons=(*said, *reasons.of_quantised(measured, quantised, base_loss), *_notes(records), *sentences(gains)),
@@ -177,12 +171,25 @@ def _share(interval: Interval | None, learned: float | None) -> float | None:
     return None if interval is None or learned is None or learned <= 0 else interval.value / learned
 
 
-def _result(
-    side: Measured, interval: Interval | None, ruling: Ruling | None, learned: float | None, steps: StepsOf
-) -> MethodResult:
-    found = side.result(interval, ruling)
-    lag = None if interval is None else steps.lag(side, interval)
-    return found.model_copy(update={"regret_learned": _share(interval, learned), "lag": lag})
+def _results(
+    measured: Sequence[Measured],
+    intervals: Mapping[str, Interval | None],
+    rulings: Mapping[str, Ruling],
+    learned: float | None,
+    steps: StepsOf,
+    quantised: Mapping[str, float],
+) -> dict[str, MethodResult]:
+    """By method."""
+    found = {}
+    for side in measured:
+        interval = intervals.get(side.name)
+        more = {
+            "regret_learned": _share(interval, learned),
+            "lag": None if interval is None else steps.lag(side, interval),
+            "base_nll": quantised.get(side.method.quantisation),
+        }
+        found[side.name] = side.result(interval, rulings.get(side.name)).model_copy(update=more)
+    return found
 
 
 def _judged_lora(
@@ -250,6 +257,14 @@ def _parts(interval: Interval, flattered: float) -> IntervalParts:
 
 def _in_nats(regret: float | None, tolerance: float | None, base: float | None) -> dict[str, float | None]:
     return {"regret_nats": regret, "tolerance_nats": tolerance, "base_nll": base}
+
+
+def _in_unit(
+    spec: CompareSpec, interval: Interval | None, tolerance: float | None, base_loss: float | None
+) -> dict[str, Any]:
+    """The verdict's fields that are in nats, or in reward."""
+    regret = None if interval is None else interval.value
+    return (_in_reward if spec.objective.kind == "rl" else _in_nats)(regret, tolerance, base_loss)
 
 
 def _in_reward(regret: float | None, tolerance: float | None, base: float | None) -> dict[str, float | None]:

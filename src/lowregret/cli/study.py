@@ -50,73 +50,86 @@ ASKS = VerbFlags(
 )  # fmt: skip
 
 
+_Recipe = Annotated[
+    str,
+    positional(
+        "A recipe (its file, or its name in `lowregret recipes`), the name of a question with its defaults (rank, "
+        "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others. Or `status`, "
+        "which says how far the study in FOLDER is, whoever trains it and wherever.",
+        "RECIPE",
+    ),
+]
+_Folder = Annotated[
+    Path | None, positional("With `status`: the study's folder, or one of several studies.", "[FOLDER]")
+]
+_Quick = Annotated[bool, option("A reduced size: `study all --quick` takes less than half an hour on 2 cores.")]
+_Out = Annotated[Path | None, option("The study's folder. (default: runs/study-NAME)")]
+_Ranks = Annotated[str | None, option(f"Ranks, separated by commas. (default: {_ITS_OWN})")]
+_Targets = Annotated[
+    str | None, option(f"The matrices that carry its LoRAs, as --targets of `compare`. (default: {_ITS_OWN})")
+]
+_Task = Annotated[
+    str | None,
+    option("The reward function of yours that the recipe names: named here too, or it is not run."),
+]
+_TrustTask = Annotated[
+    bool, option("Do not confine it; or grade where completions that run as Python cannot be confined.")
+]
+_Workers = Annotated[
+    int | None,
+    option(
+        "Processes that train side by side; with --ray or --slurm, at most so many groups at a time. (1 or more; "
+        "default: as many as cores for a small base on a CPU, else 1; on a cluster as many as have room)"
+    ),
+]
+_Ray = Annotated[
+    str | None,
+    option(
+        "Train on a Ray cluster: HOST:PORT of its head, auto on a node of one, or local to start one here. Needs "
+        "lowregret[cluster]. (default: this machine, without Ray)"
+    ),
+]
+_Slurm = Annotated[
+    str | None,
+    option(
+        "Train as SLURM jobs, a group each, asked for with partition=P,account=A,qos=Q,time=MINUTES,gpu=NAME, …; "
+        "defaults asks for none of these, local runs the same here without SLURM. Needs lowregret[cluster]. "
+        "(default: this machine)"
+    ),
+]
+_Settle = Annotated[
+    bool,
+    option(
+        "Give a question no further seeds, of more than three, once all its claims are settled: at 5 % over all "
+        "looks together."
+    ),
+]
+_Budget = Annotated[
+    str | None,
+    option(
+        "Spend so much time (30min, 4h, 2d) or money ($20): what is asked for first, then further seeds of what is "
+        "most open. (default: as long as what is asked for takes)"
+    ),
+]
+
+
 @verb("study", ASKS.parameters())
 def study(
-    recipe: Annotated[
-        str,
-        positional(
-            "A recipe (its file, or its name in `lowregret recipes`), the name of a question with its defaults (rank, "
-            "learning-rate, …), or `all` but rl, which samples and so takes half as long as all others. Or `status`, "
-            "which says how far the study in FOLDER is, whoever trains it and wherever.",
-            "RECIPE",
-        ),
-    ],
-    folder: Annotated[
-        Path | None, positional("With `status`: the study's folder, or one of several studies.", "[FOLDER]")
-    ] = None,
+    recipe: _Recipe,
+    folder: _Folder = None,
     /,
     *,
-    quick: Annotated[
-        bool, option("A reduced size: `study all --quick` takes less than half an hour on 2 cores.")
-    ] = False,
-    out: Annotated[Path | None, option("The study's folder. (default: runs/study-NAME)")] = None,
-    ranks: Annotated[str | None, option(f"Ranks, separated by commas. (default: {_ITS_OWN})")] = None,
-    targets: Annotated[
-        str | None, option(f"The matrices that carry its LoRAs, as --targets of `compare`. (default: {_ITS_OWN})")
-    ] = None,
-    task: Annotated[
-        str | None,
-        option("The reward function of yours that the recipe names: named here too, or it is not run."),
-    ] = None,
-    trust_task: Annotated[
-        bool, option("Do not confine it; or grade where completions that run as Python cannot be confined.")
-    ] = False,
-    workers: Annotated[
-        int | None,
-        option(
-            "Processes that train side by side; with --ray or --slurm, at most so many groups at a time. (1 or more; "
-            "default: as many as cores for a small base on a CPU, else 1; on a cluster as many as have room)"
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        option(
-            "Train on a Ray cluster: HOST:PORT of its head, auto on a node of one, or local to start one here. Needs "
-            "lowregret[cluster]. (default: this machine, without Ray)"
-        ),
-    ] = None,
-    slurm: Annotated[
-        str | None,
-        option(
-            "Train as SLURM jobs, a group each, asked for with partition=P,account=A,qos=Q,time=MINUTES,gpu=NAME, …; "
-            "defaults asks for none of these, local runs the same here without SLURM. Needs lowregret[cluster]. "
-            "(default: this machine)"
-        ),
-    ] = None,
-    settle: Annotated[
-        bool,
-        option(
-            "Give a question no further seeds, of more than three, once all its claims are settled: at 5 % over all "
-            "looks together."
-        ),
-    ] = False,
-    budget: Annotated[
-        str | None,
-        option(
-            "Spend so much time (30min, 4h, 2d) or money ($20): what is asked for first, then further seeds of what is "
-            "most open. (default: as long as what is asked for takes)"
-        ),
-    ] = None,
+    quick: _Quick = False,
+    out: _Out = None,
+    ranks: _Ranks = None,
+    targets: _Targets = None,
+    task: _Task = None,
+    trust_task: _TrustTask = False,
+    workers: _Workers = None,
+    ray: _Ray = None,
+    slurm: _Slurm = None,
+    settle: _Settle = False,
+    budget: _Budget = None,
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,

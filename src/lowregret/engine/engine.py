@@ -256,18 +256,15 @@ class Engine:
     @property
     def sampling_path(self) -> SamplingPath:
         """How this base is sampled, found when it is first asked for: see `choose_sampling`."""
-        if self._sampling_path is None:
-            self._choose_sampling()
-        assert self._sampling_path is not None
-        return self._sampling_path
+        return self._sampling_path or self._choose_sampling()
 
     @together
-    def _choose_sampling(self) -> None:
+    def _choose_sampling(self) -> SamplingPath:
         with self._sampling():
-            found = choose_sampling(
+            self._sampling_path = choose_sampling(
                 self.model, self.base.pad_id, self._logits, self._positions, self.dtype, end_to_end=self.padding_free
             )
-        self._sampling_path = found
+        return self._sampling_path
 
     @together
     def sample(

@@ -172,44 +172,38 @@ _IN_BLOCKS: Mapping[str, Extent] = MappingProxyType(
 _BYTES_EACH: Mapping[str, Dtype] = MappingProxyType({"exp_avg": "uint8", "exp_avg_sq": "uint8"})
 
 
-class AdamW8bit(OptimizerSpec, _OfAdamW):
+class _InBlocks(OptimizerSpec, _OfAdamW):
+    STATE = _IN_BLOCKS
+    VECTORS = AdamW.STATE
+    TYPES = _BYTES_EACH
+    ELEMENTWISE = False
+    NEEDS = "bitsandbytes"
+
+
+class AdamW8bit(_InBlocks):
     """AdamW whose moments of matrices have 8 bits a number, block by block (arXiv 2110.02861)."""
 
     kind: Literal["adamw8bit"] = "adamw8bit"
 
-    STATE = _IN_BLOCKS
-    VECTORS = AdamW.STATE
-    TYPES = _BYTES_EACH
-    ELEMENTWISE = False
-    NEEDS = "bitsandbytes"
 
-
-class BF16(OptimizerSpec, _OfAdamW):
+class BF16(_InBlocks):
     """The same over bfloat16 weights, which a step rounds up or down by chance (arXiv 2010.06192)."""
 
     kind: Literal["bf16"] = "bf16"
 
-    STATE = _IN_BLOCKS
-    VECTORS = AdamW.STATE
-    TYPES = _BYTES_EACH
     WEIGHTS = "bfloat16"
-    ELEMENTWISE = False
     IN_PARTS = False
-    NEEDS = "bitsandbytes"
 
 
-class BF16Split(OptimizerSpec, _OfAdamW):
+class BF16Split(_InBlocks):
     """The same over bfloat16 weights with 8 more bits of each, which only the step sees."""
 
     kind: Literal["bf16-split"] = "bf16-split"
 
     STATE = MappingProxyType({**_IN_BLOCKS, "remainder": "weight"})
-    VECTORS = AdamW.STATE
     TYPES = MappingProxyType({**_BYTES_EACH, "remainder": "int8"})
     WEIGHTS = "bfloat16"
-    ELEMENTWISE = False
     IN_PARTS = False
-    NEEDS = "bitsandbytes"
 
 
 class BF16Nearest(OptimizerSpec, _OfAdamW):

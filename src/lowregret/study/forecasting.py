@@ -18,7 +18,7 @@ from lowregret.runs.forecast import Forecast
 from lowregret.runs.lock import lock_run
 from lowregret.spec import RL, CompareSpec
 from lowregret.study.observer import Observer, Silent
-from lowregret.study.opened import OpenedComparison, opened
+from lowregret.study.opened import opened
 from lowregret.train.schedule import eval_steps
 
 
@@ -47,7 +47,10 @@ def forecast(
         lock_run(Path(out)) as folder,
         opened(spec, folder, command, observer or Silent()) as comparison,
     ):
-        return forecast_by_pilots(comparison, share, bank)
+        comparison.train(until=pilot_step(comparison.spec, comparison.inputs.steps, share))
+        found = make_forecast(comparison.spec, entry_so_far(folder), bank, share)
+        write_json(folder / FORECAST, found)
+        return found
 
 
 def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:
@@ -62,12 +65,3 @@ def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:
         f"no held-out evaluation is within {share:.0%} of the {steps} steps: the first is after step {min(every)}. Ask "
         f"for earlier ones (--evals 12, or a list of steps; in another --out where this one has begun){longer}."
     )
-
-
-def forecast_by_pilots(comparison: OpenedComparison, share: float, bank: Bank) -> Forecast:
-    """Train the pilots that are missing, and keep what they say in the folder."""
-    spec = comparison.spec
-    comparison.train(until=pilot_step(spec, comparison.inputs.steps, share))
-    found = make_forecast(spec, entry_so_far(comparison.folder), bank, share)
-    write_json(comparison.folder / FORECAST, found)
-    return found

@@ -146,6 +146,11 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             f"A learns at {method.a_rate:g} and B at {method.b_rate:g} times the rate: x{rates**-0.5:.2f}, so that the "
             "product of their rates stays (from docs/science.md 3.10; our assumption).",
         )
+    yield from _start_terms(method)
+
+
+def _start_terms(method: LoRA) -> Iterator[Term]:
+    """What it starts from, the base as it is stored included, and the variants of how it adds."""
     if method.init_scale != 1:
         yield Term(
             0.0,

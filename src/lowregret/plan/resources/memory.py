@@ -110,10 +110,7 @@ def memory(
     parts = gathered(shapes, method, mesh, wide)
     by_parameters: tuple[float, float, float]
     if not isinstance(method, FullFT):
-        # A pass has the adapter in the type of products too (lora/bank.py), but for one that keeps its start.
-        cast = 0 if method.residual or wide == PRECISE else round(wide * trained)
-        buffers = _unembedding_buffers(shapes, method, wide) + cast
-        by_parameters = (_unembedding_copy(shapes, method, wide) + buffers, buffers, 0.0)
+        by_parameters = _of_adapter(shapes, method, wide, trained)
     elif mesh.in_parts:
         by_parameters = _gradients_in_parts(shapes, wide, mesh, parts, checkpoint_activations)
     else:
@@ -130,15 +127,23 @@ def memory(
     if full and not mesh.in_parts:  # what it has been given beside the gradients, which are counted for themselves
         peak = max(peak - gradients, 0.0)
     logits = round(min(logits, peak))
-    state = step.state * trained
-    if not full:
-        state /= step.kind.slices(int(trained), mesh.alike)
+    state = step.state * trained / (1 if full else step.kind.slices(int(trained), mesh.alike))
     stored = _weights(shapes, method, wide, trained, step, trainer, mesh)
     made = Memory(int(stored), int(gradients), int(state), round(peak) - logits, logits, context=0, fragmentation=0)
     if cpu:
         passing = peak + (gradients if full else 0)
         return replace(made, context=CPU_PROCESS, fragmentation=round(CPU_HEAP * passing))
     return replace(made, context=CUDA_CONTEXT, fragmentation=round(GPU_FRAGMENTATION * made.total))
+
+
+def _of_adapter(shapes: Shapes, method: LoRA, wide: int, trained: float) -> tuple[float, float, float]:
+    """What a LoRA keeps by its numbers and not by tokens: at the loss, in the backward pass, and alone.
+
+    A pass has the adapter in the type of products too (lora/bank.py), but for one that keeps its start.
+    """
+    cast = 0 if method.residual or wide == PRECISE else round(wide * trained)
+    buffers = _unembedding_buffers(shapes, method, wide) + cast
+    return _unembedding_copy(shapes, method, wide) + buffers, buffers, 0.0
 
 
 def _of_a_layer(shapes: Shapes, kept: float, tokens: float, *, inputs: bool) -> float:
