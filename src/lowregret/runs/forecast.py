@@ -6,6 +6,9 @@ from pydantic import ConfigDict
 
 from lowregret.spec import Spec
 
+WIDE = 1.0
+"""Of what full fine-tuning learns: an interval as wide as that says nothing."""
+
 
 class ForecastedRegret(Spec):
     """Of one LoRA against FullFT, each at its own best learning rate, at the end of the run."""
@@ -30,6 +33,12 @@ class ForecastedRegret(Spec):
     far: bool
     """Whether the case is further from the bank than nine of ten of its own cases are from the others: the interval is
     wider."""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether its interval is too wide to be told as a forecast."""
+        low, high = self.share_interval
+        return high - low > WIDE
 
 
 class Forecast(Spec):

@@ -7,8 +7,6 @@ from lowregret.runs.forecast import Forecast, ForecastedRegret
 
 _SURE = 0.9
 """The chance from which a forecast is called one side of the tolerance."""
-_WIDE = 1.0
-"""Of what full fine-tuning learns: an interval as wide as that says nothing."""
 
 
 def sentences(found: Forecast) -> list[str]:
@@ -25,7 +23,7 @@ def sentences(found: Forecast) -> list[str]:
 def _of(regret: ForecastedRegret, found: Forecast) -> str:
     low, high = regret.share_interval
     pilots = f"In the pilots it is {regret.at_pilot:+.1%}, at {regret.lag:.2g} times the steps."
-    if high - low > _WIDE:
+    if regret.says_nothing:
         return f"{regret.method}: nothing is forecast: the bank has too little that is like this case. {pilots}"
     chance = regret.chance_low
     side = (
