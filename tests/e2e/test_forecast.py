@@ -56,7 +56,9 @@ def test_compare_goes_on_from_the_pilots_and_its_page_shows_both(run: Any, forec
     assert len(steps(out)) == 8
     assert all(taken == list(range(1, 17)) for taken in steps(out).values())
     assert not list(out.rglob("checkpoint.safetensors"))
-    assert "Forecast" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Forecast" in page
+    assert ("<strong>none</strong>" in page) == ("nothing is forecast" in again.stdout)
     bank = out.parent / "own.jsonl"
     added = run("bank", "add", out, "--bank", bank, "--json")
     assert json.loads(added.stdout)["comparisons"] == 1, added.stderr

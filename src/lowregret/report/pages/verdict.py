@@ -43,15 +43,11 @@ def _facts(study: StudyRecords) -> str:
     if verdict.ci95 is not None:
         facts.append(("95 % interval", words.interval(verdict.ci95), "of reward" if study.rewarded else "nats"))
     forecast = study.forecast and study.forecast.of(verdict.lora.name if verdict.lora else "")
-    if forecast:
-        low, high = forecast.nats_interval
-        facts.append(
-            (
-                "Forecast",
-                f"{words.signed(forecast.regret_nats)} nats",
-                f"from pilots; 90 %: {words.interval((low, high))}",
-            )
-        )
+    if forecast and forecast.says_nothing:
+        facts.append(("Forecast", "none", "from pilots: the bank knows too little that is like this case"))
+    elif forecast:
+        interval = words.interval(forecast.nats_interval)
+        facts.append(("Forecast", f"{words.signed(forecast.regret_nats)} nats", f"from pilots; 90 %: {interval}"))
     lag = verdict.lag
     if lag is not None and lag.factor is not None:
         bounds = "" if lag.low is None or lag.high is None else f"95 %: {lag.low:.2g} to {lag.high:.2g}"
