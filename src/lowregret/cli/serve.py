@@ -31,6 +31,16 @@ def serve(
         Path | None,
         option("The folder below which clients may load adapters by /v1/load_lora_adapter; none may when not given."),
     ] = None,
+    tinker_dir: Annotated[
+        Path | None,
+        option(
+            "The folder that keeps what Tinker's clients train; with it Tinker's protocol is answered too, at /api/v1."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        option("What clients call the base; its hub id, or the last part of its folder's name, when not given."),
+    ] = None,
     api_key: Annotated[
         str | None,
         option(
@@ -56,7 +66,16 @@ def serve(
         if (error.name or "").partition(".")[0] == "lowregret":
             raise
         raise SpecError(f"lowregret serve needs {error.name}: pip install 'lowregret[serve]'.") from None
-    server = Server(model, spec, adapters=named, root=adapter_root, key=None if key is None else key.strip())
+    server = Server(
+        model,
+        spec,
+        adapters=named,
+        root=adapter_root,
+        tinker=tinker_dir,
+        name=name,
+        key=None if key is None else key.strip(),
+    )
     for line in server.remarks:
         aside(line)
-    server.run(lambda: say(f"serving {server.name} at {server.url}"))
+    also = "" if tinker_dir is None else f", and Tinker's clients at {server.url.removesuffix('/v1')}"
+    server.run(lambda: say(f"serving {server.name} at {server.url}{also}"))

@@ -40,6 +40,14 @@ class ServeSpec(Spec):
     """Memory for what conversations have in common, so that it is not read again; 0 keeps nothing."""
     max_adapters: int = Field(default=256, ge=1, le=limits.ROWS)
     """Adapters that are loaded at once, at most."""
+    max_models: int = Field(default=16, ge=1, le=limits.ROWS)
+    """Models that Tinker's clients train at once, at most; others wait on the disk until they are asked for."""
+    pass_tokens: int = Field(default=2048, ge=1, le=limits.TOKENS)
+    """Tokens of a pass in which Tinker's clients train, at most; what they send is cut into as many as it needs."""
+    max_training_body: Annotated[int, Unit("bytes")] = Field(
+        default=64 * limits.MEGABYTE, ge=1024, le=1024 * limits.MEGABYTE
+    )
+    """Size of a request of Tinker's clients, at most."""
     chat_template: str | None = None
     """Which of the tokenizer's chat templates, where it has several; the one that is called `default` when not given.
     """
