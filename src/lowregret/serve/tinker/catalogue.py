@@ -174,6 +174,7 @@ def _checkpoint(row: dict[str, Any]) -> dict[str, Any]:
         "size_bytes": row["bytes"],
         "public": False,
         "user_metadata": row["about"]["user_metadata"],
+        "expires_at": None if row["about"]["expires"] is None else _time(row["about"]["expires"]),
     }
 
 

@@ -27,6 +27,7 @@ PATH = 500
 Id = Annotated[str, Field(pattern=ID)]
 Name = Annotated[str, Field(pattern=NAME)]
 Number = Annotated[int, Field(ge=0, lt=2**62)]
+Seconds = Annotated[int, Field(ge=1, le=limits.SECONDS)]
 Metadata = Annotated[dict[str, Any], BeforeValidator(partial(few, most=100))]
 Ints = Annotated[list[int], Field(fail_fast=True)]
 
@@ -192,7 +193,7 @@ class SaveWeights(Asked):
     model_id: Id
     path: Name | None = None
     seq_id: Number | None = None
-    ttl_seconds: None = None
+    ttl_seconds: Seconds | None = None
     overwrite: bool = False
     user_metadata: Metadata | None = None
     type: Literal["save_weights"] = "save_weights"
@@ -206,7 +207,7 @@ class SaveForSampler(Asked):
     sampling_session_seq_id: Number | None = None
     kind: Literal["snapshot"] = "snapshot"
     seq_id: Number | None = None
-    ttl_seconds: Annotated[int, Field(ge=1)] | None = None
+    ttl_seconds: Seconds | None = None
     user_metadata: Metadata | None = None
     type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
 

@@ -105,8 +105,6 @@ def _drawn_json(sequences: Sequence[Mapping[str, Any]], prompt: Mapping[str, Arr
     if "top_ids" in prompt:
         pairs = zip(prompt["top_ids"].tolist(), prompt["top_logprobs"].tolist(), strict=True)
         rows = [list(zip(ids, values, strict=True)) for ids, values in pairs]
-        unknown: Array = prompt["top_logprobs"] <= NOTHING
-        found["topk_prompt_logprobs"] = [
-            None if gone else row for gone, row in zip(unknown.all(1).tolist(), rows, strict=True)
-        ]
+        unknown: list[bool] = np.all(prompt["top_logprobs"] <= NOTHING, axis=1).tolist()
+        found["topk_prompt_logprobs"] = [None if gone else row for gone, row in zip(unknown, rows, strict=True)]
     return found

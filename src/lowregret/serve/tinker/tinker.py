@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, final
 
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from lowregret.errors import LowregretError
 from lowregret.models.targets import find_targets
-from lowregret.serve.guard import Told
 from lowregret.serve.problems import Problem, json_response
 from lowregret.serve.prompts import Prompts
 from lowregret.serve.requests import Asked, parse
+from lowregret.serve.tinker.bodies import Endpoint, asked_of, body_of, content_type, named, place_in
 from lowregret.serve.tinker.catalogue import Catalogue, checkpoint_path
+from lowregret.serve.tinker.drawing import WAITING, Drawing
 from lowregret.serve.tinker.forms import (
     ClientConfig,
     CreateModel,
-    CreateSampler,
     CreateSession,
     Heartbeat,
     LoadWeights,
     OfModel,
     OptimStep,
     Retrieve,
-    SampleForm,
     SaveForSampler,
     SaveWeights,
 )
@@ -52,8 +50,6 @@ from lowregret.spec.serve import ServeSpec
 from lowregret.strict_json import to_json
 
 A = TypeVar("A", bound=Asked)
-WAITING = 1024
-"""Requests of a model, or of all samplers, that may wait."""
 ANSWER_SECONDS = 6 * 3600.0
 """For which answers are kept."""
 TIDY_SECONDS = 600.0
@@ -81,13 +77,13 @@ class Tinker:
             log=worker.log,
         )
         worker.attach(self.trainer.turn, self.trainer.stop)
-        self._samplers = Samplers(worker, self.trainer, self.ledger, prompts, spec.max_adapters)
+        samplers = Samplers(worker, self.trainer, self.ledger, prompts, spec.max_adapters)
+        self._drawing = Drawing(samplers, self.ledger, self._futures, name, worker.log)
         self._catalogue = Catalogue(self.ledger, name, prompts.positions)
-        self._drawing: set[asyncio.Task[None]] = set()
 
     def routes(self) -> list[Route]:
         """What is answered."""
-        posts: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        posts: dict[str, Endpoint] = {
             "client/config": self.client_config,
             "create_session": self.create_session,
             "session_heartbeat": self.heartbeat,
@@ -101,11 +97,11 @@ class Tinker:
             "save_weights": self.save,
             "save_weights_for_sampler": self.export,
             "load_weights": self.load,
-            "create_sampling_session": self.create_sampler,
-            "asample": self.sample,
+            "create_sampling_session": self._drawing.create_sampler,
+            "asample": self._drawing.sample,
             "retrieve_future": self.retrieve,
         }
-        own = [Route(f"{PREFIX}/{path}", _named(path, endpoint), methods=["POST"]) for path, endpoint in posts.items()]
+        own = [Route(f"{PREFIX}/{path}", named(path, endpoint), methods=["POST"]) for path, endpoint in posts.items()]
         return [*own, *self._catalogue.routes(PREFIX)]
 
     # the server's life
@@ -115,27 +111,29 @@ class Tinker:
         self._futures.begin()
         for kept in self.ledger.waiting("create", "pass", "step", "save", "load", "export"):
             self.trainer.put(Task(kept, read(kept)))
-        for kept in self.ledger.waiting("sample"):
-            self._draw(kept)
+        self._drawing.begin()
         self._tidying = asyncio.ensure_future(self._tidy())
 
     async def end(self) -> None:
         """Draw no more; what waits is done by the next server."""
-        for task in (*self._drawing, self._tidying):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._drawing.end()
+        self._tidying.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._tidying
 
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(TIDY_SECONDS)
             await asyncio.to_thread(self.ledger.forget, time.time() - ANSWER_SECONDS)
+            for row in await asyncio.to_thread(self.ledger.checkpoints):
+                if (row["about"]["expires"] or math.inf) < time.time():
+                    self.ledger.remove_checkpoint(row["path"])
 
     # sessions
 
     async def client_config(self, request: Request) -> Response:
         """What the SDK may do: nothing that this server does not answer."""
-        await _asked(ClientConfig, request)
+        await asked_of(ClientConfig, request)
         return json_response(
             {
                 "pjwt_auth_enabled": False,
@@ -152,7 +150,7 @@ class Tinker:
 
     async def create_session(self, request: Request) -> Response:
         """A client begins."""
-        asked = await _asked(CreateSession, request)
+        asked = await asked_of(CreateSession, request)
         session = uuid.uuid4().hex
         about = {"user_metadata": asked.user_metadata or {}, "tags": asked.tags, "sdk": asked.sdk_version}
         self.ledger.add_session(session, about | {"display_name": asked.display_name})
@@ -160,21 +158,21 @@ class Tinker:
 
     async def heartbeat(self, request: Request) -> Response:
         """It is there still."""
-        asked = await _asked(Heartbeat, request)
+        asked = await asked_of(Heartbeat, request)
         if not self.ledger.see(asked.session_id):
             raise Problem(404, f"There is no session {asked.session_id}.")
         return json_response({"type": "session_heartbeat"})
 
     async def telemetry(self, request: Request) -> Response:
         """What SDKs tell of themselves; nothing is kept."""
-        await _body(request)
+        await body_of(request)
         return json_response({"status": "accepted"})
 
     # models
 
     async def create_model(self, request: Request) -> Response:
         """A new policy on the base."""
-        asked = await _asked(CreateModel, request)
+        asked = await asked_of(CreateModel, request)
         model = self._new_model(asked.session_id, asked.model_seq_id, asked.base_model)
         config = asked.lora_config
         seed = random.SystemRandom().randrange(2**31) if config.seed is None else config.seed
@@ -200,7 +198,7 @@ class Tinker:
 
     async def get_info(self, request: Request) -> Response:
         """What a model is."""
-        asked = await _asked(OfModel, request)
+        asked = await asked_of(OfModel, request)
         row = self._model(asked.model_id)
         rank = LoRA.model_validate_json(row["method"]).rank
         about = {"model_name": self._name, "tokenizer_id": self._name, "arch": None}
@@ -223,7 +221,7 @@ class Tinker:
 
     async def unload(self, request: Request) -> Response:
         """Train a model no more; its checkpoints stay."""
-        asked = await _asked(OfModel, request)
+        asked = await asked_of(OfModel, request)
         model = asked.model_id
         self._model(model)
         self.ledger.close_model(model)
@@ -244,12 +242,12 @@ class Tinker:
         return await self._pass(request, forward_only=True)
 
     async def _pass(self, request: Request, *, forward_only: bool) -> Response:
-        form = PROTO if _content_type(request) == PROTO_TYPE else JSON
-        body = await _body(request, PROTO_TYPE)
+        form = PROTO if content_type(request) == PROTO_TYPE else JSON
+        body = await body_of(request, PROTO_TYPE)
         try:
             found = await asyncio.to_thread(passing, body, form, forward_only=forward_only)
         except Problem as problem:
-            raise self._in_place(place_of(body) if form == PROTO else _place(body), problem) from None
+            raise self._in_place(place_of(body) if form == PROTO else place_in(body), problem) from None
         seq = self._number(found.model_id, found.seq_id)
         try:
             await asyncio.to_thread(check, found, self._prompts.vocabulary, self._prompts.positions)
@@ -260,36 +258,36 @@ class Tinker:
 
     async def optim_step(self, request: Request) -> Response:
         """One step of the optimizer."""
-        body = await _body(request)
+        body = await body_of(request)
         asked = await self._ordered(OptimStep, body)
         seq = self._number(asked.model_id, asked.seq_id)
         return self._take(asked.model_id, seq, "step", body, JSON)
 
     async def save(self, request: Request) -> Response:
         """Keep a model's weights and its optimizer's state."""
-        asked = await self._ordered(SaveWeights, await _body(request))
+        asked = await self._ordered(SaveWeights, await body_of(request))
         seq = self._number(asked.model_id, asked.seq_id)
         path = checkpoint_path(asked.model_id, "weights", asked.path or f"{seq:06d}")
         if not asked.overwrite and self.ledger.checkpoint(path) and not self.ledger.id_of(asked.model_id, seq):
             said = Problem(400, f"path: {path} is there already. Give another name, or overwrite.")
             raise self._refused(asked.model_id, seq, said)
-        about = {"user_metadata": asked.user_metadata}
+        about = {"user_metadata": asked.user_metadata, "expires": _end(asked.ttl_seconds)}
         return self._work(asked.model_id, seq, "save", path=path, overwrite=asked.overwrite, about=about)
 
     async def export(self, request: Request) -> Response:
         """Keep a model's weights to draw by."""
-        asked = await self._ordered(SaveForSampler, await _body(request))
+        asked = await self._ordered(SaveForSampler, await body_of(request))
         model, row = asked.model_id, self._model(asked.model_id)
         seq = self._number(model, asked.seq_id)
         path = None if asked.path is None else checkpoint_path(model, "sampler_weights", asked.path)
         number = asked.sampling_session_seq_id
         sampler = None if number is None else f"{row['session']}:sample:{number}"
-        about = {"user_metadata": asked.user_metadata}
+        about = {"user_metadata": asked.user_metadata, "expires": _end(asked.ttl_seconds)}
         return self._work(model, seq, "export", path=path, sampler=sampler, session=row["session"], about=about)
 
     async def load(self, request: Request) -> Response:
         """Put a checkpoint into a model, or make a model of it."""
-        asked = await self._ordered(LoadWeights, await _body(request))
+        asked = await self._ordered(LoadWeights, await body_of(request))
         fresh = asked.model_id is None
         known = self.ledger.checkpoint(asked.path)
         problem = None
@@ -317,7 +315,7 @@ class Tinker:
         try:
             return parse(kind, body)
         except Problem as problem:
-            raise self._in_place(_place(body), problem) from None
+            raise self._in_place(place_in(body), problem) from None
 
     def _in_place(self, place: tuple[str, int] | None, problem: Problem) -> Problem:
         """Refuse what names this place."""
@@ -354,63 +352,11 @@ class Tinker:
             self.trainer.put(Task(kept, read(kept)))
         return json_response({"request_id": self.ledger.id_of(model, seq), "model_id": model})
 
-    # drawing
-
-    async def create_sampler(self, request: Request) -> Response:
-        """Something to draw by: the base, or what was kept of a model."""
-        asked = await _asked(CreateSampler, request)
-        if self.ledger.session(asked.session_id) is None:
-            raise Problem(404, f"There is no session {asked.session_id}.")
-        if asked.base_model not in (None, self._name):
-            raise Problem(400, f"base_model: {asked.base_model!r:.100} is not served here. There is {self._name}.")
-        folder = None
-        if asked.model_path is not None:
-            known = self.ledger.checkpoint(asked.model_path)
-            if known is None or known["kind"] != "sampler_weights":
-                raise Problem(404, f"model_path: {asked.model_path[:200]} is no checkpoint of sampler weights here.")
-            folder = known["file"]
-        elif asked.base_model is None:
-            raise Problem(400, "One of base_model and model_path is needed.")
-        sampler = f"{asked.session_id}:sample:{asked.sampling_session_seq_id}"
-        self.ledger.add_sampler(sampler, asked.session_id, folder, asked.model_path)
-        return json_response({"type": "create_sampling_session", "sampling_session_id": sampler})
-
-    async def sample(self, request: Request) -> Response:
-        """Draw sequences."""
-        body = await _body(request)
-        asked = parse(SampleForm, body)
-        self._samplers.check(asked)
-        owner, seq = asked.sampling_session_id, asked.seq_id
-        if self.ledger.id_of(owner, seq) is None:
-            if len(self._drawing) >= WAITING:
-                raise Problem(429, "Too many requests wait to be drawn.", headers={"Retry-After": "1"})
-            seed = asked.sampling_params.seed
-            seed = random.SystemRandom().randrange(2**53) if seed is None else seed
-            kept = Kept(f"{owner}:{seq}", owner, seq, "sample", body, str(seed), time.time())
-            if self.ledger.accept(kept):
-                self._draw(kept)
-        name = self.ledger.id_of(owner, seq)
-        return json_response(
-            {"request_id": name, "sample_sequence_ids": [f"{name}-{number}" for number in range(asked.num_samples)]}
-        )
-
-    def _draw(self, kept: Kept) -> None:
-        task = asyncio.ensure_future(self._drawn(kept))
-        self._drawing.add(task)
-        task.add_done_callback(self._drawing.discard)
-
-    async def _drawn(self, kept: Kept) -> None:
-        try:
-            answer = await self._samplers.draw(parse(SampleForm, kept.body), int(kept.form))
-        except Exception as error:
-            self._worker.log(f"{kept.id}: {type(error).__name__}: {error}", "")
-            answer = failure("The server failed on this request; its log says how.", "server")
-        self.ledger.settle({kept.id: answer})
-        self._futures.tell([kept.id])
+    # answers
 
     async def retrieve(self, request: Request) -> Response:
         """What a request has come to."""
-        asked = await _asked(Retrieve, request)
+        asked = await asked_of(Retrieve, request)
         name = asked.request_id
         found = await self._futures.answer(name)
         if found is None:
@@ -435,43 +381,6 @@ class Tinker:
         self._futures.tell(given_up)
 
 
-def _named(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint, whose requests the log and the counters know by this name."""
-
-    async def run(request: Request) -> Response:
-        told: Told = request.scope["told"]
-        told.route = f"tinker/{path}"
-        return await endpoint(request)
-
-    return run
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def _body(request: Request, *others: str) -> bytes:
-    """A body that says that it is JSON, or one of the other types."""
-    if _content_type(request) not in ("application/json", *others):
-        raise Problem(415, "Send JSON, as Content-Type: application/json.")
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(415, "Send the body as it is, not compressed.")
-    try:
-        return await request.body()
-    except ClientDisconnect:
-        raise Problem(400, "The body ended too early.") from None
-
-
-async def _asked(kind: type[A], request: Request) -> A:
-    return parse(kind, await _body(request))
-
-
-def _place(body: bytes) -> tuple[str, int] | None:
-    """The model and the number that a body of JSON names, whatever else is wrong with it."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    place = (given.get("model_id"), given.get("seq_id")) if isinstance(given, dict) else (None, None)
-    model, seq = place
-    return (model, seq) if isinstance(model, str) and type(seq) is int and 0 < seq < 2**62 else None
+def _end(seconds: int | None) -> float | None:
+    """When a checkpoint goes that is kept for so long."""
+    return None if seconds is None else time.time() + seconds
