@@ -87,6 +87,18 @@ class Client:
                 raise Failed(found["error"])
             return found
 
+    def waits(self, taken: dict[str, Any]) -> bool:
+        """Whether a request has no answer in half a second."""
+        data = json.dumps({"request_id": taken["request_id"]}).encode()
+        sent = {"Content-Type": "application/json", "X-API-Key": self.key}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{self.address}/api/v1/retrieve_future", data, sent), timeout=0.5
+            ):
+                return False
+        except TimeoutError:
+            return True
+
     def create(self, rank: int = 8, seed: int = 0, **config: Any) -> str:
         """A model."""
         if not self.session:
@@ -133,9 +145,9 @@ class Client:
         self.result(stepped)
         return found
 
-    def ordered(self, path: str, model: str, **body: Any) -> Any:
+    def ordered(self, endpoint: str, model: str, /, **body: Any) -> Any:
         """Something else that has a place in the model's order, and what it came to."""
-        return self.result(self.post(path, {"model_id": model, "seq_id": self._next(model), **body}))
+        return self.result(self.post(endpoint, {"model_id": model, "seq_id": self._next(model), **body}))
 
     def sampler(self, model: str, number: int = 0) -> str:
         """Something to draw by the model as it is now."""
