@@ -37,7 +37,7 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("batch_size=4", "group_size=4", "max_steps=3", "save_every=2", "max_tokens=24", "loss_fn=importance_sampling"),
     ),
     "sl_basic": ("sl_basic", ("max_steps=3", "eval_every=2", "save_every=2")),
-    "rl_basic": ("rl_basic", ("max_steps=2", "max_tokens=12")),
+    "rl_basic": ("rl_basic", ("max_steps=1", "max_tokens=8")),
     "dpo": ("preference.dpo.train", (*_SMALL, "batch_size=8", "learning_rate=1e-4", "dataset=hhh")),
     "distillation": (
         "distillation.on_policy_distillation",
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--seconds", type=float, default=600, help="of a recipe, at most")
+    parser.add_argument("--seconds", type=float, default=1200, help="of a recipe, at most")
     asked = parser.parse_args(arguments)
     work = asked.work.resolve()
     prepare(work, asked.model)

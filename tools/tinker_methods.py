@@ -41,8 +41,8 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "TrainingClient": {
         "create_sampling_client": YES,
         "forward": YES,
-        "forward_backward": "yes: `cross_entropy`, also with (N, K) targets, `importance_sampling`, `ppo`, `cispo`, `dro`; "
-        "not `gspo`, `stable_reinforce` (their formulas are not published), no images, no audio",
+        "forward_backward": "yes: `cross_entropy`, also with (N, K) targets, `importance_sampling`, `ppo`, `cispo`, "
+        "`dro`; not `gspo`, `stable_reinforce` (their formulas are not published), no images, no audio",
         "forward_backward_custom": "yes; the loss runs at the client",
         "get_console_url": "an address of Tinker's own site, made by the SDK",
         "get_info": YES,

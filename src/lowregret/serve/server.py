@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, final
 
@@ -31,6 +30,7 @@ from lowregret.models.load import load_base, resolve
 from lowregret.models.stops import stops
 from lowregret.runs.lock import lock_run
 from lowregret.serve.adapters import Adapters
+from lowregret.serve.address import require_key
 from lowregret.serve.guard import Guard, Told
 from lowregret.serve.metrics import Metrics
 from lowregret.serve.openai import OpenAI
@@ -71,11 +71,7 @@ class Server:
         """
         self._spec, self._key, self._given, self._folder = spec, key, dict(adapters), tinker
         self._log = _line if log is None else log
-        if key is None and not _loopback(spec.host):
-            raise SpecError(
-                f"--host {spec.host}: others reach this address, and there is no key. Give --api-key, or set "
-                "LOWREGRET_API_KEY."
-            )
+        require_key(spec.host, key)
         if root is not None and not root.is_dir():
             raise SpecError(f"--adapter-root {root}: is no folder.")
         self.socket = _listen(spec.host, spec.port)
@@ -230,13 +226,6 @@ def _line(about: dict[str, Any]) -> None:
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
     with suppress(OSError):
         print(redacted(to_json({"time": at, **about})), file=sys.stderr, flush=True)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,6 +14,9 @@ from lowregret.spec.marks import MACHINE, Flag, Unit
 class ServeSpec(Spec):
     """A server of one base and the adapters on it."""
 
+    engine: Literal["own", "vllm"] = "own"
+    """What answers: this program, or `vllm serve`, which is started in its place with the same base, adapters and key.
+    """
     host: str = "127.0.0.1"
     """The address to listen at; one that others reach, such as 0.0.0.0, needs an API key."""
     port: int = Field(default=8000, ge=0, le=65535)
