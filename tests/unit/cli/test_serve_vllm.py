@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,33 +39,31 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, bases: ModuleType) -> Pat
 
 
 class Typed:
-    """The command as a user types it, with a fake vLLM on the path."""
+    """The command as a user types it, in this process, with a fake vLLM on the path that is started in its place."""
 
-    def __init__(self, folder: Path) -> None:
-        self._told = folder / "told.json"
+    def __init__(self, folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._told, self._run = folder / "told.json", run
         program = folder / "vllm"
         program.write_text(FAKE.format(python=sys.executable, told=str(self._told)))
         program.chmod(0o755)
-        self._path = str(folder)
+        monkeypatch.setenv("PATH", str(folder))
+        monkeypatch.setenv("LOWREGRET_API_KEY", "tml-key")
+        monkeypatch.setattr(os, "execve", self._become)
 
-    def __call__(self, *arguments: str, path: str | None = None) -> tuple[int, str, Any]:
+    @staticmethod
+    def _become(program: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        subprocess.run([program, *arguments[1:]], env=environment, timeout=60, check=True)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, Any]:
         """(exit code, what was said, what vLLM was given)."""
-        environment = {**os.environ, "PATH": self._path if path is None else path, "LOWREGRET_API_KEY": "tml-key"}
-        ran = subprocess.run(
-            [sys.executable, "-m", "lowregret", "serve", *arguments, "--engine", "vllm"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        ran = self._run("serve", *arguments, "--engine", "vllm")
         told = json.loads(self._told.read_text()) if self._told.exists() else None
-        return ran.returncode, ran.stdout + ran.stderr, told
+        return ran.exit_code, ran.stdout + ran.stderr, told
 
 
 @pytest.fixture
-def typed(tmp_path: Path) -> Typed:
-    return Typed(tmp_path)
+def typed(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    return Typed(tmp_path, run, monkeypatch)
 
 
 def test_vllm_gets_the_base_the_adapters_and_the_key(typed: Typed, adapters: Path) -> None:
@@ -94,7 +93,9 @@ def test_what_vllm_does_not_take_is_merged_first(typed: Typed, adapters: Path) -
     assert f"lowregret serve {merged} --engine vllm" in " ".join(said.split())
 
 
-def test_what_it_has_no_word_for_is_refused(typed: Typed, adapters: Path, tmp_path: Path) -> None:
+def test_what_it_has_no_word_for_is_refused(
+    typed: Typed, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for arguments, words in (
         (("--prefix-memory", "0"), "--prefix-memory: vLLM has its own ways"),
         (("--tinker-dir", str(tmp_path / "t")), "--tinker-dir: is of use with --engine own"),
@@ -103,6 +104,7 @@ def test_what_it_has_no_word_for_is_refused(typed: Typed, adapters: Path, tmp_pa
         code, said, told = typed("tiny", *arguments)
         assert (code, told) == (2, None)
         assert words in " ".join(said.split())
-    code, said, _ = typed("tiny", path="/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, said, _ = typed("tiny")
     assert code == 2
     assert "pip install vllm" in said
