@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -108,6 +109,7 @@ def run(name: str, python: Path, address: str, work: Path, seconds: float) -> di
     """A recipe's end, and the numbers of its last steps."""
     module, given = RECIPES[name]
     logs = work / "runs" / name
+    shutil.rmtree(logs, ignore_errors=True)  # of a run that did not end well: some recipes ask what to do with it
     command = [python, "-m", f"tinker_cookbook.recipes.{module}", f"model_name={NAME}", f"base_url={address}"]
     environment = {**os.environ, "TINKER_API_KEY": "tml-bench", "HF_HUB_OFFLINE": "1", "TINKER_TELEMETRY": "0"}
     began = time.monotonic()
