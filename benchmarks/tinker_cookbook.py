@@ -4,7 +4,7 @@
 
 PYTHON is that of an environment with `pip install tinker-cookbook[math-rl]`. In the work folder lies what the recipes
 would fetch, under the names by which they do: the base's tokenizer, and rows of sums in the shapes of their data sets.
-A recipe is run as a user runs it, `python -m tinker_cookbook.recipes.…`, with sizes that a CPU takes where it lets them
+A recipe is run as a user runs it, as a module of the package, with sizes that a CPU takes where it lets them
 be set; what it does is its own. A recipe that has ended well is not run again.
 """
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,48 @@ def test_a_refused_request_does_not_stop_those_behind_it(client: Client) -> None
         with pytest.raises(Refused, match="400"):
             client.post("optim_step", {"model_id": model, "seq_id": client._next(model), **unknown})
     np.testing.assert_allclose(client.train(model, rows(1)), alone([1], 8)[0], rtol=2e-4)
+
+
+def test_what_was_refused_early_is_stepped_over_when_its_turn_comes(client: Client) -> None:
+    model = client.create()
+    for seq in (2, 3):
+        with pytest.raises(Refused, match="400"):
+            client.passing(model, [datum([1, 2, 5000])], seq=seq)
+    last = client.passing(model, rows(1), seq=4)
+    assert client.waits(last)
+    first = client.passing(model, rows(1), seq=1)
+    assert client.result(first)["metrics"] == client.result(last)["metrics"]
+
+
+def test_what_is_kept_for_a_time_is_let_go(client: Client, server: Running) -> None:
+    """A day later; what has a name and no end stays."""
+    model = client.create()
+    sampler = client.sampler(model)
+    drawn = client.sample(sampler, PROMPT)
+    told = client.result(drawn)
+    kept = client.ordered("save_weights_for_sampler", model, path="kept")["path"]
+    ended = client.ordered("save_weights", model, path="ended", ttl_seconds=3600)["path"]
+    tinker = server.server._tinker
+    assert tinker is not None
+    folders = tinker.ledger.files()
+    assert client.result(drawn) == told
+
+    async def later() -> None:
+        await tinker.tidy(time.time() + 86400)
+
+    asyncio.run_coroutine_threadsafe(later(), tinker._futures._loop).result(60)  # type: ignore[arg-type]
+    with pytest.raises(Failed, match="kept for 6 hours"):
+        client.result(drawn)
+    with pytest.raises(Refused, match="404"):
+        client.sample(sampler, PROMPT, 1)
+    paths = {each["tinker_path"] for each in client.post("checkpoints", None, method="GET")["checkpoints"]}
+    assert kept in paths
+    assert ended not in paths
+    gone = folders - tinker.ledger.files()
+    place = tinker.ledger.folder / "checkpoints"
+    assert len(gone) >= 2
+    assert not [file for file in gone if (place / file).exists()]
+    client.train(model, rows(1))
 
 
 def test_every_loss_says_what_the_engine_says(client: Client) -> None:

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lowregret.runs.atomic import remove_file
 from lowregret.serve.guard import Told
 from lowregret.serve.problems import Problem, json_response
-from lowregret.serve.requests import parse
+from lowregret.serve.tinker.bodies import asked_of
 from lowregret.serve.tinker.forms import WeightsInfo
-from lowregret.serve.tinker.ledger import Ledger
+from lowregret.serve.tinker.ledger import CHECKPOINTS, Ledger
 from lowregret.spec import LoRA
 
 PAGE = 100
@@ -141,17 +142,24 @@ class Catalogue:
         return _told(request, "checkpoints", {"checkpoints": [_checkpoint(each) for each in page], "cursor": cursor})
 
     async def delete(self, request: Request) -> Response:
-        """Take a checkpoint off the list; its file goes when the server starts again."""
+        """Take a checkpoint off the list."""
         given = request.path_params
         path = f"{SCHEME}{given['run']}/{given['kind']}/{given['name']}"
-        if self._ledger.checkpoint(path) is None:
+        known = self._ledger.checkpoint(path)
+        if known is None:
             raise Problem(404, "There is no such checkpoint.")
-        self._ledger.remove_checkpoint(path)
+        self.remove(known)
         return _told(request, "delete_checkpoint", {})
+
+    def remove(self, known: dict[str, Any]) -> None:
+        """Let go of a checkpoint. One to draw by goes when the server starts again: samplers may have its folder."""
+        self._ledger.remove_checkpoint(known["path"])
+        if known["kind"] == "weights":
+            remove_file(self._ledger.folder / CHECKPOINTS / known["file"])
 
     async def weights_info(self, request: Request) -> Response:
         """What a checkpoint of weights is loaded into."""
-        path = parse(WeightsInfo, await request.body()).tinker_path
+        path = (await asked_of(WeightsInfo, request)).tinker_path
         known = self._ledger.checkpoint(path)
         row = None if known is None else self._ledger.model(known["model"])
         if row is None:

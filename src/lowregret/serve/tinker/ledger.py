@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY, owner TEXT, seq INTEGER, kind TEXT, body BLOB, form TEXT, answer BLOB,
     failed INTEGER DEFAULT 0, created REAL, done REAL);
 CREATE UNIQUE INDEX IF NOT EXISTS by_owner ON requests (owner, seq);
-CREATE TABLE IF NOT EXISTS samplers (id TEXT PRIMARY KEY, session TEXT, folder TEXT, path TEXT, created REAL);
+CREATE TABLE IF NOT EXISTS samplers (id TEXT PRIMARY KEY, session TEXT, folder TEXT, path TEXT, used REAL);
 CREATE TABLE IF NOT EXISTS checkpoints (
     path TEXT PRIMARY KEY, model TEXT, kind TEXT, file TEXT, bytes INTEGER, created REAL, about TEXT);
 """
@@ -288,6 +288,21 @@ class Ledger:
         """What is known of one."""
         found = self._row("SELECT * FROM samplers WHERE id = ?", sampler)
         return None if found is None else dict(found)
+
+    def use_sampler(self, sampler: str) -> None:
+        """It is drawn by."""
+        self._write("UPDATE samplers SET used = ? WHERE id = ?", time.time(), sampler)
+
+    def idle_samplers(self, before: float) -> list[tuple[str, str]]:
+        """(name, folder) of those without a path that were last drawn by before this moment."""
+        rows = self._rows(
+            "SELECT id, folder FROM samplers WHERE path IS NULL AND folder IS NOT NULL AND used < ?", before
+        )
+        return [(row["id"], row["folder"]) for row in rows]
+
+    def remove_sampler(self, sampler: str) -> None:
+        """It is there no more."""
+        self._write("DELETE FROM samplers WHERE id = ?", sampler)
 
     def samplers(self, session: str) -> list[str]:
         """A session's."""

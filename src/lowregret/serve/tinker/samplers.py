@@ -14,6 +14,7 @@ from lowregret.engine.sampling.draw import Likely, SamplingParams
 from lowregret.errors import LowregretError
 from lowregret.export.peft import load_adapter
 from lowregret.foreign_text import without_paths
+from lowregret.runs.atomic import remove_folder
 from lowregret.serve.problems import Problem
 from lowregret.serve.prompts import Prompts
 from lowregret.serve.tinker.forms import SampleForm
@@ -71,11 +72,23 @@ class Samplers:
         sampler = self._ledger.sampler(asked.sampling_session_id)
         if sampler is None:
             return failure("The sampling session has gone.", "user")
+        self._ledger.use_sampler(asked.sampling_session_id)
         try:
             async with self._using(sampler["folder"]) as policy:
                 return await self._draw(asked, seed, policy)
         except LowregretError as error:
             return failure(without_paths(str(error), [str(self._ledger.folder)]), "user")
+
+    async def remove_idle(self, before: float) -> None:
+        """Remove what was written to draw by, under no name, and was last drawn by before this moment."""
+        for sampler, folder in self._ledger.idle_samplers(before):
+            drawer = self._drawers.get(folder)
+            if drawer is not None and drawer.users:
+                continue
+            if drawer is not None and drawer.loaded:
+                self._retire(self._drawers.pop(folder).policy)
+            self._ledger.remove_sampler(sampler)
+            await asyncio.to_thread(remove_folder, self._ledger.folder / CHECKPOINTS / folder)
 
     async def _draw(self, asked: SampleForm, seed: int, policy: str) -> Answer:
         prompt = asked.prompt.tokens

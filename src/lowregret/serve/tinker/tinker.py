@@ -51,7 +51,7 @@ from lowregret.strict_json import to_json
 
 A = TypeVar("A", bound=Asked)
 ANSWER_SECONDS = 6 * 3600.0
-"""For which answers are kept."""
+"""For which answers are kept, and what samplers without a name draw by after they were last asked."""
 TIDY_SECONDS = 600.0
 PREFIX = "/api/v1"
 
@@ -77,7 +77,7 @@ class Tinker:
             log=worker.log,
         )
         worker.attach(self.trainer.turn, self.trainer.stop)
-        samplers = Samplers(worker, self.trainer, self.ledger, prompts, spec.max_adapters)
+        self._samplers = samplers = Samplers(worker, self.trainer, self.ledger, prompts, spec.max_adapters)
         self._drawing = Drawing(samplers, self.ledger, self._futures, name, worker.log)
         self._catalogue = Catalogue(self.ledger, name, prompts.positions)
 
@@ -124,10 +124,18 @@ class Tinker:
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(TIDY_SECONDS)
-            await asyncio.to_thread(self.ledger.forget, time.time() - ANSWER_SECONDS)
-            for row in await asyncio.to_thread(self.ledger.checkpoints):
-                if (row["about"]["expires"] or math.inf) < time.time():
-                    self.ledger.remove_checkpoint(row["path"])
+            try:
+                await self.tidy(time.time())
+            except Exception as error:
+                self._worker.log(f"{type(error).__name__}: {error}", "")
+
+    async def tidy(self, now: float) -> None:
+        """Let go of what is kept for a time alone: answers, checkpoints with an end, samplers that nobody draws by."""
+        await asyncio.to_thread(self.ledger.forget, now - ANSWER_SECONDS)
+        for row in await asyncio.to_thread(self.ledger.checkpoints):
+            if (row["about"]["expires"] or math.inf) < now:
+                self._catalogue.remove(row)
+        await self._samplers.remove_idle(now - ANSWER_SECONDS)
 
     # sessions
 

@@ -40,10 +40,10 @@ class _Queue:
         """The one whose turn it is, if it has come."""
         return self.tasks.get(self.following)
 
-    def advance(self) -> None:
-        """The head is done."""
-        del self.tasks[self.following]
-        self.following += 1
+    def advance(self, following: int) -> None:
+        """Everything before this number is done."""
+        self.tasks = {seq: task for seq, task in self.tasks.items() if seq >= following}
+        self.following = max(self.following, following)
         self.since = time.monotonic()
 
 
@@ -86,7 +86,7 @@ class Trainer:
         """A number whose request was refused: those behind it do not wait for it."""
         with self._lock:
             queue = self._queue(model)
-            queue.following = self._ledger.done_up_to(model, queue.following)
+            queue.advance(self._ledger.done_up_to(model, queue.following))
         self._wake()
 
     def score(self, score: Score) -> Future[dict[str, Any]]:
@@ -151,10 +151,15 @@ class Trainer:
 
     def _do(self, tasks: Sequence[Task]) -> None:
         answers = self._together(tasks)
-        self._ledger.settle({task.asked.id: answer for task, answer in answers})
+        try:
+            self._ledger.settle({task.asked.id: answer for task, answer in answers})
+        except Exception:  # what nobody was told is done again, from what is known
+            for task in tasks:
+                self.operations.forget(task.model)
+            raise
         with self._lock:
             for task in tasks:
-                self._queues[task.model].advance()
+                self._queues[task.model].advance(self._ledger.done_up_to(task.model, task.asked.seq + 1))
         self._tell([task.asked.id for task in tasks])
         for task, answer in answers:
             self._guarded(task, partial(self.operations.after, task, failed=answer.failed))
