@@ -106,6 +106,7 @@ def test_requests_are_done_in_their_order_and_once(client: Client) -> None:
     told = [client.result(taken) for taken in (first, step, late)]
     expected = alone([1, 2], 8)
     np.testing.assert_allclose([told[0]["metrics"]["loss:sum"], told[2]["metrics"]["loss:sum"]], expected, rtol=2e-4)
+    assert client.passing(model, rows(9), seq=1) == first, "whatever it says, the number has been done"
     assert [client.result(taken) for taken in (first, step, late)] == told
 
 
