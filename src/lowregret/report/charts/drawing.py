@@ -11,15 +11,21 @@ from typing import Any
 
 import altair as alt
 
-from lowregret.report.charts.theme import PAPER, Theme, config
+from lowregret.report.charts.theme import Theme, colour, config
 from lowregret.report.reading import StudyRecords
 
 WIDTH = 760
 HEIGHT = 400
-POINTS = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"]
+PHONE = 46
+"""Characters of a label that a phone has room for."""
+POINTS = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right", "triangle-left"]
+DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [12, 4], [1, 3], [6, 2, 1, 2, 1, 2]]
+"""Of methods' lines: beside colours and points, for who tells colours apart less."""
 LOSS = "held-out loss (nats per supervised token)"
 
 Chart = alt.LayerChart | alt.ConcatChart
+TIP = alt.Description("tip:N")
+"""What a mark says under the pointer: the field `tip` of its row. The mark itself has `aria=True`."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Figure:
     key: str
     title: str
     chart: Chart
+    """Its description says what is drawn and what is found, for those who do not see it."""
     caption: str
 
 
@@ -43,7 +50,7 @@ def save(chart: Chart, path: Path, theme: Theme = "light") -> None:
     """Write a chart, offline, as the suffix says: .png at double resolution on the theme's paper, .svg on none."""
     drawn = themed(chart, theme)
     if path.suffix == ".png":
-        drawn = drawn.properties(background=PAPER[theme])
+        drawn = drawn.properties(background=colour("paper", theme))
     drawn.save(str(path), scale_factor=2 if path.suffix == ".png" else 1)
 
 
@@ -52,7 +59,7 @@ def svg(chart: Chart | dict[str, Any], theme: Theme = "light") -> str:
     import vl_convert
 
     spec = chart if isinstance(chart, dict) else chart.to_dict()
-    text = vl_convert.vegalite_to_svg({**spec, "config": config(theme)}, allowed_base_urls=[])
+    text: str = vl_convert.vegalite_to_svg({**spec, "config": config(theme)}, allowed_base_urls=[])
     # Vega numbers its clip paths through the life of the process.
     return _renumbered(text)
 
@@ -104,6 +111,12 @@ def method_shape(study: StudyRecords) -> alt.Shape:
     """A second mark of the method beside its colour, where points of equal loss lie on each other."""
     labels = [study.label(name) for name in study.methods]
     return alt.Shape("method:N", scale=alt.Scale(domain=labels, range=POINTS), legend=None)
+
+
+def method_dash(study: StudyRecords) -> alt.StrokeDash:
+    """The dashes of a method's line."""
+    labels = [study.label(name) for name in study.methods]
+    return alt.StrokeDash("method:N", scale=alt.Scale(domain=labels, range=DASHES), legend=None)
 
 
 def method_key(study: StudyRecords, rows: Sequence[dict[str, Any]]) -> list[alt.Chart]:
