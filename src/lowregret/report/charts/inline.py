@@ -1,8 +1,9 @@
 """A chart as a part of a page: static SVG in the page's own colours, drawn for a wide and for a narrow screen.
 
 Colours are the variables of the page's style sheet, so that light, dark and print share one drawing. What Vega adds for
-its own scripts is left out; a mark that a chart gave a description has it as its `title`, which a browser shows under
-the pointer.
+its own scripts is left out. A mark that a chart gave a description has it as its `title`, which a browser shows under
+the pointer; the narrow drawing has the same marks in the same order, of class `tipped`, and leaves their words to the
+wide one and to the page's script.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
 
 from lowregret.foreign_text import shown
 from lowregret.report.charts.drawing import WIDTH, svg
@@ -24,25 +26,41 @@ _LEFT_OUT = frozenset(
     ("class", "role", "aria-label", "aria-roledescription", "aria-hidden", "pointer-events", "font-family")
 )
 _DEFAULTS = frozenset(
-    (("opacity", "1"), ("font-weight", "normal"), ("x2", "0"), ("y2", "0"), ("transform", "translate(0,0)"))
+    (
+        ("opacity", "1"),
+        ("font-weight", "normal"),
+        ("text-anchor", "start"),
+        ("stroke-width", "1"),
+        ("x2", "0"),
+        ("y2", "0"),
+        ("transform", "translate(0,0)"),
+    )
 )
 _GEOMETRY = frozenset(("d", "transform", "x2", "y2", "width", "height"))
-_INHERITED = ("fill", "stroke", "stroke-width", "stroke-dasharray", "font-size", "font-weight", "text-anchor")
+_HALO = ("stroke", "stroke-width")
+_SHARED = (
+    *_HALO,
+    "fill",
+    "stroke-dasharray",
+    "font-size",
+    "font-weight",
+    "text-anchor",
+    "paint-order",
+    "class",
+)
+"""What a mark takes from its group. The class is looked for at both."""
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 _CIRCLE = re.compile(r"M([\d.]+),0A\1,\1,0,1,1,-\1,0A\1,\1,0,1,1,\1,0$")
 _PLACE = re.compile(r"translate\(([^,]+),([^)]+)\)$")
-_CLIP = re.compile(r'(id="|url\(#)clip(\d+)')
 _NO_XML = re.compile("[\ufffe\uffff]")
 
 
 def inline(spec: dict[str, Any], key: str) -> str:
     """A chart's specification as two drawings, of classes `wide` and `narrow`, of which a page shows one.
 
-    `key` tells the drawings of one page apart. Both have the chart's description for those who do not see it.
+    `key` tells the drawings of one page apart.
     """
-    return "".join(
-        _drawing(_fitted(spec, width), f"{key}-{kind}", kind) for kind, width in (("wide", WIDTH), ("narrow", NARROW))
-    )
+    return _drawing(spec, WIDTH, f"{key}-w", "wide") + _drawing(spec, NARROW, f"{key}-n", "narrow")
 
 
 def _fitted(spec: dict[str, Any], width: int) -> dict[str, Any]:
@@ -55,72 +73,114 @@ def _fitted(spec: dict[str, Any], width: int) -> dict[str, Any]:
     return {**spec, "columns": columns, "concat": panels}
 
 
-def _drawing(spec: dict[str, Any], key: str, kind: str) -> str:
+def _drawing(spec: dict[str, Any], width: int, key: str, kind: str) -> str:
     # Control characters are no XML, and other people's text may have them.
-    root = ElementTree.fromstring(_NO_XML.sub("�", shown(svg(spec, "page"))))
-    found = ElementTree.Element(
-        "svg",
-        {"class": kind, "role": "img", "aria-label": shown(str(spec.get("description", ""))), "fill": "none"}
-        | {name: root.attrib[name] for name in ("width", "height", "viewBox")},
-    )
+    root = ElementTree.fromstring(_NO_XML.sub("�", shown(svg(_fitted(spec, width), "page"))))
+    size = {name: root.attrib[name] for name in ("width", "height", "viewBox")}
+    found = Element("svg", {"class": kind, "aria-hidden": "true", "fill": "none", **size})
     for child in root:
-        found.extend(_cleaned(child))
-    return _CLIP.sub(rf"\g<1>{key}-\2", ElementTree.tostring(found, encoding="unicode"))
+        found.extend(_cleaned(child, titles=kind == "wide"))
+    _share_clips(found, key)
+    for group in list(found.iter("g")):
+        _join_halos(group)
+        _gather(group)
+    return ElementTree.tostring(found, encoding="unicode").replace(" />", "/>")
 
 
-def _cleaned(node: ElementTree.Element) -> Iterator[ElementTree.Element]:
+def _cleaned(node: Element, *, titles: bool) -> Iterator[Element]:
     """A node without what draws nothing; in place of a group that says nothing, what is in it."""
     tag = node.tag.removeprefix(_SVG)
     if node.get("display") == "none" or (tag == "path" and not _is_drawn(node)):
         return
-    found = ElementTree.Element(tag, _attributes(node))
+    found = Element(tag, _attributes(node))
     found.text = node.text if tag == "text" else None
     for child in node:
-        found.extend(_cleaned(child))
-    if tag == "g":
-        _hoist(found)
-        if not found.attrib or not len(found):
-            yield from found
-            return
-    elif told := node.get("aria-label"):
-        ElementTree.SubElement(found, "title").text = told
+        found.extend(_cleaned(child, titles=titles))
+    if tag == "g" and (not found.attrib or not len(found)):
+        yield from found
+        return
+    if tag != "g" and (told := node.get("aria-label")):
+        if titles:
+            SubElement(found, "title").text = told
+        else:
+            found.set("class", "tipped")
     _simplify(found)
     yield found
 
 
-def _is_drawn(node: ElementTree.Element) -> bool:
-    return bool(node.get("d")) and ("fill" in node.attrib or "stroke" in node.attrib or "clip" in node.get("class", ""))
+def _is_drawn(node: Element) -> bool:
+    return bool(node.get("d")) and ("fill" in node.attrib or "stroke" in node.attrib)
 
 
-def _attributes(node: ElementTree.Element) -> dict[str, str]:
-    return {
+def _attributes(node: Element) -> dict[str, str]:
+    found = {
         name: _NUMBER.sub(_rounded, value) if name in _GEOMETRY else value.removesuffix("px")
         for name, value in node.attrib.items()
         if name not in _LEFT_OUT and (name, value) not in _DEFAULTS
     }
+    if "stroke" not in found:
+        found.pop("stroke-width", None)
+    return found
 
 
 def _rounded(found: re.Match[str]) -> str:
     return f"{float(found[0]):.1f}".removesuffix(".0")
 
 
-def _hoist(group: ElementTree.Element) -> None:
-    """What all that is drawn in a group shares is said once, at the group."""
-    children = list(group)
-    if len(children) < 2:
-        return
-    for name in _INHERITED:
-        values = {child.get(name) for child in children}
-        if len(values) == 1 and None not in values and name not in group.attrib:
-            group.set(name, str(values.pop()))
-            for child in children:
-                del child.attrib[name]
+def _gather(parent: Element) -> None:
+    """What marks that follow each other share is said once, at a group around them."""
+    runs: list[tuple[list[Element], set[tuple[str, str]]]] = []
+    for child in parent:
+        own = {(name, child.attrib[name]) for name in _SHARED if name in child.attrib} if child.tag != "g" else set()
+        marks, shared = runs[-1] if runs else ([], set())
+        # A second mark may share less than all that the first one has; a third does not make it less again.
+        if marks and marks[0].tag == child.tag and shared & own and (len(marks) == 1 or shared <= own):
+            runs[-1] = ([*marks, child], shared & own)
+        else:
+            runs.append(([child], own))
+    for marks, shared in runs:
+        if len(marks) > 1:
+            group = Element("g", dict(sorted(shared)))
+            parent.insert(list(parent).index(marks[0]), group)
+            for mark in marks:
+                parent.remove(mark)
+                group.append(mark)
+                for name, _ in shared:
+                    del mark.attrib[name]
 
 
-def _simplify(mark: ElementTree.Element) -> None:
+def _simplify(mark: Element) -> None:
     """A path that is a circle becomes one."""
     circle, place = _CIRCLE.match(mark.get("d", "")), _PLACE.match(mark.get("transform", ""))
     if circle and place:
         del mark.attrib["d"], mark.attrib["transform"]
         mark.tag = "circle"
         mark.attrib |= {"cx": place[1], "cy": place[2], "r": circle[1]}
+
+
+def _share_clips(drawing: Element, key: str) -> None:
+    """One definition for all clips of one shape, under a name of this drawing's own: a page has many."""
+    names: dict[str, str] = {}
+    shapes: dict[str, str] = {}
+    for parent in list(drawing.iter("defs")):
+        for clip in list(parent):
+            shape = "".join(ElementTree.tostring(child, encoding="unicode") for child in clip)
+            own = clip.get("id", "")
+            if shape in shapes:
+                parent.remove(clip)
+            else:
+                shapes[shape] = f"{key}{len(shapes)}"
+                clip.set("id", shapes[shape])
+            names[f"url(#{own})"] = f"url(#{shapes[shape]})"
+    for node in drawing.iter():
+        if "clip-path" in node.attrib:
+            node.set("clip-path", names[node.attrib["clip-path"]])
+
+
+def _join_halos(group: Element) -> None:
+    """A text drawn twice, at first in the paper's colour and wider, is one text that paints its outline first."""
+    for under, over in zip(list(group), list(group)[1:], strict=False):
+        same = under.tag == over.tag == "text" and under.text == over.text and "stroke" in under.attrib
+        if same and under.get("transform") == over.get("transform"):
+            group.remove(under)
+            over.attrib |= {name: under.attrib[name] for name in _HALO} | {"paint-order": "stroke"}

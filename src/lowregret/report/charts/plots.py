@@ -323,7 +323,7 @@ def _hairline(one: Series, place: float, scale: _Scale, x: alt.X, y: alt.Y) -> a
     """From the end of a curve to its name: where names are moved apart, and where a curve ends early."""
     end = one.points[-1]
     row = data([{"x": end[0], "y": min(max(end[1], scale.low), scale.high)}])
-    line = row.mark_rule(strokeWidth=0.8, opacity=0.45, clip=True, style=ramp(one.shade))
+    line = row.mark_rule(strokeWidth=0.8, opacity=0.45, style=ramp(one.shade))
     before = alt.value({"expr": f"width - {7 * len(one.name) + 6}"})
     drawn: alt.Chart = line.encode(x=x, y=y, x2=before, y2=alt.value(place))
     return drawn

@@ -51,7 +51,8 @@ def loss_against_learning_rate(study: StudyRecords) -> alt.LayerChart:
     found = "; ".join(_found(study, name) for name in study.methods)
     chart = layered(layers, f"Held-out loss against learning rate, a line a method. {found}.")
     # One layer's shapes say how trials ended, the others' which method's they are.
-    return chart.resolve_scale(shape="independent")
+    independent: alt.LayerChart = chart.resolve_scale(shape="independent")
+    return independent
 
 
 def _found(study: StudyRecords, name: str) -> str:

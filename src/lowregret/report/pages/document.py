@@ -71,7 +71,8 @@ def figure(key: str, title: str, spec: dict[str, Any], caption: str, name: str =
     from lowregret.report.charts.inline import inline  # altair takes half a second to import
 
     drawing = Markup(inline(spec, key))  # escaped by the writer of XML
-    return render("figure", key=key, title=title, drawing=drawing, caption=caption, name=name or key)
+    said = spec.get("description", title)
+    return render("figure", key=key, title=title, said=said, drawing=drawing, caption=caption, name=name or key)
 
 
 def reproduce(command: str, spec: Any) -> Markup:

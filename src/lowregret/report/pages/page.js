@@ -10,18 +10,19 @@
   tip.setAttribute("aria-hidden", "true");
   tip.hidden = true;
 
-  for (const svg of document.querySelectorAll(".plot svg")) {
-    const marks = [...svg.querySelectorAll("title")].map((title) => {
-      const mark = title.parentElement;
-      mark.dataset.tip = title.textContent;
-      title.remove();
-      return mark;
-    });
+  for (const plot of document.querySelectorAll(".plot")) {
+    const words = [...plot.querySelectorAll(".wide title")].map((title) => title.textContent);
+    const wide = [...plot.querySelectorAll(".wide title")].map((title) => title.parentElement);
+    for (const drawn of [wide, [...plot.querySelectorAll(".narrow .tipped:not(g), .narrow g.tipped > *")]])
+      drawn.forEach((mark, index) => { mark.dataset.tip = words[index]; });
+    for (const mark of wide) mark.querySelector("title").remove();
+    const marks = [...plot.querySelectorAll("[data-tip]")];
     const point = (event) => {
       let best = null;
       let least = REACH;
       for (const mark of marks) {
         const box = mark.getBoundingClientRect();
+        if (!box.width) continue;
         const away = Math.hypot(event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2);
         if (away <= least) [best, least] = [mark, away];
       }
@@ -33,16 +34,21 @@
       tip.style.left = `${Math.max(4, Math.min(left, document.documentElement.clientWidth - tip.offsetWidth - 4))}px`;
       tip.style.top = `${box.y > tip.offsetHeight + 12 ? box.y - tip.offsetHeight - 8 : box.bottom + 8}px`;
     };
-    svg.addEventListener("pointermove", point);
-    svg.addEventListener("pointerdown", point);
-    svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+    plot.addEventListener("pointermove", point);
+    plot.addEventListener("pointerdown", point);
+    plot.addEventListener("pointerleave", () => { tip.hidden = true; });
   }
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
   // A figure as it is seen: other programs do not know the page's colours, so they are written into it.
-  function standalone(svg) {
+  function standalone(plot) {
+    const svg = plot.querySelector(".wide");
     const style = getComputedStyle(svg);
     const copy = svg.cloneNode(true);
+    copy.removeAttribute("aria-hidden");
+    const said = document.createElementNS(copy.namespaceURI, "desc");
+    said.textContent = plot.getAttribute("aria-label");
+    copy.prepend(said);
     for (const mark of copy.querySelectorAll("[data-tip]")) {
       const title = document.createElementNS(copy.namespaceURI, "title");
       title.textContent = mark.dataset.tip;
@@ -53,7 +59,7 @@
     paper.setAttribute("width", "100%");
     paper.setAttribute("height", "100%");
     paper.setAttribute("fill", "var(--paper)");
-    copy.prepend(paper);
+    said.after(paper);
     copy.setAttribute("font-family", style.fontFamily);
     const text = new XMLSerializer().serializeToString(copy);
     return text.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
@@ -61,9 +67,9 @@
 
   for (const button of document.querySelectorAll("button.save")) {
     button.addEventListener("click", () => {
-      const svg = button.closest("figure").querySelector("svg.wide");
+      const plot = button.closest("figure").querySelector(".plot");
       const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([standalone(svg)], { type: "image/svg+xml" }));
+      link.href = URL.createObjectURL(new Blob([standalone(plot)], { type: "image/svg+xml" }));
       link.download = `${button.dataset.name}.svg`;
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
