@@ -54,7 +54,9 @@ def loss_against_steps(study: StudyRecords) -> alt.LayerChart:
     curves = {name: curve(study, name) for name in study.methods}
     values = [loss for found in curves.values() for _, loss in (*found.train, *found.test)]
     keyed = [name for name in study.methods if curves[name].train or curves[name].test]
-    scale = LossScale(values, above=20 + 18 * max(len(keyed), 1), below=14)
+    key = 20 + 18 * max(len(keyed), 1)
+    height = max(HEIGHT, 320 + key)
+    scale = LossScale(values, above=key, below=14, height=height)
     last = max((step for found in curves.values() for step, _ in (*found.train, *found.test)), default=1)
     domain = alt.Scale(domain=[0, last], nice=False)
     axis = alt.Axis(grid=False, tickMinStep=1, format="~s", tickCount=8) if keyed else None
@@ -70,7 +72,7 @@ def loss_against_steps(study: StudyRecords) -> alt.LayerChart:
         points.encode(x=x, y=y, color=color, shape=method_shape(study), description=TIP),
         *_key_layers(study, keyed, scale),
     ]
-    return layered(layers, f"Training and held-out loss against optimizer steps. {_ends(study, curves)}")
+    return layered(layers, f"Training and held-out loss against optimizer steps. {_ends(study, curves)}", height)
 
 
 def _rows(study: StudyRecords, curves: dict[str, Curve], which: str) -> list[dict[str, Any]]:

@@ -72,12 +72,14 @@ def _renumbered(text: str) -> str:
 class LossScale:
     """The vertical scale of a loss figure: data in the middle, lanes for labels above and below."""
 
-    def __init__(self, values: Sequence[float], above: float, below: float) -> None:
+    def __init__(self, values: Sequence[float], above: float, below: float, height: float = HEIGHT) -> None:
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
         spread = max(high - low, 1e-3 * max(abs(high), 1.0))
-        unit = spread / (HEIGHT - above - below)
+        unit = spread / (height - above - below)
         self.low, self.high, self._unit = low - below * unit, low + spread + above * unit, unit
         self._ticks = _ticks(low, low + spread) if values else []
+        apart = self._ticks[1] - self._ticks[0] if len(self._ticks) > 1 else 1.0
+        self._format = f".{max(0, -math.floor(math.log10(apart) + 1e-9))}f"
 
     def at(self, pixels: float) -> float:
         """The loss at this many pixels under the top edge."""
@@ -85,7 +87,7 @@ class LossScale:
 
     def channel(self, field: str, title: str | None = LOSS) -> alt.Y:
         scale = alt.Scale(domain=[self.low, self.high], nice=False, zero=False)
-        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=self._ticks))
+        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=self._ticks, format=self._format))
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -32,7 +32,7 @@ def lag_chart(study: StudyRecords) -> alt.LayerChart:
     names = compared(study)
     curves = {name: {step: loss for step, loss in curve(study, name).test if step > 0} for name in names}
     values = [loss for found in curves.values() for loss in found.values()]
-    scale = LossScale(values, above=20 + 18 * max(len(names), 1), below=24)
+    scale = LossScale(values, above=20 + 18 * max(len(names), 1), below=24, height=_HEIGHT)
     steps = [step for found in curves.values() for step in found] or [1]
     axis = alt.Axis(grid=False, values=sorted(set(steps)), format="~s", labelOverlap=True)
     domain = alt.Scale(type="log", domain=[0.93 * min(steps), 1.06 * max(steps)], nice=False)

@@ -224,6 +224,9 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
             return low / 3, high * 3
         ratio = (high / low) ** 0.06
         return low / ratio, high * ratio
+    if high == low:  # one value: a fifth of it around it, so that ticks have few digits
+        around = 0.2 * abs(high) or 1.0
+        return low - around, high + around
     spread = max(high - low, 1e-3 * max(abs(high), 1e-6))
     return low - 0.06 * spread, high + 0.06 * spread
 

@@ -40,16 +40,18 @@ def loss_against_learning_rate(study: StudyRecords) -> alt.LayerChart:
     marked = [name for name in study.methods if any(_outcome(t, top) for t in study.search_trials(name))]
     base = study.verdict.base_nll
     shown = [loss for loss in losses if loss <= top] + ([base] if base is not None and base <= top else [])
-    scale = LossScale(shown, above=30 + 14 * len(marked), below=LANE * len(study.methods) + 18)
+    lanes = LANE * len(study.methods) + 18
+    height = max(HEIGHT, 250 + lanes)
+    scale = LossScale(shown, above=30 + 14 * len(marked), below=lanes, height=height)
     rates = [trial.learning_rate for trial in study.trials] or [1e-4]
     x = _rate_channel(rates)
     layers = _base_rule(study, scale) + _search_layers(study, scale, x, top)
     layers += _outcome_layers(study, scale, x, marked, top)
     for index, name in enumerate(study.methods):
-        lane = scale.at(HEIGHT - LANE * (len(study.methods) - index) + 24)
+        lane = scale.at(height - LANE * (len(study.methods) - index) + 24)
         layers += _lane_layers(study, name, lane, x, rates)
     found = "; ".join(_found(study, name) for name in study.methods)
-    chart = layered(layers, f"Held-out loss against learning rate, a line a method. {found}.")
+    chart = layered(layers, f"Held-out loss against learning rate, a line a method. {found}.", height)
     # One layer's shapes say how trials ended, the others' which method's they are.
     independent: alt.LayerChart = chart.resolve_scale(shape="independent")
     return independent

@@ -40,7 +40,8 @@ def share(fraction: float) -> str:
 
 def perplexity(nll: float) -> str:
     """What a loss in nats per token comes to as perplexity, exp(nll): `3.684`."""
-    return f"{math.exp(min(nll, 700.0)):.4g}"
+    value = float(f"{math.exp(min(nll, 700.0)):.4g}")
+    return f"{value:,.0f}" if 1e4 <= value < 1e7 else f"{value:.4g}"
 
 
 def of_learned(fraction: float | None) -> str:

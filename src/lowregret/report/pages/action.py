@@ -13,11 +13,7 @@ from lowregret.runs.commands import OWN, Command
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
 from lowregret.runs.verdict import SettlingOption
 
-NOTHING = (
-    "The run has kept no weights: train with these choices, and its page will say how to serve and ship them.",
-    "What stands in the way is said below.",
-)
-"""Where there is no step: of a settled verdict, and of an open one."""
+NO_WEIGHTS = "The run has kept no weights: train with these choices, and its page will say how to serve and ship them."
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
@@ -27,6 +23,13 @@ class Step:
 
     title: str
     command: str
+
+
+def otherwise(study: StudyRecords) -> str:
+    """What to know where there is no step: of an open verdict the reason that says what stands in the way."""
+    if study.verdict.verdict != "inconclusive":
+        return NO_WEIGHTS
+    return next(iter(study.verdict.reasons[1:]), "No command would settle it: the reasons are below.")
 
 
 def steps(study: StudyRecords) -> list[Step]:
@@ -54,14 +57,15 @@ def _serving(found: Sequence[Command]) -> list[Command]:
 
 
 def settling(study: StudyRecords) -> list[SettlingOption]:
-    """What would settle an open verdict, the fastest first: what was computed with it; or, of one seed, a second one,
-    without which there is no noise to compute with."""
+    """What would settle an open verdict, the fastest first: what was computed with it; or, where one seed has told
+    nothing of the noise to compute with, as many seeds as the reasons ask for."""
     verdict = study.verdict
     found = [] if verdict.settling is None else list(verdict.settling.options)
     pair = [result for result in (verdict.lora, verdict.full) if result is not None]
     if not found and len(pair) == 2 and all(result.bracketed for result in pair) and min(r.seeds for r in pair) == 1:
-        again = sum(result.seconds for result in verdict.methods if result.seeds == 1)
-        found = [SettlingOption(seeds=2, seconds=again or None)]
+        seeds = max(3, study.spec.seeds + 1)
+        seconds = sum((seeds - result.seeds) * result.seconds for result in verdict.methods)
+        found = [SettlingOption(seeds=seeds, seconds=seconds or None)]
     return sorted(found, key=lambda option: (option.seconds is None, option.seconds or 0.0))
 
 

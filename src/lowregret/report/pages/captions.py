@@ -9,13 +9,16 @@ from lowregret.report.pages import action
 from lowregret.report.reading import StudyRecords, cost_of
 from lowregret.runs.verdict import MethodResult
 
+OPEN = "Not settled: "
+"""What the words of an open verdict begin with."""
+
 
 def plain(study: StudyRecords) -> str:
     """The verdict as one would say it: as good, better or worse by how much, or what would settle it."""
     verdict = study.verdict
     if verdict.verdict == "inconclusive":
         options = action.settling(study)
-        return f"Not settled: {action.more(study, options[0])}." if options else headline(study)
+        return f"{OPEN}{action.more(study, options[0])}." if options else headline(study)
     if verdict.verdict == "regret":
         return f"LoRA is worse by {_apart(verdict.lora, verdict.full)}."
     chosen = _chosen(study)
@@ -34,7 +37,7 @@ def headline(study: StudyRecords) -> str:
     """The verdict in one sentence: which to choose and why, or that it is not settled and why."""
     verdict = study.verdict
     if verdict.verdict == "inconclusive":
-        return f"Not settled: {_unsettled(study)}."
+        return f"{OPEN}{_unsettled(study)}."
     if verdict.verdict == "regret":
         lora, apart = _name(study, verdict.lora), _apart(verdict.lora, verdict.full)
         side = "below" if study.rewarded else "above"
@@ -67,7 +70,8 @@ def _unsettled(study: StudyRecords) -> str:
     pair = [result for result in (verdict.lora, verdict.full) if result is not None]
     loose = [_name(study, result) for result in pair if not result.bracketed]
     if loose:
-        return f"the best learning rate of {_listed(loose)} is not bracketed"
+        rates = "rate of {} is" if len(loose) == 1 else "rates of {} are"
+        return f"the best learning {rates.format(_listed(loose))} not bracketed"
     lora, limit = _name(study, verdict.lora), study.tolerance
     if verdict.ci95 is not None and limit is not None and verdict.ci95[0] <= limit <= verdict.ci95[1]:
         return f"the regret of {lora} may lie on either side of the tolerance"

@@ -32,16 +32,20 @@ def head(study: StudyRecords) -> Markup:
         model=study.spec.model,
         data=study.spec.data.train,
         said=said,
-        why="" if why == said else why,
+        why="" if why == said else _sentence(why.removeprefix(captions.OPEN)),
         advice=_recommendation(study),
         notes=_notes(study),
         heading="To settle it" if verdict.verdict == "inconclusive" else "Serve and ship it",
         steps=steps,
-        otherwise=action.NOTHING[verdict.verdict == "inconclusive"],
+        otherwise=action.otherwise(study),
         more=verdict.verdict != "inconclusive",
         facts=_facts(study),
         reasons=verdict.reasons,
     )
+
+
+def _sentence(said: str) -> str:
+    return said[:1].upper() + said[1:]
 
 
 def _facts(study: StudyRecords) -> list[dict[str, str]]:
