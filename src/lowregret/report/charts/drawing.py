@@ -11,6 +11,7 @@ from typing import Any
 
 import altair as alt
 
+from lowregret.foreign_text import printable, without_secrets
 from lowregret.report.charts.theme import Theme, colour, config
 from lowregret.report.reading import StudyRecords
 
@@ -22,6 +23,7 @@ POINTS = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down"
 DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [12, 4], [1, 3], [6, 2, 1, 2, 1, 2]]
 """Of methods' lines: beside colours and points, for who tells colours apart less."""
 LOSS = "held-out loss (nats per supervised token)"
+_NO_XML = re.compile("[\ufffe\uffff]")
 
 Chart = alt.LayerChart | alt.ConcatChart
 TIP = alt.Description("tip:N")
@@ -40,7 +42,7 @@ class Figure:
 
 
 def themed(chart: Chart, theme: Theme = "light") -> Chart:
-    """A copy of a chart in a theme, ready for `chart.save` or a notebook."""
+    """A copy of a chart in a theme, ready for a notebook."""
     copy = chart.copy()
     copy.config = alt.Config(**config(theme))
     return copy
@@ -48,20 +50,36 @@ def themed(chart: Chart, theme: Theme = "light") -> Chart:
 
 def save(chart: Chart, path: Path, theme: Theme = "light") -> None:
     """Write a chart, offline, as the suffix says: .png at double resolution on the theme's paper, .svg on none."""
-    drawn = themed(chart, theme)
     if path.suffix == ".png":
-        drawn = drawn.properties(background=colour("paper", theme))
-    drawn.save(str(path), scale_factor=2 if path.suffix == ".png" else 1)
+        import vl_convert
+
+        spec = {**_specification(chart, theme), "background": colour("paper", theme)}
+        path.write_bytes(vl_convert.vegalite_to_png(spec, scale=2, allowed_base_urls=[]))
+    else:
+        path.write_text(svg(chart, theme), encoding="utf-8")
 
 
 def svg(chart: Chart | dict[str, Any], theme: Theme = "light") -> str:
     """A chart, or its specification, as the text of an SVG, offline; the same text for the same chart."""
     import vl_convert
 
-    spec = chart if isinstance(chart, dict) else chart.to_dict()
-    text: str = vl_convert.vegalite_to_svg({**spec, "config": config(theme)}, allowed_base_urls=[])
+    text: str = vl_convert.vegalite_to_svg(_specification(chart, theme), allowed_base_urls=[])
     # Vega numbers its clip paths through the life of the process.
     return _renumbered(text)
+
+
+def _specification(chart: Chart | dict[str, Any], theme: Theme) -> dict[str, Any]:
+    """What is drawn, in a theme and without what is no text in XML: on that vl-convert 1.9 ends the process."""
+    spec = chart if isinstance(chart, dict) else chart.to_dict()
+    return {**_plain(without_secrets(spec)), "config": config(theme)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", printable(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _renumbered(text: str) -> str:

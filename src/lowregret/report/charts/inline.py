@@ -14,13 +14,14 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from lowregret.foreign_text import shown
 from lowregret.report.charts.drawing import WIDTH, svg
 
 NARROW = 350
 """Pixels: what a phone has room for."""
 _SPACE = 34
 """Between panels that stand side by side."""
+_PADDING = 5
+"""Around a drawing: Vega's own."""
 _SVG = "{http://www.w3.org/2000/svg}"
 _LEFT_OUT = frozenset(
     ("class", "role", "aria-label", "aria-roledescription", "aria-hidden", "pointer-events", "font-family")
@@ -52,7 +53,6 @@ _SHARED = (
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 _CIRCLE = re.compile(r"M([\d.]+),0A\1,\1,0,1,1,-\1,0A\1,\1,0,1,1,\1,0$")
 _PLACE = re.compile(r"translate\(([^,]+),([^)]+)\)$")
-_NO_XML = re.compile("[\ufffe\uffff]")
 
 
 def inline(spec: dict[str, Any], key: str) -> str:
@@ -68,14 +68,13 @@ def _fitted(spec: dict[str, Any], width: int) -> dict[str, Any]:
     if "concat" not in spec:
         return {**spec, "width": width}
     columns = 2 if width > NARROW else 1
-    each = (width - _SPACE * (columns - 1)) / columns
-    panels = [{**panel, "width": each - 5} for panel in spec["concat"]]
+    each = (width - 2 * _PADDING - _SPACE * (columns - 1)) / columns
+    panels = [{**panel, "width": each} for panel in spec["concat"]]
     return {**spec, "columns": columns, "concat": panels}
 
 
 def _drawing(spec: dict[str, Any], width: int, key: str, kind: str) -> str:
-    # Control characters are no XML, and other people's text may have them.
-    root = ElementTree.fromstring(_NO_XML.sub("�", shown(svg(_fitted(spec, width), "page"))))
+    root = ElementTree.fromstring(svg(_fitted(spec, width), "page"))
     size = {name: root.attrib[name] for name in ("width", "height", "viewBox")}
     found = Element("svg", {"class": kind, "aria-hidden": "true", "fill": "none", **size})
     for child in root:
