@@ -108,8 +108,10 @@ def test_every_figure_has_a_caption_and_two_drawings_that_say_what_is_found(pars
     assert {a["id"] for tag, a in parsed.tags if tag == "figure"} == {f"figure-{key}" for key in keys}
     assert sum(tag == "figcaption" for tag, _ in parsed.tags) == len(keys)
     assert [drawing["class"] for drawing in drawings] == ["wide", "narrow"] * len(keys)
-    assert all(drawing["role"] == "img" for drawing in drawings)
-    said = " ".join(str(drawing["aria-label"]) for drawing in drawings)
+    assert all(drawing["aria-hidden"] == "true" for drawing in drawings)
+    plots = [attributes for _, attributes in parsed.tags if attributes.get("class") == "plot"]
+    assert [plot["role"] for plot in plots] == ["img"] * len(keys)
+    said = " ".join(str(plot["aria-label"]) for plot in plots)
     for found in (
         "LoRA (rank 16): +0.0021 (−0.0012 to +0.0054), within the tolerance of 0.0065",
         "LoRA (rank 1): +0.0470 (+0.0402 to +0.0531), beyond the tolerance of 0.0065",
