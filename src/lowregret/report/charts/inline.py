@@ -81,6 +81,7 @@ def _drawing(spec: dict[str, Any], width: int, key: str, kind: str) -> str:
         found.extend(_cleaned(child, titles=kind == "wide"))
     _share_clips(found, key)
     for group in list(found.iter("g")):
+        _join_groups(group)
         _join_halos(group)
         _gather(group)
     return ElementTree.tostring(found, encoding="unicode").replace(" />", "/>")
@@ -146,15 +147,50 @@ def _gather(parent: Element) -> None:
                 group.append(mark)
                 for name, _ in shared:
                     del mark.attrib[name]
+            _join_lines(group)
+
+
+def _join_groups(parent: Element) -> None:
+    """Groups of one kind that follow each other are one."""
+    kept: Element | None = None
+    for child in list(parent):
+        if kept is not None and child.tag == kept.tag == "g" and child.attrib == kept.attrib:
+            kept.extend(child)
+            parent.remove(child)
+        else:
+            kept = child
+
+
+def _join_lines(group: Element) -> None:
+    """Lines that differ in their places alone, such as those of a grid, are one path."""
+    lines = list(group)
+    if any(line.tag != "line" or not line.attrib.keys() <= {"transform", "x2", "y2"} for line in lines):
+        return
+    drawn = []
+    for line in lines:
+        place = _PLACE.match(line.get("transform", "translate(0,0)"))
+        across, down = line.get("x2", "0"), line.get("y2", "0")
+        if place is None:
+            return
+        end = f"h{across}" if down == "0" else f"v{down}" if across == "0" else f"l{across},{down}"
+        drawn.append(f"M{place[1]},{place[2]}{end}")
+    group.tag = "path"
+    group.set("d", "".join(drawn))
+    for line in lines:
+        group.remove(line)
 
 
 def _simplify(mark: Element) -> None:
-    """A path that is a circle becomes one."""
+    """A path that is a circle becomes one, and a text that is only moved says where it stands."""
     circle, place = _CIRCLE.match(mark.get("d", "")), _PLACE.match(mark.get("transform", ""))
-    if circle and place:
-        del mark.attrib["d"], mark.attrib["transform"]
-        mark.tag = "circle"
-        mark.attrib |= {"cx": place[1], "cy": place[2], "r": circle[1]}
+    if place and (circle or mark.tag == "text"):
+        del mark.attrib["transform"]
+        if circle:
+            del mark.attrib["d"]
+            mark.tag = "circle"
+            mark.attrib |= {"cx": place[1], "cy": place[2], "r": circle[1]}
+        else:
+            mark.attrib |= {"x": place[1], "y": place[2]}
 
 
 def _share_clips(drawing: Element, key: str) -> None:
@@ -180,6 +216,6 @@ def _join_halos(group: Element) -> None:
     """A text drawn twice, at first in the paper's colour and wider, is one text that paints its outline first."""
     for under, over in zip(list(group), list(group)[1:], strict=False):
         same = under.tag == over.tag == "text" and under.text == over.text and "stroke" in under.attrib
-        if same and under.get("transform") == over.get("transform"):
+        if same and all(under.get(name) == over.get(name) for name in ("x", "y", "transform")):
             group.remove(under)
             over.attrib |= {name: under.attrib[name] for name in _HALO} | {"paint-order": "stroke"}
