@@ -2,8 +2,8 @@
 
 Colours are the variables of the page's style sheet, so that light, dark and print share one drawing. What Vega adds for
 its own scripts is left out. A mark that a chart gave a description has it as its `title`, which a browser shows under
-the pointer; the narrow drawing has the same marks in the same order, of class `tipped`, and leaves their words to the
-wide one and to the page's script.
+the pointer; the narrow drawing has the same marks in the same order, of class `tipped` (dots of one size as the points
+of one path, of class `dots`), and leaves their words to the wide one and to the page's script.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ _PADDING = 5
 """Around a drawing: Vega's own."""
 _SVG = "{http://www.w3.org/2000/svg}"
 _LEFT_OUT = frozenset(
-    ("class", "role", "aria-label", "aria-roledescription", "aria-hidden", "pointer-events", "font-family")
+    (
+        "class",
+        "role",
+        "aria-label",
+        "aria-roledescription",
+        "aria-hidden",
+        "pointer-events",
+        "font-family",
+        "stroke-miterlimit",
+    )
 )
 _DEFAULTS = frozenset(
     (
@@ -32,6 +41,8 @@ _DEFAULTS = frozenset(
         ("font-weight", "normal"),
         ("text-anchor", "start"),
         ("stroke-width", "1"),
+        ("x", "0"),
+        ("y", "0"),
         ("x2", "0"),
         ("y2", "0"),
         ("transform", "translate(0,0)"),
@@ -43,6 +54,7 @@ _SHARED = (
     *_HALO,
     "fill",
     "stroke-dasharray",
+    "stroke-opacity",
     "font-size",
     "font-weight",
     "text-anchor",
@@ -84,6 +96,9 @@ def _drawing(spec: dict[str, Any], width: int, key: str, kind: str) -> str:
         _join_groups(group)
         _join_halos(group)
         _gather(group)
+    if kind == "narrow":
+        for group in found.iter("g"):
+            _draw_dots(group)
     return ElementTree.tostring(found, encoding="unicode").replace(" />", "/>")
 
 
@@ -120,6 +135,8 @@ def _attributes(node: Element) -> dict[str, str]:
     }
     if "stroke" not in found:
         found.pop("stroke-width", None)
+    if node.tag == f"{_SVG}line" and "opacity" in found:
+        found["stroke-opacity"] = found.pop("opacity")
     return found
 
 
@@ -147,7 +164,7 @@ def _gather(parent: Element) -> None:
                 group.append(mark)
                 for name, _ in shared:
                     del mark.attrib[name]
-            _join_lines(group)
+            _join_paths(group)
 
 
 def _join_groups(parent: Element) -> None:
@@ -161,36 +178,52 @@ def _join_groups(parent: Element) -> None:
             kept = child
 
 
-def _join_lines(group: Element) -> None:
-    """Lines that differ in their places alone, such as those of a grid, are one path."""
-    lines = list(group)
-    if any(line.tag != "line" or not line.attrib.keys() <= {"transform", "x2", "y2"} for line in lines):
+def _join_paths(group: Element) -> None:
+    """Paths that differ in their places alone, such as the lines of a grid, are one."""
+    paths = list(group)
+    if any(path.tag != "path" or path.attrib.keys() != {"d"} or len(path) for path in paths):
         return
-    drawn = []
-    for line in lines:
-        place = _PLACE.match(line.get("transform", "translate(0,0)"))
-        across, down = line.get("x2", "0"), line.get("y2", "0")
-        if place is None:
-            return
-        end = f"h{across}" if down == "0" else f"v{down}" if across == "0" else f"l{across},{down}"
-        drawn.append(f"M{place[1]},{place[2]}{end}")
     group.tag = "path"
-    group.set("d", "".join(drawn))
-    for line in lines:
-        group.remove(line)
+    group.set("d", "".join(path.attrib["d"] for path in paths))
+    for path in paths:
+        group.remove(path)
+
+
+def _draw_dots(group: Element) -> None:
+    """Filled dots of one size are the points of one path, whose lines have no length and round ends."""
+    dots = list(group)
+    sizes = {dot.attrib["r"] for dot in dots if dot.tag == "circle" and dot.attrib.keys() == {"cx", "cy", "r"}}
+    same = len(sizes) == 1 and all(dot.tag == "circle" for dot in dots)
+    if not same or group.attrib.keys() != {"class", "fill"}:
+        return
+    group.tag = "path"
+    group.attrib = {
+        "class": "tipped dots",
+        "stroke": group.attrib["fill"],
+        "stroke-width": f"{2 * float(sizes.pop()):g}",
+        "stroke-linecap": "round",
+        "d": "".join(f"M{dot.attrib['cx']},{dot.attrib['cy']}h0" for dot in dots),
+    }
+    for dot in dots:
+        group.remove(dot)
 
 
 def _simplify(mark: Element) -> None:
-    """A path that is a circle becomes one, and a text that is only moved says where it stands."""
-    circle, place = _CIRCLE.match(mark.get("d", "")), _PLACE.match(mark.get("transform", ""))
-    if place and (circle or mark.tag == "text"):
-        del mark.attrib["transform"]
-        if circle:
-            del mark.attrib["d"]
-            mark.tag = "circle"
-            mark.attrib |= {"cx": place[1], "cy": place[2], "r": circle[1]}
-        else:
-            mark.attrib |= {"x": place[1], "y": place[2]}
+    """A path that is a circle becomes one, a line a path, and a text that is only moved says where it stands."""
+    circle, place = _CIRCLE.match(mark.get("d", "")), _PLACE.match(mark.get("transform", "translate(0,0)"))
+    if place and mark.tag == "line":
+        across, down = mark.attrib.pop("x2", "0"), mark.attrib.pop("y2", "0")
+        end = f"h{across}" if down == "0" else f"v{down}" if across == "0" else f"l{across},{down}"
+        mark.tag, mark.attrib["d"] = "path", f"M{place[1]},{place[2]}{end}"
+    elif place and circle:
+        mark.tag = "circle"
+        mark.attrib |= {"cx": place[1], "cy": place[2], "r": circle[1]}
+        del mark.attrib["d"]
+    elif place and mark.tag == "text":
+        mark.attrib |= {"x": place[1], "y": place[2]}
+    else:
+        return
+    mark.attrib.pop("transform", None)
 
 
 def _share_clips(drawing: Element, key: str) -> None:

@@ -32,14 +32,14 @@ _CATEGORY = (
     ("#333399", "#ffdd00"),
 )
 # From the lowest rank to the highest, in even steps of OKLab's lightness: away from the paper, at 4.5 : 1 or more,
-# since names are written in these colours.
+# since names are written in these colours, but not as far as the ink, which is full fine-tuning.
 _RAMP = (
     ("#986603", "#bb7e00"),
-    ("#9c3d00", "#f27636"),
-    ("#8f0337", "#fe879c"),
-    ("#640061", "#ff9af7"),
-    ("#35006e", "#dad0ff"),
-    ("#07005e", "#e4ebfd"),
+    ("#a83f05", "#ef692d"),
+    ("#a20b4b", "#fc6b94"),
+    ("#791380", "#e783ed"),
+    ("#461d96", "#baaffd"),
+    ("#002985", "#81d3fd"),
 )
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 

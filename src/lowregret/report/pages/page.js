@@ -10,29 +10,44 @@
   tip.setAttribute("aria-hidden", "true");
   tip.hidden = true;
 
+  // Where the points of a path are that draws dots, and where a mark of its own is; nothing where it is not drawn.
+  const spots = (path) => [...path.getAttribute("d").matchAll(/M([-\d.]+),([-\d.]+)/g)].map(([, x, y]) => () => {
+    if (!path.getBoundingClientRect().width) return null;
+    const at = new DOMPoint(x, y).matrixTransform(path.getScreenCTM());
+    return { x: at.x, top: at.y - 4, bottom: at.y + 4 };
+  });
+  const spot = (mark) => () => {
+    const box = mark.getBoundingClientRect();
+    return box.width ? { x: box.x + box.width / 2, top: box.top, bottom: box.bottom } : null;
+  };
+
   for (const plot of document.querySelectorAll(".plot")) {
-    const words = [...plot.querySelectorAll(".wide title")].map((title) => title.textContent);
-    const wide = [...plot.querySelectorAll(".wide title")].map((title) => title.parentElement);
-    for (const drawn of [wide, [...plot.querySelectorAll(".narrow .tipped:not(g), .narrow g.tipped > *")]])
-      drawn.forEach((mark, index) => { mark.dataset.tip = words[index]; });
-    for (const mark of wide) mark.querySelector("title").remove();
-    const marks = [...plot.querySelectorAll("[data-tip]")];
+    const titles = [...plot.querySelectorAll(".wide title")];
+    const words = titles.map((title) => title.textContent);
+    const wide = titles.map((title) => spot(title.parentElement));
+    const narrow = [...plot.querySelectorAll(".narrow .tipped:not(g), .narrow g.tipped > *")]
+      .flatMap((mark) => mark.classList.contains("dots") ? spots(mark) : [spot(mark)]);
+    for (const title of titles) {
+      title.parentElement.dataset.tip = title.textContent;
+      title.remove();
+    }
     const point = (event) => {
       let best = null;
       let least = REACH;
-      for (const mark of marks) {
-        const box = mark.getBoundingClientRect();
-        if (!box.width) continue;
-        const away = Math.hypot(event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2);
-        if (away <= least) [best, least] = [mark, away];
+      for (const drawn of [wide, narrow]) {
+        drawn.forEach((find, index) => {
+          const place = find();
+          if (!place) return;
+          const away = Math.hypot(event.clientX - place.x, event.clientY - (place.top + place.bottom) / 2);
+          if (away <= least) [best, least] = [{ ...place, said: words[index] }, away];
+        });
       }
       tip.hidden = !best;
       if (!best) return;
-      const box = best.getBoundingClientRect();
-      tip.textContent = best.dataset.tip;
-      const left = box.x + box.width / 2 - tip.offsetWidth / 2;
+      tip.textContent = best.said;
+      const left = best.x - tip.offsetWidth / 2;
       tip.style.left = `${Math.max(4, Math.min(left, document.documentElement.clientWidth - tip.offsetWidth - 4))}px`;
-      tip.style.top = `${box.y > tip.offsetHeight + 12 ? box.y - tip.offsetHeight - 8 : box.bottom + 8}px`;
+      tip.style.top = `${best.top > tip.offsetHeight + 12 ? best.top - tip.offsetHeight - 8 : best.bottom + 8}px`;
     };
     plot.addEventListener("pointermove", point);
     plot.addEventListener("pointerdown", point);

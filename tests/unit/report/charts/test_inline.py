@@ -37,8 +37,15 @@ def test_what_marks_say_is_in_the_wide_one_and_its_places_are_in_both() -> None:
     assert said[:3] == ["rank 0: 2 at 1", "rank 0: 1.5 at 2", "rank 0: 1 at 3"]
     assert len(said) == 9
     assert not list(narrow.iter("title"))
-    groups = [node for node in narrow.iter() if node.get("class") == "tipped"]
-    assert sum(len(node) if node.tag == "g" else 1 for node in groups) == len(said)
+    dots = [node.get("d", "") for node in narrow.iter("path") if node.get("class") == "tipped dots"]
+    assert [len(re.findall(r"M[\d.]+,[\d.]+h0", path)) for path in dots] == [3, 3, 3], "a path a curve"
+
+
+def test_marks_of_their_own_shapes_keep_their_order_on_a_phone(study: StudyRecords) -> None:
+    wide, narrow = drawings(inline(compare.loss_against_steps(study).to_dict(), "a"))
+    groups = [node for node in narrow.iter() if "tipped" in node.get("class", "").split()]
+    places = [len(node) if node.tag == "g" else max(1, node.get("d", "").count("h0")) for node in groups]
+    assert sum(places) == len(list(wide.iter("title"))) == 12
 
 
 def test_colours_are_the_pages(study: StudyRecords) -> None:

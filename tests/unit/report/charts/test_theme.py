@@ -84,6 +84,8 @@ def test_eight_methods_have_eight_shapes_and_dashes() -> None:
 def test_ranks_go_from_the_paper_to_the_ink(theme: int) -> None:
     lightness = [oklab(linear(COLOURS[f"ramp-{step}"][theme]))[0] for step in range(RAMP + 1)]
     assert lightness == sorted(lightness, reverse=theme == 0)
+    apart = oklab(linear(COLOURS[f"ramp-{RAMP}"][theme])) - oklab(linear(COLOURS["ink"][theme]))
+    assert np.linalg.norm(apart) > 0.12, "the highest rank is not full fine-tuning, which is in ink"
 
 
 def test_a_place_on_the_ramp_is_a_style() -> None:
