@@ -20,12 +20,12 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from benchmarks.coverage import SETTINGS, Setting, World
 
-from benchmarks.coverage import PRIOR_FULL, PRIOR_LORA, SETTINGS, Setting, World
 from lowregret.analysis.comparison import Examples
 from lowregret.analysis.regret import judge
 from lowregret.runs.atomic import read_json
@@ -37,7 +37,7 @@ from lowregret.runs.study import read_examples, read_trials, start_loss, trial_f
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrialSpec
 from lowregret.strict_json import to_json
-from lowregret.study.decide.contest import Ask, Contest, Judge
+from lowregret.study.decide.contest import Ask, Contest
 from lowregret.study.decide.looking import looked
 from lowregret.study.decide.rungs import rungs_of
 from lowregret.study.search import next_trials
@@ -203,16 +203,21 @@ def _neighbour(
     curves: Mapping[str, Mapping[int, float]],
     losses: Mapping[str, Examples],
 ) -> tuple[TrialRecord, Mapping[int, float], Examples | None]:
-    """A trial that the full comparison did not need: as the nearest rate's was; of another seed, that rate's own."""
+    """A trial that the full comparison did not need, drawn on in a straight line from the two nearest rates, if that is
+    upwards; else as the nearest. Its held-out examples are those of the nearest, of the same seed if there is one."""
     own = [r for r in records if r.method == trial.method.name and r.status == "finished"]
-    nearest = min(
-        own, key=lambda r: (abs(math.log2(r.learning_rate / trial.learning_rate)), r.seed != trial.seed, r.seed)
-    )
+    away = {r.learning_rate: abs(math.log2(r.learning_rate / trial.learning_rate)) for r in own}
+    near = sorted(own, key=lambda r: (away[r.learning_rate], r.seed != trial.seed, r.seed))
+    first = near[0]
+    others = [r for r in own if r.seed == 0 and r.learning_rate != first.learning_rate]
+    second = min(others, key=lambda r: away[r.learning_rate])
+    times = away[first.learning_rate] / abs(math.log2(first.learning_rate / second.learning_rate))
+    curve = {
+        step: loss + times * max(loss - curves[second.id].get(step, loss), 0.0)
+        for step, loss in curves[first.id].items()
+    }
     facts = {"id": trial.id, "learning_rate": trial.learning_rate, "seed": trial.seed, "spec": trial}
-    away = 1e-3 * abs(math.log2(nearest.learning_rate / trial.learning_rate))
-    loss = None if nearest.test_nll is None else nearest.test_nll + away
-    curve = {step: value + away for step, value in curves[nearest.id].items()}
-    return nearest.model_copy(update={**facts, "test_nll": loss}), curve, losses.get(nearest.id)
+    return first.model_copy(update={**facts, "test_nll": curve[first.steps]}), curve, losses.get(first.id)
 
 
 def summary(rows: Sequence[Mapping[str, object]]) -> str:

@@ -9,7 +9,7 @@ ERROR = 0.05
 
 
 def error_by(part: float, error: float = ERROR) -> float:
-    """What may have been spent when this part of the seeds is there, 0 to 1: 2 − 2 Φ(z / √part), z = Φ⁻¹(1 − error / 2).
+    """What may have been spent when this part of the seeds is there, 0 to 1: 2 − 2 Φ(z / √part), Φ(z) = 1 − error / 2.
 
     Early looks are given little, the last most of it: O'Brien and Fleming's boundary as a spending function (Lan and
     DeMets, *Discrete sequential boundaries for clinical trials*, Biometrika 70, 1983). Looks are given differences of

@@ -42,6 +42,8 @@ class Decision(Spec):
 
     error: float
     """Of a settled verdict, over all looks together."""
+    question: str = ""
+    """Methods, tolerance and held-out examples, by digest: of other ones the looks say nothing."""
     looks: tuple[Look, ...] = ()
     rungs: tuple[int, ...] = ()
     """Steps after which trials are compared, the last of them those of a whole trial."""

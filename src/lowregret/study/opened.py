@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowregret.analysis.comparison import Examples
+from lowregret.analysis.interval import CONFIDENCE
 from lowregret.analysis.regret import judge
 from lowregret.data.prepare import PreparedData
 from lowregret.environment import environment
@@ -56,9 +57,11 @@ class OpenedComparison:
     should_stop: Callable[[], bool]
 
     def train(self, *, only: Sequence[TrialSpec] | None = None, until: int | None = None) -> None:
-        """Train what the search asks for, `only` these trials, or the search's `until` a step (`Scheduler`)."""
+        """Train what the search asks for, or `only` these trials, none of which is stopped early; `until` a step if
+        one is given (`Scheduler`)."""
+        spec = self.spec if only is None else self.spec.model_copy(update={"prune": None})
         scheduler = Scheduler(
-            self.folder, self.spec, self.priors, self.watching, self.inputs.identity, only=only, until=until
+            self.folder, spec, self.priors, self.watching, self.inputs.identity, only=only, until=until
         )
         if isinstance(self.inputs.data, PreparedData) and scheduler.wanted():
             engine, rows = self.resources.engine(), self.inputs.data.train
@@ -67,25 +70,38 @@ class OpenedComparison:
         scheduler.run(self.resources, self.session, self.should_stop)
 
     def judge(self) -> Verdict:
-        """The verdict of the trials that there are, on as many held-out examples as are asked for by now; kept in the
-        folder, with the winners' weights."""
+        """The verdict of the trials that there are; kept in the folder, with the winners' weights."""
+        self.rejudge()
+        verdict = self.verdict_of(self.spec, read_trials(self.folder), describe(self.spec))
+        self.keep(verdict)
+        return verdict
+
+    def rejudge(self) -> None:
+        """Judge the trials at the best rates by as many held-out examples as are asked for by now."""
         Rejudging(self.folder, self.spec, self.resources, self.watching).run(self.session, self.should_stop)
-        records = read_trials(self.folder)
-        verdict = judge(
-            self.spec,
+
+    def verdict_of(
+        self, spec: CompareSpec, records: Sequence[TrialRecord], rules: Sequence[str], confidence: float = CONFIDENCE
+    ) -> Verdict:
+        """Of these trials, which are the folder's or are taken for ended earlier than they were."""
+        return judge(
+            spec,
             records,
             _losses(self.folder, records),
             start_loss(self.folder),
             environment_of(self.folder),
-            describe(self.spec),
+            rules,
             curves=read_curves(self.folder, records),
             costs=read_costs(self.folder),
             held_out=self.inputs.resolved.get("held_out"),
             quantised=quantised_starts(self.folder),
+            confidence=confidence,
         )
-        keep_winners(self.folder, verdict, records)
+
+    def keep(self, verdict: Verdict) -> None:
+        """In the folder, with the winners' weights."""
+        keep_winners(self.folder, verdict, read_trials(self.folder))
         write_json(self.folder / VERDICT, verdict)
-        return verdict
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """What a comparison that stops when it is decided trains next: records in, trials out. Pure and torch-free.
 
 Trials climb rungs: a fifth of their steps, half of them, all. At the first each method's search finds its best rate so
-far, and LoRAs whose loss is by more than the tolerance above that of the best LoRA are left out. At the second stand the
-best rate of whoever is left and the rates below it, since longer runs want lower rates. To the end go the best rate of
-the best LoRA and of full fine-tuning. Where the regret lies then says what else can change the decision: of a low regret
-only a better rate of full fine-tuning can make a high one, of a high regret only a better rate, or another LoRA, a low
-one. Seeds are added one at a time, and the verdict is looked at after each (`analysis.spending`).
+far, and LoRAs whose loss is by more than the tolerance above that of the best LoRA are left out. At the second stand
+the best rate of whoever is left and the rates below it, since longer runs want lower rates. To the end go the best rate
+of the best LoRA and of full fine-tuning. Where the regret lies then says what else can change the decision: of a low
+regret only a better rate of full fine-tuning can make a high one, of a high regret only a better rate, or another LoRA,
+a low one. Seeds are added one at a time, and the verdict is looked at after each (`analysis.spending`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lowregret.spec import CompareSpec, FullFT, LoRA, TrialSpec
 from lowregret.study.decide.rungs import Curves, as_of, best_loss, by_loss
 from lowregret.study.search import LIMIT, next_trials
 
-MOST_LORAS = 3
-"""That go beyond the first rung."""
+MOST_LORAS = 2
+"""That go beyond a rung."""
 _USUAL_SEARCH = 5
 
 
@@ -62,6 +62,11 @@ class Contest:
     rungs: tuple[int, ...]
     looks: tuple[Look, ...] = ()
 
+    @property
+    def pilots_done(self) -> bool:
+        """Whether every search has come to the first rung's end."""
+        return not self._search(self._methods, self.rungs[0])
+
     def next(self) -> Ask | Judge | None:
         """What is to be done; None when it is decided, or all that could decide it has been done.
 
@@ -70,7 +75,7 @@ class Contest:
         if self.looks and (self.looks[-1].ruling != "inconclusive" or self.looks[-1].seeds >= self.spec.seeds):
             return None
         if pilots := self._search(self._methods, self.rungs[0]):
-            return Ask(tuple(pilots), self._until(self.rungs[0]))
+            return Ask(tuple(pilots), self.rungs[0])
         for step, before in zip(self.rungs[1:-1], self.rungs, strict=False):
             climbing = [self.reference, *(lora for lora, _ in self._kept(before)[0])]
             if halfway := [trial for method in climbing for trial in self._climb(method, before, step)]:
@@ -83,7 +88,13 @@ class Contest:
             return None
         if others := self._others((self.reference, lora), seeds):
             return Ask(tuple(others), None)
-        return self._judge(lora, seeds)
+        spent = sum(look.error for look in self.looks)
+        return self._judge(lora, seeds, look_error(seeds, self.spec.seeds, spent))
+
+    def last_judged(self) -> Judge | None:
+        """What the last look was at; None before one."""
+        lora = self._leader
+        return self._judge(lora, self.looks[-1].seeds, self.looks[-1].error) if self.looks and lora else None
 
     @property
     def last(self) -> int:
@@ -107,7 +118,9 @@ class Contest:
     def decision(self) -> Decision:
         """How it was decided, as far as it is."""
         each = _USUAL_SEARCH if self.spec.learning_rates == "auto" else len(self.spec.learning_rates)
-        taken = {r.id: max([0, r.steps if r.status != "running" else 0, *self.curves.get(r.id, {})]) for r in self.records}
+        taken = {
+            r.id: max([0, r.steps if r.status != "running" else 0, *self.curves.get(r.id, {})]) for r in self.records
+        }
         return Decision(
             error=ERROR,
             looks=self.looks,
@@ -124,9 +137,6 @@ class Contest:
 
     def _method(self, name: str) -> FullFT | LoRA:
         return next(method for method in self.spec.methods if method.name == name)
-
-    def _until(self, step: int) -> int | None:
-        return step if step < self.last else None
 
     def _at(self, step: int) -> list[TrialRecord]:
         return as_of(self.records, self.curves, step, self.last)
@@ -150,7 +160,7 @@ class Contest:
     def _kept(self, step: int) -> tuple[list[tuple[LoRA, float]], list[tuple[LoRA, str]]]:
         """(the LoRAs that go beyond a rung, with their losses there, the best first; those left out, and why).
 
-        Of those within the margin the three best, but for the largest, since what a LoRA can hold is not felt at first.
+        Of those within the margin the best and the largest, since what a LoRA can hold is not felt at first.
         """
         here = self._candidates(step)
         view = self._at(step)
@@ -183,9 +193,10 @@ class Contest:
 
     def _climb(self, method: FullFT | LoRA, before: int, step: int) -> list[TrialSpec]:
         """The best rate at the rung before, then the rates below it for as long as the next lower one is better."""
-        if standing := self._lead(method, before, step):
-            return standing
-        view = self._at(step)
+        return self._lead(method, before, step) or self._lower(method, self._at(step))
+
+    def _lower(self, method: FullFT | LoRA, view: Sequence[TrialRecord]) -> list[TrialSpec]:
+        """The next rate below the best of a view, where that has not been tried there."""
         rate = best_rate([record for record in view if record.method == method.name]).learning_rate
         lower = None if rate is None else self._below(method, rate)
         if lower is None:
@@ -195,7 +206,7 @@ class Contest:
         return [] if there is not None and there.status != "pruned" else [trial]
 
     def _lead(self, method: FullFT | LoRA, before: int, step: int) -> list[TrialSpec]:
-        """The best trial at the rung before, where it has not come to this one; of those that diverged the next best."""
+        """The best trial of the rung before, where it has not come to this one; where it diverged, the next best."""
         there = {record.spec: record.status for record in self._at(step) if record.seed == SEARCH_SEED}
         for record in by_loss(self._at(before), method.name):
             status = there[record.spec]
@@ -262,15 +273,14 @@ class Contest:
                 found += [TrialSpec(method=method, learning_rate=rate, seed=seed) for seed in range(1, seeds)]
         return [trial for trial in found if trial not in ended]
 
-    def _judge(self, lora: LoRA, seeds: int) -> Judge:
+    def _judge(self, lora: LoRA, seeds: int, error: float) -> Judge:
         pair = (lora, self.reference)
         names = {method.name for method in pair}
         other = [r for r in self.records if r.status in ("diverged", "failed") and r.seed != SEARCH_SEED]
         records = [r for r in (*self._at(self.last), *other) if r.method in names and r.seed < seeds]
-        spent = sum(look.error for look in self.looks)
         return Judge(
             seeds=seeds,
-            error=look_error(seeds, self.spec.seeds, spent),
+            error=error,
             spec=self.spec.model_copy(update={"methods": pair}),
             records=tuple(records),
         )

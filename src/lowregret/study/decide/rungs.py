@@ -19,9 +19,10 @@ def rungs_of(evaluated: Sequence[int], steps: int) -> tuple[int, ...]:
 
     () when none is within a fifth.
     """
-    first = [max((at for at in evaluated if 0 < at <= share * steps * (1 + 1e-9)), default=0) for share in (FIRST,)]
-    second = max((at for at in evaluated if 0 < at <= SECOND * steps * (1 + 1e-9)), default=0)
-    return tuple(sorted({first[0], second, steps})) if first[0] else ()
+    first, second = (
+        max((at for at in evaluated if 0 < at <= share * steps * (1 + 1e-9)), default=0) for share in (FIRST, SECOND)
+    )
+    return tuple(sorted({first, second, steps})) if first else ()
 
 
 def as_of(records: Sequence[TrialRecord], curves: Curves, step: int, last: int) -> list[TrialRecord]:
