@@ -43,7 +43,7 @@ from lowregret.study.decide.rungs import rungs_of
 from lowregret.study.search import next_trials
 from lowregret.train.schedule import eval_steps
 
-Answer = Callable[[TrialSpec], tuple[TrialRecord, Mapping[int, float], Examples | None]]
+Answered = tuple[TrialRecord, Mapping[int, float], Examples | None]
 """What becomes of a trial that is trained to its end: its record, its curve, its held-out examples."""
 
 
@@ -56,9 +56,15 @@ class Played:
     steps: int
 
 
-def play(spec: CompareSpec, priors: Mapping[str, float], base: float, rungs: tuple[int, ...], answer: Answer) -> Played:
+def play(
+    spec: CompareSpec,
+    priors: Mapping[str, float],
+    base: float,
+    rungs: tuple[int, ...],
+    answer: Callable[[TrialSpec], Answered],
+) -> Played:
     """Ask, answer, look, until it is decided."""
-    full: dict[TrialSpec, tuple[TrialRecord, Mapping[int, float], Examples | None]] = {}
+    full: dict[TrialSpec, Answered] = {}
     reached: dict[TrialSpec, int] = {}
     looks: tuple[Look, ...] = ()
     verdict: Verdict | None = None
@@ -97,11 +103,18 @@ class CurvedWorld(World):
     DRIFT = 0.4
     """Doublings of the best rate for each halving of the steps."""
 
-    def answered(self, trial: TrialSpec) -> tuple[TrialRecord, Mapping[int, float], Examples | None]:
-        """Train nobody."""
-        before = len(self.records)
+    def __init__(self, setting: Setting, regret: float, rng: np.random.Generator) -> None:
+        super().__init__(setting, regret, rng)
+        self._known: dict[TrialSpec, Answered] = {}
+
+    def answered(self, trial: TrialSpec) -> Answered:
+        """Train nobody; the same trial has the same result."""
+        if trial not in self._known:
+            self._known[trial] = self._trained(trial)
+        return self._known[trial]
+
+    def _trained(self, trial: TrialSpec) -> Answered:
         self.answer(trial)
-        assert len(self.records) == before + 1
         record = self.records[-1].model_copy(update={"steps": self.STEPS})
         assert record.test_nll is not None
         setting, name = self.setting, trial.method.name
@@ -130,29 +143,22 @@ class Tally:
     seeds: list[int] = field(default_factory=list)
 
 
-def simulate(setting: Setting, regret: float, studies: int, rng: np.random.Generator) -> Tally:
-    """Comparisons in worlds of one regret, each played to its decision and in full."""
+def simulate(setting: Setting, regret: float, studies: int, rng: np.random.Generator, *, beside: bool = True) -> Tally:
+    """Comparisons in worlds of one regret, each played to its decision, and in full `beside` it."""
     found = Tally()
     for _ in range(studies):
         world = CurvedWorld(setting, regret, rng)
-        known: dict[TrialSpec, tuple[TrialRecord, Mapping[int, float], Examples | None]] = {}
-
-        def answer(trial: TrialSpec, world: CurvedWorld = world, known: dict = known) -> tuple:  # type: ignore[type-arg]
-            if trial not in known:
-                known[trial] = world.answered(trial)
-            return known[trial]
-
         base = setting.loss + setting.learned
         rungs = rungs_of(sorted(eval_steps(8, world.STEPS)), world.STEPS)
-        played = play(world.spec, world.priors, base, rungs, answer)
-        records: list[TrialRecord] = []
-        while wanted := next_trials(world.spec, world.priors, records):
-            records += [answer(trial)[0] for trial in wanted]
-        whole = judge(world.spec, records, {r.id: known[r.spec][2] for r in records}, base, {})  # type: ignore[misc]
+        played = play(world.spec, world.priors, base, rungs, world.answered)
         found.said.append(played.verdict.verdict)
-        found.plain.append(whole.verdict)
-        found.cost.append(played.steps / (len(records) * world.STEPS))
         found.seeds.append(played.decision.looks[-1].seeds)
+        if beside:
+            records: list[TrialRecord] = []
+            while wanted := next_trials(world.spec, world.priors, records):
+                records += [world.answered(trial)[0] for trial in wanted]
+            found.plain.append(judge(world.spec, records, world.losses, base, {}).verdict)
+            found.cost.append(played.steps / (len(records) * world.STEPS))
     return found
 
 
@@ -175,7 +181,7 @@ def replayed(folder: Path) -> dict[str, object]:
     losses = {r.id: read_examples(trial_folder(folder, r.id) / EXAMPLES) for r in records if r.status == "finished"}
     invented: set[TrialSpec] = set()
 
-    def answer(trial: TrialSpec) -> tuple[TrialRecord, Mapping[int, float], Examples | None]:
+    def answer(trial: TrialSpec) -> Answered:
         if trial in known:
             found = known[trial]
             return found, curves[found.id], losses.get(found.id)
@@ -202,7 +208,7 @@ def _neighbour(
     records: Sequence[TrialRecord],
     curves: Mapping[str, Mapping[int, float]],
     losses: Mapping[str, Examples],
-) -> tuple[TrialRecord, Mapping[int, float], Examples | None]:
+) -> Answered:
     """A trial that the full comparison did not need, drawn on in a straight line from the two nearest rates, if that is
     upwards; else as the nearest. Its held-out examples are those of the nearest, of the same seed if there is one."""
     own = [r for r in records if r.method == trial.method.name and r.status == "finished"]

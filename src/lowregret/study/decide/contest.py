@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
@@ -138,8 +139,12 @@ class Contest:
     def _method(self, name: str) -> FullFT | LoRA:
         return next(method for method in self.spec.methods if method.name == name)
 
+    @cached_property
+    def _views(self) -> dict[int, list[TrialRecord]]:
+        return {step: as_of(self.records, self.curves, step, self.last) for step in self.rungs}
+
     def _at(self, step: int) -> list[TrialRecord]:
-        return as_of(self.records, self.curves, step, self.last)
+        return self._views[step]
 
     def _search(self, methods: Sequence[FullFT | LoRA], step: int) -> list[TrialSpec]:
         """What is missing for a best rate with its neighbours at a step."""
