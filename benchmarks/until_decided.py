@@ -62,17 +62,18 @@ def play(
     base: float,
     rungs: tuple[int, ...],
     answer: Callable[[TrialSpec], Answered],
+    reached: dict[TrialSpec, int] | None = None,
 ) -> Played:
-    """Ask, answer, look, until it is decided."""
-    full: dict[TrialSpec, Answered] = {}
-    reached: dict[TrialSpec, int] = {}
+    """Ask, answer, look, until it is decided; `reached` are the steps that trials have taken, and is added to."""
+    reached = {} if reached is None else reached
+    full = {trial: answer(trial) for trial in reached}
     looks: tuple[Look, ...] = ()
     verdict: Verdict | None = None
     while True:
         records, curves = [], {}
         for trial, until in reached.items():
             record, curve, _ = full[trial]
-            running = until < rungs[-1] and record.status == "finished"
+            running = until < record.steps
             records.append(record.model_copy(update={"status": "running", "steps": 0}) if running else record)
             curves[record.id] = {step: loss for step, loss in curve.items() if step <= until}
         contest = Contest(spec, priors, records, curves, base, rungs, looks)
@@ -84,7 +85,7 @@ def play(
         if isinstance(step, Ask):
             before = dict(reached)
             for trial in step.trials:
-                full.setdefault(trial, answer(trial))
+                full[trial] = answer(trial)
                 reached[trial] = max(reached.get(trial, 0), step.until or rungs[-1])
             if reached == before:
                 raise ValueError(f"asked again for {step}")
