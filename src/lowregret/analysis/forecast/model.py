@@ -1,9 +1,10 @@
 """The regret at the end of a run, from pilots and the bank. Torch-free.
 
 Two linear models of the same pilots: how much FullFT will have learned by the end over what it has learned by now, and
-which share of that LoRA will be behind. The second is the regret that is there already, the lag in steps, and room: the
-bits that the data have to teach a parameter of the adapter, with how much of the run is still to come. What was tried
-instead, and how far each was off, is in docs/findings (`benchmarks.forecasts` measures it).
+which share of that LoRA will be behind. The second is the lag in steps, by which FullFT's curve is shifted, and room:
+the bits that the data have to teach a parameter of the adapter, and whether it is on attention alone. Counts of steps
+and epochs are not among them: a linear model draws them on to data of another kind, and is then off by all that is
+learned. What was tried instead, and how far each was off, is in docs/findings (`benchmarks.forecasts` measures it).
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ def straight(value: float) -> float:
 
 
 def regret_features(pilots: Pilots) -> tuple[float, ...]:
-    """What the regret at the end goes by."""
-    return (
-        bent(pilots.regret()),
-        math.log(min(max(pilots.lag(), 0.25), 8.0)),
-        math.log(pilots.bits / pilots.parameters),
-        math.log(pilots.epochs),
-        pilots.slope(),
-        math.log(pilots.steps),
-    )
+    """What the regret at the end goes by: FullFT's curve shifted by the lag, that is its slope in the logarithm of the
+    steps times the logarithm of the lag; and room."""
+    shift = pilots.slope() / math.log(2) * math.log(min(max(pilots.lag(), 0.25), 8.0))
+    return (bent(shift), *room_features(pilots.bits / pilots.parameters, pilots.attention_alone))
+
+
+def room_features(bits_per_parameter: float, attention_alone: bool) -> tuple[float, ...]:
+    """What is known of an adapter before any pilot."""
+    return math.log(bits_per_parameter), float(attention_alone)
 
 
 def growth_features(pilots: Pilots) -> tuple[float, ...]:

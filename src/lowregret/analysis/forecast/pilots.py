@@ -39,6 +39,8 @@ class Pilots:
     lora: Curve
     parameters: int
     """Of the LoRA."""
+    attention_alone: bool
+    """Whether the LoRA leaves the MLP out."""
     bits: float
     """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
     facts; an upper bound."""
@@ -97,8 +99,22 @@ def pilots_of(entry: BankEntry, name: str, share: float) -> Pilots | None:
     if curves[0] is None or curves[1] is None or entry.base_nll - curves[0][step] < LEAST_LEARNED:
         return None
     return Pilots(
-        step, entry.steps, entry.epochs, entry.base_nll, curves[0], curves[1], lora.parameters, bits_of(entry)
+        step=step,
+        steps=entry.steps,
+        epochs=entry.epochs,
+        base_nll=entry.base_nll,
+        full=curves[0],
+        lora=curves[1],
+        parameters=lora.parameters,
+        attention_alone=attention_alone(name),
+        bits=bits_of(entry),
     )
+
+
+def attention_alone(name: str) -> bool:
+    """Whether a LoRA of this name adapts attention, and no MLP."""
+    targets = name.rpartition(":")[2].split("+")
+    return "attention" in targets and not {"mlp", "experts"} & set(targets)
 
 
 def longest(method: BankMethod) -> Curve:
