@@ -44,7 +44,7 @@ TRIED: Mapping[str, Features] = {
     "the slope and room": lambda p: (p.slope(), *regret_features(p)[1:]),
     "parameters and placement": lambda p: (math.log(p.parameters), *regret_features(p)[2:]),
     "with epochs and steps": lambda p: (*regret_features(p), math.log(p.epochs), math.log(p.steps)),
-    "that of 29 November": lambda p: (
+    "before: regret, lag, bits, epochs, slope, steps": lambda p: (
         bent(p.regret()),
         _lag(p),
         regret_features(p)[1],

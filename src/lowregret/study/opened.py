@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowregret.analysis.comparison import Examples
+from lowregret.analysis.forecast.words import beside
 from lowregret.analysis.interval import CONFIDENCE
 from lowregret.analysis.regret import judge
 from lowregret.data.prepare import PreparedData
@@ -16,6 +17,7 @@ from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.extension import as_begun, extend_spec, known_choices
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
@@ -84,7 +86,7 @@ class OpenedComparison:
         self, spec: CompareSpec, records: Sequence[TrialRecord], rules: Sequence[str], confidence: float = CONFIDENCE
     ) -> Verdict:
         """Of these trials, which are the folder's or are taken for ended earlier than they were."""
-        return judge(
+        found = judge(
             spec,
             records,
             _losses(self.folder, records),
@@ -97,6 +99,9 @@ class OpenedComparison:
             quantised=quantised_starts(self.folder),
             confidence=confidence,
         )
+        expected = stored_forecast(self.folder)
+        said = () if expected is None else beside(expected, found)
+        return found.model_copy(update={"reasons": (*found.reasons, *said)})
 
     def keep(self, verdict: Verdict) -> None:
         """In the folder, with the winners' weights."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.words import expected_lines
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
@@ -35,6 +37,9 @@ def compare(
     watching = observer or Silent()
     with lock_run(Path(out)) as folder:
         with opened(spec, folder, command, watching) as comparison:
+            expected = stored_forecast(folder)
+            for line in () if expected is None else expected_lines(expected):
+                watching.say(line)
             if spec.until_decided:
                 verdict = decide(comparison, bank)
             else:

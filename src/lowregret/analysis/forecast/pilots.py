@@ -26,7 +26,19 @@ default, each a factor of √2 after the other."""
 
 
 @dataclass(frozen=True)
-class Pilots:
+class Room:
+    """What is known of a LoRA before any pilot."""
+
+    parameters: int
+    attention_alone: bool
+    """Whether it leaves the MLP out."""
+    bits: float
+    """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
+    facts; an upper bound."""
+
+
+@dataclass(frozen=True)
+class Pilots(Room):
     """A LoRA's pilots and FullFT's, of equal steps, each at the rate that is best at their end."""
 
     step: int
@@ -37,13 +49,6 @@ class Pilots:
     base_nll: float
     full: Curve
     lora: Curve
-    parameters: int
-    """Of the LoRA."""
-    attention_alone: bool
-    """Whether the LoRA leaves the MLP out."""
-    bits: float
-    """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
-    facts; an upper bound."""
 
     def learned(self) -> float:
         """Nats that FullFT has learned by the pilot's end."""
@@ -123,7 +128,10 @@ def longest(method: BankMethod) -> Curve:
 
 
 def bits_of(entry: BankEntry) -> float:
-    """What the data of a comparison have to teach, in bits: known facts, or the base's loss on one pass."""
-    if entry.fact_bits is not None:
-        return entry.fact_bits
-    return entry.base_nll * entry.supervised_tokens / _NATS_A_BIT
+    """What the data of a comparison have to teach, in bits."""
+    return bits_to_teach(entry.base_nll, entry.supervised_tokens, entry.fact_bits)
+
+
+def bits_to_teach(base_nll: float, supervised_tokens: int, fact_bits: float | None) -> float:
+    """Bits of the facts in the data where they are known, else the base's loss on one pass."""
+    return base_nll * supervised_tokens / _NATS_A_BIT if fact_bits is None else fact_bits

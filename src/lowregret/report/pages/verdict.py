@@ -12,6 +12,7 @@ from lowregret.report.pages.tables import definitions, methods_table, text, tria
 from lowregret.report.pages.use import use
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
+from lowregret.runs.forecast import ForecastedRegret
 
 _TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "the full fine-tuning loss"}
 BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "inconclusive"}
@@ -44,10 +45,9 @@ def _facts(study: StudyRecords) -> str:
         facts.append(("95 % interval", words.interval(verdict.ci95), "of reward" if study.rewarded else "nats"))
     forecast = study.forecast and study.forecast.of(verdict.lora.name if verdict.lora else "")
     if forecast and forecast.says_nothing:
-        facts.append(("Forecast", "none", "from pilots: the bank knows too little that is like this case"))
+        facts.append(("Forecast", "none", "the bank knows too little that is like this case"))
     elif forecast:
-        interval = words.interval(forecast.nats_interval)
-        facts.append(("Forecast", f"{words.signed(forecast.regret_nats)} nats", f"from pilots; 90 %: {interval}"))
+        facts.append(("Forecast", *_forecasted(forecast)))
     lag = verdict.lag
     if lag is not None and lag.factor is not None:
         bounds = "" if lag.low is None or lag.high is None else f"95 %: {lag.low:.2g} to {lag.high:.2g}"
@@ -71,6 +71,14 @@ def _facts(study: StudyRecords) -> str:
         for name, value, note in facts
     )
     return f'<dl class="facts">{tiles}</dl>' if tiles else ""
+
+
+def _forecasted(forecast: ForecastedRegret) -> tuple[str, str]:
+    """The number, and where it is from."""
+    if forecast.regret_nats is None or forecast.nats_interval is None:
+        low, high = forecast.share_interval
+        return f"{forecast.share:+.1%}", f"of what is learned, before any training; 90 %: {low:+.1%} to {high:+.1%}"
+    return f"{words.signed(forecast.regret_nats)} nats", f"from pilots; 90 %: {words.interval(forecast.nats_interval)}"
 
 
 def _settling(study: StudyRecords) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
 from lowregret.analysis.forecast.make import make_forecast
-from lowregret.analysis.forecast.words import sentences as forecast_sentences
+from lowregret.analysis.forecast.words import expected_lines
 from lowregret.errors import LowregretError, RecordsError, SpecError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.decision import Decision, Look
@@ -127,5 +127,5 @@ def _forecast(comparison: OpenedComparison, bank: Bank | None) -> None:
         comparison.watching.say(f"no forecast: {error}")
         return
     write_json(path, found)
-    for line in forecast_sentences(found)[: len(found.forecasts)]:
-        comparison.watching.say(f"forecast: {line}")
+    for line in expected_lines(found) or ["no forecast: the bank knows too little that is like this case"]:
+        comparison.watching.say(line)
