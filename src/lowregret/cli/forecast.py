@@ -79,6 +79,6 @@ def _share(text: str | None) -> float | None:
         share = 0.0
     if not 0 < share <= _MOST:
         raise SpecError(
-            f"--budget {text!r}: give a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2, or free."
+            f"--budget {text!r}: give free, or a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2."
         )
     return share

@@ -35,17 +35,16 @@ def forecast(
 ) -> Forecast:
     """What a comparison's regret will be, by pilots of at most `share` of each trial's steps, or by none.
 
-    Started again it goes on; with another share its trials go on from where they are. Without pilots nothing is trained:
-    the base's held-out loss is measured, and kept. Raises SpecError with rewards,
-    and when no evaluation is that early; else as `runner.compare`.
+    Started again it goes on; with another share its trials go on from where they are. Without pilots nothing is
+    trained: the base's held-out loss is measured, and kept. Raises SpecError with rewards, and when no evaluation is
+    that early; else as `runner.compare`.
     """
     if isinstance(spec.objective, RL):
         raise SpecError(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
-    if (
-        share is not None and spec.steps is not None
-    ):  # before the folder is bound to a spec of which nothing can be forecast
+    # Before the folder is bound to a spec of which nothing can be forecast.
+    if share is not None and spec.steps is not None:
         pilot_step(spec, spec.steps, share)
     require_reference(spec)
     with (

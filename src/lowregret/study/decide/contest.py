@@ -78,7 +78,7 @@ class Contest:
         if pilots := self._search(self._methods, self.rungs[0]):
             return Ask(tuple(pilots), self.rungs[0])
         for step, before in zip(self.rungs[1:-1], self.rungs, strict=False):
-            climbing = [self.reference, *(lora for lora, _ in self._kept(before)[0])]
+            climbing: list[FullFT | LoRA] = [self.reference, *(lora for lora, _ in self._kept(before)[0])]
             if halfway := [trial for method in climbing for trial in self._climb(method, before, step)]:
                 return Ask(tuple(halfway), step)
         if ends := self._ends():
@@ -244,8 +244,8 @@ class Contest:
         if not low and (others := [t for method in kept[1:] for t in self._lead(method, before, self.last)]):
             return others
         both = seeds >= self.spec.seeds or bool(self.looks)
-        needed = [self.reference, lora] if both else [self.reference if low else lora]
-        return self._search(needed, self.last)
+        needed: list[FullFT | LoRA] = [self.reference] if both or low else []
+        return self._search([*needed, lora] if both or not low else needed, self.last)
 
     @property
     def _leader(self) -> LoRA | None:
