@@ -61,8 +61,8 @@ class CompareSpec(ShownSpec):
     until_decided: bool = Field(default=False, exclude_if=lambda value: value is False)
     """Stop when the verdict is settled: pilots of a fifth of a trial first, then only the trials that can change the
     decision between LoRA and full fine-tuning, and seeds, up to `seeds`, one at a time. The verdict's error over all
-    these looks is that of one. What was left out is not measured; without it the same command goes on and measures
-    all."""
+    these looks is that of one. Nothing is pruned meanwhile, and what was left out is not measured; without it the same
+    command goes on and measures all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -108,8 +108,9 @@ class RegretModel:
         )
 
     def has_bounds(self, level: float = 0.9) -> bool:
-        """Whether enough cases are known for an interval at this level."""
-        return math.ceil((self.cases + 1) * level) <= self.cases
+        """Whether enough groups are known for an interval at this level."""
+        groups = len(self.regret.errors)
+        return math.ceil((groups + 1) * level) <= groups
 
     def learned(self, pilots: Pilots) -> float:
         """Nats that FullFT is expected to have learned by the end; ValueError of a model without pilots."""
