@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from benchmarks.until_decided import Answered, Played, play
@@ -14,7 +15,8 @@ from lowregret.runs.decision import Look
 from lowregret.runs.records import ExampleLosses, TrialRecord
 from lowregret.spec import CompareSpec, TrialSpec
 from lowregret.spec.base import build
-from lowregret.study.decide.contest import Ask, Contest
+from lowregret.study.decide.contest import Ask, Contest, Judge
+from lowregret.study.decide.looking import looked
 from lowregret.study.decide.rungs import as_of, rungs_of
 from lowregret.study.search import lattice_rate
 
@@ -221,3 +223,34 @@ def test_the_search_starts_as_a_full_one_does() -> None:
 def test_what_cannot_be_decided_so_is_refused(more: dict[str, object], said: str) -> None:
     with pytest.raises(SpecError, match=said):
         spec("full,lora:8", until_decided=True, **more)
+
+
+def test_of_two_loras_the_one_that_is_behind_is_left_out_at_the_first_rung() -> None:
+    _, reached = played(spec("full,lora:2,lora:32"), Trainer(bowl({"full": 0.5, "lora:2": 0.9, "lora:32": 0.5})))
+    assert max(at for trial, at in reached.items() if trial.method.name == "lora:2") == RUNGS[0]
+    _, reached = played(spec("full,lora:2,lora:32"), Trainer(bowl({"full": 0.5, "lora:2": 0.52, "lora:32": 0.5})))
+    assert max(at for trial, at in reached.items() if trial.method.name == "lora:2") == RUNGS[1]
+
+
+def test_a_look_settles_nothing_where_its_search_is_not_complete_or_no_error_is_left() -> None:
+    """A low regret rests on full fine-tuning's neighbours, which this comparison has not trained."""
+    trainer = Trainer(bowl({"full": 0.5, "lora:8": 0.9}))
+    found, reached = played(spec("full,lora:8"), trainer)
+    answered = {trial: trainer(trial) for trial in reached}
+    records = [
+        record if at >= record.steps else record.model_copy(update={"status": "running"})
+        for (record, _, _), at in ((answered[trial], at) for trial, at in reached.items())
+    ]
+    curves = {
+        record.id: {step: loss for step, loss in curve.items() if step <= reached[trial]}
+        for trial, (record, curve, _) in answered.items()
+    }
+    contest = Contest(spec("full,lora:8"), PRIORS, records, curves, BASE, RUNGS)
+    judged = contest.next()
+    assert isinstance(judged, Judge)
+    assert looked(judged, found.verdict, contest).ruling == "regret"
+    low = found.verdict.model_copy(update={"verdict": "low_regret"})
+    assert looked(judged, low, contest).ruling == "inconclusive"
+    spent = replace(judged, error=0.0)
+    assert looked(spent, found.verdict, contest).ruling == "inconclusive"
+    assert looked(spent, found.verdict, contest).interval is None
