@@ -96,6 +96,13 @@ def test_stopped_anywhere_it_goes_on_to_the_same_numbers(decided: Any, tmp_path:
     assert steps(tmp_path / "out") == steps(out)
 
 
+def test_a_bank_takes_whole_comparisons_alone(run: Any, decided: Any) -> None:
+    out, _ = decided
+    ended = run("bank", "add", out, "--bank", out.parent / "own.jsonl")
+    assert ended.exit_code == 2
+    assert "without the flag" in ended.stderr
+
+
 def test_another_tolerance_is_another_question(run: Any, decided: Any) -> None:
     out, _ = decided
     asked = [word if word != "90%" else "1%" for word in ASKED]
