@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lowregret.analysis.comparison import Examples
 from lowregret.analysis.forecast.words import beside
@@ -58,12 +59,25 @@ class OpenedComparison:
     session: Mapping[str, str | int]
     should_stop: Callable[[], bool]
 
-    def train(self, *, only: Sequence[TrialSpec] | None = None, until: int | None = None) -> None:
+    def train(
+        self,
+        *,
+        only: Sequence[TrialSpec] | None = None,
+        until: int | None = None,
+        given_up: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Train what the search asks for, or `only` these trials, none of which is stopped early; `until` a step if
-        one is given (`Scheduler`)."""
+        one is given, and none that is `given_up` (`Scheduler`)."""
         spec = self.spec if only is None else self.spec.model_copy(update={"prune": None})
         scheduler = Scheduler(
-            self.folder, spec, self.priors, self.watching, self.inputs.identity, only=only, until=until
+            self.folder,
+            spec,
+            self.priors,
+            self.watching,
+            self.inputs.identity,
+            only=only,
+            until=until,
+            given_up=given_up,
         )
         if isinstance(self.inputs.data, PreparedData) and scheduler.wanted():
             engine, rows = self.resources.engine(), self.inputs.data.train

@@ -71,6 +71,8 @@ class Scheduler:
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
         self.records = resumable_records(folder, self._checkpoint, watching.say, given_up)
+        for line in going_on(self.records) if only is None else ():
+            watching.say(line)
         """As the folder has them."""
         drop_superseded(folder, self.records)
 
@@ -303,6 +305,9 @@ def resumable_records(
         if record != found:
             write_json(home / TRIAL, record)
         kept.append(record)
-    if kept:
-        say(f"going on after {len(kept)} trials that have ended")
     return kept
+
+
+def going_on(records: Sequence[TrialRecord]) -> list[str]:
+    """What is said when a session finds trials of an earlier one."""
+    return [f"going on after {len(records)} trials that have ended"] if records else []

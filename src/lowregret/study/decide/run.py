@@ -27,6 +27,7 @@ from lowregret.study.decide.looking import looked
 from lowregret.study.decide.rungs import FIRST, rungs_of
 from lowregret.study.decide.words import look_words, rules, sentences
 from lowregret.study.opened import OpenedComparison
+from lowregret.study.scheduler import going_on
 from lowregret.train.schedule import eval_steps
 
 
@@ -36,6 +37,10 @@ def decide(comparison: OpenedComparison, bank: Bank | None) -> Verdict:
     Raises SpecError when no evaluation is early enough for a pilot; else as `runner.compare`.
     """
     watching = comparison.watching
+    for line in going_on([record for record in read_trials(comparison.folder) if record.status != "failed"]):
+        watching.say(line)
+    failed: dict[str, str] = {}
+    """In this session: such a trial is tried again by the next one, not by every stage."""
     while True:
         contest = _contest(comparison)
         if contest.pilots_done:
@@ -44,7 +49,9 @@ def decide(comparison: OpenedComparison, bank: Bank | None) -> Verdict:
         if step is None:
             return _settle(comparison, contest)
         if isinstance(step, Ask):
-            comparison.train(only=step.trials, until=step.until)
+            comparison.train(only=step.trials, until=step.until, given_up=failed)
+            ended = read_trials(comparison.folder)
+            failed |= {record.id: record.error or "" for record in ended if record.status == "failed"}
             continue
         comparison.rejudge()
         look = looked(step, _verdict(comparison, contest, step), contest)
