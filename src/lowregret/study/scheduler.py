@@ -60,8 +60,8 @@ class Scheduler:
 
         `deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
 
-        `only` these trials are trained, whatever the search would ask for. What is `given_up`, by id with the reason,
-        is recorded as failed.
+        `only` these trials are trained, whatever the search would ask for, `until` a step if one is given. What is
+        `given_up`, by id with the reason, is recorded as failed.
 
         `until` this step, after which all are evaluated, the search's trials are trained, and searched by: pilots,
         which stay `running`, each with a checkpoint of its own from which a later scheduler goes on.
@@ -71,14 +71,17 @@ class Scheduler:
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
         self.records = resumable_records(folder, self._checkpoint, watching.say, given_up)
+        for line in going_on(self.records) if only is None else ():
+            watching.say(line)
         """As the folder has them."""
         drop_superseded(folder, self.records)
 
     def wanted(self) -> list[TrialSpec]:
         """The trials that the search asks for, those in training among them."""
         if self._only is not None:
-            ended = {record.id for record in self.ended()}
-            return [trial for trial in self._only if trial.id not in ended]
+            there = self.records if self._until is None else [self._at(record, self._until) for record in self.records]
+            ended = {record.spec for record in there if record.status != "running"}
+            return [trial for trial in self._only if trial not in ended]
         if isinstance(self.spec, CompareSpec) and self._until is not None:
             return next_trials(self._pilots, self.priors, [self._at(record, self._until) for record in self.records])
         if isinstance(self.spec, CompareSpec):
@@ -244,7 +247,7 @@ class Scheduler:
 
     def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
         if self._only is not None:
-            expected = len(self._only)
+            expected = len(self._only) + len({r.spec for r in self._settled()} - set(self._only))
         elif isinstance(self.spec, CompareSpec):
             expected = total_estimate(self.spec if self._until is None else self._pilots, self.records)
         else:
@@ -302,6 +305,9 @@ def resumable_records(
         if record != found:
             write_json(home / TRIAL, record)
         kept.append(record)
-    if kept:
-        say(f"going on after {len(kept)} trials that have ended")
     return kept
+
+
+def going_on(records: Sequence[TrialRecord]) -> list[str]:
+    """What is said when a session finds trials of an earlier one."""
+    return [f"going on after {len(records)} trials that have ended"] if records else []
