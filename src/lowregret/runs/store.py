@@ -53,12 +53,11 @@ class Store:
             ) from None
         self._obstore = obstore
         plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
-        # one delete after another: every store that speaks S3 has that, not every one has deletes of many
-        own = {"config": {"disable_bulk_delete": True}} if self.url.startswith("s3:") else {}
+        options: dict[str, Any] = {"client_options": {**_CLIENT, "allow_http": plain}, "retry_config": _RETRY}
+        if self.url.startswith("s3:"):  # one delete a request: what speaks S3 has that, not always deletes of many
+            options["config"] = {"disable_bulk_delete": True}
         with self._answering(""):
-            self._store: Any = obstore.store.from_url(
-                self.url, client_options={**_CLIENT, "allow_http": plain}, retry_config=_RETRY, **own
-            )
+            self._store: Any = obstore.store.from_url(self.url, **options)
 
     def get(self, key: str) -> bytes | None:
         """A small object; None where there is none."""
