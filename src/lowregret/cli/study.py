@@ -208,11 +208,8 @@ def _stores(url: str | None, studies: dict[Path, Question]) -> dict[Path, str]:
 def _show_status(recipe: str, folder: Path | None, store: str | None, as_json: bool) -> None:
     if recipe != STATUS:
         raise SpecError(f"unexpected {str(folder)!r}. The folder of a study is its --out.")
-    if (folder is None) == (store is None):
-        raise SpecError(
-            f"`lowregret study {STATUS} FOLDER` says how far the study in a folder is, `lowregret study {STATUS} "
-            "--store URL` that of a store. Give one of the two."
-        )
+    if folder is not None and store is not None:
+        raise SpecError(f"`lowregret study {STATUS}` reads FOLDER or what --store names. Leave out one of them.")
     if store is not None:
         from tempfile import TemporaryDirectory
 
@@ -222,7 +219,11 @@ def _show_status(recipe: str, folder: Path | None, store: str | None, as_json: b
             fetch_studies(store, Path(name))
             _print_status(Path(name), as_json)
         return
-    assert folder is not None
+    if folder is None:
+        raise SpecError(
+            f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is, with --store URL in "
+            "its place the one in a store."
+        )
     _print_status(folder, as_json)
 
 

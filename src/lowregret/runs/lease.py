@@ -24,7 +24,7 @@ from lowregret.strict_json import to_json
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
-_LEASES = "leases"
+_LEASES, _RELEASED = "leases", b"{}"
 
 
 @dataclass
@@ -51,7 +51,25 @@ def leasing(store: Store, part: str) -> Iterator[Lease]:
         thread.join()
         with suppress(StoreError):
             if not lease.lost:
-                store.put(_key(part, lease.number), b"{}")
+                store.put(_key(part, lease.number), _RELEASED)
+
+
+def leases_in(store: Store) -> dict[str, bytes]:
+    """Part → what its newest lease says; without those that were released. Who lives says something else after
+    `BEAT_SECONDS`."""
+    newest = {key.split("/")[1]: key for key in store.keys(_LEASES)}
+    found = {part: store.get(key) for part, key in newest.items()}
+    return {part: said for part, said in found.items() if said not in (None, _RELEASED)}
+
+
+def holder_in(lease: bytes) -> Holder | None:
+    """Who has a lease, as it says; None for one that is damaged."""
+    said = _said(lease)
+    words = [said.get(name) for name in ("machine", "host", "token")]
+    pid = said.get("pid")
+    if type(pid) is not int or not all(isinstance(word, str) for word in words):
+        return None
+    return Holder(str(words[0]), str(words[1]), pid, str(words[2]))
 
 
 def _taken(store: Store, part: str) -> Lease:
@@ -81,7 +99,7 @@ def _latest(store: Store, part: str) -> tuple[int, bytes]:
     if not keys:
         return 0, b""
     found = store.get(keys[-1]) or b""
-    return int(keys[-1].rpartition("/")[2]), b"" if found == b"{}" else found
+    return int(keys[-1].rpartition("/")[2]), b"" if found == _RELEASED else found
 
 
 def _require_silence(store: Store, part: str, number: int, found: bytes) -> None:

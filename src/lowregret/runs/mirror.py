@@ -12,24 +12,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
 from lowregret.errors import FolderLockedError, StoreError
-from lowregret.runs.atomic import PARTIAL, make_folder, remove_file
+from lowregret.runs.atomic import PARTIAL, make_folder, remove_file, write_json
 from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, STUDY, TIMINGS, TRACKING
-from lowregret.runs.lease import Lease
-from lowregret.runs.store import Store
+from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in
+from lowregret.runs.store import Store, require_url
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
 MANIFESTS, _FILES = "manifests", "files"
+_GROUP = "group-"
 _SHORT = 16
+_LATE_SECONDS = 1.0
 _TRIES = 5
 """A manifest and what it names are gone together when a newer one is written while they are read."""
 _WHOLE_BYTES = 64 * 2**20
@@ -48,7 +51,7 @@ class Part:
 
     @classmethod
     def of_group(cls, key: str) -> Part:
-        return cls(f"group-{key}", (f"{LOGS}/{key}.txt",), (f"{GROUPS}/{key}",))
+        return cls(f"{_GROUP}{key}", (f"{LOGS}/{key}.txt",), (f"{GROUPS}/{key}",))
 
     def has(self, path: str) -> bool:
         """Whether it is a path of this part, and no way out of the folder."""
@@ -205,7 +208,7 @@ class Mirror:
 def parts_in(store: Store) -> list[Part]:
     """Those that a store has of a study's groups."""
     names = {key.split("/")[1] for key in store.keys(MANIFESTS)}
-    return [Part.of_group(name.removeprefix("group-")) for name in sorted(names) if name.startswith("group-")]
+    return [Part.of_group(name.removeprefix(_GROUP)) for name in sorted(names) if name.startswith(_GROUP)]
 
 
 def studies_in(store: Store) -> list[str]:
@@ -215,16 +218,31 @@ def studies_in(store: Store) -> list[str]:
 
 
 def fetch_studies(url: str, into: Path) -> list[Path]:
-    """Copies of all studies below an address, to be read; StoreError where there is none."""
+    """Copies of all studies below an address, to be read; StoreError where there is none. A group that is trained looks
+    locked in its copy: takes as long as one sign of life does."""
     found: list[Path] = []
     for name in studies_in(Store(url)):
-        store = Store(f"{url.rstrip('/')}/{name}".rstrip("/"))
-        found.append(into / (name or store.url.rpartition("/")[2]))
+        store = Store(f"{require_url(url)}/{name}".rstrip("/"))
+        before, began = leases_in(store), time.monotonic()
+        found.append(into / (name or store.url.rpartition("/")[2]).replace("/", "-"))
         for part in (STUDY_PART, *parts_in(store)):
             Mirror(store, part, found[-1]).pull()
+        if before:
+            time.sleep(max(0.0, BEAT_SECONDS + _LATE_SECONDS - (time.monotonic() - began)))
+            _show_holders(found[-1], before, leases_in(store))
     if not found:
         raise StoreError(f"{url}: no study is kept there.")
     return found
+
+
+def _show_holders(study: Path, before: Mapping[str, bytes], now: Mapping[str, bytes]) -> None:
+    """Name in the locks of groups who trains them, as a process whose locks do not reach this machine."""
+    for part, said in now.items():
+        holder = holder_in(said)
+        if part.startswith(_GROUP) and holder is not None and before.get(part) != said:
+            home = study / GROUPS / part.removeprefix(_GROUP)
+            make_folder(home)
+            write_json(home / LOCK, asdict(replace(holder, machine="the store")))
 
 
 def _object(path: str, file: _File) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 from lowregret.errors import FolderLockedError, StoreError
 from lowregret.runs import lease as leases
-from lowregret.runs.holder import Holder
+from lowregret.runs.holder import Holder, holder_of
 from lowregret.runs.lease import Lease, leasing
+from lowregret.runs.lock import is_locked
 from lowregret.runs.mirror import STUDY_PART, Mirror, Part, fetch_studies, parts_in
 from lowregret.runs.store import Store, require_url
 
@@ -206,3 +207,23 @@ def test_a_store_that_holds_no_study_is_told(store: Store, tmp_path: Path) -> No
     (tmp_path / "study.json").write_text("{}")
     Mirror(store, STUDY_PART, tmp_path).push(HELD)
     assert [folder.name for folder in fetch_studies("s3://lab/toy", tmp_path / "copies")] == ["toy"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_copy_shows_who_trains_a_group_and_who_does_not(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowregret.runs.mirror.BEAT_SECONDS", leases.BEAT_SECONDS)
+    monkeypatch.setattr("lowregret.runs.mirror._LATE_SECONDS", 0.2)
+    (tmp_path / "study.json").write_text("{}")
+    Mirror(store, STUDY_PART, tmp_path).push(HELD)
+    store.put("leases/group-silent/000000001", b'{"pid": 1}')
+    with leasing(store, "group-main.lora") as lease:
+        (copy,) = fetch_studies("s3://lab/toy", tmp_path / "one")
+    holder = holder_of(copy / "groups" / "main.lora")
+    assert holder is not None
+    assert (holder.pid, holder.token) == (lease.holder.pid, lease.holder.token)
+    assert is_locked(copy / "groups" / "main.lora")
+    assert not is_locked(copy / "groups" / "silent")
+    (copy,) = fetch_studies("s3://lab/toy", tmp_path / "two")
+    assert not is_locked(copy / "groups" / "main.lora")

@@ -13,7 +13,7 @@ from pathlib import Path
 from lowregret.digests import cache_folder
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
 from lowregret.runs.atomic import make_folder, read_json, write_json
-from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STUDY
+from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STORES, STUDY
 from lowregret.runs.lease import Lease, leasing
 from lowregret.runs.mirror import STUDY_PART, Mirror, Part, parts_in
 from lowregret.runs.records import Metric, TrialRecord
@@ -187,5 +187,5 @@ def at_own_place(task: Task) -> Task:
     """The task with a folder of this machine: one for each study of a store."""
     assert task.store is not None
     name = hashlib.sha256(task.store.encode()).hexdigest()[:16]
-    folder = cache_folder() / "stores" / name / GROUPS / task.job.spec.key
+    folder = cache_folder() / STORES / name / GROUPS / task.job.spec.key
     return replace(task, job=replace(task.job, folder=folder))
