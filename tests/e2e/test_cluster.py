@@ -183,6 +183,8 @@ def test_a_study_goes_on_from_a_store_on_a_machine_that_shares_no_folder(
     assert code == 0, said
     (second / "store.json").unlink()
     assert kill_resume.numbers(second) == kill_resume.numbers(whole)
+    logs = [log.read_text() for log in (second / "logs").iterdir()]
+    assert all(log.count(" begins on ") == 2 for log in logs), "of the worker on each machine"
     assert before <= kept(bucket, "examples.json")
     assert not list(bucket.rglob("checkpoint.safetensors@*")), "what no manifest names any more is removed"
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):

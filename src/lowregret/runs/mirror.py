@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from lowregret.errors import FolderLockedError, StoreError
-from lowregret.runs.atomic import PARTIAL, make_folder, remove_file, write_json
+from lowregret.runs.atomic import PARTIAL, make_folder, remove_file, remove_folder, write_json
 from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, STUDY, TIMINGS, TRACKING
 from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in
 from lowregret.runs.store import Store, require_url
@@ -83,8 +83,9 @@ class Mirror:
         self._stored: Mapping[str, _File] = {}
         self._hashed: dict[str, tuple[tuple[int, int], _File]] = {}
 
-    def pull(self) -> bool:
-        """Make the files here those of the store; False where it has none, and nothing is changed.
+    def pull(self, *, writes: bool = False) -> bool:
+        """Make the files here those of the store; False where it has none, and nothing is changed. Where this process
+        `writes` the part, its log is open: what the store has of it is put before what is here.
 
         StoreError for a manifest that is damaged, or names files that are not there.
         """
@@ -92,9 +93,13 @@ class Mirror:
             number, manifest = self._latest()
             if manifest is None:
                 return False
-            if all(self._fetched(path, file) for path, file in manifest.files.items()):
-                for path in set(self._here()) - manifest.files.keys():
+            logs = {path for path in self._part.files if writes and path.startswith(f"{LOGS}/")}
+            others = {path: file for path, file in manifest.files.items() if path not in logs}
+            if all(self._fetched(path, file) for path, file in others.items()):
+                for path in set(self._here()) - others.keys() - logs:
                     remove_file(self._study / path)
+                for path in logs & manifest.files.keys():
+                    self._put_before(path, self._store.get(_object(path, manifest.files[path])) or b"")
                 self._number, self._stored = number, manifest.files
                 return True
         raise StoreError(
@@ -103,9 +108,9 @@ class Mirror:
         )
 
     def clear(self) -> None:
-        """Remove the files that are here."""
-        for path in list(self._here()):
-            remove_file(self._study / path)
+        """Remove what is here of the part's folders."""
+        for folder in self._part.folders:
+            remove_folder(self._study / folder)
 
     def push(self, lease: Lease, *, claim: bool = False) -> None:
         """Make the files of the store those that are here; nobody may be writing them. FolderLockedError, and the store
@@ -200,6 +205,14 @@ class Mirror:
         if self._looked_at(path) != file:
             raise StoreError(f"{self._store.url}/{_object(path, file)}: is not what its manifest says (SHA-256).")
         return True
+
+    def _put_before(self, path: str, earlier: bytes) -> None:
+        """Begin a log, which is open to be added to and stays that file, with what an earlier worker has said."""
+        place = self._study / path
+        if not place.is_file() or place.is_symlink() or (now := place.read_bytes()).startswith(earlier):
+            return
+        with place.open("r+b") as file:
+            file.write(earlier + now)
 
     def _key(self, number: int) -> str:
         return f"{MANIFESTS}/{self._part.name}/{number:09}"

@@ -83,6 +83,26 @@ def test_what_is_sent_is_what_is_fetched_and_nothing_else_is_touched(store: Stor
     assert parts_in(store) == [GROUP]
 
 
+def test_a_log_that_is_open_goes_on_from_what_the_store_has(store: Store, tmp_path: Path) -> None:
+    first, second = tmp_path / "first" / "logs" / "main.lora.txt", tmp_path / "second" / "logs" / "main.lora.txt"
+    first.parent.mkdir(parents=True)
+    first.write_text("one\n")
+    Mirror(store, GROUP, tmp_path / "first").push(HELD)
+    second.parent.mkdir(parents=True)
+    with second.open("a") as log:
+        log.write("two\n")
+        log.flush()
+        mirror = Mirror(store, GROUP, tmp_path / "second")
+        for _ in range(2):
+            mirror.pull(writes=True)
+        mirror.clear()
+        log.write("three\n")
+    assert second.read_text() == "one\ntwo\nthree\n"
+    mirror.push(HELD)
+    Mirror(store, GROUP, tmp_path / "first").pull()
+    assert first.read_text() == "one\ntwo\nthree\n"
+
+
 def test_a_sending_that_was_killed_leaves_what_was_there(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

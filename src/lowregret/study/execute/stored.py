@@ -95,7 +95,7 @@ def mirrored(task: Task, observer: Observer) -> Iterator[Observer]:
     part = Part.of_group(task.job.spec.key)
     with leasing(store, part.name) as lease:
         mirror = Mirror(store, part, task.job.study)
-        if mirror.pull():
+        if mirror.pull(writes=True):
             mirror.tidy()
         elif task.expected is not None:  # what a study of before has left in this machine's cache
             mirror.clear()
