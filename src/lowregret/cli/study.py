@@ -97,6 +97,14 @@ _Slurm = Annotated[
         "(default: this machine)"
     ),
 ]
+_Store = Annotated[
+    str | None,
+    option(
+        "Keep the study in an object store as well (s3://BUCKET/NAME, gs://…, az://…): any machine goes on with it "
+        "there, and with --ray and --slurm no folder need be shared. With `status`: look there. Needs "
+        "lowregret[store]. (default: --out alone)"
+    ),
+]
 _Settle = Annotated[
     bool,
     option(
@@ -128,6 +136,7 @@ def study(
     workers: _Workers = None,
     ray: _Ray = None,
     slurm: _Slurm = None,
+    store: _Store = None,
     settle: _Settle = False,
     budget: _Budget = None,
     as_json: o.Json = False,
@@ -140,7 +149,7 @@ def study(
     repeated.
     """
     if recipe == STATUS or folder is not None:
-        _show_status(recipe, folder, as_json)
+        _show_status(recipe, folder, store, as_json)
         return
     _require_workers(workers)
     flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
@@ -172,6 +181,7 @@ def study(
             track=runs,
             settle=settle,
             budget=allowed,
+            stores=_stores(store, studies),
         )
         for folder in studies.keys() - found.keys():
             progress.say(f"{folder}: has no claims yet; the same command goes on")
@@ -185,11 +195,39 @@ def study(
     say(f"report: {page}")
 
 
-def _show_status(recipe: str, folder: Path | None, as_json: bool) -> None:
+def _stores(url: str | None, studies: dict[Path, Question]) -> dict[Path, str]:
+    """Folder → where it is kept; of several studies each below the address, by the name of its folder."""
+    if url is None:
+        return {}
+    from lowregret.runs.store import require_url
+
+    address = require_url(url)
+    return {folder: address if len(studies) == 1 else f"{address}/{folder.name}" for folder in studies}
+
+
+def _show_status(recipe: str, folder: Path | None, store: str | None, as_json: bool) -> None:
     if recipe != STATUS:
         raise SpecError(f"unexpected {str(folder)!r}. The folder of a study is its --out.")
+    if folder is not None and store is not None:
+        raise SpecError(f"`lowregret study {STATUS}` reads FOLDER or what --store names. Leave out one of them.")
+    if store is not None:
+        from tempfile import TemporaryDirectory
+
+        from lowregret.runs.mirror import fetch_studies
+
+        with TemporaryDirectory() as name:
+            fetch_studies(store, Path(name))
+            _print_status(Path(name), as_json)
+        return
     if folder is None:
-        raise SpecError(f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is.")
+        raise SpecError(
+            f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is, with --store URL in "
+            "its place the one in a store."
+        )
+    _print_status(folder, as_json)
+
+
+def _print_status(folder: Path, as_json: bool) -> None:
     from lowregret.study.status import read_status
 
     found = read_status(folder)
