@@ -41,6 +41,7 @@ from lowregret.study.stages import Stages
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import Interrupted, stop_requests
+from lowregret.train.pause import forget_pause
 from lowregret.version import __version__
 
 
@@ -68,6 +69,7 @@ def run_studies(
     with ExitStack() as stack:
         for folder, question in studies.items():
             stack.enter_context(lock_run(folder))
+            forget_pause(folder, watching.say)
             _bind_question(folder, question, command)
         asked_to_stop = stack.enter_context(stop_requests(watching.say))
         stages = Stages(studies, watching.say, settle=settle)
