@@ -24,7 +24,7 @@ from lowregret.errors import RecordsError
 from lowregret.foreign import read_bytes
 from lowregret.runs.atomic import make_folder, remove_file, sync_file, write_bytes, write_json
 from lowregret.runs.boundary import NAME, open_regular
-from lowregret.runs.files import ORDERS, PAUSED, REQUESTS
+from lowregret.runs.files import GROUPS, ORDERS, PAUSED, REQUESTS
 from lowregret.runs.metrics import append_lines
 from lowregret.spec import Spec, TrialSpec
 
@@ -190,5 +190,6 @@ def go_on(folder: Path) -> None:
 
 
 def is_paused(folder: Path) -> bool:
-    """Whether a run is asked to wait."""
-    return os.path.lexists(folder / PAUSED)
+    """Whether a run, or the study that it is a group of, is asked to wait."""
+    places = [folder, folder.parent.parent] if folder.parent.name == GROUPS else [folder]
+    return any(os.path.lexists(place / PAUSED) for place in places)

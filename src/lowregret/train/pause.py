@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lowregret.runs.files import GROUPS
 from lowregret.runs.requests import go_on, is_paused
 
 _LOOK_SECONDS = 0.2
@@ -14,12 +13,11 @@ _LOOK_SECONDS = 0.2
 
 def hold(folder: Path, should_stop: Callable[[], bool], say: Callable[[str], None], save: Callable[[], None]) -> None:
     """Wait for as long as a run, or the study that it is a group of, is asked to; `save` comes first."""
-    places = [folder, folder.parent.parent] if folder.parent.name == GROUPS else [folder]
-    if not any(map(is_paused, places)):
+    if not is_paused(folder):
         return
     save()
     say("paused from outside, after a checkpoint; Ctrl-C stops")
-    while any(map(is_paused, places)) and not should_stop():
+    while is_paused(folder) and not should_stop():
         time.sleep(_LOOK_SECONDS)
     if not should_stop():
         say("goes on")
