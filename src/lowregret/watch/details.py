@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from lowregret.errors import RecordsError
 from lowregret.foreign_text import shown
@@ -15,7 +17,7 @@ from lowregret.runs.files import FAILURES, METRICS, TRANSCRIPTS
 from lowregret.runs.metrics import read_line
 from lowregret.runs.records import Metric
 from lowregret.watch.curve import rounded
-from lowregret.watch.trials import Followed, clean, metrics
+from lowregret.watch.trials import Followed, clean
 
 _MOST_POINTS = 600
 _MOST_BYTES = 64_000_000
@@ -30,7 +32,7 @@ def details(one: Followed) -> dict[str, Any]:
     """Plain values for a page."""
     record = one.record
     assert record is not None
-    curve = list(metrics(_end_of(one.home / METRICS, _MOST_BYTES)))
+    curve = list(_metrics(_end_of(one.home / METRICS, _MOST_BYTES)))
     stride = -(-len(curve) // _MOST_POINTS) or 1
     kept = [m for n, m in enumerate(curve) if n % stride == 0 or m.test_loss is not None or n == len(curve) - 1]
     samples, failures = _samples(one.home / TRANSCRIPTS), _end_of(one.home / FAILURES, _MOST_SAMPLES_BYTES)
@@ -59,6 +61,13 @@ def details(one: Followed) -> dict[str, Any]:
 
 
 _COLUMNS = ("step", "train", "held", "lr", "grad_norm", "reward", "length", "entropy", "kl")
+
+
+def _metrics(lines: Sequence[bytes]) -> Iterator[Metric]:
+    """Those that can be read."""
+    for line in lines:
+        with suppress(ValidationError):
+            yield Metric.model_validate_json(line)
 
 
 def _point(metric: Metric) -> list[float | None]:

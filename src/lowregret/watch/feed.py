@@ -25,6 +25,8 @@ _FIND_SECONDS = 2.0
 """Between two looks for new runs."""
 _KEPT_BYTES = 8_000_000
 """Of what has changed, for pages that were away."""
+_MANY = 40
+"""Trials that change at once, beyond which a page is told to ask for everything."""
 _COMPACT = (",", ":")
 
 
@@ -54,14 +56,20 @@ class Feed:
                 more = run.look() or more
             self.complete = self.complete or not more
             news = self._changes(lost)
-            if news:
+            if news and len(news.get("trials", ())) > _MANY:  # asking for everything is less
                 self._last += 1
-                text = to_json(news, separators=_COMPACT)
-                self._news.append((self._last, text))
-                self._size += len(text)
-                while self._size > _KEPT_BYTES:
-                    self._size -= len(self._news.popleft()[1])
+                self._news.clear()
+                self._size = 0
+            elif news:
+                self._keep(to_json(news, separators=_COMPACT))
             return more
+
+    def _keep(self, text: str) -> None:
+        self._last += 1
+        self._news.append((self._last, text))
+        self._size += len(text)
+        while self._size > _KEPT_BYTES:
+            self._size -= len(self._news.popleft()[1])
 
     @property
     def last(self) -> str:
@@ -154,6 +162,8 @@ def _fresh(group: int, trials: Trials) -> list[dict[str, Any]]:
                 curve = {"again": True, "train": one.curve.train.points, "held": one.curve.held.points}
             found.append({"group": group, **one.row(), **{name: value for name, value in curve.items() if value}})
             one.train, one.held, one.again, one.changed, one.text = [], [], False, False, ""
+            if not one.running:  # now, and not when a page waits for thousands
+                _text(one)
     return found
 
 

@@ -22,8 +22,9 @@ from lowregret.spec import CompareSpec
 from lowregret.watch.curve import rounded
 from lowregret.watch.trials import Followed
 
-_MOST = 60
-"""Points: of more trials the verdict is asked after every n-th, and after the last."""
+_MOST, _LEAST, _RECORDS = 60, 6, 10_000
+"""Points: of more trials the verdict is asked after every n-th, and after the last; of thousands at a few places, so
+that no more than so many records are judged in all."""
 _Key = tuple[tuple[str, str, float | None], ...]
 
 
@@ -39,15 +40,16 @@ class History:
         self._points: list[dict[str, Any]] = []
 
     def points(self, followed: Sequence[Followed]) -> list[dict[str, Any]]:
-        """{"trials", "regret", "low", "high", "tolerance", "verdict"} after so many ended trials; unknown ones are
-        left out, and what is in nats or reward."""
+        """{"trials", "seeds", "regret", "low", "high", "tolerance", "verdict"} after so many ended trials, in nats or
+        reward; what is not known is left out."""
         ended = sorted(
             (one for one in followed if one.record is not None and not one.running), key=lambda one: one.stamp or (0,)
         )
         key: _Key = tuple((one.id, str(one.record and one.record.status), one.loss) for one in ended)
         if key == self._asked:
             return self._points
-        stride = -(-len(ended) // _MOST) or 1
+        points = max(_LEAST, min(_MOST, _RECORDS // max(len(ended), 1)))
+        stride = -(-len(ended) // points) or 1
         counts = sorted({*range(len(ended), 0, -stride)})
         self._known = {key[:count]: self._at(ended[:count], key[:count]) for count in counts}
         self._asked, self._points = key, [point for point in self._known.values() if "regret" in point]
@@ -82,4 +84,5 @@ def _plain(found: Verdict, trials: int) -> dict[str, Any]:
     low, high = found.ci95 or (None, None)
     point = {"regret": regret, "low": low, "high": high, "tolerance": tolerance, "learned": found.learned}
     shown = {name: rounded(value) for name, value in point.items() if value is not None}
-    return {"trials": trials, "verdict": found.verdict, **shown} if "regret" in shown else {}
+    seeds = 0 if found.interval is None else found.interval.seeds
+    return {"trials": trials, "verdict": found.verdict, "seeds": seeds, **shown} if "regret" in shown else {}

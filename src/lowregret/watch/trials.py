@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from pydantic import ValidationError
-
 from lowregret.errors import RecordsError
-from lowregret.foreign_text import shown, without_paths
+from lowregret.foreign_text import printable, shown, without_paths
 from lowregret.runs.atomic import read_record
 from lowregret.runs.boundary import within
 from lowregret.runs.files import METRICS, TRIAL, TRIALS
-from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import trial_record
 from lowregret.runs.tail import Tail
-from lowregret.watch.curve import Curve, Point, rounded
+from lowregret.watch.curve import Curve, Point, rounded, steps
 
 SWEEP_SECONDS = 3.0
 """Between two looks at everything; in between, only at trials in training."""
@@ -66,7 +64,8 @@ class Followed:
         """That rates are compared by: at the end, or where it is."""
         if self.record is not None and self.record.status != "running":
             return self.record.shared_loss
-        return self.curve.held_last
+        held, last = self.curve.held_last, self.curve.last
+        return held if held is None or last is None or not last.rewarded else -held
 
     @property
     def seconds(self) -> float:
@@ -78,17 +77,17 @@ class Followed:
         """Plain values for a table; what is not known is left out."""
         record, last = self.record, self.curve.last
         assert record is not None
-        rewarded = record.test_reward is not None or (last is not None and last.rl is not None)
+        rewarded = record.test_reward is not None or (last is not None and last.rewarded)
         loss = self.loss
         found: dict[str, Any] = {
             "id": self.id,
-            "method": shown(record.method)[:_LONGEST],
+            "method": printable(record.method)[:_LONGEST],
             "lr": record.learning_rate,
             "seed": record.seed,
             "status": record.status,
             "step": record.steps if last is None or record.status != "running" else last.step,
             "end": None if loss is None else rounded(-loss if rewarded else loss),
-            "trained": None if last is None else _trained(last),
+            "trained": None if last is None or last.trained is None else rounded(last.trained),
             "seconds": round(self.seconds, 1),
             "pace": self._pace(),
             "pack": record.pack_size if record.pack_size > 1 else None,
@@ -104,11 +103,6 @@ class Followed:
         if not self.running or first is None or last is None or last.seconds <= first.seconds:
             return None
         return round((last.tokens - first.tokens) / (last.seconds - first.seconds))
-
-
-def _trained(metric: Metric) -> float | None:
-    value = metric.train_nll if metric.rl is None else metric.rl.reward
-    return None if value is None else rounded(value)
 
 
 def clean(text: str | None) -> str | None:
@@ -217,18 +211,11 @@ class Trials:
         one.settled = not one.running and not fresh.more
         if fresh.again:
             one.curve, one.train, one.held, one.again, one.changed = Curve(), [], [], True, True
-        for metric in metrics(fresh.lines):
-            if one.curve.last is not None and metric.step <= one.curve.last.step:
+        for found in steps(fresh.lines):
+            if one.curve.last is not None and found.step <= one.curve.last.step:
                 continue
-            train, held = one.curve.add(metric)
+            train, held = one.curve.add(found)
             one.train += train
             one.held += held
             one.changed = True
         return fresh.more
-
-
-def metrics(lines: Iterable[bytes]) -> Iterator[Metric]:
-    """Those lines of metrics.jsonl that can be read: zeros of a power cut and damaged ones are left out."""
-    for line in lines:
-        with suppress(ValidationError):
-            yield Metric.model_validate_json(line)

@@ -10,7 +10,7 @@ export class Curves {
   constructor(node, near, choose, zoomed) {
     this.near = near;
     this.train = false;
-    this.log = false;
+    this.log = null;
     this.rewarded = false;
     this.items = [];
     this.found = null;
@@ -42,9 +42,9 @@ export class Curves {
     this.items.sort((one, other) => level(one) - level(other));
     const every = this.items.flatMap(({ points }) => points);
     const positive = every.filter(([, value]) => value > 0);
-    const log = this.log && positive.length > 0;
-    const used = log ? positive : every;
-    const values = used.map(([, value]) => value).filter((value) => value !== null);
+    const log = positive.length > 0 && (this.log ?? (!this.rewarded && isWide(positive)));
+    this.logged = log;
+    const values = (log ? positive : every).map(([, value]) => value).filter((value) => value !== null);
     const [, last] = extent(this.items.map(({ points }) => points[points.length - 1][0]));
     const steps = Math.max(1, last, ...groupSteps(run));
     const first = this.items.reduce((least, { points }) => Math.min(least, points[0][0]), steps);
@@ -121,6 +121,12 @@ function toSegment(px, py, x0, y0, x1, y1) {
   const length = (x1 - x0) ** 2 + (y1 - y0) ** 2;
   const part = length ? Math.max(0, Math.min(1, ((px - x0) * (x1 - x0) + (py - y0) * (y1 - y0)) / length)) : 0;
   return Math.hypot(px - x0 - part * (x1 - x0), py - y0 - part * (y1 - y0));
+}
+
+// Whether a linear axis would show nothing of the small ones.
+function isWide(points) {
+  const values = points.map(([, value]) => value);
+  return quantile(values, 0.9) / quantile(values, 0.1) > 40;
 }
 
 function level(item) {
@@ -271,7 +277,7 @@ export class Regret {
     if (this.forecast) ends.push(this.forecast.low, this.forecast.high);
     const known = ends.filter((value) => value !== undefined && value !== null);
     // An interval of one seed may be wide beyond all others: the last ones are what is to be seen.
-    const late = this.points.slice(-12).flatMap(({ low, high, tolerance }) => [low, high, tolerance]);
+    const late = this.points.slice(-12).flatMap(({ regret, low, high, tolerance, seeds }) => (seeds > 1 ? [low, high, tolerance] : [regret, tolerance]));
     const shown = late.filter((value) => value !== undefined);
     const [low, high] = span(shown.length > 2 ? shown.concat(this.forecast ? [this.forecast.low, this.forecast.high] : []) : known);
     const first = this.points[0]?.trials ?? 0;
@@ -288,7 +294,8 @@ export class Regret {
     let said = "";
     if (last) {
       said = `Regret ${signed(last.regret)}${unit}`;
-      if (last.low !== undefined) said += ` (95 % interval ${signed(last.low)} to ${signed(last.high)})`;
+      if (last.low !== undefined && last.seeds > 1) said += ` (95 % interval ${signed(last.low)} to ${signed(last.high)})`;
+      if (!(last.seeds > 1)) said += ", of one seed: how much that varies is not known";
       if (last.tolerance !== undefined) said += `; low below ${signed(last.tolerance)}`;
     }
     if (this.forecast) said += `${said ? ". " : ""}Forecast: ${signed(this.forecast.regret)}${unit} (${signed(this.forecast.low)} to ${signed(this.forecast.high)}).`;
@@ -311,7 +318,7 @@ export class Regret {
       context.setLineDash([]);
     };
     line(0, [], css("--axis"));
-    const known = this.points.filter(({ low }) => low !== undefined);
+    const known = this.points.filter(({ low, seeds }) => low !== undefined && seeds > 1);
     context.fillStyle = css("--series-1");
     context.globalAlpha = 0.18;
     if (known.length > 1) {
@@ -324,9 +331,11 @@ export class Regret {
     context.strokeStyle = css("--series-1");
     context.lineWidth = 2.2 * one;
     path(context, this.points.map(({ trials, regret }) => [trials, regret]), tools);
-    for (const { trials, regret } of this.points) {
+    for (const { trials, regret, seeds } of this.points) {
       mark(context, 0, tools.x(trials), tools.y(regret), 2.6 * one);
+      context.fillStyle = css(seeds > 1 ? "--series-1" : "--panel");
       context.fill();
+      context.stroke();
     }
     const last = known[known.length - 1];
     if (last) whisker(context, tools, last.trials, last.low, last.high, css("--series-1"));

@@ -5,8 +5,9 @@ const MINUS = "−";
 export function loss(value) {
   if (value === null || value === undefined) return "";
   const size = Math.abs(value);
-  const text = size !== 0 && size < 5e-4 ? value.toPrecision(2) : value.toFixed(4);
-  return text.replace("-", MINUS).replace(/e[+](\d)/, "e$1").replace(/e[−](\d)/, "e-$1");
+  let text = size.toFixed(4);
+  if (size !== 0 && size < 5e-4) text = size < 1e-4 ? size.toExponential(1).replace(".0e", "e") : size.toPrecision(2);
+  return (value < 0 ? MINUS : "") + text;
 }
 
 export function signed(value) {

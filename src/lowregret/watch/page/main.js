@@ -28,8 +28,7 @@ const table = new TrialTable(byId("trials"), byId("more"), byId("f-method"), byI
 byId("whole").addEventListener("click", () => curves.plot.whole());
 for (const [id, key] of [["which", "train"], ["log", "log"]]) {
   byId(id).addEventListener("click", () => {
-    curves[key] = !curves[key];
-    byId(id).setAttribute("aria-pressed", String(curves[key]));
+    curves[key] = key === "log" ? !curves.logged : !curves[key];
     curves.plot.whole();
     later();
   });
@@ -64,6 +63,8 @@ function show() {
   control.show(run);
   showHead(run, far);
   curves.show(run, detail.chosen);
+  byId("which").setAttribute("aria-pressed", String(curves.train));
+  byId("log").setAttribute("aria-pressed", String(Boolean(curves.logged)));
   showLegend(run);
   rates.show(run);
   showBest(run);

@@ -45,8 +45,8 @@ export class Plot {
     const { x, y } = this.options;
     const axis = (side, of) => ({
       stroke: () => css("--muted"),
-      grid: { stroke: () => css("--grid"), width: 1 },
-      ticks: { stroke: () => css("--grid"), width: 1, size: 4 },
+      grid: { stroke: () => css("--grid"), width: 1, filter: (_, splits) => (log[side] ? thinned(splits) : splits) },
+      ticks: { stroke: () => css("--grid"), width: 1, size: 4, filter: (_, splits) => (log[side] ? thinned(splits) : splits) },
       font: `11px ${css("--font")}`,
       label: of.label,
       labelFont: `12px ${css("--font")}`,
@@ -54,9 +54,9 @@ export class Plot {
       size: side === "y" ? 58 : 34,
       space: side === "y" ? 34 : 56,
       values: of.format && ((_, splits) => splits.map((value) => (value === null ? "" : of.format(value)))),
-      filter: log[side] ? (_, splits) => thinned(splits) : undefined,
+      filter: (_, splits) => (log[side] ? thinned(splits) : splits),
     });
-    const scale = (name) => ({ time: false, auto: false, distr: log[name] ? 3 : 1, log: 10 });
+    const scale = (name) => ({ time: false, auto: false, distr: log[name] ? 3 : 1, log: 10, range: (_, min, max) => [min, max] });
     const { width, height } = this.size();
     this.plot = new uPlot(
       {

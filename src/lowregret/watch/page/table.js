@@ -12,8 +12,8 @@ const COLUMNS = [
   { key: "group", name: "group", of: ({ group }) => group.head.key, left: true, groups: true },
   { key: "lr", name: "rate", of: ({ trial }) => trial.lr },
   { key: "seed", name: "seed", of: ({ trial }) => trial.seed },
-  { key: "status", name: "status", of: ({ trial }) => STATUSES.indexOf(trial.status), left: true },
   { key: "held", name: "held-out", of: ({ trial }) => lastHeld(trial) ?? Infinity },
+  { key: "status", name: "status", of: ({ trial }) => STATUSES.indexOf(trial.status), left: true },
   { key: "trained", name: "training", of: ({ trial }) => trial.trained ?? Infinity, wide: true },
   { key: "seconds", name: "time", of: ({ trial }) => trial.seconds ?? 0, wide: true },
   { key: "pace", name: "tokens/s", of: ({ trial }) => trial.pace ?? 0, wide: true },
@@ -85,6 +85,7 @@ export class TrialTable {
     items.sort(
       (a, b) =>
         sign * compare(column.of(a), column.of(b)) ||
+        (column.key === "status" ? compare(lastHeld(a.trial) ?? Infinity, lastHeld(b.trial) ?? Infinity) : 0) ||
         a.method.index - b.method.index ||
         compare(a.group.head.number, b.group.head.number) ||
         a.trial.lr - b.trial.lr ||
@@ -124,7 +125,7 @@ export class TrialTable {
       seconds: duration(trial.seconds ?? 0),
       pace: trial.pace ? count(trial.pace) : "",
     };
-    const row = el("tr", { "data-id": trial.id, "data-group": group.head.number, class: isBest ? "best" : null });
+    const row = el("tr", { "data-id": trial.id, "data-group": group.head.number, class: isBest ? "winner" : null });
     for (const { key, left, wide } of columns) {
       const cell = el("td", { class: `${left ? "left" : ""} ${wide ? "wide" : ""}` }, cells[key]);
       if (key === "held" && isBest) cell.append(el("span", { class: "tag" }, "best"));
