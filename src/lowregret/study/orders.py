@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import final
 
 from lowregret import limits
-from lowregret.errors import SpecError
+from lowregret.errors import LowregretError
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.requests import (
     Order,
@@ -24,11 +24,14 @@ from lowregret.runs.requests import (
     stamp,
     waiting,
 )
-from lowregret.spec import CompareSpec, FullFT, GroupSpec, TrialSpec, build
+from lowregret.spec import CompareSpec, FullFT, GroupSpec, Method, TrialSpec, build
 from lowregret.study.lattice import lattice_rate, nearest_exponent
 
 _LOOK_SECONDS = 0.2
 """Between two looks at what is asked: a small base takes hundreds of steps a second."""
+
+
+RequireFit = Callable[[Method], None]
 
 
 @final
@@ -48,12 +51,13 @@ class Orders:
         """The ids of trials that were asked to stop."""
         return {str(order.request.trial) for order in self._taken if order.request and order.request.kind == "stop"}
 
-    def look(self, steps: Mapping[str, int], records: Sequence[TrialRecord]) -> bool:
+    def look(self, steps: Mapping[str, int], records: Sequence[TrialRecord], require_fit: RequireFit) -> bool:
         """Answer what is asked; whether another order is in force from now on.
 
         Args:
             steps: trial in training → the steps that it has taken.
             records: of all trials of the run.
+            require_fit: raises LowregretError where the base cannot have a method.
         """
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self._looked = time.monotonic()
@@ -61,7 +65,7 @@ class Orders:
             if changed != self._stamp:
                 self._stamp = changed
                 for name, asked in waiting(self._folder).items():
-                    self._answer(name, asked, steps, records)
+                    self._answer(name, asked, steps, records, require_fit)
         return self.see(steps, records)
 
     def see(self, steps: Mapping[str, int], records: Sequence[TrialRecord], *, everything: bool = False) -> bool:
@@ -93,7 +97,12 @@ class Orders:
         return [order.request for order in self._force if order.request is not None]
 
     def _answer(
-        self, name: str, asked: Request | str, steps: Mapping[str, int], records: Sequence[TrialRecord]
+        self,
+        name: str,
+        asked: Request | str,
+        steps: Mapping[str, int],
+        records: Sequence[TrialRecord],
+        require_fit: RequireFit,
     ) -> None:
         if name in self._answered:  # a kill came between the answer and this
             forget(self._folder, name)
@@ -101,7 +110,11 @@ class Orders:
         if len(self._answered) >= limits.LISTED:
             refusal = f"{limits.LISTED:,} requests of this run were answered, and no more are"
         else:
-            refusal = f"not understood: {asked}" if isinstance(asked, str) else self._refusal(asked, steps, records)
+            refusal = (
+                f"not understood: {asked}"
+                if isinstance(asked, str)
+                else self._refusal(asked, steps, records, require_fit)
+            )
         request = None if isinstance(asked, str) else asked
         said = refusal or ("" if request is None else _promise(request))
         ended = sum(record.status != "running" for record in records)
@@ -120,7 +133,9 @@ class Orders:
             self._taken.append(order)
         self._say(f"asked from outside: {said}" if not refusal else f"asked from outside, and refused: {said}")
 
-    def _refusal(self, asked: Request, steps: Mapping[str, int], records: Sequence[TrialRecord]) -> str:
+    def _refusal(
+        self, asked: Request, steps: Mapping[str, int], records: Sequence[TrialRecord], require_fit: RequireFit
+    ) -> str:
         """Why it cannot be obeyed; "" when it can."""
         if asked.kind == "stop":
             return "" if asked.trial in steps else f"{asked.trial} is not in training"
@@ -132,9 +147,9 @@ class Orders:
         there = {record.spec for record in records} | set(self.trials())
         if asked.spec in there:
             return f"{asked.spec.id} is there already"
-        return self._unfit(asked.spec)
+        return self._unfit(asked.spec, require_fit)
 
-    def _unfit(self, trial: TrialSpec) -> str:
+    def _unfit(self, trial: TrialSpec, require_fit: RequireFit) -> str:
         """Why a trial is none of this run."""
         method, spec = trial.method, self._spec
         if method.quantisation not in spec.quantisations:
@@ -149,7 +164,8 @@ class Orders:
             return ""
         try:  # what a spec of these methods would say against it
             build(type(spec), {**spec.model_dump(mode="json"), "methods": [*spec.methods, method]})
-        except SpecError as error:
+            require_fit(method)
+        except LowregretError as error:
             return str(error).splitlines()[0][:300]
         return ""
 

@@ -12,7 +12,6 @@ import torch
 
 from lowregret.analysis.learning_rate import at_step, best_rate
 from lowregret.analysis.numbers import nats
-from lowregret.errors import SpecError, TargetError
 from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import held_out_curve, require_curve
@@ -23,7 +22,7 @@ from lowregret.spec.method import Quantisation
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
 from lowregret.study.orders import Orders
-from lowregret.study.packing import has_room
+from lowregret.study.packing import has_room, require_fit
 from lowregret.study.resources import TrialResources
 from lowregret.study.search import next_to, next_trials, total_estimate
 from lowregret.study.winners import drop_superseded, keep_if_best
@@ -209,7 +208,7 @@ class Scheduler:
     def _obey(self, pack: Pack, done: Round) -> bool:
         """What is asked from outside; whether there may be another trial to train."""
         self._steps = {name: member.progress.step for name, member in pack.members.items()}
-        changed = self._orders.look(self._steps, self.records)
+        changed = self._orders.look(self._steps, self.records, partial(require_fit, pack.workload))
         for name, why in self._orders.stops(self._steps).items():
             pack.stop(done, name, why)
             del self._steps[name]
@@ -287,13 +286,7 @@ class Scheduler:
         self.watching.trial_started(trial, len(done), expected)
         name = trial_name(self.folder, trial)
         home = trial_folder(self.folder, name)
-        try:
-            record = begin(pack, trial, home, checkpoint or read_checkpoint(home, self._identity), name=name)
-        except (SpecError, TargetError) as error:
-            if trial not in self._orders.trials():
-                raise
-            record = TrialRecord.of(trial, id=name, status="failed", error=str(error))
-            write_json(home / TRIAL, record)
+        record = begin(pack, trial, home, checkpoint or read_checkpoint(home, self._identity), name=name)
         self._note(record)
         if record.status != "running":
             self.watching.trial_ended(record)
