@@ -39,12 +39,9 @@ class Server:
         local = () if reached else ("localhost", host, "127.0.0.1", "::1")
         self.url = f"{address_of(listening)}/"
         self._socket = listening
-        self._page = Page(Feed(folders), hosts=local, token=token, control=control)
-
-    def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Answer requests until SIGINT or SIGTERM; `ready` is called before the first one is."""
+        page = Page(Feed(folders), hosts=local, token=token, control=control)
         config = uvicorn.Config(
-            self._page.application(),
+            page.application(),
             ws="none",
             loop="asyncio",
             log_config=None,
@@ -54,11 +51,19 @@ class Server:
             backlog=BACKLOG,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
+        self._server = uvicorn.Server(config)
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Answer requests until SIGINT or SIGTERM; `ready` is called before the first one is."""
         ready()
         try:
-            uvicorn.Server(config).run(sockets=[self._socket])
+            self._server.run(sockets=[self._socket])
         finally:
             self._socket.close()
+
+    def stop(self) -> None:
+        """End `run`, from any thread."""
+        self._server.should_exit = True
 
 
 @contextmanager
