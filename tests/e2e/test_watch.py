@@ -25,7 +25,8 @@ TOKEN = "a-token-of-the-test"
 LORA = LoRA(rank=4)
 POINTS = """async ([id, curve]) => {
   const { store } = await import("/page/store.js");
-  for (const group of store.groups.values()) if (group.trials.has(id)) return group.trials.get(id)[curve].map(([step]) => step);
+  const found = [...store.groups.values()].map(({ trials }) => trials.get(id)).find(Boolean);
+  return found[curve].map(([step]) => step);
 }"""
 
 

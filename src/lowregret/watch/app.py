@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from types import MappingProxyType
@@ -70,6 +70,8 @@ class Page:
         self._token = None if token is None else _digest(token)
         self._changed = asyncio.Event()
         self._readers = 0
+        self.over: Callable[[], bool] = lambda: False
+        """Whether the server stops: then streams end, which would go on for ever."""
         self._awake = asyncio.Event()
         self._files = dict(_page_files())
 
@@ -98,7 +100,7 @@ class Page:
         while True:
             seen = self._feed.last
             more = await asyncio.to_thread(self._feed.look)
-            if self._feed.last != seen:
+            if self._feed.last != seen or self.over():
                 self._wake()
             if more:
                 continue
@@ -162,7 +164,7 @@ class Page:
         self._readers += 1
         self._awake.set()
         try:
-            while True:
+            while not self.over():
                 changed = self._changed
                 news = self._feed.since(seen)
                 if news is None:

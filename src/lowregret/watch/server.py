@@ -52,6 +52,7 @@ class Server:
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
         self._server = uvicorn.Server(config)
+        page.over = lambda: self._server.should_exit
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answer requests until SIGINT or SIGTERM; `ready` is called before the first one is."""

@@ -45,8 +45,8 @@ export class Plot {
     const { x, y } = this.options;
     const axis = (side, of) => ({
       stroke: () => css("--muted"),
-      grid: { stroke: () => css("--grid"), width: 1, filter: (_, splits) => (log[side] ? thinned(splits) : splits) },
-      ticks: { stroke: () => css("--grid"), width: 1, size: 4, filter: (_, splits) => (log[side] ? thinned(splits) : splits) },
+      grid: { stroke: () => css("--grid"), width: 1, ...(log[side] && { filter: (_, splits) => splits }) },
+      ticks: { stroke: () => css("--grid"), width: 1, size: 4, ...(log[side] && { filter: (_, splits) => splits }) },
       font: `11px ${css("--font")}`,
       label: of.label,
       labelFont: `12px ${css("--font")}`,
@@ -54,7 +54,7 @@ export class Plot {
       size: side === "y" ? 58 : 34,
       space: side === "y" ? 34 : 56,
       values: of.format && ((_, splits) => splits.map((value) => (value === null ? "" : of.format(value)))),
-      filter: (_, splits) => (log[side] ? thinned(splits) : splits),
+      ...(log[side] && { splits: (_, index, min, max) => logSplits(min, max, side === "x" ? 5 : 8), filter: (_, splits) => splits }),
     });
     const scale = (name) => ({ time: false, auto: false, distr: log[name] ? 3 : 1, log: 10, range: (_, min, max) => [min, max] });
     const { width, height } = this.size();
@@ -144,18 +144,24 @@ export class Plot {
   }
 }
 
-// Of a logarithmic axis the labels 1, 2 and 5 of each decade, and where there are many decades 1 alone.
-function thinned(splits) {
-  const many = splits.filter((value) => isPower(value)).length > 3;
-  return splits.map((value) => (isPower(value) || (!many && [2, 5].includes(leading(value))) ? value : null));
-}
+const STEPS = [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]];
 
-function leading(value) {
-  return Number(value.toExponential(6).split("e")[0]);
-}
-
-function isPower(value) {
-  return leading(value) === 1;
+// Where a logarithmic axis has its lines: the most of these that are no more than `most`.
+function logSplits(min, max, most) {
+  if (!(min > 0 && max > min && Number.isFinite(max))) return [];
+  let found = [];
+  for (const steps of STEPS) {
+    const tried = [];
+    for (let power = Math.floor(Math.log10(min)); power <= Math.log10(max); power += 1) {
+      for (const step of steps) {
+        const value = Number(`${step}e${power}`);
+        if (value >= min && value <= max) tried.push(value);
+      }
+    }
+    if (tried.length > most && found.length > 1) break;
+    found = tried.length > 2 * most ? tried.filter((_, place) => place % Math.ceil(tried.length / most) === 0) : tried;
+  }
+  return found;
 }
 
 export function path(context, points, tools) {
