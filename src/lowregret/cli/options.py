@@ -33,9 +33,7 @@ Rehash = Annotated[
 ]
 Track = Annotated[
     str | None,
-    option(
-        "Send every trial, step by step, to mlflow, wandb or tensorboard; TOOL:WHERE names a server, project or folder."
-    ),
+    option("Send every trial, step by step, to mlflow, wandb, tensorboard, trackio or swanlab; TOOL:WHERE says where."),
 ]
 Watch = Annotated[
     bool, option("Show it in the browser while it lasts: a page on this machine, whose address is printed.", "--watch")
