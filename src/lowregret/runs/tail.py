@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 from lowregret.errors import RecordsError
 from lowregret.runs.boundary import open_regular
@@ -56,7 +56,7 @@ class Tail:
             return NOTHING
         with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
-            again = self._is_another(found, file.fileno())
+            again = self._is_another(found, file)
             if again:
                 self._forget((found.st_dev, found.st_ino))
             if found.st_size == self._at:
@@ -64,13 +64,14 @@ class Tail:
             file.seek(self._at)
             return self._taken(file.read(self._most), again, found.st_size)
 
-    def _is_another(self, found: os.stat_result, descriptor: int) -> bool:
+    def _is_another(self, found: os.stat_result, file: BinaryIO) -> bool:
         if self._file is None:
             self._file = (found.st_dev, found.st_ino)
             return False
         if self._file != (found.st_dev, found.st_ino) or found.st_size < self._at:
             return True
-        return os.pread(descriptor, len(self._seen), self._at - len(self._seen)) != self._seen
+        file.seek(self._at - len(self._seen))
+        return file.read(len(self._seen)) != self._seen
 
     def _forget(self, file: tuple[int, int]) -> None:
         self._file, self._at, self._seen, self._skipping = file, 0, b"", False

@@ -86,10 +86,10 @@ class Orders:
 
     def stops(self, steps: Mapping[str, int]) -> dict[str, str]:
         """Trial in training → why it ends now."""
-        found = {}
+        found: dict[str, str] = {}
         for order in self._taken:
             name = None if order.request is None else order.request.trial
-            if name in steps and steps[name] >= order.steps.get(name, 0):
+            if name is not None and name in steps and steps[name] >= order.steps.get(name, 0):
                 found[name] = f"stopped by request after step {steps[name]}"
         return found
 

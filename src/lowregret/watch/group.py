@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, final
 
+import psutil
+
 from lowregret.errors import RecordsError
 from lowregret.report.charts.words import label
 from lowregret.runs.files import LOCK, ORDERS
@@ -174,21 +176,9 @@ def _living(folder: Path) -> Holder | None:
     if found is None:
         return None
     if found.machine == _HERE:
-        return found if _is_there(found.pid) else None
+        return found if found.pid > 0 and psutil.pid_exists(found.pid) else None
     try:
         silent = time.time() - os.stat(folder / LOCK).st_mtime
     except OSError:
         return None
     return found if abs(silent) < SILENT_SECONDS else None
-
-
-def _is_there(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

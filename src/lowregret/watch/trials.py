@@ -191,9 +191,9 @@ class Trials:
         one = self.known.get(name)
         if one is not None and one.stamp == stamp:
             return True
+        record: TrialRecord | None
         try:
-            record = read_record(TrialRecord, home / TRIAL) if self._single else trial_record(home)
-            problem = ""
+            record, problem = read_record(TrialRecord, home / TRIAL) if self._single else trial_record(home), ""
         except (RecordsError, OSError) as error:
             record, problem = (None if one is None else one.record), str(error).partition(" Delete")[0]
         if one is None:
