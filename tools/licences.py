@@ -32,7 +32,7 @@ _VENDORED = """
 ## Part of the package
 | files | version | licence | for |
 |---|---|---|---|
-| uPlot (github.com/leeoniya/uPlot) in `src/lowregret/watch/page/vendor/` | 1.6.32 | MIT: `uplot-licence.txt` there | watch |
+| uPlot (github.com/leeoniya/uPlot), `watch/page/vendor/` | 1.6.32 | MIT (`uplot-licence.txt`) | watch |
 """
 
 
