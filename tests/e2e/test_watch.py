@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.watch import METHODS, chromium, finish, grow, line, make_compare, make_many, trial
 
 from lowregret.runs.files import ORDERS
 from lowregret.runs.lock import lock_run
 from lowregret.runs.requests import Request, is_paused, waiting
 from lowregret.spec import LoRA
 from lowregret.watch.server import watched
-from watching import METHODS, finish, get, grow, line, make_compare, make_many, serving, state_of, trial
+from watching import get, serving, state_of
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")
 TOKEN = "a-token-of-the-test"
 LORA = LoRA(rank=4)

@@ -18,7 +18,7 @@ from lowregret.runs.holder import SILENT_SECONDS, Holder, holder_of
 from lowregret.runs.requests import Order, is_paused, parse_order, waiting
 from lowregret.runs.study import base_facts, read_costs
 from lowregret.runs.tail import Tail
-from lowregret.spec import CompareSpec, FullFT, GroupSpec, TrainSpec
+from lowregret.spec import CompareSpec, FullFT, GroupSpec, Method, TrainSpec
 from lowregret.study.lattice import group_estimate
 from lowregret.study.search import total_estimate
 from lowregret.watch.trials import SINGLE, Trials, clean
@@ -86,11 +86,6 @@ class Group:
         return found
 
     @property
-    def asked(self) -> tuple[Any, ...]:
-        """The methods that it trains."""
-        return self.spec.asked
-
-    @property
     def steps(self) -> int | None:
         """Of a trial; None where that is not known yet."""
         steps = self._resolved.get("steps", self.spec.steps)
@@ -106,8 +101,8 @@ class Group:
             "key": getattr(self.spec, "key", ""),
             "state": self._state(holder, bool(running)),
             "methods": [
-                {"name": method.name, "label": label(method), "kind": "full" if isinstance(method, FullFT) else "lora"}
-                for method in self.asked
+                {"name": name, "label": label(method), "kind": "full" if isinstance(method, FullFT) else "lora"}
+                for name, method in self._methods().items()
             ],
             "steps": self.steps,
             "expected": self._expected(),
@@ -121,6 +116,14 @@ class Group:
             "orders": [_plain(order) for order in self.orders[-_SHOWN_ORDERS:]],
             "waiting": len(waiting(self.folder)),
         }
+        return found
+
+    def _methods(self) -> dict[str, Method]:
+        """By name: those that it trains, and any other that somebody has asked for."""
+        found = {method.name: method for method in self.spec.asked}
+        for one in self.trials.known.values():
+            if one.record is not None and one.record.method not in found:
+                found[one.record.method] = one.record.spec.method
         return found
 
     def _price(self) -> float | None:

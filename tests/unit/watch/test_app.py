@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.watch import finish, grow, make_compare, trial
 
 from lowregret.addresses import listen
 from lowregret.errors import SpecError
@@ -16,7 +17,7 @@ from lowregret.runs.lock import lock_run
 from lowregret.runs.requests import is_paused, waiting
 from lowregret.spec import LoRA
 from lowregret.watch.server import Server
-from watching import finish, get, grow, make_compare, serving, state_of, trial
+from watching import get, serving, state_of
 
 LORA = LoRA(rank=4)
 TOKEN = "a-token-of-the-test"

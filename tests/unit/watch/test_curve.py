@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from benchmarks.watch import line
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.watch.curve import MOST, Curve, Thinned, steps
-from watching import line
 
 
 @given(count=st.integers(0, 5 * MOST))

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.watch import METHODS, finish, grow, line, make_compare, make_many, trial
 
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.lock import lock_run
 from lowregret.spec import LoRA
 from lowregret.watch import feed as feeds
 from lowregret.watch.feed import Feed
-from watching import METHODS, finish, grow, line, make_compare, make_many, trial
 
 LORA = LoRA(rank=4)
 

@@ -82,15 +82,15 @@ export class Detail {
     };
     const rewards = column("reward");
     this.lines = [
-      { name: rewards.length ? "reward in training" : "training", points: rewards.length ? rewards : column("train"), style: () => css("--muted"), width: 1.2 },
-      { name: "held-out", points: column("held"), style: () => colour(method.index), width: 2.4 },
+      { name: rewards.length ? "Reward in training (thin)" : "Loss in training (thin)", points: rewards.length ? rewards : column("train"), style: () => css("--muted"), width: 1.2 },
+      { name: "held out (bold)", points: column("held"), style: () => colour(method.index), width: 2.4 },
     ];
     this.others = rewards.length
       ? [
-          { name: "entropy", points: column("entropy"), style: () => css("--series-2"), width: 1.6 },
+          { name: "Entropy", points: column("entropy"), style: () => css("--series-2"), width: 1.6 },
           { name: "KL", points: column("kl"), style: () => css("--series-3"), width: 1.6 },
         ]
-      : [{ name: "gradient norm", points: column("grad_norm"), style: () => css("--series-4"), width: 1.4 }];
+      : [{ name: "Gradient norm", points: column("grad_norm"), style: () => css("--series-4"), width: 1.4 }];
     const steps = store.groups.get(group).head.steps ?? 1;
     this.frame(this.curve, byId("d-curve"), this.lines, steps);
     this.frame(this.more, byId("d-more"), this.others, steps);
@@ -101,7 +101,7 @@ export class Detail {
 
   frame(plot, node, lines, steps) {
     const points = lines.flatMap((line) => line.points);
-    node.hidden = points.length === 0;
+    node.hidden = byId(`${node.id}-names`).hidden = points.length === 0;
     if (!points.length) return;
     const values = points.map(([, value]) => value);
     const [first, last] = extent([steps, ...points.map(([step]) => step)]);
@@ -109,7 +109,7 @@ export class Detail {
     const names = lines.filter((line) => line.points.length).map((line) => line.name).join(" and ");
     node.setAttribute("role", "img");
     node.setAttribute("aria-label", `${names} by step; the last is ${loss(values[values.length - 1])}`);
-    plot.node.dataset.names = names;
+    setText(byId(`${node.id}-names`), names);
   }
 
   draw(context, tools, lines) {

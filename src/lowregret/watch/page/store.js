@@ -119,7 +119,6 @@ export function progressOf(run) {
     sum.pack = Math.max(sum.pack, running);
     sum.expected += head.state === "done" ? ended : expected;
     if (head.worker) sum.workers += 1;
-    if (head.price) sum.spent = (sum.spent ?? 0) + 0;
   }
   const price = groups.find(({ head }) => head.price)?.head.price;
   const waiting = Math.max(sum.expected - sum.ended - sum.running, 0);

@@ -9,11 +9,11 @@ const STATUSES = ["running", "finished", "pruned", "diverged", "failed"];
 
 const COLUMNS = [
   { key: "method", name: "method", of: ({ method }) => method.index, left: true },
-  { key: "group", name: "group", of: ({ group }) => group.head.key, left: true, groups: true },
   { key: "lr", name: "rate", of: ({ trial }) => trial.lr },
   { key: "seed", name: "seed", of: ({ trial }) => trial.seed },
   { key: "held", name: "held-out", of: ({ trial }) => lastHeld(trial) ?? Infinity },
   { key: "status", name: "status", of: ({ trial }) => STATUSES.indexOf(trial.status), left: true },
+  { key: "group", name: "group", of: ({ group }) => group.head.key, left: true, groups: true },
   { key: "trained", name: "training", of: ({ trial }) => trial.trained ?? Infinity, wide: true },
   { key: "seconds", name: "time", of: ({ trial }) => trial.seconds ?? 0, wide: true },
   { key: "pace", name: "tokens/s", of: ({ trial }) => trial.pace ?? 0, wide: true },
@@ -58,7 +58,7 @@ export class TrialTable {
       .map((found) => ({ ...found, method: methods.get(found.trial.method) }))
       .filter(({ trial }) => !this.method.value || trial.method === this.method.value)
       .filter(({ trial }) => !this.status.value || trial.status === this.status.value);
-    this.ordered(items, columns);
+    this.ordered(items, columns, isReward(run) ? -1 : 1);
     const shown = items.slice(0, this.rows);
     const focused = document.activeElement?.closest("tr[data-id]")?.dataset.id;
     const body = el("tbody", {}, ...shown.map((item) => this.row(item, columns, best, run)));
@@ -78,14 +78,15 @@ export class TrialTable {
     this.method.value = methods.has(kept) ? kept : "";
   }
 
-  ordered(items, columns) {
+  // `good` is 1 where small results are good ones, else −1.
+  ordered(items, columns, good) {
     const column = columns.find(({ key }) => key === this.sort.key) ?? columns[0];
     const sign = this.sort.up ? 1 : -1;
     const compare = (one, other) => (one < other ? -1 : one > other ? 1 : 0);
     items.sort(
       (a, b) =>
         sign * compare(column.of(a), column.of(b)) ||
-        (column.key === "status" ? compare(lastHeld(a.trial) ?? Infinity, lastHeld(b.trial) ?? Infinity) : 0) ||
+        (column.key === "status" ? compare(good * (lastHeld(a.trial) ?? Infinity), good * (lastHeld(b.trial) ?? Infinity)) : 0) ||
         a.method.index - b.method.index ||
         compare(a.group.head.number, b.group.head.number) ||
         a.trial.lr - b.trial.lr ||
