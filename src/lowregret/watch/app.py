@@ -98,13 +98,13 @@ class Page:
 
     async def _follow(self) -> None:
         while True:
+            self._awake.clear()
             seen = self._feed.last
             more = await asyncio.to_thread(self._feed.look)
             if self._feed.last != seen or self.over():
                 self._wake()
             if more:
                 continue
-            self._awake.clear()
             try:
                 async with asyncio.timeout(LOOK_SECONDS if self._readers else _IDLE_SECONDS):
                     await self._awake.wait()
@@ -220,9 +220,9 @@ async def _bounded(request: Request) -> bytes:
 
 def _page_files() -> list[tuple[str, bytes]]:
     """Name → content of what the page is made of."""
-    root = files("lowregret.watch") / "page"
+    root = files("lowregret.watch").joinpath("page")
     own = [(entry.name, entry.read_bytes()) for entry in root.iterdir() if entry.is_file()]
-    vendored = root / "vendor"
+    vendored = root.joinpath("vendor")
     return [*own, *((f"vendor/{entry.name}", entry.read_bytes()) for entry in vendored.iterdir() if entry.is_file())]
 
 

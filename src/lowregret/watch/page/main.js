@@ -137,6 +137,8 @@ function showHead(run, far) {
   if (far.cost !== null && state === "training") facts.push(["to come", `about ${money(far.cost)}`]);
   const lost = ["failed", "diverged", "pruned"].filter((name) => far.statuses[name]).map((name) => `${far.statuses[name]} ${name}`);
   if (lost.length) facts.push(["not finished", lost.join(", ")]);
+  const hidden = groupsOf(run).reduce((sum, { head }) => sum + (head.hidden ?? 0), 0);
+  if (hidden) facts.push(["not shown", `${count(hidden)} trials`]);
   byId("facts").replaceChildren(...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   showVerdict(run);
 }
