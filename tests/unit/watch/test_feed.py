@@ -270,3 +270,26 @@ def test_of_thousands_of_trials_only_those_in_training_are_looked_at(
     feed.look()
     assert 0 < sum(METRICS in path for path in opened) <= 3
     assert not any(TRIAL in path for path in opened)
+
+
+def test_a_step_that_stands_twice_counts_once(tmp_path: Path, clock: Clock) -> None:
+    make_compare(tmp_path)
+    home = trial(tmp_path, LORA, 2e-3)
+    grow(home, [1, 2, 3])
+    grow(home, [2, 3, 4])
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    (row,) = json.loads(feed.everything())["groups"][0]["trials"]
+    assert [step for step, _ in row["train"]] == [1, 2, 3, 4]
+
+
+def test_the_regret_is_told_in_the_order_in_which_trials_ended(tmp_path: Path, clock: Clock) -> None:
+    """Full fine-tuning last, whose name comes first: before it there is no regret."""
+    make_compare(tmp_path)
+    for at, (method, rate) in enumerate((*((METHODS[1], r) for r in (1e-3, 2e-3, 4e-3)), (METHODS[2], 2e-3))):
+        home = finish(tmp_path, method, rate)
+        os.utime(home / TRIAL, ns=(at * 10**9, at * 10**9))
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    looked(feed, clock)
+    assert [point["trials"] for point in json.loads(feed.everything())["runs"][0]["regret"]] == [4]
