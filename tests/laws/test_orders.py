@@ -55,10 +55,10 @@ class Session(Silent):
         self.taken: list[tuple[str, int]] = []
         self.said: list[str] = []
 
-    def run(self, crash_at: int = 0) -> list[TrialRecord]:
+    def run(self, crash_at: int = 0, until: int | None = None) -> list[TrialRecord]:
         (self.folder / "trials").mkdir(parents=True, exist_ok=True)
         self.crash_at = crash_at
-        scheduler = Scheduler(self.folder, self.spec, {}, self, "")
+        scheduler = Scheduler(self.folder, self.spec, {}, self, "", until=until)
         scheduler.run(self, {}, lambda: False)  # type: ignore[arg-type]
         return scheduler.records
 
@@ -175,6 +175,15 @@ def test_what_makes_no_sense_is_refused_in_words(bases: ModuleType, tmp_path: Pa
     plain = Session(bases, tmp_path / "plain")
     plain.run()
     assert session.taken == plain.taken
+
+
+def test_an_added_pilot_pauses_as_the_others_and_goes_on_with_them(bases: ModuleType, tmp_path: Path) -> None:
+    asked = {(STOPPED.id, 1): [Request(kind="trial", spec=MORE)]}
+    pilots = {record.id: record for record in Session(bases, tmp_path, asked).run(until=3)}
+    assert pilots[MORE.id].status == "running"
+    assert read_metrics(tmp_path / "trials" / MORE.id / METRICS)[-1].step == 3
+    ended = {record.id: record for record in Session(bases, tmp_path).run()}
+    assert (ended[MORE.id].status, ended[MORE.id].steps) == ("finished", 4)
 
 
 def test_a_run_waits_with_a_checkpoint_until_it_may_go_on(

@@ -92,6 +92,8 @@ class Scheduler:
         ended = {record.id for record in self.ended()}
         if self._only is not None:
             return [trial for trial in self._only if trial.id not in ended]
+        if self._until is not None:  # pilots that have come as far
+            ended |= {record.id for record in self.records if self._until in self._curve(record)}
         found = self._searched_for()
         more = (trial for trial in self._orders.trials() if trial_name(self.folder, trial) not in ended)
         return list(dict.fromkeys([*found, *more]))

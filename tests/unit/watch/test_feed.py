@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from benchmarks.watch import METHODS, finish, grow, line, make_compare, make_many, trial
 
-from lowregret.runs.files import METRICS, TRIAL
+from lowregret.questions.registry import make_question
+from lowregret.runs.atomic import write_json
+from lowregret.runs.files import FORECAST, METRICS, STUDY, TRIAL, group_log
+from lowregret.runs.forecast import Forecast
 from lowregret.runs.lock import lock_run
 from lowregret.spec import LoRA
 from lowregret.watch import feed as feeds
@@ -218,6 +221,42 @@ def test_the_regret_ends_at_the_verdict_s_own(tmp_path: Path, clock: Clock) -> N
     assert [points[-1]["low"], points[-1]["high"]] == pytest.approx(list(verdict.ci95 or ()), rel=1e-5)
     assert points[-1]["verdict"] == verdict.verdict
     assert [point["trials"] for point in points] == sorted({point["trials"] for point in points})
+
+
+def test_a_forecast_stands_beside_it_and_one_that_says_nothing_does_not(tmp_path: Path, clock: Clock) -> None:
+    make_compare(tmp_path)
+    known: dict[str, Any] = {
+        "method": "lora:4", "share": 0.1, "share_interval": (0.0, 0.2), "regret_nats": 0.05,
+        "nats_interval": (0.0, 0.1), "chance_low": 0.4, "at_pilot": 0.1, "lag": 1.1, "bits_per_parameter": 0.1, "far": False,
+    }  # fmt: skip
+    wide = {**known, "method": "lora:16", "share_interval": (-3.0, 3.0)}
+    found = Forecast(forecasts=(known, wide), tolerance=0.05, learned=0.5, step=8, steps=40, cost=0.2, bank="a bank")
+    write_json(tmp_path / FORECAST, found)
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    told = json.loads(feed.everything())["runs"][0]["forecast"]
+    assert told["of"] == [{"method": "lora:4", "regret": 0.05, "low": 0.0, "high": 0.1, "chance": 0.4}]
+
+
+def test_a_study_has_its_groups_their_logs_and_its_claims(tmp_path: Path, clock: Clock) -> None:
+    question = make_question({"kind": "rank"}, quick=True, flags={})
+    first = question.groups()[0]
+    write_json(tmp_path / STUDY, {"lowregret": "0.3.0", "command": "x", "question": question.model_dump(mode="json")})
+    log = group_log(tmp_path, first.key)
+    log.parent.mkdir()
+    log.write_text("one\ntwo\nhal")
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    state = json.loads(feed.everything())
+    assert [group["key"] for group in state["groups"]] == [group.key for group in question.groups()]
+    assert state["groups"][0]["log"] == ["one", "two"]
+    assert state["groups"][0]["state"] == "waiting"
+    seen = feed.last
+    with log.open("a") as file:
+        file.write("f\n")
+    looked(feed, clock)
+    (news,) = feed.since(seen) or []
+    assert json.loads(news[1])["log"] == [[state["groups"][0]["number"], ["half"]]]
 
 
 def test_what_a_folder_of_somebody_else_says_of_places_is_not_told(tmp_path: Path, clock: Clock) -> None:
