@@ -227,7 +227,8 @@ def test_a_forecast_stands_beside_it_and_one_that_says_nothing_does_not(tmp_path
     make_compare(tmp_path)
     known: dict[str, Any] = {
         "method": "lora:4", "share": 0.1, "share_interval": (0.0, 0.2), "regret_nats": 0.05,
-        "nats_interval": (0.0, 0.1), "chance_low": 0.4, "at_pilot": 0.1, "lag": 1.1, "bits_per_parameter": 0.1, "far": False,
+        "nats_interval": (0.0, 0.1), "chance_low": 0.4, "at_pilot": 0.1, "lag": 1.1,
+        "bits_per_parameter": 0.1, "far": False,
     }  # fmt: skip
     wide = {**known, "method": "lora:16", "share_interval": (-3.0, 3.0)}
     found = Forecast(forecasts=(known, wide), tolerance=0.05, learned=0.5, step=8, steps=40, cost=0.2, bank="a bank")
