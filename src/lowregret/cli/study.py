@@ -13,6 +13,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
+from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
 from lowregret.errors import RecordsError, SpecError, did_you_mean
 from lowregret.questions.question import Question
@@ -142,6 +143,7 @@ def study(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -159,7 +161,7 @@ def study(
         forget_digests()
     from lowregret.cli.progress import LiveProgress
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress, watched(watch, list(studies), progress.say):
         for folder, question in studies.items():
             progress.say(f"study: {folder}")
             if len(studies) == 1:

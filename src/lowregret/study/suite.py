@@ -42,6 +42,7 @@ from lowregret.study.stages import Stages
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import Interrupted, stop_requests
+from lowregret.train.pause import forget_pause
 from lowregret.version import __version__
 
 
@@ -73,6 +74,7 @@ def run_studies(
         for folder, question in studies.items():
             copy = stack.enter_context(kept(folder, stores.get(folder)))
             stack.enter_context(lock_run(folder))
+            forget_pause(folder, watching.say)
             _bind_question(folder, question, command)
             if copy is not None:
                 copy.push(claim=True)
