@@ -1,6 +1,7 @@
-"""Writes docs/reference/: a page for every verb, with its options and keys, and the JSON schemas of its files.
+"""Writes docs/reference/: a page for every verb, with its options and keys, the JSON schemas of its files, the public
+names of the package and the records of a run.
 
-All of it comes from the verbs and the specs themselves:
+All of it comes from the verbs, the specs and the source themselves:
 
     python tools/reference.py
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,11 @@ from typing import Annotated, Any, Union, get_args
 
 from cyclopts import Parameter
 from pydantic import Field, TypeAdapter
+
+if __name__ == "__main__":  # a file in tools/ is run by its path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tools import reference_records
 
 from lowregret.cli import study
 from lowregret.cli.flags import VerbFlags
@@ -41,6 +48,8 @@ def files() -> dict[str, str]:
     return {
         "index.md": _index(),
         "method.md": _method(),
+        "api.md": f"{MADE}\n{reference_records.api()}",
+        "records.md": f"{MADE}\n{reference_records.records()}",
         **{f"{verb.name}.md": _page(verb) for verb in VERBS.values()},
         "schema/train.json": _schema(TrainSpec.model_json_schema(), "lowregret train"),
         "schema/compare.json": _schema(CompareSpec.model_json_schema(), "lowregret compare"),
@@ -56,7 +65,7 @@ _COMMON = (
 
 
 def _index() -> str:
-    verbs = "\n".join(f"  - [{verb.name}]({verb.name}.md): {_cell(verb.summary)}" for verb in VERBS.values())
+    verbs = "\n".join(f"    - [{verb.name}]({verb.name}.md): {_cell(verb.summary)}" for verb in VERBS.values())
     return f"""{MADE}
 # Reference
 
@@ -66,6 +75,8 @@ make the flags, their help and the checks, so it cannot differ from them.
 - the verbs, with all their options:
 {verbs}
 - [method](method.md): how a LoRA is spelled, and its fields
+- [Python API](api.md): the package's public names
+- [records](records.md): the JSON files of a run's folder, field by field
 - [schema/](schema): JSON schemas of the TOML files. An editor that knows them (Even Better TOML, taplo) completes and
   checks keys after a first line `#:schema docs/reference/schema/compare.json`.
 
