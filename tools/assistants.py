@@ -23,8 +23,8 @@ _HEAD = """\
 > LoRA held-out loss minus best full fine-tuning held-out loss) with a 95 % interval, and ships the winner.
 
 Work on the code itself: [AGENTS.md]({home}AGENTS.md). Use: `pip install -e .`, then `lowregret --help`. Every verb
-takes `--json`; wrong input ends with exit code 2 and says what to do. In Python: `lowregret.make_plan`, `lowregret.compare`,
-`lowregret.fine_tune`, `lowregret.Engine`, `lowregret.load_base`.
+takes `--json`; wrong input ends with exit code 2 and says what to do. In Python: `lowregret.make_plan`,
+`lowregret.compare`, `lowregret.fine_tune`, `lowregret.Engine`, `lowregret.load_base`.
 """
 
 
