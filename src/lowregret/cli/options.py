@@ -33,9 +33,7 @@ Rehash = Annotated[
 ]
 Track = Annotated[
     str | None,
-    option(
-        "Send every trial, step by step, to mlflow, wandb or tensorboard; TOOL:WHERE names a server, project or folder."
-    ),
+    option("Send every trial, step by step, to mlflow, wandb, tensorboard, trackio or swanlab; TOOL:WHERE says where."),
 ]
 Quiet = Annotated[bool, option("Say nothing but the result.", "--quiet", "-q")]
 Dtype = Annotated[
