@@ -53,6 +53,11 @@ def translation(path: str) -> Path:
     return ROOT / ("README.zh-CN.md" if path == "README.md" else path.replace("docs/", "docs/zh/", 1))
 
 
+def is_chinese(file: Path) -> bool:
+    """Whether a file is a Chinese text."""
+    return file.is_relative_to(ROOT / "docs/zh") or file.name.endswith(".zh-CN.md")
+
+
 def to_translate() -> list[str]:
     """The pages that must have a Chinese text: those by which a reader starts, decides and works."""
     found = ["README.md", *(page.path for _, pages in sections() for page in pages)]

@@ -57,6 +57,17 @@ def parts(text: str) -> list[Part]:
     return [*found, Part(level, title, text[begin : last or len(text)])]
 
 
+def anchors(path: str) -> dict[str, str]:
+    """The anchors of a page's English headings, as GitHub makes them, and those of the Chinese ones."""
+    english, chinese = (parts(page.read_text(encoding="utf-8")) for page in (ROOT / path, translation(path)))
+    return {_anchor(one.title): _anchor(other.title) for one, other in zip(english, chinese, strict=False)}
+
+
+def _anchor(title: str) -> str:
+    words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()
+    return re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+
+
 def digest(part: Part) -> str:
     """What an English section is known by: its words, whatever their lines."""
     return hashlib.sha256(f"{part.title}\n{' '.join(part.text.split())}".encode()).hexdigest()[:8]

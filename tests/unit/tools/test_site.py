@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools import assistants, site
+from tools import assistants, site, site_check
 from tools.pages import FINDINGS, LANGUAGES, ROOT, every, place, sections
 
 ROOTS = {FINDINGS, "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
@@ -70,3 +70,22 @@ def test_what_assistants_read_is_what_the_pages_say() -> None:
     agents = (ROOT / "AGENTS.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert [name for name in re.findall(r"^make (\S+)", agents, re.MULTILINE) if f"\n{name}:" not in makefile] == []
+
+
+def test_what_is_wrong_with_a_built_page_is_told(tmp_path: Path) -> None:
+    text = tmp_path / "a.md"
+    text.write_text("---\ndescription: 'x'\n---\n\n# A\nTwo:\n- one\n- two\n\n| a |\n|---|\n| b |\n", encoding="utf-8")
+    rows = "<table><tr><th>a</th></tr><tr><td>b</td></tr></table>"
+    right = f'<article><h1 id="a">A</h1><p>Two:</p><ul><li>one</li><li>two</li></ul>{rows}<a href="#a">A</a></article>'
+    page = tmp_path / "a.html"
+    for wrong, said in (
+        ("", None),
+        ('<script src="https://host.example/x.js"></script>', "loads https://host.example/x.js"),
+        ('<link rel="stylesheet" href="gone.css">', "gone.css is not there"),
+        ('<a href="gone.html">x</a>', "gone.html is not there"),
+        ('<a href="#gone">x</a>', "#gone has no such anchor"),
+        ("<article><ul><li>three</li></ul></article>", "'li': 1"),
+    ):
+        page.write_text(right + wrong, encoding="utf-8")
+        found = list(site_check.wrong(tmp_path, {"a.md": text}))
+        assert (found == []) if said is None else (len(found) == 1 and said in found[0]), (said, found)
