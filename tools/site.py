@@ -34,7 +34,7 @@ _BELOW = {"en": "", "zh": "zh/"}
 CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _ITEM = re.compile(r"(?:[-*]|\d+\.) ")
-_ASSETS = ("stylesheets/site.css", "javascripts/iframe-worker.js")
+_ASSETS = ("stylesheets/site.css", "javascripts/iframe-worker.js", "javascripts/languages.js")
 _NOTES = {
     "english": "> 本页只有英文。\n\n",
     "behind": "> 以下小节的英文版已有更新，译文可能滞后：{}。\n\n",
@@ -123,8 +123,8 @@ def config(language: str, folder: Path, site: Path) -> dict[str, Any]:
         "theme": {"language": "zh" if chinese else "en"},
         "extra": {
             "alternate": [
-                {"name": "English", "link": "../" if chinese else "./", "lang": "en"},
-                {"name": "简体中文", "link": "./" if chinese else "./zh/", "lang": "zh"},
+                {"name": "English", "link": "../index.html" if chinese else "./index.html", "lang": "en"},
+                {"name": "简体中文", "link": "./index.html" if chinese else "./zh/index.html", "lang": "zh"},
             ]
         },
     }
