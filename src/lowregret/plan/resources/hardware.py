@@ -144,12 +144,14 @@ def this_cpu() -> Hardware:
         return Hardware(**found)
     except (OSError, ValueError, TypeError):
         pass
+    import psutil
+
     probe = subprocess.run(
         [sys.executable, "-m", "lowregret.engine.probe"], capture_output=True, text=True, check=False, timeout=300
     )
     if probe.returncode:
         raise LowregretError(f"--hardware auto: the probe of this machine failed: {probe.stderr.strip()[-300:]}")
-    device = replace(Hardware(**json.loads(probe.stdout)), memory_bytes=_memory())
+    device = replace(Hardware(**json.loads(probe.stdout)), memory_bytes=psutil.virtual_memory().total)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(f".{os.getpid()}")
@@ -158,11 +160,6 @@ def this_cpu() -> Hardware:
     except OSError:
         pass  # measured again next time
     return device
-
-
-def _memory() -> int:
-    """Bytes that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cache_folder() -> Path:
