@@ -31,6 +31,10 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.verbs import VERBS, Verb
 from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
+from lowregret.runs.forecast import Forecast
+from lowregret.runs.proof import Proof
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import TOML_ONLY, Key, keys
 from lowregret.spec.method import FullFT, LoRA, spellings
@@ -39,6 +43,14 @@ from lowregret.strict_json import to_json
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "<!-- Made by `python tools/reference.py` from the verbs and their specs: change those. -->\n"
+RECORDS: dict[str, type[Spec]] = {
+    "trial": TrialRecord,
+    "metrics": Metric,
+    "verdict": Verdict,
+    "forecast": Forecast,
+    "proof": Proof,
+}
+"""Files of a run's folder, by name; of metrics.jsonl the schema is that of a line."""
 _FROM_FLAGS = ("DataSpec", "RL")
 """Tables whose required keys may come from flags instead of the file."""
 
@@ -54,6 +66,7 @@ def files() -> dict[str, str]:
         "schema/train.json": _schema(TrainSpec.model_json_schema(), "lowregret train"),
         "schema/compare.json": _schema(CompareSpec.model_json_schema(), "lowregret compare"),
         "schema/study.json": _schema(_any_question().json_schema(), "lowregret study"),
+        **{f"schema/records/{name}.json": _dumped(kind.model_json_schema(), name) for name, kind in RECORDS.items()},
     }
 
 
@@ -77,6 +90,7 @@ make the flags, their help and the checks, so it cannot differ from them.
 - [method](method.md): how a LoRA is spelled, and its fields
 - [Python API](api.md): the package's public names
 - [records](records.md): the JSON files of a run's folder, field by field
+- [schema/records/](schema/records): JSON schemas of records
 - [schema/](schema): JSON schemas of the TOML files. An editor that knows them (Even Better TOML, taplo) completes and
   checks keys after a first line `#:schema docs/reference/schema/compare.json`.
 
@@ -279,6 +293,10 @@ def _schema(schema: dict[str, Any], title: str) -> str:
         data = table.get("properties", {}).get("data")
         if data is not None:
             table["properties"]["data"] = {"anyOf": [{"type": "string"}, data]}
+    return _dumped(schema, title)
+
+
+def _dumped(schema: dict[str, Any], title: str) -> str:
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
     return to_json(made, indent=1, ensure_ascii=False) + "\n"
 

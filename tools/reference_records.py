@@ -52,7 +52,8 @@ def records() -> str:
     """The fields of every JSON file of a run's folder."""
     head = (
         "# Records\n\nThe JSON files of a run's folder, field by field. A field that has a default may be missing in "
-        "records of earlier versions; `null` is unknown, or does not apply.\n"
+        "records of earlier versions; `null` is unknown, or does not apply. JSON schemas of most of them are in "
+        "[schema/records](schema/records).\n"
     )
     parts = [head]
     for file, module, shapes in RECORDS:

@@ -65,6 +65,14 @@ def test_the_commands_of_a_page_are_taken(page: Path) -> None:
     assert {f"lowregret {shlex.join(words)}": str(error) for words, error in found if error} == {}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_targets_of_make_are_there(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    blocks = "".join(FENCE.findall(page.read_text(encoding="utf-8")))
+    named = re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z-]+)", blocks, re.MULTILINE)
+    assert [target for target in named if f"\n{target}:" not in makefile] == []
+
+
 def test_commands_are_found_and_wrong_ones_are_told() -> None:
     text = (
         "`lowregret plan tiny --hardwaer H100` and `lowregret VERB --help`\n"
