@@ -16,7 +16,15 @@ RAW = "https://raw.githubusercontent.com/lowregret/lowregret/main/"
 
 LISTED = ("docs/findings", "docs/reference", "docs/results")
 """Folders whose pages are on the site by themselves."""
-_TRANSLATED = ("README.md", "docs/index.md", "docs/start.md", "docs/decide.md", "docs/scale.md", "docs/guides/")
+_TRANSLATED = (
+    "README.md",
+    "docs/index.md",
+    "docs/start.md",
+    "docs/decide.md",
+    "docs/limits.md",
+    "docs/scale.md",
+    "docs/guides/",
+)
 FINDINGS = "FINDINGS.md"
 _IN_THE_ROOT = {FINDINGS: "findings/index.md", "README.md": "index.md", "README.zh-CN.md": "index.md"}
 

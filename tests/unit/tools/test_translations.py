@@ -76,6 +76,16 @@ def test_a_difference_is_found_and_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=NAME)
+def test_a_chinese_page_leads_to_chinese_pages(page: Path) -> None:
+    """But for the way back to the English text of the page itself."""
+    english = {ROOT / path for path in PAGES if translation(path) != page}
+    targets = re.findall(
+        r"\]\(([^()\s#:]+)(?:#[^()\s]*)?\)", translations.FENCE.sub("", page.read_text(encoding="utf-8"))
+    )
+    assert [target for target in targets if (page.parent / target).resolve() in english] == []
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=NAME)
 def test_the_words_are_those_of_the_glossary(page: Path) -> None:
     text = prose(page)
     path = next(path for path in PAGES if translation(path) == page)
