@@ -115,7 +115,7 @@ def device_memory(device: torch.device) -> int:
     """Bytes that the device has in all; on a CPU no more than the process's control group may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found = psutil.virtual_memory().total
+    found = int(psutil.virtual_memory().total)
     for file in map(Path, _CGROUP_LIMITS):
         if file.exists() and (limit := file.read_text().strip()).isdecimal():
             found = min(found, int(limit))

@@ -151,7 +151,7 @@ def this_cpu() -> Hardware:
     )
     if probe.returncode:
         raise LowregretError(f"--hardware auto: the probe of this machine failed: {probe.stderr.strip()[-300:]}")
-    device = replace(Hardware(**json.loads(probe.stdout)), memory_bytes=psutil.virtual_memory().total)
+    device = replace(Hardware(**json.loads(probe.stdout)), memory_bytes=int(psutil.virtual_memory().total))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(f".{os.getpid()}")
