@@ -79,9 +79,8 @@ def test_a_difference_is_found_and_told(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_chinese_page_leads_to_chinese_pages(page: Path) -> None:
     """But for the way back to the English text of the page itself."""
     english = {ROOT / path for path in PAGES if translation(path) != page}
-    targets = re.findall(
-        r"\]\(([^()\s#:]+)(?:#[^()\s]*)?\)", translations.FENCE.sub("", page.read_text(encoding="utf-8"))
-    )
+    text = translations.FENCE.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^()\s#:]+)(?:#[^()\s]*)?\)", text)
     assert [target for target in targets if (page.parent / target).resolve() in english] == []
 
 
