@@ -14,6 +14,7 @@ from lowregret.report.pages.templates import render
 from lowregret.report.pages.use import use
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
+from lowregret.runs.forecast import ForecastedRegret
 from lowregret.runs.verdict import MethodResult
 
 _TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "the full fine-tuning loss"}
@@ -61,10 +62,9 @@ def _facts(study: StudyRecords) -> list[dict[str, str]]:
         facts.append(("95 % interval", words.interval(verdict.ci95), "of reward" if study.rewarded else "nats"))
     forecast = study.forecast and study.forecast.of(verdict.lora.name if verdict.lora else "")
     if forecast and forecast.says_nothing:
-        facts.append(("Forecast", "none", "from pilots: the bank knows too little that is like this case"))
+        facts.append(("Forecast", "none", "the bank knows too little that is like this case"))
     elif forecast:
-        interval = words.interval(forecast.nats_interval)
-        facts.append(("Forecast", f"{words.signed(forecast.regret_nats)} nats", f"from pilots; 90 %: {interval}"))
+        facts.append(("Forecast", *_forecasted(forecast)))
     lag = verdict.lag
     if lag is not None and lag.factor is not None:
         bounds = "" if lag.low is None or lag.high is None else f"95 %: {lag.low:.2g} to {lag.high:.2g}"
@@ -80,6 +80,14 @@ def _facts(study: StudyRecords) -> list[dict[str, str]]:
         facts.append(("Tolerance", f"{words.nats(verdict.tolerance_nats)} nats", of))
     facts += [_tile(study, result) for result in (verdict.lora, verdict.full) if result is not None]
     return [{"name": name, "value": value, "note": note} for name, value, note in facts if value]
+
+
+def _forecasted(forecast: ForecastedRegret) -> tuple[str, str]:
+    """The number, and where it is from."""
+    if forecast.regret_nats is None or forecast.nats_interval is None:
+        low, high = forecast.share_interval
+        return f"{forecast.share:+.1%}", f"of what is learned, before any training; 90 %: {low:+.1%} to {high:+.1%}"
+    return f"{words.signed(forecast.regret_nats)} nats", f"from pilots; 90 %: {words.interval(forecast.nats_interval)}"
 
 
 def _tile(study: StudyRecords, result: MethodResult) -> tuple[str, str, str]:
