@@ -11,6 +11,7 @@ from lowregret.cli.compare import ASKS, comparison_folder, comparison_spec
 from lowregret.cli.options import option
 from lowregret.cli.outcome import command_line, plain, say_json
 from lowregret.cli.specs import filled_in
+from lowregret.cli.watch import watched
 from lowregret.errors import SpecError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def forecast(
     recipe: o.Recipe = None,
     out: Annotated[Path | None, option("The study's folder. (default: that of `compare` with the same spec)")] = None,
     as_json: o.Json = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -44,7 +46,7 @@ def forecast(
     from lowregret.cli.progress import LiveProgress
 
     known = load_bank(bank)
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress, watched(watch, [folder], progress.say):
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         from lowregret.study.forecasting import forecast as run

@@ -42,6 +42,7 @@ from lowregret.study.winners import keep_winners
 from lowregret.train.inputs import RunInputs, confined, grading, open_inputs
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.new_tokens import new_token_lines
+from lowregret.train.pause import forget_pause
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def opened(spec: CompareSpec, folder: Path, command: str, watching: Observer) ->
     """A comparison in a locked folder, new or begun before, its base measured; no engine is left when it ends."""
     say = watching.say
     with stop_requests(say) as should_stop, grading(spec, say) as grader:
+        forget_pause(folder, say)
         session = environment() | confined(grader)
         spec = as_begun(folder, spec, say)
         inputs = open_inputs(spec, say, known_choices(folder))

@@ -155,8 +155,8 @@ def describe(spec: CompareSpec) -> list[str]:
 def total_estimate(spec: CompareSpec, records: Sequence[TrialRecord]) -> int:
     """A guess of how many trials the whole study takes, for a progress display; never below those recorded."""
     total = 0
-    for method in spec.methods:
-        own = [record for record in records if record.method == method.name]
+    for name in (method.name for method in spec.methods):
+        own = [record for record in records if record.method == name]
         searched = sum(record.seed == SEARCH_SEED for record in own)
         others = len(own) - searched
         best = best_rate([record for record in own if record.status != "running"])
