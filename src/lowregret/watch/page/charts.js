@@ -9,7 +9,7 @@ const NEAR = 26;
 export class Curves {
   constructor(node, near, choose, zoomed) {
     this.near = near;
-    this.train = false;
+    this.train = null;
     this.log = null;
     this.rewarded = false;
     this.items = [];
@@ -29,12 +29,14 @@ export class Curves {
     const methods = methodsOf(run);
     const best = bestOf(run);
     this.rewarded = isReward(run);
+    const measured = trialsOf(run).some(({ trial }) => trial.held?.length);
+    this.training = this.train ?? !measured;
     this.items = trialsOf(run)
       .map(({ group, trial }) => ({
         group,
         trial,
         method: methods.get(trial.method),
-        points: (this.train ? trial.train : trial.held) ?? [],
+        points: (this.training ? trial.train : trial.held) ?? [],
         best: best.get(`${group.head.number} ${trial.method}`) === trial.id,
         selected: selected?.id === trial.id && selected?.group === group.head.number,
       }))
@@ -47,14 +49,14 @@ export class Curves {
     const values = (log ? positive : every).map(([, value]) => value).filter((value) => value !== null);
     const [, last] = extent(this.items.map(({ points }) => points[points.length - 1][0]));
     const steps = Math.max(1, last, ...groupSteps(run));
-    const first = this.items.reduce((least, { points }) => Math.min(least, points[0][0]), steps);
+    const [first] = this.items.length ? extent(this.items.map(({ points }) => points[0][0])) : [0];
     const [low, most] = extent(values);
     const high = this.rewarded ? most : Math.max(quantile(values, 0.985), low);
     this.plot.set(
       { x: [Math.min(first, steps - 1), steps], y: values.length ? padded(low, high, log) : [0, 1] },
       { y: log },
     );
-    const what = this.train ? "in training" : "held out";
+    const what = this.training ? "in training" : "held out";
     const said = `${this.items.length} curves of ${this.rewarded ? "reward" : "loss"} ${what}, by step. ${bestWords(run)}`;
     this.node.setAttribute("aria-label", said);
     this.node.setAttribute("role", "img");

@@ -28,7 +28,7 @@ const table = new TrialTable(byId("trials"), byId("more"), byId("f-method"), byI
 byId("whole").addEventListener("click", () => curves.plot.whole());
 for (const [id, key] of [["which", "train"], ["log", "log"]]) {
   byId(id).addEventListener("click", () => {
-    curves[key] = key === "log" ? !curves.logged : !curves[key];
+    curves[key] = !curves[key === "log" ? "logged" : "training"];
     curves.plot.whole();
     later();
   });
@@ -63,12 +63,12 @@ function show() {
   control.show(run);
   showHead(run, far);
   curves.show(run, detail.chosen);
-  byId("which").setAttribute("aria-pressed", String(curves.train));
+  byId("which").setAttribute("aria-pressed", String(Boolean(curves.training)));
   byId("log").setAttribute("aria-pressed", String(Boolean(curves.logged)));
   showLegend(run);
-  rates.show(run);
   showBest(run);
-  byId("p-rates").hidden = run.kind === "train";
+  byId("p-rates").hidden = run.kind === "train" || !trialsOf(run).some(({ trial }) => lastHeld(trial) !== null);
+  if (!byId("p-rates").hidden) rates.show(run);
   byId("p-regret").hidden = !(run.regret?.length || run.forecast?.of?.length);
   if (!byId("p-regret").hidden) regret.show(run);
   showClaims(run);
