@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lowregret.strict_json import to_json
+
 WIDTHS = (390, 1440)
 SCHEMES = ("dark", "light")
 """In the order of Chromium's `preferredColorScheme`."""
@@ -46,7 +48,7 @@ def violations(page: Path, axe: str, width: int, scheme: str) -> list[dict[str, 
     source = page.read_text(encoding="utf-8")
     # The page's own policy admits no other script: it is left out of the copy that is looked at.
     source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
-    checks = f"<script>{axe}</script>{_RUN % json.dumps(RULES)}"
+    checks = f"<script>{axe}</script>{_RUN % to_json(RULES)}"
     with tempfile.TemporaryDirectory() as folder:
         frame = Path(folder, "frame.html")
         frame.write_text(_FRAME % width, encoding="utf-8")

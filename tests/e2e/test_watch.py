@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,3 +226,18 @@ def test_a_page_beside_a_run_goes_with_it(tmp_path: Path) -> None:
         assert run["name"] == "later"
     with pytest.raises(OSError, match="refused"):
         get(url)
+
+
+def test_before_the_first_evaluation_the_training_curves_are_shown(page: Any, tmp_path: Path) -> None:
+    make_compare(tmp_path / "young")
+    home = trial(tmp_path / "young", LORA, 2e-3)
+    grow(home, [1, 2])
+    with serving(tmp_path) as url:
+        found = page()
+        found.goto(url)
+        curves = found.locator("#curves")
+        playwright.expect(curves).to_have_attribute("aria-label", re.compile("^1 curve of loss in training"))
+        assert not found.locator("#p-rates").is_visible()
+        grow(home, [3, 4, 5])
+        playwright.expect(curves).to_have_attribute("aria-label", re.compile("^1 curve of loss held out"))
+        playwright.expect(found.locator("#p-rates")).to_be_visible()

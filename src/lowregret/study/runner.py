@@ -14,7 +14,7 @@ from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
-from lowregret.study.decide.run import decide
+from lowregret.study.decide.run import decide, require_rungs
 from lowregret.study.observer import Observer, Silent
 from lowregret.study.opened import opened
 from lowregret.train.replies import Replying
@@ -35,6 +35,8 @@ def compare(
     and a bank its pilots are forecast by it. Raises LowregretError, or Interrupted after a clean stop.
     """
     watching = observer or Silent()
+    if spec.until_decided and spec.steps is not None:  # before the folder is bound to a spec that cannot be decided so
+        require_rungs(spec, spec.steps)
     with lock_run(Path(out)) as folder:
         with opened(spec, folder, command, watching) as comparison:
             expected = stored_forecast(folder)

@@ -210,7 +210,7 @@ def _forecast(found: Forecast) -> dict[str, Any]:
             "chance": rounded(one.chance_low),
         }
         for one in found.forecasts
-        if not one.says_nothing
+        if not one.says_nothing and one.regret_nats is not None and one.nats_interval is not None
     ]
     return {"of": of, "level": found.level, "step": found.step, "steps": found.steps}
 

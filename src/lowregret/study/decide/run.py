@@ -21,6 +21,7 @@ from lowregret.runs.files import DECISION, FORECAST, METRICS
 from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.study import read_trials, start_loss, trial_folder
 from lowregret.runs.verdict import Verdict
+from lowregret.spec import CompareSpec
 from lowregret.strict_json import to_json
 from lowregret.study.decide.contest import Ask, Contest, Judge
 from lowregret.study.decide.looking import looked
@@ -59,8 +60,8 @@ def decide(comparison: OpenedComparison, bank: Bank | None) -> Verdict:
         write_json(comparison.folder / DECISION, _kept(comparison, contest, (*contest.looks, look)))
 
 
-def _contest(comparison: OpenedComparison) -> Contest:
-    folder, spec, steps = comparison.folder, comparison.spec, comparison.inputs.steps
+def require_rungs(spec: CompareSpec, steps: int) -> tuple[int, ...]:
+    """The steps at which trials of so many are compared; SpecError when no evaluation is early enough for a pilot."""
     rungs = rungs_of(sorted(eval_steps(spec.evals, steps)), steps)
     if not rungs:
         raise SpecError(
@@ -68,6 +69,12 @@ def _contest(comparison: OpenedComparison) -> Contest:
             "more of them (--evals 8, or a list of steps; in another --out where this one has begun), or leave out "
             "--until-decided."
         )
+    return rungs
+
+
+def _contest(comparison: OpenedComparison) -> Contest:
+    folder, spec = comparison.folder, comparison.spec
+    rungs = require_rungs(spec, comparison.inputs.steps)
     records = read_trials(folder)
     base = start_loss(folder)
     if base is None:

@@ -57,7 +57,7 @@ export class Curves {
       { y: log },
     );
     const what = this.training ? "in training" : "held out";
-    const said = `${this.items.length} curves of ${this.rewarded ? "reward" : "loss"} ${what}, by step. ${bestWords(run)}`;
+    const said = `${this.items.length} ${this.items.length === 1 ? "curve" : "curves"} of ${this.rewarded ? "reward" : "loss"} ${what}, by step. ${bestWords(run)}`;
     this.node.setAttribute("aria-label", said);
     this.node.setAttribute("role", "img");
   }
