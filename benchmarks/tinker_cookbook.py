@@ -34,7 +34,7 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sl_loop": ("sl_loop", ("batch_size=16", "max_steps=6", "save_every=3", "lora_rank=16", "learning_rate=5e-4")),
     "rl_loop": (
         "rl_loop",
-        ("batch_size=4", "group_size=8", "max_steps=3", "save_every=2", "max_tokens=32", "loss_fn=importance_sampling"),
+        ("batch_size=4", "group_size=8", "max_steps=3", "save_every=2", "max_tokens=96", "loss_fn=importance_sampling"),
     ),
     "sl_basic": ("sl_basic", ("max_steps=3", "eval_every=2", "save_every=2")),
     "rl_basic": ("rl_basic", ("max_steps=1", "max_tokens=8")),
