@@ -45,7 +45,7 @@ class Tenant:
         self.model: str = self._result(self._post("create_model", body))["model_id"]
 
     def _ask(self, method: str, path: str, body: Any) -> Any:
-        data = None if body is None else json.dumps(body)
+        data = None if body is None else to_json(body)
         for last in (False, True):
             try:
                 self._connection.request(method, f"/api/v1/{path}", data, {"Content-Type": "application/json"})

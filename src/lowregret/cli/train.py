@@ -11,6 +11,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
 from lowregret.cli.outcome import command_line, plain, say, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
+from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
 from lowregret.spec import TrainSpec
 
@@ -26,6 +27,7 @@ def train(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -35,7 +37,7 @@ def train(
         forget_digests()
     from lowregret.cli.progress import LiveProgress
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress, watched(watch, [out], progress.say):
         progress.say(filled_in(spec))
         from lowregret.study.tracking.tracker import tracked
         from lowregret.train.job import fine_tune as run

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lowregret.addresses import host_name
 from lowregret.serve.problems import TINKER, Problem, failed, late
 
 OPEN = ("/health",)
@@ -111,7 +112,7 @@ class Guard:
 
     def _check(self, headers: Headers, path: str) -> None:
         """Problem for a request without the key, by a name that is not the server's, or too large."""
-        if self._hosts and _name(headers.get("host", "")) not in self._hosts:
+        if self._hosts and host_name(headers.get("host", "")) not in self._hosts:
             raise Problem(421, "Ask this server by the address at which it listens, or start it with an API key.")
         if self._key is not None and path not in OPEN:
             kind, _, given = headers.get("authorization", "").partition(" ")
@@ -168,9 +169,3 @@ def _large(most: int) -> Problem:
 def _digest(text: str) -> bytes:
     """Of equal length for every text, so that comparing tells nothing of it."""
     return hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
-
-
-def _name(host: str) -> str:
-    """A Host header without its port."""
-    name, _, port = host.rpartition(":")
-    return (name if name and port.isdecimal() else host).strip("[]").lower()

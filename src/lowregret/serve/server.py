@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from lowregret.addresses import BACKLOG, address_of, listen, require_key
 from lowregret.data.chat.template import choose_template
 from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.engine.engine import Engine
@@ -30,7 +30,6 @@ from lowregret.models.load import load_base, resolve
 from lowregret.models.stops import stops
 from lowregret.runs.lock import lock_run
 from lowregret.serve.adapters import Adapters
-from lowregret.serve.address import require_key
 from lowregret.serve.guard import Guard, Told
 from lowregret.serve.metrics import Metrics
 from lowregret.serve.openai import OpenAI
@@ -43,7 +42,6 @@ from lowregret.spec.serve import ServeSpec
 from lowregret.strict_json import to_json
 
 KEEP_ALIVE_SECONDS = 5
-_BACKLOG = 2048
 
 Say = Callable[[str], None]
 
@@ -74,7 +72,7 @@ class Server:
         require_key(spec.host, key)
         if root is not None and not root.is_dir():
             raise SpecError(f"--adapter-root {root}: is no folder.")
-        self.socket = _listen(spec.host, spec.port)
+        self.socket = listen(spec.host, spec.port)
         base = load_base(resolve(model), choose_dtype(spec.precision, choose_device(spec.device)))
         choose_template(base.tokenizer, spec.chat_template)
         engine = Engine(base, device=spec.device, precision=spec.precision)
@@ -91,8 +89,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where OpenAI's clients find it."""
-        host, port = self.socket.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        return f"{address_of(self.socket)}/v1"
 
     def _failed(self, what: str, trace: str) -> None:
         self._log({"event": "failed", "error": what, "trace": trace})
@@ -185,7 +182,7 @@ class Server:
             proxy_headers=False,
             server_header=False,
             limit_concurrency=self._spec.max_connections,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=self._spec.stop_seconds,
         )
@@ -226,15 +223,6 @@ def _line(about: dict[str, Any]) -> None:
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
     with suppress(OSError):
         print(redacted(to_json({"time": at, **about})), file=sys.stderr, flush=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except (OSError, UnicodeError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise SpecError(f"--host {host} --port {port}: cannot be listened at ({said}). Give others.") from None
 
 
 def _allow_files(connections: int) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowregret.addresses import require_key
 from lowregret.errors import SpecError
 from lowregret.foreign_text import last_part
 from lowregret.lora.formats.peft import read_adapter_config
 from lowregret.models.load import resolve
 from lowregret.runs.commands import VLLM_RANKS
-from lowregret.serve.address import require_key
 from lowregret.spec.serve import ServeSpec
 
 TAKEN = ("engine", "host", "port", "max_rows", "precision")

@@ -155,8 +155,8 @@ def describe(spec: CompareSpec) -> list[str]:
 def total_estimate(spec: CompareSpec, records: Sequence[TrialRecord]) -> int:
     """A guess of how many trials the whole study takes, for a progress display; never below those recorded."""
     total = 0
-    for method in spec.methods:
-        own = [record for record in records if record.method == method.name]
+    for name in (method.name for method in spec.methods):
+        own = [record for record in records if record.method == name]
         searched = sum(record.seed == SEARCH_SEED for record in own)
         others = len(own) - searched
         best = best_rate([record for record in own if record.status != "running"])
@@ -181,10 +181,9 @@ def _search(
             f"learning_rates: no usable prior learning rate for {method.name} (got {prior:g}). "
             "Name the rates to try with --learning-rates."
         )
-    ran = {record.spec: record for record in ended}
+    ran = {record.learning_rate: record for record in ended if record.seed == SEARCH_SEED}
     lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < _RATE_BOUND}
-    specs = zip(lattice, _trials(method, lattice.values()), strict=True)
-    tried = {k: ran[trial] for k, trial in specs if trial in ran}
+    tried = {k: ran[rate] for k, rate in lattice.items() if rate in ran}
     going = reach(spec)
     first = [k for k in going.first(WIDTH) if k in lattice and k not in tried]
     # One at a time after the start: whether the second neighbour is worth a trial depends on the first.
