@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.cli.outcome import aside, command_line, say, say_json
-from lowregret.cli.progress import make_console
 from lowregret.errors import RecordsError
 from lowregret.foreign_text import (
     cell,
@@ -27,6 +26,7 @@ from lowregret.foreign_text import (
     without_paths,
     without_secrets,
 )
+from lowregret.progress.console import make_console
 from lowregret.report.export import _write_csv
 from lowregret.report.pages.document import document, reproduce
 from lowregret.runs.atomic import write_json
@@ -197,7 +197,7 @@ def test_tables_and_markup_of_a_console_are_clean() -> None:
 def test_a_consoles_own_colours_reach_a_terminal() -> None:
     from rich.text import Text
 
-    from lowregret.cli.progress import CleanConsole
+    from lowregret.progress.console import CleanConsole
 
     file = io.StringIO()
     CleanConsole(file=file, force_terminal=True, color_system="standard").print(Text("\x1b[5mx", style="bold red"))

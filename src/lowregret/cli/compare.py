@@ -31,6 +31,7 @@ def compare(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    yes: o.Yes = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -39,9 +40,9 @@ def compare(
     folder = out or comparison_folder(spec)
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import watch
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         from lowregret.report.pages.html import write_report
@@ -80,7 +81,7 @@ def _show(folder: Path, verdict: Verdict, page: Path) -> None:
     from rich.text import Text
 
     from lowregret.analysis.settle import settling_command
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
     from lowregret.report.pages.captions import headline
     from lowregret.report.reading import load_study
 

@@ -61,7 +61,7 @@ def data(
     if as_json:
         say_json(asdict(found))
         return
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     console = make_console()
     console.width = min(console.width, _WIDEST)

@@ -30,6 +30,7 @@ def forecast(
     recipe: o.Recipe = None,
     out: Annotated[Path | None, option("The study's folder. (default: that of `compare` with the same spec)")] = None,
     as_json: o.Json = False,
+    yes: o.Yes = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -39,10 +40,10 @@ def forecast(
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
     folder = out or comparison_folder(spec)
     from lowregret.analysis.forecast.banks import load_bank
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import watch
 
     known = load_bank(bank)
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         from lowregret.study.forecasting import forecast as run
@@ -58,7 +59,7 @@ def _show(found: Forecast) -> None:
     from rich.text import Text
 
     from lowregret.analysis.forecast.words import sentences
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     console = make_console()
     for sentence in sentences(found):

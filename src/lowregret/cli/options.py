@@ -37,6 +37,7 @@ Track = Annotated[
         "Send every trial, step by step, to mlflow, wandb or tensorboard; TOOL:WHERE names a server, project or folder."
     ),
 ]
+Yes = Annotated[bool, option("Begin without asking, however long it takes; a pipe is never asked.", "--yes", "-y")]
 Quiet = Annotated[bool, option("Say nothing but the result.", "--quiet", "-q")]
 Dtype = Annotated[
     str | None, option("Of a merged model: float32, bfloat16 or float16. (default: each weight as the base stores it)")

@@ -133,6 +133,7 @@ def study(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    yes: o.Yes = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -148,9 +149,9 @@ def study(
     studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import watch
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
         for folder, question in studies.items():
             progress.say(f"study: {folder}")
             if len(studies) == 1:
@@ -196,8 +197,8 @@ def _show_status(recipe: str, folder: Path | None, as_json: bool) -> None:
     if as_json:
         say_json({"studies": {str(study.folder): study.as_dict() for study in found}})
         return
-    from lowregret.cli.progress import make_console
-    from lowregret.cli.standing import standing_table, status_lines
+    from lowregret.progress.console import make_console
+    from lowregret.progress.standing import standing_table, status_lines
 
     console = make_console()
     if not console.is_terminal:
@@ -269,7 +270,7 @@ def _show(found: dict[Path, Claims]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
     from lowregret.questions.judge import corrected, holm
     from lowregret.report.pages.claims import interval_text, value_text
 

@@ -26,6 +26,7 @@ def train(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    yes: o.Yes = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -33,15 +34,17 @@ def train(
     spec = make_spec(TrainSpec, chosen_file("train", config, recipe), flags)
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import watch
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
         progress.say(filled_in(spec))
         from lowregret.study.tracking.tracker import tracked
         from lowregret.train.job import fine_tune as run
 
         with tracked(track, out, progress) as watching:
-            record = run(spec, out, command=command_line(), say=watching.say, on_step=watching.step)
+            record = run(
+                spec, out, command=command_line(), say=watching.say, on_step=watching.step, priced=watching.priced
+            )
     if as_json:
         say_json(plain(record))
         return

@@ -45,7 +45,9 @@ def forecast(
     require_reference(spec)
     with (
         lock_run(Path(out)) as folder,
-        opened(spec, folder, command, observer or Silent()) as comparison,
+        opened(
+            spec, folder, command, observer or Silent(), until=lambda steps: pilot_step(spec, steps, share)
+        ) as comparison,
     ):
         comparison.train(until=pilot_step(comparison.spec, comparison.inputs.steps, share))
         found = make_forecast(comparison.spec, entry_so_far(folder), bank, share)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lowregret.cli import progress as module
-from lowregret.cli.progress import LiveProgress
+from lowregret.progress import watching as module
+from lowregret.progress.watching import LiveProgress
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import FullFT, LoRA, TrialSpec
 
