@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
-from lowregret.cli.outcome import command_line, plain, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
 from lowregret.digests import forget_digests
 from lowregret.errors import SpecError
@@ -32,11 +34,15 @@ def compare(
     track: o.Track = None,
     rehash: o.Rehash = False,
     yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
     """Brackets each method's best learning rate, repeats it over seeds, and judges the regret with an interval."""
     spec = comparison_spec(config, recipe, flags)
+    if show_config:
+        print_config({None: spec}, as_json)
+        return
     folder = out or comparison_folder(spec)
     if rehash:
         forget_digests()
@@ -45,11 +51,12 @@ def compare(
     with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
-        from lowregret.report.pages.html import write_report
-        from lowregret.runs.study import trial_folders
-        from lowregret.study.runner import compare as run
-        from lowregret.study.tracking.tracker import tracked
-        from lowregret.train.liveness import untrained_experts
+        with doing(LIBRARIES):
+            from lowregret.report.pages.html import write_report
+            from lowregret.runs.study import trial_folders
+            from lowregret.study.runner import compare as run
+            from lowregret.study.tracking.tracker import tracked
+            from lowregret.train.liveness import untrained_experts
 
         with tracked(track, folder, progress) as watching:
             verdict = run(spec, folder, command=command_line(), observer=watching)

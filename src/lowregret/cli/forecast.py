@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.compare import ASKS, comparison_folder, comparison_spec
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.options import option
-from lowregret.cli.outcome import command_line, plain, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.errors import SpecError
 
@@ -31,6 +33,7 @@ def forecast(
     out: Annotated[Path | None, option("The study's folder. (default: that of `compare` with the same spec)")] = None,
     as_json: o.Json = False,
     yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -38,6 +41,9 @@ def forecast(
     that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there.
     """
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
+    if show_config:
+        print_config({None: spec}, as_json)
+        return
     folder = out or comparison_folder(spec)
     from lowregret.analysis.forecast.banks import load_bank
     from lowregret.cli.progress import watch
@@ -46,7 +52,8 @@ def forecast(
     with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
-        from lowregret.study.forecasting import forecast as run
+        with doing(LIBRARIES):
+            from lowregret.study.forecasting import forecast as run
 
         found = run(spec, folder, share=share, bank=known, command=command_line(), observer=progress)
     if as_json:

@@ -38,6 +38,13 @@ Track = Annotated[
     ),
 ]
 Yes = Annotated[bool, option("Begin without asking, however long it takes; a pipe is never asked.", "--yes", "-y")]
+ShowConfig = Annotated[
+    bool,
+    option(
+        "Print the whole configuration as a file for --config, every default in it, and do nothing else.",
+        "--show-config",
+    ),
+]
 Quiet = Annotated[bool, option("Say nothing but the result.", "--quiet", "-q")]
 Dtype = Annotated[
     str | None, option("Of a merged model: float32, bfloat16 or float16. (default: each weight as the base stores it)")

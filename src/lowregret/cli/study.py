@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from lowregret import limits
+from lowregret.activity import doing
 from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import command_line, plain, say, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.digests import forget_digests
 from lowregret.errors import RecordsError, SpecError, did_you_mean
@@ -134,6 +136,7 @@ def study(
     track: o.Track = None,
     rehash: o.Rehash = False,
     yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -147,6 +150,9 @@ def study(
     flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
     flags |= {} if targets is None else {"targets": targets}
     studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
+    if show_config:
+        print_config(studies, as_json)
+        return
     if rehash:
         forget_digests()
     from lowregret.cli.progress import watch
@@ -156,11 +162,12 @@ def study(
             progress.say(f"study: {folder}")
             if len(studies) == 1:
                 progress.say(filled_in(question))
-        from lowregret.report.pages.studies import write_page
-        from lowregret.study.budget import parse_budget
-        from lowregret.study.execute.choose import Place
-        from lowregret.study.suite import run_studies
-        from lowregret.study.tracking.tracker import parse_track
+        with doing(LIBRARIES):
+            from lowregret.report.pages.studies import write_page
+            from lowregret.study.budget import parse_budget
+            from lowregret.study.execute.choose import Place
+            from lowregret.study.suite import run_studies
+            from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
         allowed = None if budget is None else parse_budget(budget)

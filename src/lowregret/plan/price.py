@@ -97,7 +97,8 @@ class Price:
         """What to say of it; nothing where nothing is left to train."""
         if not self.trials:
             return []
-        said = [f"price: about {counted(self.trials)}, {self._time()}{self._room()}"]
+        about = "about " * (self.trials > 1)
+        said = [f"price: {about}{counted(self.trials)}, {self._time()}{self._room()}"]
         for part, share in self.shares.items():
             if part != TRAINING and share > _DOMINATES:
                 remedy = dict(self.remedies).get(part, "")

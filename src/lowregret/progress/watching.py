@@ -26,6 +26,8 @@ from lowregret.runs.standing import GroupStanding
 from lowregret.spec import TrialSpec
 
 _ROWS = 18
+_WORTH_SECONDS = 20.0
+"""Of a job: what takes less is over before a line about it is read."""
 _OTHER_LINES = 6
 """Header, earlier trials, trials in training that have no line, and what they do now on up to three lines."""
 
@@ -244,6 +246,8 @@ class LiveProgress:
         if left is None:
             return
         self._timed = True
+        if left < _WORTH_SECONDS:
+            return
         price, planned = self._pace.price, self._pace.price.seconds
         before = "" if planned is None else f"; the plan said {duration(planned)}"
         steps = f"{self._pace.steps(found):,} steps"
