@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Group
 from rich.live import Live
@@ -24,12 +25,31 @@ from lowregret.progress.standing import standing_table
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.standing import GroupStanding
 from lowregret.spec import TrialSpec
+from lowregret.study.observer import Observer, Silent
 
+W = TypeVar("W", bound=Observer)
 _ROWS = 18
 _WORTH_SECONDS = 20.0
 """Of a job: what takes less is over before a line about it is read."""
 _OTHER_LINES = 6
 """Header, earlier trials, trials in training that have no line, and what they do now on up to three lines."""
+
+
+@contextmanager
+def watching(observer: W | None, *, quiet: bool) -> Iterator[W | LiveProgress | Silent]:
+    """Who watches a function of the Python API: the one given; else what a notebook or a terminal shows; else nobody.
+
+    A terminal's lines go to standard error: what a program prints is its own.
+    """
+    if observer is not None:
+        yield observer
+        return
+    progress = LiveProgress(quiet=quiet, to_stderr=True)
+    if quiet or not progress.is_live:
+        yield Silent()
+        return
+    with progress:
+        yield progress
 
 
 @dataclass
@@ -98,6 +118,11 @@ class LiveProgress:
         """Whether results are rewards, not losses."""
         self._done = self._expected = 0
         self._drawn = 0.0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody looks on, in a notebook or at a terminal."""
+        return self._live is not None
 
     def __enter__(self) -> LiveProgress:
         self._open.enter_context(told(self._activities))

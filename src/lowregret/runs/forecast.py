@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
+from lowregret.notebook_card import card, number
 from lowregret.spec import Spec
 
 WIDE = 1.0
@@ -61,6 +62,24 @@ class Forecast(Spec):
     bank: str
     """Which bank, and how many cases of how many comparisons it has."""
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what is expected of each LoRA."""
+        return card(
+            f"Forecast from {self.step} of {self.steps} steps",
+            (f"shares of the {number(self.learned)} nats per token that full fine-tuning is expected to learn",),
+            ("method", "regret", f"in {self.level:.0%} of cases", f"chance to be below {self.tolerance:.1%}"),
+            (
+                (
+                    found.method,
+                    "nothing is forecast" if found.says_nothing else f"{found.share:+.1%}",
+                    f"{found.share_interval[0]:+.1%} to {found.share_interval[1]:+.1%}",
+                    f"{found.chance_low:.0%}",
+                )
+                for found in self.forecasts
+            ),
+            (f"By {self.bank}.", *self.notes),
+        )
 
     def of(self, method: str) -> ForecastedRegret | None:
         """Of a LoRA by its name."""
