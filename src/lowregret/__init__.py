@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 from lowregret.version import __version__ as __version__
 
@@ -34,5 +35,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(_LIGHT.get(name, "lowregret.api")), name)
+        with catch_warnings():  # tqdm's, in a notebook without widgets: our progress needs none
+            filterwarnings("ignore", message="IProgress not found")
+            return getattr(import_module(_LIGHT.get(name, "lowregret.api")), name)
     raise AttributeError(f"module 'lowregret' has no attribute {name!r}")

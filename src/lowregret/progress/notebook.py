@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import RenderableType
@@ -17,14 +19,18 @@ _PRE = (
     '<pre style="white-space:pre-wrap;overflow-x:auto;line-height:normal;'
     "font-family:Menlo,'DejaVu Sans Mono',consolas,'Courier New',monospace\"><code>{code}</code></pre>"
 )
-_SECONDS = 0.5
-"""Between two changes."""
+_SECONDS, _LOOK_SECONDS = 0.5, 1.0
+"""Between two changes; and between two looks at what takes long."""
 
 
 class NotebookLive:
     """As rich's Live, by the notebook's own display: it needs no widgets, and a saved notebook shows how it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
+        """While it is `busy`, what changes is shown without being told that it has."""
+        self._busy = busy
+        self._over = threading.Event()
+        self._drawing = threading.Lock()
         self._kept: list[RenderableType] = []
         self._now: RenderableType = Text("")
         self._handle: Any = None
@@ -34,8 +40,10 @@ class NotebookLive:
         from IPython.display import HTML, display
 
         self._handle = display(HTML(self._html()), display_id=True)
+        threading.Thread(target=self._look, name="lowregret-notebook", daemon=True).start()
 
     def stop(self) -> None:
+        self._over.set()
         self._show()
 
     def update(self, renderable: RenderableType) -> None:
@@ -49,12 +57,18 @@ class NotebookLive:
         self._kept.append(renderable)
         self._show()
 
+    def _look(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            if self._busy():
+                self._show()
+
     def _show(self) -> None:
         from IPython.display import HTML
 
-        self._shown = time.monotonic()
-        if self._handle is not None:
-            self._handle.update(HTML(self._html()))
+        with self._drawing:
+            self._shown = time.monotonic()
+            if self._handle is not None:
+                self._handle.update(HTML(self._html()))
 
     def _html(self) -> str:
         return as_html(*self._kept, self._now)

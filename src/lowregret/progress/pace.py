@@ -54,7 +54,7 @@ class Pace:
         if paces is None:
             return None
         total = 0.0
-        for each in self.price.methods:
+        for each in (method for method in self.price.methods if method.group not in self._over):
             own = [part for part in parts if self._of(part) is each]
             done = sum(each.until(part.last.step) for part in own if part.last is not None)
             running = sum(
@@ -62,7 +62,7 @@ class Pace:
                 for part in own
                 if part.open
             )
-            expected = 0.0 if each.group in self._over else each.full_trials * each.until(each.steps) - done
+            expected = each.full_trials * each.until(each.steps) - done
             total += max(expected, running) * paces[each.method]
         return total / self.price.at_once
 

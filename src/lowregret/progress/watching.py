@@ -101,7 +101,7 @@ class LiveProgress:
         self._console = make_console(stderr=to_stderr, quiet=quiet)
         self._live: Live | NotebookLive | None = None
         if self._console.is_jupyter and not quiet:
-            self._live = NotebookLive()
+            self._live = NotebookLive(lambda: bool(self._activities))
         elif self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._activities: list[Activity] = []
