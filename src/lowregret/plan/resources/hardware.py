@@ -144,7 +144,7 @@ def kept_cpu() -> Hardware | None:
 
 def probed_cpu(found: Mapping[str, Any]) -> Hardware:
     """This machine's CPU, of what the probe has found."""
-    return replace(Hardware(**found), memory_bytes=_memory())
+    return replace(Hardware(**found), memory_bytes=memory_bytes())
 
 
 def this_cpu() -> Hardware:
@@ -172,8 +172,8 @@ def this_cpu() -> Hardware:
     return device
 
 
-def _memory() -> int:
-    """Bytes that this machine has."""
+def memory_bytes() -> int:
+    """What this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
