@@ -41,7 +41,7 @@ def compare(
     """Brackets each method's best learning rate, repeats it over seeds, and judges the regret with an interval."""
     spec = comparison_spec(config, recipe, flags)
     if show_config:
-        print_config({None: spec}, as_json)
+        print_config({"": spec}, as_json)
         return
     folder = out or comparison_folder(spec)
     if rehash:

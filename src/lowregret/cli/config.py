@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from lowregret.cli.outcome import say, say_json
@@ -12,7 +11,7 @@ from lowregret.spec import SFT, FullFT, LoRA, Spec
 from lowregret.strict_json import to_json
 
 
-def show_config(specs: Mapping[Path | None, Spec], as_json: bool) -> None:
+def show_config(specs: Mapping[str, Spec], as_json: bool) -> None:
     """Print them, by the folder that each would be run in where there are several."""
     if as_json:
         found = [without_secrets(spec.model_dump(mode="json")) for spec in specs.values()]

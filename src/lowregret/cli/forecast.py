@@ -42,7 +42,7 @@ def forecast(
     """
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
     if show_config:
-        print_config({None: spec}, as_json)
+        print_config({"": spec}, as_json)
         return
     folder = out or comparison_folder(spec)
     from lowregret.analysis.forecast.banks import load_bank

@@ -151,7 +151,7 @@ def study(
     flags |= {} if targets is None else {"targets": targets}
     studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
     if show_config:
-        print_config(studies, as_json)
+        print_config({str(folder): question for folder, question in studies.items()}, as_json)
         return
     if rehash:
         forget_digests()

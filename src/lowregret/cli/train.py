@@ -36,7 +36,7 @@ def train(
     """Leaves trial.json, metrics.jsonl and adapter/ (PEFT's format) or model/ in the folder."""
     spec = make_spec(TrainSpec, chosen_file("train", config, recipe), flags)
     if show_config:
-        print_config({None: spec}, as_json)
+        print_config({"": spec}, as_json)
         return
     if rehash:
         forget_digests()
