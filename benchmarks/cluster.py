@@ -16,19 +16,18 @@ import os
 import random
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from benchmarks.kill_resume import numbers, start
+from benchmarks.ray_nodes import Nodes, cluster
 
 from lowregret.questions.registry import make_question
 from lowregret.runs.holder import holder_of
@@ -48,73 +47,6 @@ QUICK = "study learning-rate --quick --seeds 2 --ranks 1,4 --steps 40 --quiet".s
 """Of the kills: two groups of some twenty trials, a minute or two."""
 ALL = "study all --quick --quiet".split()
 TRIALS, WORKERS = 10_000, 64
-STORE = ["--object-store-memory=80000000"]
-
-
-class Nodes:
-    """A Ray cluster on this machine, of nodes with one CPU each, the head first."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._folder, self._count = folder, 0
-        self.nodes: list[subprocess.Popen[bytes]] = []
-
-    def add(self) -> None:
-        """Start a node, and wait for it."""
-        ray = str(Path(sys.executable).with_name("ray"))
-        port = self.address.rpartition(":")[2]
-        role = ["--address", self.address] if self.nodes else ["--head", "--port", port, "--include-dashboard=false"]
-        said = self._folder / f"node{self._count}"
-        self._count += 1
-        self.nodes.append(
-            subprocess.Popen(
-                [ray, "start", *role, "--node-ip-address=127.0.0.1", "--num-cpus=1", *STORE, "--block"],
-                stdin=subprocess.DEVNULL,
-                stdout=said.open("wb"),
-                stderr=subprocess.STDOUT,
-            )
-        )
-        end = time.monotonic() + 120
-        while "Ray runtime started" not in said.read_text():
-            if self.nodes[-1].poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"a node did not start:\n{said.read_text()}")
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        """The youngest node, with all that runs on it."""
-        kill(self.nodes.pop().pid)
-
-    def memory(self) -> int:
-        """Bytes of Ray's own processes: resident, but for what they share."""
-        processes = [each for node in self.nodes for each in psutil.Process(node.pid).children(recursive=True)]
-        own = [each for each in processes if not any("ray::" in part for part in each.cmdline())]
-        return sum(each.memory_full_info().uss for each in own)
-
-
-def kill(pid: int) -> None:
-    """SIGKILL to a process and all below it."""
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for each in [process, *process.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        with suppress(psutil.TimeoutExpired):
-            process.wait(10)
-
-
-@contextmanager
-def cluster(folder: Path, count: int) -> Iterator[Nodes]:
-    """Nodes that end with the context."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    made = Nodes(folder)
-    try:
-        for _ in range(count):
-            made.add()
-        yield made
-    finally:
-        while made.nodes:
-            made.kill()
 
 
 def throughput() -> dict[str, Any]:

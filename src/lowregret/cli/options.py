@@ -33,9 +33,7 @@ Rehash = Annotated[
 ]
 Track = Annotated[
     str | None,
-    option(
-        "Send every trial, step by step, to mlflow, wandb or tensorboard; TOOL:WHERE names a server, project or folder."
-    ),
+    option("Send every trial, step by step, to mlflow, wandb, tensorboard, trackio or swanlab; TOOL:WHERE says where."),
 ]
 Yes = Annotated[bool, option("Begin without asking, however long it takes; a pipe is never asked.", "--yes", "-y")]
 ShowConfig = Annotated[

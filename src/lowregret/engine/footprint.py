@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -115,7 +115,7 @@ def device_memory(device: torch.device) -> int:
     """Bytes that the device has in all; on a CPU no more than the process's control group may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = int(psutil.virtual_memory().total)
     for file in map(Path, _CGROUP_LIMITS):
         if file.exists() and (limit := file.read_text().strip()).isdecimal():
             found = min(found, int(limit))

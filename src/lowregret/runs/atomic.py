@@ -19,6 +19,7 @@ from lowregret import foreign
 from lowregret.errors import RecordsError
 from lowregret.foreign_text import without_secrets
 from lowregret.runs.boundary import HELD, entries, guard, open_regular
+from lowregret.runs.portable import open_no_link
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
 
@@ -76,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = _beside(path)
     with writing(path):
         try:
-            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+            os.close(open_no_link(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
             mode = stat.S_IMODE(partial.stat().st_mode)
             yield partial
             sync_file(partial, mode)
@@ -162,9 +163,9 @@ def appending(path: Path) -> Iterator[BinaryIO]:
 def sync_file(path: Path, mode: int | None = None) -> None:
     """Make what was written to a file durable, and let it have these permissions."""
     with writing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = open_no_link(path, os.O_RDWR)
         try:
-            if mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            if mode is not None and hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         finally:

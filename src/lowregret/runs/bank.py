@@ -6,7 +6,6 @@ no name that the user gave.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from lowregret import limits
 from lowregret.errors import RecordsError
 from lowregret.foreign import read_text
+from lowregret.runs import portable
 from lowregret.runs.atomic import write_bytes
 from lowregret.runs.boundary import open_regular
 from lowregret.spec import Spec
@@ -125,7 +125,7 @@ def changing(path: Path) -> Iterator[None]:
     """A bank is read and replaced by one process at a time, or one would lose what another has added."""
     lock = open_regular(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        portable.lock(lock, wait=True)
         yield
     finally:
         os.close(lock)

@@ -17,6 +17,7 @@ from pathlib import Path
 from lowregret.errors import RecordsError
 from lowregret.foreign import real_path
 from lowregret.runs.files import LOCK
+from lowregret.runs.portable import open_no_link, read_start
 
 _MOST_BYTES = 4096
 NAME = r"^[\w+=-][\w+=.-]{0,199}$"
@@ -87,7 +88,7 @@ def still_locked(held: Held) -> bool:
 def names(lock: int, token: str) -> bool:
     """Whether a lock says this token, or nobody's."""
     try:
-        said = os.pread(lock, _MOST_BYTES, 0)
+        said = read_start(lock, _MOST_BYTES)
     except OSError:
         return True
     return not token or not said or token.encode() in said
@@ -105,7 +106,7 @@ def is_same(descriptor: int, path: Path) -> bool:
 
 def open_regular(path: Path, flags: int) -> int:
     """A descriptor of a regular file of its own, made if need be; RecordsError for a link, a pipe or a device."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = open_no_link(path, flags)
     found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
         return descriptor

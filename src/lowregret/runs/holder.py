@@ -20,6 +20,7 @@ from pathlib import Path
 from lowregret.errors import RecordsError
 from lowregret.runs.boundary import names, open_regular
 from lowregret.runs.files import LOCK
+from lowregret.runs.portable import write_start
 from lowregret.strict_json import to_json
 
 BEAT_SECONDS = 10.0
@@ -96,8 +97,7 @@ def holding(lock: int) -> Iterator[str]:
     seen, no more."""
     holder, token = Holder.here(), ""
     with suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, to_json(asdict(holder)).encode(), 0)
+        write_start(lock, to_json(asdict(holder)).encode())
         token = holder.token
     over = threading.Event()
     thread = threading.Thread(target=_beat, args=(lock, token, over), daemon=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 from lowregret.errors import FolderLockedError, RecordsError
 from lowregret.foreign import real_path
 from lowregret.foreign_text import without_secrets
+from lowregret.runs import portable
 from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
 from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT
@@ -66,7 +66,7 @@ def _locked(path: Path) -> int:
         with writing(path):
             lock = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            portable.lock(lock)
             if is_same(lock, path / LOCK):
                 _require_nobody_elsewhere(path)
                 return lock

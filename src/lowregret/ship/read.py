@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from jaxtyping import Float
@@ -122,17 +122,7 @@ def _silent() -> Iterator[None]:
 def too_large(parameters: int) -> str | None:
     """Why a model of so many parameters is not loaded here, in float32; None when there is room for it."""
     needed = _ROOM * 4 * parameters
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") + _cached()
+    free = psutil.virtual_memory().available
     if needed <= free:
         return None
     return f"not loaded here: it takes {needed / 1e9:,.1f} GB in float32, and {free / 1e9:,.1f} GB of memory are free"
-
-
-def _cached() -> int:
-    """Bytes of memory that hold copies of files and can be had at once; 0 where Linux does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    found = {line.partition(":")[0]: line.split()[1] for line in lines}
-    return 1024 * max(int(found.get("MemAvailable", 0)) - int(found.get("MemFree", 0)), 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import resource
 import secrets
 import socket
 import warnings
@@ -17,6 +16,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from lowregret.tasks.walls import WALLS
+
+try:
+    import resource
+except ImportError:  # Windows limits nothing of this: tasks that need it are refused there
+    resource = None  # type: ignore[assignment]
 
 MEMORY = 256 * 2**20
 """Bytes that grading may take beyond what the loaded task has."""
@@ -70,6 +74,8 @@ def bound() -> None:
 
 def renew_time(seconds: float) -> None:
     """Let the process use a sample's time on every core from now on: it ends even if nobody is left to end it."""
+    if resource is None:
+        return
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = math.ceil(used + seconds * (os.cpu_count() or 1)) + 1
@@ -80,7 +86,7 @@ def renew_time(seconds: float) -> None:
 def limit(name: str, value: int) -> None:
     """Set a limit of the process, soft and hard, where the system has it."""
     number = getattr(resource, name, None)
-    if number is not None:
+    if resource is not None and number is not None:
         with suppress(OSError, ValueError):
             hard = resource.getrlimit(number)[1]
             resource.setrlimit(number, (value, value) if hard < 0 else (min(value, hard),) * 2)
@@ -113,7 +119,7 @@ def _opens(family: int) -> bool:
 def _writes(folder: str) -> bool:
     path = os.path.join(folder, f".lowregret-{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except OSError:
         return False
     os.close(descriptor)

@@ -6,6 +6,8 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pyarrow.parquet
 import pytest
@@ -77,3 +79,25 @@ def test_an_optuna_storage_has_every_trial(every_study: Path, tmp_path: Path) ->
     assert export([every_study / "early"], tmp_path / "early.db") == len(read_evidence(every_study / "early").trials)
     found = optuna.get_all_study_summaries(f"sqlite:///{tmp_path / 'early.db'}")
     assert {summary.study_name for summary in found} == {"early main lora:1", "early main lora:4"}
+
+
+def test_the_storage_opens_in_optunas_dashboard(every_study: Path, tmp_path: Path) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    trials = export([every_study / "early"], tmp_path / "early.db")
+    app = dashboard.wsgi(f"sqlite:///{tmp_path / 'early.db'}")
+
+    def get(path: str) -> Any:
+        """As a browser asks."""
+        said: list[str] = []
+        environ: dict[str, Any] = {"PATH_INFO": path}
+        setup_testing_defaults(environ)
+        body = b"".join(app(environ, lambda status, headers, problem=None: said.append(status)))
+        assert said == ["200 OK"]
+        return json.loads(body)
+
+    studies = get("/api/studies")["study_summaries"]
+    assert {study["study_name"] for study in studies} == {"early main lora:1", "early main lora:4"}
+    details = [get(f"/api/studies/{study['study_id']}") for study in studies]
+    assert sum(len(found["trials"]) for found in details) == trials
+    curves = [trial["intermediate_values"] for found in details for trial in found["trials"]]
+    assert any(curves)

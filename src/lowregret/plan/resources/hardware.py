@@ -174,7 +174,9 @@ def this_cpu() -> Hardware:
 
 def memory_bytes() -> int:
     """What this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def _cache_folder() -> Path:

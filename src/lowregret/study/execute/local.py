@@ -117,7 +117,7 @@ class Pool:
 
     def close(self) -> None:
         for slot in [*self._idle, *(slot for future, (_, slot) in self._running.items())]:
-            self._signal(slot, signal.SIGKILL)
+            self._signal(slot, getattr(signal, "SIGKILL", signal.SIGTERM))
             slot.pool.shutdown(wait=True, cancel_futures=True)
         self._idle.clear()
         self._running.clear()

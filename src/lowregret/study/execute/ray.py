@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,9 @@ from lowregret.study.needs import Machines
 LOCAL = "local"
 _ANSWER_SECONDS = 5.0
 _STOP_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+_NODES_SECONDS = 60.0
+"""How long the nodes may take to say what they have."""
 _STORE_BYTES = 80_000_000
 """Ray's object store on this machine: a task and its outcome are small."""
 _PORT = 6379
@@ -47,14 +51,12 @@ class RayTasks:
         self._most = workers
         self._running: dict[Any, Task] = {}
         self._had_room: set[Needs] = set()
-        count = len(self._nodes())
-        self.name = f"Ray, {count} node{'s' if count > 1 else ''}"
         try:
-            for what in expected.values():
-                self._require_nodes(what)
+            count = min((self._require_nodes(what) for what in expected.values()), default=len(self._nodes()))
         except BaseException:
             self._ray.shutdown()
             raise
+        self.name = f"Ray, {count} node{'s' if count > 1 else ''}"
 
     def has_room(self, needs: Needs) -> bool:
         nodes = self._nodes()
@@ -145,30 +147,63 @@ class RayTasks:
     def _nodes(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
 
-    def _require_nodes(self, expected: Expected) -> None:
-        """ClusterError unless every node sees the study's folder and has the same versions."""
+    def _require_nodes(self, expected: Expected) -> int:
+        """How many nodes can take part.
+
+        A node that is lost while it is asked is one less, and those that there are then are looked at again: Ray takes
+        half a minute to see that one has died, and places tasks on it until then. ClusterError when a node answers that
+        it cannot take part, or none answers.
+        """
+        answers: dict[str, str] = {}
+        lost = ""
+        end = time.monotonic() + _NODES_SECONDS
+        while unasked := [node["NodeID"] for node in self._nodes() if node["NodeID"] not in answers]:
+            for name, answer in self._ask(unasked, expected, end).items():
+                if isinstance(answer, str):
+                    answers[name] = answer
+                else:
+                    lost = f" ({_first_line(answer)})"
+            if time.monotonic() > end:
+                break
+            time.sleep(_LOOK_SECONDS if lost else 0.0)
+        there = {node["NodeID"] for node in self._nodes()}
+        found = [answer for name, answer in answers.items() if name in there]
+        if not found:
+            raise ClusterError(
+                f"no node of the cluster says what it has{lost}. `ray status` tells which are there, and `ray start "
+                "--address=HOST:PORT` starts one; then run the same command again."
+            )
+        if problems := [problem for problem in found if problem]:
+            raise ClusterError("\n".join(problems))
+        return len(found)
+
+    def _ask(self, names: Sequence[str], expected: Expected, end: float) -> dict[str, str | BaseException]:
+        """Node's id → its problem ("" for none), or how it was lost; without those that are silent at the end."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        asked = [
+        errors = self._ray.exceptions
+        asked = {
             self._ray.remote(problem_here)
-            .options(num_cpus=0, max_retries=0, scheduling_strategy=On(node_id=node["NodeID"], soft=False))
-            .remote(expected)
-            for node in self._nodes()
-        ]
-        try:
-            found = self._ray.get(asked)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ImportError):
-                raise _not_installed(error.cause) from None
-            raise ClusterError(f"a node of the cluster cannot be asked what it has: {_first_line(error)}") from None
-        except self._ray.exceptions.RayError as error:
-            raise ClusterError(
-                f"a node of the cluster was lost while it was asked what it has: {_first_line(error)}. Run the same "
-                "command again."
-            ) from None
-        problems = [problem for problem in found if problem]
-        if problems:
-            raise ClusterError("\n".join(problems))
+            .options(num_cpus=0, max_retries=0, scheduling_strategy=On(node_id=name, soft=False))
+            .remote(expected): name
+            for name in names
+        }
+        done, silent = self._ray.wait(
+            list(asked), num_returns=len(asked), timeout=max(_ANSWER_SECONDS, end - time.monotonic())
+        )
+        found: dict[str, str | BaseException] = {}
+        for each in done:
+            try:
+                found[asked[each]] = self._ray.get(each)
+            except errors.RayTaskError as error:
+                if isinstance(error.cause, ImportError):
+                    raise _not_installed(error.cause) from None
+                found[asked[each]] = f"a node of the cluster cannot be asked what it has: {_first_line(error)}"
+            except errors.RayError as error:
+                found[asked[each]] = error
+        for each in silent:
+            self._ray.cancel(each, force=True)
+        return found
 
 
 def _connected(address: str, workers: int | None) -> Any:

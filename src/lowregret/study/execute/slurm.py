@@ -26,6 +26,9 @@ LOCAL, DEFAULTS = "local", "defaults"
 _KEYS = {"partition", "account", "qos", "constraint", "time", "gpu", "nodelist", "exclude", "reservation"}
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 60.0
+_BUSY_SECONDS, _AGAIN_SECONDS = 30.0, 3.0
+_BUSY = ("Socket timed out", "Unable to contact slurm controller", "temporarily unavailable", "Zero Bytes were")
+"""What sbatch says of a controller that starts again or has too much to do."""
 _MINUTES = 24 * 60
 _OWN = 0o700
 
@@ -88,11 +91,26 @@ class SlurmJobs:
             options |= {f"slurm_{key}": value for key, value in own.items() if key in direct}
             if extra := {key: value for key, value in own.items() if key not in direct}:
                 options["slurm_additional_parameters"] = extra
-        try:
-            self._executor.update_parameters(**options)
-            self._running[self._executor.submit(work, task)] = task
-        except (self._submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
-            raise ClusterError(f"--slurm: the job was not taken: {str(error).strip()[-500:]}") from None
+        self._executor.update_parameters(**options)
+        self._running[self._submitted(task)] = task
+
+    def _submitted(self, task: Task) -> Any:
+        """A job; one that the controller was too busy to take is sent again. Taken twice, the second waits for the
+        group's lock."""
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._executor.submit(work, task)
+            except (self._submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
+                said = str(error).strip()[-500:]
+                if not any(word in said for word in _BUSY):
+                    raise ClusterError(f"--slurm: the job was not taken: {said}") from None
+                if time.monotonic() > end:
+                    raise ClusterError(
+                        f"--slurm: its controller has taken no job for {_BUSY_SECONDS:.0f} s: {said}. Run the same "
+                        "command again when `sinfo` answers; jobs that were taken go on."
+                    ) from None
+            time.sleep(_AGAIN_SECONDS)
 
     def events(self, seconds: float) -> Sequence[Ended]:
         end = time.monotonic() + seconds

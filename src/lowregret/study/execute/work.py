@@ -30,7 +30,7 @@ from lowregret.train.interrupt import Interrupted, stop_requests
 
 LOCK_SECONDS = 20.0
 """How long a group waits for the worker of a killed session to let go of its folder."""
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+_STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2") if hasattr(signal, name))
 """Of a cloud that takes a machine back, of `ray.cancel`, and of SLURM before its limit of time."""
 
 

@@ -1,4 +1,4 @@
-"""`--track`: every trial is a run at MLflow, Weights & Biases or TensorBoard, while it trains.
+"""`--track`: every trial is a run at MLflow, Weights & Biases, TensorBoard, Trackio or SwanLab.
 
 A thread sends, so training never waits for a server; one that is away is said once, asked again every minute, and gets
 what it missed from metrics.jsonl. Tracking is no part of the experiment: spec.json does not know of it.
@@ -31,12 +31,15 @@ from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.study import trial_name
 from lowregret.spec import TrialSpec
 from lowregret.study.observer import Observer
-from lowregret.study.tracking.tools import PROJECT, TOOLS, RunFacts, Tool, ToolRun
+from lowregret.study.tracking.tool import PROJECT, RunFacts, Tool, ToolRun
+from lowregret.study.tracking.tools import TOOLS
 
 _GATHER_SECONDS = 1.0
 """A second's rows of all trials are sent together: a small base takes hundreds of steps a second."""
 _RETRY_SECONDS = 60.0
 _CLOSE_SECONDS = 60.0
+_OWN = ("trackio", "swanlab")
+"""Installed by their own names: what they need does not go with the packages of every other extra."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,14 @@ def parse_track(text: str, folder: Path) -> Track:
     if tool not in TOOLS:
         raise SpecError(f"--track {text}: no tool named {tool!r}. {did_you_mean(tool, TOOLS)}")
     if find_spec(tool) is None:
-        raise SpecError(f"--track {tool}: the package {tool} is missing. Install it by `pip install lowregret[track]`.")
+        how = tool if tool in _OWN else "lowregret[track]"
+        raise SpecError(f"--track {tool}: the package {tool} is missing. Install it by `pip install {how}`.")
     defaults = {
         "tensorboard": str(folder / TENSORBOARD),
         "mlflow": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{real_path(folder / MLFLOW)}",
         "wandb": os.environ.get("WANDB_PROJECT") or PROJECT,
+        "swanlab": os.environ.get("SWANLAB_PROJECT") or PROJECT,
+        "trackio": os.environ.get("TRACKIO_PROJECT") or PROJECT,
     }
     if not where and tool == "mlflow":
         folder.mkdir(parents=True, exist_ok=True)  # SQLite makes a file, no folder

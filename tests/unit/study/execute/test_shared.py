@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from lowregret.runs.atomic import write_json
 from lowregret.runs.files import LOCK
 from lowregret.runs.holder import Holder
 from lowregret.runs.lock import lock_run
-from lowregret.study.execute.job import GroupJob, Needs, Task
+from lowregret.study.execute.job import Expected, GroupJob, Needs, Task
 from lowregret.study.execute.ray import RayTasks
 from lowregret.study.execute.shared import expected_of, problem_here, require_shared, versions
 from lowregret.study.execute.slurm import SlurmJobs, gpu_named, parse_slurm
@@ -65,16 +67,56 @@ def test_an_address_without_a_cluster_is_told(address: str, said: str) -> None:
 
 
 class FakeRay:
-    """Its nodes."""
+    """Its nodes, and what each answers; one that answers by an error of Ray's is seen to be dead by that."""
 
-    def __init__(self, *nodes: dict[str, float]) -> None:
-        self._nodes = nodes
+    def __init__(self, *nodes: dict[str, float], answers: Sequence[str | Exception] = ()) -> None:
+        self._nodes, self._answers = nodes, answers
+        self._dead: set[int] = set()
+        self.exceptions = pytest.importorskip("ray").exceptions
 
     def nodes(self) -> list[dict[str, object]]:
         return [
-            {"Alive": True, "NodeID": f"{n:032}", "NodeManagerHostname": f"node{n}", "Resources": resources}
+            {
+                "Alive": n not in self._dead,
+                "NodeID": f"{n + 1:056}",
+                "NodeManagerHostname": f"node{n}",
+                "Resources": resources,
+            }
             for n, resources in enumerate(self._nodes)
         ]
+
+    def remote(self, work: object) -> FakeRay:
+        return self
+
+    def options(self, *, scheduling_strategy: Any, **options: object) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda expected: int(scheduling_strategy.node_id) - 1)
+
+    def wait(self, asked: list[int], **options: object) -> tuple[list[int], list[int]]:
+        return asked, []
+
+    def get(self, number: int) -> str:
+        answer = self._answers[number]
+        if isinstance(answer, Exception):
+            self._dead.add(number)
+            raise answer
+        return answer
+
+    def shutdown(self) -> None: ...
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> RayTasks:
+    ray = FakeRay(*[{"CPU": 1.0}] * len(answers), answers=answers)
+    monkeypatch.setattr("lowregret.study.execute.ray._connected", lambda address, workers: ray)
+    return RayTasks("auto", None, {Path("study"): Expected(Path.cwd(), Path("study"), "", ())})
+
+
+def test_a_node_that_dies_while_it_is_asked_is_one_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = pytest.importorskip("ray").exceptions.TaskUnschedulableError("the node does not exist any more")
+    assert asked(monkeypatch, "", "", died).name == "Ray, 2 nodes"
+    with pytest.raises(ClusterError, match=r"no node of the cluster says .*does not exist any more.*`ray status`"):
+        asked(monkeypatch, died, died)
+    with pytest.raises(ClusterError, match=r"^other versions$"):
+        asked(monkeypatch, "", died, "other versions")
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], workers: int | None = None) -> RayTasks:
@@ -164,3 +206,35 @@ def test_results_that_lie_in_the_folder_are_not_read(tmp_path: Path) -> None:
     there = {SlurmJobs("local", 1, tmp_path)._executor.folder for _ in range(2)}
     assert len(there) == 2
     assert all(folder.parent == tmp_path for folder in there)
+
+
+class BusyExecutor:
+    """Takes a job after so many refusals."""
+
+    def __init__(self, *refusals: str) -> None:
+        self.refusals = list(refusals)
+
+    def update_parameters(self, **options: object) -> None: ...
+
+    def submit(self, work: object, task: Task) -> str:
+        if self.refusals:
+            raise OSError(self.refusals.pop())
+        return "a job"
+
+
+def test_a_controller_that_is_busy_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr("lowregret.study.execute.slurm._AGAIN_SECONDS", 0.0)
+    busy = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    job = GroupJob(tmp_path / "study" / "groups" / "one.lora", make_question({"kind": "rank"}).groups()[0], "one", None)
+    jobs = SlurmJobs("local", 1, tmp_path / "slurm")
+    jobs._executor = BusyExecutor(busy, busy)
+    jobs.submit(Task(job, {}))
+    assert list(jobs._running) == ["a job"]
+    jobs._executor = BusyExecutor("sbatch: error: invalid partition specified: gup")
+    with pytest.raises(ClusterError, match="not taken: sbatch: error: invalid partition"):
+        jobs.submit(Task(job, {}))
+    monkeypatch.setattr("lowregret.study.execute.slurm._BUSY_SECONDS", -1.0)
+    jobs._executor = BusyExecutor(busy)
+    with pytest.raises(ClusterError, match=r"has taken no job for .* Run the same command again"):
+        jobs.submit(Task(job, {}))
