@@ -29,6 +29,8 @@ from lowregret.study.observer import Observer, Silent
 
 W = TypeVar("W", bound=Observer)
 _ROWS = 18
+_TOLD_SHARE = 0.2
+"""Of what is left: so much less is worth a line."""
 _WORTH_SECONDS = 20.0
 """Of a job: what takes less is over before a line about it is read."""
 _OTHER_LINES = 6
@@ -96,6 +98,9 @@ class LiveProgress:
         self._pace: Pace | None = None
         self._timed = False
         """Whether it was said how long the job takes at the pace of its first steps."""
+        self._told_left: float | None = None
+        """Seconds, as a line has said last."""
+        self._of_groups: Sequence[Part] = ()
         self._trained: list[Part] = []
         """Of the trials that have ended or paused in this session."""
         self._console = make_console(stderr=to_stderr, quiet=quiet)
@@ -204,9 +209,21 @@ class LiveProgress:
         """How far the groups are that others train."""
         self._groups = found
         if self._pace:
-            self._say_pace(self._pace.groups(found))
+            self._of_groups = self._pace.groups(found)
+            self._say_pace(self._of_groups)
+            self._say_left(self._pace.left(self._of_groups))
         if self._live:
             self._draw()
+
+    def _say_left(self, left: float | None) -> None:
+        """Of a study that others train: now and then where nothing is drawn."""
+        if left is None or self._live:
+            return
+        if self._told_left is None:
+            self._told_left = left
+        elif left < (1 - _TOLD_SHARE) * self._told_left:
+            self._told_left = left
+            self.say(f"about {duration(left)} to go")
 
     def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
         self._leaves(record.spec)
@@ -295,7 +312,9 @@ class LiveProgress:
     def _now(self) -> Group:
         """Those in training and as many of the last that ended as the window has room for, and what happens now."""
         if self._groups:
-            return Group(standing_table(self._groups, max(1, self._console.height - _OTHER_LINES)), self._moving)
+            left = None if self._pace is None else self._pace.left(self._of_groups)
+            told = Text("" if left is None else f"about {duration(left)} to go")
+            return Group(standing_table(self._groups, max(1, self._console.height - _OTHER_LINES)), told, self._moving)
         running = list(self._running.values())
         first = next((trial for trial in running if trial.last is not None), None)
         current = Text("" if first is None else self._current(first))
