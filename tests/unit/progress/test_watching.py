@@ -181,7 +181,7 @@ def test_a_price_is_said_first_and_its_pace_once_the_first_steps_are_timed(capsy
     assert lines[0] == "price: about 4 trials, 80 s on a machine"
     timed = [line for line in lines if line.startswith("timed: ")]
     assert timed == ["timed: about 12 min to go, by the first 49 steps; the plan said 80 s"]
-    assert lines[-1].endswith(", about 11 min in the study")
+    assert lines[-1].endswith(", about 12 min in the study")
 
 
 def test_a_terminal_is_asked_about_a_long_job_and_may_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
