@@ -69,18 +69,18 @@ class Forecast(Spec):
             f"Forecast from {self.step} of {self.steps} steps",
             (f"shares of the {number(self.learned)} nats per token that full fine-tuning is expected to learn",),
             ("method", "regret", f"in {self.level:.0%} of cases", f"chance to be below {self.tolerance:.1%}"),
-            (
-                (
-                    found.method,
-                    "nothing is forecast" if found.says_nothing else f"{found.share:+.1%}",
-                    f"{found.share_interval[0]:+.1%} to {found.share_interval[1]:+.1%}",
-                    f"{found.chance_low:.0%}",
-                )
-                for found in self.forecasts
-            ),
+            map(_row, self.forecasts),
             (f"By {self.bank}.", *self.notes),
         )
 
     def of(self, method: str) -> ForecastedRegret | None:
         """Of a LoRA by its name."""
         return next((found for found in self.forecasts if found.method == method), None)
+
+
+def _row(found: ForecastedRegret) -> tuple[str, ...]:
+    """Of a notebook's table: what is no forecast is not shown as one."""
+    if found.says_nothing:
+        return found.method, "nothing is forecast", "", ""
+    low, high = found.share_interval
+    return found.method, f"{found.share:+.1%}", f"{low:+.1%} to {high:+.1%}", f"{found.chance_low:.0%}"
