@@ -29,10 +29,14 @@ from lowregret.study.observer import Observer, Silent
 
 W = TypeVar("W", bound=Observer)
 _ROWS = 18
+_WIDE = 100
+"""Columns from which the table of groups has all of its own."""
 _TOLD_SHARE = 0.2
 """Of what is left: so much less is worth a line."""
 _WORTH_SECONDS = 20.0
 """Of a job: what takes less is over before a line about it is read."""
+_NARROW = 72
+"""Columns below which a table leaves out what matters less."""
 _OTHER_LINES = 6
 """Header, earlier trials, trials in training that have no line, and what they do now on up to three lines."""
 
@@ -314,7 +318,8 @@ class LiveProgress:
         if self._groups:
             left = None if self._pace is None else self._pace.left(self._of_groups)
             told = Text("" if left is None else f"about {duration(left)} to go")
-            return Group(standing_table(self._groups, max(1, self._console.height - _OTHER_LINES)), told, self._moving)
+            rows = max(1, self._console.height - _OTHER_LINES)
+            return Group(standing_table(self._groups, rows, narrow=self._console.width < _WIDE), told, self._moving)
         running = list(self._running.values())
         first = next((trial for trial in running if trial.last is not None), None)
         current = Text("" if first is None else self._current(first))
@@ -331,10 +336,19 @@ class LiveProgress:
 
     def _table(self, open_status: str, ended: Sequence[TrialRecord], running: Sequence[_Running]) -> Table:
         """Trials that ended, then those in training under `open_status`."""
+        narrow = self._console.width < _NARROW
+        noun = self._noun.removeprefix("held-out ") if narrow else self._noun
         table = Table(box=None, pad_edge=False)
-        for column, justify in (("method", "left"), ("learning rate", "right"), ("seed", "right"), ("status", "left"),
-                                (self._noun, "right"), ("seconds", "right")):  # fmt: skip
+        for column, justify in (
+            ("method", "left"),
+            ("rate" if narrow else "learning rate", "right"),
+            ("seed", "right"),
+            ("status", "left"),
+            (noun, "right"),
+            *([] if narrow else [("seconds", "right")]),
+        ):
             table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        cells = len(table.columns)
         best: dict[str, float] = {}
         for record in self._ended:
             if record.status == "finished" and record.test_loss is not None:
@@ -343,19 +357,14 @@ class LiveProgress:
             style = "bold" if record.status == "finished" and record.test_loss == best.get(record.method) else None
             result, seconds = self._result(record.test_loss), f"{record.seconds:.1f}"
             rate, seed = f"{record.learning_rate:.3g}", str(record.seed)
-            table.add_row(record.method, rate, seed, record.status, result, seconds, style=style)
+            table.add_row(*(record.method, rate, seed, record.status, result, seconds)[:cells], style=style)
         for open_one in running:
             trial, last = open_one.trial, open_one.last
-            status = open_status if last is None else f"{open_status} {last.step}/{open_one.steps}"
+            steps = "" if last is None else f"{last.step}/{open_one.steps}"
+            status = steps if narrow and steps else f"{open_status} {steps}".rstrip()
             seconds = "" if last is None else f"{last.seconds:.1f}"
-            table.add_row(
-                trial.method.name,
-                f"{trial.learning_rate:.3g}",
-                str(trial.seed),
-                status,
-                self._result(open_one.test_loss),
-                seconds,
-            )
+            rate, seed, result = f"{trial.learning_rate:.3g}", str(trial.seed), self._result(open_one.test_loss)
+            table.add_row(*(trial.method.name, rate, seed, status, result, seconds)[:cells])
         return table
 
 

@@ -16,6 +16,7 @@ from lowregret.plan.price import JUDGING, TRAINING, MethodPrice, Price
 from lowregret.progress import watching as module
 from lowregret.progress.watching import LiveProgress, watching
 from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.standing import GroupStanding
 from lowregret.spec import FullFT, LoRA, TrialSpec
 from lowregret.study.observer import Silent
 
@@ -56,7 +57,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> tup
     return LiveProgress(), screen
 
 
-@given(trials=st.integers(0, 40), width=st.integers(64, 200), height=st.integers(12, 60))
+@given(trials=st.integers(0, 40), width=st.integers(60, 200), height=st.integers(12, 60))
 def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: int, height: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         progress, _ = on_terminal(monkeypatch, width, height)
@@ -65,7 +66,7 @@ def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: i
         shown = console.render_lines(progress._now(), pad=False)
     lines = ["".join(segment.text for segment in line) for line in shown]
     assert len(lines) < height
-    running = next(line for line in lines if "running 3/9" in line)
+    running = next(line for line in lines if ("3/9" if width < 72 else "running 3/9") in line)
     assert trial(trials).method.name in running
     assert "2.5000" in running
     assert any(line.startswith("step 3/9, training loss 2.1250") for line in lines)
@@ -249,3 +250,24 @@ def test_a_terminal_or_a_notebook_is_shown_what_a_function_does(monkeypatch: pyt
         assert isinstance(watched, LiveProgress)
     with watching(None, quiet=True) as watched:
         assert isinstance(watched, Silent)
+
+
+def test_at_60_columns_every_trial_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = on_terminal(monkeypatch, 60, 24)
+    one = TrialSpec(method=LoRA(rank=16, targets=("attention",)), learning_rate=0.000625, seed=12)
+    progress.trial_started(one, 0, 9)
+    progress.step(one, 100_000, Metric(step=99_999, tokens=1, train_nll=1.0, test_nll=12.3456, seconds=1.0))
+    lines = module.make_console().render_lines(progress._now(), pad=False)
+    texts = ["".join(segment.text for segment in line) for line in lines]
+    assert not any("…" in text for text in texts)
+    assert texts[1].split() == ["lora:16:attention", "0.000625", "12", "99999/100000", "12.3456"]
+
+
+def test_at_60_columns_groups_that_others_train_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = on_terminal(monkeypatch, 60, 24)
+    record = TrialRecord.of(TrialSpec(method=LoRA(rank=16), learning_rate=0.0005, seed=0), status="running")
+    last = {record.id: Metric(step=120, tokens=1, test_nll=0.9427, seconds=35.6)}
+    progress.groups([GroupStanding("size-256.lora", 240, 25, (record,), last)])
+    lines = module.make_console().render_lines(progress._now(), pad=False)
+    assert "".join(part.text for part in lines[1]).split("  ")[:2] == ["size-256.lora", "lora:16 at 0.0005, seed 0"]
+    assert "".join(part.text for part in lines[1]).split()[-2:] == ["120/240", "0.9427"]
