@@ -46,8 +46,8 @@ def test_one_learning_rate_for_both_misleads_and_each_its_own_does_not(cells: li
 def test_progress_and_results_are_shown_and_nothing_else(cells: list[Any]) -> None:
     assert all("Warning" not in _text(cell) for cell in cells)
     progress = _html(cells[0])
-    assert "price: about 8 trials" in progress
-    assert len(re.findall("finished|diverged", progress)) == 8
+    assert "price: about 12 trials" in progress
+    assert len(re.findall("finished|diverged", progress)) == 12
     for cell, shown in (
         (cells[3], "Not settled"),
         (cells[4], "trainable parameters"),

@@ -272,3 +272,17 @@ def test_the_last_part_of_a_place(place: str, name: str) -> None:
 @given(st.text())
 def test_no_absolute_place_is_left(text: str) -> None:
     assert "/home/me/" not in without_paths(f"{text} /home/me/x {text}").replace(text, "")
+
+
+def test_a_line_may_be_printed_while_another_thread_sets_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of progress comes from a thread of its own, while libraries are imported under variables."""
+
+    class Losing(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            raise KeyError(name)
+
+        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+            return default
+
+    monkeypatch.setattr("os.environ", Losing(MY_API_KEY="0123456789abcdef", TQDM_DISABLE="1"))
+    assert redacted("0123456789abcdef") == "0123456789abcdef"

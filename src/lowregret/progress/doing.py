@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -100,7 +101,8 @@ class PlainLines:
                 continue
             taken = time.monotonic() - now.began
             if time.monotonic() - self._last >= max(SILENT_SECONDS, taken / _GROWS):
-                self._say(in_words(now, taken))
+                with suppress(OSError, ValueError):  # a pipe that is closed: whoever says a result meets it
+                    self._say(in_words(now, taken))
                 self.line()
 
 
