@@ -112,7 +112,8 @@ _TELLING = (
 def filled_in(spec: Spec) -> str:
     """The defaults that the user did not give, as one short line: the most telling ones, and how to see all."""
     unset = dict(_unset(spec))
-    told = [f"{name} {unset[name]}" for name in _TELLING if name in unset]
+    other_length = [name for name in ("epochs", "steps") if unset.get(name) == "none"]
+    told = [f"{name} {unset[name]}" for name in _TELLING if name in unset and name not in other_length]
     more = len(unset) - len(told)
     others = f"{'; ' * bool(told)}{more} more: --show-config" if more else ""
     return f"filled in: {', '.join(told)}{others}" if unset else ""
