@@ -12,6 +12,7 @@ LowregretError            exit code 2
 ├── DeclinedError         the user was asked whether to spend so much, and did not say yes
 ├── LivenessError         a targeted matrix that gets no gradient or does not move
 ├── RanksError            of a training on many devices: a process has ended, or met what the others did not
+├── StoreError            an object store: not reached, no right to it, or what it holds is no study's
 └── ClusterError          of a study on a cluster: not reached, other versions, no shared folder, never enough room
 """
 
@@ -78,6 +79,10 @@ class LivenessError(LowregretError):
 
 class RanksError(LowregretError):
     """Of the processes of one training one has ended, or met what the others did not."""
+
+
+class StoreError(LowregretError):
+    """An object store does not answer, refuses, or holds what is no study's."""
 
 
 class ClusterError(LowregretError):

@@ -234,7 +234,7 @@ def test_text_means_nothing_in_markdown() -> None:
 
 def test_a_page_is_clean_and_keeps_its_secrets_out() -> None:
     body = reproduce(f"lowregret train --data '{ADDRESS}' {HOSTILE}", {"data": ADDRESS})
-    page = document(HOSTILE, HOSTILE, body, {}, made_from=HOSTILE)
+    page = document(HOSTILE, HOSTILE, body, made_from=HOSTILE)
     assert harmless(page)
 
 

@@ -14,6 +14,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
 from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
+from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
 from lowregret.errors import SpecError
 from lowregret.spec import CompareSpec
@@ -35,6 +36,7 @@ def compare(
     rehash: o.Rehash = False,
     yes: o.Yes = False,
     show_config: o.ShowConfig = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -46,20 +48,22 @@ def compare(
     folder = out or comparison_folder(spec)
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import watch
+    from lowregret.cli.progress import live_progress
 
-    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
+    with live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress, watched(watch, [folder], progress.say):
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         with doing(LIBRARIES):
+            from lowregret.analysis.forecast.banks import load_bank
             from lowregret.report.pages.html import write_report
             from lowregret.runs.study import trial_folders
             from lowregret.study.runner import compare as run
             from lowregret.study.tracking.tracker import tracked
             from lowregret.train.liveness import untrained_experts
 
+        known = load_bank() if spec.until_decided else None
         with tracked(track, folder, progress) as watching:
-            verdict = run(spec, folder, command=command_line(), observer=watching)
+            verdict = run(spec, folder, command=command_line(), observer=watching, bank=known)
         for line in untrained_experts(trial_folders(folder)):
             progress.say(line)
         page = write_report(folder)

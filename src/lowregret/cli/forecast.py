@@ -13,6 +13,7 @@ from lowregret.cli.config import show_config as print_config
 from lowregret.cli.options import option
 from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import filled_in
+from lowregret.cli.watch import watched
 from lowregret.errors import SpecError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ _MOST, _USUAL = 0.5, 0.2
 def forecast(
     *,
     budget: Annotated[
-        str | None, option("Share of a trial's steps that its pilot takes, up to 50%. (default: 20%)")
+        str | None,
+        option("Share of a trial's steps that its pilot takes, up to 50%; or free, to train nothing. (default: 20%)"),
     ] = None,
     bank: o.BankFile = None,
     config: o.Config = None,
@@ -34,11 +36,13 @@ def forecast(
     as_json: o.Json = False,
     yes: o.Yes = False,
     show_config: o.ShowConfig = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
     """Trains every trial of a search a part of its way, and says what the regret will be at the end, with an interval
-    that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there.
+    that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there. With
+    `--budget free` nothing is trained, and the forecast is by what the data have to teach a parameter.
     """
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
     if show_config:
@@ -46,10 +50,10 @@ def forecast(
         return
     folder = out or comparison_folder(spec)
     from lowregret.analysis.forecast.banks import load_bank
-    from lowregret.cli.progress import watch
+    from lowregret.cli.progress import live_progress
 
     known = load_bank(bank)
-    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
+    with live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress, watched(watch, [folder], progress.say):
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         with doing(LIBRARIES):
@@ -73,14 +77,18 @@ def _show(found: Forecast) -> None:
         console.print(Text(sentence))
 
 
-def _share(text: str | None) -> float:
+def _share(text: str | None) -> float | None:
     if text is None:
         return _USUAL
+    if text == "free":
+        return None
     number = text.removesuffix("%")
     try:
         share = float(number) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share <= _MOST:
-        raise SpecError(f"--budget {text!r}: give a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2.")
+        raise SpecError(
+            f"--budget {text!r}: give free, or a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2."
+        )
     return share

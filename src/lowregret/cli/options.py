@@ -43,6 +43,9 @@ ShowConfig = Annotated[
         "--show-config",
     ),
 ]
+Watch = Annotated[
+    bool, option("Show it in the browser while it lasts: a page on this machine, whose address is printed.", "--watch")
+]
 Quiet = Annotated[bool, option("Say nothing but the result.", "--quiet", "-q")]
 Dtype = Annotated[
     str | None, option("Of a merged model: float32, bfloat16 or float16. (default: each weight as the base stores it)")

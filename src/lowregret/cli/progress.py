@@ -18,7 +18,7 @@ from lowregret.progress.doing import MovingLine, PlainLines
 from lowregret.progress.watching import LiveProgress
 
 
-def watch(*, quiet: bool, to_stderr: bool, yes: bool) -> LiveProgress:
+def live_progress(*, quiet: bool, to_stderr: bool, yes: bool) -> LiveProgress:
     """What shows a verb's trials. On a terminal it asks before more than an hour is spent, unless told `yes`; a pipe,
     where nobody could answer, is never asked."""
     return LiveProgress(quiet=quiet, to_stderr=to_stderr, agree=_said_yes if yes or not _answered() else _ask)

@@ -15,6 +15,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import LIBRARIES, command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
+from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
 from lowregret.errors import RecordsError, SpecError, did_you_mean
 from lowregret.questions.question import Question
@@ -99,6 +100,14 @@ _Slurm = Annotated[
         "(default: this machine)"
     ),
 ]
+_Store = Annotated[
+    str | None,
+    option(
+        "Keep the study in an object store as well (s3://BUCKET/NAME, gs://…, az://…): any machine goes on with it "
+        "there, and with --ray and --slurm no folder need be shared. With `status`: look there. Needs "
+        "lowregret[store]. (default: --out alone)"
+    ),
+]
 _Settle = Annotated[
     bool,
     option(
@@ -130,6 +139,7 @@ def study(
     workers: _Workers = None,
     ray: _Ray = None,
     slurm: _Slurm = None,
+    store: _Store = None,
     settle: _Settle = False,
     budget: _Budget = None,
     as_json: o.Json = False,
@@ -137,6 +147,7 @@ def study(
     rehash: o.Rehash = False,
     yes: o.Yes = False,
     show_config: o.ShowConfig = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -144,7 +155,7 @@ def study(
     repeated.
     """
     if recipe == STATUS or folder is not None:
-        _show_status(recipe, folder, as_json)
+        _show_status(recipe, folder, store, as_json)
         return
     _require_workers(workers)
     flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
@@ -155,9 +166,12 @@ def study(
         return
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import watch
+    from lowregret.cli.progress import live_progress
 
-    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
+    with (
+        live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress,
+        watched(watch, list(studies), progress.say),
+    ):
         for folder, question in studies.items():
             progress.say(f"study: {folder}")
             if len(studies) == 1:
@@ -180,6 +194,7 @@ def study(
             track=runs,
             settle=settle,
             budget=allowed,
+            stores=_stores(store, studies),
         )
         for folder in studies.keys() - found.keys():
             progress.say(f"{folder}: has no claims yet; the same command goes on")
@@ -193,11 +208,39 @@ def study(
     say(f"report: {page}")
 
 
-def _show_status(recipe: str, folder: Path | None, as_json: bool) -> None:
+def _stores(url: str | None, studies: dict[Path, Question]) -> dict[Path, str]:
+    """Folder → where it is kept; of several studies each below the address, by the name of its folder."""
+    if url is None:
+        return {}
+    from lowregret.runs.store import require_url
+
+    address = require_url(url)
+    return {folder: address if len(studies) == 1 else f"{address}/{folder.name}" for folder in studies}
+
+
+def _show_status(recipe: str, folder: Path | None, store: str | None, as_json: bool) -> None:
     if recipe != STATUS:
         raise SpecError(f"unexpected {str(folder)!r}. The folder of a study is its --out.")
+    if folder is not None and store is not None:
+        raise SpecError(f"`lowregret study {STATUS}` reads FOLDER or what --store names. Leave out one of them.")
+    if store is not None:
+        from tempfile import TemporaryDirectory
+
+        from lowregret.runs.mirror import fetch_studies
+
+        with TemporaryDirectory() as name:
+            fetch_studies(store, Path(name))
+            _print_status(Path(name), as_json)
+        return
     if folder is None:
-        raise SpecError(f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is.")
+        raise SpecError(
+            f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is, with --store URL in "
+            "its place the one in a store."
+        )
+    _print_status(folder, as_json)
+
+
+def _print_status(folder: Path, as_json: bool) -> None:
     from lowregret.study.status import read_status
 
     found = read_status(folder)

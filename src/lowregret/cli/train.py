@@ -13,6 +13,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
 from lowregret.cli.outcome import LIBRARIES, command_line, plain, say, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
+from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
 from lowregret.spec import TrainSpec
 
@@ -30,6 +31,7 @@ def train(
     rehash: o.Rehash = False,
     yes: o.Yes = False,
     show_config: o.ShowConfig = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
@@ -40,9 +42,9 @@ def train(
         return
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import watch
+    from lowregret.cli.progress import live_progress
 
-    with watch(quiet=quiet, to_stderr=as_json, yes=yes) as progress:
+    with live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress, watched(watch, [out], progress.say):
         progress.say(filled_in(spec))
         with doing(LIBRARIES):
             from lowregret.study.tracking.tracker import tracked

@@ -61,6 +61,11 @@ _ALL = (
         "Answer over HTTP, by OpenAI's protocol: a base and many adapters on it, in one batch.",
         ends_in_a_result=False,
     ),
+    Verb(
+        "watch",
+        "A page in the browser on what trains: curves, rates, the regret's interval, workers; and its controls.",
+        ends_in_a_result=False,
+    ),
     Verb("report", f"Write {REPORT} again from records; nothing is trained."),
     Verb(
         "study",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lowregret.notebook_card import card, number
+from lowregret.runs.decision import Decision
 from lowregret.spec import Spec
 
 Ruling = Literal["low_regret", "regret", "inconclusive"]
@@ -222,6 +223,8 @@ class Verdict(Spec):
     gains: Gains | None = None
     settling: Settling | None = Field(default=None, exclude_if=lambda value: value is None)
     """Of a verdict that noise leaves open."""
+    decision: Decision | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of a comparison that stopped when it was decided: its looks, and what it left out."""
     environment: dict[str, Any] = Field(default_factory=dict)
     judged_by: str | None = None
     """The lowregret by whose rules; None before 0.3."""

@@ -193,10 +193,9 @@ def _search(
             f"learning_rates: no usable prior learning rate for {method.name} (got {prior:g}). "
             "Name the rates to try with --learning-rates."
         )
-    ran = {record.spec: record for record in ended}
+    ran = {record.learning_rate: record for record in ended if record.seed == SEARCH_SEED}
     lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < _RATE_BOUND}
-    specs = zip(lattice, _trials(method, lattice.values()), strict=True)
-    tried = {k: ran[trial] for k, trial in specs if trial in ran}
+    tried = {k: ran[rate] for k, rate in lattice.items() if rate in ran}
     going = reach(spec)
     first = [k for k in going.first(WIDTH) if k in lattice and k not in tried]
     # One at a time after the start: whether the second neighbour is worth a trial depends on the first.

@@ -34,6 +34,7 @@ from lowregret.study.budget import Allowed, Budget
 from lowregret.study.execute.choose import Chosen, Place, choose, require_place
 from lowregret.study.execute.job import GroupJob
 from lowregret.study.execute.run import GroupRun
+from lowregret.study.execute.stored import kept
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
 from lowregret.study.observer import Silent, StudyObserver
@@ -42,6 +43,7 @@ from lowregret.study.stages import Stages
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import Interrupted, stop_requests
+from lowregret.train.pause import forget_pause
 from lowregret.version import __version__
 
 
@@ -54,22 +56,29 @@ def run_studies(
     track: Track | None = None,
     settle: bool = False,
     budget: Allowed | None = None,
+    stores: Mapping[Path, str] | None = None,
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
 
     `place` says where groups are trained side by side: in as many processes as cores for a small base on a CPU, else in
     this one. Results do not depend on it but by rounding. `track` is where every trial is a run as well. With `settle`
     a question gets no further seeds once all its claims are settled (`study.settle`); a `budget` is spent on further
-    seeds of what is open. Returns the claims of those that have them: all, but where a budget was too small. Raises
-    LowregretError, or Interrupted after a clean stop.
+    seeds of what is open. `stores`: a study's folder → the address where it is kept as well. Returns the claims of
+    those that have them: all, but where a budget was too small. Raises LowregretError, or Interrupted after a clean
+    stop.
     """
     watching, place = observer or Silent(), place or Place()
     require_place(place, list(studies.values()))
     _require_inputs(studies.values())
     with ExitStack() as stack:
+        stores = stores or {}
         for folder, question in studies.items():
+            copy = stack.enter_context(kept(folder, stores.get(folder)))
             stack.enter_context(lock_run(folder))
+            forget_pause(folder, watching.say)
             _bind_question(folder, question, command)
+            if copy is not None:
+                copy.push(claim=True)
         asked_to_stop = stack.enter_context(stop_requests(watching.say))
         stages = Stages(studies, watching.say, settle=settle)
         limits: list[Budget] = []
@@ -78,7 +87,7 @@ def run_studies(
             return asked_to_stop() or any(limit.over() for limit in limits)
 
         if any(question.groups() for question in studies.values()):
-            chosen = choose(place, studies, watching, should_stop, track)
+            chosen = choose(place, studies, watching, should_stop, track, stores)
             stack.callback(chosen.executor.close)
             stages.place(chosen.machines, chosen.at_once, chosen.devices)
             jobs = stages.first()
@@ -86,7 +95,7 @@ def run_studies(
             if budget is not None:
                 limits.append(Budget(budget, chosen.price_per_hour(jobs)))
             bind = partial(_bind_question, command=command)
-            _train(chosen, stages, jobs, watching, (asked_to_stop, should_stop), track, limits, bind)
+            _train(chosen, stages, jobs, watching, (asked_to_stop, should_stop), track, limits, bind, stores)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 if question.devices > 1:
@@ -107,6 +116,7 @@ def _train(
     track: Track | None,
     limits: Sequence[Budget],
     bind: Callable[[Path, Question], None],
+    stores: Mapping[Path, str],
 ) -> None:
     """All groups; with a budget, for as long as it lasts, and further seeds of what is open with what it leaves.
 
@@ -124,6 +134,7 @@ def _train(
         threads=chosen.threads,
         track=track,
         expected=chosen.expected,
+        stores=stores,
     )
     try:
         run.run(jobs)

@@ -29,6 +29,7 @@ from lowregret.models.load import Source, load_base, load_config, load_tokenizer
 from lowregret.models.quantised import in_nf4
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
+from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.runs.files import SPEC
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
@@ -178,6 +179,15 @@ class RunInputs:
         share = int(supervised_counts(rows).sum()) / tokens
         length = round(tokens / len(rows))
         return {method.name: multiply_adds(shapes, method, length, share).total for method in methods}
+
+    def adapter_parameters(self, methods: Sequence[FullFT | LoRA]) -> dict[str, int]:
+        """LoRA → numbers that it trains, by the plan."""
+        shapes = shapes_from(self.config, self.spec.model)
+        return {
+            method.name: sum(lora_parameters(shapes, method.rank, method.targets, method.convention).values())
+            for method in methods
+            if isinstance(method, LoRA)
+        }
 
     def advice(self, methods: Sequence[FullFT | LoRA], learning_rate: float | None = None) -> list[str]:
         """What the plan says of this run, as lines to print."""

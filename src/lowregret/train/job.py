@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lowregret.data.example import Example
@@ -43,6 +44,7 @@ from lowregret.train.interrupt import stop_requests
 from lowregret.train.liveness import untrained_experts
 from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.new_tokens import new_token_lines
+from lowregret.train.pause import forget_pause, hold
 from lowregret.train.price import Wanted, hardware_of, price_of
 from lowregret.train.replies import Replying
 from lowregret.train.sft.work import evaluate, mean_nll
@@ -69,6 +71,7 @@ def fine_tune(
     (DivergedError when the loss left the region of sense) or Interrupted after a clean stop.
     """
     with lock_run(Path(out)) as folder:
+        forget_pause(folder, say)
         spec = as_begun(folder, spec, say)
         inputs = open_inputs(spec, say, known_choices(folder))
         rate = inputs.prior(spec.method).value if spec.learning_rate == "auto" else spec.learning_rate
@@ -132,14 +135,15 @@ def _train(inputs: RunInputs, trial: TrialSpec, folder: Path, say: Say, on_step:
         if isinstance(inputs.data, PreparedData):
             for line in new_token_lines(engine, inputs.data.train, [trial.method]):
                 say(line)
-        record = _run_alone(Pack(make_workload(inputs, engine, grader, say), on_step), trial, folder, should_stop)
+        pack = Pack(make_workload(inputs, engine, grader, say), on_step)
+        record = _run_alone(pack, trial, folder, should_stop, say)
         if record.status == "finished" and isinstance(trial.method, LoRA):
             for line in stops(engine.base).serving_lines(folder / ADAPTER):
                 say(line)
         return record
 
 
-def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable[[], bool]) -> TrialRecord:
+def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable[[], bool], say: Say) -> TrialRecord:
     """Train one trial with its record, from its checkpoint if there is one, and leave adapter/ or model/."""
 
     def deliver(engine: Engine, policy: str, _: TrialRecord) -> Path:
@@ -151,6 +155,8 @@ def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable
     for done in rounds(pack, folder, should_stop):
         for member, outcome in done.ended:
             record = settle(pack, member, outcome, deliver)
+        if pack.members:
+            hold(folder, should_stop, say, partial(pack.save, folder))
     return record
 
 

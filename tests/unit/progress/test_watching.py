@@ -223,13 +223,13 @@ def test_only_yes_goes_on(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: 
 
     monkeypatch.setattr("sys.stdin", Typed(typed))
     price = Price((replace(LORA, parts=((TRAINING, 5000.0),)),), "a machine")
-    agree = cli.watch(quiet=True, to_stderr=False, yes=False)._agree
+    agree = cli.live_progress(quiet=True, to_stderr=False, yes=False)._agree
     if typed[:1] in ("y", "Y"):
         agree(price)
     else:
         with pytest.raises(DeclinedError, match="nothing was trained"):
             agree(price)
-    cli.watch(quiet=True, to_stderr=False, yes=True)._agree(price)
+    cli.live_progress(quiet=True, to_stderr=False, yes=True)._agree(price)
 
 
 @pytest.mark.parametrize("quiet", [True, False])

@@ -51,7 +51,9 @@ class Endless:
 def test_a_group_in_this_process_is_stopped_when_the_budget_is_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def chosen(place: Any, studies: Any, watching: Any, should_stop: Callable[[], bool], track: Any) -> Chosen:
+    def chosen(
+        place: Any, studies: Any, watching: Any, should_stop: Callable[[], bool], track: Any, stores: Any
+    ) -> Chosen:
         return Chosen(Endless(should_stop), Machines(), 1, None, {})
 
     monkeypatch.setattr(suite, "choose", chosen)
@@ -71,7 +73,7 @@ def test_slurm_jobs_are_paid_for_each_and_may_have_a_whole_node(
     monkeypatch.setattr(choosing, "SlurmJobs", Nothing)
     question = make_question(QUESTION)
     studies = {tmp_path / "s": question}
-    found = choose(Place(slurm="gpu=H100"), studies, Silent(), lambda: False, None)
+    found = choose(Place(slurm="gpu=H100"), studies, Silent(), lambda: False, None, {})
     assert found.at_once == len(question.groups()) > 1
     assert found.devices is not None
     assert found.devices >= 8

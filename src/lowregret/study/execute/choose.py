@@ -22,6 +22,7 @@ from lowregret.study.execute.ray import RayTasks
 from lowregret.study.execute.shared import expected_of
 from lowregret.study.execute.slurm import LOCAL as LOCAL_SLURM
 from lowregret.study.execute.slurm import SlurmJobs, gpu_named, whole_gpus
+from lowregret.study.execute.stored import Fetching
 from lowregret.study.needs import SMALL_BYTES, Machines
 from lowregret.study.observer import StudyObserver
 from lowregret.study.tracking.tracker import Track
@@ -97,27 +98,37 @@ def choose(
     observer: StudyObserver,
     should_stop: Callable[[], bool],
     track: Track | None,
+    stores: Mapping[Path, str],
 ) -> Chosen:
-    """The engine for these studies, whose folders are locked. ClusterError when a cluster cannot be used."""
+    """The engine for these studies, whose folders are locked; `stores`: where each is kept as well.
+    ClusterError when a cluster cannot be used."""
     questions = list(studies.values())
     small = all(size <= SMALL_BYTES for size in _sizes(questions))
     if place.ray is not None:
-        expected = {folder: expected_of(folder) for folder in studies}
+        expected = {folder: expected_of(folder, stores.get(folder)) for folder in studies}
         tasks = RayTasks(place.ray, place.workers, expected)
-        return Chosen(tasks, tasks.machines(), tasks.at_once(), 1 if small else None, expected, tasks.devices())
+        return Chosen(
+            _fetching(tasks, stores), tasks.machines(), tasks.at_once(), 1 if small else None, expected, tasks.devices()
+        )
     if place.slurm is not None:
-        expected = {folder: expected_of(folder) for folder in studies}
+        expected = {folder: expected_of(folder, stores.get(folder)) for folder in studies}
         at_once = place.workers or (os.cpu_count() or 1 if place.slurm == LOCAL_SLURM else None)
         jobs = SlurmJobs(place.slurm, at_once, next(iter(studies)) / SLURM)
         named = gpu_named(place.slurm)
         machines = Machines(named is not None, None if named is None else find_hardware(named))
         groups = at_once or sum(len(question.groups()) for question in questions)
         node = NODE if machines.hardware is None else machines.hardware.node
-        return Chosen(jobs, machines, groups, 1 if small else None, expected, max(groups, node), by_job=True)
+        return Chosen(
+            _fetching(jobs, stores), machines, groups, 1 if small else None, expected, max(groups, node), by_job=True
+        )
     count = place.workers or _suitable_workers(questions)
     if count == 1:
         return Chosen(InProcess(observer, should_stop, track), Machines(), 1, None, {})
     return Chosen(Pool(count), Machines(), count, max(1, (os.cpu_count() or 1) // count), {})
+
+
+def _fetching(executor: Executor, stores: Mapping[Path, str]) -> Executor:
+    return Fetching(executor, stores) if stores else executor
 
 
 def on_many(questions: Sequence[Question]) -> bool:

@@ -61,6 +61,8 @@ class Expected:
     """Who has locked it: read there, it is the same folder."""
     versions: tuple[tuple[str, str], ...]
     """Package → version, of the machine that runs the study."""
+    store: str | None = None
+    """Where the study is kept: then its folder need not be seen."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Task:
     track: Track | None = None
     expected: Expected | None = None
     """None on the machine that runs the study."""
+    store: str | None = None
+    """The address where the study is kept as well; None for its folder alone."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from lowregret.study.execute.job import Ended, Needs, Outcome, Task
 from lowregret.study.execute.process import begin
-from lowregret.study.execute.work import Watched, watching, work
-from lowregret.study.group import run_group
+from lowregret.study.execute.work import Watched, train, watching, work
 from lowregret.study.observer import Observer
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import Interrupted
@@ -56,9 +55,7 @@ class InProcess:
         job = task.job
         self._observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
         try:
-            run_group(
-                job.folder, job.spec, task.starts, self._watched(task, self._observer), self._should_stop, task.given_up
-            )
+            train(task, self._watched(task, self._observer), self._should_stop)
         except Interrupted:
             return [Ended(task, Outcome("stopped"))]
         return [Ended(task, Outcome("done"))]

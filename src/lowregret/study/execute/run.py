@@ -42,6 +42,7 @@ class GroupRun:
         threads: int | None = None,
         track: Track | None = None,
         expected: Mapping[Path, Expected] | None = None,
+        stores: Mapping[Path, str] | None = None,
     ) -> None:
         """
         Args:
@@ -49,10 +50,12 @@ class GroupRun:
             ended: told of each group that is trained; what it returns is to be trained as well.
             threads: of torch in each worker; torch's own choice when None.
             expected: a study's folder → what workers elsewhere must find; None on this machine.
+            stores: a study's folder → the address where it is kept as well.
         """
         self._executor, self._observer, self._should_stop = executor, observer, should_stop
         self._starts, self._ended = starts, ended
         self._threads, self._track, self._expected = threads, track, expected or {}
+        self._stores = stores or {}
         self._watch = Watch(observer)
         self._waiting: dict[Path, GroupJob] = {}
         """By the group's folder, in order."""
@@ -152,6 +155,7 @@ class GroupRun:
             self._threads,
             self._track,
             self._expected.get(job.study),
+            self._stores.get(job.study),
         )
         self._executor.submit(task)
 

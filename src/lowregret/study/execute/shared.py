@@ -8,9 +8,11 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lowregret.errors import ClusterError
+from lowregret.errors import ClusterError, StoreError
 from lowregret.runs.files import STUDY
 from lowregret.runs.holder import held_by
+from lowregret.runs.mirror import MANIFESTS
+from lowregret.runs.store import Store
 from lowregret.study.execute.job import Expected
 from lowregret.version import __version__
 
@@ -31,9 +33,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def expected_of(study: Path) -> Expected:
+def expected_of(study: Path, store: str | None = None) -> Expected:
     """What this machine, which has locked the study's folder, asks others for."""
-    return Expected(Path.cwd(), study.absolute(), held_by(study) or "", tuple(versions().items()))
+    return Expected(Path.cwd(), study.absolute(), held_by(study) or "", tuple(versions().items()), store)
 
 
 def require_shared(expected: Expected, seconds: float = _SEEN_SECONDS) -> None:
@@ -50,13 +52,16 @@ def require_shared(expected: Expected, seconds: float = _SEEN_SECONDS) -> None:
             f"the worker on {here} has {', '.join(differing)}. Install there what runs the study: the numbers of one "
             "study come from one program."
         )
+    if expected.store is not None:
+        _require_store(expected.store, here)
+        return
     end = time.monotonic() + seconds
     while held_by(expected.study) != expected.token:
         if time.monotonic() > end:
             found = "is another folder there" if (expected.study / STUDY).exists() else "is not there"
             raise ClusterError(
                 f"the worker on {here} does not share the study's folder: {expected.study} {found}. Name an --out on "
-                "storage that all machines have under the same path."
+                "storage that all machines have under the same path, or a store that all reach (--store s3://BUCKET/NAME)."
             )
         time.sleep(0.2)
     if not expected.working_folder.is_dir():
@@ -64,6 +69,16 @@ def require_shared(expected: Expected, seconds: float = _SEEN_SECONDS) -> None:
             f"the worker on {here} has no {expected.working_folder}, where the study was started. Start it in a folder "
             "that all machines have under the same path."
         )
+
+
+def _require_store(url: str, here: str) -> None:
+    """ClusterError unless this machine reads the study's part in the store."""
+    try:
+        there = Store(url).keys(MANIFESTS)
+    except StoreError as error:
+        raise ClusterError(f"the worker on {here}: {error} Its own environment is meant.") from None
+    if not there:
+        raise ClusterError(f"the worker on {here} finds no study in {url}: its AWS_ENDPOINT_URL may be another one.")
 
 
 def problem_here(expected: Expected) -> str:

@@ -9,12 +9,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-from lowregret.errors import FolderLockedError, LowregretError
+from lowregret.errors import FolderLockedError, LowregretError, StoreError
 from lowregret.foreign_text import redacted
 from lowregret.plan.price import Price
 from lowregret.runs.atomic import appending, make_folder
@@ -23,6 +23,7 @@ from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import TrialSpec
 from lowregret.study.execute.job import Outcome, Task
 from lowregret.study.execute.shared import require_shared
+from lowregret.study.execute.stored import at_own_place, mirrored
 from lowregret.study.group import run_group
 from lowregret.study.observer import Observer
 from lowregret.study.tracking.tracker import Track, Tracker
@@ -36,11 +37,14 @@ _STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2"
 
 def work(task: Task) -> Outcome:
     """Train what the group still lacks; raises nothing but what ends a process."""
+    if task.expected is not None and task.store is not None:
+        task = at_own_place(task)
     log = group_log(task.job.study, task.job.spec.key)
     try:
         if task.expected is not None:
             require_shared(task.expected)
-            os.chdir(task.expected.working_folder)
+            with suppress(FileNotFoundError):  # of a machine that shares nothing but a store
+                os.chdir(task.expected.working_folder)
         if task.threads is not None:
             torch.set_num_threads(task.threads)
         if torch.cuda.is_available():  # a worker may have had another part of the device before
@@ -53,7 +57,6 @@ def work(task: Task) -> Outcome:
 
 
 def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
-    job = task.job
     _note(f"begins on {platform.node()}, process {os.getpid()}, threads {torch.get_num_threads()}")
     try:
         with watching(task.track, _note) as watched:
@@ -61,12 +64,15 @@ def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
             end = time.monotonic() + LOCK_SECONDS
             while True:
                 try:
-                    run_group(job.folder, job.spec, task.starts, observer, asked, task.given_up)
+                    train(task, observer, asked)
                     break
                 except FolderLockedError:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.5)
+    except StoreError as error:
+        _note(f"error: {error}")
+        return Outcome("lost", why=str(error))
     except FolderLockedError as error:
         return Outcome("locked", FolderLockedError(str(error)))
     except LowregretError as error:
@@ -80,6 +86,12 @@ def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
         return Outcome("lost", why=f"{type(error).__name__}: {error}")
     _note("done")
     return Outcome("done")
+
+
+def train(task: Task, observer: Observer, should_stop: Callable[[], bool]) -> None:
+    """What a group still lacks, kept in the store where the task names one; raises what `run_group` does."""
+    with mirrored(task, observer) as seen:
+        run_group(task.job.folder, task.job.spec, task.starts, seen, should_stop, task.given_up)
 
 
 class Logged:

@@ -76,7 +76,7 @@ class Sampling:
     ) -> None:
         """`longest_row`: tokens of the longest prompt and completion."""
         self._engine, self._objective, self._grade, self._say = engine, objective, grade, say
-        self._sampler = VllmSampler(engine, export_policy) if objective.sampler == "vllm" else engine
+        self._sampler = VllmSampler(engine, export_policy, say) if objective.sampler == "vllm" else engine
         self._longest_row = longest_row
         self._params = sampling_params(engine, objective)
         self._most_rows = sys.maxsize

@@ -1,0 +1,102 @@
+"""Which folder a study of a store may be in, and what a worker makes of a cache that is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lowregret.errors import ClusterError, RecordsError, StoreError
+from lowregret.questions.registry import make_question
+from lowregret.runs.atomic import write_json
+from lowregret.runs.store import Store
+from lowregret.study.execute.job import Expected, GroupJob, Task
+from lowregret.study.execute.shared import require_shared
+from lowregret.study.execute.stored import at_own_place, kept, mirrored
+from lowregret.study.observer import Silent
+
+obstore = pytest.importorskip("obstore")
+URL = "s3://lab/toy"
+GROUP = make_question({"kind": "rank"}).groups()[0]
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The store that every address is."""
+    import obstore.store
+
+    made = obstore.store.MemoryStore()
+    monkeypatch.setattr("obstore.store.from_url", lambda url, **options: made)
+    monkeypatch.setenv("LOWREGRET_CACHE", str(tmp_path / "cache"))
+
+
+def trained(study: Path, text: str = "1") -> Path:
+    """A study's folder with a file of a group."""
+    place = study / "groups" / GROUP.key
+    place.mkdir(parents=True)
+    (place / "spec.json").write_text(text)
+    write_json(study / "study.json", {"text": text})
+    return study
+
+
+def there(study: Path) -> str:
+    return (study / "groups" / GROUP.key / "spec.json").read_text()
+
+
+def test_what_was_trained_before_a_store_was_named_is_in_it_and_in_the_next_folder(tmp_path: Path) -> None:
+    with kept(trained(tmp_path / "a"), URL) as copy:
+        assert copy is not None
+        copy.push(claim=True)
+    with kept(tmp_path / "b", URL):
+        assert there(tmp_path / "b") == "1"
+        assert (tmp_path / "b" / "study.json").read_text() == (tmp_path / "a" / "study.json").read_text()
+
+
+def test_a_folder_that_would_lose_a_study_is_refused(tmp_path: Path) -> None:
+    with kept(trained(tmp_path / "a"), URL):
+        pass
+    with pytest.raises(RecordsError, match=f"is a copy of {URL}. Give --store {URL}"), kept(tmp_path / "a", None):
+        raise AssertionError("its store would be left behind")
+    with pytest.raises(RecordsError, match="is a copy of"), kept(tmp_path / "a", "s3://lab/other"):
+        raise AssertionError("it is in another store")
+    other = trained(tmp_path / "other", "2")
+    with pytest.raises(RecordsError, match=f"holds a study, and so does {URL}"), kept(other, URL):
+        raise AssertionError("its own would be replaced")
+    assert there(other) == "2"
+
+
+def test_what_an_emptied_store_has_left_in_a_cache_is_not_trained_on(tmp_path: Path) -> None:
+    expected = Expected(Path.cwd(), tmp_path, "", (), URL)
+    job = GroupJob(tmp_path / "study" / "groups" / GROUP.key, GROUP, "one", None)
+    task = at_own_place(Task(job, {}, expected=expected, store=URL))
+    assert task.job.folder.is_relative_to(tmp_path / "cache")
+    left = trained(task.job.study)
+    with mirrored(task, Silent()):
+        assert not (left / "groups" / GROUP.key / "spec.json").exists()
+
+
+def test_sending_that_fails_is_said_and_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Told(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    def refused(*arguments: object) -> None:
+        raise StoreError("no answer")
+
+    study = trained(tmp_path / "study")
+    task = Task(GroupJob(study / "groups" / GROUP.key, GROUP, "one", None), {}, store=URL)
+    with mirrored(task, Told()) as seen:
+        (task.job.folder / "checkpoint.safetensors").write_text("1")
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "put", refused)
+            seen.step(None, 1, None)  # type: ignore[arg-type]
+        assert said == ["not kept in the store yet: no answer"]
+    keys = Store(URL).keys("files")
+    assert any("checkpoint.safetensors@" in key for key in keys)
+
+
+def test_a_worker_that_finds_no_study_in_its_store_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=f"finds no study in {URL}: its AWS_ENDPOINT_URL may be another one"):
+        require_shared(Expected(Path.cwd(), tmp_path, "", (), URL))
