@@ -49,7 +49,9 @@ def forecast(
     require_reference(spec)
     with (
         lock_run(Path(out)) as folder,
-        opened(spec, folder, command, observer or Silent()) as comparison,
+        opened(
+            spec, folder, command, observer or Silent(), until=lambda steps: pilot_step(spec, steps, share)
+        ) as comparison,
     ):
         if share is None:
             found = _free(comparison, bank)
