@@ -26,9 +26,7 @@ from lowregret.train.schedule import total_steps
 
 
 def comparison_price(spec: CompareSpec, inputs: RunInputs, folder: Path, until: int | None = None) -> Price:
-    """Of the trials that a comparison's folder lacks; of pilots, `until` a step; nothing where that is 0."""
-    if until == 0:
-        return Price((), "")
+    """Of the trials that a comparison's folder lacks; of pilots, `until` a step."""
     records = read_trials(folder)
     wanted = []
     for method in spec.methods:
