@@ -21,7 +21,7 @@ LOCK := pyproject.toml constraints.txt requirements.txt requirements-dev.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo bench faults fuzz setup test test-unit lint types imports check licences sbom audit clean distclean
+.PHONY: help demo bench faults fuzz setup test test-unit lint types imports check docs docs-serve licences sbom audit clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,12 @@ imports: $(DEV) ## the arrows between the layers
 	$(BIN)/lint-imports --no-logo
 
 check: lint types imports ## lint, types and imports
+
+docs: $(DEV) ## build the documentation in both languages, strictly: build/site/index.html
+	$(BIN)/python tools/site.py
+
+docs-serve: docs ## show it at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 licences: $(DEV) ## write docs/licences.md: every package that set-up installs, with its licence
 	$(BIN)/python tools/licences.py

@@ -4,8 +4,9 @@
     python -m benchmarks.cluster kills --kills 50           # workers, nodes and drivers of a Ray cluster of two nodes
     python -m benchmarks.cluster times --rounds 3           # `study all --quick` by two processes and two Ray workers
 
-Kills take about forty minutes on two cores and times two and a half hours, and want a machine with nothing else running. What is done is kept in build/cluster.jsonl,
-and a later start goes on; docs/results/cluster.json has the summary. Needs lowregret[cluster].
+Kills take about forty minutes on two cores and times two and a half hours, and want a machine with nothing else
+running. What is done is kept in build/cluster.jsonl, and a later start goes on; docs/results/cluster.json has the
+summary. Needs lowregret[cluster].
 """
 
 from __future__ import annotations

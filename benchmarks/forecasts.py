@@ -36,12 +36,28 @@ LEVEL = 0.8
 Features = Callable[[Pilots], tuple[float, ...]]
 TRIED: Mapping[str, Features] = {
     "as it is": regret_features,
-    "without the lag": lambda p: (*regret_features(p)[:1], *regret_features(p)[2:]),
-    "without bits a parameter": lambda p: (*regret_features(p)[:2], *regret_features(p)[3:]),
-    "without the pilots": lambda p: regret_features(p)[2:],
-    "the pilots' regret alone": lambda p: regret_features(p)[:1],
+    "room alone, no pilots": lambda p: regret_features(p)[1:],
+    "the shift alone": lambda p: regret_features(p)[:1],
+    "the shift and bits a parameter": lambda p: regret_features(p)[:2],
+    "the pilots' regret and room": lambda p: (bent(p.regret()), *regret_features(p)[1:]),
+    "the lag and room": lambda p: (_lag(p), *regret_features(p)[1:]),
+    "the slope and room": lambda p: (p.slope(), *regret_features(p)[1:]),
+    "parameters and placement": lambda p: (math.log(p.parameters), *regret_features(p)[2:]),
+    "with epochs and steps": lambda p: (*regret_features(p), math.log(p.epochs), math.log(p.steps)),
+    "before: regret, lag, bits, epochs, slope, steps": lambda p: (
+        bent(p.regret()),
+        _lag(p),
+        regret_features(p)[1],
+        math.log(p.epochs),
+        p.slope(),
+        math.log(p.steps),
+    ),
 }
-"""What the model of the regret goes by, and what is left of it without a part."""
+"""What the model of the regret goes by, and what else was tried."""
+
+
+def _lag(pilots: Pilots) -> float:
+    return math.log(min(max(pilots.lag(), 0.25), 8.0))
 
 
 def collect(folder: Path) -> None:

@@ -58,10 +58,17 @@ class Running:
 
 @contextmanager
 def running(
-    model: str, *, adapters: dict[str, Path] | None = None, root: Path | None = None, key: str | None = KEY, **spec: Any
+    model: str,
+    *,
+    adapters: dict[str, Path] | None = None,
+    root: Path | None = None,
+    tinker: Path | None = None,
+    key: str | None = KEY,
+    **spec: Any,
 ) -> Iterator[Running]:
     log: list[dict[str, Any]] = []
-    server = Server(model, ServeSpec(port=0, **spec), adapters=adapters or {}, root=root, key=key, log=log.append)
+    own = ServeSpec(port=0, **spec)
+    server = Server(model, own, adapters=adapters or {}, root=root, tinker=tinker, key=key, log=log.append)
     found = Running(server, log)
     try:
         yield found

@@ -28,6 +28,13 @@ package's own metadata say. Made by `make licences`.
 |---|---|---|---|
 """
 
+_VENDORED = """
+## Part of the package
+| files | version | licence | for |
+|---|---|---|---|
+| uPlot (github.com/leeoniya/uPlot), `watch/page/vendor/` | 1.6.32 | MIT (`uplot-licence.txt`) | watch |
+"""
+
 
 def table() -> dict[str, str]:
     """Package → its licence; SystemExit names one that cannot be known."""
@@ -45,7 +52,7 @@ def page() -> str:
     for name, said in table().items():
         use = "running" if canonicalize_name(name) in runtime else "tests"
         lines.append(f"| {name} | {versions[name]} | {said} | {use} |\n")
-    return "".join(lines)
+    return "".join([*lines, _VENDORED])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Writes docs/reference/: a page for every verb, with its options and keys, and the JSON schemas of its files.
+"""Writes docs/reference/: a page for every verb, with its options and keys, the JSON schemas of its files, the public
+names of the package and the records of a run.
 
-All of it comes from the verbs and the specs themselves:
+All of it comes from the verbs, the specs and the source themselves:
 
     python tools/reference.py
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +21,20 @@ from typing import Annotated, Any, Union, get_args
 from cyclopts import Parameter
 from pydantic import Field, TypeAdapter
 
+if __name__ == "__main__":  # a file in tools/ is run by its path
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tools import reference_records
+
 from lowregret.cli import study
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.verbs import VERBS, Verb
 from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
+from lowregret.runs.forecast import Forecast
+from lowregret.runs.proof import Proof
+from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, Spec, TrainSpec
 from lowregret.spec.keys import TOML_ONLY, Key, keys
 from lowregret.spec.method import FullFT, LoRA, spellings
@@ -32,6 +43,14 @@ from lowregret.strict_json import to_json
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "<!-- Made by `python tools/reference.py` from the verbs and their specs: change those. -->\n"
+RECORDS: dict[str, type[Spec]] = {
+    "trial": TrialRecord,
+    "metrics": Metric,
+    "verdict": Verdict,
+    "forecast": Forecast,
+    "proof": Proof,
+}
+"""Files of a run's folder, by name; of metrics.jsonl the schema is that of a line."""
 _FROM_FLAGS = ("DataSpec", "RL")
 """Tables whose required keys may come from flags instead of the file."""
 
@@ -41,22 +60,25 @@ def files() -> dict[str, str]:
     return {
         "index.md": _index(),
         "method.md": _method(),
+        "api.md": f"{MADE}\n{reference_records.api()}",
+        "records.md": f"{MADE}\n{reference_records.records()}",
         **{f"{verb.name}.md": _page(verb) for verb in VERBS.values()},
         "schema/train.json": _schema(TrainSpec.model_json_schema(), "lowregret train"),
         "schema/compare.json": _schema(CompareSpec.model_json_schema(), "lowregret compare"),
         "schema/study.json": _schema(_any_question().json_schema(), "lowregret study"),
+        **{f"schema/records/{name}.json": _dumped(kind.model_json_schema(), name) for name, kind in RECORDS.items()},
     }
 
 
 _NO_FILE = "This verb reads no file: `key` is the name of the field in the spec.\n"
 _COMMON = (
     "Keys of a TOML file for `--config`, and the flags that win over it. A key without a flag is for files only. "
-    "Every default that was filled in is printed when a command starts.\n"
+    "When a command starts, it prints the most telling defaults that were filled in; `--show-config` prints all.\n"
 )
 
 
 def _index() -> str:
-    verbs = "\n".join(f"  - [{verb.name}]({verb.name}.md): {_cell(verb.summary)}" for verb in VERBS.values())
+    verbs = "\n".join(f"    - [{verb.name}]({verb.name}.md): {_cell(verb.summary)}" for verb in VERBS.values())
     return f"""{MADE}
 # Reference
 
@@ -66,6 +88,9 @@ make the flags, their help and the checks, so it cannot differ from them.
 - the verbs, with all their options:
 {verbs}
 - [method](method.md): how a LoRA is spelled, and its fields
+- [Python API](api.md): the package's public names
+- [records](records.md): the JSON files of a run's folder, field by field
+- [schema/records/](schema/records): JSON schemas of records
 - [schema/](schema): JSON schemas of the TOML files. An editor that knows them (Even Better TOML, taplo) completes and
   checks keys after a first line `#:schema docs/reference/schema/compare.json`.
 
@@ -268,6 +293,10 @@ def _schema(schema: dict[str, Any], title: str) -> str:
         data = table.get("properties", {}).get("data")
         if data is not None:
             table["properties"]["data"] = {"anyOf": [{"type": "string"}, data]}
+    return _dumped(schema, title)
+
+
+def _dumped(schema: dict[str, Any], title: str) -> str:
     made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
     return to_json(made, indent=1, ensure_ascii=False) + "\n"
 

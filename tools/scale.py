@@ -79,7 +79,7 @@ def command(plan: Plan) -> str:
     request = plan.request
     start, options = started(request, plan.hardware)
     options = [*options, *["--checkpoint-activations"] * request.checkpoint_activations]
-    method = f"compare --methods {LORA.name},full" if _all_fit(plan) else f"train --method {LORA.name}"
+    method = f"compare --methods {LORA.name},full" if _all_fit(plan) else f"train --method {LORA.name} --out runs/mine"
     return " ".join([start, method, "--model", plan.shapes.name, "--data train.jsonl", *options])
 
 

@@ -92,6 +92,18 @@ def test_what_cannot_be_forecast_is_told_with_the_remedy(run: Any, tmp_path: Pat
     assert not list(tmp_path.glob("out/trials/*/trial.json"))
 
 
+def test_the_free_price_trains_nothing(run: Any, tmp_path: Path) -> None:
+    ended = run("forecast", *ASKED, "--out", tmp_path / "out", "--json", "--budget", "free")
+    assert ended.exit_code == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["step"], found["cost"]) == (0, 0.0)
+    (regret,) = found["forecasts"]
+    assert regret["bits_per_parameter"] > 0
+    assert regret["regret_nats"] is None
+    assert steps(tmp_path / "out") == {}
+    assert json.loads((tmp_path / "out/forecast.json").read_text()) == found
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

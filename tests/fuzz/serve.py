@@ -53,10 +53,10 @@ def warm() -> None:
     import lowregret.study.runner
     import lowregret.train.rl.evaluate  # noqa: F401
     from lowregret.models.load import load_base, resolve
-    from lowregret.report.charts import drawing
+    from lowregret.report.charts import inline
 
     load_base(resolve("tiny-32"))
-    drawing.svg = lambda chart, theme="light": "<svg></svg>"  # what draws is another program, and takes seconds
+    inline.inline = lambda spec, key: "<svg></svg>"  # what draws is another program, and takes seconds
 
 
 def run(arguments: list[str], log: Path, seconds: int = SECONDS, most: int = BYTES, *, stop: bool = False) -> Ended:

@@ -61,8 +61,12 @@ def by_hand(name: str, logprob: float, weight: float, advantage: float, old: flo
             return -weight * ratio * advantage, -weight * ratio * advantage
         return -weight * clipped * advantage, 0.0
     if name == "cispo":
-        capped = min(ratio, 1.5)
+        capped = min(max(ratio, 0.8), 1.5)
         return -weight * capped * advantage * logprob, -weight * capped * advantage
+    if name == "dro":
+        return -weight * (advantage * logprob - 0.025 * (logprob - old) ** 2), -weight * (
+            advantage - 0.05 * (logprob - old)
+        )
     if name == "kl_penalty":
         other = math.exp(base - logprob)
         return weight * (other - 1 - math.log(other)), weight * (1 - other)
@@ -73,7 +77,7 @@ def by_hand(name: str, logprob: float, weight: float, advantage: float, old: flo
     raise NotImplementedError(f"{name}: write its formula here")
 
 
-OPTIONS: dict[str, dict[str, float]] = {"ppo_clip": {"low": 0.2, "high": 0.3}, "cispo": {"high": 0.5}}
+OPTIONS: dict[str, dict[str, float]] = {"ppo_clip": {"low": 0.2, "high": 0.3}, "cispo": {"low": 0.2, "high": 0.5}}
 """Of those losses that have some: at these every clip binds somewhere."""
 
 

@@ -65,7 +65,7 @@ def test_a_run_folders_files_are_named_in_one_place(path: Path) -> None:
     assert not hits, "take the name from lowregret.runs.files:\n" + "\n".join(hits)
 
 
-@pytest.mark.parametrize("room", ["analysis", "cli", "questions", "report", "study", "train"])
+@pytest.mark.parametrize("room", ["analysis", "cli", "questions", "report", "study", "train", "watch"])
 def test_who_works_in_a_run_folder_spells_no_path(room: str) -> None:
     """`folder / "name"`: a new file gets its name in runs/files.py."""
     hits = [

@@ -95,7 +95,8 @@ class Measured:
 
 def measure(method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Measured:
     """Gather one method's trials out of all of a study's."""
-    own = [record for record in records if record.method == method.name]
+    name = method.name
+    own = [record for record in records if record.method == name]
     rate = best_rate(own)
     at_best = [record for record in own if record.learning_rate == rate.learning_rate]
     return Measured(

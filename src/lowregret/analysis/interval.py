@@ -99,6 +99,10 @@ class Interval:
             )
         )
 
+    def at(self, confidence: float) -> Interval:
+        """The same estimate with bounds of another confidence; the whole line at 1."""
+        return self if confidence == CONFIDENCE else _with_bounds(self, confidence)
+
     def less(self, amount: float) -> Interval:
         """The same interval, moved down."""
         return replace(self, value=self.value - amount, low=self.low - amount, high=self.high - amount)
@@ -185,7 +189,7 @@ def _unpaired_variance(losses: NDArray[np.float64]) -> float:
     return float(variance * (1 - min(max(drawn, low), high)))
 
 
-def _with_bounds(interval: Interval) -> Interval:
+def _with_bounds(interval: Interval, confidence: float = CONFIDENCE) -> Interval:
     """Bounds and degrees of freedom from the variances; the whole line when neither variance can be known."""
     from scipy.special import stdtrit  # here, since importing scipy takes a while
 
@@ -202,5 +206,5 @@ def _with_bounds(interval: Interval) -> Interval:
     if interval.seeds > 1:
         inverse += (1 - interval.example_share) ** 2 / (2 * (interval.seeds - 1))
     freedom = 1 / inverse if inverse else math.inf
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(total)
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(total)
     return replace(interval, low=interval.value - half, high=interval.value + half, degrees_of_freedom=freedom)

@@ -8,10 +8,12 @@ from pathlib import Path
 from lowregret.analysis.edl import ExcessDescriptionLength, HeldOutPoint, excess_description_length
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS
+from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import trial_folders, trial_record
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import LoRA
 
 
@@ -35,7 +37,20 @@ def read_pilot(folder: Path) -> tuple[ExcessDescriptionLength, str]:
         if metric.test_nll is not None and metric.step <= len(first)
     ]
     found = excess_description_length(first, evaluations, record.test_nll)
-    return found, f"EDL of {record.method} in {folder}, on {data}"
+    return found, f"EDL of {record.method} in {folder}, on {data}{_regret_there(folder)}"
+
+
+def _regret_there(folder: Path) -> str:
+    """What a comparison's folder has measured of its regret, and forecast: the end of a phrase."""
+    if not (folder / VERDICT).exists():
+        return ""
+    verdict = read_record(Verdict, folder / VERDICT)
+    if verdict.lora is None or verdict.regret_learned is None:
+        return ""
+    expected = stored_forecast(folder)
+    forecast = None if expected is None else expected.of(verdict.lora.name)
+    told = "" if forecast is None or forecast.says_nothing else f", where {forecast.share:+.1%} was forecast"
+    return f"; {verdict.lora.name} had a regret of {verdict.regret_learned:+.1%} of what is learned there{told}"
 
 
 def _trial_folder(folder: Path) -> Path:

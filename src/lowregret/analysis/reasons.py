@@ -96,7 +96,7 @@ def obstacles(spec: CompareSpec, lora: Measured, full: Measured, interval: Inter
         )
         found.append(
             f"{cause}, so the noise between seeds is unknown and the interval holds only that of the held-out "
-            f"{scale.example}s: run with more seeds (--seeds {max(3, spec.seeds + 1)}) in a new folder."
+            f"{scale.example}s: run with more seeds (--seeds {max(3, spec.seeds + 1)}) in the same folder."
         )
     if not interval.covers_examples:
         found.append(

@@ -23,7 +23,7 @@ from lowregret.analysis import reasons
 from lowregret.analysis.comparison import Examples, Measured, measure, regret_interval
 from lowregret.analysis.gains import measure_gains, sentences
 from lowregret.analysis.in_steps import alternative
-from lowregret.analysis.interval import Interval
+from lowregret.analysis.interval import CONFIDENCE, Interval
 from lowregret.analysis.lag import Curve, measure_lag, with_costs
 from lowregret.analysis.selection import flattery
 from lowregret.analysis.settle import settle
@@ -46,6 +46,7 @@ def judge(
     costs: Costs = NO_COSTS,
     held_out: int | None = None,
     quantised: Mapping[str, float] = MappingProxyType({}),
+    confidence: float = CONFIDENCE,
 ) -> Verdict:
     """Build `verdict.json` from a study's records (docs/design.md, The verdict).
 
@@ -60,6 +61,7 @@ def judge(
         costs: what the steps cost beside the time that each trial recorded.
         held_out: examples that the data hold out, more than were used perhaps; None when that is not known.
         quantised: quantisation → held-out loss of the base in it before training.
+        confidence: of the intervals that rule; those that are shown are of 95 %.
 
     Raises:
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
@@ -72,8 +74,8 @@ def judge(
     learned = None if full.test_loss is None or base_loss is None else base_loss - full.test_loss
     tolerance = tolerance_of(spec, full.test_loss, learned)
     lora, interval, flattered = _judged_lora(spec, loras, full, intervals, losses)
-    rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance) for side in others}
-    ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance)
+    rulings = {side.name: rule(spec, side, full, intervals[side.name], tolerance, confidence) for side in others}
+    ruling: Ruling = "inconclusive" if lora is None else rule(spec, lora, full, interval, tolerance, confidence)
     chosen = _choose(ruling, lora, interval, full, [s for s in loras if rulings[s.name] == "low_regret"], tolerance)
     steps = StepsOf(spec, full, curves, costs)
     results = _results(measured, intervals, rulings, learned, steps, quantised)
@@ -273,14 +275,20 @@ def _in_reward(regret: float | None, tolerance: float | None, base: float | None
 
 
 def rule(
-    spec: CompareSpec, lora: Measured, full: Measured, interval: Interval | None, tolerance: float | None
+    spec: CompareSpec,
+    lora: Measured,
+    full: Measured,
+    interval: Interval | None,
+    tolerance: float | None,
+    confidence: float = CONFIDENCE,
 ) -> Ruling:
     """The verdict on one LoRA: it takes brackets on both sides, two common seeds, and a whole interval on one side."""
     if tolerance is None or interval is None or reasons.obstacles(spec, lora, full, interval):
         return "inconclusive"
-    if interval.high < tolerance:
+    bounds = interval.at(confidence)
+    if bounds.high < tolerance:
         return "low_regret"
-    return "regret" if interval.low > tolerance else "inconclusive"
+    return "regret" if bounds.low > tolerance else "inconclusive"
 
 
 def _choose(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.compare import ASKS, comparison_folder, comparison_spec
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.options import option
-from lowregret.cli.outcome import command_line, plain, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import filled_in
+from lowregret.cli.watch import watched
 from lowregret.errors import SpecError
 
 if TYPE_CHECKING:
@@ -23,29 +26,38 @@ _MOST, _USUAL = 0.5, 0.2
 def forecast(
     *,
     budget: Annotated[
-        str | None, option("Share of a trial's steps that its pilot takes, up to 50%. (default: 20%)")
+        str | None,
+        option("Share of a trial's steps that its pilot takes, up to 50%; or free, to train nothing. (default: 20%)"),
     ] = None,
     bank: o.BankFile = None,
     config: o.Config = None,
     recipe: o.Recipe = None,
     out: Annotated[Path | None, option("The study's folder. (default: that of `compare` with the same spec)")] = None,
     as_json: o.Json = False,
+    yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
+    watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
     """Trains every trial of a search a part of its way, and says what the regret will be at the end, with an interval
-    that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there.
+    that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there. With
+    `--budget free` nothing is trained, and the forecast is by what the data have to teach a parameter.
     """
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
+    if show_config:
+        print_config({"": spec}, as_json)
+        return
     folder = out or comparison_folder(spec)
     from lowregret.analysis.forecast.banks import load_bank
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import live_progress
 
     known = load_bank(bank)
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress:
+    with live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress, watched(watch, [folder], progress.say):
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
-        from lowregret.study.forecasting import forecast as run
+        with doing(LIBRARIES):
+            from lowregret.study.forecasting import forecast as run
 
         found = run(spec, folder, share=share, bank=known, command=command_line(), observer=progress)
     if as_json:
@@ -58,21 +70,25 @@ def _show(found: Forecast) -> None:
     from rich.text import Text
 
     from lowregret.analysis.forecast.words import sentences
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     console = make_console()
     for sentence in sentences(found):
         console.print(Text(sentence))
 
 
-def _share(text: str | None) -> float:
+def _share(text: str | None) -> float | None:
     if text is None:
         return _USUAL
+    if text == "free":
+        return None
     number = text.removesuffix("%")
     try:
         share = float(number) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share <= _MOST:
-        raise SpecError(f"--budget {text!r}: give a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2.")
+        raise SpecError(
+            f"--budget {text!r}: give free, or a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2."
+        )
     return share

@@ -61,6 +61,11 @@ _ALL = (
         "Answer over HTTP, by OpenAI's protocol: a base and many adapters on it, in one batch.",
         ends_in_a_result=False,
     ),
+    Verb(
+        "watch",
+        "A page in the browser on what trains: curves, rates, the regret's interval, workers; and its controls.",
+        ends_in_a_result=False,
+    ),
     Verb("report", f"Write {REPORT} again from records; nothing is trained."),
     Verb(
         "study",
@@ -79,6 +84,7 @@ _ALL = (
         "Write the trials, curves or claims of studies for other programs, or any adapter in another program's format.",
     ),
     Verb("merge", "Add adapters to their base's weights, in a folder that transformers, vLLM and the hub take."),
+    Verb("doctor", "Check the installation, and print what a bug report needs."),
     Verb("recipes", "List the recipes that come with lowregret: commented TOML files to start from."),
 )
 VERBS: Mapping[str, Verb] = MappingProxyType({verb.name: verb for verb in _ALL})

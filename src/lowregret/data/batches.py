@@ -31,24 +31,29 @@ class Batch:
     """Right-padded rows; position t predicts the token at t + 1."""
 
     input_ids: Int64[Tensor, "rows length"]
-    targets: Int64[Tensor, "rows length"]
-    """The next token."""
+    targets: Int64[Tensor, "rows length *each"]
+    """The next token; or several tokens a position, as many everywhere, each with a weight and a log-probability."""
     supervised: Bool[Tensor, "rows length"]
     """Whether the prediction of this position counts."""
-    weights: Float32[Tensor, "rows length"]
+    weights: Float32[Tensor, "rows length *each"]
     """Its share in the loss; 0 where not supervised."""
     numbers: Int64[Tensor, " rows"]
     """Each row's number in the batch of its optimizer step, however that is cut into passes."""
     lengths: Int64[Tensor, " rows"]
     """Tokens of each row, those behind its last supervised one included."""
-    columns: Mapping[str, Float32[Tensor, "rows length"]] = field(default_factory=dict)
-    """What else the loss takes, by the names of its arguments: a number a position."""
+    columns: Mapping[str, Float32[Tensor, "rows length *each"]] = field(default_factory=dict)
+    """What else the loss takes, by the names of its arguments: a number a target."""
     prompts: Int64[Tensor, " rows"] | None = None
     """Rows of equal numbers begin with the same tokens, at least up to where one of them is supervised."""
 
     @property
     def rows(self) -> int:
         return self.input_ids.shape[0]
+
+    @property
+    def each(self) -> int:
+        """Targets of a position."""
+        return self.targets.shape[2] if self.targets.ndim == 3 else 1
 
     @property
     def used(self) -> Int64[Tensor, " rows"]:

@@ -31,7 +31,7 @@ from lowregret.engine.forward.positions import RowPositions
 from lowregret.engine.forward.unembedding import Unembedding
 from lowregret.engine.full import FullPolicy
 from lowregret.engine.held_out import sums_of
-from lowregret.engine.losses import Loss, cross_entropy
+from lowregret.engine.losses import Losses, cross_entropy, loss_of
 from lowregret.engine.optim.optimizer import StepParams
 from lowregret.engine.parallel.fsdp import in_parts, reshard
 from lowregret.engine.parallel.lead import together
@@ -162,11 +162,12 @@ class Engine:
 
     @together
     def forward_backward(
-        self, batches: Mapping[str, Batch], loss: Loss = cross_entropy, *, temperature: float = 1.0
+        self, batches: Mapping[str, Batch], loss: Losses = cross_entropy, *, temperature: float = 1.0
     ) -> dict[str, PassResult]:
         """One forward and backward pass for all the policies named; gradients add up until `optim_step`.
 
-        `loss` gets each batch's `columns` as further arguments; `temperature` divides the logits, as in sampling.
+        `loss`, one for all or each policy's own by its name, gets the batch's `columns` as further arguments;
+        `temperature` divides the logits, as in sampling.
         """
         for name in batches:
             self.policies[name].before_backward()
@@ -182,7 +183,7 @@ class Engine:
             reshard(self.model)
 
     def _forward_backward(
-        self, batches: Mapping[str, Batch], loss: Loss, temperature: float, dealing: Dealing
+        self, batches: Mapping[str, Batch], loss: Losses, temperature: float, dealing: Dealing
     ) -> dict[str, PassResult]:
         layout, saving = self._lay_out(batches), offloaded(self.model, on=self.offloads)
         watching = self._balance.watching() if self._balance else nullcontext()
@@ -365,11 +366,11 @@ class Engine:
         apart = apart and self.ranks.expert.count == 1  # whose ranks take passes of the same policies
         return Dealing.of(batches, self._slots.order(batches), self.ranks.data.count, apart=apart, equal=self._alone)
 
-    def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Loss) -> dict[str, PassResult]:
+    def _forward(self, layout: PassLayout, batches: Mapping[str, Batch], loss: Losses) -> dict[str, PassResult]:
         with self._arithmetic():
             logits = self.model(**layout.inputs).logits
             spans = self._slots.position_spans(layout)
-            if loss is cross_entropy:
+            if all(loss_of(loss, name) is cross_entropy for name in layout.names):
                 logprobs, known = self._unembedding.cross_entropies(logits, layout, spans)
             else:
                 logprobs, known = self._unembedding.logprobs(logits, layout, spans), {}
@@ -377,7 +378,7 @@ class Engine:
         for name, part, columns in zip(layout.names, layout.parts, layout.columns, strict=True):
             value = known.get((part.start, part.stop))
             if value is None:
-                value = loss(logprobs[part], layout.weights[part], **columns)
+                value = loss_of(loss, name)(logprobs[part], layout.weights[part], **columns)
             found[name] = PassResult(value, logprobs[part], batches[name].supervised)
         return {name: found[name] for name in batches}
 

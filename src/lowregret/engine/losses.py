@@ -1,6 +1,6 @@
 """Losses as pure functions of a typed batch: sums over per-token weights that arrive ready.
 
-Those of policy gradients (`importance_sampling`, `ppo_clip`, `cispo`, and the terms `kl_penalty` and `entropy_bonus`)
+Those of policy gradients (`importance_sampling`, `ppo_clip`, `cispo`, `dro`, and `kl_penalty` and `entropy_bonus`)
 take three more columns of the batch, a number a position each: `advantages`, `sampler_logprobs` (log p of the token
 under the policy that drew it) and, for the penalty, `reference_logprobs` (under the base). With r = p / p_sampler:
 
@@ -8,7 +8,8 @@ under the policy that drew it) and, for the penalty, `reference_logprobs` (under
 |---|---|---|
 | importance_sampling | −Σ w · r · A | −Σ w · r · A · ∇log p |
 | ppo_clip | −Σ w · min(r · A, clip(r) · A) | the same where the clip does not bind, else 0 |
-| cispo | −Σ w · stop(min(r, 1 + high)) · A · log p | the ratio is capped, no token is left out |
+| cispo | −Σ w · stop(clip(r)) · A · log p | the ratio is clipped, no token is left out |
+| dro | −Σ w · (A · log p − β/2 · (log r)²) | −Σ w · (A − β · log r) · ∇log p |
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from torch import Tensor
 
 Loss = Callable[..., Tensor]
 """(log-probabilities [positions], weights [positions], **the batch's other columns) → a scalar to be minimised."""
+Losses = Loss | Mapping[str, Loss]
+"""One for all policies of a pass, or each one's by its name."""
+
+
+def loss_of(losses: Losses, policy: str) -> Loss:
+    """That of one policy of a pass."""
+    return losses[policy] if isinstance(losses, Mapping) else losses
 
 
 def token_logprobs(
@@ -74,11 +82,28 @@ def cispo(
     *,
     advantages: Float[Tensor, " positions"],
     sampler_logprobs: Float[Tensor, " positions"],
+    low: float = 1.0,
     high: float = 4.0,
 ) -> Float[Tensor, ""]:
-    """−Σ weight · stop(min(r, 1 + high)) · A · log p: CISPO (arXiv 2506.13585, eq. 4, without a lower bound)."""
-    ratio = (logprobs.detach() - sampler_logprobs).exp().clamp(max=1 + high)
+    """−Σ weight · stop(clip(r, 1 − low, 1 + high)) · A · log p: CISPO (arXiv 2506.13585, eq. 4).
+
+    No lower bound as it stands: a ratio is above 0.
+    """
+    ratio = (logprobs.detach() - sampler_logprobs).exp().clamp(1 - low, 1 + high)
     return -(weights * ratio * advantages * logprobs).sum()
+
+
+def dro(
+    logprobs: Float[Tensor, " positions"],
+    weights: Float[Tensor, " positions"],
+    *,
+    advantages: Float[Tensor, " positions"],
+    sampler_logprobs: Float[Tensor, " positions"],
+    beta: float = 0.05,
+) -> Float[Tensor, ""]:
+    """−Σ weight · (A · log p − β/2 · (log p − log p_sampler)²): the policy's part of DRO (arXiv 2405.19107, sec. 3),
+    token by token, with an advantage in place of reward less value."""
+    return -(weights * (advantages * logprobs - 0.5 * beta * (logprobs - sampler_logprobs).square())).sum()
 
 
 def k3(
@@ -134,6 +159,7 @@ LOSSES: Mapping[str, LossEntry] = MappingProxyType(
         "importance_sampling": LossEntry(importance_sampling, _RATIO),
         "ppo_clip": LossEntry(ppo_clip, _RATIO, clips=("low", "high")),
         "cispo": LossEntry(cispo, _RATIO, clips=("high",)),
+        "dro": LossEntry(dro, _RATIO),
         "kl_penalty": LossEntry(kl_penalty, ("reference_logprobs",)),
         "entropy_bonus": LossEntry(entropy_bonus, ("sampler_logprobs",)),
     }

@@ -14,7 +14,7 @@ class PassResult:
     loss: Tensor
     """A scalar on the engine's device: reading it waits for the pass."""
     logprobs: Tensor
-    """log p(target) of each supervised position, row by row, nats: [supervised positions]."""
+    """log p(target) of each supervised position, row by row, nats: [supervised positions · targets of each]."""
     supervised: Tensor
     """Which positions those are: bool [rows, length], on the CPU like the batch."""
 

@@ -213,6 +213,22 @@ def restore_part(policy: Policy, path: Path, prefix: str = "") -> None:
         restore_state(policy, _Lazy(names, lambda name: file.get_tensor(names[name])), path)
 
 
+def restore_weights(policy: Policy, path: Path) -> None:
+    """Copy the weights of a saved state into a policy, whose optimizer stays as it is; RecordsError when the file is
+    damaged, or of another shape."""
+    read_sealed(path)
+    with _opened(path) as file:
+        names = [key.removeprefix("weights/") for key in file.keys() if key.startswith("weights/")]  # noqa: SIM118
+        saved = _Lazy(names, lambda name: policy.parts.own(name, file.get_tensor(f"weights/{name}")))
+        fits = saved.keys() == policy.weights.keys() and all(
+            saved[name].shape == weight.shape for name, weight in policy.weights.items()
+        )
+        if not fits:
+            raise damaged(path, "it holds other weights than this policy has")
+        for name, weight in policy.weights.items():
+            fill(weight, saved[name])
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

@@ -12,10 +12,10 @@ from typing import Any
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
-from lowregret.runs.atomic import as_record, read_json, read_record
+from lowregret.runs.atomic import as_record, read_json
 from lowregret.runs.extension import EXTENDED
-from lowregret.runs.files import FORECAST, METRICS, SPEC, VERDICT
-from lowregret.runs.forecast import Forecast
+from lowregret.runs.files import METRICS, SPEC, VERDICT
+from lowregret.runs.forecast import Forecast, stored_forecast
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
@@ -144,7 +144,7 @@ def load_study(folder: Path) -> StudyRecords:
         trials=tuple(trials),
         metrics=_Metrics(folder, [trial.id for trial in trials]),
         verdict=stored_verdict(folder, head, spec),
-        forecast=read_record(Forecast, folder / FORECAST) if (folder / FORECAST).exists() else None,
+        forecast=stored_forecast(folder),
     )
 
 

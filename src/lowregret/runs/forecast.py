@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import ConfigDict
 
+from lowregret.notebook_card import card, number
+from lowregret.runs.atomic import read_record
+from lowregret.runs.files import FORECAST
 from lowregret.spec import Spec
 
 WIDE = 1.0
@@ -20,14 +25,14 @@ class ForecastedRegret(Spec):
     """Of what FullFT learns, as expected."""
     share_interval: tuple[float, float]
     """That is to contain the measured share at `level`."""
-    regret_nats: float
-    """`share` of what FullFT is expected to learn."""
-    nats_interval: tuple[float, float]
+    regret_nats: float | None = None
+    """`share` of what FullFT is expected to learn; None without pilots, which say how much that is."""
+    nats_interval: tuple[float, float] | None = None
     chance_low: float
     """That the regret is below the tolerance."""
-    at_pilot: float
+    at_pilot: float | None = None
     """The regret in the pilots, as a share of what FullFT had learned by then."""
-    lag: float
+    lag: float | None = None
     """Steps of LoRA over those of FullFT for the same loss, in the pilots."""
     bits_per_parameter: float
     far: bool
@@ -50,10 +55,10 @@ class Forecast(Spec):
     level: float = 0.9
     tolerance: float
     """Share of what FullFT learns below which a regret is low."""
-    learned: float
-    """Nats per supervised token that FullFT is expected to learn."""
+    learned: float | None = None
+    """Nats per supervised token that FullFT is expected to learn; None without pilots."""
     step: int
-    """Steps of the pilots."""
+    """Steps of the pilots; 0 without."""
     steps: int
     """Of a whole trial."""
     cost: float
@@ -62,6 +67,30 @@ class Forecast(Spec):
     """Which bank, and how many cases of how many comparisons it has."""
     notes: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """For a notebook: what is expected of each LoRA."""
+        return card(
+            f"Forecast from {self.step} of {self.steps} steps",
+            (f"shares of the {number(self.learned)} nats per token that full fine-tuning is expected to learn",),
+            ("method", "regret", f"in {self.level:.0%} of cases", f"chance to be below {self.tolerance:.1%}"),
+            map(_row, self.forecasts),
+            (f"By {self.bank}.", *self.notes),
+        )
+
     def of(self, method: str) -> ForecastedRegret | None:
         """Of a LoRA by its name."""
         return next((found for found in self.forecasts if found.method == method), None)
+
+
+def _row(found: ForecastedRegret) -> tuple[str, ...]:
+    """Of a notebook's table: what is no forecast is not shown as one."""
+    if found.says_nothing:
+        return found.method, "nothing is forecast", "", ""
+    low, high = found.share_interval
+    return found.method, f"{found.share:+.1%}", f"{low:+.1%} to {high:+.1%}", f"{found.chance_low:.0%}"
+
+
+def stored_forecast(folder: Path) -> Forecast | None:
+    """Of a comparison's folder; None where nobody asked for one. RecordsError when it is damaged."""
+    path = folder / FORECAST
+    return read_record(Forecast, path) if path.exists() else None

@@ -15,7 +15,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lowregret.serve.problems import Problem, failed, late
+from lowregret.addresses import host_name
+from lowregret.serve.problems import TINKER, Problem, failed, late
 
 OPEN = ("/health",)
 """Paths that need no key."""
@@ -45,13 +46,14 @@ class Guard:
         *,
         key: str | None,
         hosts: Collection[str],
-        max_body: int,
+        max_body: Callable[[str], int],
         body_seconds: float,
         answer_seconds: float,
         log: Log,
         ended: Callable[[Told, int], None],
     ) -> None:
-        """`hosts`: names by which the server may be asked; any when there is none. `ended` is told each one's end."""
+        """`hosts`: names by which the server may be asked; any when there is none. `max_body`: bytes by path. `ended`
+        is told each one's end."""
         self._app, self._log, self._ended = app, log, ended
         self._key = None if key is None else _digest(key)
         self._hosts = frozenset(hosts)
@@ -76,7 +78,7 @@ class Guard:
         try:
             async with asyncio.timeout(self._seconds + self._body_seconds):
                 self._check(Headers(scope=scope), scope["path"])
-                await self._app(scope, _Bounded(receive, self._max_body, self._body_seconds), sent)
+                await self._app(scope, _Bounded(receive, self._max_body(scope["path"]), self._body_seconds), sent)
         except Problem as found:
             problem = found
         except TimeoutError:
@@ -110,10 +112,12 @@ class Guard:
 
     def _check(self, headers: Headers, path: str) -> None:
         """Problem for a request without the key, by a name that is not the server's, or too large."""
-        if self._hosts and _name(headers.get("host", "")) not in self._hosts:
+        if self._hosts and host_name(headers.get("host", "")) not in self._hosts:
             raise Problem(421, "Ask this server by the address at which it listens, or start it with an API key.")
         if self._key is not None and path not in OPEN:
             kind, _, given = headers.get("authorization", "").partition(" ")
+            if path.startswith(TINKER) and "x-api-key" in headers:
+                kind, given = "bearer", headers["x-api-key"]
             known = hmac.compare_digest(_digest(given.strip()), self._key)
             if not known or kind.lower() != "bearer":
                 raise Problem(
@@ -123,13 +127,13 @@ class Guard:
                     headers={"WWW-Authenticate": "Bearer"},
                 )
         said = headers.get("content-length", "0")
-        if said.isdecimal() and len(said) < 20 and int(said) > self._max_body:
-            raise _large(self._max_body)
+        if said.isdecimal() and len(said) < 20 and int(said) > self._max_body(path):
+            raise _large(self._max_body(path))
 
 
 async def _whole(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a problem, and close the connection: its body may not have been read."""
-    response = problem.response()
+    response = problem.response(scope["path"])
     response.headers["connection"] = "close"
     await response(scope, receive, send)
 
@@ -158,15 +162,10 @@ class _Bounded:
 
 
 def _large(most: int) -> Problem:
-    return Problem(413, f"The request has more than {most:,} bytes, which is --max-body.", code="request_too_large")
+    said = f"The request has more than {most:,} bytes, which is --max-body, or --max-training-body for Tinker's."
+    return Problem(413, said, code="request_too_large")
 
 
 def _digest(text: str) -> bytes:
     """Of equal length for every text, so that comparing tells nothing of it."""
     return hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
-
-
-def _name(host: str) -> str:
-    """A Host header without its port."""
-    name, _, port = host.rpartition(":")
-    return (name if name and port.isdecimal() else host).strip("[]").lower()

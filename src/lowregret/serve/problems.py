@@ -1,4 +1,5 @@
-"""What is wrong with a request, in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
+"""What is wrong with a request, in OpenAI's form: {"error": {"message", "type", "param", "code"}}; in Tinker's,
+{"detail"}."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from lowregret.foreign_text import shown
 from lowregret.strict_json import to_json
 
 _LONGEST = 500
+TINKER = "/api/v1/"
+"""What the paths of Tinker's protocol begin with."""
 
 
 class Problem(Exception):
@@ -33,9 +36,10 @@ class Problem(Exception):
         said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
         self.body: dict[str, Any] = {"error": {"message": said, "type": kind, "param": param, "code": code}}
 
-    def response(self) -> Response:
-        """As HTTP has it."""
-        return json_response(self.body, self.status, self.headers)
+    def response(self, path: str = "") -> Response:
+        """As HTTP has it, in the form of the protocol that answers at this path."""
+        body = {"detail": self.body["error"]["message"]} if path.startswith(TINKER) else self.body
+        return json_response(body, self.status, self.headers)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

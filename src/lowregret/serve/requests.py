@@ -29,7 +29,7 @@ FIELDS = 100
 """Of an object of known fields, at most: pydantic writes out what is wrong with each before the first is told."""
 
 
-def _few(value: Any, most: int = FIELDS) -> Any:
+def few(value: Any, most: int = FIELDS) -> Any:
     """A value that is no object of more fields than that; asked before any of them is looked at."""
     if isinstance(value, dict) and len(value) > most:
         raise ValueError(f"more than {most} fields")
@@ -48,7 +48,7 @@ class Asked(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_fields(cls, value: Any) -> Any:
-        return _few(value)
+        return few(value)
 
 
 class StreamOptions(Asked):
@@ -102,7 +102,7 @@ class Drawing(Asked):
     frequency_penalty: float | None = Field(default=0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=1.0, ge=0.01, le=10)
     logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(partial(_few, most=BIASES))]
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(partial(few, most=BIASES))]
         | None
     ) = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -111,7 +111,7 @@ class Drawing(Asked):
     ignore_eos: bool = False
     user: str | None = None
     """Who asks, for records that are not kept here."""
-    metadata: Annotated[dict[str, str], BeforeValidator(_few)] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(few)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, final
 
@@ -21,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from lowregret.addresses import BACKLOG, address_of, listen, require_key
 from lowregret.data.chat.template import choose_template
 from lowregret.engine.device import choose_device, choose_dtype
 from lowregret.engine.engine import Engine
@@ -29,19 +28,20 @@ from lowregret.errors import SpecError
 from lowregret.foreign_text import last_part, redacted
 from lowregret.models.load import load_base, resolve
 from lowregret.models.stops import stops
+from lowregret.runs.lock import lock_run
 from lowregret.serve.adapters import Adapters
 from lowregret.serve.guard import Guard, Told
 from lowregret.serve.metrics import Metrics
 from lowregret.serve.openai import OpenAI
-from lowregret.serve.problems import Problem, failed, json_response
+from lowregret.serve.problems import TINKER, Problem, failed, json_response
 from lowregret.serve.prompts import Prompts
 from lowregret.serve.protocol import timed
+from lowregret.serve.tinker.tinker import Tinker
 from lowregret.serve.worker import Worker
 from lowregret.spec.serve import ServeSpec
 from lowregret.strict_json import to_json
 
 KEEP_ALIVE_SECONDS = 5
-_BACKLOG = 2048
 
 Say = Callable[[str], None]
 
@@ -57,40 +57,39 @@ class Server:
         *,
         adapters: Mapping[str, Path],
         root: Path | None = None,
+        tinker: Path | None = None,
+        name: str | None = None,
         key: str | None = None,
         log: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Load the base and listen, but answer nobody yet: `run` does.
 
+        `tinker`: where what Tinker's clients train is kept; None answers none. `name`: what the base is called.
         SpecError for an address that others reach without a `key`, or one that is taken.
         """
-        self._spec, self._key, self._given = spec, key, dict(adapters)
+        self._spec, self._key, self._given, self._folder = spec, key, dict(adapters), tinker
         self._log = _line if log is None else log
-        if key is None and not _loopback(spec.host):
-            raise SpecError(
-                f"--host {spec.host}: others reach this address, and there is no key. Give --api-key, or set "
-                "LOWREGRET_API_KEY."
-            )
+        require_key(spec.host, key)
         if root is not None and not root.is_dir():
             raise SpecError(f"--adapter-root {root}: is no folder.")
-        self.socket = _listen(spec.host, spec.port)
+        self.socket = listen(spec.host, spec.port)
         base = load_base(resolve(model), choose_dtype(spec.precision, choose_device(spec.device)))
         choose_template(base.tokenizer, spec.chat_template)
         engine = Engine(base, device=spec.device, precision=spec.precision)
         self.remarks = [*stops(base).lines(), *engine.sampling_path.lines()]
         """What to know of the base."""
-        self.name = last_part(model) if Path(model).exists() else model
+        self.name = name or (last_part(model) if Path(model).exists() else model)
         """By which requests name the base."""
         self.worker = Worker(LiveSampler(engine, spec.prefix_memory), spec.max_rows, self._failed)
         self.adapters = Adapters(self.worker, self.name, root, spec.max_adapters)
         self._prompts = Prompts(engine)
         self.metrics = Metrics(self.worker, lambda: len(self.adapters.models) - 1)
+        self._tinker: Tinker | None = None
 
     @property
     def url(self) -> str:
         """Where OpenAI's clients find it."""
-        host, port = self.socket.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        return f"{address_of(self.socket)}/v1"
 
     def _failed(self, what: str, trace: str) -> None:
         self._log({"event": "failed", "error": what, "trace": trace})
@@ -102,6 +101,7 @@ class Server:
             Route("/health", self._health, methods=["GET"]),
             Route("/metrics", self._metrics, methods=["GET"]),
             *openai.routes(),
+            *([] if self._tinker is None else self._tinker.routes()),
         ]
         app = Starlette(routes=routes, lifespan=self._life, exception_handlers=_HANDLERS)
         app.router.redirect_slashes = False
@@ -110,12 +110,16 @@ class Server:
             app,
             key=self._key,
             hosts=local if self._key is None else (),
-            max_body=self._spec.max_body,
+            max_body=self._most,
             body_seconds=self._spec.body_seconds,
             answer_seconds=self._spec.answer_seconds,
             log=self._log,
             ended=self._ended,
         )
+
+    def _most(self, path: str) -> int:
+        """Bytes of a request at this path."""
+        return self._spec.max_training_body if path.startswith(TINKER) else self._spec.max_body
 
     def _ended(self, told: Told, status: int) -> None:
         self.metrics.requests.labels(told.route, str(status)).inc()
@@ -126,9 +130,13 @@ class Server:
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
         """Around all requests."""
+        if self._tinker is not None:
+            await self._tinker.begin()
         try:
             yield
         finally:
+            if self._tinker is not None:
+                await self._tinker.end()
             await asyncio.to_thread(self.worker.stop)
 
     async def _health(self, request: Request) -> Response:
@@ -143,8 +151,19 @@ class Server:
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Answer requests until SIGINT or SIGTERM; `ready` is called before the first one is.
 
-        The adapters that were given are loaded first: whatever is wrong with one ends the server.
+        The adapters that were given are loaded first: whatever is wrong with one ends the server. FolderLockedError
+        where another server has the folder of Tinker's clients.
         """
+        with nullcontext() if self._folder is None else lock_run(self._folder):
+            if self._folder is not None:
+                self._tinker = Tinker(self.worker, self._prompts, self.name, self._folder, self._spec)
+            try:
+                self._serve(ready)
+            finally:
+                if self._tinker is not None:
+                    self._tinker.ledger.close()
+
+    def _serve(self, ready: Callable[[], None]) -> None:
         self.worker.start()
         try:
             for name, folder in self._given.items():
@@ -163,7 +182,7 @@ class Server:
             proxy_headers=False,
             server_header=False,
             limit_concurrency=self._spec.max_connections,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=self._spec.stop_seconds,
         )
@@ -181,17 +200,19 @@ async def _no_route(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, in the form of every other problem."""
     assert isinstance(error, HTTPException)
     said = {404: "There is no such path here.", 405: "This path takes another method."}
-    return Problem(error.status_code, said.get(error.status_code, "This request is not answered.")).response()
+    return Problem(error.status_code, said.get(error.status_code, "This request is not answered.")).response(
+        request.url.path
+    )
 
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     """Starlette raises the error again, and the guard logs it."""
-    return failed().response()
+    return failed().response(request.url.path)
 
 
 _HANDLERS: Mapping[Any, Any] = {HTTPException: _no_route, Problem: _problem, Exception: _failed}
@@ -202,22 +223,6 @@ def _line(about: dict[str, Any]) -> None:
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
     with suppress(OSError):
         print(redacted(to_json({"time": at, **about})), file=sys.stderr, flush=True)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except (OSError, UnicodeError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise SpecError(f"--host {host} --port {port}: cannot be listened at ({said}). Give others.") from None
 
 
 def _allow_files(connections: int) -> None:

@@ -1,4 +1,5 @@
-"""The one thread that uses the engine: it draws for all requests together, and changes policies between steps."""
+"""The one thread that uses the engine: it draws for all requests together, and changes policies between steps. What
+else is to be done on the engine is attached, and has its turn after each step."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeVar, final
 
 from lowregret.engine.device import out_of_memory
@@ -70,16 +72,28 @@ class Worker:
         """`log` is told of what fails: what it was, and the traceback."""
         self.sampler = sampler
         self._most = most_rows if sampler.most_rows is None else min(most_rows, sampler.most_rows)
-        self._log = log
+        self.log = log
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[tuple[Job, int]] = deque()
         """(job, choice), in order."""
         self._rows: dict[Row, Job] = {}
         self._leaving: list[tuple[str, Callable[[], None]]] = []
         """Policies that go, and what takes each off."""
+        self._turn: Callable[[], bool] = lambda: False
+        self._end: Callable[[], None] = lambda: None
+        self._more = False
+        """Whether what is attached has more to do."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.running = self.waiting = self.drawn = self.read = 0
         """Rows in the batch, rows that wait, tokens drawn and tokens of prompts so far."""
+
+    def attach(self, turn: Callable[[], bool], end: Callable[[], None]) -> None:
+        """Before the start: other work. `turn` does a piece of it and says whether there is more, `end` is the last."""
+        self._turn, self._end = turn, end
+
+    def wake(self) -> None:
+        """What is attached has something to do."""
+        self._inbox.put(lambda: None)
 
     def start(self) -> None:
         """Begin."""
@@ -119,7 +133,7 @@ class Worker:
         self._inbox.put(lambda: self._leaving.append((policy, change)))
 
     def _run(self) -> None:
-        while self._receive(wait=not (self._rows or self._waiting)):
+        while self._receive(wait=not (self._rows or self._waiting or self._more)):
             try:
                 self._seat()
                 told = self.sampler.step() if self.sampler.busy else []
@@ -128,17 +142,23 @@ class Worker:
             else:
                 self._tell(told)
             self._retire()
+            self._more = self._guarded(self._turn) or False
         self.sampler.close()
+        self._guarded(self._end)
+
+    def _guarded(self, run: Callable[[], T]) -> T | None:
+        try:
+            return run()
+        except Exception as error:  # whatever it is, the next request is answered
+            self.log(f"{type(error).__name__}: {error}", traceback.format_exc())
+            return None
 
     def _retire(self) -> None:
         """Take off the policies that are to go and have no row any more."""
         held = {job.policy for job in (*self._rows.values(), *(job for job, _ in self._waiting))}
         for policy, change in [each for each in self._leaving if each[0] not in held]:
             self._leaving.remove((policy, change))
-            try:
-                self.sampler.change(change)
-            except Exception as error:
-                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+            self._guarded(partial(self.sampler.change, change))
 
     def _receive(self, *, wait: bool) -> bool:
         """Take what has come; False at the end."""
@@ -173,7 +193,7 @@ class Worker:
                 form = None if job.constrain is None else job.constrain()
                 row = self.sampler.add(job.policy, prompt, job.params, choice % job.choices, form)
             except Exception as error:  # it is this job's alone
-                self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+                self.log(f"{type(error).__name__}: {error}", traceback.format_exc())
                 self._send({job.loop: [(job, News(choice, (), (), "failed"))]})
                 continue
             self._rows[row], job.rows[row] = job, (choice, 0)
@@ -197,7 +217,7 @@ class Worker:
 
     def _fail(self, error: Exception) -> None:
         """Tell all jobs in the batch, and begin anew without them."""
-        self._log(f"{type(error).__name__}: {error}", traceback.format_exc())
+        self.log(f"{type(error).__name__}: {error}", traceback.format_exc())
         end: End = "memory" if out_of_memory(error) else "failed"
         news: dict[asyncio.AbstractEventLoop, list[tuple[Job, News]]] = {}
         for row, job in self._rows.items():

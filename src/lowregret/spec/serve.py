@@ -14,6 +14,9 @@ from lowregret.spec.marks import MACHINE, Flag, Unit
 class ServeSpec(Spec):
     """A server of one base and the adapters on it."""
 
+    engine: Literal["own", "vllm"] = "own"
+    """What answers: this program, or `vllm serve`, which is started in its place with the same base, adapters and key.
+    """
     host: str = "127.0.0.1"
     """The address to listen at; one that others reach, such as 0.0.0.0, needs an API key."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -40,6 +43,14 @@ class ServeSpec(Spec):
     """Memory for what conversations have in common, so that it is not read again; 0 keeps nothing."""
     max_adapters: int = Field(default=256, ge=1, le=limits.ROWS)
     """Adapters that are loaded at once, at most."""
+    max_models: int = Field(default=16, ge=1, le=limits.ROWS)
+    """Models that Tinker's clients train at once, at most; others wait on the disk until they are asked for."""
+    pass_tokens: int = Field(default=2048, ge=1, le=limits.TOKENS)
+    """Tokens of a pass in which Tinker's clients train, at most; what they send is cut into as many as it needs."""
+    max_training_body: Annotated[int, Unit("bytes")] = Field(
+        default=64 * limits.MEGABYTE, ge=1024, le=1024 * limits.MEGABYTE
+    )
+    """Size of a request of Tinker's clients, at most."""
     chat_template: str | None = None
     """Which of the tokenizer's chat templates, where it has several; the one that is called `default` when not given.
     """

@@ -58,6 +58,12 @@ class CompareSpec(ShownSpec):
     `off`; with rewards, so much reward below it, and off when not given. Rewards rise along an S, so that a slow rate
     which is far behind in the middle of a run may end level, and a few hundred graded samples are a noisy measure."""
 
+    until_decided: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Stop when the verdict is settled: pilots of a fifth of a trial first, then only the trials that can change the
+    decision between LoRA and full fine-tuning, and seeds, up to `seeds`, one at a time. The verdict's error over all
+    these looks is that of one. Nothing is pruned meanwhile, and what was left out is not measured; without it the same
+    command goes on and measures all."""
+
     @model_validator(mode="before")
     @classmethod
     def _of_rewards(cls, values: Any) -> Any:
@@ -76,6 +82,14 @@ class CompareSpec(ShownSpec):
             )
         if self.learning_rates != "auto" and len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError("learning_rates: a rate is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _decidable(self) -> CompareSpec:
+        if self.until_decided and self.objective.kind == "rl":
+            raise ValueError("until_decided: rewards rise along an S, and pilots say nothing of them: leave it out")
+        if self.until_decided and self.seeds < 2:
+            raise ValueError("until_decided: no verdict is settled by one seed: give seeds 2 or more")
         return self
 
     @property

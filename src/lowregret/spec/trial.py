@@ -33,6 +33,7 @@ class TrainingSpec(Spec):
         "devices",
         "parallel",
         "replies",
+        "until_decided",
     )
     """Fields that a run in progress may change: results depend on them by rounding at most."""
 

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
-from lowregret.analysis.forecast.make import make_forecast, require_reference
-from lowregret.errors import SpecError
+from lowregret.analysis.forecast.make import make_forecast, make_free_forecast, require_reference
+from lowregret.analysis.forecast.pilots import Room, attention_alone, bits_to_teach
+from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST
 from lowregret.runs.forecast import Forecast
 from lowregret.runs.lock import lock_run
+from lowregret.runs.study import base_facts, start_loss
 from lowregret.spec import RL, CompareSpec
 from lowregret.study.observer import Observer, Silent
-from lowregret.study.opened import opened
+from lowregret.study.opened import OpenedComparison, opened
 from lowregret.train.schedule import eval_steps
 
 
@@ -26,31 +28,52 @@ def forecast(
     spec: CompareSpec,
     out: str | Path,
     *,
-    share: float,
+    share: float | None,
     bank: Bank,
     command: str = "lowregret.forecast(...)",
     observer: Observer | None = None,
 ) -> Forecast:
-    """What a comparison's regret will be, by pilots of at most `share` of each trial's steps.
+    """What a comparison's regret will be, by pilots of at most `share` of each trial's steps, or by none.
 
-    Started again it goes on; with another share its trials go on from where they are. Raises SpecError with rewards,
-    and when no evaluation is that early; else as `runner.compare`.
+    Started again it goes on; with another share its trials go on from where they are. Without pilots nothing is
+    trained: the base's held-out loss is measured, and kept. Raises SpecError with rewards, and when no evaluation is
+    that early; else as `runner.compare`.
     """
     if isinstance(spec.objective, RL):
         raise SpecError(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
-    if spec.steps is not None:  # before the folder is bound to a spec of which nothing can be forecast
+    # Before the folder is bound to a spec of which nothing can be forecast.
+    if share is not None and spec.steps is not None:
         pilot_step(spec, spec.steps, share)
     require_reference(spec)
     with (
         lock_run(Path(out)) as folder,
-        opened(spec, folder, command, observer or Silent()) as comparison,
+        opened(
+            spec, folder, command, observer or Silent(), until=lambda steps: pilot_step(spec, steps, share)
+        ) as comparison,
     ):
-        comparison.train(until=pilot_step(comparison.spec, comparison.inputs.steps, share))
-        found = make_forecast(comparison.spec, entry_so_far(folder), bank, share)
+        if share is None:
+            found = _free(comparison, bank)
+        else:
+            comparison.train(until=pilot_step(comparison.spec, comparison.inputs.steps, share))
+            found = make_forecast(comparison.spec, entry_so_far(folder), bank, share)
         write_json(folder / FORECAST, found)
         return found
+
+
+def _free(comparison: OpenedComparison, bank: Bank) -> Forecast:
+    """Of a comparison of which nothing has been trained."""
+    folder, inputs = comparison.folder, comparison.inputs
+    facts, base = base_facts(folder), start_loss(folder)
+    if base is None or facts.get("supervised_tokens") is None:
+        raise RecordsError(f"{folder}: has no facts of the base and the data. Run it in another --out.")
+    bits = bits_to_teach(base, facts["supervised_tokens"], facts.get("fact_bits") or None)
+    rooms = {
+        name: Room(parameters=parameters, attention_alone=attention_alone(name), bits=bits)
+        for name, parameters in inputs.adapter_parameters(comparison.spec.methods).items()
+    }
+    return make_free_forecast(comparison.spec, rooms, inputs.steps, inputs.identity, bank)
 
 
 def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:

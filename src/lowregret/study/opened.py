@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from lowregret.analysis.comparison import Examples
+from lowregret.analysis.forecast.words import beside
+from lowregret.analysis.interval import CONFIDENCE
 from lowregret.analysis.regret import judge
 from lowregret.data.prepare import PreparedData
 from lowregret.environment import environment
@@ -15,6 +18,7 @@ from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.extension import as_begun, extend_spec, known_choices
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
@@ -30,6 +34,7 @@ from lowregret.runs.study import (
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrialSpec
 from lowregret.study.observer import Observer
+from lowregret.study.price import comparison_price
 from lowregret.study.rejudge import Rejudging
 from lowregret.study.resources import TrialResources, measure_base, note_costs
 from lowregret.study.scheduler import Scheduler
@@ -38,6 +43,7 @@ from lowregret.study.winners import keep_winners
 from lowregret.train.inputs import RunInputs, confined, grading, open_inputs
 from lowregret.train.interrupt import stop_requests
 from lowregret.train.new_tokens import new_token_lines
+from lowregret.train.pause import forget_pause
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,25 @@ class OpenedComparison:
     session: Mapping[str, str | int]
     should_stop: Callable[[], bool]
 
-    def train(self, *, only: Sequence[TrialSpec] | None = None, until: int | None = None) -> None:
-        """Train what the search asks for, `only` these trials, or the search's `until` a step (`Scheduler`)."""
+    def train(
+        self,
+        *,
+        only: Sequence[TrialSpec] | None = None,
+        until: int | None = None,
+        given_up: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Train what the search asks for, or `only` these trials, none of which is stopped early; `until` a step if
+        one is given, and none that is `given_up` (`Scheduler`)."""
+        spec = self.spec if only is None else self.spec.model_copy(update={"prune": None})
         scheduler = Scheduler(
-            self.folder, self.spec, self.priors, self.watching, self.inputs.identity, only=only, until=until
+            self.folder,
+            spec,
+            self.priors,
+            self.watching,
+            self.inputs.identity,
+            only=only,
+            until=until,
+            given_up=given_up,
         )
         if isinstance(self.inputs.data, PreparedData) and scheduler.wanted():
             engine, rows = self.resources.engine(), self.inputs.data.train
@@ -67,32 +88,58 @@ class OpenedComparison:
         scheduler.run(self.resources, self.session, self.should_stop)
 
     def judge(self) -> Verdict:
-        """The verdict of the trials that there are, on as many held-out examples as are asked for by now; kept in the
-        folder, with the winners' weights."""
+        """The verdict of the trials that there are; kept in the folder, with the winners' weights."""
+        self.rejudge()
+        verdict = self.verdict_of(self.spec, read_trials(self.folder), describe(self.spec))
+        self.keep(verdict)
+        return verdict
+
+    def rejudge(self) -> None:
+        """Judge the trials at the best rates by as many held-out examples as are asked for by now."""
         Rejudging(self.folder, self.spec, self.resources, self.watching).run(self.session, self.should_stop)
-        records = read_trials(self.folder)
-        verdict = judge(
-            self.spec,
+
+    def verdict_of(
+        self, spec: CompareSpec, records: Sequence[TrialRecord], rules: Sequence[str], confidence: float = CONFIDENCE
+    ) -> Verdict:
+        """Of these trials, which are the folder's or are taken for ended earlier than they were."""
+        found = judge(
+            spec,
             records,
             _losses(self.folder, records),
             start_loss(self.folder),
             environment_of(self.folder),
-            describe(self.spec),
+            rules,
             curves=read_curves(self.folder, records),
             costs=read_costs(self.folder),
             held_out=self.inputs.resolved.get("held_out"),
             quantised=quantised_starts(self.folder),
+            confidence=confidence,
         )
-        keep_winners(self.folder, verdict, records)
+        expected = stored_forecast(self.folder)
+        said = () if expected is None else beside(expected, found)
+        return found.model_copy(update={"reasons": (*found.reasons, *said)})
+
+    def keep(self, verdict: Verdict) -> None:
+        """In the folder, with the winners' weights."""
+        keep_winners(self.folder, verdict, read_trials(self.folder))
         write_json(self.folder / VERDICT, verdict)
-        return verdict
 
 
 @contextmanager
-def opened(spec: CompareSpec, folder: Path, command: str, watching: Observer) -> Iterator[OpenedComparison]:
-    """A comparison in a locked folder, new or begun before, its base measured; no engine is left when it ends."""
+def opened(
+    spec: CompareSpec,
+    folder: Path,
+    command: str,
+    watching: Observer,
+    until: Callable[[int], int] | None = None,
+) -> Iterator[OpenedComparison]:
+    """A comparison in a locked folder, new or begun before, its base measured; no engine is left when it ends.
+
+    What its trials take is told first. `until` says of the steps of a trial how many are to be trained: all when None.
+    """
     say = watching.say
     with stop_requests(say) as should_stop, grading(spec, say) as grader:
+        forget_pause(folder, say)
         session = environment() | confined(grader)
         spec = as_begun(folder, spec, say)
         inputs = open_inputs(spec, say, known_choices(folder))
@@ -101,6 +148,7 @@ def opened(spec: CompareSpec, folder: Path, command: str, watching: Observer) ->
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         resolved = {**inputs.resolved, "priors": priors}
         inputs.require_manifest(folder, say)
+        watching.priced(comparison_price(spec, inputs, folder, None if until is None else until(inputs.steps)))
         priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
         note_manifest(folder, inputs.manifest)
         make_folder(folder / TRIALS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lowregret.engine.footprint import device_memory
 from lowregret.lora.bank import AdapterLayout
 from lowregret.models.targets import find_targets
-from lowregret.spec import LoRA, TrialSpec
+from lowregret.spec import LoRA, Method, TrialSpec
 from lowregret.train.loop import Pack
 from lowregret.train.members import Workload
 
@@ -30,6 +30,12 @@ def has_room(pack: Pack, trial: TrialSpec) -> bool:
     if need > POLICY_SHARE * device_memory(workload.engine.device):
         return False
     return workload.has_room(members, list(pack.members))
+
+
+def require_fit(workload: Workload, method: Method) -> None:
+    """TargetError or SpecError where this base cannot have such a LoRA."""
+    if isinstance(method, LoRA):
+        _parameters(workload, method)
 
 
 def _parameters(workload: Workload, method: LoRA) -> int:

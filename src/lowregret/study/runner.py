@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.words import expected_lines
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
+from lowregret.study.decide.run import decide, require_rungs
 from lowregret.study.observer import Observer, Silent
 from lowregret.study.opened import opened
 from lowregret.train.replies import Replying
@@ -22,18 +26,27 @@ def compare(
     *,
     command: str = "lowregret.compare(...)",
     observer: Observer | None = None,
+    bank: Bank | None = None,
 ) -> Verdict:
     """Answer "LoRA or full fine-tuning?" for a base and data, and leave the evidence in `out`.
 
     Started again with the same spec it goes on, and repeats at most the steps since the last checkpoint. With more
-    seeds, methods, listed rates or held-out examples it trains what is missing (`runs.extension`). Raises
-    LowregretError, or Interrupted after a clean stop.
+    seeds, methods, listed rates or held-out examples it trains what is missing (`runs.extension`). With `until_decided`
+    and a bank its pilots are forecast by it. Raises LowregretError, or Interrupted after a clean stop.
     """
     watching = observer or Silent()
+    if spec.until_decided and spec.steps is not None:  # before the folder is bound to a spec that cannot be decided so
+        require_rungs(spec, spec.steps)
     with lock_run(Path(out)) as folder:
         with opened(spec, folder, command, watching) as comparison:
-            comparison.train()
-            verdict = comparison.judge()
+            expected = stored_forecast(folder)
+            for line in () if expected is None else expected_lines(expected):
+                watching.say(line)
+            if spec.until_decided:
+                verdict = decide(comparison, bank)
+            else:
+                comparison.train()
+                verdict = comparison.judge()
             inputs = comparison.inputs
         Replying(folder, inputs, watching.say).write()
         return verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.spec.method import Quantisation
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
-from lowregret.study.packing import has_room
+from lowregret.study.orders import Orders
+from lowregret.study.packing import has_room, require_fit
 from lowregret.study.resources import TrialResources
 from lowregret.study.search import next_to, next_trials, total_estimate
 from lowregret.study.winners import drop_superseded, keep_if_best
@@ -29,6 +30,7 @@ from lowregret.train.checkpoint import Checkpoint, delete_checkpoint, has_paused
 from lowregret.train.interrupt import Interrupted
 from lowregret.train.loop import Pack, Round, rounds
 from lowregret.train.members import Workload
+from lowregret.train.pause import hold
 from lowregret.train.trial import Deliver, begin, settle
 
 
@@ -60,8 +62,8 @@ class Scheduler:
 
         `deliver` is what becomes of a finished trial; when None, the weights of the best of each method are kept.
 
-        `only` these trials are trained, whatever the search would ask for. What is `given_up`, by id with the reason,
-        is recorded as failed.
+        `only` these trials are trained, whatever the search would ask for, `until` a step if one is given. What is
+        `given_up`, by id with the reason, is recorded as failed.
 
         `until` this step, after which all are evaluated, the search's trials are trained, and searched by: pilots,
         which stay `running`, each with a checkpoint of its own from which a later scheduler goes on.
@@ -70,19 +72,41 @@ class Scheduler:
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
-        self.records = resumable_records(folder, self._checkpoint, watching.say, given_up)
+        self._orders = Orders(folder, spec, watching.say)
+        self._steps: dict[str, int] = {}
+        """Trial in training → the steps that it has taken."""
+        stopped = self._orders.stopped
+        self.records = resumable_records(folder, self._checkpoint, watching.say, given_up, stopped)
         """As the folder has them."""
+        for line in going_on(self.records) if only is None else ():
+            watching.say(line)
         drop_superseded(folder, self.records)
 
     def wanted(self) -> list[TrialSpec]:
-        """The trials that the search asks for, those in training among them."""
+        """The trials that the search asks for, those in training among them, and those that somebody asked for."""
+        found = self._asked_for()
+        if not found and not self._steps and self._orders.see({}, self.records, everything=True):
+            found = self._asked_for()
+        return found
+
+    def _asked_for(self) -> list[TrialSpec]:
+        """By the search, and by the orders in force."""
         if self._only is not None:
-            ended = {record.id for record in self.ended()}
-            return [trial for trial in self._only if trial.id not in ended]
+            there = self.records if self._until is None else [self._at(record, self._until) for record in self.records]
+            done = {record.spec for record in there if record.status != "running"}
+            return [trial for trial in self._only if trial not in done]
+        ended = {record.id for record in self.ended()}
+        if self._until is not None:  # pilots that have come as far
+            ended |= {record.id for record in self.records if self._until in self._curve(record)}
+        found = self._searched_for()
+        more = (trial for trial in self._orders.trials() if trial_name(self.folder, trial) not in ended)
+        return list(dict.fromkeys([*found, *more]))
+
+    def _searched_for(self) -> list[TrialSpec]:
         if isinstance(self.spec, CompareSpec) and self._until is not None:
             return next_trials(self._pilots, self.priors, [self._at(record, self._until) for record in self.records])
         if isinstance(self.spec, CompareSpec):
-            return next_trials(self.spec, self.priors, self.records)
+            return next_trials(self._orders.grown(self.spec), self.priors, self.records)
         return group_trials(self.spec, self.priors, self.records, self._curve)
 
     def ended(self) -> list[TrialRecord]:
@@ -111,6 +135,7 @@ class Scheduler:
         """
         checkpoint = self._checkpoint
         while checkpoint or self.wanted():
+            hold(self.folder, should_stop, self.watching.say, lambda: None)
             if should_stop():
                 raise Interrupted
             note_environment(self.folder, {**session, "threads": torch.get_num_threads()})
@@ -144,13 +169,16 @@ class Scheduler:
                 self._drop()
             self._pause(pack, done)
             self._prune(pack, done)
+            ordered = self._obey(pack, done)
             for member, outcome in done.ended:
                 deliver = self._deliver or partial(keep_if_best, records=self.records, folder=self.folder)
                 record = settle(pack, member, outcome, deliver)
                 self._note(record)
                 self.watching.trial_ended(record)
-            if done.ended or len(pack.members) < len(done.order):
+            if ordered or done.ended or len(pack.members) < len(done.order):
                 self._fill(pack)
+            if pack.members:
+                hold(self.folder, should_stop, self.watching.say, partial(pack.save, self.folder))
         self._drop()
         return pack.trains_base
 
@@ -182,6 +210,15 @@ class Scheduler:
                 found[name] = pruning
         for name, pruning in found.items():
             pack.prune(done, name, pruning.reason, pruning.rival)
+
+    def _obey(self, pack: Pack, done: Round) -> bool:
+        """What is asked from outside; whether there may be another trial to train."""
+        self._steps = {name: member.progress.step for name, member in pack.members.items()}
+        changed = self._orders.look(self._steps, self.records, partial(require_fit, pack.workload))
+        for name, why in self._orders.stops(self._steps).items():
+            pack.stop(done, name, why)
+            del self._steps[name]
+        return changed
 
     def should_prune(self, trial: TrialSpec, step: int, loss: float) -> Pruning | None:
         """The stopping rule: a search trial against the lowest loss at the same step of the method's others.
@@ -225,6 +262,8 @@ class Scheduler:
 
     def _fill(self, pack: Pack) -> None:
         """Whoever is to join now joins."""
+        self._steps = {name: member.progress.step for name, member in pack.members.items()}
+        self._orders.see(self._steps, self.records)
         while (trial := self._next(pack)) is not None:
             self._begin(pack, trial, None)
         pack.settled = self._settled()
@@ -244,7 +283,7 @@ class Scheduler:
 
     def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
         if self._only is not None:
-            expected = len(self._only)
+            expected = len(self._only) + len({r.spec for r in self._settled()} - set(self._only))
         elif isinstance(self.spec, CompareSpec):
             expected = total_estimate(self.spec if self._until is None else self._pilots, self.records)
         else:
@@ -273,10 +312,12 @@ def resumable_records(
     checkpoint: Checkpoint | None,
     say: Callable[[str], None],
     given_up: Mapping[str, str] = MappingProxyType({}),
+    stopped: Collection[str] = (),
 ) -> list[TrialRecord]:
     """The trials of an earlier session, as they were at the checkpoint: what came after it happens again.
 
-    Those that failed (out of memory) are forgotten, so that they run again, but for those that are given up.
+    Those that failed (out of memory) are forgotten, so that they run again, but for those that are given up, and those
+    that were `stopped` by an order.
     """
     then = None if checkpoint is None else {record.id: record for record in checkpoint.records}
     kept: list[TrialRecord] = []
@@ -292,7 +333,7 @@ def resumable_records(
             continue
         if record is None:
             delete_checkpoint(home)
-        if record is None or record.status in ("running", "failed"):
+        if record is None or record.status == "running" or (record.status == "failed" and record.id not in stopped):
             if record is not None and record.status == "failed":
                 say(f"{record.id} failed before ({record.error}); it runs again")
             remove_file(home / TRIAL)
@@ -302,6 +343,9 @@ def resumable_records(
         if record != found:
             write_json(home / TRIAL, record)
         kept.append(record)
-    if kept:
-        say(f"going on after {len(kept)} trials that have ended")
     return kept
+
+
+def going_on(records: Sequence[TrialRecord]) -> list[str]:
+    """What is said when a session finds trials of an earlier one."""
+    return [f"going on after {len(records)} trials that have ended"] if records else []

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lowregret.activity import doing
 from lowregret.data.chat.template import choose_template
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
@@ -28,6 +29,7 @@ from lowregret.models.load import Source, load_base, load_config, load_tokenizer
 from lowregret.models.quantised import in_nf4
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.resources.flops import multiply_adds
+from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.runs.files import SPEC
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, digests, identity, require_manifest
@@ -111,7 +113,8 @@ class RunInputs:
         train, test = self._tokens
         if isinstance(self.data, Problems):  # a reward may read any column of a row
             train, test = _with_rows(train, self.data.train), _with_rows(test, self.data.test)
-        return make_manifest(self.spec, train, test, self.template)
+        with doing("hashing what the run depends on"):
+            return make_manifest(self.spec, train, test, self.template)
 
     @cached_property
     def identity(self) -> str:
@@ -177,6 +180,15 @@ class RunInputs:
         length = round(tokens / len(rows))
         return {method.name: multiply_adds(shapes, method, length, share).total for method in methods}
 
+    def adapter_parameters(self, methods: Sequence[FullFT | LoRA]) -> dict[str, int]:
+        """LoRA → numbers that it trains, by the plan."""
+        shapes = shapes_from(self.config, self.spec.model)
+        return {
+            method.name: sum(lora_parameters(shapes, method.rank, method.targets, method.convention).values())
+            for method in methods
+            if isinstance(method, LoRA)
+        }
+
     def advice(self, methods: Sequence[FullFT | LoRA], learning_rate: float | None = None) -> list[str]:
         """What the plan says of this run, as lines to print."""
         shapes = shapes_from(self.config, self.spec.model)
@@ -191,10 +203,11 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
     if "nf4" in spec.quantisations:
         bitsandbytes()  # what is missing is said before the data are read
     source = resolve(spec.model)
-    config = load_config(source)
-    _fits_files(spec, config)
-    device = choose_device(spec.device)
-    tokenizer = load_tokenizer(source)
+    with doing(f"reading the configuration and the tokenizer of {spec.model}"):
+        config = load_config(source)
+        _fits_files(spec, config)
+        device = choose_device(spec.device)
+        tokenizer = load_tokenizer(source)
     data: PreparedData | Problems
     shared = None
     if isinstance(spec.objective, RL):
@@ -255,6 +268,11 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
 
 def make_engine(spec: TrainingSpec, source: Source, quantisation: Quantisation = "none") -> Engine:
     """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
+    with doing(f"loading {spec.model}"):
+        return _made(spec, source, quantisation)
+
+
+def _made(spec: TrainingSpec, source: Source, quantisation: Quantisation) -> Engine:
     found = arrange(spec, lambda: shapes_from(load_config(source), spec.model), quantisation)
     mesh = found.mesh
     ranks = crew(mesh.devices, spec.device, replicate=mesh.replicate, expert=mesh.expert, tensor=mesh.tensor)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lowregret.activity import doing
 from lowregret.runs.atomic import sync_file, write_json
 from lowregret.runs.files import EXAMPLES, EXPERTS, METRICS
 from lowregret.runs.metrics import append_metric
@@ -107,7 +108,13 @@ class Pack:
 
     def prune(self, done: Round, name: str, error: str, rival: str) -> None:
         """Stop one that a round has measured, for a reason in words, by comparison with the trial `rival`."""
-        outcome = TrialOutcome("pruned", done.measured.pop(name), error=error, pruned_by=rival)
+        self._end(done, name, TrialOutcome("pruned", done.measured.pop(name), error=error, pruned_by=rival))
+
+    def stop(self, done: Round, name: str, error: str) -> None:
+        """Stop one that took part in a round, for a reason in words: it has failed, and says nothing of its rate."""
+        self._end(done, name, TrialOutcome("failed", done.measured.pop(name, None), error=error))
+
+    def _end(self, done: Round, name: str, outcome: TrialOutcome) -> None:
         done.ended.append((self.members.pop(name), outcome))
         done.ended.sort(key=lambda each: done.order.index(each[0].name))
         self._memory = None
@@ -246,7 +253,8 @@ def rounds(pack: Pack, folder: Path, should_stop: Callable[[], bool] = lambda: F
     """
     last, saved = time.perf_counter(), False
     while pack.members:
-        done = pack.round()
+        with doing("a step of training"):
+            done = pack.round()
         done.saved, saved = saved, False
         yield done
         stopping = should_stop()

@@ -84,3 +84,27 @@ def test_what_is_no_pilot_says_what_would_be(tmp_path: Path) -> None:
     (tmp_path / "other" / "spec.json").write_text("{}")
     with pytest.raises(RecordsError, match="names no data, batch_size"):
         read_pilot(tmp_path / "other")
+
+
+def test_what_a_comparison_measured_is_said_with_what_was_forecast(tmp_path: Path) -> None:
+    run_spec(tmp_path)
+    trial(tmp_path / "trials" / "a", rank=4)
+    lora = {
+        "name": "lora:4", "best_learning_rate": 1e-3, "bracketed": True, "test_nll": 0.25, "seeds": 2, "trials": 6,
+        "tokens": 6, "seconds": 1.0, "peak_memory_bytes": 0, "trainable_parameters": 9, "checkpoint_bytes": 0,
+    }  # fmt: skip
+    verdict = {
+        "verdict": "low_regret", "regret_nats": 0.01, "regret_percent": 4.0, "ci95": None, "tolerance_nats": 0.1,
+        "reasons": [], "recommendation": None, "methods": [lora], "lora": lora, "full": None, "regret_learned": 0.021,
+    }  # fmt: skip
+    write_json(tmp_path / "verdict.json", verdict)
+    _, name = read_pilot(tmp_path)
+    assert name.endswith("on rows.jsonl; lora:4 had a regret of +2.1% of what is learned there")
+    regret = {
+        "method": "lora:4", "share": 0.03, "share_interval": (0.0, 0.06), "chance_low": 0.9, "bits_per_parameter": 1.0,
+        "far": False,
+    }  # fmt: skip
+    forecast = {"forecasts": [regret], "tolerance": 0.05, "step": 0, "steps": 6, "cost": 0.0, "bank": "12 comparisons"}
+    write_json(tmp_path / "forecast.json", forecast)
+    _, name = read_pilot(tmp_path)
+    assert name.endswith("of what is learned there, where +3.0% was forecast")

@@ -20,7 +20,7 @@ from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import CompareSpec, DataSpec, FullFT, LoRA, TrialSpec
 from lowregret.study import scheduler as module
 from lowregret.study.observer import Silent
-from lowregret.study.scheduler import Scheduler, resumable_records
+from lowregret.study.scheduler import Scheduler, going_on, resumable_records
 from lowregret.train.loop import Round
 
 METHODS = (FullFT(), LoRA(rank=1), LoRA(rank=16))
@@ -65,7 +65,7 @@ class Packs:
 
     def begin(self, pack: Any, trial: TrialSpec, folder: Path, checkpoint: Any, *, name: str) -> TrialRecord:
         assert name == folder.name == trial.id
-        pack.members[name] = SimpleNamespace(trial=trial)
+        pack.members[name] = SimpleNamespace(trial=trial, progress=SimpleNamespace(step=0))
         pack.trains_base = pack.trains_base or isinstance(trial.method, FullFT)
         return self._write(record(trial, "running"))
 
@@ -244,7 +244,8 @@ def test_without_a_checkpoint_what_has_ended_has_ended(tmp_path: Path) -> None:
     assert [r.id for r in resumable_records(tmp_path, None, said.append)] == [SEARCH[0].id]
     assert [path.parent.name for path in tmp_path.glob("trials/*/trial.json")] == [SEARCH[0].id]
     assert any("failed before" in line for line in said)
-    assert said[-1] == "going on after 1 trials that have ended"
+    assert going_on([record(SEARCH[0], "finished")]) == ["going on after 1 trials that have ended"]
+    assert going_on([]) == []
 
 
 def test_with_a_checkpoint_all_is_as_it_was_then(tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_every_option_of_a_verb_has_its_row(verb: Verb) -> None:
             assert [row for row in rows if f"`{name}`" in "".join(row.split(" | ")[:2])], name
 
 
+def test_the_schema_of_a_verdict_takes_those_that_were_kept() -> None:
+    schema = json.loads((ROOT / "docs/reference/schema/records/verdict.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    kept = sorted((ROOT / "docs/results").glob("*/verdict.json"))
+    assert kept
+    for path in kept:
+        verdict = json.loads(path.read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator(schema).validate(verdict)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.Draft202012Validator(schema).validate({**verdict, "verdict": "perhaps"})
+
+
 @pytest.mark.parametrize("recipe", SHIPPED, ids=lambda recipe: recipe.name)
 def test_the_schema_takes_every_recipe(recipe: Recipe) -> None:
     validator(recipe.verb).validate(read_toml(recipe.path))

@@ -24,7 +24,7 @@ from lowregret.strict_json import to_json
 
 
 def finished_entry(folder: Path) -> BankEntry:
-    """What a bank keeps of a comparison; RecordsError when it measured no regret in nats, or is not finished.
+    """What a bank keeps of a comparison; RecordsError when it measured no regret in nats, or not all of it.
 
     A verdict need not be settled: a forecast is judged by the measured regret and its error bar, whatever they are.
     """
@@ -34,6 +34,11 @@ def finished_entry(folder: Path) -> BankEntry:
     verdict = read_record(Verdict, path)
     if verdict.regret_nats is None:
         raise RecordsError(f"{folder}: no regret in nats was measured there. A bank is of supervised fine-tuning.")
+    if verdict.decision is not None:
+        raise RecordsError(
+            f"{folder}: was decided by --until-decided, and what could not change the decision is not measured there: "
+            "its regret may be a bound. Run the same `compare` without the flag, which goes on from it."
+        )
     results = {result.name: result for result in verdict.methods}
     entry = entry_so_far(folder)
     measured = [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.model import RegretModel
-from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, pilot_steps, pilots_of
+from lowregret.analysis.forecast.pilots import FULL, Pilots, Room, longest, pilot_steps, pilots_of
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import Forecast
@@ -29,14 +29,11 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     loras = [method.name for method in spec.methods if isinstance(method, LoRA)]
     step = _step(entry, [FULL, *loras], share)
     known = [other for other in bank.entries if other.identity != entry.identity]
-    model = RegretModel.of(known, step / entry.steps)
-    if model is None or not model.has_bounds():
-        pairs = 0 if model is None else len(model.regret.errors)
-        raise RecordsError(
-            f"the bank has comparisons of {pairs} pairs of base and data with pilots of {step / entry.steps:.0%} of a "
-            "run, and an interval takes 9. Ask for longer ones by --budget 20%, or add finished comparisons: lowregret "
-            "bank add RUN."
-        )
+    model = _bounded(
+        RegretModel.of(known, step / entry.steps),
+        f" with pilots of {step / entry.steps:.0%} of a run",
+        "Ask for longer ones by --budget 20%, or add",
+    )
     found: dict[str, Pilots] = {}
     for name in loras:
         pilots = pilots_of(entry, name, step / entry.steps)
@@ -59,12 +56,52 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
         step=step,
         steps=entry.steps,
         cost=_cost(spec, entry, step),
-        bank=f"{model.cases} LoRAs of {model.comparisons} comparisons ({bank.words()} in the bank)",
+        bank=_bank_words(model, bank),
         notes=(
             *_cut_short(entry, [FULL, *loras], step, share),
             *_notes(spec, first, [found.method for found in forecasts if found.far]),
         ),
     )
+
+
+def make_free_forecast(spec: CompareSpec, rooms: Mapping[str, Room], steps: int, identity: str, bank: Bank) -> Forecast:
+    """What the regret of each LoRA is expected to be by its room alone, before any training.
+
+    Raises SpecError when full fine-tuning by AdamW over float32 is not among the methods, and for a tolerance of its
+    loss, of which nothing is known yet; RecordsError when the bank knows too little for an interval.
+    """
+    require_reference(spec)
+    if spec.tolerance_of == "loss":
+        raise SpecError(
+            "tolerance_of loss: without pilots nothing is known of full fine-tuning's loss. Give --tolerance-of "
+            "learned, or a --budget such as 10%."
+        )
+    others = [entry for entry in bank.entries if entry.identity != identity]
+    model = _bounded(RegretModel.of(others, None), "", "Add")
+    forecasts = tuple(model.forecast(name, room, spec.tolerance) for name, room in rooms.items())
+    return Forecast(
+        forecasts=forecasts,
+        tolerance=spec.tolerance,
+        step=0,
+        steps=steps,
+        cost=0.0,
+        bank=_bank_words(model, bank),
+        notes=tuple(_notes(spec, None, [found.method for found in forecasts if found.far])),
+    )
+
+
+def _bounded(model: RegretModel | None, which: str, remedy: str) -> RegretModel:
+    if model is None or not model.has_bounds():
+        pairs = 0 if model is None else len(model.regret.errors)
+        raise RecordsError(
+            f"the bank has comparisons of {pairs} pairs of base and data{which}, and an interval takes 9. {remedy} "
+            "finished comparisons: lowregret bank add RUN."
+        )
+    return model
+
+
+def _bank_words(model: RegretModel, bank: Bank) -> str:
+    return f"{model.cases} LoRAs of {model.comparisons} comparisons ({bank.words()} in the bank)"
 
 
 def require_reference(spec: CompareSpec) -> None:
@@ -110,9 +147,9 @@ def _cost(spec: CompareSpec, entry: BankEntry, step: int) -> float:
     return pilots / whole
 
 
-def _notes(spec: CompareSpec, pilots: Pilots, far: Sequence[str]) -> list[str]:
+def _notes(spec: CompareSpec, pilots: Pilots | None, far: Sequence[str]) -> list[str]:
     notes = []
-    if spec.optimizer.schedule != "constant":
+    if pilots is not None and spec.optimizer.schedule != "constant":
         notes.append(
             f"The learning rate follows the schedule {spec.optimizer.schedule}, and the bank is of constant rates: a "
             "pilot is not a shorter run."
@@ -126,7 +163,7 @@ def _notes(spec: CompareSpec, pilots: Pilots, far: Sequence[str]) -> list[str]:
     others = [m.name for m in spec.methods if isinstance(m, FullFT) and m.name != FULL]
     if others:
         notes.append(f"The regret is against {FULL}; the verdict's is against the best of it and {', '.join(others)}.")
-    if len(pilots.full) < _FEWEST:
+    if pilots is not None and len(pilots.full) < _FEWEST:
         notes.append("One evaluation of each pilot: the lag cannot be told, and the regret is that of one moment.")
     if far:
         notes.append(f"Unlike what the bank has: {', '.join(far)}. The intervals are wider for it.")

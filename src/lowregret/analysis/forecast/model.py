@@ -1,9 +1,10 @@
 """The regret at the end of a run, from pilots and the bank. Torch-free.
 
 Two linear models of the same pilots: how much FullFT will have learned by the end over what it has learned by now, and
-which share of that LoRA will be behind. The second is the regret that is there already, the lag in steps, and room: the
-bits that the data have to teach a parameter of the adapter, with how much of the run is still to come. What was tried
-instead, and how far each was off, is in docs/findings (`benchmarks.forecasts` measures it).
+which share of that LoRA will be behind. The second is the lag in steps, by which FullFT's curve is shifted, and room:
+the bits that the data have to teach a parameter of the adapter, and whether it is on attention alone. Counts of steps
+and epochs are not among them: a linear model draws them on to data of another kind, and is then off by all that is
+learned. What was tried instead, and how far each was off, is in docs/findings (`benchmarks.forecasts` measures it).
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lowregret.analysis.forecast.pilots import FULL, LEAST_LEARNED, Pilots, pilots_of
+from lowregret.analysis.forecast.pilots import FULL, LEAST_LEARNED, Pilots, Room, pilots_of
 from lowregret.analysis.forecast.ridge import Known, Ridge
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import ForecastedRegret
@@ -36,15 +38,15 @@ def straight(value: float) -> float:
 
 
 def regret_features(pilots: Pilots) -> tuple[float, ...]:
-    """What the regret at the end goes by."""
-    return (
-        bent(pilots.regret()),
-        math.log(min(max(pilots.lag(), 0.25), 8.0)),
-        math.log(pilots.bits / pilots.parameters),
-        math.log(pilots.epochs),
-        pilots.slope(),
-        math.log(pilots.steps),
-    )
+    """What the regret at the end goes by: FullFT's curve shifted by the lag, that is its slope in the logarithm of the
+    steps times the logarithm of the lag; and room."""
+    shift = pilots.slope() / math.log(2) * math.log(min(max(pilots.lag(), 0.25), 8.0))
+    return (bent(shift), *room_features(pilots))
+
+
+def room_features(room: Room) -> tuple[float, ...]:
+    """What the regret goes by where there is no pilot."""
+    return math.log(room.bits / room.parameters), float(room.attention_alone)
 
 
 def growth_features(pilots: Pilots) -> tuple[float, ...]:
@@ -54,20 +56,23 @@ def growth_features(pilots: Pilots) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class RegretModel:
-    """Fitted to a bank, for pilots of one share of a run."""
+    """Fitted to a bank, for pilots of one share of a run, or for none."""
 
     regret: Ridge
-    growth: Ridge
+    growth: Ridge | None
+    """None without pilots."""
     cases: int
     comparisons: int
     typical: float
     """The leverage that nine of ten of the bank's own cases stay below."""
 
     @classmethod
-    def of(cls, entries: Iterable[BankEntry], share: float) -> RegretModel | None:
-        """None when the bank has no two groups of comparisons (of base and data) with pilots of that share."""
-        found = list(cases(entries, share))
-        regrets = [Known(regret_features(case.pilots), bent(case.share), case.group) for case in found]
+    def of(cls, entries: Iterable[BankEntry], share: float | None) -> RegretModel | None:
+        """By pilots of a share of a run, or by none; None when the bank has no two groups of comparisons (of base and
+        data) with such pilots."""
+        found = list(cases(entries, 1.0 if share is None else share))
+        features = room_features if share is None else regret_features
+        regrets = [Known(features(case.pilots), bent(case.share), case.group) for case in found]
         firsts = {case.comparison: case for case in reversed(found)}.values()
         growths = [
             Known(growth_features(case.pilots), math.log(case.learned / case.pilots.learned()), case.group)
@@ -78,33 +83,39 @@ class RegretModel:
         regret = Ridge(regrets)
         leverages = sorted(regret.predict(known.features).leverage for known in regrets)
         typical = leverages[math.ceil(_NEAR * len(leverages)) - 1]
-        return cls(regret, Ridge(growths), len(found), len(growths), typical)
+        return cls(regret, None if share is None else Ridge(growths), len(found), len(growths), typical)
 
-    def forecast(self, name: str, pilots: Pilots, tolerance: float, level: float = 0.9) -> ForecastedRegret:
-        """Of a LoRA by its pilots; `tolerance` as a share of what FullFT learns."""
-        features = regret_features(pilots)
+    def forecast(self, name: str, room: Room, tolerance: float, level: float = 0.9) -> ForecastedRegret:
+        """Of a LoRA by its pilots, or by its room where the model is of none; `tolerance` as a share of what FullFT
+        learns."""
+        features = regret_features(room) if isinstance(room, Pilots) else room_features(room)
         found = self.regret.predict(features, level)
         low, middle, high = (straight(value) for value in (found.low, found.value, found.high))
-        learned = self.learned(pilots)
+        facts: dict[str, Any] = {}
+        if isinstance(room, Pilots):
+            learned = self.learned(room)
+            bounds = (low * learned, high * learned)
+            facts = {"regret_nats": middle * learned, "nats_interval": bounds}
+            facts |= {"at_pilot": room.regret(), "lag": room.lag()}
         return ForecastedRegret(
             method=name,
             share=middle,
             share_interval=(low, high),
-            regret_nats=middle * learned,
-            nats_interval=(low * learned, high * learned),
             chance_low=self.regret.chance_below(features, bent(tolerance)),
-            at_pilot=pilots.regret(),
-            lag=pilots.lag(),
-            bits_per_parameter=pilots.bits / pilots.parameters,
+            bits_per_parameter=room.bits / room.parameters,
             far=found.leverage > self.typical,
+            **facts,
         )
 
     def has_bounds(self, level: float = 0.9) -> bool:
-        """Whether enough cases are known for an interval at this level."""
-        return math.ceil((self.cases + 1) * level) <= self.cases
+        """Whether enough groups are known for an interval at this level."""
+        groups = len(self.regret.errors)
+        return math.ceil((groups + 1) * level) <= groups
 
     def learned(self, pilots: Pilots) -> float:
-        """Nats that FullFT is expected to have learned by the end."""
+        """Nats that FullFT is expected to have learned by the end; ValueError of a model without pilots."""
+        if self.growth is None:
+            raise ValueError("without pilots nothing is known of what full fine-tuning learns")
         grown = self.growth.predict(growth_features(pilots)).value
         return min(pilots.learned() * math.exp(min(grown, _MOST_GROWN)), pilots.base_nll)
 

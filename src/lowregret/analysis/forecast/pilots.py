@@ -26,7 +26,19 @@ default, each a factor of √2 after the other."""
 
 
 @dataclass(frozen=True)
-class Pilots:
+class Room:
+    """What is known of a LoRA before any pilot."""
+
+    parameters: int
+    attention_alone: bool
+    """Whether it leaves the MLP out."""
+    bits: float
+    """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
+    facts; an upper bound."""
+
+
+@dataclass(frozen=True)
+class Pilots(Room):
     """A LoRA's pilots and FullFT's, of equal steps, each at the rate that is best at their end."""
 
     step: int
@@ -37,11 +49,6 @@ class Pilots:
     base_nll: float
     full: Curve
     lora: Curve
-    parameters: int
-    """Of the LoRA."""
-    bits: float
-    """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
-    facts; an upper bound."""
 
     def learned(self) -> float:
         """Nats that FullFT has learned by the pilot's end."""
@@ -97,8 +104,22 @@ def pilots_of(entry: BankEntry, name: str, share: float) -> Pilots | None:
     if curves[0] is None or curves[1] is None or entry.base_nll - curves[0][step] < LEAST_LEARNED:
         return None
     return Pilots(
-        step, entry.steps, entry.epochs, entry.base_nll, curves[0], curves[1], lora.parameters, bits_of(entry)
+        step=step,
+        steps=entry.steps,
+        epochs=entry.epochs,
+        base_nll=entry.base_nll,
+        full=curves[0],
+        lora=curves[1],
+        parameters=lora.parameters,
+        attention_alone=attention_alone(name),
+        bits=bits_of(entry),
     )
+
+
+def attention_alone(name: str) -> bool:
+    """Whether a LoRA of this name adapts attention, and no MLP."""
+    targets = name.rpartition(":")[2].split("+")
+    return "attention" in targets and not {"mlp", "experts"} & set(targets)
 
 
 def longest(method: BankMethod) -> Curve:
@@ -107,7 +128,10 @@ def longest(method: BankMethod) -> Curve:
 
 
 def bits_of(entry: BankEntry) -> float:
-    """What the data of a comparison have to teach, in bits: known facts, or the base's loss on one pass."""
-    if entry.fact_bits is not None:
-        return entry.fact_bits
-    return entry.base_nll * entry.supervised_tokens / _NATS_A_BIT
+    """What the data of a comparison have to teach, in bits."""
+    return bits_to_teach(entry.base_nll, entry.supervised_tokens, entry.fact_bits)
+
+
+def bits_to_teach(base_nll: float, supervised_tokens: int, fact_bits: float | None) -> float:
+    """Bits of the facts in the data where they are known, else the base's loss on one pass."""
+    return base_nll * supervised_tokens / _NATS_A_BIT if fact_bits is None else fact_bits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lowregret.analysis.numbers import nats
 from lowregret.runs.forecast import Forecast, ForecastedRegret
+from lowregret.runs.verdict import Verdict
 
 _SURE = 0.9
 """The chance from which a forecast is called one side of the tolerance."""
@@ -11,20 +12,47 @@ _SURE = 0.9
 
 def sentences(found: Forecast) -> list[str]:
     """What is expected of each LoRA, how sure that is, and what it rests on."""
-    pilots = f"pilots of {found.step} of {found.steps} steps, {found.cost:.0%} of a full comparison's"
+    if found.learned is None:
+        rests = f"By what the data have to teach a parameter, with nothing trained, and {found.bank}."
+        more = "Pilots say more: --budget 10%. "
+    else:
+        pilots = f"pilots of {found.step} of {found.steps} steps, {found.cost:.0%} of a full comparison's"
+        learns = f"Full fine-tuning is expected to learn {nats(found.learned)} nats per token."
+        rests, more = f"By {pilots}, and {found.bank}. {learns}", ""
     return [
         *(_of(regret, found) for regret in found.forecasts),
-        f"By {pilots}, and {found.bank}. Full fine-tuning is expected to learn {nats(found.learned)} nats per token.",
+        rests,
         *found.notes,
-        "To measure it: run `lowregret compare` with the same flags and --out; it goes on from the pilots.",
+        f"{more}To measure it: run `lowregret compare` with the same flags and --out; it goes on from here.",
+    ]
+
+
+def expected_lines(found: Forecast) -> list[str]:
+    """A line for each LoRA of which something is forecast, to be shown while it is measured."""
+    return [f"forecast: {_of(regret, found)}" for regret in found.forecasts if not regret.says_nothing]
+
+
+def beside(found: Forecast, verdict: Verdict) -> list[str]:
+    """What was forecast beside what was measured, of the LoRA that a verdict is of; [] where either is not there."""
+    regret = None if verdict.lora is None else found.of(verdict.lora.name)
+    if regret is None or regret.says_nothing or verdict.regret_learned is None:
+        return []
+    low, high = regret.share_interval
+    inside = "inside" if low <= verdict.regret_learned <= high else "outside"
+    source = "before any training" if found.step == 0 else f"by pilots of {found.step} steps"
+    return [
+        f"Forecast {source}: a regret of {regret.share:+.1%} of what full fine-tuning learns ({low:+.1%} to "
+        f"{high:+.1%} in nine of ten cases); the measured {verdict.regret_learned:+.1%} lies {inside}."
     ]
 
 
 def _of(regret: ForecastedRegret, found: Forecast) -> str:
     low, high = regret.share_interval
-    pilots = f"In the pilots it is {regret.at_pilot:+.1%}, at {regret.lag:.2g} times the steps."
+    pilots = ""
+    if regret.at_pilot is not None and regret.lag is not None:
+        pilots = f" In the pilots it is {regret.at_pilot:+.1%}, at {regret.lag:.2g} times the steps."
     if regret.says_nothing:
-        return f"{regret.method}: nothing is forecast: the bank has too little that is like this case. {pilots}"
+        return f"{regret.method}: nothing is forecast: the bank has too little that is like this case.{pilots}"
     chance = regret.chance_low
     side = (
         f"below the tolerance of {found.tolerance:.1%}"
@@ -33,7 +61,8 @@ def _of(regret: ForecastedRegret, found: Forecast) -> str:
         if chance <= 1 - _SURE
         else f"on either side of the tolerance of {found.tolerance:.1%}, below it with a chance of {chance:.0%}"
     )
+    absolute = "" if regret.regret_nats is None else f", {nats(regret.regret_nats)} nats"
     return (
         f"{regret.method}: a regret of {regret.share:+.1%} of what full fine-tuning learns is expected ({low:+.1%} to "
-        f"{high:+.1%} in nine of ten cases), {nats(regret.regret_nats)} nats: {side}. {pilots}"
+        f"{high:+.1%} in nine of ten cases){absolute}: {side}.{pilots}"
     )

@@ -39,7 +39,7 @@ class PassLayout:
     position_rows: tuple[tuple[tuple[int, int], ...], ...]
     """(number in its batch, supervised positions) of the same rows."""
     selected: Int64[Tensor, " positions"]
-    """The supervised positions among the flattened tokens."""
+    """The supervised positions among the flattened tokens, each as often as it has targets."""
     targets: Int64[Tensor, " positions"]
     weights: Float32[Tensor, " positions"]
     lengths: Int64[Tensor, "rows tokens"]
@@ -94,19 +94,30 @@ def lay_out(
         inputs=inputs,
         names=tuple(order),
         tokens=tuple(len(own) for own in ids),
-        positions=tuple(int(own.sum()) for own in supervised),
+        positions=tuple(int(own.sum()) * batch.each for own, batch in zip(supervised, chosen, strict=True)),
         token_rows=tuple(
             _numbered(batch.numbers[pieces.rows], torch.full_like(pieces.rows, longest) if padded else pieces.lengths)
             for batch, pieces in zip(chosen, every, strict=True)
         ),
-        position_rows=tuple(_numbered(batch.numbers, batch.supervised.sum(1)) for batch in chosen),
-        selected=torch.cat(supervised).nonzero()[:, 0],
-        targets=torch.cat([batch.targets[batch.supervised] for batch in chosen]),
-        weights=torch.cat([batch.weights[batch.supervised] for batch in chosen]),
+        position_rows=tuple(_numbered(batch.numbers, batch.supervised.sum(1) * batch.each) for batch in chosen),
+        selected=_selected(supervised, [batch.each for batch in chosen]),
+        targets=torch.cat([batch.targets[batch.supervised].flatten() for batch in chosen]),
+        weights=torch.cat([batch.weights[batch.supervised].flatten() for batch in chosen]),
         lengths=torch.cat(lengths).view(shape),
-        columns=tuple({name: column[batch.supervised] for name, column in batch.columns.items()} for batch in chosen),
+        columns=tuple(
+            {name: column[batch.supervised].flatten() for name, column in batch.columns.items()} for batch in chosen
+        ),
     )
     return _sent(laid, device)
+
+
+def _selected(supervised: list[Tensor], each: Sequence[int]) -> Int64[Tensor, " positions"]:
+    """Where supervised positions lie among the tokens of all policies: each as often as it has targets."""
+    found = torch.cat(supervised).nonzero()[:, 0]
+    if set(each) == {1}:
+        return found
+    counts = [torch.full((int(own.sum()),), times) for own, times in zip(supervised, each, strict=True)]
+    return found.repeat_interleave(torch.cat(counts))
 
 
 def _sent(layout: PassLayout, device: torch.device) -> PassLayout:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from lowregret.engine.engine import Engine
 from lowregret.engine.policy import LoRAPolicy
+from lowregret.engine.sampling.agreement import REFUSED, WARNED, agreement
 from lowregret.engine.sampling.draw import Completion, SamplingParams
 from lowregret.errors import SpecError
 from lowregret.lora.formats.peft import read_adapter_config
@@ -37,8 +38,10 @@ class AdapterWriter(Protocol):
 class VllmSampler:
     """Samples for the policies of an engine as `Engine.sample` does: LoRAs, and the base under any other name."""
 
-    def __init__(self, engine: Engine, write_adapter: AdapterWriter) -> None:
-        """`write_adapter` writes what is handed over.
+    def __init__(
+        self, engine: Engine, write_adapter: AdapterWriter, say: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """`write_adapter` writes what is handed over; `say` is told where vLLM's numbers are far from the engine's.
 
         SpecError when vLLM is not installed, there is no GPU, or the base is a GGUF file or quantised.
         """
@@ -53,7 +56,8 @@ class VllmSampler:
             raise SpecError(f"--sampler vllm takes a folder or hub id; the base is a GGUF file. {_OTHERWISE}")
         if engine.base.quantisation != "none":
             raise SpecError(f"--sampler vllm has the base as it is, not in {engine.base.quantisation}. {_OTHERWISE}")
-        self._engine, self._write_adapter = engine, write_adapter
+        self._engine, self._write_adapter, self._say = engine, write_adapter, say
+        self._compared = False
         self._llm: Any = None
         self._room: tuple[int, int] = (0, 0)
         """(adapters at once, largest rank) that vLLM was started for."""
@@ -70,7 +74,8 @@ class VllmSampler:
         """One completion for each prompt (token ids) of each policy; vLLM decides how many rows run at once.
 
         Equal seeds give equal completions with one build of vLLM, but not those of the engine. SpecError for a policy
-        that vLLM cannot take: full fine-tuning changes the base, and DoRA is not among its adapters.
+        that vLLM cannot take: full fine-tuning changes the base, and DoRA is not among its adapters. The first
+        completions are held against the engine (`agreement`): SpecError where they are not its policies'.
         """
         with TemporaryDirectory(prefix="lowregret-vllm-") as folder:
             requests = {name: self._hand_over(name, Path(folder)) for name in prompts}
@@ -95,7 +100,33 @@ class VllmSampler:
                 self._refuse_unembedding(prompts, error)
                 raise
         outputs = iter(drawn)
-        return {name: [_completion(next(outputs)) for _ in group] for name, group in prompts.items()}
+        found = {name: [_completion(next(outputs)) for _ in group] for name, group in prompts.items()}
+        if not self._compared:
+            self._compare(prompts, found, params)
+        return found
+
+    def _compare(
+        self,
+        prompts: Mapping[str, Sequence[Sequence[int]]],
+        found: Mapping[str, Sequence[Completion]],
+        params: SamplingParams,
+    ) -> None:
+        """Hold the first completions against the engine's own log-probabilities."""
+        own = agreement(self._engine, prompts, found, params)
+        self._compared = own.tokens > 0
+        if not own.tokens or own.mean <= WARNED:
+            return
+        said = (
+            f"vLLM's log-probabilities of {own.tokens} tokens drawn for {own.policy} are {own.mean:.3g} nats from the "
+            f"engine's on average, above {WARNED:g}"
+        )
+        if own.mean <= REFUSED:
+            self._say(f"--sampler vllm: {said}. Losses that take a ratio are off by as much. {_OTHERWISE}")
+            return
+        raise SpecError(
+            f"--sampler vllm: {said} and {REFUSED:g}: it draws by another model, adapter or temperature. See that vLLM "
+            f"loads {self._engine.base.source.path} in {str(self._engine.dtype).removeprefix('torch.')}. {_OTHERWISE}"
+        )
 
     def _hand_over(self, name: str, folder: Path) -> tuple[Any, int] | None:
         """(the request that names an adapter's weights of now, its rank); None for the base."""

@@ -16,12 +16,15 @@ from lowregret.report.charts import words
 from lowregret.report.charts.curves import Curve, curve
 from lowregret.report.charts.drawing import (
     HEIGHT,
+    PHONE,
+    TIP,
     WIDTH,
     Chart,
     LossScale,
     data,
     layered,
     method_color,
+    method_dash,
     method_key,
     method_shape,
     save,
@@ -51,7 +54,9 @@ def loss_against_steps(study: StudyRecords) -> alt.LayerChart:
     curves = {name: curve(study, name) for name in study.methods}
     values = [loss for found in curves.values() for _, loss in (*found.train, *found.test)]
     keyed = [name for name in study.methods if curves[name].train or curves[name].test]
-    scale = LossScale(values, above=20 + 18 * max(len(keyed), 1), below=14)
+    key = 20 + 18 * max(len(keyed), 1)
+    height = max(HEIGHT, 320 + key)
+    scale = LossScale(values, above=key, below=14, height=height)
     last = max((step for found in curves.values() for step, _ in (*found.train, *found.test)), default=1)
     domain = alt.Scale(domain=[0, last], nice=False)
     axis = alt.Axis(grid=False, tickMinStep=1, format="~s", tickCount=8) if keyed else None
@@ -60,23 +65,37 @@ def loss_against_steps(study: StudyRecords) -> alt.LayerChart:
     color = method_color(study)
     train = _rows(study, curves, "train")
     test = _rows(study, curves, "test")
-    tooltip = [alt.Tooltip("method:N"), alt.Tooltip("step:Q"), alt.Tooltip("shown:N", title="held-out loss")]
+    points = data(test).mark_point(size=75, strokeWidth=2, opacity=1, aria=True)
+    line = data(train).mark_line(strokeWidth=1.6, opacity=0.85, interpolate="linear")
     layers = [
-        data(train).mark_line(strokeWidth=1.6, opacity=0.85, interpolate="linear").encode(x=x, y=y, color=color),
-        data(test)
-        .mark_point(size=75, strokeWidth=2, opacity=1)
-        .encode(x=x, y=y, color=color, shape=method_shape(study), tooltip=tooltip),
+        line.encode(x=x, y=y, color=color, strokeDash=method_dash(study)),
+        points.encode(x=x, y=y, color=color, shape=method_shape(study), description=TIP),
         *_key_layers(study, keyed, scale),
     ]
-    return layered(layers, "Training and held-out loss against optimizer steps, one colour a method")
+    return layered(layers, f"Training and held-out loss against optimizer steps. {_ends(study, curves)}", height)
 
 
 def _rows(study: StudyRecords, curves: dict[str, Curve], which: str) -> list[dict[str, Any]]:
     return [
-        {"method": study.label(name), "step": step, "loss": loss, "shown": words.nats(loss)}
+        {
+            "method": study.label(name),
+            "step": step,
+            "loss": loss,
+            "tip": f"{study.label(name)}, step {step}: {words.nats(loss)}",
+        }
         for name, found in curves.items()
         for step, loss in getattr(found, which)
     ]
+
+
+def _ends(study: StudyRecords, curves: dict[str, Curve]) -> str:
+    """Where the held-out losses begin and end, in words."""
+    said = [
+        f"{study.label(name)} goes from {words.nats(found.test[0][1])} to {words.nats(found.test[-1][1])} held out"
+        for name, found in curves.items()
+        if found.test
+    ]
+    return f"{'; '.join(said) or 'Nothing finished'}."
 
 
 def _key_layers(study: StudyRecords, keyed: Sequence[str], scale: LossScale) -> list[alt.Chart]:
@@ -100,17 +119,19 @@ def cost(study: StudyRecords) -> alt.ConcatChart:
     """
     titles = ("Time of one trial", "Peak memory", "Trainable parameters", "Checkpoint size")
     formats = (words.seconds, words.size, words.count, words.size)
-    panels = []
+    panels, told = [], []
     for index, (title, spell) in enumerate(zip(titles, formats, strict=True)):
         rows = []
         for name in study.methods:
             result = study.result(name)
             value = cost_of(result)[index] if result else 0
-            said = spell(value) if value > 0 else "not measured"
-            rows.append({"method": study.label(name), "value": value, "text": said})
+            text = spell(value) if value > 0 else "not measured"
+            rows.append({"method": study.label(name), "value": value, "text": text})
         panels.append(_panel(study, title, rows))
+        said = ", ".join(f"{row['method']} {row['text']}" for row in rows)
+        told.append(f"{title}: {said}.")
     concat = alt.concat(*panels, columns=2, spacing=34)
-    return concat.properties(description="Time, memory, parameters and checkpoint size of one trial of each method")
+    return concat.properties(description=f"What one trial of each method costs. {' '.join(told)}")
 
 
 def _panel(study: StudyRecords, title: str, rows: list[dict[str, Any]]) -> alt.LayerChart:
@@ -138,7 +159,9 @@ def regret_chart(study: StudyRecords) -> alt.LayerChart:
     values += [v for r in known for v in (r.regret, *(r.ci95 or ())) if v is not None and math.isfinite(v)]
     spread = max(values) - min(values) or 1e-3
     low, high = min(values) - 0.08 * spread, max(values) + 0.08 * spread
-    height = 36 + 50 * max(len(results), 1)
+    two = any(len(_said(study, result)) > PHONE for result in results)  # lines of text
+    lane = 66 if two else 50
+    height = 36 + lane * max(len(results), 1)
     axis = alt.Axis(grid=False, tickCount=7, format="+.5~f", labelExpr=ZERO, labelOverlap="greedy") if known else None
     x = alt.X(
         "regret:Q",
@@ -148,8 +171,30 @@ def regret_chart(study: StudyRecords) -> alt.LayerChart:
     )
     layers = _limits(low, high, limit, x) if known else []
     for index, result in enumerate(results):
-        layers += _interval_layers(study, result, 56 + 50 * index, x)
-    return layered(layers, "Regret of each LoRA with its interval, zero and the tolerance", height)
+        layers += _interval_layers(study, result, 56 + lane * index, x, two)
+    return layered(layers, f"Regret of each LoRA with its 95 % interval. {_found(study, results, limit)}", height)
+
+
+def _found(study: StudyRecords, results: Sequence[MethodResult], limit: float | None) -> str:
+    """What the intervals say, in words."""
+    said = []
+    for result in results:
+        where = ""
+        if result.ci95 is not None and limit is not None:
+            low, high = result.ci95
+            where = "within" if high < limit else "beyond" if low > limit else "on both sides of"
+            where = f", {where} the tolerance of {words.nats(limit)}"
+        said.append(f"{_said(study, result)}{where}")
+    return f"{'; '.join(said) or 'Nothing was measured'}."
+
+
+def _said(study: StudyRecords, result: MethodResult) -> str:
+    label = study.label(result.name)
+    if result.regret is None:
+        return f"{label}: not measured"
+    if result.ci95 is None:
+        return f"{label}: {words.signed(result.regret)}, no interval"
+    return f"{label}: {words.signed(result.regret)} ({words.interval(result.ci95)})"
 
 
 def _limits(low: float, high: float, limit: float | None, x: alt.X) -> list[alt.Chart]:
@@ -171,17 +216,16 @@ def _limits(low: float, high: float, limit: float | None, x: alt.X) -> list[alt.
     return layers
 
 
-def _interval_layers(study: StudyRecords, result: MethodResult, line: float, x: alt.X) -> list[alt.Chart]:
-    label = study.label(result.name)
-    if result.regret is None:
-        said = f"{label}: not measured"
-    elif result.ci95 is None:
-        said = f"{label}: {words.signed(result.regret)}, no interval"
-    else:
-        said = f"{label}: {words.signed(result.regret)} ({words.interval(result.ci95)})"
-    row: dict[str, Any] = {"method": label, "text": said, "regret": result.regret}
-    texts = [data([row]).mark_text(style=style, align="left", dx=8) for style in ("halo", "label")]
-    layers = [text.encode(x=alt.value(0), y=alt.value(line - 6), text="text:N") for text in texts]
+def _interval_layers(study: StudyRecords, result: MethodResult, line: float, x: alt.X, two: bool) -> list[alt.Chart]:
+    label, said = study.label(result.name), _said(study, result)
+    row: dict[str, Any] = {"method": label, "tip": said, "regret": result.regret}
+    layers = []
+    for text in (f"{label}:", said.removeprefix(f"{label}: ")) if two else (said,):
+        for style in ("halo", "label"):
+            mark = data([{"text": text}]).mark_text(style=style, align="left", dx=8)
+            layers.append(mark.encode(x=alt.value(0), y=alt.value(line - 6), text="text:N"))
+        line += 16
+    line -= 16
     if result.regret is None:
         return layers
     y, color = alt.value(line + 12), method_color(study)
@@ -191,6 +235,7 @@ def _interval_layers(study: StudyRecords, result: MethodResult, line: float, x: 
         layers.append(span.mark_rule(strokeWidth=2.5).encode(x=x, x2="end:Q", y=y, color=color))
         tick = data(ends).mark_tick(orient="vertical", thickness=2.5, size=12, opacity=1)
         layers.append(tick.encode(x=x, y=y, color=color))
-    point = data([row]).mark_point(filled=True, size=120, opacity=1)
-    layers.append(point.encode(x=x, y=y, color=color, tooltip=alt.Tooltip("text:N", title="regret")))
+    shape = method_shape(study)
+    point = data([row]).mark_point(filled=True, size=120, opacity=1, aria=True)
+    layers.append(point.encode(x=x, y=y, color=color, shape=shape, description=TIP))
     return layers

@@ -10,7 +10,16 @@ import altair as alt
 from lowregret.analysis.lag import steps_to
 from lowregret.report.charts import words
 from lowregret.report.charts.curves import curve
-from lowregret.report.charts.drawing import LossScale, data, layered, method_color, method_key, method_shape
+from lowregret.report.charts.drawing import (
+    TIP,
+    LossScale,
+    data,
+    layered,
+    method_color,
+    method_dash,
+    method_key,
+    method_shape,
+)
 from lowregret.report.reading import StudyRecords
 
 _HEIGHT = 340
@@ -23,29 +32,42 @@ def lag_chart(study: StudyRecords) -> alt.LayerChart:
     names = compared(study)
     curves = {name: {step: loss for step, loss in curve(study, name).test if step > 0} for name in names}
     values = [loss for found in curves.values() for loss in found.values()]
-    scale = LossScale(values, above=20 + 18 * max(len(names), 1), below=24)
+    scale = LossScale(values, above=20 + 18 * max(len(names), 1), below=24, height=_HEIGHT)
     steps = [step for found in curves.values() for step in found] or [1]
     axis = alt.Axis(grid=False, values=sorted(set(steps)), format="~s", labelOverlap=True)
     domain = alt.Scale(type="log", domain=[0.93 * min(steps), 1.06 * max(steps)], nice=False)
     x = alt.X("step:Q", title="optimizer steps, logarithmic", scale=domain, axis=axis)
     y = scale.channel("loss")
     rows = [
-        {"method": study.label(name), "step": step, "loss": loss, "shown": words.nats(loss)}
+        {
+            "method": study.label(name),
+            "step": step,
+            "loss": loss,
+            "tip": f"{study.label(name)}, step {step}: {words.nats(loss)}",
+        }
         for name, found in curves.items()
         for step, loss in found.items()
     ]
-    tooltip = [alt.Tooltip("method:N"), alt.Tooltip("step:Q"), alt.Tooltip("shown:N", title="held-out loss")]
     color, shape = method_color(study), method_shape(study)
+    line = data(rows).mark_line(strokeWidth=1.6, opacity=0.85, interpolate="linear")
+    points = data(rows).mark_point(size=60, strokeWidth=2, opacity=1, aria=True)
     layers = [
-        data(rows).mark_line(strokeWidth=1.6, opacity=0.85, interpolate="linear").encode(x=x, y=y, color=color),
-        data(rows)
-        .mark_point(size=60, strokeWidth=2, opacity=1)
-        .encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+        line.encode(x=x, y=y, color=color, strokeDash=method_dash(study)),
+        points.encode(x=x, y=y, color=color, shape=shape, description=TIP),
         *_key(study, names, scale),
         *_before(study, curves, x, y),
         *_arrow(study, curves, x, y),
     ]
-    return layered(layers, "Held-out loss against the logarithm of the steps, with LoRA's lag as an arrow", _HEIGHT)
+    return layered(layers, f"Held-out loss against the logarithm of the steps. {_found(study)}", _HEIGHT)
+
+
+def _found(study: StudyRecords) -> str:
+    """The regret in steps, in words."""
+    lag, lora = study.verdict.lag, study.verdict.lora
+    if lag is None or lag.factor is None or lora is None:
+        return "How many more steps LoRA needs is not known."
+    bounds = "" if lag.low is None or lag.high is None else f", 95 % interval {lag.low:.2g} to {lag.high:.2g}"
+    return f"For the same loss {study.label(lora.name)} needs {lag.factor:.2g} times the steps of FullFT{bounds}."
 
 
 def compared(study: StudyRecords) -> list[str]:
@@ -89,6 +111,8 @@ def _arrow(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y
         return []
     text = f"{lag.factor:.2g}× the steps"
     row: dict[str, Any] = {"step": start, "end": end, "loss": level, "text": text}
+    # The arrow ends where the curves do, at the right: its text ends there too.
+    label = data([{"step": max(start, end), "loss": level, "text": text}])
     tips = (({"step": start, "loss": level}, 270), ({"step": end, "loss": level}, 90))
     return [
         data([row]).mark_rule(style="zero").encode(x=x, x2="end:Q", y=y),
@@ -97,7 +121,7 @@ def _arrow(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y
             for tip, angle in tips
         ),
         *(
-            data([row]).mark_text(style=style, align="left", dy=14).encode(x=x, y=y, text="text:N")
+            label.mark_text(style=style, align="right", dy=14).encode(x=x, y=y, text="text:N")
             for style in ("halo", "label")
         ),
     ]

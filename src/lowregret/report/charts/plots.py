@@ -14,16 +14,16 @@ from typing import Any
 
 import altair as alt
 
-from lowregret.report.charts.drawing import HEIGHT, data, layered
+from lowregret.report.charts.drawing import HEIGHT, PHONE, TIP, data, layered
+from lowregret.report.charts.theme import ramp
 from lowregret.report.charts.words import MINUS
 
-PHONE = 46
-"""Characters of a label that a phone has room for."""
 PLAIN = "replace(datum.label, '+', '')"
 """A number without the sign of its exponent: 1e2, not 1e+2."""
 LINE = 15
 """Pixels between two names at the right edge."""
-_SHADE = alt.Scale(domain=[0, 1], range="ramp", nice=False)
+_TIPS = 24
+"""Most points of a curve without dots that say what they are."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,6 @@ class Series:
     dots: bool = False
     faint: bool = False
     """One of several behind their mean."""
-    tip: Sequence[str] = ()
-    """What the pointer shows at each point; the coordinates when empty."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,10 @@ def curves(
     marks: Sequence[tuple[float, float, str]] = (),
     height: int = HEIGHT,
 ) -> alt.LayerChart:
-    """Curves with their names at the right; `marks` are (x, y, what it says) of rings on them."""
+    """Curves with their names at the right; `marks` are (x, y, what it says) of rings on them.
+
+    The chart's description is the one given, and what the curves come to.
+    """
     drawn = [s for s in series if s.points]
     if not drawn:
         return _empty(description)
@@ -90,16 +91,13 @@ def curves(
     for one in drawn:
         # Side by side, where intervals of several curves would hide one another.
         aside = 4.0 * (barred.index(one) - (len(barred) - 1) / 2) if one in barred and len(barred) > 1 else 0.0
-        layers += _curve(one, channel_x, channel_y, x, y, aside)
+        layers += _curve(one, channel_x, channel_y, aside)
     if marks:
-        rings = data([{"x": a, "y": b, "text": text} for a, b, text in marks])
-        tip = [alt.Tooltip("text:N", title="here")]
-        layers.append(
-            rings.mark_point(size=120, strokeWidth=1.6, opacity=1, clip=True, style="ring").encode(
-                x=channel_x, y=channel_y, tooltip=tip
-            )
-        )
-    return layered([*layers, *_names(drawn, scale, channel_x, channel_y)], description, height)
+        rings = data([{"x": a, "y": b, "tip": text} for a, b, text in marks])
+        ring = rings.mark_point(size=120, strokeWidth=1.6, opacity=1, clip=True, style="ring", aria=True)
+        layers.append(ring.encode(x=channel_x, y=channel_y, description=TIP))
+    layers += _names(drawn, scale, channel_x, channel_y)
+    return layered(layers, f"{description}. {_ends(drawn, [text for _, _, text in marks])}", height)
 
 
 def forest(
@@ -138,13 +136,32 @@ def forest(
             layers.append(
                 data([row]).mark_rule(strokeWidth=2, style="interval").encode(x=x_of(x, "low"), x2="high:Q", y=y)
             )
-            tip = [alt.Tooltip("text:N", title="what"), alt.Tooltip("shown:N", title="value")]
-            dot = data([{**row, "shown": shown}]).mark_point(size=70, filled=True, opacity=1, style="dot")
-            layers.append(dot.encode(x=x, y=y, tooltip=tip))
+            tipped = data([{**row, "tip": f"{name}: {shown}"}])
+            dot = tipped.mark_point(size=70, filled=True, opacity=1, style="dot", aria=True)
+            layers.append(dot.encode(x=x, y=y, description=TIP))
         for line, words in enumerate((name, shown) if two else (f"{name}  =  {shown}",)):
             label = data([{"text": words}]).mark_text(style="label", align="left")
             layers.append(label.encode(x=alt.value(2), y=alt.value(34 + lane * index + 16 * line), text="text:N"))
-    return layered(layers, description, height)
+    found = "; ".join(f"{name} {shown}" for name, shown in said)
+    return layered(layers, f"{description}. {found}.", height)
+
+
+def _ends(series: Sequence[Series], marks: Sequence[str]) -> str:
+    """Where the curves go, and what is marked, in words."""
+    said = []
+    for one in series:
+        (first_x, first), (last_x, last) = one.points[0], one.points[-1]
+        if one.name and len(one.points) > 1:
+            said.append(
+                f"{one.name} goes from {_number(first)} at {_number(first_x)} to {_number(last)} at {_number(last_x)}"
+            )
+        elif one.name:
+            said.append(f"{one.name} is {_number(first)} at {_number(first_x)}")
+    return "; ".join([*said, *marks]) + "."
+
+
+def _number(value: float) -> str:
+    return re.sub(r"^-", MINUS, f"{value:.3g}")
 
 
 def x_of(channel: alt.X, field: str) -> alt.X:
@@ -155,7 +172,7 @@ def x_of(channel: alt.X, field: str) -> alt.X:
 
 
 def _interval_words(value: float, low: float | None, high: float | None) -> str:
-    shown = [re.sub(r"^-", MINUS, f"{number:.3g}") for number in (value, low, high) if number is not None]
+    shown = [_number(number) for number in (value, low, high) if number is not None]
     if low is None or high is None or (low == value == high):
         return shown[0]
     return f"{shown[0]} ({shown[1]} to {shown[2]})"
@@ -207,6 +224,9 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
             return low / 3, high * 3
         ratio = (high / low) ** 0.06
         return low / ratio, high * ratio
+    if high == low:  # one value: a fifth of it around it, so that ticks have few digits
+        around = 0.2 * abs(high) or 1.0
+        return low - around, high + around
     spread = max(high - low, 1e-3 * max(abs(high), 1e-6))
     return low - 0.06 * spread, high + 0.06 * spread
 
@@ -255,30 +275,29 @@ def _references(references: Sequence[Reference], y: alt.Y) -> list[alt.Chart]:
     return layers
 
 
-def _curve(one: Series, x: alt.X, y: alt.Y, x_axis: Axis, y_axis: Axis, aside: float) -> list[alt.Chart]:
-    rows: list[dict[str, Any]] = []
-    for index, (a, b) in enumerate(one.points):
-        tip = one.tip[index] if index < len(one.tip) else f"{x_axis.title} {a:.4g}, {y_axis.title} {b:.4g}"
-        rows.append({"x": a, "y": b, "shade": one.shade, "name": one.name, "tip": tip})
-    color: dict[str, Any] = {} if one.shade is None else {"color": alt.Color("shade:Q", scale=_SHADE, legend=None)}
-    tooltip = [alt.Tooltip("name:N", title="what"), alt.Tooltip("tip:N", title="here")]
-    style: dict[str, Any] = {"style": "ink"} if one.shade is None else {}
+def _curve(one: Series, x: alt.X, y: alt.Y, aside: float) -> list[alt.Chart]:
+    style: dict[str, Any] = {"style": ramp(one.shade)}
     dash: dict[str, Any] = {"strokeDash": [6, 4]} if one.dashed else {}
     style |= {"xOffset": aside} if aside else {}
-    source = data(rows)
+    source = data([{"x": a, "y": b} for a, b in one.points])
     if one.faint:
-        return [source.mark_line(strokeWidth=1, opacity=0.4, clip=True, **style).encode(x=x, y=y, **color)]
+        return [source.mark_line(strokeWidth=1, opacity=0.4, clip=True, **style).encode(x=x, y=y)]
     layers = []
     if one.intervals:
-        bars = data([{"x": a, "y": b, "high": c, "shade": one.shade} for a, b, c in one.intervals])
-        layers.append(
-            bars.mark_rule(strokeWidth=1.5, opacity=0.7, clip=True, **style).encode(x=x, y=y, y2="high:Q", **color)
-        )
-    layers.append(source.mark_line(strokeWidth=2, clip=True, **style, **dash).encode(x=x, y=y, **color))
-    size = 46 if one.dots else 16
-    dots = source.mark_point(size=size, filled=True, opacity=1, clip=True, **style)
-    layers.append(dots.encode(x=x, y=y, tooltip=tooltip, **color))
-    return layers
+        bars = data([{"x": a, "y": b, "high": c} for a, b, c in one.intervals])
+        layers.append(bars.mark_rule(strokeWidth=1.5, opacity=0.7, clip=True, **style).encode(x=x, y=y, y2="high:Q"))
+    layers.append(source.mark_line(strokeWidth=2, clip=True, **style, **dash).encode(x=x, y=y))
+    every = 1 if one.dots else -(-len(one.points) // _TIPS)
+    tipped = data([{"x": a, "y": b, "tip": _tip(one, i)} for i, (a, b) in enumerate(one.points) if i % every == 0])
+    dots = tipped.mark_point(size=46 if one.dots else 16, filled=True, opacity=1, clip=True, aria=True, **style)
+    return [*layers, dots.encode(x=x, y=y, description=TIP)]
+
+
+def _tip(one: Series, index: int) -> str:
+    """What the pointer shows at a point."""
+    a, b = one.points[index]
+    told = f"{_number(b)} at {a:.4g}"
+    return f"{one.name}: {told}" if one.name else told
 
 
 def _names(series: Sequence[Series], scale: _Scale, x: alt.X, y: alt.Y) -> list[alt.Chart]:
@@ -295,22 +314,19 @@ def _names(series: Sequence[Series], scale: _Scale, x: alt.X, y: alt.Y) -> list[
             places[index] = min(places[index], places[index + 1] - LINE)
     lines, texts = [], []
     for place, (_, one) in zip(places, wanted, strict=True):
-        row = data([{"text": one.name, "shade": one.shade}])
+        row = data([{"text": one.name}])
         where = {"x": alt.value("width"), "y": alt.value(place), "text": "text:N"}
-        color: dict[str, Any] = {} if one.shade is None else {"color": alt.Color("shade:Q", scale=_SHADE, legend=None)}
-        lines.append(_hairline(one, place, scale, x, y, color))
+        lines.append(_hairline(one, place, scale, x, y))
         texts.append(row.mark_text(style="halo", align="right", dx=-2).encode(**where))
-        kind = "value" if one.shade is None else "name"
-        texts.append(row.mark_text(style=kind, align="right", dx=-2).encode(**where, **color))
+        texts.append(row.mark_text(style=["name", ramp(one.shade)], align="right", dx=-2).encode(**where))
     return [*lines, *texts]
 
 
-def _hairline(one: Series, place: float, scale: _Scale, x: alt.X, y: alt.Y, color: dict[str, Any]) -> alt.Chart:
+def _hairline(one: Series, place: float, scale: _Scale, x: alt.X, y: alt.Y) -> alt.Chart:
     """From the end of a curve to its name: where names are moved apart, and where a curve ends early."""
     end = one.points[-1]
-    row = data([{"x": end[0], "y": min(max(end[1], scale.low), scale.high), "shade": one.shade}])
-    style: dict[str, Any] = {"style": "ink"} if one.shade is None else {}
-    line = row.mark_rule(strokeWidth=0.8, opacity=0.45, clip=True, **style)
+    row = data([{"x": end[0], "y": min(max(end[1], scale.low), scale.high)}])
+    line = row.mark_rule(strokeWidth=0.8, opacity=0.45, style=ramp(one.shade))
     before = alt.value({"expr": f"width - {7 * len(one.name) + 6}"})
-    drawn: alt.Chart = line.encode(x=x, y=y, x2=before, y2=alt.value(place), **color)
+    drawn: alt.Chart = line.encode(x=x, y=y, x2=before, y2=alt.value(place))
     return drawn

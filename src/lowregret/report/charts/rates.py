@@ -13,7 +13,17 @@ from typing import Any, Literal
 import altair as alt
 
 from lowregret.report.charts import words
-from lowregret.report.charts.drawing import HEIGHT, LOSS, LossScale, data, layered, method_color
+from lowregret.report.charts.drawing import (
+    HEIGHT,
+    LOSS,
+    TIP,
+    LossScale,
+    data,
+    layered,
+    method_color,
+    method_dash,
+    method_shape,
+)
 from lowregret.report.reading import Bracket, StudyRecords, finished
 from lowregret.runs.records import TrialRecord
 
@@ -30,15 +40,30 @@ def loss_against_learning_rate(study: StudyRecords) -> alt.LayerChart:
     marked = [name for name in study.methods if any(_outcome(t, top) for t in study.search_trials(name))]
     base = study.verdict.base_nll
     shown = [loss for loss in losses if loss <= top] + ([base] if base is not None and base <= top else [])
-    scale = LossScale(shown, above=30 + 14 * len(marked), below=LANE * len(study.methods) + 18)
+    lanes = LANE * len(study.methods) + 18
+    height = max(HEIGHT, 250 + lanes)
+    scale = LossScale(shown, above=30 + 14 * len(marked), below=lanes, height=height)
     rates = [trial.learning_rate for trial in study.trials] or [1e-4]
     x = _rate_channel(rates)
     layers = _base_rule(study, scale) + _search_layers(study, scale, x, top)
     layers += _outcome_layers(study, scale, x, marked, top)
     for index, name in enumerate(study.methods):
-        lane = scale.at(HEIGHT - LANE * (len(study.methods) - index) + 24)
+        lane = scale.at(height - LANE * (len(study.methods) - index) + 24)
         layers += _lane_layers(study, name, lane, x, rates)
-    return layered(layers, "Held-out loss against learning rate, one line a method, with the bracket of each")
+    found = "; ".join(_found(study, name) for name in study.methods)
+    chart = layered(layers, f"Held-out loss against learning rate, a line a method. {found}.", height)
+    # One layer's shapes say how trials ended, the others' which method's they are.
+    independent: alt.LayerChart = chart.resolve_scale(shape="independent")
+    return independent
+
+
+def _found(study: StudyRecords, name: str) -> str:
+    """Where a method does best, in words."""
+    bracket, result = study.bracket(name), study.result(name)
+    if bracket is None:
+        return f"{study.label(name)}: no finished trial"
+    loss = f" with {words.nats(result.test_nll)}" if result is not None and result.test_nll is not None else ""
+    return f"{_lane_text(study, study.label(name), bracket, name)}{loss}"
 
 
 def _top(losses: Sequence[float], base: float | None) -> float:
@@ -89,21 +114,14 @@ def _trial_row(study: StudyRecords, trial: TrialRecord) -> dict[str, Any]:
         "method": study.label(trial.method),
         "rate": trial.learning_rate,
         "loss": trial.test_nll,
-        "seed": trial.seed,
-        "status": trial.status,
-        "shown": "none" if trial.test_nll is None else words.nats(trial.test_nll),
-        "spelled": words.rate(trial.learning_rate),
+        "tip": f"{study.label(trial.method)} at {words.rate(trial.learning_rate)}, seed {trial.seed}: {_end(trial)}",
     }
 
 
-def _trial_tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("method:N"),
-        alt.Tooltip("spelled:N", title="learning rate"),
-        alt.Tooltip("seed:Q"),
-        alt.Tooltip("status:N"),
-        alt.Tooltip("shown:N", title="held-out loss"),
-    ]
+def _end(trial: TrialRecord) -> str:
+    """How a trial ended, in words."""
+    loss = None if trial.test_nll is None else words.nats(trial.test_nll)
+    return loss if trial.status == "finished" and loss else f"{trial.status}{f', {loss}' if loss else ''}"
 
 
 def _search_layers(study: StudyRecords, scale: LossScale, x: alt.X, top: float) -> list[alt.Chart]:
@@ -113,11 +131,14 @@ def _search_layers(study: StudyRecords, scale: LossScale, x: alt.X, top: float) 
     dots = [_trial_row(study, trial) for _, trials in best for trial in trials]
     rings = [{**_trial_row(study, ran[0]), "loss": _mean([t.test_nll for t in ran])} for _, ran in best if ran]
     near = [row for row in rows if row["loss"] <= top]
+    line = data(rows).mark_line(clip=True, strokeWidth=2, strokeJoin="round")
+    points = data(near).mark_point(filled=True, size=50, opacity=1, aria=True)
+    seeds = data(dots).mark_point(filled=True, size=20, opacity=1, aria=True)
     return [
-        data(rows).mark_line(clip=True, strokeWidth=2, strokeJoin="round").encode(x=x, y=y, color=color),
-        data(near).mark_point(filled=True, size=46, opacity=1).encode(x=x, y=y, color=color, tooltip=_trial_tooltip()),
+        line.encode(x=x, y=y, color=color, strokeDash=method_dash(study)),
+        points.encode(x=x, y=y, color=color, shape=method_shape(study), description=TIP),
         data(rings).mark_point(size=260, strokeWidth=2, opacity=1).encode(x=x, y=y, color=color),
-        data(dots).mark_point(filled=True, size=20, opacity=1).encode(x=x, y=y, color=color, tooltip=_trial_tooltip()),
+        seeds.encode(x=x, y=y, color=color, description=TIP),
     ]
 
 
@@ -144,9 +165,9 @@ def _outcome_layers(
         scale=alt.Scale(domain=present, range=[SHAPES[outcome] for outcome in present]),
         legend=alt.Legend(orient="top", title=None, direction="horizontal", symbolStrokeWidth=2),
     )
-    points = data(rows).mark_point(size=70, strokeWidth=2, opacity=1)
+    points = data(rows).mark_point(size=70, strokeWidth=2, opacity=1, aria=True)
     y = scale.channel("edge")
-    return [points.encode(x=x, y=y, color=method_color(study), shape=shape, tooltip=_trial_tooltip())]
+    return [points.encode(x=x, y=y, color=method_color(study), shape=shape, description=TIP)]
 
 
 def _lane_layers(study: StudyRecords, name: str, lane: float, x: alt.X, rates: Sequence[float]) -> list[alt.Chart]:
@@ -174,7 +195,9 @@ def _lane_layers(study: StudyRecords, name: str, lane: float, x: alt.X, rates: S
     text = data([row]).mark_text(style="label", align=align, baseline="bottom", dy=-8)
     layers = [
         span.encode(x=_rate_channel(rates, "start"), x2="end:Q", y=y, color=color),
-        data([row]).mark_point(filled=True, size=60, opacity=1).encode(x=x, y=y, color=color),
+        data([row])
+        .mark_point(filled=True, size=60, opacity=1)
+        .encode(x=x, y=y, color=color, shape=method_shape(study)),
         text.encode(x=_rate_channel(rates, "anchor"), y=y, text="text:N"),
     ]
     tick = data(ends).mark_tick(orient="vertical", thickness=2, size=11, opacity=1)

@@ -1,42 +1,101 @@
-"""Colours and type of the figures, light and dark, as Vega-Lite configurations.
+"""Colours and type of the figures and pages, light and dark.
 
-Charts name roles (`style="reference"`, the `category` range) and never colours, so that one specification serves the
-light page, the dark page and print.
+Charts name roles (`style="reference"`, the `category` range) and never colours, so that one specification serves files
+of either theme and pages. On a page a role is a variable of CSS, and the page's style sheet says what it is in the
+light, in the dark and in print.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
-Theme = Literal["light", "dark"]
+Theme = Literal["light", "dark", "page"]
 
-# Okabe & Ito (2008), colour-blind safe. Yellow and black are left out: one is lost on white, the other on dark. The
-# dark page has lighter ones, for a contrast of more than 3 : 1.
-_CATEGORY = {
-    "light": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A"],
-    "dark": ["#4FA8DC", "#E8772E", "#1FB890", "#DB92BB", "#E69F00", "#8CCBF0", "#A6A6A6"],
-}
-# From the lowest rank to the highest: light to dark on paper, dark to light on the dark page, all with enough contrast.
-_RAMP = {
-    "light": ["#d98800", "#d4532b", "#b5305f", "#7b2d8e", "#3d2b9c", "#0b1f6b"],
-    "dark": ["#ffd166", "#ff9f5a", "#f9748f", "#cf86e8", "#a79bff", "#8fd0ff"],
-}
-_INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
-_MUTED = {"light": "#59636e", "dark": "#9ba5b1"}
-_GRID = {"light": "#e7e9ec", "dark": "#2b313a"}
-PAPER = {"light": "#ffffff", "dark": "#171a20"}
-_SHADE = {"light": "#009E73", "dark": "#1FB890"}
+METHODS = 8
+"""Methods of a compare that have a colour, a shape and dashes of their own; more begin again."""
+RAMP = 20
+"""Steps of the ramp of ranks."""
+
+# Light, dark. The first eight were searched for (greedily, with exchanges) among colours of at least 3.3 : 1 against
+# paper and panel, for the largest least distance in OKLab (Ottosson, 2020), as seen by normal eyes and, by the matrices
+# of Machado, Oliveira and Fernandes (2009), by deuteranopes and protanopes.
+_CATEGORY = (
+    ("#0066bb", "#55aaee"),
+    ("#cc5500", "#ee8844"),
+    ("#880055", "#cc4488"),
+    ("#7777ff", "#7766ee"),
+    ("#6688aa", "#99eeff"),
+    ("#883300", "#aa6600"),
+    ("#bb3366", "#00ccaa"),
+    ("#333399", "#ffdd00"),
+)
+# From the lowest rank to the highest, in even steps of OKLab's lightness: away from the paper, at 4.5 : 1 or more,
+# since names are written in these colours, but not as far as the ink, which is full fine-tuning.
+_RAMP = (
+    ("#986603", "#bb7e00"),
+    ("#a83f05", "#ef692d"),
+    ("#a20b4b", "#fc6b94"),
+    ("#791380", "#e783ed"),
+    ("#461d96", "#baaffd"),
+    ("#002985", "#81d3fd"),
+)
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
+def _between(stops: tuple[str, ...], place: float) -> str:
+    """A colour at a place from 0 to 1 between stops."""
+    index = min(int(place * (len(stops) - 1)), len(stops) - 2)
+    part = place * (len(stops) - 1) - index
+    pairs = ((int(stops[index][i : i + 2], 16), int(stops[index + 1][i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(low + part * (high - low)):02x}" for low, high in pairs)
+
+
+def _ramp() -> dict[str, tuple[str, str]]:
+    light, dark = zip(*_RAMP, strict=True)
+    return {f"ramp-{step}": (_between(light, step / RAMP), _between(dark, step / RAMP)) for step in range(RAMP + 1)}
+
+
+COLOURS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "paper": ("#ffffff", "#171a20"),
+        "panel": ("#f5f6f8", "#1f242c"),
+        "ink": ("#1b1f24", "#e6e9ee"),
+        "muted": ("#59636e", "#9ba5b1"),
+        "line": ("#dfe2e6", "#343b46"),
+        "grid": ("#e7e9ec", "#2b313a"),
+        "link": ("#0062a0", "#6cb8ea"),
+        "good": ("#00775a", "#1fb890"),
+        "bad": ("#b34700", "#f08a4b"),
+        **{f"method-{index}": pair for index, pair in enumerate(_CATEGORY)},
+        **_ramp(),
+    }
+)
+"""Role → its colour in the light and in the dark. `line` and `grid` decorate: nothing is told by them."""
+
+
+def colour(role: str, theme: Theme) -> str:
+    """What a role is drawn in: a colour, or on a page the variable of that name."""
+    return f"var(--{role})" if theme == "page" else COLOURS[role][theme == "dark"]
+
+
+def ramp(shade: float | None) -> str:
+    """The style of what is drawn at a place from 0 to 1 on the ramp; ink for None."""
+    return "ink" if shade is None else f"ramp-{round(RAMP * min(max(shade, 0.0), 1.0))}"
+
+
 def config(theme: Theme) -> dict[str, Any]:
-    """The Vega-Lite configuration of a theme."""
-    ink, muted, grid, paper = _INK[theme], _MUTED[theme], _GRID[theme], PAPER[theme]
-    return {
+    """The Vega-Lite configuration of a theme. On a page only marks that say so have words of their own."""
+    ink, muted, grid, paper, good = (colour(role, theme) for role in ("ink", "muted", "grid", "paper", "good"))
+    methods = [colour(f"method-{index}", theme) for index in range(METHODS)]
+    ramps = {style: {"color": colour(style, theme)} for style in (f"ramp-{step}" for step in range(RAMP + 1))}
+    own: dict[str, Any] = {"mark": {"aria": False}} if theme == "page" else {}
+    return own | {
         "background": "transparent",
         "font": FONT,
         "view": {"stroke": None},
-        "range": {"category": _CATEGORY[theme], "ramp": _RAMP[theme]},
+        "range": {"category": methods},
         "axis": {
             "labelColor": muted,
             "titleColor": muted,
@@ -65,13 +124,14 @@ def config(theme: Theme) -> dict[str, Any]:
             "halo": {"color": paper, "fontSize": 12, "font": FONT, "stroke": paper, "strokeWidth": 4, "opacity": 0.85},
             "reference": {"color": muted, "strokeWidth": 1, "strokeDash": [4, 3]},
             "zero": {"color": ink, "strokeWidth": 1},
-            "limit": {"color": _SHADE[theme], "strokeWidth": 1.5, "strokeDash": [5, 3]},
-            "shade": {"color": _SHADE[theme], "opacity": 0.13},
+            "limit": {"color": good, "strokeWidth": 1.5, "strokeDash": [5, 3]},
+            "shade": {"color": good, "opacity": 0.13},
             "track": {"color": grid},
-            "ink": {"color": ink, "stroke": ink},
+            "ink": {"color": ink},
             "ring": {"stroke": ink, "color": ink, "fill": "transparent"},
-            "dot": {"color": _CATEGORY[theme][0], "fill": _CATEGORY[theme][0]},
-            "interval": {"color": _CATEGORY[theme][0]},
+            "dot": {"color": methods[0], "fill": methods[0]},
+            "interval": {"color": methods[0]},
             "name": {"fontSize": 12, "fontWeight": 600, "font": FONT},
+            **ramps,
         },
     }

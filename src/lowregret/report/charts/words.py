@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lowregret.analysis import numbers
 from lowregret.spec import FullFT, Method
 from lowregret.spec.conventions import DEFAULT_CONVENTION
@@ -34,6 +36,12 @@ def interval(ci: tuple[float, float]) -> str:
 def share(fraction: float) -> str:
     """A fraction as a percentage, three significant digits: `0.5 %`."""
     return f"{fraction * 100:.3g} %"
+
+
+def perplexity(nll: float) -> str:
+    """What a loss in nats per token comes to as perplexity, exp(nll): `3.684`."""
+    value = float(f"{math.exp(min(nll, 700.0)):.4g}")
+    return f"{value:,.0f}" if 1e4 <= value < 1e7 else f"{value:.4g}"
 
 
 def of_learned(fraction: float | None) -> str:

@@ -5,22 +5,45 @@ from __future__ import annotations
 import math
 
 from lowregret.report.charts import words
+from lowregret.report.pages import action
 from lowregret.report.reading import StudyRecords, cost_of
 from lowregret.runs.verdict import MethodResult
+
+OPEN = "Not settled: "
+"""What the words of an open verdict begin with."""
+
+
+def plain(study: StudyRecords) -> str:
+    """The verdict as one would say it: as good, better or worse by how much, or what would settle it."""
+    verdict = study.verdict
+    if verdict.verdict == "inconclusive":
+        options = action.settling(study)
+        return f"{OPEN}{action.more(study, options[0])}." if options else headline(study)
+    if verdict.verdict == "regret":
+        return f"LoRA is worse by {_apart(verdict.lora, verdict.full)}."
+    chosen = _chosen(study)
+    if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
+        return f"LoRA is better by {_apart(chosen, verdict.full)}."
+    return "LoRA is as good as full fine-tuning."
+
+
+def _chosen(study: StudyRecords) -> MethodResult | None:
+    """The LoRA that is recommended, or the one that was judged."""
+    advice = study.verdict.recommendation
+    return (advice and study.result(advice.method)) or study.verdict.lora
 
 
 def headline(study: StudyRecords) -> str:
     """The verdict in one sentence: which to choose and why, or that it is not settled and why."""
     verdict = study.verdict
     if verdict.verdict == "inconclusive":
-        return f"Not settled: {_unsettled(study)}."
+        return f"{OPEN}{_unsettled(study)}."
     if verdict.verdict == "regret":
         lora, apart = _name(study, verdict.lora), _apart(verdict.lora, verdict.full)
         side = "below" if study.rewarded else "above"
         said = f"Choose full fine-tuning: {lora} ends {apart} {side} it, more than the tolerance allows"
         return f"{said}{_steps(study)}."
-    advised = verdict.recommendation and study.result(verdict.recommendation.method)
-    chosen = advised or verdict.lora
+    chosen = _chosen(study)
     if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
         side = "above" if study.rewarded else "below"
         why = f"it ends {_apart(chosen, verdict.full)} {side} full fine-tuning"
@@ -47,7 +70,8 @@ def _unsettled(study: StudyRecords) -> str:
     pair = [result for result in (verdict.lora, verdict.full) if result is not None]
     loose = [_name(study, result) for result in pair if not result.bracketed]
     if loose:
-        return f"the best learning rate of {_listed(loose)} is not bracketed"
+        rates = "rate of {} is" if len(loose) == 1 else "rates of {} are"
+        return f"the best learning {rates.format(_listed(loose))} not bracketed"
     lora, limit = _name(study, verdict.lora), study.tolerance
     if verdict.ci95 is not None and limit is not None and verdict.ci95[0] <= limit <= verdict.ci95[1]:
         return f"the regret of {lora} may lie on either side of the tolerance"
@@ -118,7 +142,8 @@ def _open_side(below: float | None, above: float | None) -> str:
 def steps_caption(study: StudyRecords, window: int) -> str:
     """What to see in loss against steps; `window` is the width of the moving average, in steps."""
     ends = [
-        f"{words.mid_sentence(study.label(result.name))} at {words.nats(result.test_nll)}"
+        f"{words.mid_sentence(study.label(result.name))} at {words.nats(result.test_nll)} nats (perplexity "
+        f"{words.perplexity(result.test_nll)})"
         for result in study.verdict.methods
         if result.test_nll is not None
     ]

@@ -1,13 +1,14 @@
-"""The claims of studies as text and as the table that opens the page."""
+"""The claims of studies as text, and as the table that opens the page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from lowregret.questions.judge import Claim, corrected
 from lowregret.report.charts.words import MINUS
-from lowregret.report.pages.tables import NONE, text
+from lowregret.report.pages.templates import NONE, render
 
 MARKS = {"holds": "✓", "does not hold": "✗", "open": "?"}
 
@@ -48,35 +49,29 @@ def amount(value: float, unit: str) -> str:
     return said.replace("-", MINUS)
 
 
-def claims_table(rows: Sequence[tuple[str, str, Claim]], together: Sequence[float | None]) -> str:
+def claims_table(
+    rows: Sequence[tuple[str, str, Claim]], together: Sequence[float | None], many: str, how: str
+) -> Markup:
     """One line a claim; a row is (link to its study, name of its study, the claim). On a phone a line is a card.
 
-    `together` has each one's p-value, corrected for the number of all of them (`judge.holm`).
+    `together` has each one's p-value, corrected for the number of all of them (`judge.holm`). `many` stands above and
+    `how` below.
     """
-    lines = []
-    for (link, study, claim), p in zip(rows, together, strict=True):
-        stated = claim.statement
-        ruling = f'<strong class="ruling">{MARKS[claim.ruling]} {claim.ruling}</strong>'
-        ruling += f'<span class="why">{text(_corrected(claim, p))}</span>'
-        note = f'<span class="why">{text(claim.note)}</span>' if claim.note else ""
-        where = f'<a href="#{escape(link)}">{escape(study)}</a>'
-        lines.append(
-            f'<tr class="ruling-{claim.ruling.replace(" ", "-")}">\n'
-            f'<td data-label="Claim"><span class="sentence">{text(stated.sentence)}</span>'
-            f'<span class="why">{where}, SCIENCE {escape(stated.number)}: {text(stated.statistic)}</span></td>\n'
-            f'<td data-label="Here">{ruling}{note}</td>\n'
-            f'<td class="number" data-label="Measured">{text(value_text(claim))}'
-            f'<span class="why">{text(interval_text(claim))}</span></td>\n'
-            f'<td class="number" data-label="Holds if">{text(stated.threshold).replace("-", MINUS)}</td></tr>'
-        )
-    heads = "".join(
-        f'<th scope="col"{kind}>{title}</th>'
-        for title, kind in (
-            ("Claim", ""),
-            ("Here", ""),
-            ("Measured, 95 % interval", ' class="number"'),
-            ("Holds if", ' class="number"'),
-        )
-    )
-    body = "\n".join(lines)
-    return f'<div class="claims"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    lines = [
+        {
+            "kind": claim.ruling.replace(" ", "-"),
+            "link": link,
+            "study": study,
+            "sentence": claim.statement.sentence,
+            "number": claim.statement.number,
+            "statistic": claim.statement.statistic,
+            "ruling": f"{MARKS[claim.ruling]} {claim.ruling}",
+            "corrected": _corrected(claim, p),
+            "note": claim.note,
+            "value": value_text(claim),
+            "interval": interval_text(claim),
+            "threshold": claim.statement.threshold.replace("-", MINUS),
+        }
+        for (link, study, claim), p in zip(rows, together, strict=True)
+    ]
+    return render("claims", rows=lines, many=many, how=how)

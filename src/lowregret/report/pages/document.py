@@ -1,7 +1,7 @@
-"""The frame of every page: one file that needs no network, with its style, its scripts and its figures.
+"""The frame of every page: one file that needs no network, with its style, its script and its figures.
 
-Every text is escaped, and a content security policy that names the hashes of the page's own scripts keeps the browser
-from loading or running anything else.
+A content security policy that names the hashes of the page's own style and script keeps the browser from loading or
+running anything else.
 """
 
 from __future__ import annotations
@@ -9,89 +9,72 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import cache
-from html import escape
 from importlib.resources import files
 from typing import Any
 
-from lowregret.foreign_text import shown, without_secrets
-from lowregret.report.charts.theme import config
-from lowregret.report.pages.tables import text
+from markupsafe import Markup
+
+from lowregret.report.charts.theme import COLOURS
+from lowregret.report.pages.templates import render
 from lowregret.strict_json import to_json
 
 
-def document(
-    title: str, version: str, body: str, specs: dict[str, Any], made_from: str = "the records in this folder"
-) -> str:
-    """A page that needs no network: its style, its scripts, its figures' specifications by key, and its body."""
-    own = files("lowregret.report.pages")
-    style = own.joinpath("page.css").read_text(encoding="utf-8")
-    drawing = (_vega(),) if specs else ()
-    scripts = (*drawing, own.joinpath("page.js").read_text(encoding="utf-8"))
-    data = {"charts": specs, "themes": {"light": config("light"), "dark": config("dark")}}
-    return "\n".join(
-        (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(shown(title))}</title>",
-            f"<style>\n{style}</style>\n</head>\n<body>\n<main>",
-            shown(body),
-            f"</main>\n<footer>Written by lowregret {escape(shown(version))} from {escape(shown(made_from))}.</footer>",
-            f'<script type="application/json" id="data">{_json(data)}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
-            "</body>\n</html>\n",
-        )
+def document(title: str, version: str, body: Markup, made_from: str = "the records in this folder") -> str:
+    """A page that needs no network: its style, its script and its body."""
+    style, script = _own()
+    own = f"script-src {_hash(script)}; style-src {_hash(style)}"
+    page = render(
+        "document",
+        title=title,
+        version=version,
+        made_from=made_from,
+        body=body,
+        style=Markup(style),  # our own files
+        script=Markup(script),
+        policy=f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'",
     )
+    return str(page)
 
 
 @cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, once a page and built once a process (it takes a second)."""
-    import vl_convert
-
-    # A closing tag inside a script would end it; the bundle has none today.
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
-
-
-def _policy(scripts: tuple[str, ...]) -> str:
-    """No network; only these scripts. Vega compiles its expressions, hence `unsafe-eval`."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    return f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
+def _own() -> tuple[str, str]:
+    """The style and the script."""
+    here = files("lowregret.report.pages")
+    style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return f"{_colours()}{style}", script
 
 
-def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return to_json(without_secrets(value), separators=(",", ":")).replace("<", "\\u003c")
-
-
-def section(key: str, title: str, body: str) -> str:
-    return f'<section aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n{body}\n</section>\n'
-
-
-def figure(key: str, title: str, spec: dict[str, Any], caption: str) -> str:
-    """A figure: static until the script draws it, and static again in print."""
-    from lowregret.report.charts.drawing import svg  # altair takes half a second to import
-
-    image = base64.b64encode(svg(spec).encode()).decode()
-    buttons = "".join(
-        f'<button type="button" data-save="{kind}" data-figure="{key}"'
-        f' aria-label="Save {escape(title)} as {kind.upper()}">{kind.upper()}</button>'
-        for kind in ("svg", "png")
-    )
+def _colours() -> str:
+    """The roles of the theme as variables: light on paper, whatever the screen shows."""
+    light, dark = (";".join(f"--{role}:{pair[index]}" for role, pair in COLOURS.items()) for index in (0, 1))
     return (
-        f'<section aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n'
-        f'<figure>\n<img class="still" alt="{escape(title)}" src="data:image/svg+xml;base64,{image}">\n'
-        f'<div class="live" id="figure-{key}"></div>\n'
-        f'<figcaption>{text(caption)} <span class="saves">{buttons}</span></figcaption>\n</figure>\n</section>\n'
+        f":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
     )
 
 
-def reproduce(command: str, spec: Any) -> str:
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def section(key: str, title: str, body: Markup) -> Markup:
+    """A part of a page under a heading."""
+    return render("section", key=key, title=title, body=body)
+
+
+def joined(parts: list[Markup]) -> Markup:
+    """Parts of a page, one after the other."""
+    return Markup("").join(parts)
+
+
+def figure(key: str, title: str, spec: dict[str, Any], caption: str, name: str = "") -> Markup:
+    """A figure, of a chart's specification. `key` is its own on the page, `name` that of the file it is saved as."""
+    from lowregret.report.charts.inline import inline  # altair takes half a second to import
+
+    drawing = Markup(inline(spec, key))  # escaped by the writer of XML
+    said = spec.get("description", title)
+    return render("figure", key=key, title=title, said=said, drawing=drawing, caption=caption, name=name or key)
+
+
+def reproduce(command: str, spec: Any) -> Markup:
     """The way to do it again: the command, and the spec that it stands for."""
-    resolved = to_json(spec, indent=2, ensure_ascii=False)
-    return (
-        f'<pre class="command" tabindex="0"><code>{escape(command)}</code></pre>\n'
-        "<details><summary>The resolved spec, every default filled in</summary>\n"
-        f'<pre tabindex="0"><code>{escape(resolved)}</code></pre></details>'
-    )
+    return render("reproduce", command=command, spec=to_json(spec, indent=2, ensure_ascii=False))

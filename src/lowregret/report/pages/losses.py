@@ -7,7 +7,7 @@ from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.lag import lag_chart
 from lowregret.report.charts.rates import loss_against_learning_rate
 from lowregret.report.pages import captions
-from lowregret.report.pages.document import document, figure
+from lowregret.report.pages.document import document, figure, joined
 from lowregret.report.pages.replies import replies
 from lowregret.report.pages.verdict import head, tail
 from lowregret.report.reading import StudyRecords
@@ -15,11 +15,9 @@ from lowregret.report.reading import StudyRecords
 
 def page(study: StudyRecords) -> str:
     """The whole page."""
-    drawn = _figures(study)
-    specs = {one.key: one.chart.to_dict() for one in drawn}
-    shown = "".join(figure(one.key, one.title, specs[one.key], one.caption) for one in drawn)
-    said = replies(study.folder, study.label)
-    return document(captions.headline(study), study.version, head(study) + shown + said + tail(study), specs)
+    first, *others = (figure(one.key, one.title, one.chart.to_dict(), one.caption) for one in _figures(study))
+    body = [head(study), first, replies(study.folder, study.label), *others, tail(study)]
+    return document(captions.plain(study), study.version, joined(body))
 
 
 def _figures(study: StudyRecords) -> list[Figure]:

@@ -1,68 +1,93 @@
 "use strict";
-// Draws the figures in the reader's theme and width, saves them, and sorts the table of trials.
+// Shows what a mark of a figure says under the pointer, saves figures, and sorts the table of trials.
 (() => {
-  const { charts, themes } = JSON.parse(document.getElementById("data").textContent);
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const views = {};
+  document.documentElement.classList.add("js");
 
-  // A copy of a chart at this width. Panels of a concatenation stand side by side as far as there is room.
-  function fitted(chart, width) {
-    const spec = structuredClone(chart);
-    if (!spec.concat) return { ...spec, width };
-    spec.columns = width >= 840 ? 4 : width >= 420 ? 2 : 1;
-    const padding = 10;
-    const each = Math.floor((width - padding - spec.spacing * (spec.columns - 1)) / spec.columns);
-    for (const panel of spec.concat) panel.width = each;
-    return spec;
-  }
+  // A browser shows a mark's title late, and only when it is hit: here the nearest one is shown at once.
+  const REACH = 24;
+  const tip = document.body.appendChild(document.createElement("div"));
+  tip.className = "tip";
+  tip.setAttribute("aria-hidden", "true");
+  tip.hidden = true;
 
-  async function draw(key) {
-    const box = document.getElementById("figure-" + key);
-    const theme = dark.matches ? "dark" : "light";
-    if (views[key]) views[key].finalize();
-    views[key] = await vegaEmbed(box, fitted(charts[key], box.clientWidth), {
-      actions: false, renderer: "svg", config: themes[theme], tooltip: { theme },
-    });
-  }
+  // Where the points of a path are that draws dots, and where a mark of its own is; nothing where it is not drawn.
+  const spots = (path) => [...path.getAttribute("d").matchAll(/M([-\d.]+),([-\d.]+)/g)].map(([, x, y]) => () => {
+    if (!path.getBoundingClientRect().width) return null;
+    const at = new DOMPoint(x, y).matrixTransform(path.getScreenCTM());
+    return { x: at.x, top: at.y - 4, bottom: at.y + 4 };
+  });
+  const spot = (mark) => () => {
+    const box = mark.getBoundingClientRect();
+    return box.width ? { x: box.x + box.width / 2, top: box.top, bottom: box.bottom } : null;
+  };
 
-  // One drawing at a time; a change during one is answered by another after it. Where drawing fails, the static picture
-  // comes back.
-  let drawing = false;
-  let stale = false;
-  async function drawAll() {
-    stale = true;
-    if (drawing) return;
-    drawing = true;
-    document.documentElement.classList.add("js");
-    try {
-      while (stale) {
-        stale = false;
-        for (const key of Object.keys(charts)) await draw(key);
-      }
-    } catch (error) {
-      document.documentElement.classList.remove("js");
-      console.error(error);
+  for (const plot of document.querySelectorAll(".plot")) {
+    const titles = [...plot.querySelectorAll(".wide title")];
+    const words = titles.map((title) => title.textContent);
+    const wide = titles.map((title) => spot(title.parentElement));
+    const narrow = [...plot.querySelectorAll(".narrow .tipped:not(g), .narrow g.tipped > *")]
+      .flatMap((mark) => mark.classList.contains("dots") ? spots(mark) : [spot(mark)]);
+    for (const title of titles) {
+      title.parentElement.dataset.tip = title.textContent;
+      title.remove();
     }
-    drawing = false;
+    const point = (event) => {
+      let best = null;
+      let least = REACH;
+      for (const drawn of [wide, narrow]) {
+        drawn.forEach((find, index) => {
+          const place = find();
+          if (!place) return;
+          const away = Math.hypot(event.clientX - place.x, event.clientY - (place.top + place.bottom) / 2);
+          if (away <= least) [best, least] = [{ ...place, said: words[index] }, away];
+        });
+      }
+      tip.hidden = !best;
+      if (!best) return;
+      tip.textContent = best.said;
+      const left = best.x - tip.offsetWidth / 2;
+      tip.style.left = `${Math.max(4, Math.min(left, document.documentElement.clientWidth - tip.offsetWidth - 4))}px`;
+      tip.style.top = `${best.top > tip.offsetHeight + 12 ? best.top - tip.offsetHeight - 8 : best.bottom + 8}px`;
+    };
+    plot.addEventListener("pointermove", point);
+    plot.addEventListener("pointerdown", point);
+    plot.addEventListener("pointerleave", () => { tip.hidden = true; });
+  }
+  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+
+  // A figure as it is seen: other programs do not know the page's colours, so they are written into it.
+  function standalone(plot) {
+    const svg = plot.querySelector(".wide");
+    const style = getComputedStyle(svg);
+    const copy = svg.cloneNode(true);
+    copy.removeAttribute("aria-hidden");
+    const said = document.createElementNS(copy.namespaceURI, "desc");
+    said.textContent = plot.getAttribute("aria-label");
+    copy.prepend(said);
+    for (const mark of copy.querySelectorAll("[data-tip]")) {
+      const title = document.createElementNS(copy.namespaceURI, "title");
+      title.textContent = mark.dataset.tip;
+      mark.append(title);
+      mark.removeAttribute("data-tip");
+    }
+    const paper = document.createElementNS(copy.namespaceURI, "rect");
+    paper.setAttribute("width", "100%");
+    paper.setAttribute("height", "100%");
+    paper.setAttribute("fill", "var(--paper)");
+    said.after(paper);
+    copy.setAttribute("font-family", style.fontFamily);
+    const text = new XMLSerializer().serializeToString(copy);
+    return text.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
   }
 
-  const main = document.querySelector("main");
-  let width = main.clientWidth;
-  new ResizeObserver(() => {
-    if (main.clientWidth === width) return;
-    width = main.clientWidth;
-    drawAll();
-  }).observe(main);
-  dark.addEventListener("change", drawAll);
-  drawAll();
-
-  for (const button of document.querySelectorAll("[data-save]")) {
-    button.addEventListener("click", async () => {
-      const { save, figure } = button.dataset;
+  for (const button of document.querySelectorAll("button.save")) {
+    button.addEventListener("click", () => {
+      const plot = button.closest("figure").querySelector(".plot");
       const link = document.createElement("a");
-      link.href = await views[figure].view.toImageURL(save, 2);
-      link.download = `${figure}.${save}`;
+      link.href = URL.createObjectURL(new Blob([standalone(plot)], { type: "image/svg+xml" }));
+      link.download = `${button.dataset.name}.svg`;
       link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     });
   }
 

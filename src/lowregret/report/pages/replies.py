@@ -1,15 +1,17 @@
-"""What the base and what was trained on it say to the same held-out prompts, side by side, as escaped HTML."""
+"""What the base and what was trained on it say to the same held-out prompts, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from lowregret.report.charts import words
 from lowregret.report.pages.document import section
-from lowregret.report.pages.tables import text
+from lowregret.report.pages.templates import render
 from lowregret.runs.files import REPLIES
 from lowregret.runs.replies import Answered, Replies, Speaker, read_replies
 
@@ -19,20 +21,17 @@ _SUMMARY = 80
 _BASE = "Base"
 
 
-def replies(folder: Path, label: Callable[[str], str]) -> str:
-    """The section of a run; "" where it has no replies. `label` says a method as the page does elsewhere.
+def replies(folder: Path, label: Callable[[str], str]) -> Markup:
+    """The section of a run; empty where it has no replies. `label` says a method as the page does elsewhere.
 
     Raises RecordsError when the file is damaged.
     """
     found = read_replies(folder)
     if found is None or not found.rows:
-        return ""
+        return Markup("")
     names: dict[str, str] = {one.name: _named(one, label) for one in found.speakers}
-    shown = "".join(
-        _row(row, names, title, first=place == 0)
-        for place, (row, title) in enumerate(zip(found.rows, _titles(found.rows), strict=True))
-    )
-    return section("replies", "What they say", f'<p class="note">{_note(found)}</p>\n<div class="said">{shown}</div>')
+    rows = [_row(row, names, title) for row, title in zip(found.rows, _titles(found.rows), strict=True)]
+    return section("replies", "What they say", render("replies", note=_note(found), rows=rows))
 
 
 def _named(one: Speaker, label: Callable[[str], str]) -> str:
@@ -41,22 +40,21 @@ def _named(one: Speaker, label: Callable[[str], str]) -> str:
 
 def _note(found: Replies) -> str:
     judged = any(reply.nll is not None for row in found.rows for reply in row.replies.values())
-    loss = " Loss: that of the example, in nats per supervised token." if judged else ""
+    loss = " Loss: that of the example, in nats per supervised token, and as perplexity." if judged else ""
     return (
-        f"Greedy replies of at most {found.max_tokens:,} tokens to {text(found.choice)}: they were not picked by what "
+        f"Greedy replies of at most {found.max_tokens:,} tokens to {found.choice}: they were not picked by what "
         f"is said.{loss} Open one to read it; {REPLIES} has all."
     )
 
 
-def _row(row: Answered, names: Mapping[str, str], title: str, *, first: bool) -> str:
-    sides = "".join(_side(row, name, names) for name in names if name in row.replies)
-    reference = "" if row.reference is None else f'<p class="when">In the data</p>\n{_text(row.reference)}'
-    return (
-        f'<details class="sample"{" open" if first else ""}><summary><bdi>{escape(title)}</bdi> '
-        f'<span class="moved">{escape(_alike(row, names))}</span></summary>\n'
-        f'<pre class="prompt" dir="auto">{escape(_shortened(row.prompt))}</pre>\n{reference}'
-        f'<div class="sides">{sides}</div></details>\n'
-    )
+def _row(row: Answered, names: Mapping[str, str], title: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "alike": _alike(row, names),
+        "prompt": _shortened(row.prompt),
+        "reference": None if row.reference is None else _shortened(row.reference),
+        "sides": [_side(row, name, names) for name in names if name in row.replies],
+    }
 
 
 def _alike(row: Answered, names: Mapping[str, str]) -> str:
@@ -70,13 +68,13 @@ def _alike(row: Answered, names: Mapping[str, str]) -> str:
     return ""
 
 
-def _side(row: Answered, name: str, names: Mapping[str, str]) -> str:
+def _side(row: Answered, name: str, names: Mapping[str, str]) -> dict[str, str]:
     reply = row.replies[name]
     before = list(row.replies)[: list(row.replies).index(name)]
     same = next((names[other] for other in before if row.replies[other].text == reply.text), None)
     marks = []
     if reply.nll is not None:
-        marks.append(f"loss {words.nats(reply.nll)}")
+        marks.append(f"loss {words.nats(reply.nll)} (perplexity {words.perplexity(reply.nll)})")
     if reply.reward is not None:
         marks.append(f"reward {reply.reward:.3g}")
     if reply.text == row.reference:
@@ -86,16 +84,11 @@ def _side(row: Answered, name: str, names: Mapping[str, str]) -> str:
     if reply.cut:
         marks.append(f"cut after {reply.tokens:,} tokens")
     told = f": {', '.join(marks)}" if marks else ""
-    return f'<div><p class="when"><strong>{text(names[name])}</strong>{text(told)}</p>\n{_text(reply.text)}</div>\n'
+    return {"name": names[name], "marks": told, "text": _shortened(reply.text)}
 
 
 def _mid(name: str) -> str:
     return "the base" if name == _BASE else words.mid_sentence(name)
-
-
-def _text(said: str) -> str:
-    """A text of a model or of the data; scrolled by keys where it is long."""
-    return f'<pre tabindex="0" dir="auto">{escape(_shortened(said)) or "<em>nothing</em>"}</pre>'
 
 
 def _shortened(said: str) -> str:

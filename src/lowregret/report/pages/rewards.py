@@ -8,10 +8,10 @@ from lowregret.report.charts import compare, rewards, words
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.rewards import Arm, Sweep
 from lowregret.report.pages import captions
-from lowregret.report.pages.document import document, figure, section
+from lowregret.report.pages.document import document, figure, joined
 from lowregret.report.pages.replies import replies
-from lowregret.report.pages.training import SAMPLES, seed_of, short
-from lowregret.report.pages.transcripts import failures, transcripts
+from lowregret.report.pages.training import seed_of, short
+from lowregret.report.pages.transcripts import failures, samples
 from lowregret.report.pages.verdict import head, tail
 from lowregret.report.reading import StudyRecords, finished
 from lowregret.runs.study import trial_folder
@@ -20,30 +20,25 @@ from lowregret.spec import LoRA, Method
 
 def page(study: StudyRecords) -> str:
     """The whole page."""
-    drawn = _compare_figures(study)
-    specs = {one.key: one.chart.to_dict() for one in drawn}
-    body = [head(study), *(figure(one.key, one.title, specs[one.key], one.caption) for one in drawn)]
-    body.append(replies(study.folder, study.label))
-    shown = ""
+    first, *others = (figure(one.key, one.title, one.chart.to_dict(), one.caption) for one in compare_figures(study))
+    best = []
     for result in (study.verdict.lora, study.verdict.full):
         trials = study.trials_at_best(result.name) if result is not None else ()
         if result is not None and trials:
             rate = words.rate(trials[0].learning_rate)
             title = f"{study.label(result.name)} at {rate}, seed {trials[0].seed}"
-            shown += transcripts(title, trial_folder(study.folder, trials[0].id))
-    if shown:
-        body.append(section("samples", "Transcripts, before and after", f'<p class="note">{SAMPLES}</p>\n{shown}'))
+            best.append((title, trial_folder(study.folder, trials[0].id)))
     homes = [
         (f"{study.label(t.method)}, {words.rate(t.learning_rate)}", trial_folder(study.folder, t.id))
         for t in study.trials
     ]
-    failed = failures(homes)
-    if failed:
-        body.append(section("failures", "Failures of the reward function", failed))
-    return document(captions.headline(study), study.version, "".join([*body, tail(study)]), specs)
+    said = replies(study.folder, study.label)
+    body = [head(study), first, said, *others, samples(best), failures(homes), tail(study)]
+    return document(captions.plain(study), study.version, joined(body))
 
 
-def _compare_figures(study: StudyRecords) -> list[Figure]:
+def compare_figures(study: StudyRecords) -> list[Figure]:
+    """All of the page, most important first."""
     methods = {method.name: method for method in study.spec.methods}
     arms = [_arm(study, name, methods) for name in study.methods]
     base = study.verdict.base_reward

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
+from markupsafe import Markup
+
+from lowregret.activity import doing
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, Claims, corrected, expected_false, holm, judge_study
@@ -17,13 +19,15 @@ from lowregret.questions.question import Question
 from lowregret.questions.registry import figures
 from lowregret.report.charts import words
 from lowregret.report.pages.claims import claims_table
-from lowregret.report.pages.document import document, figure, section
-from lowregret.report.pages.tables import definitions, text
+from lowregret.report.pages.document import document, figure, joined, section
+from lowregret.report.pages.tables import definitions
+from lowregret.report.pages.templates import render
 from lowregret.runs.atomic import write_bytes
 from lowregret.runs.files import REPORT
 from lowregret.version import __version__
 
 
+@doing("writing the report")
 def write_page(folders: Sequence[Path], root: Path) -> Path:
     """Write root/report.html about these studies, atomically, and return its path."""
     path = root / REPORT
@@ -41,34 +45,24 @@ def page(studies: Sequence[Evidence[Question]]) -> str:
         f"{count['holds']} of {len(rows)} claims hold here, {count['does not hold']} {does} not, {count['open']} open"
     )
     together = holm([claim for _, _, claim in rows])
-    body = [
-        _head(headline, studies),
-        section("claims", "Claims", _many(rows, together) + claims_table(rows, together) + _how(judged)),
-    ]
-    specs = {}
+    table = claims_table(rows, together, _many(rows, together), _how(judged))
+    body = [_head(headline, studies), section("claims", "Claims", table)]
     for link, evidence, found in judged:
-        body.append(f'<h2 class="study" id="{link}">{text(_title(evidence))}</h2>\n{_facts(evidence, found)}')
+        body.append(render("study", link=link, title=_title(evidence), facts=_facts(evidence, found)))
         for number, drawn in enumerate(figures(evidence)):
-            key = f"{link}-{number}"
-            specs[key] = drawn.chart.to_dict()
-            body.append(figure(key, drawn.title, specs[key], drawn.caption))
-    body.append(section("reproduce", "Reproduce", _reproduce(studies)))
-    return document(headline, __version__, "".join(body), specs)
+            body.append(figure(f"{link}-{number}", drawn.title, drawn.chart.to_dict(), drawn.caption, drawn.key))
+    commands = list(dict.fromkeys(evidence.command for evidence in studies))
+    body.append(section("reproduce", "Reproduce", render("commands", commands=commands)))
+    return document(headline, __version__, joined(body))
 
 
 def _title(evidence: Evidence[Question]) -> str:
     return evidence.question.TITLE
 
 
-def _head(headline: str, studies: Sequence[Evidence[Question]]) -> str:
+def _head(headline: str, studies: Sequence[Evidence[Question]]) -> Markup:
     bases = sorted({base for one in studies for base in one.question.bases}) or ["bases of its own"]
-    return (
-        '<header class="verdict">\n<p class="topline"><span class="badge">studies</span> '
-        f"LoRA against full fine-tuning on {escape(', '.join(bases))}</p>\n<h1>{text(headline)}</h1>\n"
-        "<p>Each claim is a sentence of <em>LoRA Without Regret</em> (Schulman et al., 2025) or of work that followed "
-        "it, with the statistic and the bounds that were set before the run. It holds when the whole 95 % interval "
-        "lies within the bounds, does not when it lies wholly outside, and is open otherwise.</p>\n</header>\n"
-    )
+    return render("studies", bases=", ".join(bases), headline=headline)
 
 
 def _many(rows: Sequence[tuple[str, str, Claim]], together: Sequence[float | None]) -> str:
@@ -77,9 +71,9 @@ def _many(rows: Sequence[tuple[str, str, Claim]], together: Sequence[float | Non
     left = Counter(corrected(claim, p) for claim, p in zip(claims, together, strict=True))
     false = expected_false(claims)
     return (
-        f'<p class="note">{len(claims)} claims are judged at 95 % each, so up to {false:.2g} of these rulings may be '
+        f"{len(claims)} claims are judged at 95 % each, so up to {false:.2g} of these rulings may be "
         f"expected to be false by chance. By Holm's correction for all of them together {left['holds']} hold and "
-        f"{left['does not hold']} do not: the probability that any of those is false is 5 % at most.</p>"
+        f"{left['does not hold']} do not: the probability that any of those is false is 5 % at most."
     )
 
 
@@ -93,13 +87,10 @@ def _how(judged: Sequence[tuple[str, Evidence[Question], Claims]]) -> str:
     unbracketed = f" Best rates that no worse one bounds on both sides: {', '.join(loose)}." if loose else ""
     lost = [f"{name}, {found.kind}" for _, _, found in judged for name in found.diverged]
     diverged = f" Diverged at a best rate, and so in no mean: {'; '.join(lost)}." if lost else ""
-    return (
-        f'<p class="note">Trials: {said}; {words.seconds(seconds)} of training in all.{text(unbracketed + diverged)} '
-        "<code>lowregret verify</code> computes this table again from the raw records.</p>"
-    )
+    return f"Trials: {said}; {words.seconds(seconds)} of training in all.{unbracketed}{diverged}"
 
 
-def _facts(evidence: Evidence[Question], found: Claims) -> str:
+def _facts(evidence: Evidence[Question], found: Claims) -> Markup:
     question = evidence.question
     parts = question.setting()
     if evidence.conditions:
@@ -107,9 +98,4 @@ def _facts(evidence: Evidence[Question], found: Claims) -> str:
     if found.noise_nats is not None:
         unit = "of reward" if evidence.question.objective.kind == "rl" else "nats"
         parts["Noise floor"] = f"{words.nats(found.noise_nats)} {unit}: standard deviation between seeds at a best rate"
-    return definitions(parts, "")
-
-
-def _reproduce(studies: Sequence[Evidence[Question]]) -> str:
-    commands = dict.fromkeys(evidence.command for evidence in studies)
-    return "".join(f'<pre class="command" tabindex="0"><code>{escape(command)}</code></pre>\n' for command in commands)
+    return definitions(parts)

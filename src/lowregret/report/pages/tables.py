@@ -1,21 +1,22 @@
-"""The tables of the page, as escaped HTML."""
+"""The tables of the page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Generic, TypeVar
 
+from markupsafe import Markup
+
 from lowregret.report.charts import words
+from lowregret.report.pages.templates import NONE, render
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import MethodResult
 from lowregret.strict_json import to_json
 
 Row = TypeVar("Row")
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,7 @@ class Column(Generic[Row]):
     numeric: bool = True
 
 
-def text(plain: str) -> str:
-    """Escaped, with a percent sign that stays with its number."""
-    return escape(plain).replace(" %", "&nbsp;%")
-
-
-def trials_table(study: StudyRecords) -> str:
+def trials_table(study: StudyRecords) -> Markup:
     """Every trial, the failed ones too; sorted by a click on a heading."""
     columns: tuple[Column[TrialRecord], ...] = (
         Column("Method", lambda t: study.label(t.method), lambda t: study.methods.index(t.method), numeric=False),
@@ -54,9 +50,7 @@ def trials_table(study: StudyRecords) -> str:
         "itself included; its seconds are its share of their time, its peak memory is that of all. Trainable: "
         "parameters. Click a heading to sort."
     )
-    return f'<p class="note">{note}</p>' + _table(
-        "All trials", columns, study.trials, sortable=True, mark=lambda t: f"status-{t.status}"
-    )
+    return _table("All trials", note, columns, study.trials, sortable=True, mark=lambda t: f"status-{t.status}")
 
 
 def _measure(study: StudyRecords) -> str:
@@ -74,13 +68,17 @@ def _peak(trial: TrialRecord) -> int | None:
     return trial.peak_memory_bytes or None
 
 
-def methods_table(study: StudyRecords) -> str:
+def methods_table(study: StudyRecords) -> Markup:
     """One line a method."""
+    perplexity: Column[MethodResult] = Column(
+        "Perplexity", lambda r: _or_none(r.test_nll, words.perplexity), lambda r: r.test_nll
+    )
     columns: tuple[Column[MethodResult], ...] = (
         Column("Method", lambda r: study.label(r.name), lambda r: r.name, numeric=False),
         Column("Best rate", lambda r: _or_none(r.best_learning_rate, words.rate), lambda r: r.best_learning_rate),
         Column("Bracketed", lambda r: "yes" if r.bracketed else "no", lambda r: r.bracketed, numeric=False),
         _result(study, lambda r: r.test_reward if study.rewarded else r.test_nll),
+        *(() if study.rewarded else (perplexity,)),
         Column("Regret", lambda r: _or_none(r.regret, words.signed), lambda r: r.regret),
         Column("Of learned", lambda r: _or_none(r.regret_learned, _percent), lambda r: r.regret_learned),
         Column("Steps", lambda r: _or_none(_steps(r), lambda k: f"{k:.2g}×"), _steps),
@@ -94,7 +92,9 @@ def methods_table(study: StudyRecords) -> str:
         "Of learned: the regret as a share of what full fine-tuning learns. Steps: how many times full fine-tuning's a "
         "LoRA needs for the same loss. Ruling: what its own interval says."
     )
-    return f'<p class="note">{note}</p>' + _table("Methods", columns, study.verdict.methods, sortable=False)
+    if not study.rewarded:
+        note = f"Test NLL: held-out nats per supervised token; perplexity is e to its power. {note}"
+    return _table("Methods", note, columns, study.verdict.methods, cards=True)
 
 
 def _percent(share: float) -> str:
@@ -105,10 +105,9 @@ def _steps(result: MethodResult) -> float | None:
     return None if result.lag is None else result.lag.factor
 
 
-def definitions(values: Mapping[str, Any], otherwise: str) -> str:
+def definitions(values: Mapping[str, Any], otherwise: str = "") -> Markup:
     """Names and values; nested ones are named `outer.inner`."""
-    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in _flat(values))
-    return f'<dl class="pairs">{rows}</dl>' if rows else f"<p>{escape(otherwise)}</p>" if otherwise else ""
+    return render("pairs", rows=_flat(values), otherwise=otherwise)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -129,34 +128,26 @@ def _or_none(value: float | None, spell: Callable[[float], str]) -> str:
 
 def _table(
     title: str,
+    note: str,
     columns: Sequence[Column[Row]],
     rows: Sequence[Row],
     *,
-    sortable: bool,
+    sortable: bool = False,
+    cards: bool = False,
     mark: Callable[[Row], str] = lambda row: "",
-) -> str:
-    heads = "".join(_heading(column, sortable) for column in columns)
-    lines = "".join(
-        f'<tr class="{escape(mark(row))}">{"".join(_cell(column, row) for column in columns)}</tr>\n' for row in rows
-    )
-    kind = ' class="sortable"' if sortable else ""
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(title)}" tabindex="0"><table{kind}>\n'
-        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>"
-    )
+) -> Markup:
+    """Sorted by a click on a heading; or, as `cards`, a card a line on a phone."""
+    lines = [{"mark": mark(row), "cells": [_cell(column, row) for column in columns]} for row in rows]
+    return render("table", title=title, note=note, columns=columns, rows=lines, sortable=sortable, cards=cards)
 
 
-def _heading(column: Column[Row], sortable: bool) -> str:
-    kind = ' class="number"' if column.numeric else ""
-    if not sortable:
-        return f'<th scope="col"{kind}>{escape(column.title)}</th>'
-    return f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(column.title)}</button></th>'
-
-
-def _cell(column: Column[Row], row: Row) -> str:
+def _cell(column: Column[Row], row: Row) -> dict[str, str]:
     key = column.key(row)
     # Missing and non-finite values sort last, whatever the direction; the script knows them by the empty key.
     missing = key is None or (isinstance(key, float) and not math.isfinite(key))
-    sort = "" if missing else str(key)
-    kind = ' class="number"' if column.numeric else f' class="{escape(column.title.lower())}"'
-    return f'<td{kind} data-key="{escape(sort)}"><span>{escape(column.shown(row))}</span></td>'
+    return {
+        "title": column.title,
+        "kind": "number" if column.numeric else column.title.lower(),
+        "key": "" if missing else str(key),
+        "shown": column.shown(row),
+    }

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from lowregret.errors import RecordsError
 from lowregret.report.charts import words
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.rewards import Arm, Seed, bits_figure, reward_curves, sample_figures
 from lowregret.report.charts.words import label
-from lowregret.report.pages.document import document, figure, reproduce, section
+from lowregret.report.pages.document import document, figure, joined, reproduce, section
 from lowregret.report.pages.replies import replies
-from lowregret.report.pages.tables import definitions, text
-from lowregret.report.pages.transcripts import failures, transcripts
+from lowregret.report.pages.tables import definitions
+from lowregret.report.pages.templates import render
+from lowregret.report.pages.transcripts import failures, samples
 from lowregret.report.pages.use import use
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.files import METRICS, SPEC, TRIAL
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import LoRA
-
-SAMPLES = "The same held-out problems before and after training, a sample each; open one to read it."
 
 
 def page(folder: Path) -> str:
@@ -55,18 +55,17 @@ def page(folder: Path) -> str:
         *sample_figures(arms),
         bits_figure(arms),
     ]
-    specs = {one.key: one.chart.to_dict() for one in drawn}
     asked = spoken.get("spec") or {}
-    body = [_head(trial, name, rewards, asked)]
-    body += [figure(one.key, one.title, specs[one.key], one.caption) for one in drawn]
-    body.append(replies(folder, lambda _: name))
-    if shown := transcripts(f"{name} at {words.rate(trial.learning_rate)}, seed {trial.seed}", folder):
-        body.append(section("samples", "Transcripts, before and after", f'<p class="note">{SAMPLES}</p>\n{shown}'))
-    if failed := failures([(trial.id, folder)]):
-        body.append(section("failures", "Failures of the reward function", failed))
-    body.append(use(folder, str(asked.get("model", "")), asked.get("batch_size")))
-    body.append(section("reproduce", "Reproduce", reproduce(str(spoken.get("command", "")), asked)))
-    return document(_headline(trial, rewards), str(spoken.get("lowregret", "")), "".join(body), specs)
+    body = [
+        _head(trial, name, rewards, asked),
+        *(figure(one.key, one.title, one.chart.to_dict(), one.caption) for one in drawn),
+        replies(folder, lambda _: name),
+        samples([(f"{name} at {words.rate(trial.learning_rate)}, seed {trial.seed}", folder)]),
+        failures([(trial.id, folder)]),
+        use(folder, str(asked.get("model", "")), asked.get("batch_size")),
+        section("reproduce", "Reproduce", reproduce(str(spoken.get("command", "")), asked)),
+    ]
+    return document(_headline(trial, rewards), str(spoken.get("lowregret", "")), joined(body))
 
 
 def _headline(trial: TrialRecord, rewards: list[float]) -> str:
@@ -75,7 +74,7 @@ def _headline(trial: TrialRecord, rewards: list[float]) -> str:
     return f"Held-out reward {words.nats(rewards[0])} → {words.nats(rewards[-1])} in {trial.steps} steps"
 
 
-def _head(trial: TrialRecord, name: str, rewards: list[float], asked: Mapping[str, Any]) -> str:
+def _head(trial: TrialRecord, name: str, rewards: list[float], asked: Mapping[str, Any]) -> Markup:
     task = (asked.get("objective") or {}).get("task", "")
     rows = {
         "Method": name,
@@ -86,10 +85,12 @@ def _head(trial: TrialRecord, name: str, rewards: list[float], asked: Mapping[st
         "Time": words.seconds(trial.seconds),
         "Trainable parameters": f"{trial.trainable_parameters:,}",
     }
-    return (
-        f'<header class="verdict">\n<p class="topline"><span class="badge">one training</span> '
-        f"{escape(str(asked.get('model', '')))} on {escape(str(task))}</p>\n"
-        f"<h1>{text(_headline(trial, rewards))}</h1>\n{definitions(rows, '')}\n</header>\n"
+    return render(
+        "training",
+        model=asked.get("model", ""),
+        task=task,
+        headline=_headline(trial, rewards),
+        facts=definitions(rows),
     )
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lowregret.activity import doing
 from lowregret.engine import Completion, Engine, SamplingParams
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_decode_rows
@@ -75,7 +76,7 @@ class Sampling:
     ) -> None:
         """`longest_row`: tokens of the longest prompt and completion."""
         self._engine, self._objective, self._grade, self._say = engine, objective, grade, say
-        self._sampler = VllmSampler(engine, export_policy) if objective.sampler == "vllm" else engine
+        self._sampler = VllmSampler(engine, export_policy, say) if objective.sampler == "vllm" else engine
         self._longest_row = longest_row
         self._params = sampling_params(engine, objective)
         self._most_rows = sys.maxsize
@@ -91,7 +92,8 @@ class Sampling:
         while True:
             rows = min(total, self._most_rows, max_decode_rows(self._engine, self._longest_row))
             try:
-                drawn = self._sampler.sample(ids, self._params, seeds, rows)
+                with doing(f"sampling {total:,} completions"):
+                    drawn = self._sampler.sample(ids, self._params, seeds, rows)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise

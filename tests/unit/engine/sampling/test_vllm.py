@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lowregret.engine import Engine, SamplingParams
+from lowregret.engine.sampling.agreement import REFUSED, WARNED, Agreement, agreement
 from lowregret.engine.sampling.vllm import VllmSampler
 from lowregret.errors import SpecError
 from lowregret.export.peft import export_policy
@@ -59,6 +60,8 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Whose numbers are not looked at: no engine would give them."""
+    monkeypatch.setattr("lowregret.engine.sampling.vllm.agreement", lambda *given: Agreement(1, 0.0, "a"))
     return Fake(monkeypatch)
 
 
@@ -150,3 +153,49 @@ def test_a_base_of_which_vllm_takes_no_unembedding_is_told_what_to_do(
         VllmSampler(engine, export_policy).sample({"all": [[4]]}, PARAMS)
     with pytest.raises(ValueError, match="unsupported"):
         VllmSampler(engine, export_policy).sample({"inside": [[4]]}, PARAMS)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("top_p", [0.8, 1.0])
+def test_what_the_engine_drew_agrees_with_it_and_what_another_did_not(
+    bases: ModuleType, temperature: float, top_p: float
+) -> None:
+    engine = Engine(bases.small_base("qwen3"), precision="float32")
+    bases.stir(engine.add_policy("a", LoRA(rank=2)))
+    bases.stir(engine.add_policy("b", LoRA(rank=2), seed=1), 5)
+    prompts = {name: [[5, 6, 7], [8, 9]] for name in ("a", "b", "base")}
+    params = SamplingParams(max_tokens=6, temperature=temperature, top_p=top_p, seed=2)
+    drawn = engine.sample(prompts, params)
+    found = agreement(engine, prompts, drawn, params)
+    assert found.tokens == 12
+    assert found.mean < 1e-4
+    crossed = {"a": drawn["b"], "b": drawn["a"], "base": drawn["base"]}
+    assert agreement(engine, prompts, crossed, params).policy in ("a", "b")
+    assert agreement(engine, prompts, crossed, params).mean > 1e-3
+    assert agreement(engine, {"a": []}, {"a": []}, params).tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("mean", "words"), [(WARNED * 0.9, ""), (WARNED * 2, "0.04 nats"), (float("nan"), "another model")]
+)
+def test_the_first_completions_are_held_against_the_engine(
+    bases: ModuleType, fake: Fake, monkeypatch: pytest.MonkeyPatch, mean: float, words: str
+) -> None:
+    asked: list[int] = []
+
+    def found(*given: Any) -> Agreement:
+        asked.append(1)
+        return Agreement(7, mean, "base")
+
+    monkeypatch.setattr("lowregret.engine.sampling.vllm.agreement", found)
+    said: list[str] = []
+    sampler = VllmSampler(on_a_gpu(bases), export_policy, said.append)
+    if mean <= REFUSED:
+        for _ in range(2):
+            sampler.sample({"base": [[4]]}, PARAMS)
+        assert len(asked) == 1, "the first batch alone"
+        assert bool(said) == bool(words)
+        assert all(words in line for line in said)
+    else:
+        with pytest.raises(SpecError, match=words):
+            sampler.sample({"base": [[4]]}, PARAMS)

@@ -11,7 +11,7 @@ from lowregret.report.charts.plots import Axis, Series, curves, forest
 def test_names_at_the_ends_of_curves_never_overlap() -> None:
     series = [Series(f"rank {i}", [(1.0, 2.0), (2.0, 1.0 + 1e-6 * i)], i / 9) for i in range(10)]
     chart = curves(series, Axis("x"), Axis("y"), "ten curves that end together").to_dict()
-    marks = [layer for layer in chart["layer"] if layer["mark"].get("style") == "name"]
+    marks = [layer for layer in chart["layer"] if "name" in layer["mark"].get("style", [])]
     places = sorted(layer["encoding"]["y"]["value"] for layer in marks)
     assert len(places) == 10
     assert all(b - a >= 14.9 for a, b in itertools.pairwise(places))

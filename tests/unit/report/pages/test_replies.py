@@ -90,7 +90,7 @@ def test_equal_and_cut_replies_are_marked(tmp_path: Path) -> None:
     sides = [unescape(re.sub("<[^>]+>", "", side)) for side in re.findall('<p class="when">(.*?)</p>', shown(tmp_path))]
     assert sides[:4] == [
         "In the data",
-        "Base: loss 0.5000",
+        "Base: loss 0.5000 (perplexity 1.649)",
         "lora:16: as in the data, cut after 3 tokens",
         "Full fine-tuning: reward 1, the same as the base",
     ]

@@ -37,11 +37,17 @@ def test_the_page_has_the_commands_of_the_weights_that_are_kept(run: Path) -> No
     expected = commands(
         look(folder, base="tiny", stop_texts=["\n</pre>"], learning_rate=trial["learning_rate"], batch_size=8)
     )
-    found = [
-        unescape(part.partition("</code>")[0])
-        for part in page.split('<pre class="command whole" tabindex="0"><code>')[1:]
-    ]
+    box, all_of_them = page.split('id="use-title"')
+    first, found = (
+        [
+            unescape(part.partition("</code>")[0])
+            for part in source.split('<pre class="command whole" tabindex="0"><code>')[1:]
+        ]
+        for source in (box, all_of_them)
+    )
     assert found == [command.text for command in expected]
+    assert first[0].startswith("vllm serve ")
+    assert first[1:] == [command.text for command in expected if command.text.startswith("lowregret ship ")] != []
     assert "<b>it" not in page
 
 
