@@ -178,7 +178,7 @@ def test_what_comes_from_elsewhere_is_text(page: Any, running: Path) -> None:
 
 
 def test_a_run_is_steered_from_the_page(page: Any, running: Path) -> None:
-    home = trial(running, LORA, 2e-3)
+    home = trial(running, LORA, 2.925e-5)
     with lock_run(running), serving(running, token=TOKEN, control=True) as url:
         found = page()
         found.goto(url)
@@ -195,6 +195,7 @@ def test_a_run_is_steered_from_the_page(page: Any, running: Path) -> None:
         assert not is_paused(running)
         row(found, "running").get_by_role("button").click()
         found.get_by_role("button", name="Clone with changes").click()
+        assert float(found.locator("#n-rate").input_value()) == 2.925e-5, "every digit: else it is another rate"
         found.locator("#n-rate").fill("5e-4")
         found.get_by_role("button", name="Ask for it").click()
         stop = found.get_by_role("button", name="Stop this trial")
