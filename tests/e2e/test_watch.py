@@ -182,7 +182,7 @@ def test_a_run_is_steered_from_the_page(page: Any, running: Path) -> None:
     with lock_run(running), serving(running, token=TOKEN, control=True) as url:
         found = page()
         found.goto(url)
-        row(found, "running").wait_for()
+        row(found, "2.92e-5").wait_for()
         assert not found.locator("#actions").is_visible()
         found.get_by_role("button", name="Unlock control").click()
         found.locator("#t-token").fill(TOKEN)
@@ -193,7 +193,7 @@ def test_a_run_is_steered_from_the_page(page: Any, running: Path) -> None:
         found.get_by_role("button", name="Go on").click()
         playwright.expect(found.get_by_role("button", name="Pause")).to_be_visible()
         assert not is_paused(running)
-        row(found, "running").get_by_role("button").click()
+        row(found, "2.92e-5").get_by_role("button").click()
         found.get_by_role("button", name="Clone with changes").click()
         assert float(found.locator("#n-rate").input_value()) == 2.925e-5, "every digit: else it is another rate"
         found.locator("#n-rate").fill("5e-4")

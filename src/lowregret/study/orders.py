@@ -64,13 +64,21 @@ class Orders:
         """The ids of trials that were asked to stop."""
         return {str(order.request.trial) for order in self._taken if order.request and order.request.kind == "stop"}
 
-    def look(self, steps: Mapping[str, int], records: Sequence[TrialRecord], require_fit: RequireFit) -> bool:
+    def look(
+        self,
+        steps: Mapping[str, int],
+        records: Sequence[TrialRecord],
+        require_fit: RequireFit,
+        ending: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
         """Answer what is asked; whether another order is in force from now on.
 
         Args:
             steps: trial in training → the steps that it has taken.
             records: of all trials of the run.
             require_fit: raises LowregretError where the base cannot have a method.
+            ending: the same of those that have ended with this round, of which the records do not tell yet: what is
+                asked now is obeyed after their end.
         """
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self._looked = time.monotonic()
@@ -79,7 +87,7 @@ class Orders:
                 self._stamp, self._changed = changed, self._looked
             if self._looked - self._changed < _AGAIN_SECONDS:
                 for name, asked in waiting(self._folder).items():
-                    self._answer(name, asked, steps, records, require_fit)
+                    self._answer(name, asked, steps, records, require_fit, ending)
         return self.see(steps, records)
 
     def see(self, steps: Mapping[str, int], records: Sequence[TrialRecord], *, everything: bool = False) -> bool:
@@ -117,6 +125,7 @@ class Orders:
         steps: Mapping[str, int],
         records: Sequence[TrialRecord],
         require_fit: RequireFit,
+        ending: Mapping[str, int],
     ) -> None:
         if name in self._answered:  # a kill came between the answer and this
             forget(self._folder, name)
@@ -138,7 +147,7 @@ class Orders:
             taken=not refusal,
             said=said,
             ended=ended,
-            steps={} if refusal else dict(steps),
+            steps={} if refusal else {**steps, **ending},
         )
         answer(self._folder, order)
         self._answered.add(name)

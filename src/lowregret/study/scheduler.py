@@ -223,7 +223,8 @@ class Scheduler:
     def _obey(self, pack: Pack, done: Round) -> bool:
         """What is asked from outside; whether there may be another trial to train."""
         self._steps = {name: member.progress.step for name, member in pack.members.items()}
-        changed = self._orders.look(self._steps, self.records, partial(require_fit, pack.workload))
+        ending = {member.name: member.progress.step for member, _ in done.ended}
+        changed = self._orders.look(self._steps, self.records, partial(require_fit, pack.workload), ending)
         for name, why in self._orders.stops(self._steps).items():
             pack.stop(done, name, why)
             del self._steps[name]

@@ -134,9 +134,7 @@ class Trials:
     def look(self) -> bool:
         """Read what has changed; whether there is more to read at once."""
         began = self._clock()
-        if (
-            not self._due
-        ):  # else where the last look has stopped, so that the first do not keep the last from their turn
+        if not self._due:  # else where the last look has stopped, so that all have their turn
             running = [one.id for one in self.known.values() if one.running or one.again]
             self._due = [*dict.fromkeys([*running, *self._new()])][::-1]
         if not self._left and began - self._swept >= SWEEP_SECONDS:

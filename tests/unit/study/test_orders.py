@@ -119,6 +119,16 @@ def test_an_order_is_in_force_where_its_trials_stand_again(tmp_path: Path) -> No
     assert len(again.trials()) == 1, "what has ended has come as far"
 
 
+def test_what_is_asked_as_the_last_of_a_pack_end_is_not_in_force_before(tmp_path: Path) -> None:
+    ask(tmp_path, more(rate=4e-3))
+    Orders(tmp_path, COMPARE, lambda line: None).look({}, [], lambda method: None, {"a": 8})
+    again = Orders(tmp_path, COMPARE, lambda line: None)
+    again.see({"a": 5}, [])
+    assert again.trials() == [], "from a checkpoint in the middle of the pack"
+    again.see({}, [TrialRecord.of(TrialSpec(method=LORA, learning_rate=1e-3), id="a", status="finished")])
+    assert len(again.trials()) == 1
+
+
 def test_a_kill_between_the_answer_and_its_end_answers_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
