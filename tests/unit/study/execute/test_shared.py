@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -72,6 +73,7 @@ class FakeRay:
     def __init__(self, *nodes: dict[str, float], answers: Sequence[str | Exception] = ()) -> None:
         self._nodes, self._answers = nodes, answers
         self._dead: set[int] = set()
+        self.head = socket.create_server(("127.0.0.1", 0))
         self.exceptions = pytest.importorskip("ray").exceptions
 
     def nodes(self) -> list[dict[str, object]]:
@@ -84,6 +86,9 @@ class FakeRay:
             }
             for n, resources in enumerate(self._nodes)
         ]
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(gcs_address=f"127.0.0.1:{self.head.getsockname()[1]}")
 
     def remote(self, work: object) -> FakeRay:
         return self
@@ -117,6 +122,18 @@ def test_a_node_that_dies_while_it_is_asked_is_one_less(monkeypatch: pytest.Monk
         asked(monkeypatch, died, died)
     with pytest.raises(ClusterError, match=r"^other versions$"):
         asked(monkeypatch, "", died, "other versions")
+
+
+def test_a_head_that_is_gone_ends_the_study_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = asked(monkeypatch, "")
+    monkeypatch.setattr("lowregret.study.execute.ray._LOOK_SECONDS", 0.0)
+    assert list(tasks.events(0)) == []
+    tasks._ray.head.close()
+    monkeypatch.setattr("lowregret.study.execute.ray._HEAD_SECONDS", 0.1)
+    with pytest.raises(
+        ClusterError, match=r"the head of the cluster at 127.0.0.1:\d+ has not answered for .* without --ray"
+    ):
+        tasks.events(0)
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], workers: int | None = None) -> RayTasks:
