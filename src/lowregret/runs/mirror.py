@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 from lowregret.errors import FolderLockedError, StoreError
 from lowregret.runs.atomic import PARTIAL, make_folder, remove_file, remove_folder, write_json
 from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, STUDY, TIMINGS, TRACKING
-from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in
+from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
 from lowregret.runs.store import Store, require_url
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
@@ -31,6 +32,8 @@ from lowregret.version import __version__
 
 MANIFESTS, _FILES = "manifests", "files"
 _GROUP = "group-"
+_NAME = re.compile(rf"{_GROUP}\w[\w.+=-]*")
+"""A group's part as a store names it: anything else, as `group-..`, may lead out of the groups' folder."""
 _SHORT = 16
 _LATE_SECONDS = 1.0
 _TRIES = 5
@@ -57,6 +60,7 @@ class Part:
         """Whether it is a path of this part, and no way out of the folder."""
         pure = PurePosixPath(path)
         plain = not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and "\\" not in path
+        plain = plain and path.isprintable() and pure.name != LOCK and not path.endswith(PARTIAL)
         return plain and (path in self.files or any(path.startswith(f"{folder}/") for folder in self.folders))
 
 
@@ -71,6 +75,8 @@ class _File(Spec):
 class _Manifest(Spec):
     lowregret: str
     files: dict[str, _File]
+    by: str = ""
+    """The token of the lease under which it was written."""
 
 
 class Mirror:
@@ -123,8 +129,8 @@ class Mirror:
         for path, file in here.items():
             if self._stored.get(path) != file:
                 here[path] = self._sent(path, file)
-        content = to_json(_Manifest(lowregret=__version__, files=here).model_dump(mode="json"))
-        if lease.lost or not self._store.create(self._key(self._number + 1), content.encode()):
+        manifest = _Manifest(lowregret=__version__, files=here, by=lease.holder.token)
+        if lease.lost or not self._is_next(to_json(manifest.model_dump(mode="json")).encode()):
             raise FolderLockedError(
                 f"{self._store.url}: another process writes {self._part.name} there by now: this one was silent "
                 "for too long. What was there before is whole."
@@ -138,20 +144,35 @@ class Mirror:
                 self._store.remove(self._key(self._number))
         self._number += 1
 
+    def _is_next(self, content: bytes) -> bool:
+        """Whether this manifest is the newest one now. Its number is free again where another process has written more
+        than one since: then there is a higher one, and what that names must stay."""
+        mine = self._key(self._number + 1)
+        if not self._store.create(mine, content) and self._store.get(mine) != content:  # ours: its answer was lost
+            return False
+        if self._numbers()[-1:] == [mine]:
+            return True
+        self._store.remove(mine)
+        return False
+
+    def _numbers(self) -> list[str]:
+        return numbered(self._store.keys(f"{MANIFESTS}/{self._part.name}"))
+
     def tidy(self) -> None:
-        """Remove what killed processes have left in the store; for who has the lease and has pulled."""
+        """Remove what killed processes have left in the store; for who has the lease, and has written a manifest under
+        it: one of before could else be followed by a late one of its writer, which names what is removed here."""
         named = {_object(path, file) for path, file in self._stored.items()}
         places = {f"{_FILES}/{folder}" for folder in self._part.folders}
         places |= {PurePosixPath(_FILES, file).parent.as_posix() for file in self._part.files}
         for key in {key for place in places for key in self._store.keys(place)} - named:
             if self._part.has(key.removeprefix(f"{_FILES}/").rpartition("@")[0]):
                 self._store.remove(key)
-        for key in self._store.keys(f"{MANIFESTS}/{self._part.name}"):
+        for key in self._numbers():
             if key < self._key(self._number):
                 self._store.remove(key)
 
     def _latest(self) -> tuple[int, _Manifest | None]:
-        keys = self._store.keys(f"{MANIFESTS}/{self._part.name}")
+        keys = self._numbers()
         content = self._store.get(keys[-1]) if keys else None
         if content is None:
             return 0, None
@@ -221,7 +242,7 @@ class Mirror:
 def parts_in(store: Store) -> list[Part]:
     """Those that a store has of a study's groups."""
     names = {key.split("/")[1] for key in store.keys(MANIFESTS)}
-    return [Part.of_group(name.removeprefix(_GROUP)) for name in sorted(names) if name.startswith(_GROUP)]
+    return [Part.of_group(name.removeprefix(_GROUP)) for name in sorted(names) if _NAME.fullmatch(name)]
 
 
 def studies_in(store: Store) -> list[str]:
@@ -252,7 +273,7 @@ def _show_holders(study: Path, before: Mapping[str, bytes], now: Mapping[str, by
     """Name in the locks of groups who trains them, as a process whose locks do not reach this machine."""
     for part, said in now.items():
         holder = holder_in(said)
-        if part.startswith(_GROUP) and holder is not None and before.get(part) != said:
+        if _NAME.fullmatch(part) and holder is not None and before.get(part) != said:
             home = study / GROUPS / part.removeprefix(_GROUP)
             make_folder(home)
             write_json(home / LOCK, asdict(replace(holder, machine="the store")))

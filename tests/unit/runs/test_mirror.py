@@ -247,3 +247,44 @@ def test_a_copy_shows_who_trains_a_group_and_who_does_not(
     assert not is_locked(copy / "groups" / "silent")
     (copy,) = fetch_studies("s3://lab/toy", tmp_path / "two")
     assert not is_locked(copy / "groups" / "main.lora")
+
+
+def test_who_comes_back_after_several_manifests_of_another_spoils_none(store: Store, tmp_path: Path) -> None:
+    slow, new = (Mirror(store, GROUP, tmp_path / name) for name in ("slow", "new"))
+    written(tmp_path / "slow", spec="same", checkpoint="1")
+    slow.push(HELD)
+    new.pull()
+    new.push(HELD, claim=True)
+    for text in ("2", "3"):  # the numbers before are removed, so the one that the slow one would take is free again
+        written(tmp_path / "new", checkpoint=text)
+        new.push(HELD)
+    written(tmp_path / "slow", spec="late")
+    with pytest.raises(FolderLockedError, match=r"another process writes group-main.lora there by now"):
+        slow.push(HELD)
+    assert Mirror(store, GROUP, tmp_path / "third").pull()
+    assert set(read(tmp_path / "third").values()) == {"same", "3"}
+    new.push(HELD, claim=True)
+
+
+def test_a_manifest_whose_answer_was_lost_is_ones_own(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, create = Mirror(store, GROUP, written(tmp_path, spec="1")), store.create
+    monkeypatch.setattr(store, "create", lambda key, content: create(key, content) and create(key, content))
+    mirror.push(HELD)
+    assert Mirror(store, GROUP, tmp_path / "other").pull()
+
+
+def test_a_part_whose_name_leads_elsewhere_is_none_and_removes_nothing(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "study" / "groups").mkdir(parents=True)
+    (tmp_path / "study" / "own.txt").write_text("own")
+    for name in ("group-..", "group-.", "group-", "strange"):
+        store.put(f"manifests/{name}/000000001", b'{"lowregret": "1", "files": {}}')
+    store.put("manifests/group-main.lora/notes", b"no manifest")
+    store.put("leases/group-main.lora/notes", b"no lease")
+    assert parts_in(store) == [GROUP]
+    for part in parts_in(store):
+        Mirror(store, part, tmp_path / "study").pull()
+    assert (tmp_path / "study" / "own.txt").exists()
+    with leasing(store, GROUP.name) as lease:
+        assert lease.number == 1

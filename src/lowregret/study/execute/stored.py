@@ -52,6 +52,7 @@ def kept(study: Path, url: str | None) -> Iterator[Kept | None]:
     with leasing(store, STUDY_PART.name) as lease:
         mirror = Mirror(store, STUDY_PART, study)
         if mirror.pull():
+            mirror.push(lease, claim=True)
             mirror.tidy()
         stored = parts_in(store)
         for part in stored:
@@ -96,11 +97,12 @@ def mirrored(task: Task, observer: Observer) -> Iterator[Observer]:
     part = Part.of_group(task.job.spec.key)
     with leasing(store, part.name) as lease:
         mirror = Mirror(store, part, task.job.study)
-        if mirror.pull(writes=True):
-            mirror.tidy()
-        elif task.expected is not None:  # what a study of before has left in this machine's cache
+        there = mirror.pull(writes=True)
+        if not there and task.expected is not None:  # what a study of before has left in this machine's cache
             mirror.clear()
         mirror.push(lease, claim=True)
+        if there:
+            mirror.tidy()
         try:
             yield _Sending(observer, mirror, lease, task.job.folder / CHECKPOINT)
         except FolderLockedError:
