@@ -21,9 +21,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from lowregret.errors import FolderLockedError, StoreError
-from lowregret.runs.atomic import PARTIAL, make_folder, remove_file, remove_folder, write_json
-from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, STUDY, TIMINGS, TRACKING
+from lowregret.errors import FolderLockedError, RecordsError, StoreError
+from lowregret.runs.atomic import PARTIAL, make_folder, read_json, remove_file, remove_folder, write_json
+from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, SENT, STUDY, TIMINGS, TRACKING
 from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
 from lowregret.runs.store import Store, require_url
 from lowregret.spec import Spec
@@ -34,6 +34,8 @@ MANIFESTS, _FILES = "manifests", "files"
 _GROUP = "group-"
 _NAME = re.compile(rf"{_GROUP}\w[\w.+=-]*")
 """A group's part as a store names it: anything else, as `group-..`, may lead out of the groups' folder."""
+_OWN = (LOCK, SENT)
+"""Files of a group that are of one machine."""
 _SHORT = 16
 _LATE_SECONDS = 1.0
 _TRIES = 5
@@ -60,7 +62,7 @@ class Part:
         """Whether it is a path of this part, and no way out of the folder."""
         pure = PurePosixPath(path)
         plain = not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and "\\" not in path
-        plain = plain and path.isprintable() and pure.name != LOCK and not path.endswith(PARTIAL)
+        plain = plain and path.isprintable() and pure.name not in _OWN and not path.endswith(PARTIAL)
         return plain and (path in self.files or any(path.startswith(f"{folder}/") for folder in self.folders))
 
 
@@ -91,7 +93,8 @@ class Mirror:
 
     def pull(self, *, writes: bool = False) -> bool:
         """Make the files here those of the store; False where it has none, and nothing is changed. Where this process
-        `writes` the part, its log is open: what the store has of it is put before what is here.
+        `writes` the part, its log is open: what the store has of it is put before what is here. What is here then stays
+        where it goes on from the store's newest manifest, as after a store that did not answer: it is sent next.
 
         StoreError for a manifest that is damaged, or names files that are not there.
         """
@@ -99,6 +102,9 @@ class Mirror:
             number, manifest = self._latest()
             if manifest is None:
                 return False
+            if writes and self._goes_on_from(manifest):
+                self._number, self._stored = number, manifest.files
+                return True
             logs = {path for path in self._part.files if writes and path.startswith(f"{LOGS}/")}
             others = {path: file for path, file in manifest.files.items() if path not in logs}
             if all(self._fetched(path, file) for path, file in others.items()):
@@ -107,11 +113,38 @@ class Mirror:
                 for path in logs & manifest.files.keys():
                     self._put_before(path, self._store.get(_object(path, manifest.files[path])) or b"")
                 self._number, self._stored = number, manifest.files
+                self._note(manifest)
                 return True
         raise StoreError(
             f"{self._store.url}/{MANIFESTS}/{self._part.name}: names files that are not there. Delete that folder of "
             f"the store and what {_FILES}/ has of it, and run the same command again: it is trained anew."
         )
+
+    def is_ahead(self) -> bool:
+        """Whether what is here goes on from what the store has, and is more than that."""
+        _, manifest = self._latest()
+        if manifest is None or not self._goes_on_from(manifest):
+            return False
+        return {path: self._looked_at(path) for path in self._here()} != manifest.files
+
+    def _goes_on_from(self, manifest: _Manifest) -> bool:
+        try:
+            return bool(self._sent_from(manifest) in [read_json(place) for place in self._notes() if place.is_file()])
+        except RecordsError:
+            return False
+
+    def _note(self, manifest: _Manifest) -> None:
+        for place in self._notes():
+            if place.parent.is_dir():
+                write_json(place, self._sent_from(manifest))
+
+    def _notes(self) -> list[Path]:
+        """In a group's folder, so that it goes with that."""
+        return [self._study / folder / SENT for folder in self._part.folders if self._part != STUDY_PART]
+
+    def _sent_from(self, manifest: _Manifest) -> dict[str, str]:
+        content = to_json(manifest.model_dump(mode="json"), sort_keys=True).encode()
+        return {"store": self._store.url, "manifest": hashlib.sha256(content).hexdigest()}
 
     def clear(self) -> None:
         """Remove what is here of the part's folders."""
@@ -136,6 +169,7 @@ class Mirror:
                 "for too long. What was there before is whole."
             )
         before, self._stored = self._stored, here
+        self._note(manifest)
         with suppress(StoreError):  # what stays costs room, and is removed by the next start
             for path, file in before.items():
                 if here.get(path) != file:
@@ -193,7 +227,7 @@ class Mirror:
         for root in self._part.folders:
             for folder, _, names in os.walk(self._study / root):
                 for path in (Path(folder, name) for name in names):
-                    if path.name != LOCK and not path.name.endswith(PARTIAL) and not path.is_symlink():
+                    if path.name not in _OWN and not path.name.endswith(PARTIAL) and not path.is_symlink():
                         yield path.relative_to(self._study).as_posix()
 
     def _looked_at(self, path: str) -> _File:
