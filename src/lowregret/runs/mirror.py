@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
 from lowregret.runs.atomic import PARTIAL, make_folder, read_json, remove_file, remove_folder, write_json
-from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, SENT, STUDY, TIMINGS, TRACKING
+from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, PAUSED, REQUESTS, SENT, STUDY, TIMINGS, TRACKING
 from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
 from lowregret.runs.store import Store, require_url
 from lowregret.spec import Spec
@@ -34,8 +34,8 @@ MANIFESTS, _FILES = "manifests", "files"
 _GROUP = "group-"
 _NAME = re.compile(rf"{_GROUP}\w[\w.+=-]*")
 """A group's part as a store names it: anything else, as `group-..`, may lead out of the groups' folder."""
-_OWN = (LOCK, SENT)
-"""Files of a group that are of one machine."""
+_OWN = {LOCK, PAUSED, REQUESTS, SENT}
+"""Of a group, files and folders that are of one machine: what is asked there is of who trains there."""
 _SHORT = 16
 _LATE_SECONDS = 1.0
 _TRIES = 5
@@ -62,7 +62,7 @@ class Part:
         """Whether it is a path of this part, and no way out of the folder."""
         pure = PurePosixPath(path)
         plain = not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and "\\" not in path
-        plain = plain and path.isprintable() and pure.name not in _OWN and not path.endswith(PARTIAL)
+        plain = plain and path.isprintable() and _OWN.isdisjoint(pure.parts) and not path.endswith(PARTIAL)
         return plain and (path in self.files or any(path.startswith(f"{folder}/") for folder in self.folders))
 
 
@@ -225,7 +225,8 @@ class Mirror:
             if (self._study / file).is_file() and not (self._study / file).is_symlink():
                 yield file
         for root in self._part.folders:
-            for folder, _, names in os.walk(self._study / root):
+            for folder, inner, names in os.walk(self._study / root):
+                inner[:] = [name for name in inner if name not in _OWN]
                 for path in (Path(folder, name) for name in names):
                     if path.name not in _OWN and not path.name.endswith(PARTIAL) and not path.is_symlink():
                         yield path.relative_to(self._study).as_posix()

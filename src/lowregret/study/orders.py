@@ -38,7 +38,11 @@ RequireFit = Callable[[Method], None]
 class Orders:
     """The orders of one compare, or of one group of a study."""
 
-    def __init__(self, folder: Path, spec: CompareSpec | GroupSpec, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, spec: CompareSpec | GroupSpec, say: Callable[[str], None], *, chosen: bool = False
+    ) -> None:
+        """`chosen`: whether others choose the trials, so that none is added."""
+        self._chosen = chosen
         self._folder, self._spec, self._say = folder, spec, say
         found = read_orders(folder)
         self._answered = {order.id for order in found}
@@ -139,6 +143,8 @@ class Orders:
         """Why it cannot be obeyed; "" when it can."""
         if asked.kind == "stop":
             return "" if asked.trial in steps else f"{asked.trial} is not in training"
+        if self._chosen:
+            return "with --until-decided no trials are added: run the same command without it"
         if asked.kind == "seed":
             if isinstance(self._spec, CompareSpec):
                 return ""

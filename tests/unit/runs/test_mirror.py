@@ -312,3 +312,14 @@ def test_what_was_trained_while_the_store_was_silent_is_not_undone(store: Store,
     late.pull(writes=True)
     assert read(here)["groups/main.lora/checkpoint"] == "2"
     assert not any("sent.json" in key for key in store.keys("files"))
+
+
+def test_what_is_asked_on_a_machine_stays_there(store: Store, tmp_path: Path) -> None:
+    Mirror(store, GROUP, written(tmp_path / "here", spec="1")).push(HELD)
+    there = written(tmp_path / "there", requests__one="stop", gone="x")
+    (there / "groups/main.lora/paused.json").write_text("{}")
+    mirror = Mirror(store, GROUP, there)
+    mirror.pull()
+    assert set(read(there)) == {f"groups/main.lora/{name}" for name in ("spec", "requests/one", "paused.json")}
+    mirror.push(HELD, claim=True)
+    assert len(store.keys("files")) == 1

@@ -97,3 +97,12 @@ def test_a_kill_between_the_answer_and_its_end_answers_nothing_twice(
     assert (tmp_path / ORDERS).read_bytes().count(b"\n") == 1
     assert again.grown(COMPARE).seeds == 3
     assert not list((tmp_path / "requests").iterdir())
+
+
+@pytest.mark.parametrize("request_", [more(seed=9), Request(kind="seed")])
+def test_what_chooses_its_trials_takes_no_others(tmp_path: Path, request_: Request) -> None:
+    ask(tmp_path, request_)
+    Orders(tmp_path, COMPARE, lambda line: None, chosen=True).look({}, [], lambda method: None)
+    (found,) = read_orders(tmp_path)
+    assert not found.taken
+    assert "--until-decided" in found.said
