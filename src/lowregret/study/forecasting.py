@@ -50,7 +50,11 @@ def forecast(
     with (
         lock_run(Path(out)) as folder,
         opened(
-            spec, folder, command, observer or Silent(), until=lambda steps: pilot_step(spec, steps, share)
+            spec,
+            folder,
+            command,
+            observer or Silent(),
+            until=lambda steps: 0 if share is None else pilot_step(spec, steps, share),
         ) as comparison,
     ):
         if share is None:

@@ -148,7 +148,9 @@ def opened(
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         resolved = {**inputs.resolved, "priors": priors}
         inputs.require_manifest(folder, say)
-        watching.priced(comparison_price(spec, inputs, folder, None if until is None else until(inputs.steps)))
+        trained = None if until is None else until(inputs.steps)
+        if trained != 0:
+            watching.priced(comparison_price(spec, inputs, folder, trained))
         priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
         note_manifest(folder, inputs.manifest)
         make_folder(folder / TRIALS)
