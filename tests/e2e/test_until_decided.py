@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(run: Any, decid
     again = json.loads(ended.stdout)
     assert again == verdict
     assert steps(out) == before
+
+
+def test_it_is_computed_again_from_its_records(run: Any, decided: Any, tmp_path: Path) -> None:
+    out, _ = decided
+    agreed = run("verify", out)
+    assert agreed.exit_code == 0, agreed.stdout
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "decision.json"
+    path.write_text(path.read_text().replace('"seeds": 2', '"seeds": 3'))
+    told = run("verify", tmp_path / "out")
+    assert told.exit_code == 1
+    assert "decision.json: looks 0 seeds is 2, computed again 3" in told.stdout
 
 
 class Stopping(Silent):

@@ -178,11 +178,11 @@ def test_what_comes_from_elsewhere_is_text(page: Any, running: Path) -> None:
 
 
 def test_a_run_is_steered_from_the_page(page: Any, running: Path) -> None:
-    home = trial(running, LORA, 2e-3)
+    home = trial(running, LORA, 2.925e-5)
     with lock_run(running), serving(running, token=TOKEN, control=True) as url:
         found = page()
         found.goto(url)
-        row(found, "running").wait_for()
+        row(found, "2.92e-5").wait_for()
         assert not found.locator("#actions").is_visible()
         found.get_by_role("button", name="Unlock control").click()
         found.locator("#t-token").fill(TOKEN)
@@ -193,8 +193,9 @@ def test_a_run_is_steered_from_the_page(page: Any, running: Path) -> None:
         found.get_by_role("button", name="Go on").click()
         playwright.expect(found.get_by_role("button", name="Pause")).to_be_visible()
         assert not is_paused(running)
-        row(found, "running").get_by_role("button").click()
+        row(found, "2.92e-5").get_by_role("button").click()
         found.get_by_role("button", name="Clone with changes").click()
+        assert float(found.locator("#n-rate").input_value()) == 2.925e-5, "every digit: else it is another rate"
         found.locator("#n-rate").fill("5e-4")
         found.get_by_role("button", name="Ask for it").click()
         stop = found.get_by_role("button", name="Stop this trial")

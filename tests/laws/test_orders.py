@@ -55,10 +55,12 @@ class Session(Silent):
         self.taken: list[tuple[str, int]] = []
         self.said: list[str] = []
 
-    def run(self, crash_at: int = 0, until: int | None = None) -> list[TrialRecord]:
+    def run(
+        self, crash_at: int = 0, until: int | None = None, only: list[TrialSpec] | None = None
+    ) -> list[TrialRecord]:
         (self.folder / "trials").mkdir(parents=True, exist_ok=True)
         self.crash_at = crash_at
-        scheduler = Scheduler(self.folder, self.spec, {}, self, "", until=until)
+        scheduler = Scheduler(self.folder, self.spec, {}, self, "", until=until, only=only)
         scheduler.run(self, {}, lambda: False)  # type: ignore[arg-type]
         return scheduler.records
 
@@ -184,6 +186,21 @@ def test_an_added_pilot_pauses_as_the_others_and_goes_on_with_them(bases: Module
     assert read_metrics(tmp_path / "trials" / MORE.id / METRICS)[-1].step == 3
     ended = {record.id: record for record in Session(bases, tmp_path).run()}
     assert (ended[MORE.id].status, ended[MORE.id].steps) == ("finished", 4)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "until", "taken"),
+    [([STOPPED], None, [False, False]), (None, 3, [True, False])],
+    ids=["until decided", "pilots"],
+)
+def test_nothing_is_promised_that_the_session_does_not_train(
+    bases: ModuleType, tmp_path: Path, chosen: Any, until: int | None, taken: list[bool]
+) -> None:
+    asked = {(STOPPED.id, 1): [Request(kind="trial", spec=MORE), Request(kind="seed")]}
+    session = Session(bases, tmp_path, asked)
+    trained = {record.id for record in session.run(only=chosen, until=until)}
+    assert [order.taken for order in read_orders(tmp_path)] == taken
+    assert (MORE.id in trained) == taken[0]
 
 
 def test_a_run_waits_with_a_checkpoint_until_it_may_go_on(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowregret.analysis.decided import judged_records
+from lowregret.analysis.interval import CONFIDENCE
 from lowregret.analysis.regret import judge
 from lowregret.errors import RecordsError
 from lowregret.questions.claim import Statement
@@ -16,7 +18,20 @@ from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements
 from lowregret.report.reading import stored_verdict
 from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.files import BEST, CLAIMS, EXAMPLES, METRICS, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.decision import Decision
+from lowregret.runs.files import (
+    BEST,
+    CLAIMS,
+    DECISION,
+    EXAMPLES,
+    FORECAST,
+    METRICS,
+    SPEC,
+    STUDY,
+    TRIAL,
+    TRIALS,
+    VERDICT,
+)
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics, require_curve
 from lowregret.runs.records import TrialRecord
@@ -32,6 +47,7 @@ from lowregret.runs.study import (
     trial_folders,
     trial_record,
 )
+from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
 from lowregret.version import __version__
 
@@ -147,6 +163,13 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         if record.status == "finished"
     }
     base = start_loss(folder)
+    confidence = CONFIDENCE
+    if stored.decision is not None and stored.decision.looks:
+        last = stored.decision.looks[-1]
+        names = [method.name for method in stored.methods]
+        methods = tuple(method for name in names for method in spec.methods if method.name == name)
+        spec = spec.model_copy(update={"methods": methods})
+        records, confidence = judged_records(records, names, last.seeds), 1 - last.error
     again = judge(
         spec,
         records,
@@ -158,13 +181,34 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         costs=read_costs(folder),
         held_out=held_out,
         quantised=quantised_starts(folder),
+        confidence=confidence,
     )
     if stored.judged_by is None or _rules(stored.judged_by) != _rules(__version__):
         then = "before 0.3" if stored.judged_by is None else stored.judged_by
         lines.append(f"verdict: {stored.verdict}, by the rules of lowregret {then}; by today's: {again.verdict}")
         return
+    if stored.decision is not None:
+        yield from _decision(folder, stored, again)
+    if stored.decision is not None or (folder / FORECAST).exists():  # what was said beside what the trials say
+        said = (*again.reasons, *stored.reasons[len(again.reasons) :])
+        again = again.model_copy(update={"reasons": said, "decision": stored.decision})
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{VERDICT}: ")
     lines.append(f"verdict: {again.verdict}")
+
+
+def _decision(folder: Path, stored: Verdict, again: Verdict) -> Iterator[str]:
+    """The looks at it: the last is that of the trials, and together they have spent no more than they may."""
+    assert stored.decision is not None
+    kept = read_record(Decision, folder / DECISION)
+    yield from _differences(stored.decision.model_dump(mode="json"), kept.model_dump(mode="json"), f"{DECISION}: ")
+    if not kept.looks:
+        return
+    if sum(look.error for look in kept.looks) > kept.error * (1 + _CLOSE):
+        yield f"{DECISION}: its looks have spent more than the error of {kept.error:g}"
+    last = kept.looks[-1]
+    if last.ruling not in ("inconclusive", again.verdict):
+        yield f"{DECISION}: its last look says {last.ruling}, computed again {again.verdict}"
+    yield from _differences(last.regret, again.regret_nats, f"{DECISION}: the regret at its last look ")
 
 
 def _rules(version: str) -> list[str]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
@@ -25,6 +26,7 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 _LEASES, _RELEASED = "leases", b"{}"
+_NUMBER = re.compile(r"[0-9]{9}")
 
 
 @dataclass
@@ -57,9 +59,14 @@ def leasing(store: Store, part: str) -> Iterator[Lease]:
 def leases_in(store: Store) -> dict[str, bytes]:
     """Part → what its newest lease says; without those that were released. Who lives says something else after
     `BEAT_SECONDS`."""
-    newest = {key.split("/")[1]: key for key in store.keys(_LEASES)}
+    newest = {key.split("/")[1]: key for key in numbered(store.keys(_LEASES))}
     found = {part: store.get(key) for part, key in newest.items()}
     return {part: said for part, said in found.items() if said not in (None, _RELEASED)}
+
+
+def numbered(keys: Iterable[str]) -> list[str]:
+    """Those that end with a number, in order: what else lies beside them is nobody's."""
+    return [key for key in keys if _NUMBER.fullmatch(key.rpartition("/")[2])]
 
 
 def holder_in(lease: bytes) -> Holder | None:
@@ -95,7 +102,7 @@ def _taken(store: Store, part: str) -> Lease:
 
 def _latest(store: Store, part: str) -> tuple[int, bytes]:
     """The highest number, and what its lease says; b"" where it was released, or there is none."""
-    keys = store.keys(f"{_LEASES}/{part}")
+    keys = numbered(store.keys(f"{_LEASES}/{part}"))
     if not keys:
         return 0, b""
     found = store.get(keys[-1]) or b""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,10 +21,10 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from lowregret.errors import FolderLockedError, StoreError
-from lowregret.runs.atomic import PARTIAL, make_folder, remove_file, remove_folder, write_json
-from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, STUDY, TIMINGS, TRACKING
-from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in
+from lowregret.errors import FolderLockedError, RecordsError, StoreError
+from lowregret.runs.atomic import PARTIAL, make_folder, read_json, remove_file, remove_folder, write_json
+from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, PAUSED, REQUESTS, SENT, STUDY, TIMINGS, TRACKING
+from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
 from lowregret.runs.store import Store, require_url
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
@@ -31,6 +32,10 @@ from lowregret.version import __version__
 
 MANIFESTS, _FILES = "manifests", "files"
 _GROUP = "group-"
+_NAME = re.compile(rf"{_GROUP}\w[\w.+=-]*")
+"""A group's part as a store names it: anything else, as `group-..`, may lead out of the groups' folder."""
+_OWN = {LOCK, PAUSED, REQUESTS, SENT}
+"""Of a group, files and folders that are of one machine: what is asked there is of who trains there."""
 _SHORT = 16
 _LATE_SECONDS = 1.0
 _TRIES = 5
@@ -57,6 +62,7 @@ class Part:
         """Whether it is a path of this part, and no way out of the folder."""
         pure = PurePosixPath(path)
         plain = not pure.is_absolute() and ".." not in pure.parts and str(pure) == path and "\\" not in path
+        plain = plain and path.isprintable() and _OWN.isdisjoint(pure.parts) and not path.endswith(PARTIAL)
         return plain and (path in self.files or any(path.startswith(f"{folder}/") for folder in self.folders))
 
 
@@ -71,6 +77,8 @@ class _File(Spec):
 class _Manifest(Spec):
     lowregret: str
     files: dict[str, _File]
+    by: str = ""
+    """The token of the lease under which it was written."""
 
 
 class Mirror:
@@ -85,7 +93,8 @@ class Mirror:
 
     def pull(self, *, writes: bool = False) -> bool:
         """Make the files here those of the store; False where it has none, and nothing is changed. Where this process
-        `writes` the part, its log is open: what the store has of it is put before what is here.
+        `writes` the part, its log is open: what the store has of it is put before what is here. What is here then stays
+        where it goes on from the store's newest manifest, as after a store that did not answer: it is sent next.
 
         StoreError for a manifest that is damaged, or names files that are not there.
         """
@@ -93,6 +102,9 @@ class Mirror:
             number, manifest = self._latest()
             if manifest is None:
                 return False
+            if writes and self._goes_on_from(manifest):
+                self._number, self._stored = number, manifest.files
+                return True
             logs = {path for path in self._part.files if writes and path.startswith(f"{LOGS}/")}
             others = {path: file for path, file in manifest.files.items() if path not in logs}
             if all(self._fetched(path, file) for path, file in others.items()):
@@ -101,11 +113,38 @@ class Mirror:
                 for path in logs & manifest.files.keys():
                     self._put_before(path, self._store.get(_object(path, manifest.files[path])) or b"")
                 self._number, self._stored = number, manifest.files
+                self._note(manifest)
                 return True
         raise StoreError(
             f"{self._store.url}/{MANIFESTS}/{self._part.name}: names files that are not there. Delete that folder of "
             f"the store and what {_FILES}/ has of it, and run the same command again: it is trained anew."
         )
+
+    def is_ahead(self) -> bool:
+        """Whether what is here goes on from what the store has, and is more than that."""
+        _, manifest = self._latest()
+        if manifest is None or not self._goes_on_from(manifest):
+            return False
+        return {path: self._looked_at(path) for path in self._here()} != manifest.files
+
+    def _goes_on_from(self, manifest: _Manifest) -> bool:
+        try:
+            return bool(self._sent_from(manifest) in [read_json(place) for place in self._notes() if place.is_file()])
+        except RecordsError:
+            return False
+
+    def _note(self, manifest: _Manifest) -> None:
+        for place in self._notes():
+            if place.parent.is_dir():
+                write_json(place, self._sent_from(manifest))
+
+    def _notes(self) -> list[Path]:
+        """In a group's folder, so that it goes with that."""
+        return [self._study / folder / SENT for folder in self._part.folders if self._part != STUDY_PART]
+
+    def _sent_from(self, manifest: _Manifest) -> dict[str, str]:
+        content = to_json(manifest.model_dump(mode="json"), sort_keys=True).encode()
+        return {"store": self._store.url, "manifest": hashlib.sha256(content).hexdigest()}
 
     def clear(self) -> None:
         """Remove what is here of the part's folders."""
@@ -123,13 +162,14 @@ class Mirror:
         for path, file in here.items():
             if self._stored.get(path) != file:
                 here[path] = self._sent(path, file)
-        content = to_json(_Manifest(lowregret=__version__, files=here).model_dump(mode="json"))
-        if lease.lost or not self._store.create(self._key(self._number + 1), content.encode()):
+        manifest = _Manifest(lowregret=__version__, files=here, by=lease.holder.token)
+        if lease.lost or not self._is_next(to_json(manifest.model_dump(mode="json")).encode()):
             raise FolderLockedError(
                 f"{self._store.url}: another process writes {self._part.name} there by now: this one was silent "
                 "for too long. What was there before is whole."
             )
         before, self._stored = self._stored, here
+        self._note(manifest)
         with suppress(StoreError):  # what stays costs room, and is removed by the next start
             for path, file in before.items():
                 if here.get(path) != file:
@@ -138,20 +178,35 @@ class Mirror:
                 self._store.remove(self._key(self._number))
         self._number += 1
 
+    def _is_next(self, content: bytes) -> bool:
+        """Whether this manifest is the newest one now. Its number is free again where another process has written more
+        than one since: then there is a higher one, and what that names must stay."""
+        mine = self._key(self._number + 1)
+        if not self._store.create(mine, content) and self._store.get(mine) != content:  # ours: its answer was lost
+            return False
+        if self._numbers()[-1:] == [mine]:
+            return True
+        self._store.remove(mine)
+        return False
+
+    def _numbers(self) -> list[str]:
+        return numbered(self._store.keys(f"{MANIFESTS}/{self._part.name}"))
+
     def tidy(self) -> None:
-        """Remove what killed processes have left in the store; for who has the lease and has pulled."""
+        """Remove what killed processes have left in the store; for who has the lease, and has written a manifest under
+        it: one of before could else be followed by a late one of its writer, which names what is removed here."""
         named = {_object(path, file) for path, file in self._stored.items()}
         places = {f"{_FILES}/{folder}" for folder in self._part.folders}
         places |= {PurePosixPath(_FILES, file).parent.as_posix() for file in self._part.files}
         for key in {key for place in places for key in self._store.keys(place)} - named:
             if self._part.has(key.removeprefix(f"{_FILES}/").rpartition("@")[0]):
                 self._store.remove(key)
-        for key in self._store.keys(f"{MANIFESTS}/{self._part.name}"):
+        for key in self._numbers():
             if key < self._key(self._number):
                 self._store.remove(key)
 
     def _latest(self) -> tuple[int, _Manifest | None]:
-        keys = self._store.keys(f"{MANIFESTS}/{self._part.name}")
+        keys = self._numbers()
         content = self._store.get(keys[-1]) if keys else None
         if content is None:
             return 0, None
@@ -170,9 +225,10 @@ class Mirror:
             if (self._study / file).is_file() and not (self._study / file).is_symlink():
                 yield file
         for root in self._part.folders:
-            for folder, _, names in os.walk(self._study / root):
+            for folder, inner, names in os.walk(self._study / root):
+                inner[:] = [name for name in inner if name not in _OWN]
                 for path in (Path(folder, name) for name in names):
-                    if path.name != LOCK and not path.name.endswith(PARTIAL) and not path.is_symlink():
+                    if path.name not in _OWN and not path.name.endswith(PARTIAL) and not path.is_symlink():
                         yield path.relative_to(self._study).as_posix()
 
     def _looked_at(self, path: str) -> _File:
@@ -221,7 +277,7 @@ class Mirror:
 def parts_in(store: Store) -> list[Part]:
     """Those that a store has of a study's groups."""
     names = {key.split("/")[1] for key in store.keys(MANIFESTS)}
-    return [Part.of_group(name.removeprefix(_GROUP)) for name in sorted(names) if name.startswith(_GROUP)]
+    return [Part.of_group(name.removeprefix(_GROUP)) for name in sorted(names) if _NAME.fullmatch(name)]
 
 
 def studies_in(store: Store) -> list[str]:
@@ -252,7 +308,7 @@ def _show_holders(study: Path, before: Mapping[str, bytes], now: Mapping[str, by
     """Name in the locks of groups who trains them, as a process whose locks do not reach this machine."""
     for part, said in now.items():
         holder = holder_in(said)
-        if part.startswith(_GROUP) and holder is not None and before.get(part) != said:
+        if _NAME.fullmatch(part) and holder is not None and before.get(part) != said:
             home = study / GROUPS / part.removeprefix(_GROUP)
             make_folder(home)
             write_json(home / LOCK, asdict(replace(holder, machine="the store")))

@@ -77,6 +77,8 @@ class Order(Spec):
 def ask(folder: Path, request: Request) -> str:
     """Leave a request in a run's folder; its id. RecordsError when that is refused, or too many wait."""
     home = folder / REQUESTS
+    if home.is_symlink():
+        raise RecordsError(f"{home}: is a link, which is not written through. Delete it.")
     if len(_names(home)) >= _MOST_WAITING:
         raise RecordsError(f"{home}: {_MOST_WAITING} requests wait, and nobody answers. Is the run at work?")
     make_folder(home)

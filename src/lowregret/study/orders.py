@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import final
 
 from lowregret import limits
 from lowregret.errors import LowregretError
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.requests import (
+    MOST_ORDERS,
+    Kind,
     Order,
     Request,
     answer,
@@ -29,6 +32,9 @@ from lowregret.study.lattice import lattice_rate, nearest_exponent
 
 _LOOK_SECONDS = 0.2
 """Between two looks at what is asked: a small base takes hundreds of steps a second."""
+_AGAIN_SECONDS = 3.0
+"""After a change the folder is looked into for so long: some file systems keep times to the second or two, so that what
+comes next may not show in them."""
 
 
 RequireFit = Callable[[Method], None]
@@ -39,36 +45,49 @@ class Orders:
     """The orders of one compare, or of one group of a study."""
 
     def __init__(
-        self, folder: Path, spec: CompareSpec | GroupSpec, say: Callable[[str], None], *, fixed: bool = False
+        self,
+        folder: Path,
+        spec: CompareSpec | GroupSpec,
+        say: Callable[[str], None],
+        refused: Mapping[Kind, str] = MappingProxyType({}),
     ) -> None:
-        """`fixed`: which trials are trained is decided elsewhere, so that none may be added."""
-        self._folder, self._spec, self._say, self._fixed = folder, spec, say, fixed
+        """`refused`: what this session does not train, whoever asks, and why."""
+        self._folder, self._spec, self._say, self._refused = folder, spec, say, refused
         found = read_orders(folder)
         self._answered = {order.id for order in found}
         self._taken = [order for order in found if order.taken and order.request is not None]
         self._force: list[Order] = []
-        self._stamp, self._looked = -1, -1.0
+        self._stamp, self._looked, self._changed = -1, -1.0, -1.0
 
     @property
     def stopped(self) -> Collection[str]:
         """The ids of trials that were asked to stop."""
         return {str(order.request.trial) for order in self._taken if order.request and order.request.kind == "stop"}
 
-    def look(self, steps: Mapping[str, int], records: Sequence[TrialRecord], require_fit: RequireFit) -> bool:
+    def look(
+        self,
+        steps: Mapping[str, int],
+        records: Sequence[TrialRecord],
+        require_fit: RequireFit,
+        ending: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
         """Answer what is asked; whether another order is in force from now on.
 
         Args:
             steps: trial in training → the steps that it has taken.
             records: of all trials of the run.
             require_fit: raises LowregretError where the base cannot have a method.
+            ending: the same of those that have ended with this round, of which the records do not tell yet: what is
+                asked now is obeyed after their end.
         """
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self._looked = time.monotonic()
             changed = stamp(self._folder)
             if changed != self._stamp:
-                self._stamp = changed
+                self._stamp, self._changed = changed, self._looked
+            if self._looked - self._changed < _AGAIN_SECONDS:
                 for name, asked in waiting(self._folder).items():
-                    self._answer(name, asked, steps, records, require_fit)
+                    self._answer(name, asked, steps, records, require_fit, ending)
         return self.see(steps, records)
 
     def see(self, steps: Mapping[str, int], records: Sequence[TrialRecord], *, everything: bool = False) -> bool:
@@ -106,18 +125,18 @@ class Orders:
         steps: Mapping[str, int],
         records: Sequence[TrialRecord],
         require_fit: RequireFit,
+        ending: Mapping[str, int],
     ) -> None:
         if name in self._answered:  # a kill came between the answer and this
             forget(self._folder, name)
             return
-        if len(self._answered) >= limits.LISTED:
-            refusal = f"{limits.LISTED:,} requests of this run were answered, and no more are"
-        else:
-            refusal = (
-                f"not understood: {asked}"
-                if isinstance(asked, str)
-                else self._refusal(asked, steps, records, require_fit)
-            )
+        if len(self._answered) >= MOST_ORDERS:  # another line, and the file would not be read any more
+            forget(self._folder, name)
+            self._say(f"asked from outside, and not answered: {MOST_ORDERS:,} requests of this run were, which is all")
+            return
+        refusal = (
+            f"not understood: {asked}" if isinstance(asked, str) else self._refusal(asked, steps, records, require_fit)
+        )
         request = None if isinstance(asked, str) else asked
         said = refusal or ("" if request is None else _promise(request))
         ended = sum(record.status != "running" for record in records)
@@ -128,7 +147,7 @@ class Orders:
             taken=not refusal,
             said=said,
             ended=ended,
-            steps={} if refusal else dict(steps),
+            steps={} if refusal else {**steps, **ending},
         )
         answer(self._folder, order)
         self._answered.add(name)
@@ -140,10 +159,10 @@ class Orders:
         self, asked: Request, steps: Mapping[str, int], records: Sequence[TrialRecord], require_fit: RequireFit
     ) -> str:
         """Why it cannot be obeyed; "" when it can."""
+        if asked.kind in self._refused:
+            return self._refused[asked.kind]
         if asked.kind == "stop":
             return "" if asked.trial in steps else f"{asked.trial} is not in training"
-        if self._fixed:
-            return "this run trains what it has chosen alone (--until-decided): ask for it in a plain `compare`"
         if asked.kind == "seed":
             if isinstance(self._spec, CompareSpec):
                 return ""
@@ -162,7 +181,7 @@ class Orders:
         if isinstance(spec, GroupSpec):
             near = lattice_rate(nearest_exponent(trial.learning_rate))
             if trial.learning_rate != near:
-                return f"the rates of a study lie on one lattice: the nearest is {near:.9g}"
+                return f"the rates of a study lie on one lattice: the nearest is {near!r}"
             if isinstance(method, FullFT) != isinstance(spec.methods[0], FullFT) or trial.seed >= spec.seeds:
                 return "this group has other methods, or fewer seeds"
         if method in spec.methods:

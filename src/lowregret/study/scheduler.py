@@ -16,6 +16,7 @@ from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import held_out_curve, require_curve
 from lowregret.runs.records import TrialRecord
+from lowregret.runs.requests import Kind
 from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name, trial_record
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.spec.method import Quantisation
@@ -32,6 +33,13 @@ from lowregret.train.loop import Pack, Round, rounds
 from lowregret.train.members import Workload
 from lowregret.train.pause import hold
 from lowregret.train.trial import Deliver, begin, settle
+
+_CHOSEN = "it trains only what can decide it: ask it again when its command runs without --until-decided"
+_CHOSEN_REFUSE: Mapping[Kind, str] = MappingProxyType({"trial": _CHOSEN, "seed": _CHOSEN})
+_PILOTS_REFUSE: Mapping[Kind, str] = MappingProxyType(
+    {"seed": "pilots are of one seed: ask the comparison that goes on from them"}
+)
+"""What a session that trains chosen trials, or pilots, would promise and not do."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class Scheduler:
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
-        self._orders = Orders(folder, spec, watching.say, fixed=only is not None)
+        refused = _PILOTS_REFUSE if until is not None else {}
+        self._orders = Orders(folder, spec, watching.say, _CHOSEN_REFUSE if only is not None else refused)
         self._steps: dict[str, int] = {}
         """Trial in training → the steps that it has taken."""
         stopped = self._orders.stopped
@@ -214,7 +223,8 @@ class Scheduler:
     def _obey(self, pack: Pack, done: Round) -> bool:
         """What is asked from outside; whether there may be another trial to train."""
         self._steps = {name: member.progress.step for name, member in pack.members.items()}
-        changed = self._orders.look(self._steps, self.records, partial(require_fit, pack.workload))
+        ending = {member.name: member.progress.step for member, _ in done.ended}
+        changed = self._orders.look(self._steps, self.records, partial(require_fit, pack.workload), ending)
         for name, why in self._orders.stops(self._steps).items():
             pack.stop(done, name, why)
             del self._steps[name]

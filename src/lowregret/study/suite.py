@@ -75,7 +75,8 @@ def run_studies(
         for folder, question in studies.items():
             copy = stack.enter_context(kept(folder, stores.get(folder)))
             stack.enter_context(lock_run(folder))
-            forget_pause(folder, watching.say)
+            for paused in (folder, *(group_folder(folder, group) for group in question.groups())):
+                forget_pause(paused, watching.say)
             _bind_question(folder, question, command)
             if copy is not None:
                 copy.push(claim=True)

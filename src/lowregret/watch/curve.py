@@ -12,6 +12,8 @@ from lowregret import limits
 
 MOST = 96
 """Points of a curve; half of that is the least that a long one has."""
+_LARGEST = 2**53
+"""Up to it a browser tells whole numbers apart."""
 Point = tuple[int, float]
 """A step, and the loss or the reward there."""
 
@@ -78,6 +80,8 @@ def _step(row: Any) -> Step | None:
     step, tokens, seconds = row.get("step"), row.get("tokens"), _number(row.get("seconds"))
     if type(step) is not int or type(tokens) is not int or seconds is None or not 0 <= step <= limits.STEPS:
         return None
+    if not 0 <= tokens <= _LARGEST:
+        return None
     samples = row.get("rl")
     reward = _number(row.get("test_reward"))
     trained = _number(row.get("train_nll")) if not isinstance(samples, dict) else _number(samples.get("reward"))
@@ -88,7 +92,9 @@ def _step(row: Any) -> Step | None:
 
 
 def _number(value: Any) -> float | None:
-    return value if type(value) in (int, float) and math.isfinite(value) else None
+    if type(value) is int:  # of hundreds of digits no number of a page can be made
+        return value if abs(value) <= _LARGEST else None
+    return value if type(value) is float and math.isfinite(value) else None
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,8 @@ _MOST_POINTS = 600
 _MOST_BYTES = 64_000_000
 """Of a curve that is read in full; of a longer one the end is."""
 _MOST_SAMPLES_BYTES = 1_000_000
-_SAMPLES = 24
+_SAMPLES = 12
+"""Of an evaluation, the first: those of two are of the same problems."""
 _LONGEST = 4000
 """Characters of a prompt or a completion."""
 
@@ -84,19 +86,22 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(_end_of(path, _MOST_SAMPLES_BYTES), start=1):
         with suppress(RecordsError):
             rows.append(read_line(line, path, number))
-    steps = sorted({row["step"] for row in rows})
-    kept = {*steps[:1], *steps[-1:]}
-    found = [
+    of_step: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        of_step[row["step"]].append(row)
+    whole = max(map(len, of_step.values()), default=0)  # the first may be cut, and the last be under way
+    steps = sorted(step for step, own in of_step.items() if len(own) == whole)
+    ends = dict.fromkeys([*steps[:1], *steps[-1:]])
+    return [
         {
             "step": row["step"],
             "prompt": shown(str(row.get("prompt", "")))[:_LONGEST],
             "completion": shown(str(row.get("completion", "")))[:_LONGEST],
             "reward": row.get("reward") if isinstance(row.get("reward"), int | float) else None,
         }
-        for row in rows
-        if row["step"] in kept
+        for step in ends
+        for row in of_step[step][:_SAMPLES]
     ]
-    return found[-_SAMPLES:]
 
 
 def _end_of(path: Path, most: int) -> Sequence[bytes]:

@@ -25,8 +25,9 @@ _FIND_SECONDS = 2.0
 """Between two looks for new runs."""
 _KEPT_BYTES = 8_000_000
 """Of what has changed, for pages that were away."""
-_MANY = 40
-"""Trials that change at once, beyond which a page is told to ask for everything."""
+_MANY = 400
+"""Trials that change at once, beyond which a page is told to ask for everything. More than train at a time: else a page
+would ask again and again."""
 _COMPACT = (",", ":")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lowregret.errors import LowregretError, RecordsError, SpecError
-from lowregret.foreign import real_path
+from lowregret.foreign import boundary, real_path
 from lowregret.questions.evidence import stored_question
 from lowregret.questions.judge import Claims
 from lowregret.questions.registry import Asked
@@ -91,17 +91,32 @@ class Run:
         return self._told.get("kind") == "study"
 
     def look(self) -> bool:
-        """Read what has changed; whether there is more to read at once."""
+        """Read what has changed; whether there is more to read at once.
+
+        What a folder says that nobody has thought of is that run's problem, and stops the page of no other.
+        """
+        try:
+            with boundary(RecordsError, self.name, "cannot be followed", "It is looked at again."):
+                return self._follow()
+        except RecordsError as error:
+            self._told["problem"] = clean(str(error))
+            self._show(judge=False)
+            return False
+
+    def _follow(self) -> bool:
         more = False
         if self._clock() - self._looked >= HEAD_SECONDS:
             self._looked = self._clock()
             self._read()
         for group in self.groups:
             more = group.look() or more
-        head = self._now(judge=not more)
+        self._show(judge=not more)
+        return more
+
+    def _show(self, *, judge: bool) -> None:
+        head = self._now(judge=judge)
         if head != self.head:
             self.head, self.changed = head, True
-        return more
 
     def _now(self, *, judge: bool) -> dict[str, Any]:
         if judge and self._history is not None and self._clock() - self._judged >= _REGRET_SECONDS:
@@ -180,6 +195,10 @@ class Run:
         }
 
     def _read_results(self) -> None:
+        for name, told in ((FORECAST, "forecast"), (VERDICT, "verdict"), (CLAIMS, "claims")):
+            if not os.path.lexists(self.folder / name):  # a study that is extended takes its claims back
+                self._stamps.pop(name, None)
+                self._told.pop(told, None)
         with suppress(RecordsError, SpecError, OSError):
             if self._is_new(FORECAST):
                 self._told["forecast"] = _forecast(read_record(Forecast, self.folder / FORECAST))

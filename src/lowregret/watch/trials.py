@@ -29,6 +29,8 @@ MOST_TRIALS = 20_000
 _PART_SECONDS = 0.3
 """Of one look: what is left of a large folder comes with the next ones."""
 _LONGEST = 500
+_SHORTEST_SECONDS = 1e-3
+"""Over which a pace is told."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Followed:
     def _pace(self) -> int | None:
         """Tokens a second since its first step."""
         first, last = self.curve.first, self.curve.last
-        if not self.running or first is None or last is None or last.seconds <= first.seconds:
+        if not self.running or first is None or last is None or last.seconds - first.seconds < _SHORTEST_SECONDS:
             return None
         return round((last.tokens - first.tokens) / (last.seconds - first.seconds))
 
@@ -122,6 +124,8 @@ class Trials:
         """Ids of those that have gone since somebody took note."""
         self._swept = -1e9
         self._folder_stamp: int | None = None
+        self._due: list[str] = []
+        """New ones and those in training that a look has not come to yet."""
         self._left: list[str] = []
         """Ended ones that a sweep has not come to yet."""
         self.hidden = 0
@@ -130,16 +134,17 @@ class Trials:
     def look(self) -> bool:
         """Read what has changed; whether there is more to read at once."""
         began = self._clock()
-        running = [one.id for one in self.known.values() if one.running or one.again]
-        due = dict.fromkeys([*running, *self._new()])
+        if not self._due:  # else where the last look has stopped, so that all have their turn
+            running = [one.id for one in self.known.values() if one.running or one.again]
+            self._due = [*dict.fromkeys([*running, *self._new()])][::-1]
         if not self._left and began - self._swept >= SWEEP_SECONDS:
             self._swept = began
+            due = set(self._due)
             self._left = [name for name in reversed(self.known) if name not in due]
         more = False
-        for number, name in enumerate(due):
-            more = self._see(name) or more
-            if self._clock() - began > _PART_SECONDS and number + 1 < len(due):
-                self._folder_stamp = None  # the rest is found again
+        while self._due:
+            more = self._see(self._due.pop()) or more
+            if self._due and self._clock() - began > _PART_SECONDS:
                 return True
         while self._left and self._clock() - began <= _PART_SECONDS:
             more = self._see(self._left.pop()) or more

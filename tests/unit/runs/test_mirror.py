@@ -54,7 +54,9 @@ def written(study: Path, **files: str) -> Path:
 
 
 def read(study: Path) -> dict[str, str]:
-    return {path.relative_to(study).as_posix(): path.read_text() for path in study.rglob("*") if path.is_file()}
+    """Without what is of one machine."""
+    files = (path for path in study.rglob("*") if path.is_file() and path.name != "sent.json")
+    return {path.relative_to(study).as_posix(): path.read_text() for path in files}
 
 
 def test_what_is_sent_is_what_is_fetched_and_nothing_else_is_touched(store: Store, tmp_path: Path) -> None:
@@ -247,3 +249,77 @@ def test_a_copy_shows_who_trains_a_group_and_who_does_not(
     assert not is_locked(copy / "groups" / "silent")
     (copy,) = fetch_studies("s3://lab/toy", tmp_path / "two")
     assert not is_locked(copy / "groups" / "main.lora")
+
+
+def test_who_comes_back_after_several_manifests_of_another_spoils_none(store: Store, tmp_path: Path) -> None:
+    slow, new = (Mirror(store, GROUP, tmp_path / name) for name in ("slow", "new"))
+    written(tmp_path / "slow", spec="same", checkpoint="1")
+    slow.push(HELD)
+    new.pull()
+    new.push(HELD, claim=True)
+    for text in ("2", "3"):  # the numbers before are removed, so the one that the slow one would take is free again
+        written(tmp_path / "new", checkpoint=text)
+        new.push(HELD)
+    written(tmp_path / "slow", spec="late")
+    with pytest.raises(FolderLockedError, match=r"another process writes group-main.lora there by now"):
+        slow.push(HELD)
+    assert Mirror(store, GROUP, tmp_path / "third").pull()
+    assert set(read(tmp_path / "third").values()) == {"same", "3"}
+    new.push(HELD, claim=True)
+
+
+def test_a_manifest_whose_answer_was_lost_is_ones_own(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, create = Mirror(store, GROUP, written(tmp_path, spec="1")), store.create
+    monkeypatch.setattr(store, "create", lambda key, content: create(key, content) and create(key, content))
+    mirror.push(HELD)
+    assert Mirror(store, GROUP, tmp_path / "other").pull()
+
+
+def test_a_part_whose_name_leads_elsewhere_is_none_and_removes_nothing(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "study" / "groups").mkdir(parents=True)
+    (tmp_path / "study" / "own.txt").write_text("own")
+    for name in ("group-..", "group-.", "group-", "strange"):
+        store.put(f"manifests/{name}/000000001", b'{"lowregret": "1", "files": {}}')
+    store.put("manifests/group-main.lora/notes", b"no manifest")
+    store.put("leases/group-main.lora/notes", b"no lease")
+    assert parts_in(store) == [GROUP]
+    for part in parts_in(store):
+        Mirror(store, part, tmp_path / "study").pull()
+    assert (tmp_path / "study" / "own.txt").exists()
+    with leasing(store, GROUP.name) as lease:
+        assert lease.number == 1
+
+
+def test_what_was_trained_while_the_store_was_silent_is_not_undone(store: Store, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    Mirror(store, GROUP, written(here, spec="1", checkpoint="1")).push(HELD)
+    assert not Mirror(store, GROUP, here).is_ahead()
+    written(here, checkpoint="2")
+    again = Mirror(store, GROUP, here)
+    assert again.is_ahead()
+    assert again.pull(writes=True)
+    assert read(here)["groups/main.lora/checkpoint"] == "2"
+    again.push(HELD)
+    other = Mirror(store, GROUP, there)
+    other.pull(writes=True)
+    assert read(there) == read(here)
+    written(here, checkpoint="3")
+    other.push(Lease(Holder.here(), 2), claim=True)  # another goes on from the store: now that counts
+    late = Mirror(store, GROUP, here)
+    assert not late.is_ahead()
+    late.pull(writes=True)
+    assert read(here)["groups/main.lora/checkpoint"] == "2"
+    assert not any("sent.json" in key for key in store.keys("files"))
+
+
+def test_what_is_asked_on_a_machine_stays_there(store: Store, tmp_path: Path) -> None:
+    Mirror(store, GROUP, written(tmp_path / "here", spec="1")).push(HELD)
+    there = written(tmp_path / "there", requests__one="stop", gone="x")
+    (there / "groups/main.lora/paused.json").write_text("{}")
+    mirror = Mirror(store, GROUP, there)
+    mirror.pull()
+    assert set(read(there)) == {f"groups/main.lora/{name}" for name in ("spec", "requests/one", "paused.json")}
+    mirror.push(HELD, claim=True)
+    assert len(store.keys("files")) == 1

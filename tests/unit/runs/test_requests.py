@@ -61,6 +61,9 @@ def test_a_folder_of_requests_that_is_a_link_is_not_followed(tmp_path: Path) -> 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "requests").symlink_to(other / "requests")
     assert waiting(tmp_path / "run") == {}
+    with pytest.raises(RecordsError, match="is a link"):
+        ask(tmp_path / "run", Request(kind="seed"))
+    assert len(waiting(other)) == 1
 
 
 def test_more_than_are_read_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

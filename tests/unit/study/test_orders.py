@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lowregret.runs import requests
 from lowregret.runs.files import ORDERS
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.requests import Request, ask, read_orders
@@ -42,6 +43,7 @@ def answered(folder: Path, spec: CompareSpec | GroupSpec, request: Request, step
     [
         (more(), ""),
         (more(rate=1.1e-3), "the nearest is 0.001"),
+        (more(rate=6.1e-8), "the nearest is 6.103515625e-08"),
         (more(FULL), "other methods"),
         (more(seed=2), "fewer seeds"),
         (Request(kind="seed"), "--seeds"),
@@ -65,6 +67,38 @@ def test_what_the_spec_would_refuse_is_refused_in_its_words(tmp_path: Path) -> N
     assert "in-backward" in said or "micro_batch_size" in said
 
 
+def test_what_this_session_would_promise_and_not_train_is_refused(tmp_path: Path) -> None:
+    asked = [ask(tmp_path, more(rate=4e-3)), ask(tmp_path, Request(kind="seed"))]
+    found = Orders(tmp_path, COMPARE, lambda line: None, {"seed": "pilots are of one seed"})
+    assert found.look({"a": 3}, [], lambda method: None)
+    assert [(order.id, order.taken, order.said) for order in read_orders(tmp_path)][1] == (
+        asked[1], False, "pilots are of one seed"
+    )  # fmt: skip
+    assert found.grown(COMPARE).seeds == COMPARE.seeds
+    assert len(found.trials()) == 1
+
+
+def test_a_request_is_seen_where_times_are_kept_to_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "stamp", lambda folder: 1)
+    found = Orders(tmp_path, COMPARE, lambda line: None)
+    for count in (1, 2):
+        ask(tmp_path, Request(kind="seed"))
+        found.look({}, [], lambda method: None)
+        assert len(read_orders(tmp_path)) == count
+
+
+def test_a_request_too_many_leaves_a_file_that_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (module, requests):
+        monkeypatch.setattr(place, "MOST_ORDERS", 2)
+    for _ in range(4):
+        ask(tmp_path, Request(kind="seed"))
+    said: list[str] = []
+    Orders(tmp_path, COMPARE, said.append).look({}, [], lambda method: None)
+    assert len(read_orders(tmp_path)) == 2
+    assert not list((tmp_path / "requests").iterdir())
+    assert "not answered" in said[-1]
+
+
 def _in_backward() -> Any:
     from lowregret.spec.method import parse_method
 
@@ -85,6 +119,16 @@ def test_an_order_is_in_force_where_its_trials_stand_again(tmp_path: Path) -> No
     assert len(again.trials()) == 1, "what has ended has come as far"
 
 
+def test_what_is_asked_as_the_last_of_a_pack_end_is_not_in_force_before(tmp_path: Path) -> None:
+    ask(tmp_path, more(rate=4e-3))
+    Orders(tmp_path, COMPARE, lambda line: None).look({}, [], lambda method: None, {"a": 8})
+    again = Orders(tmp_path, COMPARE, lambda line: None)
+    again.see({"a": 5}, [])
+    assert again.trials() == [], "from a checkpoint in the middle of the pack"
+    again.see({}, [TrialRecord.of(TrialSpec(method=LORA, learning_rate=1e-3), id="a", status="finished")])
+    assert len(again.trials()) == 1
+
+
 def test_a_kill_between_the_answer_and_its_end_answers_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,15 +141,3 @@ def test_a_kill_between_the_answer_and_its_end_answers_nothing_twice(
     assert (tmp_path / ORDERS).read_bytes().count(b"\n") == 1
     assert again.grown(COMPARE).seeds == 3
     assert not list((tmp_path / "requests").iterdir())
-
-
-@pytest.mark.parametrize("request_", [more(rate=4e-3), Request(kind="seed")])
-def test_where_trials_are_chosen_elsewhere_none_is_added_and_one_may_be_stopped(
-    tmp_path: Path, request_: Request
-) -> None:
-    ask(tmp_path, request_)
-    ask(tmp_path, Request(kind="stop", trial="a"))
-    Orders(tmp_path, COMPARE, lambda line: None, fixed=True).look({"a": 1}, [], lambda method: None)
-    added, stopped = read_orders(tmp_path)
-    assert (added.taken, stopped.taken) == (False, True)
-    assert "--until-decided" in added.said

@@ -11,6 +11,8 @@ import pytest
 
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.questions.registry import make_question
+from lowregret.runs.requests import is_paused, pause
+from lowregret.runs.study import group_folder
 from lowregret.study import suite
 from lowregret.study.budget import Allowed
 from lowregret.study.execute import choose as choosing
@@ -19,6 +21,7 @@ from lowregret.study.execute.job import Ended, Needs, Outcome, Task
 from lowregret.study.needs import Machines
 from lowregret.study.observer import Silent
 from lowregret.study.stages import Stages
+from lowregret.train.interrupt import Interrupted
 
 QUESTION = {"kind": "rank", "ranks": [1, 4], "seeds": 3}
 
@@ -46,6 +49,20 @@ class Endless:
     def cancel(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def test_whoever_starts_a_study_ends_the_pause_of_a_group_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(folder: Path, question: Any, command: str) -> None:
+        raise Interrupted
+
+    question = make_question(QUESTION)
+    home = group_folder(tmp_path / "s", question.groups()[0])
+    home.mkdir(parents=True)
+    pause(home)
+    monkeypatch.setattr(suite, "_bind_question", bind)
+    with pytest.raises(Interrupted):
+        suite.run_studies({tmp_path / "s": question})
+    assert not is_paused(home)
 
 
 def test_a_group_in_this_process_is_stopped_when_the_budget_is_spent(

@@ -16,6 +16,7 @@ from lowregret.errors import SpecError
 from lowregret.runs.lock import lock_run
 from lowregret.runs.requests import is_paused, waiting
 from lowregret.spec import LoRA
+from lowregret.watch import details
 from lowregret.watch.server import Server
 from watching import get, serving, state_of
 
@@ -189,6 +190,15 @@ def test_samples_are_text_and_of_the_first_and_the_last_evaluation(tmp_path: Pat
         number = state_of(url)["groups"][0]["number"]
         found = json.loads(get(f"{url}/trial/{number}/{home.name}")[2])
     assert [(row["step"], row["completion"]) for row in found["samples"]] == [(0, "<script>0"), (8, "<script>8")]
+
+
+def test_samples_of_two_evaluations_are_of_the_same_problems(tmp_path: Path) -> None:
+    """However many there are, and where a file's beginning or end is cut."""
+    home = trial(tmp_path, LORA, 2e-3)
+    rows = [{"step": step, "prompt": f"{n}", "completion": "x"} for step in (0, 4, 8, 12) for n in range(16)]
+    (home / "transcripts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[3:-2]))
+    found = [(row["step"], row["prompt"]) for row in details._samples(home / "transcripts.jsonl")]
+    assert found == [(step, f"{n}") for step in (4, 8) for n in range(12)]
 
 
 def test_an_address_that_others_reach_asks_for_the_token_for_everything(folder: Path) -> None:

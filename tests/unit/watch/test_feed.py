@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 from benchmarks.watch import METHODS, finish, grow, line, make_compare, make_many, trial
 
+from lowregret.questions.judge import Claims
 from lowregret.questions.registry import make_question
 from lowregret.runs.atomic import write_json
-from lowregret.runs.files import FORECAST, METRICS, STUDY, TRIAL, group_log
+from lowregret.runs.files import CLAIMS, FORECAST, METRICS, STUDY, TRIAL, group_log
 from lowregret.runs.forecast import Forecast
 from lowregret.runs.lock import lock_run
+from lowregret.runs.tail import Tail
 from lowregret.spec import LoRA
 from lowregret.watch import feed as feeds
 from lowregret.watch.feed import Feed
+from lowregret.watch.group import Group
 
 LORA = LoRA(rank=4)
 
@@ -294,6 +297,97 @@ def test_damaged_records_are_told_and_do_no_harm(tmp_path: Path, clock: Clock) -
     assert row["step"] == 3
     assert "damaged" in row["problem"]
     assert "damaged" in next(run for run in state["runs"] if run["name"] == "odd")["problem"]
+
+
+def test_numbers_of_hundreds_of_digits_are_no_steps(tmp_path: Path, clock: Clock) -> None:
+    make_compare(tmp_path)
+    home = trial(tmp_path, LORA, 2e-3)
+    grow(home, [1])
+    huge = b"1" + b"0" * 400
+    with (home / METRICS).open("ab") as file:
+        for said in ((huge, b"1.0"), (b"1", huge), (b"1", b'1.0,"train_nll":' + huge)):
+            file.write(b'{"step":2,"tokens":%b,"seconds":%b}\n' % said)
+    grow(home, [3])
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    (row,) = json.loads(feed.everything())["groups"][0]["trials"]
+    assert [step for step, _ in row["train"]] == [1, 3]
+
+
+def test_what_nobody_has_thought_of_in_one_run_stops_the_page_of_no_other(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad", "good"):
+        make_compare(tmp_path / name)
+    home = trial(tmp_path / "good", LORA, 2e-3)
+    real = Group.look
+
+    def look(group: Group) -> bool:
+        return bool(1 / 0) if group.folder.name == "bad" else real(group)
+
+    monkeypatch.setattr(Group, "look", look)
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    grow(home, [1])
+    looked(feed, clock)
+    state = json.loads(feed.everything())
+    assert "cannot be followed" in state["runs"][0]["problem"]
+    assert [row["step"] for group in state["groups"] for row in group["trials"]] == [1]
+    seen = feed.last
+    looked(feed, clock)
+    assert feed.last == seen, "it is told once"
+
+
+def test_on_a_slow_disk_all_have_their_turn(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_compare(tmp_path)
+    homes = [trial(tmp_path, LORA, 1e-3 * (1 + number)) for number in range(12)]
+    real = Tail.read
+
+    def read(tail: Tail) -> Any:
+        clock.now += 0.1
+        return real(tail)
+
+    monkeypatch.setattr(Tail, "read", read)
+    feed = Feed([tmp_path], clock)
+    for _ in range(12):
+        feed.look()
+    late = trial(tmp_path, LORA, 5e-4)
+    for home in homes:
+        grow(home, [1])
+    for _ in range(20):
+        clock.now += 0.25
+        feed.look()
+    rows = {row["id"]: row for row in json.loads(feed.everything())["groups"][0]["trials"]}
+    assert late.name in rows
+    assert {row.get("step") for name, row in rows.items() if name != late.name} == {1}
+
+
+def test_a_pack_of_many_in_training_is_told_by_steps(tmp_path: Path, clock: Clock) -> None:
+    make_compare(tmp_path)
+    homes = [trial(tmp_path, LORA, 1e-3 * (1 + number)) for number in range(64)]
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    reader = Reader(feed)
+    reader.catch_up()
+    for step in (1, 2, 3):
+        for home in homes:
+            grow(home, [step])
+        looked(feed, clock)
+        reader.catch_up()
+    assert reader.asked == 1
+    assert {row["step"] for row in reader.trials.values()} == {3}
+
+
+def test_claims_that_are_taken_back_are_shown_no_more(tmp_path: Path, clock: Clock) -> None:
+    question = make_question({"kind": "rank"}, quick=True, flags={})
+    write_json(tmp_path / STUDY, {"lowregret": "0.3.0", "command": "x", "question": question.model_dump(mode="json")})
+    write_json(tmp_path / CLAIMS, Claims(kind="rank", claims=(), noise_nats=None, trials={}, seconds=0.0))
+    feed = Feed([tmp_path], clock)
+    looked(feed, clock)
+    assert json.loads(feed.everything())["runs"][0]["claims"] == []
+    (tmp_path / CLAIMS).unlink()
+    looked(feed, clock)
+    assert "claims" not in json.loads(feed.everything())["runs"][0]
 
 
 def test_of_thousands_of_trials_only_those_in_training_are_looked_at(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from lowregret.analysis.decided import judged_records
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.analysis.spending import ERROR, look_error
 from lowregret.runs.decision import Decision, LeftOut, Look
@@ -281,13 +282,11 @@ class Contest:
     def _judge(self, lora: LoRA, seeds: int, error: float) -> Judge:
         pair = (lora, self.reference)
         names = {method.name for method in pair}
-        other = [r for r in self.records if r.status in ("diverged", "failed") and r.seed != SEARCH_SEED]
-        records = [r for r in (*self._at(self.last), *other) if r.method in names and r.seed < seeds]
         return Judge(
             seeds=seeds,
             error=error,
             spec=self.spec.model_copy(update={"methods": pair}),
-            records=tuple(records),
+            records=tuple(judged_records(self.records, names, seeds)),
         )
 
     def _left_out(self) -> list[LeftOut]:

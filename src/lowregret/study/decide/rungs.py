@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from lowregret.analysis.decided import at_the_end
 from lowregret.analysis.learning_rate import SEARCH_SEED, at_step, search_loss
 from lowregret.runs.records import TrialRecord
 
@@ -31,14 +32,14 @@ def as_of(records: Sequence[TrialRecord], curves: Curves, step: int, last: int) 
     Whoever was not trained so far counts as stopped early: as worse than every trial that was. That is what it was
     stopped for at the rung before.
     """
+    if step == last:
+        return at_the_end(records)
     found = []
     for record in records:
         loss = curves.get(record.id, {}).get(step)
-        if step == last and record.status == "finished":
-            found.append(record)
-        elif record.seed != SEARCH_SEED:
+        if record.seed != SEARCH_SEED:
             continue
-        elif step < last and loss is not None and record.status != "failed":
+        if loss is not None and record.status != "failed":
             found.append(at_step(record, step, loss))
         elif record.status == "running":
             found.append(record.model_copy(update={"status": "pruned", "pruned_by": None}))

@@ -91,7 +91,7 @@ class Outcome:
     """stopped: by a signal, after a checkpoint. locked: another process writes in the folder. failed: by an error that
     would come again. lost: the worker is gone, or met what no error is meant for."""
     error: LowregretError | None = None
-    """Of one that was locked or failed."""
+    """Of one that was locked or failed, or lost for it: a store that does not answer is no fault of a trial."""
     why: str = ""
     """Of one that was lost."""
 

@@ -17,7 +17,7 @@ from lowregret.runs.holder import holder_of
 from lowregret.runs.lock import is_locked
 from lowregret.runs.standing import furthest, said_last
 from lowregret.runs.study import read_trials
-from lowregret.study.execute.job import Ended, Executor, Expected, GroupJob, Needs, Task
+from lowregret.study.execute.job import Ended, Executor, Expected, GroupJob, Needs, Outcome, Task
 from lowregret.study.execute.watch import Watch
 from lowregret.study.observer import StudyObserver
 from lowregret.study.tracking.tracker import Track
@@ -173,11 +173,12 @@ class GroupRun:
             self._fail(job, outcome.error or RecordsError(f"{job.folder}: failed."))
         else:
             if outcome.kind == "lost":
-                self._retry(job, outcome.why)
+                self._retry(job, outcome)
             self._again[job.folder] = job
 
-    def _retry(self, job: GroupJob, why: str) -> None:
+    def _retry(self, job: GroupJob, outcome: Outcome) -> None:
         """Decide what is tried again of a group whose worker was lost."""
+        why = outcome.why
         there, (before, count) = furthest(job.folder), self._lost.get(job.folder, (-1, 0))
         count = count + 1 if there <= before else 1
         self._lost[job.folder] = max(there, before), count
@@ -185,6 +186,9 @@ class GroupRun:
         said = f"{job.label}: its worker was lost: {why}.{' The last that it said:' if last else ''}{last}"
         if count < TRIES:
             self._observer.say(f"{said}\n  It goes on from its last checkpoint.")
+            return
+        if outcome.error is not None:
+            self._fail(job, outcome.error)
             return
         stuck = [record.id for record in read_trials(job.folder) if record.status == "running"]
         if not stuck:

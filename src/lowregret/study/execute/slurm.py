@@ -139,7 +139,8 @@ class SlurmJobs:
         """SIGTERM, which writes a checkpoint; a job that has not begun to train is cancelled."""
         if job.done():
             return
-        if holder_of(task.job.folder) is None:
+        begun = holder_of(task.job.folder) is not None if task.store is None else job.state != "PENDING"
+        if not begun:  # where a store is named a job trains in a folder of its own machine
             job.cancel(check=False)
         elif self._local:  # its controller, a child of ours, hands it on; a process that a lock names may be anybody's
             with suppress(ProcessLookupError):

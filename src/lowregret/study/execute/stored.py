@@ -16,11 +16,12 @@ from lowregret.plan.price import Price
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STORES, STUDY
 from lowregret.runs.lease import Lease, leasing
+from lowregret.runs.lock import is_locked
 from lowregret.runs.mirror import STUDY_PART, Mirror, Part, parts_in
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.store import Store
 from lowregret.spec import TrialSpec
-from lowregret.study.execute.job import Ended, Executor, Needs, Task
+from lowregret.study.execute.job import Ended, Executor, Needs, Outcome, Task
 from lowregret.study.observer import Observer
 
 _LOOK_SECONDS = 5.0
@@ -52,10 +53,11 @@ def kept(study: Path, url: str | None) -> Iterator[Kept | None]:
     with leasing(store, STUDY_PART.name) as lease:
         mirror = Mirror(store, STUDY_PART, study)
         if mirror.pull():
+            mirror.push(lease, claim=True)
             mirror.tidy()
         stored = parts_in(store)
         for part in stored:
-            Mirror(store, part, study).pull()
+            _fetch_group(store, part, study)
         for part in (Part.of_group(folder.name) for folder in sorted(study.glob(f"{GROUPS}/*"))):
             if part not in stored:  # trained before a store was named
                 with leasing(store, part.name) as own:
@@ -70,6 +72,20 @@ def kept(study: Path, url: str | None) -> Iterator[Kept | None]:
                 found.push()
             raise
         found.push()
+
+
+def _fetch_group(store: Store, part: Part, study: Path) -> None:
+    """A group as its store has it; or the store's as it is here, where that goes on from it. Left alone where somebody
+    trains it here."""
+    if any(is_locked(study / folder) for folder in part.folders):
+        return
+    mirror = Mirror(store, part, study)
+    if not mirror.is_ahead():
+        mirror.pull()
+        return
+    with suppress(FolderLockedError), leasing(store, part.name) as lease:
+        if mirror.pull(writes=True):
+            mirror.push(lease)
 
 
 def _require_own(study: Path, url: str | None) -> None:
@@ -96,11 +112,12 @@ def mirrored(task: Task, observer: Observer) -> Iterator[Observer]:
     part = Part.of_group(task.job.spec.key)
     with leasing(store, part.name) as lease:
         mirror = Mirror(store, part, task.job.study)
-        if mirror.pull(writes=True):
-            mirror.tidy()
-        elif task.expected is not None:  # what a study of before has left in this machine's cache
+        there = mirror.pull(writes=True)
+        if not there and task.expected is not None:  # what a study of before has left in this machine's cache
             mirror.clear()
         mirror.push(lease, claim=True)
+        if there:
+            mirror.tidy()
         try:
             yield _Sending(observer, mirror, lease, task.job.folder / CHECKPOINT)
         except FolderLockedError:
@@ -170,9 +187,13 @@ class Fetching:
         self._inner.submit(task)
 
     def events(self, seconds: float) -> Sequence[Ended]:
-        found = self._inner.events(seconds)
-        for event in found:
-            self._running.pop(event.task.job.folder).pull()
+        found = list(self._inner.events(seconds))
+        for event in tuple(found):
+            try:
+                self._running[event.task.job.folder].pull()
+            except StoreError as error:  # what was trained is there: another attempt finds that it has ended
+                found[found.index(event)] = Ended(event.task, Outcome("lost", StoreError(str(error)), str(error)))
+            del self._running[event.task.job.folder]
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             for mirror in self._running.values():
                 with suppress(StoreError):  # for the table: what counts is fetched at the end

@@ -31,6 +31,8 @@ from lowregret.train.interrupt import Interrupted, stop_requests
 
 LOCK_SECONDS = 20.0
 """How long a group waits for the worker of a killed session to let go of its folder."""
+_STORE_TRIES, _STORE_SECONDS = 10, 5.0
+"""How often a worker asks a store that does not answer, which costs nothing that it has trained."""
 _STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2") if hasattr(signal, name))
 """Of a cloud that takes a machine back, of `ray.cancel`, and of SLURM before its limit of time."""
 
@@ -61,7 +63,7 @@ def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
     try:
         with watching(task.track, _note) as watched:
             observer = watched(task, Logged())
-            end = time.monotonic() + LOCK_SECONDS
+            end, silent = time.monotonic() + LOCK_SECONDS, 0
             while True:
                 try:
                     train(task, observer, asked)
@@ -70,9 +72,15 @@ def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.5)
+                except StoreError as error:
+                    silent += 1
+                    if silent == _STORE_TRIES or asked():
+                        raise
+                    _note(f"tried again in {_STORE_SECONDS:.0f} s: {error}")
+                    time.sleep(_STORE_SECONDS)
     except StoreError as error:
         _note(f"error: {error}")
-        return Outcome("lost", why=str(error))
+        return Outcome("lost", StoreError(str(error)), str(error))
     except FolderLockedError as error:
         return Outcome("locked", FolderLockedError(str(error)))
     except LowregretError as error:

@@ -1,6 +1,6 @@
 // What the page may ask of a run, once the token is there.
 
-import { byId, el, rate, setText } from "./format.js";
+import { byId, el, setText } from "./format.js";
 import { groupsOf, stateOf, store } from "./store.js";
 import { ask, hasToken, setToken } from "./stream.js";
 
@@ -112,7 +112,7 @@ export class Control {
     byId("n-group").value = String(group);
     byId("n-group").parentElement.hidden = groups.length < 2;
     byId("n-method").value = trial?.method ?? groups[0].head.methods[0]?.name ?? "";
-    byId("n-rate").value = trial ? rate(trial.lr) : "";
+    byId("n-rate").value = trial ? String(trial.lr) : ""; // every digit: a seed more is of the same rate
     byId("n-seed").value = String(trial?.seed ?? 0);
     setText(byId("n-said"), "");
     byId("new").showModal();

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowregret.errors import ClusterError, RecordsError, SpecError
+from lowregret.errors import ClusterError, RecordsError, SpecError, StoreError
 from lowregret.questions.registry import make_question
 from lowregret.runs.lock import lock_run
 from lowregret.runs.records import TrialRecord
@@ -202,3 +202,13 @@ def test_a_stop_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(engine, jobs(tmp_path), should_stop=lambda: True)
     assert engine.cancelled
+
+
+def test_no_trial_is_given_up_for_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, 1)
+    training(job, 1e-3)
+    engine = Played(lambda task: Outcome("lost", StoreError("no answer"), "no answer"))
+    with pytest.raises(StoreError, match="no answer"):
+        run(engine, [job])
+    assert len(engine.begun) == TRIES
+    assert not any(task.given_up for task in engine.begun)

@@ -9,10 +9,13 @@ import pytest
 from lowregret.errors import ClusterError, RecordsError, StoreError
 from lowregret.questions.registry import make_question
 from lowregret.runs.atomic import write_json
+from lowregret.runs.lock import lock_run
+from lowregret.runs.mirror import Mirror, Part
 from lowregret.runs.store import Store
-from lowregret.study.execute.job import Expected, GroupJob, Task
+from lowregret.study.execute import work
+from lowregret.study.execute.job import Ended, Expected, GroupJob, Outcome, Task
 from lowregret.study.execute.shared import require_shared
-from lowregret.study.execute.stored import at_own_place, kept, mirrored
+from lowregret.study.execute.stored import Fetching, at_own_place, kept, mirrored
 from lowregret.study.observer import Silent
 
 obstore = pytest.importorskip("obstore")
@@ -100,3 +103,58 @@ def test_sending_that_fails_is_said_and_made_up_for(tmp_path: Path, monkeypatch:
 def test_a_worker_that_finds_no_study_in_its_store_is_told(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"finds no study in {URL}: its AWS_ENDPOINT_URL may be another one"):
         require_shared(Expected(Path.cwd(), tmp_path, "", (), URL))
+
+
+def refusing(*arguments: object) -> None:
+    raise StoreError("no answer")
+
+
+def test_what_was_trained_while_a_store_was_silent_is_sent_by_the_next_start(tmp_path: Path) -> None:
+    study = trained(tmp_path / "a")
+    file = study / "groups" / GROUP.key / "spec.json"
+    with kept(study, URL):
+        pass
+    file.write_text("2")
+    with lock_run(file.parent), kept(study, URL):
+        assert there(study) == "2", "somebody trains it"
+    with kept(study, URL):
+        Mirror(Store(URL), Part.of_group(GROUP.key), tmp_path / "b").pull()
+        assert there(study) == there(tmp_path / "b") == "2"
+
+
+def test_a_worker_asks_a_silent_store_again_and_says_that_it_was_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task(GroupJob(tmp_path / "study" / "groups" / GROUP.key, GROUP, "one", None), {}, store=URL)
+    calls: list[int] = []
+
+    def twice(*arguments: object) -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise StoreError("no answer")
+
+    monkeypatch.setattr(work, "_STORE_SECONDS", 0.0)
+    monkeypatch.setattr(work, "train", twice)
+    assert work._attempt(task, lambda: False).kind == "done"
+    monkeypatch.setattr(work, "train", refusing)
+    found = work._attempt(task, lambda: False)
+    assert (found.kind, type(found.error)) == ("lost", StoreError)
+
+
+def test_a_group_that_cannot_be_fetched_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(GroupJob(tmp_path / "groups" / GROUP.key, GROUP, "one", None), {}, store=URL)
+
+    class Done:
+        name, watches = "a play", True
+
+        def submit(self, task: Task) -> None: ...
+
+        def events(self, seconds: float) -> list[Ended]:
+            return [Ended(task, Outcome("done"))]
+
+    engine = Fetching(Done(), {tmp_path: URL})  # type: ignore[arg-type]
+    engine.submit(task)
+    monkeypatch.setattr(Store, "keys", refusing)
+    (event,) = engine.events(0.0)
+    assert (event.outcome.kind, type(event.outcome.error)) == ("lost", StoreError)
+    monkeypatch.undo()
