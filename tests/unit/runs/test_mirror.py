@@ -323,3 +323,14 @@ def test_what_is_asked_on_a_machine_stays_there(store: Store, tmp_path: Path) ->
     assert set(read(there)) == {f"groups/main.lora/{name}" for name in ("spec", "requests/one", "paused.json")}
     mirror.push(HELD, claim=True)
     assert len(store.keys("files")) == 1
+
+
+def test_a_copy_to_be_read_has_no_checkpoints_and_nothing_goes_on_from_it(store: Store, tmp_path: Path) -> None:
+    here = written(tmp_path / "here", spec="1")
+    (here / "groups/main.lora/checkpoint.safetensors").write_text("large")
+    Mirror(store, GROUP, here).push(HELD)
+    copy = tmp_path / "copy"
+    Mirror(store, GROUP, copy).pull(to_read=True)
+    assert read(copy) == {"groups/main.lora/spec": "1"}
+    Mirror(store, GROUP, copy).pull(writes=True)
+    assert read(copy) == read(here)
