@@ -58,7 +58,8 @@ def compare(
     """
     spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
     with watching(observer, quiet=quiet) as watched:
-        verdict = runner.compare(spec, out, observer=watched)
+        bank = load_bank() if spec.until_decided else None
+        verdict = runner.compare(spec, out, observer=watched, bank=bank)
         write_report(Path(out))
     return verdict
 

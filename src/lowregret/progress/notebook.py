@@ -39,7 +39,7 @@ class NotebookLive:
     def start(self) -> None:
         from IPython.display import HTML, display
 
-        self._handle = display(HTML(self._html()), display_id=True)  # type: ignore[no-untyped-call]
+        self._handle = display(HTML(self._html()), display_id=True)
         threading.Thread(target=self._look, name="lowregret-notebook", daemon=True).start()
 
     def stop(self) -> None:
@@ -68,7 +68,7 @@ class NotebookLive:
         with self._drawing:
             self._shown = time.monotonic()
             if self._handle is not None:
-                self._handle.update(HTML(self._html()))  # type: ignore[no-untyped-call]
+                self._handle.update(HTML(self._html()))
 
     def _html(self) -> str:
         return as_html(*self._kept, self._now)

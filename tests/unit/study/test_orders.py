@@ -99,10 +99,13 @@ def test_a_kill_between_the_answer_and_its_end_answers_nothing_twice(
     assert not list((tmp_path / "requests").iterdir())
 
 
-@pytest.mark.parametrize("request_", [more(seed=9), Request(kind="seed")])
-def test_what_chooses_its_trials_takes_no_others(tmp_path: Path, request_: Request) -> None:
+@pytest.mark.parametrize("request_", [more(rate=4e-3), Request(kind="seed")])
+def test_where_trials_are_chosen_elsewhere_none_is_added_and_one_may_be_stopped(
+    tmp_path: Path, request_: Request
+) -> None:
     ask(tmp_path, request_)
-    Orders(tmp_path, COMPARE, lambda line: None, chosen=True).look({}, [], lambda method: None)
-    (found,) = read_orders(tmp_path)
-    assert not found.taken
-    assert "--until-decided" in found.said
+    ask(tmp_path, Request(kind="stop", trial="a"))
+    Orders(tmp_path, COMPARE, lambda line: None, fixed=True).look({"a": 1}, [], lambda method: None)
+    added, stopped = read_orders(tmp_path)
+    assert (added.taken, stopped.taken) == (False, True)
+    assert "--until-decided" in added.said

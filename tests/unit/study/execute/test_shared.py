@@ -149,7 +149,7 @@ def test_what_will_never_have_room_is_told_with_what_there_is(monkeypatch: pytes
         tasks.has_room(Needs(1, 0, 4.0))
     with pytest.raises(ClusterError, match="16 CPUs, 1 GPU"):
         tasks.has_room(Needs(16, 0, 1.0))
-    tasks._ray = FakeRay({"CPU": 8.0})
+    tasks._ray._nodes = ({"CPU": 8.0},)
     assert not tasks.has_room(Needs(1, 0, 2.0)), "the node that had it is gone: waited for"
 
 
