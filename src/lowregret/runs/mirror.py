@@ -23,7 +23,19 @@ from pydantic import ValidationError
 
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
 from lowregret.runs.atomic import PARTIAL, make_folder, read_json, remove_file, remove_folder, write_json
-from lowregret.runs.files import CLAIMS, GROUPS, LOCK, LOGS, PAUSED, REQUESTS, SENT, STUDY, TIMINGS, TRACKING
+from lowregret.runs.files import (
+    CHECKPOINT,
+    CLAIMS,
+    GROUPS,
+    LOCK,
+    LOGS,
+    PAUSED,
+    REQUESTS,
+    SENT,
+    STUDY,
+    TIMINGS,
+    TRACKING,
+)
 from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
 from lowregret.runs.store import Store, require_url
 from lowregret.spec import Spec
@@ -91,10 +103,11 @@ class Mirror:
         self._stored: Mapping[str, _File] = {}
         self._hashed: dict[str, tuple[tuple[int, int], _File]] = {}
 
-    def pull(self, *, writes: bool = False) -> bool:
+    def pull(self, *, writes: bool = False, to_read: bool = False) -> bool:
         """Make the files here those of the store; False where it has none, and nothing is changed. Where this process
         `writes` the part, its log is open: what the store has of it is put before what is here. What is here then stays
         where it goes on from the store's newest manifest, as after a store that did not answer: it is sent next.
+        `to_read`: without checkpoints, which may be large, and which no reader of records needs.
 
         StoreError for a manifest that is damaged, or names files that are not there.
         """
@@ -107,13 +120,16 @@ class Mirror:
                 return True
             logs = {path for path in self._part.files if writes and path.startswith(f"{LOGS}/")}
             others = {path: file for path, file in manifest.files.items() if path not in logs}
+            if to_read:
+                others = {path: file for path, file in others.items() if PurePosixPath(path).name != CHECKPOINT}
             if all(self._fetched(path, file) for path, file in others.items()):
                 for path in set(self._here()) - others.keys() - logs:
                     remove_file(self._study / path)
                 for path in logs & manifest.files.keys():
                     self._put_before(path, self._store.get(_object(path, manifest.files[path])) or b"")
                 self._number, self._stored = number, manifest.files
-                self._note(manifest)
+                if not to_read:
+                    self._note(manifest)
                 return True
         raise StoreError(
             f"{self._store.url}/{MANIFESTS}/{self._part.name}: names files that are not there. Delete that folder of "
@@ -295,7 +311,7 @@ def fetch_studies(url: str, into: Path) -> list[Path]:
         before, began = leases_in(store), time.monotonic()
         found.append(into / (name or store.url.rpartition("/")[2]).replace("/", "-"))
         for part in (STUDY_PART, *parts_in(store)):
-            Mirror(store, part, found[-1]).pull()
+            Mirror(store, part, found[-1]).pull(to_read=True)
         if before:
             time.sleep(max(0.0, BEAT_SECONDS + _LATE_SECONDS - (time.monotonic() - began)))
             _show_holders(found[-1], before, leases_in(store))

@@ -55,7 +55,7 @@ def written(study: Path, **files: str) -> Path:
 
 def read(study: Path) -> dict[str, str]:
     """Without what is of one machine."""
-    files = (path for path in study.rglob("*") if path.is_file() and path.name != "sent.json")
+    files = (path for path in study.rglob("*") if path.is_file() and path.name != ".store")
     return {path.relative_to(study).as_posix(): path.read_text() for path in files}
 
 
@@ -311,7 +311,7 @@ def test_what_was_trained_while_the_store_was_silent_is_not_undone(store: Store,
     assert not late.is_ahead()
     late.pull(writes=True)
     assert read(here)["groups/main.lora/checkpoint"] == "2"
-    assert not any("sent.json" in key for key in store.keys("files"))
+    assert not any(".store" in key for key in store.keys("files"))
 
 
 def test_what_is_asked_on_a_machine_stays_there(store: Store, tmp_path: Path) -> None:
@@ -323,3 +323,14 @@ def test_what_is_asked_on_a_machine_stays_there(store: Store, tmp_path: Path) ->
     assert set(read(there)) == {f"groups/main.lora/{name}" for name in ("spec", "requests/one", "paused.json")}
     mirror.push(HELD, claim=True)
     assert len(store.keys("files")) == 1
+
+
+def test_a_copy_to_be_read_has_no_checkpoints_and_nothing_goes_on_from_it(store: Store, tmp_path: Path) -> None:
+    here = written(tmp_path / "here", spec="1")
+    (here / "groups/main.lora/checkpoint.safetensors").write_text("large")
+    Mirror(store, GROUP, here).push(HELD)
+    copy = tmp_path / "copy"
+    Mirror(store, GROUP, copy).pull(to_read=True)
+    assert read(copy) == {"groups/main.lora/spec": "1"}
+    Mirror(store, GROUP, copy).pull(writes=True)
+    assert read(copy) == read(here)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from benchmarks.until_decided import Answered, Played, play
 
+from lowregret.analysis.regret import judge
 from lowregret.errors import SpecError
 from lowregret.runs.decision import Look
 from lowregret.runs.records import ExampleLosses, TrialRecord
@@ -254,3 +255,18 @@ def test_a_look_settles_nothing_where_its_search_is_not_complete_or_no_error_is_
     spent = replace(judged, error=0.0)
     assert looked(spent, found.verdict, contest).ruling == "inconclusive"
     assert looked(spent, found.verdict, contest).interval is None
+
+
+def test_what_no_look_has_settled_is_not_settled_afterwards() -> None:
+    trainer = Trainer(bowl({"full": 0.5, "lora:8": 0.9}))
+    _, reached = played(spec("full,lora:8"), trainer)
+    answered = [trainer(trial) for trial in reached]
+    records, curves = [record for record, _, _ in answered], {record.id: curve for record, curve, _ in answered}
+    losses = {record.id: examples for record, _, examples in answered if examples is not None}
+    look = Look(seeds=2, method="lora:8", error=0.01, regret=0.4, interval=(0.3, 0.5), ruling="regret")
+    for ruling in ("regret", "inconclusive"):
+        looks = (look.model_copy(update={"ruling": ruling}),)
+        judged = Contest(spec("full,lora:8", seeds=2), PRIORS, records, curves, BASE, RUNGS, looks).last_judged()
+        assert judged is not None
+        verdict = judge(judged.spec, judged.records, losses, BASE, {}, confidence=1 - judged.error)
+        assert verdict.verdict == ruling
