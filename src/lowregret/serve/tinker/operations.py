@@ -137,6 +137,13 @@ class Operations:
         if model in self._engine.policies:
             self._engine.remove_policy(model)
 
+    def close(self, model: str) -> None:
+        """Train a policy no more: its state goes, its checkpoints stay."""
+        self.forget(model)
+        former = self._ledger.close_model(model)
+        if former is not None:
+            remove_file(self.place(STATES, former))
+
     def keep(self, model: str) -> None:
         """Write a policy's state, if it has changed and no gradients wait: a file holds none."""
         row = self._ledger.model(model)
@@ -194,12 +201,15 @@ class Operations:
         return Answer({"type": "load_weights", "path": work.path, "model_id": task.model}, {})
 
     def _save(self, task: Task, work: Save) -> Answer:
-        if self._ledger.checkpoint(work.path) is not None and not work.overwrite:
+        known = self._ledger.checkpoint(work.path)
+        # One that this very request wrote before a kill, or a full disk, kept its answer from being known, is its own.
+        if known is not None and not work.overwrite and known["about"].get("request") != task.asked.id:
             raise SpecError(f"{work.path}: is there already. Give another name, or overwrite.")
         file = secrets.token_hex(16) + _ENDING
         place = self.place(CHECKPOINTS, file)
         self._engine.save(task.model, place)
-        former = self._ledger.add_checkpoint(work.path, task.model, "weights", file, place.stat().st_size, work.about)
+        about = {**work.about, "request": task.asked.id}
+        former = self._ledger.add_checkpoint(work.path, task.model, "weights", file, place.stat().st_size, about)
         if former is not None:
             self._remove(self.place(CHECKPOINTS, former))
         return Answer({"type": "save_weights", "path": work.path}, {})
