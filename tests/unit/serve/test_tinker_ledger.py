@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lowregret.engine.engine import Engine
+from lowregret.errors import RecordsError
 from lowregret.serve.problems import Problem
 from lowregret.serve.tinker.futures import Futures
 from lowregret.serve.tinker.ledger import Answer, Kept, Kind, Ledger, failure
@@ -157,3 +158,10 @@ def test_prompts_are_scored_together_as_far_as_they_fit() -> None:
 def test_a_pass_without_gradients_is_one_in_either_form() -> None:
     assert passing(b"\x0a\x01m", "proto", forward_only=True).forward_only
     assert not passing(b"\x0a\x01m", "proto").forward_only
+
+
+def test_a_folder_belongs_to_its_base(ledger: Ledger) -> None:
+    ledger.bind({"b": "1", "a": "2"})
+    ledger.bind({"a": "2", "b": "1"})
+    with pytest.raises(RecordsError, match=r"another base \(b, c differ\)"):
+        ledger.bind({"a": "2", "b": "3", "c": "4"})

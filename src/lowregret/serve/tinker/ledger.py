@@ -43,6 +43,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS by_owner ON requests (owner, seq);
 CREATE TABLE IF NOT EXISTS samplers (id TEXT PRIMARY KEY, session TEXT, folder TEXT, path TEXT, used REAL);
 CREATE TABLE IF NOT EXISTS checkpoints (
     path TEXT PRIMARY KEY, model TEXT, kind TEXT, file TEXT, bytes INTEGER, created REAL, about TEXT);
+CREATE TABLE IF NOT EXISTS bases (files TEXT);
 """
 
 
@@ -107,6 +108,20 @@ class Ledger:
             self._file.execute(f"PRAGMA user_version={VERSION}")
         except sqlite3.Error as error:
             raise RecordsError(f"{folder / FILE}: cannot be used ({error}). Use another --tinker-dir.") from error
+
+    def bind(self, files: Mapping[str, str]) -> None:
+        """All in it is of the base with these files, by their digests; RecordsError where it was begun on another."""
+        own = to_json(dict(sorted(files.items())))
+        known = self._row("SELECT files FROM bases")
+        if known is None:
+            self._write("INSERT INTO bases VALUES (?)", own)
+        elif known["files"] != own:
+            before = json.loads(known["files"])
+            other = sorted(name for name in {*before, *files} if before.get(name) != files.get(name))
+            raise RecordsError(
+                f"{self.folder}: what it keeps was trained on another base ({', '.join(other[:3])} differ). Serve that "
+                "one, or give another --tinker-dir."
+            )
 
     def close(self) -> None:
         """Let go of the file."""

@@ -115,7 +115,7 @@ class Operations:
                 pass_all(self._engine, {task.model: task.work}, self._pass_tokens)
                 self._open.setdefault(task.model, task.asked.seq - 1)
         elif isinstance(task.work, Step):
-            self._engine.optim_step({task.model: task.work.params})
+            self._step({task.model: task.work.params})
             self._open.pop(task.model, None)
         elif isinstance(task.work, Load):
             self._load(task, task.work)
@@ -176,12 +176,18 @@ class Operations:
 
     def step(self, params: Mapping[Task, AdamParams]) -> dict[Task, Answer]:
         """One step of each policy, at once."""
-        norms = self._engine.optim_step({task.model: own for task, own in params.items()})
+        norms = self._step({task.model: own for task, own in params.items()})
         found = {}
         for task in params:
             norm = norms[task.model]
             found[task] = Answer({"metrics": {"grad_norm": norm} if math.isfinite(norm) else {}}, {})
         return found
+
+    def _step(self, params: Mapping[str, AdamParams]) -> dict[str, float]:
+        """A step without a pass before it has gradients of zero, whoever has been beside the policy."""
+        for model in params:
+            self._engine.policies[model].before_backward()
+        return self._engine.optim_step(params)
 
     def run(self, task: Task) -> Answer:
         """Do what is neither a pass nor a step."""
