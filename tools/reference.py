@@ -73,7 +73,7 @@ def files() -> dict[str, str]:
 _NO_FILE = "This verb reads no file: `key` is the name of the field in the spec.\n"
 _COMMON = (
     "Keys of a TOML file for `--config`, and the flags that win over it. A key without a flag is for files only. "
-    "Every default that was filled in is printed when a command starts.\n"
+    "When a command starts, it prints the most telling defaults that were filled in; `--show-config` prints all.\n"
 )
 
 

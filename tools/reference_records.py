@@ -16,6 +16,8 @@ NAMES = (
     ("plan/api.py", "make_plan"),
     ("api.py", "compare"),
     ("api.py", "fine_tune"),
+    ("api.py", "forecast_regret"),
+    ("api.py", "run_study"),
     ("api.py", "load_base"),
     ("engine/engine.py", "Engine"),
     ("engine/optim/adamw.py", "AdamParams"),
@@ -42,7 +44,7 @@ RECORDS = (
 def api() -> str:
     """The public names with their signatures and docstrings."""
     head = (
-        "# Python API\n\nWhat `lowregret` (the first four and `Engine`) and `lowregret.engine` give to programs, from "
+        "# Python API\n\nWhat `lowregret` (all up to `Engine`) and `lowregret.engine` give to programs, from "
         "their own docstrings. [The engine](../guides/engine.md) shows them at work.\n"
     )
     return head + "".join(_public(file, name) for file, name in NAMES)

@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lowregret.analysis.forecast.banks import load_bank
 from lowregret.engine import Engine
 from lowregret.models import load
 from lowregret.models.load import Base
 from lowregret.plan.api import make_plan
+from lowregret.progress.watching import watching
+from lowregret.questions.judge import Claims
+from lowregret.questions.registry import make_question
 from lowregret.report.pages.html import write_report
+from lowregret.report.pages.studies import write_page
+from lowregret.runs.forecast import Forecast
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrainSpec, build
-from lowregret.study import runner
-from lowregret.study.observer import Observer
+from lowregret.study import forecasting, runner
+from lowregret.study.execute.choose import Place
+from lowregret.study.observer import Observer, StudyObserver
+from lowregret.study.suite import run_studies
 from lowregret.train import job
 
-__all__ = ["Engine", "compare", "fine_tune", "load_base", "make_plan"]
+__all__ = ["Engine", "compare", "fine_tune", "forecast_regret", "load_base", "make_plan", "run_study"]
 
 
 def load_base(model: str) -> Base:
@@ -32,6 +40,7 @@ def compare(
     *,
     out: str | Path,
     observer: Observer | None = None,
+    quiet: bool = False,
     **options: Any,
 ) -> Verdict:
     """LoRA or full fine-tuning, for this base and this data? Leaves the evidence and report.html in `out`.
@@ -40,32 +49,102 @@ def compare(
         model: a Hugging Face folder, a hub id, a .gguf file or a bundled base.
         data: a source of training rows, or a table of DataSpec's fields (`train`, `eval`, `max_train`, …).
         out: the study's folder; the same call goes on where it was.
-        observer: told of every trial and step.
+        observer: told of every trial and step, in place of what a notebook or a terminal shows.
+        quiet: show nothing.
         options: the other fields of CompareSpec: `methods`, `learning_rates`, `seeds`, `tolerance`, `batch_size`, …
 
     Raises:
         LowregretError: wrong input, or a folder that cannot be used; the message says what to do.
     """
     spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
-    verdict = runner.compare(spec, out, observer=observer)
-    write_report(Path(out))
+    with watching(observer, quiet=quiet) as watched:
+        bank = load_bank() if spec.until_decided else None
+        verdict = runner.compare(spec, out, observer=watched, bank=bank)
+        write_report(Path(out))
     return verdict
 
 
 def fine_tune(
-    model: str, data: str | Mapping[str, Any], *, method: str, out: str | Path, **options: Any
+    model: str,
+    data: str | Mapping[str, Any],
+    *,
+    method: str,
+    out: str | Path,
+    observer: Observer | None = None,
+    quiet: bool = False,
+    **options: Any,
 ) -> TrialRecord:
     """Train one policy and leave its record, its curve and its adapter or model in `out`.
 
     Args:
-        model, data, out: as for `compare`.
+        model, data, out, observer, quiet: as for `compare`.
         method: `full` or `lora:RANK`.
         options: the other fields of TrainSpec: `learning_rate`, `batch_size`, `epochs` or `steps`, `seed`, …
 
     Raises:
         LowregretError: as for `compare`, and DivergedError when the loss left the region of sense.
     """
-    return job.fine_tune(build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options}), out)
+    spec = build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options})
+    with watching(observer, quiet=quiet) as watched:
+        return job.fine_tune(spec, out, say=watched.say, on_step=watched.step, priced=watched.priced)
+
+
+def forecast_regret(
+    model: str,
+    data: str | Mapping[str, Any],
+    *,
+    out: str | Path,
+    share: float = 0.2,
+    bank: str | Path | None = None,
+    observer: Observer | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Forecast:
+    """The regret of a comparison before it is paid for, from pilots; `compare` with the same `out` goes on from there.
+
+    Args:
+        model, data, out, observer, quiet, options: as for `compare`.
+        share: of each trial's steps that its pilot takes, up to a half.
+        bank: your bank of finished comparisons; the user's own when None.
+
+    Raises:
+        LowregretError: as for `compare`, and where no evaluation is that early.
+    """
+    spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
+    known = load_bank(None if bank is None else Path(bank))
+    with watching(observer, quiet=quiet) as watched:
+        return forecasting.forecast(spec, out, share=share, bank=known, observer=watched)
+
+
+def run_study(
+    question: str,
+    *,
+    out: str | Path,
+    quick: bool = False,
+    workers: int | None = None,
+    observer: StudyObserver | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Claims:
+    """Answer one question of the post by its trials, and judge its claims. Leaves the evidence and a page in `out`.
+
+    Args:
+        question: `rank`, `learning-rate`, `capacity`, …
+        out: the study's folder; the same call goes on where it was.
+        quick: a reduced size.
+        workers: processes that train side by side; as suits the bases when None.
+        observer, quiet: as for `compare`.
+        options: the question's own fields: `model`, `data`, `ranks`, `seeds`, `steps`, …
+
+    Raises:
+        LowregretError: as for `compare`.
+    """
+    asked = make_question({"kind": question}, quick=quick, flags=options)
+    folder = Path(out)
+    with watching(observer, quiet=quiet) as watched:
+        found = run_studies({folder: asked}, place=Place(workers), observer=watched)
+        write_page([folder], folder)
+    return found[folder]
 
 
 def _data(data: str | Mapping[str, Any]) -> dict[str, Any]:

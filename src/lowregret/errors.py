@@ -9,6 +9,7 @@ LowregretError            exit code 2
 │   └── FolderLockedError a run folder in which another process is writing
 ├── HubError              the hub: not logged in, no right to write, not reached, or it refused
 ├── DivergedError         a loss that is not finite, or worse than guessing uniformly
+├── DeclinedError         the user was asked whether to spend so much, and did not say yes
 ├── LivenessError         a targeted matrix that gets no gradient or does not move
 ├── RanksError            of a training on many devices: a process has ended, or met what the others did not
 ├── StoreError            an object store: not reached, no right to it, or what it holds is no study's
@@ -56,6 +57,12 @@ class RecordsError(LowregretError):
 
 class FolderLockedError(RecordsError):
     """Another process is writing in the run folder."""
+
+
+class DeclinedError(LowregretError):
+    """The user was asked before much is spent, and declined; nothing was trained."""
+
+    exit_code = 130
 
 
 class HubError(LowregretError):

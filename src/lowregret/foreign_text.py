@@ -61,7 +61,8 @@ def _redacted(text: str, kept: Sequence[str]) -> str:
 
 def _kept() -> list[str]:
     """The secrets of the environment, the longest first: one may be part of another."""
-    found = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and _VARIABLE.search(name.upper())}
+    named = [name for name in list(os.environ) if _VARIABLE.search(name.upper())]  # another thread may set some
+    found = {value for name in named if len(value := os.environ.get(name, "")) >= _SHORTEST}
     return sorted(found, key=len, reverse=True)
 
 

@@ -370,6 +370,7 @@ def test_hostile_requests_are_refused_in_the_protocols_form(client: Client, serv
         assert "/tmp" not in str(refused.value.body)
     with pytest.raises(Refused, match="401"):
         Client(client.address, key="tml-wrong").begin()
+    assert any("tml-" in line for line in server.server.remarks), "the SDK would refuse the key of this server"
     own = Client(client.address)
     np.testing.assert_allclose(own.train(own.create(), rows(1)), alone([1], 8)[0], rtol=2e-4)
     assert [line for line in server.log if line.get("status") == 500] == []

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.cli.outcome import aside, command_line, say, say_json
-from lowregret.cli.progress import make_console
 from lowregret.errors import RecordsError
 from lowregret.foreign_text import (
     cell,
@@ -27,6 +26,7 @@ from lowregret.foreign_text import (
     without_paths,
     without_secrets,
 )
+from lowregret.progress.console import make_console
 from lowregret.report.export import _write_csv
 from lowregret.report.pages.document import document, reproduce
 from lowregret.runs.atomic import write_json
@@ -197,7 +197,7 @@ def test_tables_and_markup_of_a_console_are_clean() -> None:
 def test_a_consoles_own_colours_reach_a_terminal() -> None:
     from rich.text import Text
 
-    from lowregret.cli.progress import CleanConsole
+    from lowregret.progress.console import CleanConsole
 
     file = io.StringIO()
     CleanConsole(file=file, force_terminal=True, color_system="standard").print(Text("\x1b[5mx", style="bold red"))
@@ -272,3 +272,17 @@ def test_the_last_part_of_a_place(place: str, name: str) -> None:
 @given(st.text())
 def test_no_absolute_place_is_left(text: str) -> None:
     assert "/home/me/" not in without_paths(f"{text} /home/me/x {text}").replace(text, "")
+
+
+def test_a_line_may_be_printed_while_another_thread_sets_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of progress comes from a thread of its own, while libraries are imported under variables."""
+
+    class Losing(dict[str, str]):
+        def __getitem__(self, name: str) -> str:
+            raise KeyError(name)
+
+        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+            return default
+
+    monkeypatch.setattr("os.environ", Losing(MY_API_KEY="0123456789abcdef", TQDM_DISABLE="1"))
+    assert redacted("0123456789abcdef") == "0123456789abcdef"

@@ -67,7 +67,7 @@ def _table(rows: list[dict[str, object]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     table = Table(box=None, pad_edge=False)
     for column in ("comparison", "steps", "epochs", "base's loss", "regret in nats"):

@@ -10,11 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import aside, say_json
+from lowregret.cli.outcome import LIBRARIES, aside, say_json
 from lowregret.errors import LowregretError, SpecError
 from lowregret.foreign_text import printable
 from lowregret.spec import build
@@ -59,7 +60,10 @@ def chat(
     object on a line of its own.
     """
     spec = build(ChatSpec, {name: value for name, value in flags.items() if value is not None})
-    voices = _voices(run, names, model, adapter, spec)
+    from lowregret.cli.progress import activities_shown
+
+    with activities_shown():
+        voices = _voices(run, names, model, adapter, spec)
     from lowregret.chat.session import Session
 
     session = Session(voices, spec, _Json() if as_json else _Screen(labels=len(voices) > 1))
@@ -76,7 +80,8 @@ def _voices(
         if given and needs is None:
             raise SpecError(f"{flag}: is of use with {'a RUN' if flag == '--with' else '--model'} only. Leave it out.")
     named = named_adapters(adapters or ())
-    from lowregret.chat.voices import of_model, of_run
+    with doing(LIBRARIES):
+        from lowregret.chat.voices import of_model, of_run
 
     if model is not None:
         return of_model(model, named, spec, aside)

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from lowregret.analysis.numbers import duration
 from lowregret.cli.outcome import say
-from lowregret.cli.progress import make_console
 from lowregret.plan.formatting import share
+from lowregret.progress.console import make_console
 
 if TYPE_CHECKING:
     from lowregret.study.cluster import SimulatedStudy

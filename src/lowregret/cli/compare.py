@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option
-from lowregret.cli.outcome import command_line, plain, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import chosen_file, filled_in, make_spec
 from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
@@ -32,26 +34,32 @@ def compare(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
     watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
 ) -> None:
     """Brackets each method's best learning rate, repeats it over seeds, and judges the regret with an interval."""
     spec = comparison_spec(config, recipe, flags)
+    if show_config:
+        print_config({"": spec}, as_json)
+        return
     folder = out or comparison_folder(spec)
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import live_progress
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress, watched(watch, [folder], progress.say):
+    with live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress, watched(watch, [folder], progress.say):
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
-        from lowregret.analysis.forecast.banks import load_bank
-        from lowregret.report.pages.html import write_report
-        from lowregret.runs.study import trial_folders
-        from lowregret.study.runner import compare as run
-        from lowregret.study.tracking.tracker import tracked
-        from lowregret.train.liveness import untrained_experts
+        with doing(LIBRARIES):
+            from lowregret.analysis.forecast.banks import load_bank
+            from lowregret.report.pages.html import write_report
+            from lowregret.runs.study import trial_folders
+            from lowregret.study.runner import compare as run
+            from lowregret.study.tracking.tracker import tracked
+            from lowregret.train.liveness import untrained_experts
 
         known = load_bank() if spec.until_decided else None
         with tracked(track, folder, progress) as watching:
@@ -84,7 +92,7 @@ def _show(folder: Path, verdict: Verdict, page: Path) -> None:
     from rich.text import Text
 
     from lowregret.analysis.settle import settling_command
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
     from lowregret.report.pages.captions import headline
     from lowregret.report.reading import load_study
 

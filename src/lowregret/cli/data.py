@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import say, say_json
+from lowregret.cli.outcome import LIBRARIES, say, say_json
 from lowregret.spec import DataSpec, build
 
 if TYPE_CHECKING:
@@ -49,11 +50,14 @@ def data(
     **flags: Any,
 ) -> None:
     """`lowregret data train.jsonl --model qwen3-8b/`. Nothing is trained. Exit code 2 when nothing can be used."""
-    from lowregret.data.look import overview
-    from lowregret.models.load import load_tokenizer, resolve
+    from lowregret.cli.progress import activities_shown
 
     base = model or _BASE
-    found = overview(build(DataSpec, {"train": source, **flags}), load_tokenizer(resolve(base)), row)
+    with activities_shown():
+        with doing(LIBRARIES):
+            from lowregret.data.look import overview
+            from lowregret.models.load import load_tokenizer, resolve
+        found = overview(build(DataSpec, {"train": source, **flags}), load_tokenizer(resolve(base)), row)
     if html is not None:
         from lowregret.report.pages.data import write_page
 
@@ -61,7 +65,7 @@ def data(
     if as_json:
         say_json(asdict(found))
         return
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     console = make_console()
     console.width = min(console.width, _WIDEST)

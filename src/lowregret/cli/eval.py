@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from lowregret.activity import doing
 from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import aside, say, say_json
+from lowregret.cli.outcome import LIBRARIES, aside, say, say_json
 from lowregret.cli.specs import make_spec
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.spec import TrainingSpec, TrainSpec, build
@@ -69,10 +70,13 @@ def evaluate(
     if not flags.keys().isdisjoint(objectives.FIELDS):
         flags["objective"] = "rl"
     base = None if quantisation is None else _quantisation(quantisation)
-    if run is not None:
-        found, words = _of_run(run, adapter, flags, base)
-    else:
-        found, words = _of_options(adapter, flags, base or "none")
+    from lowregret.cli.progress import activities_shown
+
+    with activities_shown():
+        if run is not None:
+            found, words = _of_run(run, adapter, flags, base)
+        else:
+            found, words = _of_options(adapter, flags, base or "none")
     if as_json:
         say_json(found, indent=None)
     else:
@@ -94,14 +98,16 @@ def _of_options(adapter: Path | None, flags: dict[str, Any], quantisation: Quant
     spec = make_spec(TrainingSpec, None, flags)
     if spec.objective.kind == "rl":
         return _rewards(spec, adapter, quantisation)
-    from lowregret.train.job import evaluate_model
+    with doing(LIBRARIES):
+        from lowregret.train.job import evaluate_model
 
     return _losses(evaluate_model(spec, adapter, quantisation, say=aside))
 
 
 def _of_run(run: Path, adapter: Path | None, flags: dict[str, Any], quantisation: Quantisation | None) -> Result:
     """Of what a run has made, with what is asked otherwise."""
-    from lowregret.train.finished import evaluate_again, require_reward, trained_spec
+    with doing(LIBRARIES):
+        from lowregret.train.finished import evaluate_again, require_reward, trained_spec
 
     trained, made = trained_spec(run)
     quantisation = quantisation or trained.method.quantisation

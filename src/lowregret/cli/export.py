@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.merge import named
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import aside, say, say_json
+from lowregret.cli.outcome import LIBRARIES, aside, say, say_json
 from lowregret.cli.ship import deliver
 from lowregret.errors import ModelError, SpecError, did_you_mean
 from lowregret.runs.files import ADAPTER_CONFIG, adapter_in
@@ -67,7 +68,10 @@ def export(
             raise SpecError(f"{flag}: is of use with --format only. Say which.")
     if not folders:
         raise SpecError("FOLDER: is missing. Name a study's or a compare's, or say --format and --adapter.")
-    found, words = _write(folders, out, table, each_expert, model)
+    from lowregret.cli.progress import activities_shown
+
+    with activities_shown():
+        found, words = _write(folders, out, table, each_expert, model)
     if as_json:
         say_json(found)
     else:
@@ -117,12 +121,13 @@ def _tables(folders: Sequence[Path], out: Path, table: str) -> tuple[dict[str, A
 def _adapter(folder: Path, out: Path, model: str | None, each_expert: bool) -> tuple[dict[str, Any], str]:
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise SpecError(f"--out {out}: is there already. Name a new folder for the adapter.")
-    from lowregret.engine import Engine
-    from lowregret.export.peft import export_policy, load_adapter
-    from lowregret.lora.formats.peft import read_adapter_config
-    from lowregret.models.load import load_base, resolve
-    from lowregret.models.stops import stops
-    from lowregret.runs.shipped import require_as_shipped
+    with doing(LIBRARIES):
+        from lowregret.engine import Engine
+        from lowregret.export.peft import export_policy, load_adapter
+        from lowregret.lora.formats.peft import read_adapter_config
+        from lowregret.models.load import load_base, resolve
+        from lowregret.models.stops import stops
+        from lowregret.runs.shipped import require_as_shipped
 
     require_as_shipped(folder)
     base = model or read_adapter_config(folder).get("base_model_name_or_path")

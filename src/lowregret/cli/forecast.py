@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.compare import ASKS, comparison_folder, comparison_spec
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.options import option
-from lowregret.cli.outcome import command_line, plain, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.cli.watch import watched
 from lowregret.errors import SpecError
@@ -32,6 +34,8 @@ def forecast(
     recipe: o.Recipe = None,
     out: Annotated[Path | None, option("The study's folder. (default: that of `compare` with the same spec)")] = None,
     as_json: o.Json = False,
+    yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
     watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
@@ -41,15 +45,19 @@ def forecast(
     `--budget free` nothing is trained, and the forecast is by what the data have to teach a parameter.
     """
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
+    if show_config:
+        print_config({"": spec}, as_json)
+        return
     folder = out or comparison_folder(spec)
     from lowregret.analysis.forecast.banks import load_bank
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import live_progress
 
     known = load_bank(bank)
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress, watched(watch, [folder], progress.say):
+    with live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress, watched(watch, [folder], progress.say):
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
-        from lowregret.study.forecasting import forecast as run
+        with doing(LIBRARIES):
+            from lowregret.study.forecasting import forecast as run
 
         found = run(spec, folder, share=share, bank=known, command=command_line(), observer=progress)
     if as_json:
@@ -62,7 +70,7 @@ def _show(found: Forecast) -> None:
     from rich.text import Text
 
     from lowregret.analysis.forecast.words import sentences
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     console = make_console()
     for sentence in sentences(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ def main() -> None:
     code = run(sys.argv[1:])
     if several:
         release()
+    gc.freeze()  # else the collection at the end goes through all objects of the libraries, for a second and more
     sys.exit(code)
 
 

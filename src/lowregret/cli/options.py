@@ -35,6 +35,14 @@ Track = Annotated[
     str | None,
     option("Send every trial, step by step, to mlflow, wandb, tensorboard, trackio or swanlab; TOOL:WHERE says where."),
 ]
+Yes = Annotated[bool, option("Begin without asking, however long it takes; a pipe is never asked.", "--yes", "-y")]
+ShowConfig = Annotated[
+    bool,
+    option(
+        "Print the whole configuration as a file for --config, every default in it, and do nothing else.",
+        "--show-config",
+    ),
+]
 Watch = Annotated[
     bool, option("Show it in the browser while it lasts: a page on this machine, whose address is printed.", "--watch")
 ]

@@ -15,6 +15,9 @@ from lowregret.errors import LowregretError
 from lowregret.foreign_text import redacted, shown, without_secrets
 from lowregret.strict_json import to_json
 
+LIBRARIES = "importing torch and transformers"
+"""What a verb does first."""
+
 if TYPE_CHECKING:  # a verb without records does not wait for pydantic
     from pydantic import BaseModel
 

@@ -140,7 +140,7 @@ def _print(plans: list[Plan], *, side_by_side: bool, as_json: bool, markdown: bo
     if markdown:
         say(page.models_markdown(plans) if side_by_side else page.markdown(plans[0]))
         return
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     console = make_console()
     console.soft_wrap, console.width = False, min(console.width, _WIDEST)

@@ -20,7 +20,7 @@ def recipes(*, as_json: o.Json = False) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
 
     table = Table(box=None, pad_edge=False)
     for column in ("recipe", "command", "what it does"):

@@ -25,7 +25,10 @@ def report(
     as_json: o.Json = False,
 ) -> None:
     """Several studies make one page: the claims first, then each figure."""
-    drawn, page = _write(folders, out, figures)
+    from lowregret.cli.progress import activities_shown
+
+    with activities_shown():
+        drawn, page = _write(folders, out, figures)
     if as_json:
         say_json({"report": str(page), "figures": [str(path) for path in drawn]})
         return

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from lowregret.activity import doing
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import aside, plain, say, say_json
+from lowregret.cli.outcome import LIBRARIES, aside, plain, say, say_json
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.runs.commands import rendered
 from lowregret.runs.files import SHIPPED
@@ -99,13 +100,17 @@ def deliver(
         raise SpecError(f"--dtype {dtype!r}: no such type. {did_you_mean(dtype, DTYPES)}")
     if shard_size is not None and not 0.001 <= shard_size <= 10**6:
         raise SpecError(f"--shard-size {shard_size:g}: is in GB, from 0.001 to a million.")
-    from lowregret.export.merged.write import SHARD_BYTES
-    from lowregret.ship.ship import Wanted
-    from lowregret.ship.ship import ship as write
+    from lowregret.cli.progress import activities_shown
+
+    with activities_shown(), doing(LIBRARIES):
+        from lowregret.export.merged.write import SHARD_BYTES
+        from lowregret.ship.ship import Wanted
+        from lowregret.ship.ship import ship as write
 
     most = SHARD_BYTES if shard_size is None else int(shard_size * GIGABYTE)
     wanted = Wanted(_form(form), dtype, kind, most, name, base_name)
-    made = write(winner, wanted, out, aside)
+    with activities_shown():
+        made = write(winner, wanted, out, aside)
     for note in made.notes:
         aside(f"note: {note}")
     if not quiet:

@@ -102,19 +102,30 @@ def _fill_methods(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
         raise SpecError(f"--{name} is of no use here: no method is a LoRA that leaves its {name} open. Leave it out.")
 
 
+_TELLING = (
+    "methods", "method", "learning_rates", "learning_rate", "batch_size", "epochs", "steps", "seeds", "ranks",
+    "tolerance", "prune", "data.max_length", "objective.group_size", "objective.max_tokens",
+)  # fmt: skip
+"""The defaults that decide most of what a run finds and takes."""
+
+
 def filled_in(spec: Spec) -> str:
-    """The defaults that the user did not give, as one line; those of nested tables included."""
-    shown = ", ".join(_unset(spec))
-    return f"filled in: {shown}" if shown else ""
+    """The defaults that the user did not give, as one short line: the most telling ones, and how to see all."""
+    unset = dict(_unset(spec))
+    other_length = [name for name in ("epochs", "steps") if unset.get(name) == "none"]
+    told = [f"{name} {unset[name]}" for name in _TELLING if name in unset and name not in other_length]
+    more = len(unset) - len(told)
+    others = f"{'; ' * bool(told)}{more} more: --show-config" if more else ""
+    return f"filled in: {', '.join(told)}{others}" if unset else ""
 
 
-def _unset(spec: Spec, prefix: str = "") -> Iterator[str]:
+def _unset(spec: Spec, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name in type(spec).model_fields:
         value = getattr(spec, name)
         if isinstance(value, Spec) and not (name == "method" or isinstance(value, SFT)):  # those have a name
             yield from _unset(value, f"{prefix}{name}.")
         elif name not in spec.model_fields_set and (name != "kind" or prefix == "objective."):
-            yield f"{prefix}{name} {_plain(value)}"
+            yield f"{prefix}{name}", _plain(value)
 
 
 def _plain(value: Any) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from lowregret import limits
+from lowregret.activity import doing
 from lowregret.cli import objective as objectives
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
+from lowregret.cli.config import show_config as print_config
 from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
-from lowregret.cli.outcome import command_line, plain, say, say_json
+from lowregret.cli.outcome import LIBRARIES, command_line, plain, say, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.cli.watch import watched
 from lowregret.digests import forget_digests
@@ -143,6 +145,8 @@ def study(
     as_json: o.Json = False,
     track: o.Track = None,
     rehash: o.Rehash = False,
+    yes: o.Yes = False,
+    show_config: o.ShowConfig = False,
     watch: o.Watch = False,
     quiet: o.Quiet = False,
     **flags: Any,
@@ -157,20 +161,27 @@ def study(
     flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
     flags |= {} if targets is None else {"targets": targets}
     studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
+    if show_config:
+        print_config({str(folder): question for folder, question in studies.items()}, as_json)
+        return
     if rehash:
         forget_digests()
-    from lowregret.cli.progress import LiveProgress
+    from lowregret.cli.progress import live_progress
 
-    with LiveProgress(quiet=quiet, to_stderr=as_json) as progress, watched(watch, list(studies), progress.say):
+    with (
+        live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress,
+        watched(watch, list(studies), progress.say),
+    ):
         for folder, question in studies.items():
             progress.say(f"study: {folder}")
             if len(studies) == 1:
                 progress.say(filled_in(question))
-        from lowregret.report.pages.studies import write_page
-        from lowregret.study.budget import parse_budget
-        from lowregret.study.execute.choose import Place
-        from lowregret.study.suite import run_studies
-        from lowregret.study.tracking.tracker import parse_track
+        with doing(LIBRARIES):
+            from lowregret.report.pages.studies import write_page
+            from lowregret.study.budget import parse_budget
+            from lowregret.study.execute.choose import Place
+            from lowregret.study.suite import run_studies
+            from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
         allowed = None if budget is None else parse_budget(budget)
@@ -236,8 +247,8 @@ def _print_status(folder: Path, as_json: bool) -> None:
     if as_json:
         say_json({"studies": {str(study.folder): study.as_dict() for study in found}})
         return
-    from lowregret.cli.progress import make_console
-    from lowregret.cli.standing import standing_table, status_lines
+    from lowregret.progress.console import make_console
+    from lowregret.progress.standing import standing_table, status_lines
 
     console = make_console()
     if not console.is_terminal:
@@ -309,7 +320,7 @@ def _show(found: dict[Path, Claims]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lowregret.cli.progress import make_console
+    from lowregret.progress.console import make_console
     from lowregret.questions.judge import corrected, holm
     from lowregret.report.pages.claims import interval_text, value_text
 

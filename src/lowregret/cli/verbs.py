@@ -84,6 +84,7 @@ _ALL = (
         "Write the trials, curves or claims of studies for other programs, or any adapter in another program's format.",
     ),
     Verb("merge", "Add adapters to their base's weights, in a folder that transformers, vLLM and the hub take."),
+    Verb("doctor", "Check the installation, and print what a bug report needs."),
     Verb("recipes", "List the recipes that come with lowregret: commented TOML files to start from."),
 )
 VERBS: Mapping[str, Verb] = MappingProxyType({verb.name: verb for verb in _ALL})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lowregret.activity import Activity, doing
 from lowregret.data.cache import Kept, Writer, find
 from lowregret.data.chat.template import chat_format
 from lowregret.data.processes import encode_in_order, helpers
@@ -70,10 +71,17 @@ def read_encoded(source: OpenSource, split: str, spec: DataSpec, tokenizer: PreT
     An entry of the cache is known by the content of the source, of the tokenizer and its template, and of the code
     that encodes. Raises DataError for a source without a good row and, unless `spec.skip_bad_rows`, for a bad one.
     """
+    with doing(f"reading and tokenizing {source.name}") as reading:
+        return _read(source, split, spec, tokenizer, reading)
+
+
+def _read(
+    source: OpenSource, split: str, spec: DataSpec, tokenizer: PreTrainedTokenizerBase, reading: Activity
+) -> EncodedSplit:
     stream = RowStream(source, prompt_field=spec.prompt_field, completion_field=spec.completion_field, split=split)
     items = iter(stream)
     first, few = _first(items)
-    work = _Encoding(stream, source, chain(first, items), spec.skip_bad_rows, tokenizer)
+    work = _Encoding(stream, source, chain(first, items), spec.skip_bad_rows, tokenizer, reading)
     if few:
         batches = list(work)
         return _describe(Kept(batches, work.about(), None), source, "")
@@ -121,7 +129,9 @@ class _Encoding:
         items: Iterable[Row | BadRow],
         skip: bool,
         tokenizer: PreTrainedTokenizerBase,
+        reading: Activity,
     ) -> None:
+        self._reading = reading
         self._stream, self._source, self._items = stream, source, items
         self._skip, self._tokenizer = skip, tokenizer
         self._bad: list[tuple[int, str]] = []
@@ -135,6 +145,7 @@ class _Encoding:
             for line, reason in chunk.refused:  # a row that the chat template refuses is a bad row like any other
                 self._set_aside(self._refused, line, reason)
             self._rows += chunk.rows
+            self._reading.advance(chunk.rows)
             self._unlearnt += chunk.rows - chunk.batch.num_rows
             self._open_turns += chunk.open_turns
             for remark, (count, first) in chunk.remarks.items():

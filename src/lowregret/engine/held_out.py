@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from lowregret.activity import Activity, doing
 from lowregret.data.batches import EVAL_TOKENS, Batch, collate, eval_groups
 from lowregret.data.example import Example
 from lowregret.data.table import token_counts
@@ -46,6 +47,23 @@ def _own_sums(
     """Nats of [policy, example], float64; zero for the examples of other ranks."""
     sums = torch.zeros(len(policies), len(examples), dtype=torch.float64)
     groups = eval_groups(token_counts(examples).tolist(), EVAL_TOKENS)
+    with doing("evaluating", len(examples)) as evaluating:
+        _fill(sums, groups, policies, examples, forward, pad_id, ranks, evaluating)
+    finish()
+    return sums
+
+
+def _fill(
+    sums: torch.Tensor,
+    groups: Sequence[Sequence[int]],
+    policies: Sequence[str],
+    examples: Sequence[Example],
+    forward: Callable[[Mapping[str, Batch]], dict[str, PassResult]],
+    pad_id: int,
+    ranks: Ranks,
+    evaluating: Activity,
+) -> None:
+    """Its own groups of all."""
     for turn in range(math.ceil(len(groups) / ranks.data.count)):
         number = turn * ranks.data.count + ranks.data.rank
         group = groups[min(number, len(groups) - 1)]  # without one left: no pass may lack a rank
@@ -61,8 +79,7 @@ def _own_sums(
                 per_row = torch.zeros(batch.supervised.shape, dtype=torch.float64)
                 per_row[batch.supervised] = -result.logprobs.cpu().double()
                 sums[place, group] = per_row.sum(1) if number < len(groups) else 0.0
-    finish()
-    return sums
+        evaluating.advance(sum(map(len, beside)))
 
 
 def _together(examples: Sequence[Example]) -> int:

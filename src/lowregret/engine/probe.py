@@ -10,6 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,39 +27,41 @@ CALLS = 5 * CHAIN
 ROUNDS = 15
 PAUSE = 0.03
 """Seconds."""
+GLANCE_ROUNDS = 2
 
 
-def probe() -> dict[str, object]:
-    """The fields of plan.resources.hardware.Hardware, without this machine's memory."""
+def probe(rounds: int = ROUNDS) -> dict[str, Any]:
+    """The fields of plan.resources.hardware.Hardware, without this machine's memory. With GLANCE_ROUNDS it takes half a
+    second, and whatever else runs shows in it."""
     return {
         "name": f"this CPU ({platform.machine()}, {torch.get_num_threads()} threads)",
         "kind": "cpu",
         "memory_bytes": 0,
-        "flops_per_second": _product_rate(),
-        "bytes_per_second": _bandwidth(),
+        "flops_per_second": _product_rate(rounds),
+        "bytes_per_second": _bandwidth(rounds),
         "utilisation": 0.97,
-        "call_seconds": _call_seconds(),
+        "call_seconds": _call_seconds(rounds),
         "price_per_hour": None,
         "source": "measured here (float32): products, a vector added to itself, a chain of small operations",
     }
 
 
-def _product_rate() -> float:
+def _product_rate(rounds: int) -> float:
     """Floating-point operations a second, the mean over the shapes."""
     rates = []
     for m, k, n in PRODUCTS:
         a, b = torch.randn(m, k), torch.randn(k, n)
-        rates.append(2.0 * m * k * n / _fastest(lambda a=a, b=b: a @ b, 8))  # type: ignore[misc]
+        rates.append(2.0 * m * k * n / _fastest(lambda a=a, b=b: a @ b, 8, rounds))  # type: ignore[misc]
     return statistics.mean(rates)
 
 
-def _bandwidth() -> float:
+def _bandwidth(rounds: int) -> float:
     """Bytes a second that an operation in place reads and writes."""
     x = torch.zeros(COPIED)
-    return 2.0 * 4 * COPIED / _fastest(lambda: x.add_(1.0), 1)
+    return 2.0 * 4 * COPIED / _fastest(lambda: x.add_(1.0), 1, rounds)
 
 
-def _call_seconds() -> float:
+def _call_seconds(rounds: int) -> float:
     """Of one small operation with its share of Python and autograd."""
     x, weight = torch.randn(8, 32), torch.randn(32, 32, requires_grad=True)
 
@@ -68,18 +71,18 @@ def _call_seconds() -> float:
             y = y + F.silu(F.linear(y, weight)) * 0.01
         y.sum().backward()
 
-    return _fastest(chain, 3) / CALLS
+    return _fastest(chain, 3, rounds) / CALLS
 
 
-def _fastest(work: Callable[[], object], times: int) -> float:
-    """Seconds of one call in the fastest of ROUNDS rounds, after one to warm up.
+def _fastest(work: Callable[[], object], times: int, rounds: int) -> float:
+    """Seconds of one call in the fastest of so many rounds, after one to warm up.
 
     The answer is kept (plan/resources/hardware.py): other programs slow most rounds down, and must not slow down every
     plan to come. Pauses between rounds give them time to pass.
     """
     work()
     found = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         for _ in range(times):
             work()

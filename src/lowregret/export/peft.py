@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
+from lowregret.activity import doing
 from lowregret.engine.checks import whole_adapters, whole_matrix
 from lowregret.engine.engine import Engine
 from lowregret.engine.parallel.lead import together
@@ -30,6 +31,7 @@ from lowregret.runs.atomic import replacing_folder, write_bytes
 from lowregret.strict_json import to_json
 
 
+@doing("writing the weights")
 def export_policy(engine: Engine, name: str, folder: Path, *, each_expert: bool = False) -> int:
     """Write a policy to `folder`, replacing what is there once the new one is whole; returns the weights' bytes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lowregret.analysis.edl import ExcessDescriptionLength
@@ -11,53 +11,20 @@ from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import Advised, advise
 from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
 from lowregret.plan.advice.regret import room
-from lowregret.plan.placement import PACK, Placement
-from lowregret.plan.plan import MethodPlan, Plan
+from lowregret.plan.estimate import CostEstimator, RunShape, full_asked, memory_budget
+from lowregret.plan.plan import Plan
 from lowregret.plan.rates.recommend import RatePrior
-from lowregret.plan.resources.budget import MemoryBudget
-from lowregret.plan.resources.cost import RunCost, StudyCost, packing_gain, run_cost, study_cost
 from lowregret.plan.resources.evaluation import choose_evaluation
-from lowregret.plan.resources.flops import NO_SHARED_PREFIX, SharedPrefix, shared_adds
 from lowregret.plan.resources.hardware import Hardware
-from lowregret.plan.resources.lean import lean_fit
 from lowregret.plan.resources.parts import divisible, require_blocks
-from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import trust
-from lowregret.spec import FullFT, LoRA, TrainingSpec
-from lowregret.spec.lean import kind_of, steps_in_backward
+from lowregret.spec import LoRA, TrainingSpec
 from lowregret.spec.mesh import require
 from lowregret.spec.plan import PlanSpec
 
 EVALS = int(TrainingSpec.model_fields["evals"].default)
 """Held-out evaluations of a trial, where nobody says otherwise."""
-
-
-@dataclass(frozen=True)
-class RunShape:
-    """The rows of a step and of a run, whatever the method."""
-
-    batch_size: int
-    """Rows a step: examples, or in RL samples."""
-    steps: int
-    length: int
-    """Tokens of the longest row."""
-    mean_length: float
-    supervised_share: float
-    held_out: int
-    """Examples that judge."""
-    shared: SharedPrefix = NO_SHARED_PREFIX
-    judged_by_all: bool = False
-    """With rewards every held-out example judges; else as many as keep evaluations within their share."""
-
-    @property
-    def eval_tokens(self) -> float:
-        """Tokens of all evaluations of a trial, as a run that is not told otherwise chooses them."""
-        if self.judged_by_all or not self.held_out:
-            return EVALS * self.held_out * self.mean_length
-        lengths = [self.mean_length] * self.held_out
-        found = choose_evaluation(lengths, self.steps * self.batch_size * self.mean_length, EVALS)
-        return found.evaluations * found.examples * self.mean_length
 
 
 def build_plan(
@@ -83,9 +50,9 @@ def build_plan(
     """
     if request.mesh is not None:
         require(request.mesh, divisible(shapes))
-    require_blocks(shapes, _full(request), request.devices)
+    require_blocks(shapes, full_asked(request), request.devices)
     length, mean, share = _rows(shapes, request, facts)
-    budget = _budget(shapes, request, length, share, hardware)
+    budget = memory_budget(shapes, request, length, share, hardware)
     found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=budget.fits)
     choice = found.choice
     if hardware is None:
@@ -97,9 +64,8 @@ def build_plan(
         length,
         mean,
         share,
-        0 if facts is None else facts.held_out,
+        _eval_tokens(0 if facts is None else facts.held_out, mean, choice.steps * rows * mean, request),
         budget.shared,
-        request.objective == "rl",
     )
     budget = replace(budget, batch=rows)
     estimator = CostEstimator(shapes, request, work, budget)
@@ -112,7 +78,7 @@ def build_plan(
         hardware=budget.hardware,
         hardware_assumed=hardware is None,
         lora=estimator.method_plan(found.lora, sum(found.lora_parameters.values()), found.lora_rate),
-        full=estimator.method_plan(_full(request), shapes.total, found.full_rate),
+        full=estimator.method_plan(full_asked(request), shapes.total, found.full_rate),
         batch_size=choice.batch_size,
         steps=choice.steps,
         length=length,
@@ -125,29 +91,13 @@ def build_plan(
     )
 
 
-def _budget(
-    shapes: Shapes, request: PlanSpec, length: int, supervised_share: float, hardware: Hardware | None
-) -> MemoryBudget:
-    """What memory is counted by, before the method is chosen."""
-    budget = MemoryBudget(
-        shapes,
-        length,
-        max(1, round(length * supervised_share)),
-        request.checkpoint_activations,
-        request.devices,
-        hardware,
-        request.mesh,
-        optimizer=type(request.optimizer),
-        offload_activations=request.offload_activations,
-    )
-    if request.objective == "rl":
-        return replace(budget, shared=SharedPrefix(length - request.max_tokens, request.group_size))
-    return budget
-
-
-def _full(request: PlanSpec) -> FullFT:
-    """The full fine-tuning that was asked for; the plain one when none was."""
-    return request.method if isinstance(request.method, FullFT) else FullFT()
+def _eval_tokens(held_out: int, mean_length: float, train_tokens: float, request: PlanSpec) -> float:
+    """Tokens of all evaluations of a trial, as a run that is not told otherwise chooses them. With rewards every
+    held-out example judges; else as many as keep evaluations within their share."""
+    if request.objective == "rl" or not held_out:
+        return EVALS * held_out * mean_length
+    found = choose_evaluation([mean_length] * held_out, train_tokens, EVALS)
+    return found.evaluations * found.examples * mean_length
 
 
 def _rates(found: Advised) -> tuple[RatePrior, RatePrior]:
@@ -211,92 +161,3 @@ def _capacity(shapes: Shapes, found: Advised) -> dict[str, Any]:
         "fact_bits": information and information.fact_bits,
         "expected_regret": None if found.expected is None else found.expected.as_dict(),
     }
-
-
-@dataclass(frozen=True)
-class CostEstimator:
-    """What each method costs on one workload."""
-
-    shapes: Shapes
-    request: PlanSpec
-    work: RunShape
-    budget: MemoryBudget
-
-    def method_plan(self, method: FullFT | LoRA, trainable: int, rate: RatePrior) -> MethodPlan:
-        """One column."""
-        placement = self.budget.placement(method)
-        rows = self._micro_batch(method, placement)
-        need = self.budget.need(method, rows, placement.mesh)
-        fits = placement.fits and self.budget.holds(need)
-        work = self.work
-        length, shared = max(1, round(work.mean_length)), work.shared.for_method(method)
-        adds = shared_adds(self.shapes, method, length, work.supervised_share, shared)
-        run = self.run_cost(method)
-        return MethodPlan(
-            method=method,
-            trainable=trainable,
-            rate=rate,
-            memory=need,
-            micro_batch=rows,
-            fits=fits,
-            remedy="" if fits is not False else self.budget.remedy(method),
-            lean=lean_fit(self.budget, self.shapes.context) if fits is False and isinstance(method, FullFT) else None,
-            smallest=self.budget.smallest(method),
-            flops_per_token=2 * adds.total,
-            shipped_bytes=adapter_bytes(trainable, kind_of(method, type(self.request.optimizer)).WEIGHTS),
-            seconds=None if run is None else run.seconds,
-            money=None if run is None else run.money,
-            placement=placement,
-            slices=self.budget.slices(method, placement.mesh),
-            sent_bytes=0.0 if run is None else run.sent_bytes,
-            waiting_share=0.0 if run is None else run.waiting_seconds / run.step_seconds,
-        )
-
-    def _micro_batch(self, method: FullFT | LoRA, placement: Placement) -> int:
-        """The largest power of two of rows that fits, up to a device's share of the batch; 1 if none does."""
-        share = placement.rows(self.work.batch_size)
-        if steps_in_backward(method):
-            return share
-        rows = min(self.request.micro_batch_size or share, share)
-        while rows > 1 and self.budget.holds(self.budget.need(method, rows, placement.mesh)) is False:
-            rows = 1 << ((rows - 1).bit_length() - 1)
-        return rows
-
-    def run_cost(self, method: FullFT | LoRA) -> RunCost | None:
-        """The time and money of a run; None without hardware."""
-        if self.budget.hardware is None:
-            return None
-        placement = self.budget.placement(method)
-        share = placement.rows(self.work.batch_size)
-        return run_cost(
-            self.shapes,
-            method,
-            self.budget.hardware,
-            rows=self.work.batch_size,
-            steps=self.work.steps,
-            length=max(1, round(self.work.mean_length)),
-            supervised_share=self.work.supervised_share,
-            shared=self.work.shared.for_method(method),
-            eval_tokens=self.work.eval_tokens,
-            checkpoint_activations=self.request.checkpoint_activations,
-            price_per_hour=self.request.price,
-            mesh=placement.mesh,
-            deals_rows=placement.deals_rows,
-            passes=-(-share // self._micro_batch(method, placement)),
-            optimizer=type(self.request.optimizer),
-        )
-
-    def study_cost(self, lora: LoRA) -> StudyCost | None:
-        """What measuring the regret would take; None without hardware, and for RL, whose sampling is not counted."""
-        runs = self.run_cost(lora), self.run_cost(_full(self.request))
-        hardware = self.budget.hardware
-        if runs[0] is None or runs[1] is None or hardware is None or self.request.objective == "rl":
-            return None
-        length = max(1, round(self.work.mean_length))
-        placement = self.budget.placement(lora)
-        if placement.deals_rows:
-            rows = placement.rows(self.work.batch_size)
-            gain = packing_gain(self.shapes, lora, hardware, rows=rows, length=length)
-        else:  # the device with most trials is the last to be done
-            gain = PACK / -(-PACK // placement.mesh.data)
-        return study_cost(runs[0], runs[1], packing=gain, apart=1 if placement.deals_rows else placement.mesh.data)

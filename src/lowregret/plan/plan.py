@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DataFacts
+from lowregret.notebook_card import card
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.advice.regret import ExpectedRegret
-from lowregret.plan.formatting import spelled
+from lowregret.plan.formatting import byte_count, count, money, rate, spelled
 from lowregret.plan.placement import Placement
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.cost import StudyCost
@@ -106,6 +108,26 @@ class Plan:
     def asked(self) -> MethodPlan:
         """The method that was asked for; the advised one when none was."""
         return self.full if isinstance(self.request.method or self.advice.choice.method, FullFT) else self.lora
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the advice, and LoRA beside full fine-tuning."""
+        sides = self.lora, self.full
+        rows = {
+            "trainable parameters": [count(side.trainable) for side in sides],
+            "learning rate": [rate(side.rate.value) for side in sides],
+            "memory a device": [byte_count(side.memory.total) for side in sides],
+            "time": ["" if side.seconds is None else duration(side.seconds) for side in sides],
+            "cost": ["" if side.money is None else money(side.money) for side in sides],
+        }
+        machine = "" if self.hardware is None else f", on {self.hardware.name}"
+        return card(
+            f"{self.shapes.name}: {count(self.shapes.total)} parameters; batch {self.batch_size}, {self.steps:,} steps"
+            f"{machine}",
+            (line.removeprefix("plan: ") for line in self.advice.lines(())),
+            ("", *(side.label for side in sides)),
+            ((name, *values) for name, values in rows.items() if any(values)),
+            self.advice.warnings,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The form of --json: plain values only, None for what is not known."""

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.fits import CONFIDENCE, Estimate
+from lowregret.notebook_card import card, number
 from lowregret.questions.claim import Evidence, Measure, Statement
 from lowregret.questions.registry import claims
 from lowregret.spec import Spec
@@ -61,6 +62,27 @@ class Claims(Spec):
     """`seed N of METHOD (condition)` of each that diverged at its method's best rate, and is in no mean."""
     seconds: float = 0.0
     """Of training, all trials."""
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what became of each claim."""
+        return card(
+            f"The question {self.kind}: {sum(self.trials.values())} trials",
+            head=("claim", "ruling", "here", "95 % interval"),
+            rows=(
+                (
+                    f"{claim.statement.number} {claim.statement.sentence}",
+                    claim.ruling,
+                    "" if claim.estimate is None else number(claim.estimate.value, ".3g"),
+                    "" if claim.estimate is None else _interval(claim.estimate),
+                )
+                for claim in self.claims
+            ),
+            notes=(f"{claim.statement.number}: {claim.note}" for claim in self.claims if claim.note),
+        )
+
+
+def _interval(found: Estimate) -> str:
+    return "" if found.low is None or found.high is None else f"{found.low:.3g} to {found.high:.3g}"
 
 
 def judge_study(evidence: Evidence[Any]) -> Claims:

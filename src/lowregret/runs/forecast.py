@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict
 
+from lowregret.notebook_card import card, number
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import FORECAST
 from lowregret.spec import Spec
@@ -66,9 +67,27 @@ class Forecast(Spec):
     """Which bank, and how many cases of how many comparisons it has."""
     notes: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """For a notebook: what is expected of each LoRA."""
+        return card(
+            f"Forecast from {self.step} of {self.steps} steps",
+            (f"shares of the {number(self.learned)} nats per token that full fine-tuning is expected to learn",),
+            ("method", "regret", f"in {self.level:.0%} of cases", f"chance to be below {self.tolerance:.1%}"),
+            map(_row, self.forecasts),
+            (f"By {self.bank}.", *self.notes),
+        )
+
     def of(self, method: str) -> ForecastedRegret | None:
         """Of a LoRA by its name."""
         return next((found for found in self.forecasts if found.method == method), None)
+
+
+def _row(found: ForecastedRegret) -> tuple[str, ...]:
+    """Of a notebook's table: what is no forecast is not shown as one."""
+    if found.says_nothing:
+        return found.method, "nothing is forecast", "", ""
+    low, high = found.share_interval
+    return found.method, f"{found.share:+.1%}", f"{low:+.1%} to {high:+.1%}", f"{found.chance_low:.0%}"
 
 
 def stored_forecast(folder: Path) -> Forecast | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from lowregret.notebook_card import card, number
 from lowregret.runs.boundary import NAME
 from lowregret.spec import Spec, TrialSpec
 
@@ -89,6 +90,19 @@ class TrialRecord(Spec):
     def shared_loss(self) -> float | None:
         """The same on the held-out examples that all trials of the folder share: what rates are compared by."""
         return self.test_loss if self.search_nll is None else self.search_nll
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the trial, how it ended, and what it took."""
+        rewarded = self.test_reward is not None
+        facts = {
+            "held-out reward" if rewarded else "held-out loss": number(self.test_reward if rewarded else self.test_nll),
+            "steps": f"{self.steps:,}",
+            "tokens": f"{self.tokens:,}",
+            "seconds": f"{self.seconds:.1f}",
+            "trainable parameters": f"{self.trainable_parameters:,}",
+        }
+        title = f"{self.method}, learning rate {self.learning_rate:.3g}, seed {self.seed}: {self.status}"
+        return card(title, rows=facts.items(), notes=(told for told in (self.error, self.note) if told))
 
 
 class RewardMetric(Spec):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field
 
+from lowregret.notebook_card import card, number
 from lowregret.runs.decision import Decision
 from lowregret.spec import Spec
 
@@ -178,6 +181,15 @@ class Settling(Spec):
     """Where nothing would: whether that is for not knowing where the best rates lie between those tried."""
 
 
+_SAID: Mapping[Ruling, str] = MappingProxyType(
+    {
+        "low_regret": "LoRA does what full fine-tuning does, within the tolerance",
+        "regret": "LoRA falls short of full fine-tuning",
+        "inconclusive": "Not settled",
+    }
+)
+
+
 class Verdict(Spec):
     """`verdict.json`: the answer and its evidence (docs/design.md, The verdict)."""
 
@@ -216,3 +228,30 @@ class Verdict(Spec):
     environment: dict[str, Any] = Field(default_factory=dict)
     judged_by: str | None = None
     """The lowregret by whose rules; None before 0.3."""
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the ruling, each method at its best rate, and why."""
+        rewarded = self.regret_reward is not None or self.base_reward is not None
+        regret = self.regret_reward if rewarded else self.regret_nats
+        unit = "of reward" if rewarded else "nats per supervised token"
+        told = []
+        if regret is not None and self.ci95 is not None:
+            share = "" if self.regret_learned is None else f"; {self.regret_learned:.1%} of what FullFT learns"
+            told = [f"regret {regret:+.4f} {unit} (95 %: {self.ci95[0]:+.4f} to {self.ci95[1]:+.4f}){share}"]
+        return card(
+            _SAID[self.verdict],
+            told,
+            ("method", "best rate", "held-out reward" if rewarded else "held-out loss", "regret", "seeds", "trainable"),
+            (
+                (
+                    found.name,
+                    number(found.best_learning_rate, ".3g"),
+                    number(found.test_reward if rewarded else found.test_nll),
+                    number(found.regret, "+.4f"),
+                    str(found.seeds),
+                    f"{found.trainable_parameters:,}",
+                )
+                for found in self.methods
+            ),
+            self.reasons,
+        )

@@ -80,7 +80,9 @@ class Server:
         choose_template(base.tokenizer, spec.chat_template)
         engine = Engine(base, device=spec.device, precision=spec.precision)
         self.remarks = [*stops(base).lines(), *engine.sampling_path.lines()]
-        """What to know of the base."""
+        """What to know of the base, and of the key."""
+        if tinker is not None and key is not None and not key.startswith("tml-"):
+            self.remarks.append("Tinker's SDK takes no key that does not begin with tml-: its clients will not get in")
         self.name = name or (last_part(model) if Path(model).exists() else model)
         """By which requests name the base."""
         self.worker = Worker(LiveSampler(engine, spec.prefix_memory), spec.max_rows, self._failed)

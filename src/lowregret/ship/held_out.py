@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lowregret.activity import doing
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.errors import LowregretError
@@ -18,6 +19,7 @@ MOST = 64
 """Examples, the first of those that judged the run: each is read twice, one at a time."""
 
 
+@doing("reading the held-out rows")
 def held_out(winner: Winner, say: Callable[[str], None]) -> Sequence[Example]:
     """The first of a run's held-out examples; none, which is said, where they cannot be had any more, and none of a
     run by reward."""

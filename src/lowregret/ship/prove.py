@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lowregret.activity import doing
 from lowregret.data.batches import collate
 from lowregret.data.example import Example
 from lowregret.engine import Engine
@@ -53,6 +54,7 @@ def probes(model: str, held_out: Sequence[Example]) -> Probes:
     return Probes(tuple(tuple(row[:LONGEST]) for row in rows if len(row) > 1), tuple(held_out))
 
 
+@doing("proving what was written")
 def prove_adapter(winner: Winner, folder: Path, asked: Probes) -> Proof:
     """PEFT's reading of an adapter's folder against this package's engine with the adapter that was trained."""
     began = time.monotonic()
@@ -82,6 +84,7 @@ def prove_adapter(winner: Winner, folder: Path, asked: Probes) -> Proof:
     )  # fmt: skip
 
 
+@doing("proving what was written")
 def prove_model(winner: Winner, folder: Path, asked: Probes, precision: str, updates_lost: float | None) -> Proof:
     """transformers' reading of a model's folder against the base with the adapters on it, none merged."""
     began = time.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from lowregret.activity import doing
 from lowregret.data.example import Example
 from lowregret.errors import LowregretError, ModelError, SpecError
 from lowregret.export.card import write_card
@@ -87,7 +88,8 @@ def ship(winner: Winner, wanted: Wanted, out: Path, say: Say = lambda line: None
     _require_free(out)
     examples = held_out(winner, say)
     with replacing_folder(out) as partial, _naming(partial, out):
-        made = _FORMS[wanted.form](winner, wanted, partial, examples, say)
+        with doing(f"writing it as {wanted.form}"):
+            made = _FORMS[wanted.form](winner, wanted, partial, examples, say)
         proof = over_quantised(winner, made.proof, examples, say)
         if not proof.holds and proof.largest_difference is not None:
             raise ModelError(_refused(out, proof))

@@ -49,7 +49,13 @@ def forecast(
     require_reference(spec)
     with (
         lock_run(Path(out)) as folder,
-        opened(spec, folder, command, observer or Silent()) as comparison,
+        opened(
+            spec,
+            folder,
+            command,
+            observer or Silent(),
+            until=lambda steps: 0 if share is None else pilot_step(spec, steps, share),
+        ) as comparison,
     ):
         if share is None:
             found = _free(comparison, bank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lowregret.plan.price import Price
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.standing import GroupStanding
 from lowregret.spec import TrialSpec
@@ -15,6 +16,9 @@ class Observer(Protocol):
 
     def say(self, line: str) -> None:
         """Something found or filled in before the first trial."""
+
+    def priced(self, price: Price) -> None:
+        """What all that is still to be trained takes, before the first trial. What is raised here ends the job."""
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
         """`done` trials have ended; `expected` is a guess at how many there will be in all."""
@@ -40,6 +44,7 @@ class Silent:
     """Nobody watches."""
 
     def say(self, line: str) -> None: ...
+    def priced(self, price: Price) -> None: ...
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None: ...
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
     def trial_ended(self, record: TrialRecord) -> None: ...

@@ -34,6 +34,7 @@ from lowregret.runs.study import (
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, TrialSpec
 from lowregret.study.observer import Observer
+from lowregret.study.price import comparison_price
 from lowregret.study.rejudge import Rejudging
 from lowregret.study.resources import TrialResources, measure_base, note_costs
 from lowregret.study.scheduler import Scheduler
@@ -125,8 +126,17 @@ class OpenedComparison:
 
 
 @contextmanager
-def opened(spec: CompareSpec, folder: Path, command: str, watching: Observer) -> Iterator[OpenedComparison]:
-    """A comparison in a locked folder, new or begun before, its base measured; no engine is left when it ends."""
+def opened(
+    spec: CompareSpec,
+    folder: Path,
+    command: str,
+    watching: Observer,
+    until: Callable[[int], int] | None = None,
+) -> Iterator[OpenedComparison]:
+    """A comparison in a locked folder, new or begun before, its base measured; no engine is left when it ends.
+
+    What its trials take is told first. `until` says of the steps of a trial how many are to be trained: all when None.
+    """
     say = watching.say
     with stop_requests(say) as should_stop, grading(spec, say) as grader:
         forget_pause(folder, say)
@@ -138,6 +148,9 @@ def opened(spec: CompareSpec, folder: Path, command: str, watching: Observer) ->
         priors = {method.name: inputs.prior(method).value for method in spec.methods}
         resolved = {**inputs.resolved, "priors": priors}
         inputs.require_manifest(folder, say)
+        trained = None if until is None else until(inputs.steps)
+        if trained != 0:
+            watching.priced(comparison_price(spec, inputs, folder, trained))
         priors = extend_spec(folder, spec, resolved, command, inputs.first_test_data)
         note_manifest(folder, inputs.manifest)
         make_folder(folder / TRIALS)

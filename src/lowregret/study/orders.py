@@ -38,8 +38,11 @@ RequireFit = Callable[[Method], None]
 class Orders:
     """The orders of one compare, or of one group of a study."""
 
-    def __init__(self, folder: Path, spec: CompareSpec | GroupSpec, say: Callable[[str], None]) -> None:
-        self._folder, self._spec, self._say = folder, spec, say
+    def __init__(
+        self, folder: Path, spec: CompareSpec | GroupSpec, say: Callable[[str], None], *, fixed: bool = False
+    ) -> None:
+        """`fixed`: which trials are trained is decided elsewhere, so that none may be added."""
+        self._folder, self._spec, self._say, self._fixed = folder, spec, say, fixed
         found = read_orders(folder)
         self._answered = {order.id for order in found}
         self._taken = [order for order in found if order.taken and order.request is not None]
@@ -139,6 +142,8 @@ class Orders:
         """Why it cannot be obeyed; "" when it can."""
         if asked.kind == "stop":
             return "" if asked.trial in steps else f"{asked.trial} is not in training"
+        if self._fixed:
+            return "this run trains what it has chosen alone (--until-decided): ask for it in a plain `compare`"
         if asked.kind == "seed":
             if isinstance(self._spec, CompareSpec):
                 return ""

@@ -72,7 +72,7 @@ class Scheduler:
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
-        self._orders = Orders(folder, spec, watching.say)
+        self._orders = Orders(folder, spec, watching.say, fixed=only is not None)
         self._steps: dict[str, int] = {}
         """Trial in training → the steps that it has taken."""
         stopped = self._orders.stopped

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, search_loss
 from lowregret.errors import SpecError
+from lowregret.plan.resources.cost import SEARCH_TRIALS
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import CompareSpec, FullFT, GroupSpec, LoRA, TrainingSpec, TrialSpec
 
@@ -37,7 +38,6 @@ WIDTH = 2
 LIMIT = 16
 """No rate beyond prior · 2^±16 is tried: a search that gets there stays without a bracket."""
 _RATE_BOUND = 1e3  # the spec's own bound on a learning rate
-_TYPICAL_SEARCH = 5  # three to start with, and both neighbours of the best
 
 
 def reach(spec: TrainingSpec) -> Reach:
@@ -152,22 +152,34 @@ def describe(spec: CompareSpec) -> list[str]:
     return rules
 
 
+@dataclass(frozen=True)
+class Expected:
+    """A guess at how many trials a method takes in all, those recorded among them."""
+
+    searched: int
+    others: int
+    """With other seeds than the search's."""
+
+
+def expected_trials(spec: CompareSpec, method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Expected:
+    """Of one method; never below those recorded."""
+    own = [record for record in records if record.method == method.name]
+    searched = sum(record.seed == SEARCH_SEED for record in own)
+    others = len(own) - searched
+    best = best_rate([record for record in own if record.status != "running"])
+    if spec.learning_rates != "auto":
+        expected = len(spec.learning_rates)
+    elif others or _refined({record.learning_rate for record in own}, best.learning_rate):
+        expected = searched
+    else:
+        expected = max(SEARCH_TRIALS, searched + (not best.bracketed))
+    return Expected(max(expected, searched), max(spec.seeds - 1, others))
+
+
 def total_estimate(spec: CompareSpec, records: Sequence[TrialRecord]) -> int:
     """A guess of how many trials the whole study takes, for a progress display; never below those recorded."""
-    total = 0
-    for name in (method.name for method in spec.methods):
-        own = [record for record in records if record.method == name]
-        searched = sum(record.seed == SEARCH_SEED for record in own)
-        others = len(own) - searched
-        best = best_rate([record for record in own if record.status != "running"])
-        if spec.learning_rates != "auto":
-            expected = len(spec.learning_rates)
-        elif others or _refined({record.learning_rate for record in own}, best.learning_rate):
-            expected = searched
-        else:
-            expected = max(_TYPICAL_SEARCH, searched + (not best.bracketed))
-        total += max(expected, searched) + max(spec.seeds - 1, others)
-    return max(total, len(records))
+    each = [expected_trials(spec, method, records) for method in spec.methods]
+    return max(sum(one.searched + one.others for one in each), len(records))
 
 
 def _search(

@@ -38,6 +38,7 @@ from lowregret.study.execute.stored import kept
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
 from lowregret.study.observer import Silent, StudyObserver
+from lowregret.study.price import study_price
 from lowregret.study.stages import Stages
 from lowregret.study.timing import time_steps
 from lowregret.study.tracking.tracker import Track
@@ -90,6 +91,7 @@ def run_studies(
             stack.callback(chosen.executor.close)
             stages.place(chosen.machines, chosen.at_once, chosen.devices)
             jobs = stages.first()
+            watching.priced(study_price(jobs, chosen.at_once, chosen.hardware))
             if budget is not None:
                 limits.append(Budget(budget, chosen.price_per_hour(jobs)))
             bind = partial(_bind_question, command=command)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lowregret.activity import doing
 from lowregret.data.chat.template import choose_template
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare
@@ -112,7 +113,8 @@ class RunInputs:
         train, test = self._tokens
         if isinstance(self.data, Problems):  # a reward may read any column of a row
             train, test = _with_rows(train, self.data.train), _with_rows(test, self.data.test)
-        return make_manifest(self.spec, train, test, self.template)
+        with doing("hashing what the run depends on"):
+            return make_manifest(self.spec, train, test, self.template)
 
     @cached_property
     def identity(self) -> str:
@@ -201,10 +203,11 @@ def open_inputs(spec: TrainingSpec, say: Say, stored: Mapping[str, Any] | None =
     if "nf4" in spec.quantisations:
         bitsandbytes()  # what is missing is said before the data are read
     source = resolve(spec.model)
-    config = load_config(source)
-    _fits_files(spec, config)
-    device = choose_device(spec.device)
-    tokenizer = load_tokenizer(source)
+    with doing(f"reading the configuration and the tokenizer of {spec.model}"):
+        config = load_config(source)
+        _fits_files(spec, config)
+        device = choose_device(spec.device)
+        tokenizer = load_tokenizer(source)
     data: PreparedData | Problems
     shared = None
     if isinstance(spec.objective, RL):
@@ -265,6 +268,11 @@ def fits_context(sets: Iterable[Sequence[Example]], config: Any, max_length: int
 
 def make_engine(spec: TrainingSpec, source: Source, quantisation: Quantisation = "none") -> Engine:
     """A fresh engine on a freshly loaded base, on as many devices as the spec asks for."""
+    with doing(f"loading {spec.model}"):
+        return _made(spec, source, quantisation)
+
+
+def _made(spec: TrainingSpec, source: Source, quantisation: Quantisation) -> Engine:
     found = arrange(spec, lambda: shapes_from(load_config(source), spec.model), quantisation)
     mesh = found.mesh
     ranks = crew(mesh.devices, spec.device, replicate=mesh.replicate, expert=mesh.expert, tensor=mesh.tensor)

@@ -16,6 +16,7 @@ from lowregret.export.peft import export_policy, load_adapter
 from lowregret.lora.formats.peft import read_adapter
 from lowregret.models.load import Source, load_config, load_tokenizer, resolve
 from lowregret.models.stops import stops
+from lowregret.plan.price import Price
 from lowregret.runs.atomic import read_record
 from lowregret.runs.extension import as_begun, known_choices
 from lowregret.runs.files import ADAPTER, METRICS, MODEL, TRIAL
@@ -44,6 +45,7 @@ from lowregret.train.liveness import untrained_experts
 from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.new_tokens import new_token_lines
 from lowregret.train.pause import forget_pause, hold
+from lowregret.train.price import Wanted, hardware_of, price_of
 from lowregret.train.replies import Replying
 from lowregret.train.sft.work import evaluate, mean_nll
 from lowregret.train.trial import begin, settle
@@ -60,11 +62,13 @@ def fine_tune(
     command: str = "lowregret.fine_tune(...)",
     say: Say = lambda line: None,
     on_step: OnStep = lambda trial, steps, metric: None,
+    priced: Callable[[Price], None] = lambda price: None,
 ) -> TrialRecord:
     """Train one policy and leave trial.json, metrics.jsonl and adapter/ or model/ in `out`.
 
     Started again with the same spec it goes on from the last checkpoint, and returns at once when it has finished.
-    Raises LowregretError (DivergedError when the loss left the region of sense) or Interrupted after a clean stop.
+    `priced` is told what the training takes before it begins, and may raise what ends it. Raises LowregretError
+    (DivergedError when the loss left the region of sense) or Interrupted after a clean stop.
     """
     with lock_run(Path(out)) as folder:
         forget_pause(folder, say)
@@ -76,6 +80,8 @@ def fine_tune(
         if spec.learning_rate == "auto":
             say(f"learning rate: {rate:.3g} (the prior for {spec.method.name}; `lowregret compare` finds the best)")
         inputs.require_manifest(folder, say)
+        if not (folder / TRIAL).exists():  # before the folder is bound: whoever declines may ask for something else
+            priced(price_of(inputs, [Wanted(spec.method, 1, 1.0)], hardware_of(inputs.device), folder))
         bind_spec(folder, spec, {**inputs.resolved, "learning_rate": rate}, command)
         note_manifest(folder, inputs.manifest)
         record = _finished(folder)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lowregret.data.prepare import PreparedData
 from lowregret.data.table import select, token_counts
-from lowregret.plan.resources.evaluation import EVALUATION_SHARE, choose_evaluation, evaluation_share
+from lowregret.plan.resources.evaluation import EVALUATION_SHARE, choose_evaluation
 from lowregret.spec import CompareSpec, GroupSpec, TrainingSpec
 from lowregret.train.schedule import eval_steps, total_examples, total_steps
 
@@ -43,13 +43,13 @@ def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, 
     steps = total_steps(spec, len(data.train))
     asked = sorted(eval_steps(spec.evals, steps))
     fixed = spec.data.max_eval is not None or not isinstance(spec, CompareSpec)
-    train_tokens = total_examples(spec, len(data.train)) * _mean(token_counts(data.train))
     if stored is not None:
         evals = tuple(stored["evals"]) if "evals" in stored else None
         kept = data if fixed else data.judged_by(stored["test_examples"])
-        return Judging(kept, evals, _cost(kept, len(evals or asked), train_tokens))
+        return Judging(kept, evals, "")
     if fixed:
-        return Judging(data, tuple(asked), _cost(data, len(asked), train_tokens))
+        return Judging(data, tuple(asked), "")
+    train_tokens = total_examples(spec, len(data.train)) * _mean(token_counts(data.train))
     order = data.picked or range(len(data.test))
     lengths = token_counts(select(data.test, order)).tolist()
     fewest = len(asked) if "evals" in spec.model_fields_set else 1
@@ -66,20 +66,6 @@ def choose_judging(spec: TrainingSpec, data: PreparedData, stored: Mapping[str, 
         "--max-eval takes another number"
     )
     return Judging(data.judged_by(found.examples), left, line)
-
-
-def _cost(data: PreparedData, evaluations: int, train_tokens: float) -> str:
-    """A line when evaluation costs more than its share."""
-    lengths = token_counts(data.test).tolist()
-    share = evaluation_share(sum(lengths), evaluations, train_tokens)
-    if share <= EVALUATION_SHARE:
-        return ""
-    fewer = choose_evaluation(lengths, train_tokens, evaluations, fewest=evaluations).examples
-    remedy = f": --max-eval {fewer} takes less" if fewer < len(lengths) else ""
-    return (
-        f"held-out evaluation is {100 * share / (1 + share):.0f} % of a trial's arithmetic ({len(lengths):,} examples, "
-        f"{evaluations} time{'s' if evaluations > 1 else ''}){remedy}"
-    )
 
 
 def _mean(lengths: NDArray[np.int64]) -> float:

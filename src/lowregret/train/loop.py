@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lowregret.activity import doing
 from lowregret.runs.atomic import sync_file, write_json
 from lowregret.runs.files import EXAMPLES, EXPERTS, METRICS
 from lowregret.runs.metrics import append_metric
@@ -252,7 +253,8 @@ def rounds(pack: Pack, folder: Path, should_stop: Callable[[], bool] = lambda: F
     """
     last, saved = time.perf_counter(), False
     while pack.members:
-        done = pack.round()
+        with doing("a step of training"):
+            done = pack.round()
         done.saved, saved = saved, False
         yield done
         stopping = should_stop()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from lowregret.activity import doing
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData
 from lowregret.engine import Completion, Engine, SamplingParams
@@ -148,7 +149,8 @@ class Replying:
             name: [question.token_ids for question in questions] for name in names
         }
         longest = max(len(question.token_ids) for question in questions) + max_tokens
-        drawn = engine.sample(prompts, params, max_rows=max_decode_rows(engine, longest))
+        with doing("answering held-out prompts"):
+            drawn = engine.sample(prompts, params, max_rows=max_decode_rows(engine, longest))
         texts = {name: [_said(engine, params, one) for one in drawn[name]] for name in names}
         nlls, rewards = self._judge(engine, texts, questions)
         return {

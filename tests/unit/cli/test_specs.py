@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowregret.cli.config import config_text
 from lowregret.cli.specs import filled_in, make_spec
 from lowregret.errors import SpecError
 from lowregret.spec import CompareSpec, FullFT, LoRA, TrainSpec
@@ -150,8 +151,36 @@ def test_a_source_of_data_may_stand_alone_in_a_file(tmp_path: Path) -> None:
 def test_every_default_that_was_filled_in_is_said_and_nothing_else() -> None:
     spec = make_spec(CompareSpec, None, {**GIVEN, "batch_size": 4, "max_length": 99, "clip_norm": 0.5})
     line = filled_in(spec)
-    assert "memory_gb none" in line
-    for said in ("methods lora:16,full", "epochs 1.0", "data.overlong cut", "optimizer.schedule constant", "seeds 3"):
+    assert len(line) < 140, "one short line"
+    for said in ("methods lora:16,full", "epochs 1.0", "seeds 3"):
         assert said in line
     for chosen in ("batch_size", "data.max_length", "optimizer.clip_norm", "model", "data.train"):
-        assert f"{chosen} " not in line.replace("micro_batch_size ", "")
+        assert f"{chosen} " not in line
+    more = int(line.partition("; ")[2].partition(" more: --show-config")[0])
+    told = line.removeprefix("filled in: ").partition("; ")[0].split(", ")
+    whole = config_text(spec)
+    defaults = [key for key in whole.splitlines() if key.startswith("# ") and " = " in key and "# kind" not in key]
+    assert len(defaults) == len(told) + more
+    for default in ("# memory_gb = none", '# overlong = "cut"', '# schedule = "constant"', "# epochs = 1.0"):
+        assert default in whole.splitlines()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {
+            "data": "a b.jsonl",
+            "batch_size": 4,
+            "max_length": 99,
+            "clip_norm": 0.5,
+            "methods": ["full", "lora:8:dora:mlp"],
+        },
+        {"data": "rows.jsonl", "learning_rates": [1e-4, 2e-4], "evals": 3, "schedule": "linear"},
+        {"objective": "rl", "task": "builtin:arithmetic", "stop": ["\n\n", "Q:"], "kl": 0.1},
+    ],
+)
+def test_the_whole_configuration_is_a_file_of_the_same_run(flags: dict[str, Any], tmp_path: Path) -> None:
+    spec = make_spec(CompareSpec, None, {"model": "tiny", **flags})
+    file = tmp_path / "again.toml"
+    file.write_text(config_text(spec))
+    assert make_spec(CompareSpec, file, {}) == spec

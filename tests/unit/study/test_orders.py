@@ -97,3 +97,15 @@ def test_a_kill_between_the_answer_and_its_end_answers_nothing_twice(
     assert (tmp_path / ORDERS).read_bytes().count(b"\n") == 1
     assert again.grown(COMPARE).seeds == 3
     assert not list((tmp_path / "requests").iterdir())
+
+
+@pytest.mark.parametrize("request_", [more(rate=4e-3), Request(kind="seed")])
+def test_where_trials_are_chosen_elsewhere_none_is_added_and_one_may_be_stopped(
+    tmp_path: Path, request_: Request
+) -> None:
+    ask(tmp_path, request_)
+    ask(tmp_path, Request(kind="stop", trial="a"))
+    Orders(tmp_path, COMPARE, lambda line: None, fixed=True).look({"a": 1}, [], lambda method: None)
+    added, stopped = read_orders(tmp_path)
+    assert (added.taken, stopped.taken) == (False, True)
+    assert "--until-decided" in added.said

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
+import lowregret
 from lowregret.cli.verbs import VERBS, Verb
 from lowregret.spec import LoRA, read_toml
 from lowregret.spec.method import spellings
@@ -54,6 +55,11 @@ def test_every_option_of_a_verb_has_its_row(verb: Verb) -> None:
     for parameter in inspect.signature(command).parameters.values():
         for name in get_args(parameter.annotation)[-1].name or (f"--{parameter.name.replace('_', '-')}",):
             assert [row for row in rows if f"`{name}`" in "".join(row.split(" | ")[:2])], name
+
+
+def test_every_public_name_has_its_section() -> None:
+    page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    assert [name for name in lowregret.__all__ if f"\n## {name}\n" not in page] == []
 
 
 def test_the_schema_of_a_verdict_takes_those_that_were_kept() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowregret.activity import doing
 from lowregret.data.readers.base import (
     Advice,
     NumberedRow,
@@ -31,8 +32,14 @@ def open_dataset(source: str, advice: Advice) -> OpenSource:
 
     name, _, config = source.partition(":")
     remedy = f"{advice()}; a hub dataset must be in the cache or within reach, and may need a config."
-    with boundary(
-        DataError, source, "neither an existing file nor a dataset in the local cache, and the hub gave none", remedy
+    with (
+        boundary(
+            DataError,
+            source,
+            "neither an existing file nor a dataset in the local cache, and the hub gave none",
+            remedy,
+        ),
+        doing(f"fetching {name}"),
     ):
         splits = datasets.load_dataset(name, config or None)
 

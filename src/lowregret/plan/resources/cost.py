@@ -66,6 +66,8 @@ class RunCost:
     """By each device in a step."""
     waiting_seconds: float = 0.0
     """Of a step, what communication adds to it."""
+    judging_seconds: float = 0.0
+    """Of `seconds`, all held-out evaluations together."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def run_cost(
     each = pass_traffic(shapes, method, mesh, device.wide, tokens / passes, again=checkpoint_activations)
     after = step_traffic(shapes, method, mesh, optimizer)
     step = device.lasting(work, at_once, [(each, passes), (after, 1)])
-    seconds = steps * step + device.judging(eval_tokens, supervised_share)
+    judging = device.judging(eval_tokens, supervised_share)
+    seconds = steps * step + judging
     price = hardware.price_per_hour if price_per_hour is None else price_per_hour
     paid = mesh.devices if deals_rows else mesh.devices / mesh.data
     return RunCost(
@@ -139,7 +142,30 @@ def run_cost(
         money=None if price is None else seconds * paid * price / 3600,
         sent_bytes=passes * each.total + after.total,
         waiting_seconds=step - device.lasting(work, at_once, []),
+        judging_seconds=judging,
     )
+
+
+def sampling_seconds(
+    shapes: Shapes,
+    method: FullFT | LoRA,
+    hardware: Hardware,
+    *,
+    rows: int,
+    prompt: int,
+    new_tokens: int,
+    mesh: Mesh = ONE_DEVICE,
+) -> float:
+    """Of `rows` completions, all drawn together, of which none ends before it has `new_tokens` tokens: an upper bound.
+
+    The prompts are one pass forward; each further token is a pass of one token a row.
+    """
+    rows = math.ceil(rows / mesh.data)
+    device = _Device(shapes, method, hardware, prompt + new_tokens, mesh, ENGINE)
+    forward = sum(multiply_adds(shapes, method, prompt + new_tokens, 1.0).forward.values())
+    token = device.products(rows, forward, 1) + FORWARD_SHARE * device.moving(rows, 1.0, 1)
+    passes = new_tokens * device.lasting(token, FORWARD_SHARE, [])
+    return device.judging(rows * prompt, 0.0) + passes
 
 
 @dataclass(frozen=True)

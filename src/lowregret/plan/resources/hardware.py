@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -133,25 +134,34 @@ def find_hardware(name: str) -> Hardware:
     raise SpecError(f"unknown hardware {name!r}. {hint}{did_you_mean('', [*known, 'auto'])}")
 
 
+def kept_cpu() -> Hardware | None:
+    """This machine's CPU as an earlier probe of it found it; None where there was none."""
+    try:
+        return Hardware(**json.loads(_kept_file().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def probed_cpu(found: Mapping[str, Any]) -> Hardware:
+    """This machine's CPU, of what the probe has found."""
+    return replace(Hardware(**found), memory_bytes=memory_bytes())
+
+
 def this_cpu() -> Hardware:
     """This machine's CPU as torch uses it, from a probe in a process of its own (torch must not be loaded here).
 
     The probe takes some seconds, and its numbers are kept in the user's cache for the next time.
     """
-    file = _cache_folder() / f"cpu-{_cpu_key()}.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return Hardware(**found)
-    except (OSError, ValueError, TypeError):
-        pass
-    import psutil
-
+    kept = kept_cpu()
+    if kept is not None:
+        return kept
+    file = _kept_file()
     probe = subprocess.run(
         [sys.executable, "-m", "lowregret.engine.probe"], capture_output=True, text=True, check=False, timeout=300
     )
     if probe.returncode:
         raise LowregretError(f"--hardware auto: the probe of this machine failed: {probe.stderr.strip()[-300:]}")
-    device = replace(Hardware(**json.loads(probe.stdout)), memory_bytes=int(psutil.virtual_memory().total))
+    device = probed_cpu(json.loads(probe.stdout))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(f".{os.getpid()}")
@@ -162,8 +172,19 @@ def this_cpu() -> Hardware:
     return device
 
 
+def memory_bytes() -> int:
+    """What this machine has."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lowregret"
+
+
+def _kept_file() -> Path:
+    return _cache_folder() / f"cpu-{_cpu_key()}.json"
 
 
 def _cpu_key() -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lowregret.activity import doing
 from lowregret.report.reading import StudyRecords, load_study
 from lowregret.runs.atomic import write_bytes
 from lowregret.runs.files import REPORT, TRIAL
 
 
+@doing("writing the report")
 def write_report(folder: Path) -> Path:
     """Write `folder/report.html` from the records of a compare or of one training, atomically; returns its path.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from lowregret.activity import doing
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, Claims, corrected, expected_false, holm, judge_study
@@ -26,6 +27,7 @@ from lowregret.runs.files import REPORT
 from lowregret.version import __version__
 
 
+@doing("writing the report")
 def write_page(folders: Sequence[Path], root: Path) -> Path:
     """Write root/report.html about these studies, atomically, and return its path."""
     path = root / REPORT

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from lowregret.engine.device import choose_device
 from lowregret.engine.parallel.launch import started_by_torchrun
 from lowregret.errors import SpecError
 from lowregret.models.load import resolve
-from lowregret.plan.resources.hardware import NODE, find_hardware
+from lowregret.plan.resources.hardware import NODE, Hardware, find_hardware
 from lowregret.questions.question import Question
 from lowregret.runs.files import SLURM
 from lowregret.study.execute.job import Executor, Expected, GroupJob
@@ -24,6 +26,7 @@ from lowregret.study.execute.stored import Fetching
 from lowregret.study.needs import SMALL_BYTES, Machines
 from lowregret.study.observer import StudyObserver
 from lowregret.study.tracking.tracker import Track
+from lowregret.train.price import hardware_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,20 @@ class Chosen:
     """GPUs that there are for them; as many as groups when None."""
     by_job: bool = False
     """Whether GPUs are paid for while a job has them, whole ones; else all of them all the time."""
+
+    def hardware(self, device: str) -> Hardware | None:
+        """What one of the groups at work has; None where that is not known."""
+        if self.expected or device.startswith("cuda"):  # machines that are not this one, or a GPU
+            return self.machines.hardware or (None if self.expected else hardware_of(device))
+        here = hardware_of(device)
+        if here is None or self.at_once == 1:
+            return here
+        part = (self.threads or 1) / torch.get_num_threads()
+        return replace(
+            here,
+            flops_per_second=min(part, 1.0) * here.flops_per_second,
+            bytes_per_second=here.bytes_per_second / self.at_once,
+        )
 
     def price_per_hour(self, jobs: Sequence[GroupJob]) -> float | None:
         """Of all that these groups have at work at a time, at most, dollars; None where it is not known."""

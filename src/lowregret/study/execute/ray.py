@@ -23,6 +23,8 @@ LOCAL = "local"
 _ANSWER_SECONDS = 5.0
 _STOP_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
+_HEAD_SECONDS = 15.0
+"""How long the head may be silent; Ray gives it 60."""
 _NODES_SECONDS = 60.0
 """How long the nodes may take to say what they have."""
 _STORE_BYTES = 80_000_000
@@ -48,6 +50,7 @@ class RayTasks:
             ClusterError: no ray here, no answer within seconds, or a node that cannot take part.
         """
         self._ray = _connected(address, workers)
+        self._head: str = self._ray.get_runtime_context().gcs_address
         self._most = workers
         self._running: dict[Any, Task] = {}
         self._had_room: set[Needs] = set()
@@ -88,6 +91,7 @@ class RayTasks:
         self._running[remote.remote(task)] = task
 
     def events(self, seconds: float) -> Sequence[Ended]:
+        self._require_head()
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
@@ -145,7 +149,22 @@ class RayTasks:
         return found
 
     def _nodes(self) -> list[dict[str, Any]]:
+        self._require_head()
         return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _require_head(self) -> None:
+        """ClusterError when the cluster's head is gone: Ray would end this process for it, after a minute, without a
+        word to its user."""
+        end = time.monotonic() + _HEAD_SECONDS
+        while (problem := _no_answer(self._head, _ANSWER_SECONDS)) is not None:
+            if time.monotonic() > end:
+                self._running.clear()  # nobody is there who could be told to stop
+                raise ClusterError(
+                    f"the head of the cluster at {self._head} has not answered for {_HEAD_SECONDS:.0f} s ({problem}). "
+                    "What was trained until the last checkpoints is kept: start a cluster and run the same command "
+                    "again, with its address, or without --ray."
+                )
+            time.sleep(_LOOK_SECONDS)
 
     def _require_nodes(self, expected: Expected) -> int:
         """How many nodes can take part.
@@ -239,13 +258,21 @@ def _require_answer(address: str) -> None:
             f"--ray {address}: give HOST:PORT of the cluster's head (the port is {_PORT} unless `ray start` was told "
             f"another), auto on a node of a cluster, or {LOCAL}."
         )
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    if (problem := _no_answer(address, _ANSWER_SECONDS)) is not None:
         raise ClusterError(
-            f"--ray {address}: nothing answers there ({error}). `ray start --head --port={_PORT}` starts a cluster; "
+            f"--ray {address}: nothing answers there ({problem}). `ray start --head --port={_PORT}` starts a cluster; "
             "its address is what it prints."
-        ) from None
+        )
+
+
+def _no_answer(address: str, seconds: float) -> Exception | None:
+    """Why nothing listens at HOST:PORT; None where something does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except (OSError, OverflowError) as error:
+        return error
+    return None
 
 
 def _holds(node: Mapping[str, Any], needs: Needs) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from lowregret.activity import Activity, doing
 from lowregret.errors import LowregretError, RecordsError
 from lowregret.runs.holder import holder_of
 from lowregret.runs.lock import is_locked
@@ -79,14 +80,18 @@ class GroupRun:
         """
         self._wait(jobs)
         try:
-            self._loop()
+            if self._executor.watches:
+                with doing("training groups; trials that have ended") as training:
+                    self._loop(training)
+            else:
+                self._loop()
         except LowregretError:
             self._executor.cancel()
             raise
         if self._problem is not None:
             raise self._problem
 
-    def _loop(self) -> None:
+    def _loop(self, training: Activity | None = None) -> None:
         for needs in self._kinds:
             self._executor.has_room(needs)
         while self._running or ((self._waiting or self._again) and self._problem is None):
@@ -98,6 +103,8 @@ class GroupRun:
                 self._take(event)
             if self._executor.watches:
                 self._watch.look()
+            if training is not None:
+                training.done = self._watch.ended
             if self._should_stop():
                 self._executor.cancel()
                 raise Interrupted

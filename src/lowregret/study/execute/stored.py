@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lowregret.digests import cache_folder
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
+from lowregret.plan.price import Price
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STORES, STUDY
 from lowregret.runs.lease import Lease, leasing
@@ -120,6 +121,9 @@ class _Sending:
 
     def say(self, line: str) -> None:
         self._inner.say(line)
+
+    def priced(self, price: Price) -> None:
+        self._inner.priced(price)
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
         self._inner.trial_started(trial, done, expected)

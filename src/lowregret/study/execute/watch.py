@@ -25,6 +25,11 @@ class Watch:
         """By the group's folder: the ids of trials that have ended."""
         self._looked = -_LOOK_SECONDS
 
+    @property
+    def ended(self) -> int:
+        """Trials that have ended, in all groups that were looked at."""
+        return sum(map(len, self._told.values()))
+
     def begin(self, job: GroupJob) -> None:
         """A group is being trained from now on; what had ended before is not told again."""
         reader = GroupReader(job.folder, job.spec)

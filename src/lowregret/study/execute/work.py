@@ -16,6 +16,7 @@ import torch
 
 from lowregret.errors import FolderLockedError, LowregretError, StoreError
 from lowregret.foreign_text import redacted
+from lowregret.plan.price import Price
 from lowregret.runs.atomic import appending, make_folder
 from lowregret.runs.files import group_log
 from lowregret.runs.records import Metric, TrialRecord
@@ -98,6 +99,8 @@ class Logged:
 
     def say(self, line: str) -> None:
         _note(line)
+
+    def priced(self, price: Price) -> None: ...
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
         _note(f"{trial.id}: begins")

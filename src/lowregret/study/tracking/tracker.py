@@ -22,6 +22,7 @@ from types import TracebackType
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.foreign import real_path
 from lowregret.foreign_text import redacted, without_secrets
+from lowregret.plan.price import Price
 from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
@@ -164,6 +165,9 @@ class Tracked:
 
     def say(self, line: str) -> None:
         self._inner.say(line)
+
+    def priced(self, price: Price) -> None:
+        self._inner.priced(price)
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
         self._inner.trial_started(trial, done, expected)

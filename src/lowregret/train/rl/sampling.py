@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lowregret.activity import doing
 from lowregret.engine import Completion, Engine, SamplingParams
 from lowregret.engine.device import out_of_memory
 from lowregret.engine.footprint import max_decode_rows
@@ -91,7 +92,8 @@ class Sampling:
         while True:
             rows = min(total, self._most_rows, max_decode_rows(self._engine, self._longest_row))
             try:
-                drawn = self._sampler.sample(ids, self._params, seeds, rows)
+                with doing(f"sampling {total:,} completions"):
+                    drawn = self._sampler.sample(ids, self._params, seeds, rows)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise

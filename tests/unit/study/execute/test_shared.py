@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -72,6 +73,7 @@ class FakeRay:
     def __init__(self, *nodes: dict[str, float], answers: Sequence[str | Exception] = ()) -> None:
         self._nodes, self._answers = nodes, answers
         self._dead: set[int] = set()
+        self.head = socket.create_server(("127.0.0.1", 0))
         self.exceptions = pytest.importorskip("ray").exceptions
 
     def nodes(self) -> list[dict[str, object]]:
@@ -84,6 +86,9 @@ class FakeRay:
             }
             for n, resources in enumerate(self._nodes)
         ]
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(gcs_address=f"127.0.0.1:{self.head.getsockname()[1]}")
 
     def remote(self, work: object) -> FakeRay:
         return self
@@ -119,6 +124,18 @@ def test_a_node_that_dies_while_it_is_asked_is_one_less(monkeypatch: pytest.Monk
         asked(monkeypatch, "", died, "other versions")
 
 
+def test_a_head_that_is_gone_ends_the_study_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = asked(monkeypatch, "")
+    monkeypatch.setattr("lowregret.study.execute.ray._LOOK_SECONDS", 0.0)
+    assert list(tasks.events(0)) == []
+    tasks._ray.head.close()
+    monkeypatch.setattr("lowregret.study.execute.ray._HEAD_SECONDS", 0.1)
+    with pytest.raises(
+        ClusterError, match=r"the head of the cluster at 127.0.0.1:\d+ has not answered for .* without --ray"
+    ):
+        tasks.events(0)
+
+
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], workers: int | None = None) -> RayTasks:
     monkeypatch.setattr("lowregret.study.execute.ray._connected", lambda address, workers: FakeRay(*nodes))
     return RayTasks("auto", workers, {})
@@ -132,7 +149,7 @@ def test_what_will_never_have_room_is_told_with_what_there_is(monkeypatch: pytes
         tasks.has_room(Needs(1, 0, 4.0))
     with pytest.raises(ClusterError, match="16 CPUs, 1 GPU"):
         tasks.has_room(Needs(16, 0, 1.0))
-    tasks._ray = FakeRay({"CPU": 8.0})
+    tasks._ray._nodes = ({"CPU": 8.0},)
     assert not tasks.has_room(Needs(1, 0, 2.0)), "the node that had it is gone: waited for"
 
 

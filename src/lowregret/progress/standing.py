@@ -20,16 +20,19 @@ _SHOWN = 4
 """Trials of a group that have a line of their own while they train together."""
 
 
-def standing_table(groups: Sequence[GroupStanding], rows: int | None = None) -> Table:
-    """A line a trial in training, and one for a group without; at most so many rows."""
+def standing_table(groups: Sequence[GroupStanding], rows: int | None = None, *, narrow: bool = False) -> Table:
+    """A line a trial in training, and one for a group without; at most so many rows. A narrow one leaves out times and
+    workers, and how many trials have ended."""
     table = Table(box=None, pad_edge=False)
-    for column, justify in (("group", "left"), ("trials", "right"), ("in training", "left"), ("step", "right"),
-                            ("held-out", "right"), ("seconds", "right"), ("worker", "left")):  # fmt: skip
+    columns = (("group", "left"), ("trials", "right"), ("in training", "left"), ("step", "right"),
+               ("held-out", "right"), ("seconds", "right"), ("worker", "left"))  # fmt: skip
+    kept_columns = [0, 2, 3, 4] if narrow else range(len(columns))
+    for column, justify in (columns[place] for place in kept_columns):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     lines = [line for group in groups for line in _lines(group)]
     kept = lines if rows is None or len(lines) <= rows else lines[: max(rows - 1, 1)]
     for line in kept:
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(line[place]) for place in kept_columns))
     if len(kept) < len(lines):
         table.add_row(f"… {len(lines) - len(kept)} more")
     return table

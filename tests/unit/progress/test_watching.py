@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lowregret.cli import progress as module
-from lowregret.cli.progress import LiveProgress
+from lowregret.cli import progress as cli
+from lowregret.errors import DeclinedError
+from lowregret.plan.price import JUDGING, TRAINING, MethodPrice, Price
+from lowregret.progress import watching as module
+from lowregret.progress.watching import LiveProgress, watching
 from lowregret.runs.records import Metric, TrialRecord
+from lowregret.runs.standing import GroupStanding
 from lowregret.spec import FullFT, LoRA, TrialSpec
+from lowregret.study.observer import Silent
 
 
 def trial(number: int) -> TrialSpec:
@@ -51,7 +57,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> tup
     return LiveProgress(), screen
 
 
-@given(trials=st.integers(0, 40), width=st.integers(64, 200), height=st.integers(12, 60))
+@given(trials=st.integers(0, 40), width=st.integers(60, 200), height=st.integers(12, 60))
 def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: int, height: int) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         progress, _ = on_terminal(monkeypatch, width, height)
@@ -60,7 +66,7 @@ def test_the_table_fits_the_window_and_shows_what_runs_now(trials: int, width: i
         shown = console.render_lines(progress._now(), pad=False)
     lines = ["".join(segment.text for segment in line) for line in shown]
     assert len(lines) < height
-    running = next(line for line in lines if "running 3/9" in line)
+    running = next(line for line in lines if ("3/9" if width < 72 else "running 3/9") in line)
     assert trial(trials).method.name in running
     assert "2.5000" in running
     assert any(line.startswith("step 3/9, training loss 2.1250") for line in lines)
@@ -154,3 +160,114 @@ def test_quiet_and_standard_error(capsys: pytest.CaptureFixture[str], quiet: boo
     out, err = capsys.readouterr()
     assert out == ""
     assert bool(err) == (not quiet)
+
+
+LORA = MethodPrice("lora:16", 4, 4.0, 100, (50, 100), ((TRAINING, 10.0), (JUDGING, 10.0)))
+
+
+def train_some(progress: LiveProgress, seconds: float) -> None:
+    """The first half of a trial of 100 steps."""
+    one = trial(0)
+    progress.trial_started(one, 0, 4)
+    for step in (1, 25, 50, 51):
+        loss = 2.0 if step == 50 else None
+        progress.step(one, 100, Metric(step=step, tokens=step, test_nll=loss, seconds=seconds * step / 51))
+
+
+def test_a_price_is_said_first_and_its_pace_once_the_first_steps_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveProgress() as progress:
+        progress.priced(Price((LORA,), "a machine"))
+        train_some(progress, 102.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "price: about 4 trials, 80 s on a machine"
+    timed = [line for line in lines if line.startswith("timed: ")]
+    assert timed == ["timed: about 12 min to go, by the first 49 steps; the plan said 80 s"]
+    assert lines[-1].endswith(", about 12 min in the study")
+
+
+def test_a_terminal_is_asked_about_a_long_job_and_may_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Price] = []
+
+    def refuse(price: Price) -> None:
+        asked.append(price)
+        raise DeclinedError("no")
+
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, height=20, highlight=False)
+    monkeypatch.setattr(module, "make_console", lambda **_: console)
+    long = Price((replace(LORA, parts=((TRAINING, 5000.0),)),), "a machine")
+    with LiveProgress(agree=refuse) as progress:
+        progress.priced(Price((LORA,), "a machine"))
+        assert not asked, "a short one is begun"
+        with pytest.raises(DeclinedError):
+            progress.priced(long)
+    assert asked == [long]
+
+
+def test_a_pipe_is_never_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(price: Price) -> None:
+        raise DeclinedError("no")
+
+    with LiveProgress(agree=refuse) as progress:
+        progress.priced(Price((replace(LORA, parts=((TRAINING, 5000.0),)),), "a machine"))
+    assert "5.6 h" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "goes_on"), [("y\n", True), ("Yes\n", True), ("\n", False), ("n\n", False), ("", False)]
+)
+def test_only_yes_goes_on(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: bool) -> None:
+    class Typed(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Typed(typed))
+    price = Price((replace(LORA, parts=((TRAINING, 5000.0),)),), "a machine")
+    agree = cli.live_progress(quiet=True, to_stderr=False, yes=False)._agree
+    if typed[:1] in ("y", "Y"):
+        agree(price)
+    else:
+        with pytest.raises(DeclinedError, match="nothing was trained"):
+            agree(price)
+    cli.live_progress(quiet=True, to_stderr=False, yes=True)._agree(price)
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_function_shows_nothing_where_nobody_looks_on(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with watching(None, quiet=quiet) as watched:
+        assert isinstance(watched, Silent)
+        watched.say("a line")
+    assert capsys.readouterr() == ("", "")
+    mine = Silent()
+    with watching(mine, quiet=True) as watched:
+        assert watched is mine
+
+
+def test_a_terminal_or_a_notebook_is_shown_what_a_function_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(module, "make_console", lambda **_: console)
+    with watching(None, quiet=False) as watched:
+        assert isinstance(watched, LiveProgress)
+    with watching(None, quiet=True) as watched:
+        assert isinstance(watched, Silent)
+
+
+def test_at_60_columns_every_trial_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = on_terminal(monkeypatch, 60, 24)
+    one = TrialSpec(method=LoRA(rank=16, targets=("attention",)), learning_rate=0.000625, seed=12)
+    progress.trial_started(one, 0, 9)
+    progress.step(one, 100_000, Metric(step=99_999, tokens=1, train_nll=1.0, test_nll=12.3456, seconds=1.0))
+    lines = module.make_console().render_lines(progress._now(), pad=False)
+    texts = ["".join(segment.text for segment in line) for line in lines]
+    assert not any("…" in text for text in texts)
+    assert texts[1].split() == ["lora:16:attention", "0.000625", "12", "99999/100000", "12.3456"]
+
+
+def test_at_60_columns_groups_that_others_train_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = on_terminal(monkeypatch, 60, 24)
+    record = TrialRecord.of(TrialSpec(method=LoRA(rank=16), learning_rate=0.0005, seed=0), status="running")
+    last = {record.id: Metric(step=120, tokens=1, test_nll=0.9427, seconds=35.6)}
+    progress.groups([GroupStanding("size-256.lora", 240, 25, (record,), last)])
+    lines = module.make_console().render_lines(progress._now(), pad=False)
+    assert "".join(part.text for part in lines[1]).split("  ")[:2] == ["size-256.lora", "lora:16 at 0.0005, seed 0"]
+    assert "".join(part.text for part in lines[1]).split()[-2:] == ["120/240", "0.9427"]

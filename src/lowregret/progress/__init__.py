@@ -1,0 +1,1 @@
+"""What a user sees while something runs: on a terminal, in a notebook, and as plain lines elsewhere."""
