@@ -20,6 +20,7 @@ from lowregret.serve.tinker.futures import Futures
 from lowregret.serve.tinker.ledger import Answer, Kept, Kind, Ledger, failure
 from lowregret.serve.tinker.passing import together
 from lowregret.serve.tinker.reading import passing
+from lowregret.serve.tinker.samplers import Samplers
 from lowregret.serve.tinker.tensors import BATCH_CELLS, CELLS, Datum, Passing, check
 from lowregret.serve.tinker.trainer import Trainer
 from lowregret.serve.tinker.work import Create, Score, Task
@@ -165,3 +166,28 @@ def test_a_folder_belongs_to_its_base(ledger: Ledger) -> None:
     ledger.bind({"a": "2", "b": "1"})
     with pytest.raises(RecordsError, match=r"another base \(b, c differ\)"):
         ledger.bind({"a": "2", "b": "3", "c": "4"})
+
+
+def test_an_adapter_that_is_loaded_again_is_another_policy(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it may be on the engine still, as long as a row is drawn by it."""
+    there, retired = list[str](), list[str]()
+
+    async def change(run: Any) -> None:
+        run()
+
+    worker = SimpleNamespace(
+        change=change,
+        retire=lambda policy, remove: retired.append(policy),
+        sampler=SimpleNamespace(engine=None),
+    )
+    monkeypatch.setattr("lowregret.serve.tinker.samplers.load_adapter", lambda engine, name, place: there.append(name))
+    samplers = Samplers(cast(Any, worker), cast(Any, None), ledger, cast(Any, None), 0)
+
+    async def use() -> None:
+        for _ in range(2):
+            async with samplers._using("folder") as policy:
+                assert policy == there[-1]
+
+    asyncio.run(use())
+    assert retired == there
+    assert len(set(there)) == 2
