@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from lowregret.engine import AdamParams, Engine
 from lowregret.engine.losses import LOSSES, Loss
 from lowregret.engine.sampling.likely import likely_next
 from lowregret.models.load import load_base, resolve
+from lowregret.serve.tinker.ledger import Kept, Ledger
+from lowregret.serve.tinker.operations import Operations
 from lowregret.serve.tinker.passing import pass_all
 from lowregret.serve.tinker.tensors import Datum, Passing
+from lowregret.serve.tinker.work import Step, Task
 from lowregret.spec import LoRA
 
 METHODS = {"a": LoRA(rank=4), "b": LoRA(rank=12, targets=("attention", "mlp")), "c": LoRA(rank=12)}
@@ -61,6 +65,29 @@ def test_tenants_of_unlike_ranks_rates_and_losses_train_as_alone() -> None:
     for name in METHODS:
         np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, err_msg=name)
         assert all(first != second for first, second in pairwise(together[name]))
+
+
+def test_a_step_without_a_pass_is_the_same_for_a_policy_that_was_on_the_disk(tmp_path: Path) -> None:
+    """Its gradients are zeros, and what Adam has kept moves the weights."""
+    engine, ledger = Engine(load_base(resolve("tiny")), precision="float32"), Ledger(tmp_path)
+    operations = Operations(engine, ledger, 64, 9, lambda model: 0)
+    task = Task(Kept("a:3", "a", 3, "step", b"", "json", 0.0), Step(PARAMS["a"]))
+    engine.add_policy("a", METHODS["a"])
+    pass_all(engine, {"a": passing("a", 0)}, 64)
+    engine.optim_step({"a": PARAMS["a"]})
+    engine.save("a", tmp_path / "state")
+    found = []
+    for there in (engine, Engine(load_base(resolve("tiny")), precision="float32")):
+        if there is not engine:
+            operations = Operations(there, ledger, 64, 9, lambda model: 0)
+            there.add_policy("a", METHODS["a"])
+            there.load("a", tmp_path / "state")
+        before = {name: weight.detach().clone() for name, weight in there.policies["a"].weights.items()}
+        operations.step({task: PARAMS["a"]})
+        found.append(there.policies["a"].weights)
+        assert any(not torch.equal(before[name], weight) for name, weight in found[-1].items())
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, msg=name)
 
 
 def several(engine: Engine, each: int, seed: int = 0) -> Batch:

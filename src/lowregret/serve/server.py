@@ -26,9 +26,11 @@ from lowregret.engine.engine import Engine
 from lowregret.engine.sampling.live import LiveSampler
 from lowregret.errors import SpecError
 from lowregret.foreign_text import last_part, redacted
+from lowregret.models.files import base_files
 from lowregret.models.load import load_base, resolve
 from lowregret.models.stops import stops
 from lowregret.runs.lock import lock_run
+from lowregret.runs.manifest import digests
 from lowregret.serve.adapters import Adapters
 from lowregret.serve.guard import Guard, Told
 from lowregret.serve.metrics import Metrics
@@ -68,6 +70,7 @@ class Server:
         SpecError for an address that others reach without a `key`, or one that is taken.
         """
         self._spec, self._key, self._given, self._folder = spec, key, dict(adapters), tinker
+        self._model = model
         self._log = _line if log is None else log
         require_key(spec.host, key)
         if root is not None and not root.is_dir():
@@ -154,12 +157,14 @@ class Server:
         """Answer requests until SIGINT or SIGTERM; `ready` is called before the first one is.
 
         The adapters that were given are loaded first: whatever is wrong with one ends the server. FolderLockedError
-        where another server has the folder of Tinker's clients.
+        where another server has the folder of Tinker's clients, RecordsError where its models are another base's.
         """
         with nullcontext() if self._folder is None else lock_run(self._folder):
             if self._folder is not None:
                 self._tinker = Tinker(self.worker, self._prompts, self.name, self._folder, self._spec)
             try:
+                if self._tinker is not None:
+                    self._tinker.ledger.bind(digests(base_files(self._model)))
                 self._serve(ready)
             finally:
                 if self._tinker is not None:

@@ -161,7 +161,8 @@ class AdamForm(Asked):
     learning_rate: float = Field(default=0.0001, ge=0, le=limits.FACTOR)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
-    eps: float = Field(default=1e-12, ge=0, le=1)
+    eps: float = Field(default=1e-12, gt=0, le=1)
+    """Above 0: B is zero at the start, and so is the gradient of A, which Adam divides by its own root and this."""
     weight_decay: float = Field(default=0.0, ge=0, le=limits.FACTOR)
     grad_clip_norm: float = Field(default=0.0, ge=0, le=limits.FACTOR)
 

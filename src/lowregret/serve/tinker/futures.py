@@ -49,13 +49,13 @@ class Futures:
         event = self._events.setdefault(request, asyncio.Event())
         found = self._ledger.answer(request)
         if found != "waits":
-            self._events.pop(request, None)
+            self._set([request])
             return found
         try:
             async with asyncio.timeout(HOLD_SECONDS):
                 await event.wait()
         except TimeoutError:
-            return "waits"
+            pass
         return self._ledger.answer(request)
 
 

@@ -43,6 +43,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS by_owner ON requests (owner, seq);
 CREATE TABLE IF NOT EXISTS samplers (id TEXT PRIMARY KEY, session TEXT, folder TEXT, path TEXT, used REAL);
 CREATE TABLE IF NOT EXISTS checkpoints (
     path TEXT PRIMARY KEY, model TEXT, kind TEXT, file TEXT, bytes INTEGER, created REAL, about TEXT);
+CREATE TABLE IF NOT EXISTS bases (files TEXT);
 """
 
 
@@ -108,6 +109,20 @@ class Ledger:
         except sqlite3.Error as error:
             raise RecordsError(f"{folder / FILE}: cannot be used ({error}). Use another --tinker-dir.") from error
 
+    def bind(self, files: Mapping[str, str]) -> None:
+        """All in it is of the base with these files, by their digests; RecordsError where it was begun on another."""
+        own = to_json(dict(sorted(files.items())))
+        known = self._row("SELECT files FROM bases")
+        if known is None:
+            self._write("INSERT INTO bases VALUES (?)", own)
+        elif known["files"] != own:
+            before = json.loads(known["files"])
+            other = sorted(name for name in {*before, *files} if before.get(name) != files.get(name))
+            raise RecordsError(
+                f"{self.folder}: what it keeps was trained on another base ({', '.join(other[:3])} differ). Serve that "
+                "one, or give another --tinker-dir."
+            )
+
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
@@ -119,10 +134,11 @@ class Ledger:
             self._file.execute("BEGIN IMMEDIATE")
             try:
                 yield self._file
+                self._file.execute("COMMIT")
             except BaseException:
-                self._file.execute("ROLLBACK")
+                if self._file.in_transaction:  # a full disk may have ended it
+                    self._file.execute("ROLLBACK")
                 raise
-            self._file.execute("COMMIT")
 
     def _rows(self, query: str, *given: Any) -> list[sqlite3.Row]:
         with self._lock:
@@ -189,14 +205,18 @@ class Ledger:
         with self._all_or_nothing() as ledger:
             (former,) = ledger.execute("SELECT state FROM models WHERE id = ?", (model,)).fetchone()
             ledger.execute("UPDATE models SET state = ?, state_seq = ? WHERE id = ?", (file, seq, model))
-            ledger.execute("UPDATE requests SET body = NULL WHERE owner = ? AND seq <= ?", (model, seq))
+            ledger.execute(
+                "UPDATE requests SET body = NULL WHERE owner = ? AND seq <= ? AND done IS NOT NULL", (model, seq)
+            )
         return None if former == file else former
 
-    def close_model(self, model: str) -> None:
-        """It is trained no more."""
+    def close_model(self, model: str) -> str | None:
+        """It is trained no more. Returns the file of its state, which nothing names from now on."""
         with self._all_or_nothing() as ledger:
-            ledger.execute("UPDATE models SET closed = 1 WHERE id = ?", (model,))
-            ledger.execute("UPDATE requests SET body = NULL WHERE owner = ?", (model,))
+            (former,) = ledger.execute("SELECT state FROM models WHERE id = ?", (model,)).fetchone()
+            ledger.execute("UPDATE models SET closed = 1, state = NULL WHERE id = ?", (model,))
+            ledger.execute("UPDATE requests SET body = NULL WHERE owner = ? AND done IS NOT NULL", (model,))
+        return None if former is None else str(former)
 
     # requests
 
@@ -220,7 +240,8 @@ class Ledger:
         with self._all_or_nothing() as ledger:
             ledger.executemany("UPDATE requests SET answer = ?, failed = ?, done = ? WHERE id = ?", rows)
             ledger.executemany(
-                "UPDATE requests SET body = NULL WHERE id = ? AND kind = 'sample'", [(request,) for request in answers]
+                "UPDATE requests SET body = NULL WHERE id = ? AND (kind = 'sample' OR failed OR form LIKE '%-forward')",
+                [(request,) for request in answers],
             )
 
     def answer(self, request: str) -> Answer | Literal["waits", "gone"] | None:
@@ -241,6 +262,14 @@ class Ledger:
         """The largest number among an owner's requests."""
         row = self._row("SELECT MAX(seq) AS last FROM requests WHERE owner = ?", owner)
         return None if row is None else row["last"]
+
+    def following(self, owner: str) -> int:
+        """The number of the owner's request that is done next. All before one that was done have been, or were given
+        up; but one that was refused says nothing of those before it."""
+        row = self._row(
+            "SELECT MAX(seq) AS last FROM requests WHERE owner = ? AND done IS NOT NULL AND kind != 'void'", owner
+        )
+        return self.done_up_to(owner, 0 if row is None or row["last"] is None else row["last"] + 1)
 
     def done_up_to(self, owner: str, first: int) -> int:
         """The first number, from `first` on, of which there is no request that was answered."""
@@ -274,7 +303,7 @@ class Ledger:
 
     def forget(self, older: float) -> None:
         """Drop answers that were given before this moment; that there were some stays known."""
-        self._write("UPDATE requests SET answer = NULL WHERE done < ? AND kind != 'void'", older)
+        self._write("UPDATE requests SET answer = NULL WHERE done < ? AND kind != 'void' AND answer IS NOT NULL", older)
 
     # samplers and checkpoints
 

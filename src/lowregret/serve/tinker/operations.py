@@ -115,7 +115,7 @@ class Operations:
                 pass_all(self._engine, {task.model: task.work}, self._pass_tokens)
                 self._open.setdefault(task.model, task.asked.seq - 1)
         elif isinstance(task.work, Step):
-            self._engine.optim_step({task.model: task.work.params})
+            self._step({task.model: task.work.params})
             self._open.pop(task.model, None)
         elif isinstance(task.work, Load):
             self._load(task, task.work)
@@ -136,6 +136,13 @@ class Operations:
         self._saved.pop(model, None)
         if model in self._engine.policies:
             self._engine.remove_policy(model)
+
+    def close(self, model: str) -> None:
+        """Train a policy no more: its state goes, its checkpoints stay."""
+        self.forget(model)
+        former = self._ledger.close_model(model)
+        if former is not None:
+            remove_file(self.place(STATES, former))
 
     def keep(self, model: str) -> None:
         """Write a policy's state, if it has changed and no gradients wait: a file holds none."""
@@ -169,12 +176,18 @@ class Operations:
 
     def step(self, params: Mapping[Task, AdamParams]) -> dict[Task, Answer]:
         """One step of each policy, at once."""
-        norms = self._engine.optim_step({task.model: own for task, own in params.items()})
+        norms = self._step({task.model: own for task, own in params.items()})
         found = {}
         for task in params:
             norm = norms[task.model]
             found[task] = Answer({"metrics": {"grad_norm": norm} if math.isfinite(norm) else {}}, {})
         return found
+
+    def _step(self, params: Mapping[str, AdamParams]) -> dict[str, float]:
+        """A step without a pass before it has gradients of zero, whoever has been beside the policy."""
+        for model in params:
+            self._engine.policies[model].before_backward()
+        return self._engine.optim_step(params)
 
     def run(self, task: Task) -> Answer:
         """Do what is neither a pass nor a step."""
@@ -194,12 +207,15 @@ class Operations:
         return Answer({"type": "load_weights", "path": work.path, "model_id": task.model}, {})
 
     def _save(self, task: Task, work: Save) -> Answer:
-        if self._ledger.checkpoint(work.path) is not None and not work.overwrite:
+        known = self._ledger.checkpoint(work.path)
+        # One that this very request wrote before a kill, or a full disk, kept its answer from being known, is its own.
+        if known is not None and not work.overwrite and known["about"].get("request") != task.asked.id:
             raise SpecError(f"{work.path}: is there already. Give another name, or overwrite.")
         file = secrets.token_hex(16) + _ENDING
         place = self.place(CHECKPOINTS, file)
         self._engine.save(task.model, place)
-        former = self._ledger.add_checkpoint(work.path, task.model, "weights", file, place.stat().st_size, work.about)
+        about = {**work.about, "request": task.asked.id}
+        former = self._ledger.add_checkpoint(work.path, task.model, "weights", file, place.stat().st_size, about)
         if former is not None:
             self._remove(self.place(CHECKPOINTS, former))
         return Answer({"type": "save_weights", "path": work.path}, {})

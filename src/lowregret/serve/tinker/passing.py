@@ -14,7 +14,7 @@ from lowregret.engine.losses import Loss
 from lowregret.engine.sampling.likely import likely_next
 from lowregret.serve.tinker.ledger import Answer
 from lowregret.serve.tinker.losses import LOSSES
-from lowregret.serve.tinker.tensors import Array, Passing, of_data, to_batch
+from lowregret.serve.tinker.tensors import CELLS, Array, Passing, of_data, to_batch
 from lowregret.serve.tinker.work import Score
 
 
@@ -86,6 +86,17 @@ def score_all(engine: Engine, scores: Sequence[Score], pass_tokens: int) -> list
 
 NOTHING = -99999.0
 """The log-probability that Tinker's SDK reads as none."""
+
+
+def together(scores: Sequence[Score]) -> int:
+    """How many of these, from the first on, may be one batch: at least one."""
+    longest = deepest = 0
+    for number, score in enumerate(scores):
+        longest = max(longest, len(score.prompt))
+        deepest = max(deepest, 1 + (0 if score.targets is None else score.targets.shape[1]))
+        if number and (number + 1) * longest * deepest > CELLS:
+            return number
+    return len(scores)
 
 
 def _prompts(engine: Engine, scores: Sequence[Score]) -> Batch:

@@ -20,7 +20,9 @@ PROTO, JSON = "proto", "json"
 def passing(body: bytes, form: str, *, forward_only: bool = False) -> Passing:
     """A request to pass data. Problem 400 where the body is none."""
     if form == PROTO:
-        return read_passing(body)
+        found = read_passing(body)
+        found.forward_only |= forward_only
+        return found
     asked = parse(PassingForm, body)
     data = []
     for datum in asked.given.data:

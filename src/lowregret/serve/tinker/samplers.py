@@ -21,7 +21,7 @@ from lowregret.serve.tinker.forms import SampleForm
 from lowregret.serve.tinker.ledger import CHECKPOINTS, Answer, Ledger, failure
 from lowregret.serve.tinker.passing import NOTHING
 from lowregret.serve.tinker.reading import tensor
-from lowregret.serve.tinker.tensors import Array
+from lowregret.serve.tinker.tensors import TARGETS, Array
 from lowregret.serve.tinker.trainer import Trainer
 from lowregret.serve.tinker.work import Score
 from lowregret.serve.worker import Job, Worker
@@ -48,6 +48,7 @@ class Samplers:
         self._worker, self._trainer, self._ledger, self._prompts, self._most = worker, trainer, ledger, prompts, most
         self._drawers: dict[str, _Drawer] = {}
         """By folder, the one used longest ago first."""
+        self._versions = 0
 
     def check(self, asked: SampleForm) -> None:
         """Problem for what cannot be drawn."""
@@ -64,8 +65,12 @@ class Samplers:
         targets = None if asked.target_prompt_logprobs is None else tensor(asked.target_prompt_logprobs)
         if targets is not None:
             fits = targets.ndim == 2 and targets.shape[0] == len(prompt) - 1 and targets.dtype == np.int64
+            fits = fits and 0 < targets.shape[1] <= TARGETS
             if not fits or (targets.size and not -1 <= targets.min() <= targets.max() < self._prompts.vocabulary):
-                raise Problem(400, "target_prompt_logprobs: int64 tokens [prompt's tokens less one, K], or -1.")
+                raise Problem(
+                    400,
+                    f"target_prompt_logprobs: int64 tokens [prompt's tokens less one, K], or -1; K up to {TARGETS}.",
+                )
 
     async def draw(self, asked: SampleForm, seed: int) -> Answer:
         """What a request that was checked comes to."""
@@ -160,7 +165,10 @@ class Samplers:
         if folder is None:
             yield BASE
             return
-        drawer = self._drawers.pop(folder, None) or _Drawer(f"sampler:{folder}")
+        drawer = self._drawers.pop(folder, None)
+        if drawer is None:  # a name of its own: one that was retired may be on the engine still
+            self._versions += 1
+            drawer = _Drawer(f"sampler:{folder}@{self._versions}")
         self._drawers[folder] = drawer
         drawer.users += 1
         try:

@@ -21,6 +21,8 @@ TARGETS = 256
 """Of a position, at most."""
 CELLS = 2**24
 """Numbers of one tensor, at most."""
+BATCH_CELLS = 2**26
+"""Targets of one request, at most, when all its data are as long and as deep as the largest: so they are passed."""
 
 
 @dataclass
@@ -64,6 +66,7 @@ def check(passing: Passing, vocabulary: int, positions: int | None) -> None:
     if entry is None:
         raise Problem(400, f"loss_fn: {passing.loss[:50]!r} is none here. Valid: {', '.join(LOSSES)}.")
     entry.check(passing.config)
+    _fits(passing)
     for number, datum in enumerate(passing.data):
         place = f"data[{number}]"
         length = len(datum.tokens)
@@ -93,6 +96,19 @@ def check(passing: Passing, vocabulary: int, positions: int | None) -> None:
                 )
             if not np.isfinite(values).all():
                 raise Problem(400, f"{place}: {name} has a number that is not finite.")
+
+
+def _fits(passing: Passing) -> None:
+    """Problem 400 for data that would be too much as one batch, whatever little they say."""
+    longest = max(len(datum.tokens) for datum in passing.data)
+    targets = [datum.inputs["target_tokens"].shape for datum in passing.data if "target_tokens" in datum.inputs]
+    deepest = max((shape[1] for shape in targets if len(shape) == 2), default=1)
+    if len(passing.data) * longest * deepest > BATCH_CELLS:
+        raise Problem(
+            400,
+            f"data: {len(passing.data)} with up to {longest} tokens of up to {deepest} targets each are more than "
+            f"{BATCH_CELLS:,} targets. Send fewer at once, or those that are alike together.",
+        )
 
 
 def _tokens(ids: Array, vocabulary: int, place: str) -> None:

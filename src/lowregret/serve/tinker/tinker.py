@@ -40,7 +40,7 @@ from lowregret.serve.tinker.futures import PROTO_TYPE, Futures, told
 from lowregret.serve.tinker.ledger import Answer, Kept, Kind, Ledger, failure
 from lowregret.serve.tinker.reading import JSON, PROTO, passing, read
 from lowregret.serve.tinker.samplers import Samplers
-from lowregret.serve.tinker.tensors import check
+from lowregret.serve.tinker.tensors import Passing, check
 from lowregret.serve.tinker.trainer import Trainer
 from lowregret.serve.tinker.wire import place_of
 from lowregret.serve.tinker.work import Task
@@ -109,8 +109,10 @@ class Tinker:
     async def begin(self) -> None:
         """Take up what a server before this one had taken and not answered."""
         self._futures.begin()
+        refused = failure("The request was refused.", "user")
+        self.ledger.settle({kept.id: refused for kept in self.ledger.waiting("void")})
         for kept in self.ledger.waiting("create", "pass", "step", "save", "load", "export"):
-            self.trainer.put(Task(kept, read(kept)))
+            self._put(kept)
         self._drawing.begin()
         self._tidying = asyncio.ensure_future(self._tidy())
 
@@ -230,11 +232,12 @@ class Tinker:
     async def unload(self, request: Request) -> Response:
         """Train a model no more; its checkpoints stay."""
         asked = await asked_of(OfModel, request)
-        model = asked.model_id
-        self._model(model)
-        self.ledger.close_model(model)
-        await self._worker.change(lambda: self.trainer.operations.forget(model))
-        name = f"{model}:unload"
+        model, name = asked.model_id, f"{asked.model_id}:unload"
+        row = self.ledger.model(model)
+        if row is None:
+            raise Problem(404, f"There is no model {model}.")
+        if not row["closed"]:  # else its client did not hear of it
+            await self._worker.change(lambda: self.trainer.operations.close(model))
         self.ledger.accept(Kept(name, name, 0, "void", b"", JSON, time.time()))
         self.ledger.settle({name: Answer({"type": "unload_model", "model_id": model}, {})})
         return json_response({"request_id": name, "model_id": model})
@@ -256,13 +259,14 @@ class Tinker:
             found = await asyncio.to_thread(passing, body, form, forward_only=forward_only)
         except Problem as problem:
             raise self._in_place(place_of(body) if form == PROTO else place_in(body), problem) from None
-        seq = self._number(found.model_id, found.seq_id)
+        self._number(found.model_id, found.seq_id)
         try:
             await asyncio.to_thread(check, found, self._prompts.vocabulary, self._prompts.positions)
         except Problem as problem:
-            raise self._refused(found.model_id, seq, problem) from None
-        kept = f"{form}-forward" if forward_only else form
-        return self._take(found.model_id, seq, "pass", body, kept)
+            raise self._refused(found.model_id, self._number(found.model_id, found.seq_id), problem) from None
+        kept = f"{form}-forward" if found.forward_only else form
+        seq = self._number(found.model_id, found.seq_id)  # now: another without a number may have come meanwhile
+        return self._take(found.model_id, seq, "pass", body, kept, found)
 
     async def optim_step(self, request: Request) -> Response:
         """One step of the optimizer."""
@@ -351,14 +355,26 @@ class Tinker:
     def _work(self, model: str, seq: int, kind: Kind, **work: Any) -> Response:
         return self._take(model, seq, kind, to_json(work).encode(), JSON)
 
-    def _take(self, model: str, seq: int, kind: Kind, body: bytes, form: str) -> Response:
+    def _take(self, model: str, seq: int, kind: Kind, body: bytes, form: str, work: Passing | None = None) -> Response:
         """Keep a request, and say so; one that comes again is the same request."""
         if self.trainer.waits(model) >= WAITING and seq != self.trainer.following(model):
             raise Problem(429, "Too many requests of this model wait.", headers={"Retry-After": "1"})
         kept = Kept(f"{model}:{seq}", model, seq, kind, body, form, time.time())
         if self.ledger.accept(kept):
-            self.trainer.put(Task(kept, read(kept)))
+            self._put(kept, work)
         return json_response({"request_id": self.ledger.id_of(model, seq), "model_id": model})
+
+    def _put(self, kept: Kept, work: Passing | None = None) -> None:
+        """Have a request done that was taken; it fails where that can no longer be."""
+        row = self.ledger.model(kept.owner)
+        if row is None or row["closed"]:
+            said = f"{kept.owner}: has been unloaded."
+        elif self.trainer.put(Task(kept, work or read(kept))):
+            return
+        else:
+            said = f"The request of seq_id {kept.seq} came when those behind it had been given up."
+        self.ledger.settle({kept.id: failure(said, "user")})
+        self._futures.tell([kept.id])
 
     # answers
 
@@ -374,6 +390,7 @@ class Tinker:
             return json_response(dict(said.values))
         if isinstance(found, str):
             self._give_up(name.rpartition(":")[0])
+            self._worker.wake()  # what a full disk has kept from being told is tried again
             waits = {"type": "try_again", "request_id": name, "queue_state": "active"}
             return json_response(waits, 408)
         return told(found, proto=PROTO_TYPE in request.headers.get("accept", ""))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -20,7 +19,7 @@ from lowregret.errors import LowregretError
 from lowregret.foreign_text import without_paths
 from lowregret.serve.tinker.ledger import Answer, Ledger, failure
 from lowregret.serve.tinker.operations import Operations
-from lowregret.serve.tinker.passing import pass_all, score_all
+from lowregret.serve.tinker.passing import pass_all, score_all, together
 from lowregret.serve.tinker.tensors import Passing
 from lowregret.serve.tinker.work import Score, Step, Task
 
@@ -33,7 +32,7 @@ class _Queue:
         """The number of the one that is done next."""
         self.tasks: dict[int, Task] = {}
         self.since = time.monotonic()
-        """When it last moved."""
+        """When it last moved, or began to wait."""
 
     @property
     def head(self) -> Task | None:
@@ -70,17 +69,21 @@ class Trainer:
         self.operations = Operations(engine, ledger, pass_tokens, most_models, self.waits)
         self._lock = threading.Lock()
         self._queues: dict[str, _Queue] = {}
-        self._scores: deque[tuple[Score, Future[dict[str, Any]]]] = deque()
+        self._scores: list[tuple[Score, Future[dict[str, Any]]]] = []
         self.passes = self.packed = 0
         """Passes of requests so far, and requests in them."""
 
-    def put(self, task: Task) -> None:
-        """Take a task into its model's queue."""
+    def put(self, task: Task) -> bool:
+        """Take a task into its model's queue; False for one that those behind it have been given up for."""
         with self._lock:
             queue = self._queue(task.model)
-            if task.asked.seq >= queue.following:
-                queue.tasks[task.asked.seq] = task
+            if task.asked.seq < queue.following:
+                return False
+            if not queue.tasks:
+                queue.since = time.monotonic()
+            queue.tasks[task.asked.seq] = task
         self._wake()
+        return True
 
     def skip(self, model: str, seq: int) -> None:
         """A number whose request was refused: those behind it do not wait for it."""
@@ -127,7 +130,7 @@ class Trainer:
 
     def _queue(self, model: str) -> _Queue:
         if model not in self._queues:
-            self._queues[model] = _Queue(self._ledger.done_up_to(model, 0))
+            self._queues[model] = _Queue(self._ledger.following(model))
         return self._queues[model]
 
     def turn(self) -> bool:
@@ -135,15 +138,16 @@ class Trainer:
         with self._lock:
             heads = [queue.head for queue in self._queues.values()]
             due = sorted((head for head in heads if head is not None), key=lambda task: task.asked.created)
-            scores = list(self._scores)
-            self._scores.clear()
+            count = together([score for score, _ in self._scores])
+            scores, self._scores = self._scores[:count], self._scores[count:]
         if scores:
             self._change(lambda: self._score(scores))
         steps = [task for task in due if isinstance(task.work, Step)]
         others = [task for task in due if not isinstance(task.work, Step | Passing)]
-        backward = [task for task in due if isinstance(task.work, Passing) and not task.work.forward_only]
-        forward = [task for task in due if isinstance(task.work, Passing) and task.work.forward_only]
-        chosen = steps or others[:1] or backward or forward
+        passed = [task.work.forward_only for task in due if isinstance(task.work, Passing)]
+        # Of the kind that has waited longest: who trains without a pause would keep who only asks from ever being told.
+        alike = [task for task in due if isinstance(task.work, Passing) and task.work.forward_only == passed[0]]
+        chosen = steps or others[:1] or alike
         if chosen:
             self._change(lambda: self._do(chosen))
         with self._lock:
