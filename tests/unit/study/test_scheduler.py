@@ -65,7 +65,7 @@ class Packs:
 
     def begin(self, pack: Any, trial: TrialSpec, folder: Path, checkpoint: Any, *, name: str) -> TrialRecord:
         assert name == folder.name == trial.id
-        pack.members[name] = SimpleNamespace(trial=trial, progress=SimpleNamespace(step=0))
+        pack.members[name] = SimpleNamespace(name=name, trial=trial, progress=SimpleNamespace(step=0))
         pack.trains_base = pack.trains_base or isinstance(trial.method, FullFT)
         return self._write(record(trial, "running"))
 
