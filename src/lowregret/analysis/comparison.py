@@ -35,6 +35,8 @@ class Measured:
     statuses: Mapping[str, int]
     """Status → how many of the method's trials have it."""
     trainable_parameters: int
+    stopped: int = 0
+    """How many of them ended because somebody asked for it."""
 
     @property
     def name(self) -> str:
@@ -106,6 +108,7 @@ def measure(method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Measured:
         diverged_seeds=tuple(sorted(r.seed for r in at_best if r.status == "diverged")),
         statuses=Counter(record.status for record in own),
         trainable_parameters=max((record.trainable_parameters for record in own), default=0),
+        stopped=sum(record.stopped for record in own),
     )
 
 

@@ -333,7 +333,11 @@ def _counts(measured: Sequence[Measured]) -> str:
     for side in measured:
         total.update(side.statuses)
     trials = sum(total.values())
-    return f"{trials} trial{'' if trials == 1 else 's'} were run" + (f": {_statuses(total)}." if trials else ".")
+    said = f"{trials} trial{'' if trials == 1 else 's'} were run" + (f": {_statuses(total)}." if trials else ".")
+    stopped = [f"{side.stopped} of {side.name}" for side in measured if side.stopped]
+    if stopped:
+        said += f" Stopped by request, so that a better rate may have been missed: {', '.join(stopped)}."
+    return said
 
 
 def _statuses(statuses: Mapping[str, int]) -> str:

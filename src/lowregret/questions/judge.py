@@ -14,6 +14,7 @@ from lowregret.analysis.fits import CONFIDENCE, Estimate
 from lowregret.notebook_card import card, number
 from lowregret.questions.claim import Evidence, Measure, Statement
 from lowregret.questions.registry import claims
+from lowregret.runs.records import STOPPED
 from lowregret.spec import Spec
 
 Ruling = Literal["holds", "does not hold", "open"]
@@ -60,6 +61,8 @@ class Claims(Spec):
     """`method (condition)` of each search that found no worse rate on one side."""
     diverged: tuple[str, ...] = ()
     """`seed N of METHOD (condition)` of each that diverged at its method's best rate, and is in no mean."""
+    stopped: tuple[str, ...] = ()
+    """`METHOD at RATE, seed N (condition)` of each that somebody asked to stop, and is in no mean."""
     seconds: float = 0.0
     """Of training, all trials."""
 
@@ -88,7 +91,7 @@ def _interval(found: Estimate) -> str:
 def judge_study(evidence: Evidence[Any]) -> Claims:
     """Every claim of a study's question, by its records."""
     records = [trial.record for trial in evidence.trials]
-    diverged = _diverged(evidence)
+    diverged, stopped = _diverged(evidence), _stopped(evidence)
     plain = [_judged(stated.statement, stated.measure(evidence)) for stated in claims(evidence.question)]
     judged = [
         claim.model_copy(update={"holm": p, "corrected": corrected(claim, p)})
@@ -96,12 +99,13 @@ def judge_study(evidence: Evidence[Any]) -> Claims:
     ]
     return Claims(
         kind=evidence.kind,
-        claims=tuple(_without(claim, diverged) for claim in judged),
+        claims=tuple(_without(claim, diverged, stopped) for claim in judged),
         expected_false=expected_false(judged),
         noise_nats=evidence.noise,
         trials=dict(sorted(Counter(record.status for record in records).items())),
         unbracketed=tuple(_unbracketed(evidence)),
         diverged=diverged,
+        stopped=stopped,
         seconds=math.fsum(record.seconds for record in records),
     )
 
@@ -182,12 +186,14 @@ def _judged(statement: Statement, found: Measure) -> Claim:
     return Claim(statement=statement, ruling=ruling, estimate=estimate, p=p, note=note, details=_details(found))
 
 
-def _without(claim: Claim, diverged: tuple[str, ...]) -> Claim:
-    """The claim with a note on the seeds that its study's means leave out."""
-    if not diverged:
-        return claim
-    left_out = f"Left out, because it diverged at a best rate: {', '.join(diverged)}."
-    return claim.model_copy(update={"note": " ".join(filter(None, (claim.note, left_out)))})
+def _without(claim: Claim, diverged: tuple[str, ...], stopped: tuple[str, ...]) -> Claim:
+    """The claim with a note on the trials that its study's means leave out."""
+    said = [
+        f"Left out, because it {why}: {', '.join(found)}."
+        for why, found in (("diverged at a best rate", diverged), (f"was {STOPPED}", stopped))
+        if found
+    ]
+    return claim.model_copy(update={"note": " ".join(filter(None, (claim.note, *said)))}) if said else claim
 
 
 def _details(found: Measure) -> dict[str, float | None]:
@@ -210,6 +216,15 @@ def _diverged(evidence: Evidence[Any]) -> tuple[str, ...]:
         f"seed {seed} of {method} ({condition.name})"
         for condition, method in _searched(evidence)
         for seed in condition.diverged(method)
+    )
+
+
+def _stopped(evidence: Evidence[Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{trial.record.method} at {trial.record.learning_rate:.3g}, seed {trial.record.seed} ({condition.name})"
+        for condition in evidence.conditions.values()
+        for trial in condition.trials
+        if trial.record.stopped
     )
 
 

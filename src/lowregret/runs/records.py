@@ -14,6 +14,10 @@ from lowregret.spec import Spec, TrialSpec
 Status = Literal["running", "finished", "diverged", "pruned", "failed"]
 
 
+STOPPED = "stopped by request"
+"""How the error of a trial begins that ended because somebody asked for it (`runs.requests`)."""
+
+
 class TrialRecord(Spec):
     """`trials/<id>/trial.json`: one trial, from its start to its end."""
 
@@ -80,6 +84,11 @@ class TrialRecord(Spec):
         """A record of before 0.3.0 says `lora:16` of attention and mlp; what the trial is, stands in its spec."""
         object.__setattr__(self, "method", self.spec.method.name)
         return self
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked it to end."""
+        return self.status == "failed" and (self.error or "").startswith(STOPPED)
 
     @property
     def test_loss(self) -> float | None:

@@ -14,7 +14,7 @@ from typing import final
 
 from lowregret import limits
 from lowregret.errors import LowregretError
-from lowregret.runs.records import TrialRecord
+from lowregret.runs.records import STOPPED, TrialRecord
 from lowregret.runs.requests import (
     MOST_ORDERS,
     Kind,
@@ -112,7 +112,7 @@ class Orders:
         for order in self._taken:
             name = None if order.request is None else order.request.trial
             if name is not None and name in steps and steps[name] >= order.steps.get(name, 0):
-                found[name] = f"stopped by request after step {steps[name]}"
+                found[name] = f"{STOPPED} after step {steps[name]}"
         return found
 
     def _requests(self) -> list[Request]:

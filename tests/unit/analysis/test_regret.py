@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lowregret.analysis.regret import judge
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
-from lowregret.runs.records import ExampleLosses, ExampleRewards, Status, TrialRecord
+from lowregret.runs.records import STOPPED, ExampleLosses, ExampleRewards, Status, TrialRecord
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, DataSpec, TrialSpec
 
@@ -346,6 +346,15 @@ def test_the_reasons_give_the_evidence_in_numbers() -> None:
     ):
         assert fact in said
     assert "training did not help" not in said
+
+
+def test_a_trial_that_somebody_stopped_is_told() -> None:
+    study = both(2.001)
+    study.trial("full", 1e-3, 0, "failed")
+    study.records[-1] = study.records[-1].model_copy(update={"error": f"{STOPPED} after step 3"})
+    study.trial("lora:16", 1e-3, 0, "failed")
+    assert "Stopped by request, so that a better rate may have been missed: 1 of full." in text(study.judge())
+    assert "by request" not in text(both(2.001).judge())
 
 
 def test_a_training_that_did_not_help_is_pointed_out() -> None:

@@ -69,6 +69,16 @@ def test_a_search_trial_that_diverged_elsewhere_is_left_out_of_nothing(
     assert judge_study(read_evidence(tmp_path)).diverged == ()
 
 
+def test_a_trial_that_somebody_stopped_is_named(fake_studies: ModuleType, tmp_path: Path) -> None:
+    fake_studies.make(tmp_path, make_question({"kind": "learning-rate", "steps": 16}))
+    highest = read_evidence(tmp_path).conditions["main"].of("full", 0)[-1]
+    stopped = {"status": "failed", "test_nll": None, "error": "stopped by request after step 3"}
+    edit(highest.home / "trial.json", lambda value: value.update(stopped))
+    found = judge_study(read_evidence(tmp_path))
+    assert found.stopped == (f"full at {highest.record.learning_rate:.3g}, seed 0 (main)",)
+    assert all("was stopped by request: full at" in claim.note for claim in found.claims)
+
+
 # --- one of many ------------------------------------------------------------------------------------------------------
 
 

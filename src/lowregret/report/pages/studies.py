@@ -86,8 +86,10 @@ def _how(judged: Sequence[tuple[str, Evidence[Question], Claims]]) -> str:
     loose = [name for _, _, found in judged for name in found.unbracketed]
     unbracketed = f" Best rates that no worse one bounds on both sides: {', '.join(loose)}." if loose else ""
     lost = [f"{name}, {found.kind}" for _, _, found in judged for name in found.diverged]
+    ended = [f"{name}, {found.kind}" for _, _, found in judged for name in found.stopped]
+    stopped = f" Stopped by request, and so in no mean: {'; '.join(ended)}." if ended else ""
     diverged = f" Diverged at a best rate, and so in no mean: {'; '.join(lost)}." if lost else ""
-    return f"Trials: {said}; {words.seconds(seconds)} of training in all.{unbracketed}{diverged}"
+    return f"Trials: {said}; {words.seconds(seconds)} of training in all.{unbracketed}{diverged}{stopped}"
 
 
 def _facts(evidence: Evidence[Question], found: Claims) -> Markup:
