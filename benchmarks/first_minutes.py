@@ -2,9 +2,8 @@
 
     python -m benchmarks.first_minutes --source now=src --source before=OLDER/src --out docs/results/first_minutes.json
 
-Each SOURCE is NAME=FOLDER of a version's sources; its recipes lie beside it. Every command is run in a pipe, in a folder
-of its own for each version, with nothing else running. A silence is the time between two lines, the start and the end
-included.
+FOLDER of a SOURCE holds a version's sources; its recipes lie beside it. Every command is run in a pipe, in a folder of
+its own for each version, with nothing else running. A silence is the time between two lines, start and end included.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from lowregret.strict_json import to_json
@@ -76,7 +76,7 @@ def tried(version: str, command: str, source: Path, folder: Path) -> Tried:
         code=code,
         seconds=whole,
         first=told[0] if told else whole,
-        silence=max(after - before for before, after in zip(moments, moments[1:], strict=False)),
+        silence=max(after - before for before, after in pairwise(moments)),
         price=any(line.startswith("price:") for line in lines[:start]),
     )
 
