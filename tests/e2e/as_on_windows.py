@@ -23,7 +23,7 @@ import lowregret
 MODULES = ("fcntl", "grp", "pwd", "readline", "resource", "termios", "tty")
 OF_OS = (
     "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "fchmod", "fork", "geteuid", "getgid", "getloadavg",
-    "getuid", "killpg", "pread", "pwrite", "sched_getaffinity", "setsid", "statvfs", "sysconf",
+    "getuid", "killpg", "pread", "pwrite", "sched_getaffinity", "setsid", "sysconf",
 )  # fmt: skip
 OF_SIGNAL = ("SIGALRM", "SIGCONT", "SIGHUP", "SIGKILL", "SIGSTOP", "SIGUSR1", "SIGUSR2", "pthread_kill", "setitimer")
 

@@ -45,7 +45,7 @@ def test_it_learns_and_leaves_its_records(run: Any, tmp_path: Path) -> None:
     done = run(*ARITHMETIC, "--steps", 8, "--out", out)
     assert done.exit_code == 0, done.stderr
     assert "held-out reward" in done.stdout
-    assert "objective.estimator importance_sampling" in done.stdout
+    assert json.loads((out / "spec.json").read_text())["spec"]["objective"]["estimator"] == "importance_sampling"
     record = read_record(TrialRecord, out / "trial.json")
     start, *curve = metrics(out)
     assert (start.step, [metric.step for metric in curve]) == (0, list(range(1, 9)))

@@ -113,7 +113,9 @@ def test_several_targets_of_a_position_are_as_many_batches_of_one(tiny: Engine, 
     batch = several(tiny, 3)
     more: dict[str, torch.Tensor] = {}
     if loss == "dro":
-        more = {"advantages": torch.rand(2, 7, 3), "sampler_logprobs": -torch.rand(2, 7, 3)}
+        drawn = torch.Generator().manual_seed(1)
+        uniform = [torch.rand(2, 7, 3, generator=drawn) for _ in range(2)]
+        more = {"advantages": uniform[0], "sampler_logprobs": -uniform[1]}
     batch = replace(batch, columns=more)
     function: Loss = LOSSES[loss].function
 
@@ -134,9 +136,10 @@ def test_several_targets_of_a_position_are_as_many_batches_of_one(tiny: Engine, 
         parts.append(one)
     each, apart = gradients(parts)
     torch.testing.assert_close(whole.view(-1, 3), torch.stack(each, 1), **EXACT)
-    for name, gradient in together.items():
-        torch.testing.assert_close(gradient, apart[name], **EXACT)
-        assert bool(gradient.any())
+    for name, gradient in together.items():  # sums of thrice as many terms: to the rounding of the largest
+        size = float(apart[name].abs().max())
+        torch.testing.assert_close(gradient, apart[name], rtol=1e-4, atol=1e-5 * size)
+        assert size > 0
 
 
 def test_the_likely_next_tokens_are_those_of_a_pass(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
