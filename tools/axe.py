@@ -27,11 +27,11 @@ SCHEMES = ("dark", "light")
 """In the order of Chromium's `preferredColorScheme`."""
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 _RUN = """<script>
-axe.run(document, {runOnly: %s}).then((found) => {
+addEventListener("load", () => setTimeout(() => axe.run(document, {runOnly: %s}).then((found) => {
   parent.postMessage(JSON.stringify(found.violations.map((one) => ({
     rule: one.id, impact: one.impact, help: one.help, where: one.nodes.map((node) => node.target.join(" ")),
   }))), "*");
-});
+}), 500));
 </script>
 """
 # A window is 500 pixels wide at least, a frame is as wide as it is told.
@@ -48,6 +48,9 @@ def violations(page: Path, axe: str, width: int, scheme: str) -> list[dict[str, 
     source = page.read_text(encoding="utf-8")
     # The page's own policy admits no other script: it is left out of the copy that is looked at.
     source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", source)
+    # Beside the original, so that its style sheets are found.
+    base = f'<base href="{page.parent.resolve().as_uri()}/">'
+    source = re.sub(r"<head[^>]*>", lambda head: head[0] + base, source, count=1)
     checks = f"<script>{axe}</script>{_RUN % to_json(RULES)}"
     with tempfile.TemporaryDirectory() as folder:
         frame = Path(folder, "frame.html")

@@ -34,7 +34,12 @@ _BELOW = {"en": "", "zh": "zh/"}
 CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _ITEM = re.compile(r"(?:[-*]|\d+\.) ")
-_ASSETS = ("stylesheets/site.css", "javascripts/iframe-worker.js", "javascripts/languages.js")
+_ASSETS = (
+    "stylesheets/site.css",
+    "javascripts/iframe-worker.js",
+    "javascripts/languages.js",
+    "javascripts/scrolling.js",
+)
 _NOTES = {
     "english": "> 本页只有英文。\n\n",
     "behind": "> 以下小节的英文版已有更新，译文可能滞后：{}。\n\n",
