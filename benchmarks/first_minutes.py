@@ -35,6 +35,9 @@ COMMANDS = (
 """In a stranger's order; a mistyped one among them."""
 
 
+_START = "import sys; from lowregret.cli.main import main; sys.argv[0] = 'lowregret'; sys.exit(main())"
+
+
 @dataclass(frozen=True)
 class Tried:
     """One command, in one version."""
@@ -57,7 +60,7 @@ def tried(version: str, command: str, source: Path, folder: Path) -> Tried:
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "lowregret", *words], cwd=folder, env=environment, text=True,
+        [sys.executable, "-c", _START, *words], cwd=folder, env=environment, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None
