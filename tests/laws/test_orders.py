@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.repeated import numbers
 
 from lowregret.engine import Engine
-from lowregret.runs.atomic import read_record
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
@@ -79,21 +79,6 @@ class Session(Silent):
         return SFTWorkload(engine, self.spec, self.bases.examples(12), self.bases.examples(6, seed=1))
 
     def discard_engine(self) -> None: ...
-
-
-def numbers(folder: Path) -> dict[str, Any]:
-    """All that must repeat."""
-    found: dict[str, Any] = {}
-    times = {"seconds", "shared_seconds", "shared_seconds_alone", "evaluation_seconds", "peak_memory_bytes"}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.name == TRIAL:
-            found[name] = read_record(TrialRecord, path).model_dump(exclude=times)
-        elif path.name == METRICS:
-            found[name] = [metric.model_dump(exclude=times) for metric in read_metrics(path)]
-        elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.repeated import numbers
 from torch import Tensor
 
 from lowregret.data.example import Example
 from lowregret.engine import Engine
-from lowregret.runs.atomic import read_record
-from lowregret.runs.files import EXAMPLES, METRICS
+from lowregret.runs.files import METRICS
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import AdamW, CompareSpec, DataSpec, FullFT, LoRA, TrainingSpec, TrialSpec
@@ -199,21 +199,6 @@ class Session(Silent):
         return SFTWorkload(engine, self.spec, self.bases.examples(18), self.bases.examples(9, seed=1))
 
     def discard_engine(self) -> None: ...
-
-
-def numbers(folder: Path) -> dict[str, Any]:
-    """All that must repeat: records, curves, example losses and weights."""
-    found: dict[str, Any] = {}
-    times = {"seconds", "shared_seconds", "shared_seconds_alone", "evaluation_seconds", "peak_memory_bytes"}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.name == "trial.json":
-            found[name] = read_record(TrialRecord, path).model_dump(exclude=times)
-        elif path.name == METRICS:
-            found[name] = [metric.model_dump(exclude=times) for metric in read_metrics(path)]
-        elif path.is_file() and (path.suffix == ".safetensors" or path.name == EXAMPLES):
-            found[name] = path.read_bytes()
-    return found
 
 
 @pytest.fixture

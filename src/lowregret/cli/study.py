@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -172,19 +173,15 @@ def study(
         live_progress(quiet=quiet, to_stderr=as_json, yes=yes) as progress,
         watched(watch, list(studies), progress.say),
     ):
-        for folder, question in studies.items():
-            progress.say(f"study: {folder}")
-            if len(studies) == 1:
-                progress.say(filled_in(question))
+        for line in _asked(studies):
+            progress.say(line)
         with doing(LIBRARIES):
-            from lowregret.report.pages.studies import write_page
             from lowregret.study.budget import parse_budget
             from lowregret.study.execute.choose import Place
             from lowregret.study.suite import run_studies
             from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
-        allowed = None if budget is None else parse_budget(budget)
         runs = None if track is None else parse_track(track, root).checked(progress.say)
         found = run_studies(
             studies,
@@ -193,14 +190,33 @@ def study(
             observer=progress,
             track=runs,
             settle=settle,
-            budget=allowed,
+            budget=None if budget is None else parse_budget(budget),
             stores=_stores(store, studies),
         )
-        for folder in studies.keys() - found.keys():
-            progress.say(f"{folder}: has no claims yet; the same command goes on")
-        if not found:
-            raise RecordsError("the budget was spent before any study had its claims. The same command goes on.")
-        page = write_page(list(found), root)
+        page = _page(studies, found, root, progress.say)
+    _tell(found, page, as_json)
+
+
+def _asked(studies: dict[Path, Question]) -> Iterator[str]:
+    """What is to be studied; of one study, what was filled in."""
+    for folder, question in studies.items():
+        yield f"study: {folder}"
+        if len(studies) == 1:
+            yield filled_in(question)
+
+
+def _page(studies: dict[Path, Question], found: dict[Path, Claims], root: Path, tell: Callable[[str], None]) -> Path:
+    """The report of the studies that have their claims; RecordsError when none has."""
+    from lowregret.report.pages.studies import write_page
+
+    for folder in studies.keys() - found.keys():
+        tell(f"{folder}: has no claims yet; the same command goes on")
+    if not found:
+        raise RecordsError("the budget was spent before any study had its claims. The same command goes on.")
+    return write_page(list(found), root)
+
+
+def _tell(found: dict[Path, Claims], page: Path, as_json: bool) -> None:
     if as_json:
         say_json({"studies": {str(folder): plain(claims) for folder, claims in found.items()}, "report": str(page)})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -38,6 +39,41 @@ class StudyObserver(Observer, Protocol):
 
     def groups(self, found: Sequence[GroupStanding]) -> None:
         """How far those are that are being trained."""
+
+
+class Relay(ABC):
+    """Tells another observer everything; who derives from it hears some of it, too."""
+
+    def __init__(self, inner: Observer) -> None:
+        self._inner = inner
+
+    def say(self, line: str) -> None:
+        self._inner.say(line)
+
+    def priced(self, price: Price) -> None:
+        self._inner.priced(price)
+
+    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
+        self._inner.trial_started(trial, done, expected)
+
+    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
+        self._inner.step(trial, steps, metric)
+        self.stepped(trial, metric)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self._inner.trial_ended(record)
+        self.ended(record)
+
+    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
+        self._inner.trial_paused(record, step, loss)
+
+    @abstractmethod
+    def stepped(self, trial: TrialSpec, metric: Metric) -> None:
+        """After the other has heard of a step."""
+
+    @abstractmethod
+    def ended(self, record: TrialRecord) -> None:
+        """After the other has heard of a trial's end."""
 
 
 class Silent:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lowregret.digests import cache_folder
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
-from lowregret.plan.price import Price
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STORES, STUDY
 from lowregret.runs.lease import Lease, leasing
@@ -22,7 +21,7 @@ from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.store import Store
 from lowregret.spec import TrialSpec
 from lowregret.study.execute.job import Ended, Executor, Needs, Outcome, Task
-from lowregret.study.observer import Observer
+from lowregret.study.observer import Observer, Relay
 
 _LOOK_SECONDS = 5.0
 
@@ -129,35 +128,22 @@ def mirrored(task: Task, observer: Observer) -> Iterator[Observer]:
         mirror.push(lease)
 
 
-class _Sending:
+class _Sending(Relay):
     """An observer that sends a group's files when it is told of what is to be kept."""
 
     def __init__(self, inner: Observer, mirror: Mirror, lease: Lease, checkpoint: Path) -> None:
-        self._inner, self._mirror, self._lease, self._checkpoint = inner, mirror, lease, checkpoint
+        super().__init__(inner)
+        self._mirror, self._lease, self._checkpoint = mirror, lease, checkpoint
         self._seen = 0
 
-    def say(self, line: str) -> None:
-        self._inner.say(line)
-
-    def priced(self, price: Price) -> None:
-        self._inner.priced(price)
-
-    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
-        self._inner.trial_started(trial, done, expected)
-
-    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
-        self._inner.step(trial, steps, metric)
+    def stepped(self, trial: TrialSpec, metric: Metric) -> None:
         seen = self._checkpoint.stat().st_mtime_ns if self._checkpoint.exists() else 0
         if seen != self._seen:
             self._seen = seen
             self._send()
 
-    def trial_ended(self, record: TrialRecord) -> None:
-        self._inner.trial_ended(record)
+    def ended(self, record: TrialRecord) -> None:
         self._send()
-
-    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
-        self._inner.trial_paused(record, step, loss)
 
     def _send(self) -> None:
         try:

@@ -22,7 +22,6 @@ from types import TracebackType
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.foreign import real_path
 from lowregret.foreign_text import redacted, without_secrets
-from lowregret.plan.price import Price
 from lowregret.runs.atomic import read_json, read_record, write_json
 from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
@@ -30,7 +29,7 @@ from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.study import trial_name
 from lowregret.spec import TrialSpec
-from lowregret.study.observer import Observer
+from lowregret.study.observer import Observer, Relay
 from lowregret.study.tracking.tool import PROJECT, RunFacts, Tool, ToolRun
 from lowregret.study.tracking.tools import TOOLS
 
@@ -156,32 +155,19 @@ class Tracker:
             self._say(_warning(self._track, self._problem))
 
 
-class Tracked:
-    """An observer (study.observer.Observer) that tells a tracker as well."""
+class Tracked(Relay):
+    """An observer that tells a tracker as well."""
 
     def __init__(self, tracker: Tracker, folder: Path, inner: Observer, study: str, condition: str) -> None:
-        self._tracker, self._folder, self._inner = tracker, folder, inner
+        super().__init__(inner)
+        self._tracker, self._folder = tracker, folder
         self._study, self._condition = study, condition
 
-    def say(self, line: str) -> None:
-        self._inner.say(line)
-
-    def priced(self, price: Price) -> None:
-        self._inner.priced(price)
-
-    def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
-        self._inner.trial_started(trial, done, expected)
-
-    def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
-        self._inner.step(trial, steps, metric)
+    def stepped(self, trial: TrialSpec, metric: Metric) -> None:
         self._tracker.put(self._where(trial), metric)
 
-    def trial_ended(self, record: TrialRecord) -> None:
-        self._inner.trial_ended(record)
+    def ended(self, record: TrialRecord) -> None:
         self._tracker.put(self._where(record.spec), record)
-
-    def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None:
-        self._inner.trial_paused(record, step, loss)
 
     def _where(self, trial: TrialSpec) -> _Where:
         many = self._folder / TRIALS  # `train` has its one trial in the folder itself
