@@ -233,6 +233,7 @@ def _connected(address: str, workers: int | None) -> Any:
     except ImportError:
         raise ClusterError("--ray needs the package ray. Install it by `pip install 'lowregret[cluster]'`.") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray._private.worker._worker_logs_enabled = False  # what Ray has to say of a lost node goes to standard output
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": None}
     if address == LOCAL:
         cpus = workers or os.cpu_count()
