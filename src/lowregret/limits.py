@@ -65,6 +65,8 @@ RENDER_BYTES = 500 * MEGABYTE
 """Of new memory meanwhile."""
 TOML_BYTES = 1_000_000
 """A file of a spec's keys."""
+OBJECT_BYTES = 256 * MEGABYTE
+"""Of an object store, what is read at once: a manifest, some 100 bytes a file; a lease; a log that is gone on with."""
 
 LAYERS = 1000
 """Of a base. Llama 3.1 405B has 126."""

@@ -37,7 +37,7 @@ from lowregret.runs.files import (
     TRACKING,
 )
 from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
-from lowregret.runs.store import Store, require_url
+from lowregret.runs.store import Store, is_url, require_url
 from lowregret.spec import Spec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
@@ -297,9 +297,11 @@ def parts_in(store: Store) -> list[Part]:
 
 
 def studies_in(store: Store) -> list[str]:
-    """Below a store's address, the folders of studies; "" for the address itself."""
+    """Below a store's address, the folders of studies; "" for the address itself. A place where no study could be kept
+    is somebody else's."""
     end = f"{MANIFESTS}/{STUDY_PART.name}/"
-    return sorted({key.partition(end)[0].rstrip("/") for key in store.keys("") if end in key})
+    names = {key.partition(end)[0].rstrip("/") for key in store.keys("") if end in key}
+    return sorted(name for name in names if is_url(f"{store.url}/{name}"))
 
 
 def fetch_studies(url: str, into: Path) -> list[Path]:
@@ -309,7 +311,7 @@ def fetch_studies(url: str, into: Path) -> list[Path]:
     for name in studies_in(Store(url)):
         store = Store(f"{require_url(url)}/{name}".rstrip("/"))
         before, began = leases_in(store), time.monotonic()
-        found.append(into / (name or store.url.rpartition("/")[2]).replace("/", "-"))
+        found.append(into / (name or store.url.rpartition("/")[2]).replace("/", "%2F"))
         for part in (STUDY_PART, *parts_in(store)):
             Mirror(store, part, found[-1]).pull(to_read=True)
         if before:

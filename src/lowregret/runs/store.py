@@ -13,6 +13,7 @@ from typing import Any
 
 from lowregret.errors import StoreError
 from lowregret.foreign_text import redacted
+from lowregret.limits import OBJECT_BYTES
 from lowregret.runs.atomic import replacing
 
 _URL = re.compile(r"(s3|gs|az)://[\w.-]+(/[\w.=+-]+)*/?")
@@ -22,9 +23,14 @@ _PIECE_BYTES = 64 * 2**20
 _SAID_CHARACTERS = 300
 
 
+def is_url(text: str) -> bool:
+    """Whether something can be kept there."""
+    return _URL.fullmatch(text) is not None and "/.." not in text
+
+
 def require_url(text: str) -> str:
     """An address as it is kept; StoreError for one that is none."""
-    if not _URL.fullmatch(text) or "/.." in text:
+    if not is_url(text):
         raise StoreError(
             f"--store {redacted(text)}: give s3://BUCKET/NAME, gs://BUCKET/NAME or az://CONTAINER/NAME. Credentials "
             "are taken from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; "
@@ -60,12 +66,15 @@ class Store:
             self._store: Any = obstore.store.from_url(self.url, **options)
 
     def get(self, key: str) -> bytes | None:
-        """A small object; None where there is none."""
+        """A small object; None where there is none. StoreError for one above `OBJECT_BYTES`, before it is read."""
         with self._answering(key):
             try:
-                return bytes(self._obstore.get(self._store, key).bytes())
+                found = self._obstore.get(self._store, key)
+                if (size := found.meta["size"]) <= OBJECT_BYTES:
+                    return bytes(found.bytes())
             except FileNotFoundError:
                 return None
+        raise StoreError(f"{self.url}/{key}: has {size:,} bytes, above the limit of {OBJECT_BYTES:,}. It is not ours.")
 
     def fetch(self, key: str, path: Path, size: int) -> bool:
         """An object of so many bytes as a file; False where there is none."""

@@ -231,6 +231,33 @@ def test_a_store_that_holds_no_study_is_told(store: Store, tmp_path: Path) -> No
     assert [folder.name for folder in fetch_studies("s3://lab/toy", tmp_path / "copies")] == ["toy"]
 
 
+def test_studies_below_an_address_have_a_copy_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore.store
+
+    bucket = tmp_path / "bucket"
+    monkeypatch.setattr(
+        "obstore.store.from_url",
+        lambda url, **options: obstore.store.LocalStore(bucket / url.removeprefix("s3://lab").strip("/"), mkdir=True),
+    )
+    for name in ("a/b", "a-b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "study.json").write_text(f'"{name}"')
+        Mirror(Store(f"s3://lab/{name}"), STUDY_PART, tmp_path / name).push(HELD)
+    (bucket / "not ours" / "manifests" / "study").mkdir(parents=True)
+    (bucket / "not ours" / "manifests" / "study" / "000000001").write_bytes(b"?")
+    copies = fetch_studies("s3://lab", tmp_path / "copies")
+    assert [(copy / "study.json").read_text() for copy in copies] == ['"a-b"', '"a/b"']
+
+
+def test_what_is_too_large_to_be_ours_is_not_read(
+    memory: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lowregret.runs.store.OBJECT_BYTES", 1000)
+    memory.put("manifests/study/000000001", b" " * 1001)
+    with pytest.raises(StoreError, match="has 1,001 bytes, above the limit of 1,000"):
+        fetch_studies("s3://lab/toy", tmp_path)
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_copy_shows_who_trains_a_group_and_who_does_not(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
