@@ -1,6 +1,6 @@
-"""The server beside llama.cpp's and transformers': tokens a second, time to a first token, many adapters, a long soak.
+"""The server beside llama.cpp's, transformers' and vLLM's: tokens a second, first tokens, many adapters, a long soak.
 
-    python -m benchmarks.serve speed --model FOLDER --out docs/results/serve_speed.json
+    python -m benchmarks.serve speed --model FOLDER --out docs/results/serve_speed.json [--vllm PYTHON]
     python -m benchmarks.serve adapters --model FOLDER --out docs/results/serve_adapters.json
     python -m benchmarks.serve soak --model tiny --out docs/results/serve_soak.json
 
@@ -18,167 +18,21 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from benchmarks.serve_contenders import CLIENTS, KEY, LLAMA, OURS, PEER, VLLM, Contender, llama, ours, peer, vllm
 
 from lowregret.models.load import resolve
 from lowregret.strict_json import to_json
 
-READ, DRAWN, ROWS, CLIENTS = 64, 24, 8, 16
-OURS, LLAMA, PEER = "lowregret serve", "llama.cpp, f32", "transformers serve"
-_KEY = "sk-bench"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A server that runs, and how it is asked."""
-
-    label: str
-    address: str
-    body: Callable[[list[int], int, bool], tuple[str, dict[str, Any]]]
-    """(prompt, tokens to draw, streamed) → path and body."""
-    process: int
-
-    def ask(
-        self, prompt: list[int], drawn: int, *, stream: bool = False, until_first: bool = False
-    ) -> tuple[float, int]:
-        """(seconds to the answer, or to its first token; tokens that were drawn)."""
-        path, body = self.body(prompt, drawn, stream)
-        began = time.perf_counter()
-        connection = http.client.HTTPConnection(self.address, timeout=600)
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {_KEY}"}
-        connection.request("POST", path, to_json(body), headers)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise SystemExit(f"{self.label}: {answer.status} {answer.read(500)!r}")
-        if stream:
-            first = None
-            while line := answer.readline():
-                if first is None and _says_something(line):
-                    first = time.perf_counter() - began
-            connection.close()
-            return (first or 0.0) if until_first else time.perf_counter() - began, drawn
-        found = json.loads(answer.read())
-        connection.close()
-        count = found["usage"]["completion_tokens"] if "usage" in found else found["tokens_predicted"]
-        return time.perf_counter() - began, int(count)
-
-
-def _says_something(line: bytes) -> bool:
-    if not line.startswith(b"data: {"):
-        return False
-    told = json.loads(line[6:])
-    choice = (told.get("choices") or [told])[0]
-    return bool(choice.get("text") or choice.get("content") or (choice.get("delta") or {}).get("content"))
-
-
-@contextmanager
-def ours(model: str, threads: int, *more: str) -> Iterator[Contender]:
-    """`lowregret serve` in a process of its own."""
-    command = [sys.executable, "-m", "lowregret", "serve", model, "--port", "0", *more]
-    with _process(command, threads) as (process, line):
-        name = line.split()[1]
-
-        def body(prompt: list[int], drawn: int, stream: bool) -> tuple[str, dict[str, Any]]:
-            asked = {"model": name, "prompt": prompt, "max_tokens": drawn, "temperature": 0, "ignore_eos": True}
-            return "/v1/completions", {**asked, "stream": stream}
-
-        yield Contender(OURS, urlsplit(line.split()[-1]).netloc, body, process.pid)
-
-
-@contextmanager
-def llama(file: Path, threads: int) -> Iterator[Contender]:
-    """llama.cpp's server, of the wheel xllamacpp, on float32."""
-    command = [sys.executable, "-m", "benchmarks.serve_llama", str(file), str(CLIENTS), str(threads)]
-    with _process(command, threads) as (process, line):
-
-        def body(prompt: list[int], drawn: int, stream: bool) -> tuple[str, dict[str, Any]]:
-            asked = {"prompt": prompt, "n_predict": drawn, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-            return "/completion", {**asked, "stream": stream}
-
-        yield Contender(LLAMA, urlsplit(line.split()[-1]).netloc, body, process.pid)
-
-
-@contextmanager
-def peer(model: str, threads: int) -> Iterator[Contender]:
-    """`transformers serve`, batching continuously; a chat of words that are about a token each."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    model = resolve(model).path
-    run = "from transformers.cli.transformers import main; import sys; sys.argv[0] = 'transformers'; main()"
-    options = [
-        "serve",
-        model,
-        "--continuous-batching",
-        "--cb-max-memory-percent",
-        "0.2",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-    ]
-    with _process([sys.executable, "-c", run, *options], threads, says=False) as (process, _):
-        address = f"localhost:{port}"
-        deadline = time.monotonic() + 180
-        while True:
-            with suppress(OSError, http.client.HTTPException):
-                connection = http.client.HTTPConnection(address, timeout=5)
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{PEER} did not start: {' '.join(options)}")
-            time.sleep(0.5)
-
-        def body(prompt: list[int], drawn: int, stream: bool) -> tuple[str, dict[str, Any]]:
-            words = " ".join(_WORDS[token % len(_WORDS)] for token in prompt[: max(len(prompt) - 30, 1)])
-            own = to_json({"max_new_tokens": drawn, "min_new_tokens": drawn, "do_sample": False})
-            asked = {"model": model, "messages": [{"role": "user", "content": words}], "stream": stream}
-            return "/v1/chat/completions", {**asked, "max_tokens": drawn, "generation_config": own}
-
-        yield Contender(PEER, address, body, process.pid)
-
-
-_WORDS = "the of and to in is was for on that with as by at from his it an were are which this be had or not".split()
-
-
-@contextmanager
-def _process(command: Sequence[str], threads: int, *, says: bool = True) -> Iterator[tuple[Any, str]]:
-    """A server's process and the line that says where it is."""
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "LOWREGRET_API_KEY": _KEY, "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as errors:
-        out = subprocess.PIPE if says else errors
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=errors, env=env, text=True)
-        try:
-            line = ""
-            while says and not line.startswith("serving"):
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                if not line:
-                    errors.seek(0)
-                    raise SystemExit(f"{' '.join(command)}: {errors.read().decode()[-2000:]}")
-            yield process, line
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
-            process.wait()
+READ, DRAWN, ROWS = 64, 24, 8
 
 
 def rate(contender: Contender, rows: int, seed: int) -> float:
@@ -227,6 +81,8 @@ def speed(arguments: argparse.Namespace) -> None:
             makers[LLAMA] = lambda: llama(_gguf(arguments.model, file), arguments.threads)
         if "transformers" not in arguments.without:
             makers[PEER] = lambda: peer(arguments.model, arguments.threads)
+        if arguments.vllm is not None:
+            makers[VLLM] = lambda: vllm(arguments.vllm, arguments.model, arguments.threads)
         for repeat in range(arguments.repeats):
             labels = list(makers)
             random.Random(repeat).shuffle(labels)
@@ -435,7 +291,7 @@ def _chunk(server: Contender, expected: dict[Key, str], number: int, size: int) 
 def _post(server: Contender, path: str, body: dict[str, Any]) -> Any:
     connection = http.client.HTTPConnection(server.address, timeout=120)
     connection.request(
-        "POST", path, to_json(body), {"Content-Type": "application/json", "Authorization": f"Bearer {_KEY}"}
+        "POST", path, to_json(body), {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
     )
     answer = connection.getresponse()
     text = answer.read()
@@ -449,7 +305,7 @@ def _leave(server: Contender, path: str, body: dict[str, Any]) -> None:
     """Ask, and close the connection after the first bytes of the answer."""
     connection = http.client.HTTPConnection(server.address, timeout=120)
     connection.request(
-        "POST", path, to_json(body), {"Content-Type": "application/json", "Authorization": f"Bearer {_KEY}"}
+        "POST", path, to_json(body), {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
     )
     connection.getresponse().readline()
     connection.close()
@@ -485,6 +341,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="adapters")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--without", nargs="*", default=[], choices=["llama", "transformers"])
+    parser.add_argument("--vllm", type=Path, help="a Python that has vLLM: its server is measured too")
     arguments = parser.parse_args()
     {"speed": speed, "adapters": adapters, "soak": soak}[arguments.part](arguments)
 
