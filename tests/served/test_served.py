@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,16 +52,20 @@ def place(tmp_path_factory: pytest.TempPathFactory, bases: ModuleType) -> Path:
     return found
 
 
-@contextmanager
-def served(line: str, log: Path) -> Iterator[None]:
-    """A server that was started by this command, from when it answers until the context ends."""
-    environment = os.environ | {
+def environment() -> dict[str, str]:
+    """In which `vllm` is the one of that Python, and `lowregret` this one."""
+    return os.environ | {
         "PATH": f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(BUNDLED.parents[2]),
         "HF_HUB_OFFLINE": "1",
     }
+
+
+@contextmanager
+def served(line: str, log: Path) -> Iterator[None]:
+    """A server that was started by this command, from when it answers until the context ends."""
     with log.open("wb") as said:
-        process = subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], env=environment, stdout=said, stderr=said)
+        process = subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], env=environment(), stdout=said, stderr=said)
         try:
             until = time.monotonic() + START_SECONDS
             while not answers():
@@ -103,3 +108,35 @@ def test_vllm_answers_as_transformers_does(place: Path, tmp_path: Path, form: st
     expected = tokenizer.decode(output[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
     with served(f"{serve} --dtype float32 --max-model-len 256", tmp_path / "log"):
         assert reply(ask) == expected
+
+
+def test_the_server_becomes_vllm(place: Path, tmp_path: Path) -> None:
+    line = f"{shlex.quote(sys.executable)} -m lowregret serve tiny --name base --adapter mine={place / 'adapter'}"
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    prompt = tokenizer("The capital of France")["input_ids"]
+    expected = {}
+    for name, source in (("base", resolve("tiny").path), ("mine", place / "model")):
+        model = AutoModelForCausalLM.from_pretrained(source)
+        drawn = model.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False)
+        expected[name] = tokenizer.decode(drawn[0, len(prompt) :], skip_special_tokens=True)
+    found = {}
+    with served(f"{line} --engine vllm --precision float32 --port {VLLM_PORT}", tmp_path / "log"):
+        for name in expected:
+            body = json.dumps({"model": name, "prompt": prompt, "temperature": 0, "max_tokens": TOKENS}).encode()
+            asked = Request(f"http://localhost:{VLLM_PORT}/v1/completions", body, {"Content-Type": "application/json"})
+            with urlopen(asked, timeout=300) as answer:
+                found[name] = json.loads(answer.read())["choices"][0]["text"]
+    assert found == expected
+    assert found["base"] != found["mine"]
+
+
+def test_vllm_draws_by_the_policies_of_the_engine() -> None:
+    """Log-probabilities of two LoRAs and the base, and greedy completions, are the engine's; nothing else is printed
+    to standard output."""
+    session = Path(__file__).with_name("sampler_session.py")
+    done = subprocess.run([PYTHON, str(session)], env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert all(gap < 1e-4 for gap in found["gaps"].values()), found
+    assert found["repeats"]
+    assert all(all(rows) for rows in found["greedy"].values()), found

