@@ -33,6 +33,8 @@ PYTHON = os.environ.get("LOWREGRET_TEST_VLLM", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="LOWREGRET_TEST_VLLM names no Python that has vLLM")
 START_SECONDS = 600.0
 TOKENS = 24
+_LITTLE = "--vllm '--gpu-memory-utilization 0.3'"
+"""Of the memory, which vLLM else takes nearly all of."""
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_the_server_becomes_vllm(place: Path, tmp_path: Path) -> None:
         drawn = model.generate(torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False)
         expected[name] = tokenizer.decode(drawn[0, len(prompt) :], skip_special_tokens=True)
     found = {}
-    with served(f"{line} --engine vllm --precision float32 --port {VLLM_PORT}", tmp_path / "log"):
+    with served(f"{line} --engine vllm --precision float32 --port {VLLM_PORT} {_LITTLE}", tmp_path / "log"):
         for name in expected:
             body = json.dumps({"model": name, "prompt": prompt, "temperature": 0, "max_tokens": TOKENS}).encode()
             asked = Request(f"http://localhost:{VLLM_PORT}/v1/completions", body, {"Content-Type": "application/json"})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,10 @@ def serve(
             "machine do not see."
         ),
     ] = None,
+    vllm: Annotated[
+        str | None,
+        option("With --engine vllm, more words for `vllm serve`, as one text: '--tensor-parallel-size 8'."),
+    ] = None,
     **flags: Any,
 ) -> None:
     """OpenAI's protocol: /v1/chat/completions, /v1/completions, /v1/models; /health and /metrics. Any number of
@@ -68,8 +73,10 @@ def serve(
         for flag, value in (("--adapter-root", adapter_root), ("--tinker-dir", tinker_dir)):
             if value is not None:
                 raise SpecError(f"{flag}: is of use with --engine own alone. Leave it out.")
-        _become_vllm(model, spec, asked, named, name, key)
+        _become_vllm(model, spec, asked, named, name, key, _words(vllm))
         return
+    if vllm is not None:
+        raise SpecError("--vllm: is of use with --engine vllm alone. Leave it out.")
     try:
         from lowregret.serve.server import Server
     except ImportError as error:
@@ -83,6 +90,14 @@ def serve(
     server.run(lambda: say(f"serving {server.name} at {server.url}{also}"))
 
 
+def _words(text: str | None) -> Sequence[str]:
+    """A text as a shell takes it apart; SpecError where a quote is not closed."""
+    try:
+        return shlex.split(text or "")
+    except ValueError as error:
+        raise SpecError(f"--vllm: {str(error).lower()}.") from None
+
+
 def _become_vllm(
     model: str,
     spec: ServeSpec,
@@ -90,6 +105,7 @@ def _become_vllm(
     adapters: Mapping[str, Path],
     name: str | None,
     key: str | None,
+    more: Sequence[str],
 ) -> None:
     """Let vLLM take this process's place. An adapter that it does not take is merged first, beside its folder."""
     from lowregret.cli.merge import named
@@ -109,6 +125,6 @@ def _become_vllm(
         aside(f"vLLM does not take {own} ({why}): it is merged into {merged}, which is served as {name or own}")
         deliver(named(model, [str(folder)]), merged, "merged", None, None, None, quiet=True)
         model, name, kept = str(merged), name or own, {}
-    found = start(model, spec, given=asked, adapters=kept, name=name, key=key)
+    found = start(model, spec, given=asked, adapters=kept, name=name, key=key, more=more)
     say(f"starting {' '.join(found.arguments)}")
     os.execve(found.program, found.arguments, dict(found.environment))

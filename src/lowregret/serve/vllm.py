@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +52,19 @@ def start(
     adapters: Mapping[str, Path],
     name: str | None,
     key: str | None,
+    more: Sequence[str] = (),
 ) -> Start:
     """How vLLM serves a base and adapters that it takes.
 
-    `given`: the spec's fields that were asked for. SpecError for those that vLLM has no word for, a base that is a GGUF
-    file, an address that others reach without a key, and where there is no vLLM.
+    `given`: the spec's fields that were asked for. `more`: words of vLLM's own, which come last. SpecError for fields
+    that vLLM has no word for, a base that is a GGUF file, an address that others reach without a key, and where there
+    is no vLLM.
     """
     for field in given:
         if field not in TAKEN:
-            raise SpecError(f"--{field.replace('_', '-')}: vLLM has its own ways there. {_OWN}")
+            raise SpecError(
+                f"--{field.replace('_', '-')}: vLLM has its own ways there, which --vllm 'ITS OPTIONS' tells it. {_OWN}"
+            )
     require_key(spec.host, key)
     program = shutil.which("vllm")
     if program is None:
@@ -85,4 +89,4 @@ def start(
         ]
         arguments += [f"{adapter}={folder.resolve()}" for adapter, folder in adapters.items()]
     environment = {name: value for name, value in os.environ.items() if name != "LOWREGRET_API_KEY"}
-    return Start(program, tuple(arguments), environment | ({} if key is None else {"VLLM_API_KEY": key}))
+    return Start(program, (*arguments, *more), environment | ({} if key is None else {"VLLM_API_KEY": key}))

@@ -80,6 +80,16 @@ def test_vllm_gets_the_base_the_adapters_and_the_key(typed: Typed, adapters: Pat
     assert "tml-key" not in said
 
 
+def test_its_own_options_are_handed_on(typed: Typed, run: Any) -> None:
+    code, said, told = typed("tiny", "--vllm", "--tensor-parallel-size 2 --chat-template 'a b.jinja'")
+    assert code == 0, said
+    assert told["arguments"][-4:] == ["--tensor-parallel-size", "2", "--chat-template", "a b.jinja"]
+    code, said, _ = typed("tiny", "--vllm", "'open")
+    assert (code, "--vllm: no closing quotation." in said) == (2, True)
+    ran = run("serve", "tiny", "--vllm", "--tensor-parallel-size 2")
+    assert (ran.exit_code, "--vllm: is of use with --engine vllm alone" in ran.stderr) == (2, True)
+
+
 def test_what_vllm_does_not_take_is_merged_first(typed: Typed, adapters: Path) -> None:
     code, said, told = typed("tiny", "--adapter", f"d={adapters / 'dora'}")
     assert code == 0, said
