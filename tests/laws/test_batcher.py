@@ -19,6 +19,7 @@ from lowregret.engine.sampling.live import LiveSampler
 from lowregret.engine.sampling.prefixes import PIECE, Prefixes
 from lowregret.engine.sampling.rows import Row
 from lowregret.errors import SpecError
+from lowregret.spec import LoRA
 
 POLICIES = ("a", "b", "base")
 BASES = ("llama", "qwen3", "gemma2", "mamba")
@@ -371,4 +372,45 @@ def test_a_policy_that_goes_before_its_row_leaves_the_others_theirs(bases: Modul
     sampler.close()
     assert gone.ended == "cancelled"
     for found, row in zip(rows, expected, strict=True):
+        agree(found, row)
+
+
+def test_adapters_of_several_banks_come_and_go_while_others_are_drawn(
+    bases: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Banks have room for three here. Those that are full stay where they are, and who has left gives its place up."""
+    engine = Engine(bases.small_base("llama"))
+    one = engine.add_policy("x", LoRA(rank=4, alpha=4))
+    monkeypatch.setattr(
+        engine._slots, "kernels", replace(engine._slots.kernels, bank_bytes=3 * one.bank.weights.nbytes)
+    )
+    engine.remove_policy("x")
+    params = SamplingParams(max_tokens=14, temperature=0.0)
+    names = [f"a{number}" for number in range(7)]
+    for seed, name in enumerate(names):
+        bases.adapted(engine, name, rank=4, seed=seed)
+    banks = [engine.policies[name].bank for name in names]
+    assert [len(bank.members) for bank in dict.fromkeys(banks)] == [3, 3, 1]
+    asked = [(name, [5, 6, 7 + place]) for place, name in enumerate([*names, "a2", "base"])]
+    expected = [alone(engine, *each, params) for each in asked]
+    assert len({tuple(row.tokens) for row in expected}) > 5
+    sampler = LiveSampler(engine)
+    rows = [sampler.add(*each, params) for each in asked if each[0] != "a4"]
+    places = [bank.weights.data_ptr() for bank in banks[:6]]
+    for step in range(12):
+        sampler.step()
+        if step == 2:
+            sampler.change(lambda: bases.adapted(engine, "b", rank=4, seed=9))
+            assert [bank.weights.data_ptr() for bank in banks[:6]] == places, (
+                "a bank was copied for one that went elsewhere"
+            )
+        if step == 4:
+            sampler.change(lambda: engine.remove_policy("a4"))
+        if step == 6:
+            sampler.change(lambda: bases.adapted(engine, "c", rank=4, seed=10))
+            assert engine.policies["c"].bank is banks[3], "no adapter took the place of one that has left"
+    while sampler.busy:
+        sampler.step()
+    sampler.close()
+    for found, row in zip(rows, [row for row in expected if row.policy != "a4"], strict=True):
         agree(found, row)
