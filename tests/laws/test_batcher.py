@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from unittest.mock import patch
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling import cache, decode, pools
@@ -414,3 +416,34 @@ def test_adapters_of_several_banks_come_and_go_while_others_are_drawn(
     sampler.close()
     for found, row in zip(rows, [row for row in expected if row.policy != "a4"], strict=True):
         agree(found, row)
+
+
+class Spelled:
+    """A `Constraint`: three tokens and the end, as one that is whole or one that gave up."""
+
+    def __init__(self, gives_up: bool) -> None:
+        self.gave_up = False
+        self._gives_up = gives_up
+
+    def allowed(self, tokens: Sequence[int]) -> Tensor:
+        """7, 8, 9, and 2 for the end."""
+        self.gave_up = self._gives_up and len(tokens) == 3
+        found = torch.zeros(64, dtype=torch.bool)
+        found[(7, 8, 9, 2)[len(tokens)]] = True
+        return found
+
+
+@pytest.mark.parametrize(("gives_up", "tokens", "end"), [(False, [7, 8, 9, 2], "stop"), (True, [7, 8, 9], "length")])
+def test_what_a_constraint_gave_up_does_not_end_as_if_it_were_whole(
+    bases: ModuleType, gives_up: bool, tokens: list[int], end: str
+) -> None:
+    sampler = LiveSampler(engine_with_two(bases, "llama"))
+    params = SamplingParams(max_tokens=10, temperature=0.0, stop_ids=(2,))
+    row = sampler.add("base", [5, 6], params, constraint=Spelled(gives_up))
+    beside = sampler.add("a", [5, 6], replace(params, stop_ids=()))
+    while sampler.busy:
+        sampler.step()
+    sampler.close()
+    assert (row.tokens, row.ended) == (tokens, end)
+    assert len(row.logprobs) == len(tokens)
+    assert len(beside.tokens) == 10
