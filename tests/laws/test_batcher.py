@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from unittest.mock import patch
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling import cache, decode, pools
@@ -19,6 +21,7 @@ from lowregret.engine.sampling.live import LiveSampler
 from lowregret.engine.sampling.prefixes import PIECE, Prefixes
 from lowregret.engine.sampling.rows import Row
 from lowregret.errors import SpecError
+from lowregret.spec import LoRA
 
 POLICIES = ("a", "b", "base")
 BASES = ("llama", "qwen3", "gemma2", "mamba")
@@ -372,3 +375,75 @@ def test_a_policy_that_goes_before_its_row_leaves_the_others_theirs(bases: Modul
     assert gone.ended == "cancelled"
     for found, row in zip(rows, expected, strict=True):
         agree(found, row)
+
+
+def test_adapters_of_several_banks_come_and_go_while_others_are_drawn(
+    bases: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Banks have room for three here. Those that are full stay where they are, and who has left gives its place up."""
+    engine = Engine(bases.small_base("llama"))
+    one = engine.add_policy("x", LoRA(rank=4, alpha=4))
+    monkeypatch.setattr(
+        engine._slots, "kernels", replace(engine._slots.kernels, bank_bytes=3 * one.bank.weights.nbytes)
+    )
+    engine.remove_policy("x")
+    params = SamplingParams(max_tokens=14, temperature=0.0)
+    names = [f"a{number}" for number in range(7)]
+    for seed, name in enumerate(names):
+        bases.adapted(engine, name, rank=4, seed=seed)
+    banks = [engine.policies[name].bank for name in names]
+    assert [len(bank.members) for bank in dict.fromkeys(banks)] == [3, 3, 1]
+    asked = [(name, [5, 6, 7 + place]) for place, name in enumerate([*names, "a2", "base"])]
+    expected = [alone(engine, *each, params) for each in asked]
+    assert len({tuple(row.tokens) for row in expected}) > 5
+    sampler = LiveSampler(engine)
+    rows = [sampler.add(*each, params) for each in asked if each[0] != "a4"]
+    places = [bank.weights.data_ptr() for bank in banks[:6]]
+    for step in range(12):
+        sampler.step()
+        if step == 2:
+            sampler.change(lambda: bases.adapted(engine, "b", rank=4, seed=9))
+            assert [bank.weights.data_ptr() for bank in banks[:6]] == places, (
+                "a bank was copied for one that went elsewhere"
+            )
+        if step == 4:
+            sampler.change(lambda: engine.remove_policy("a4"))
+        if step == 6:
+            sampler.change(lambda: bases.adapted(engine, "c", rank=4, seed=10))
+            assert engine.policies["c"].bank is banks[3], "no adapter took the place of one that has left"
+    while sampler.busy:
+        sampler.step()
+    sampler.close()
+    for found, row in zip(rows, [row for row in expected if row.policy != "a4"], strict=True):
+        agree(found, row)
+
+
+class Spelled:
+    """A `Constraint`: three tokens and the end, as one that is whole or one that gave up."""
+
+    def __init__(self, gives_up: bool) -> None:
+        self.gave_up = False
+        self._gives_up = gives_up
+
+    def allowed(self, tokens: Sequence[int]) -> Tensor:
+        """7, 8, 9, and 2 for the end."""
+        self.gave_up = self._gives_up and len(tokens) == 3
+        found = torch.zeros(64, dtype=torch.bool)
+        found[(7, 8, 9, 2)[len(tokens)]] = True
+        return found
+
+
+@pytest.mark.parametrize(("gives_up", "tokens", "end"), [(False, [7, 8, 9, 2], "stop"), (True, [7, 8, 9], "length")])
+def test_what_a_constraint_gave_up_does_not_end_as_if_it_were_whole(
+    bases: ModuleType, gives_up: bool, tokens: list[int], end: str
+) -> None:
+    sampler = LiveSampler(engine_with_two(bases, "llama"))
+    params = SamplingParams(max_tokens=10, temperature=0.0, stop_ids=(2,))
+    row = sampler.add("base", [5, 6], params, constraint=Spelled(gives_up))
+    beside = sampler.add("a", [5, 6], replace(params, stop_ids=()))
+    while sampler.busy:
+        sampler.step()
+    sampler.close()
+    assert (row.tokens, row.ended) == (tokens, end)
+    assert len(row.logprobs) == len(tokens)
+    assert len(beside.tokens) == 10

@@ -273,3 +273,26 @@ def test_memory_of_a_pack_is_its_adapters_gradients_and_moments(bases: ModuleTyp
     trained = sum(engine.policies[name].trainable_parameters for name in names)
     assert sum(storages[place] for place in own) == 16 * trained
     assert sum(parameter.grad is not None for parameter in engine.model.parameters()) == 0
+
+
+def test_a_policy_that_has_gone_leaves_no_memory_taken(bases: ModuleType) -> None:
+    """At once, not when Python next looks for circles: a server may wait for that while gigabytes are held."""
+    engine = Engine(bases.small_base("llama"))
+    data = collate(bases.examples(2, seed=0))
+
+    def taken() -> int:
+        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor) and not each.is_meta]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        return sum(storages.values())
+
+    engine.add_policy("stays", LoRA(rank=4))
+    engine.forward_backward({"stays": data})
+    gc.collect()
+    gc.disable()
+    try:
+        before = taken()
+        engine.add_policy("goes", LoRA(rank=4))
+        engine.remove_policy("goes")
+        assert taken() == before
+    finally:
+        gc.enable()

@@ -149,15 +149,16 @@ class Engine:
         else:
             policy = FullPolicy(name, method, self.model, optimizer, self.cuts, self.dtype)
         self.policies[name] = policy
-        self._slots.refresh()
+        self._slots.refresh(policy)
         self._unembedding.watch()
         return policy
 
     @together
     def remove_policy(self, name: str) -> None:
         """Take a policy off. What a FullFT policy did to the base stays done."""
-        self.policies.pop(name).detach()
-        self._slots.refresh()
+        policy = self.policies.pop(name)
+        policy.detach()
+        self._slots.refresh(policy)
         self._unembedding.watch()
 
     @together
@@ -386,7 +387,7 @@ class Engine:
         self, tokens: Mapping[str, int], positions: Mapping[str, int], selected: Tensor | None, run: LogitsFn
     ) -> Tensor:
         """Logits [positions, vocabulary] for the sampler: see `decode.RoutedForward`."""
-        all_of, wanted = (self._slots.spans(list(of), list(of.values())) for of in (tokens, positions))
+        all_of, wanted = (self._routing.spans(of, self._slots.spans) for of in (tokens, positions))
         self._lockstep.announce()
         with self._routed(all_of, wanted, selected, chunked=False):
             logits = run().flatten(0, -2)

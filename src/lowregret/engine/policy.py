@@ -269,6 +269,10 @@ class LoRAPolicy(Policy):
             assert isinstance(experts, LoRAExperts)
             experts.traffic.pop(self.name, None)
         self.bank.remove(self.name)
+        pieces = (piece for _, piece in self._pieces)
+        for parameter in (self._flat, *pieces, *self.weights.values(), *self.initial.values()):
+            # Else the bank stays in memory as it was, until Python looks for circles.
+            parameter.data, parameter.grad = parameter.data.new_empty(0), None
         if self.bank.members:
             return
         for name in {carrier_name(matrix): None for matrix in self.matrices}:

@@ -25,18 +25,18 @@ class PolicySlots:
         self._banks: list[AdapterBank] = []
 
     def bank(self, layout: AdapterLayout) -> AdapterBank:
-        """The bank for this layout: one that is there, or a new one."""
+        """The bank for a new policy of this layout: one that has room, or a new one."""
         for bank in self._banks:
-            if bank.layout == layout:
+            if bank.layout == layout and bank.has_room(self.kernels.bank_bytes):
                 return bank
         self._banks.append(AdapterBank(layout))
         return self._banks[-1]
 
-    def refresh(self) -> None:
-        """After policies have come or gone: views of banks are others now, and one without a member is left."""
+    def refresh(self, changed: Policy) -> None:
+        """After a policy has come or gone: views of its bank are others now, and one without a member is left."""
         self._banks = [bank for bank in self._banks if bank.members]
         for policy in self.policies.values():
-            if isinstance(policy, LoRAPolicy):
+            if isinstance(policy, LoRAPolicy) and isinstance(changed, LoRAPolicy) and policy.bank is changed.bank:
                 policy.refresh_views()
 
     def order(self, names: Iterable[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 A bank holds policies that adapt the same matrices with the same padded rank. Each policy is one row: every A and B of
 it, flattened, one after the other. So the A of all policies on one matrix is a strided view [policies, rank, d_in] that
-`bmm` takes as it is, and an optimizer step of one policy is one step of one vector.
+`bmm` takes as it is, and an optimizer step of one policy is one step of one vector. A bank is copied when a policy
+joins or leaves it, so where copies take long it is kept small, and more policies of its layout have another beside it.
 
 Ranks are padded to a multiple of 4 with zeros, which no gradient reaches: a padded row of A meets a padded column of B
 that is zero, and the other way round. A rank of 1 would be a matrix-vector product, slower and, with some libraries,
@@ -123,6 +124,8 @@ class AdapterBank:
         """The weights at the start, the same shape; None unless the layout is residual."""
         self._cast: tuple[int, Tensor] | None = None
         """The weights of some members in another type, and the first of them: see `cast_once`."""
+        self._found: dict[str, Tensor] = {}
+        """Views of the weights as they lie now, by name: see `_of_weights`."""
         self.origins: dict[str, tuple[str, int, float]] = {}
         """Init, rank and scale of members that found their start in the base as it is now."""
         self.slices: list[WeightSlice] = []
@@ -140,6 +143,15 @@ class AdapterBank:
         start = self._size
         self._size += math.prod(shape)
         self.slices.append(WeightSlice(f"{matrix.name}.{kind}", matrix, slice(start, self._size), shape))
+
+    def has_room(self, most: int | None) -> bool:
+        """Whether its weights take at most so many bytes with one member more; None is no bound.
+
+        An empty bank has room for any; a residual one for all, whose starts are found in the base once.
+        """
+        if most is None or not self.members or self.layout.residual:
+            return True
+        return self.weights.nbytes // len(self.members) * (len(self.members) + 1) <= most
 
     def known_start(self, method: LoRA) -> dict[str, tuple[Tensor, Tensor]] | None:
         """A and B by matrix of a member that found them in the base for a method alike; None when there is none.
@@ -171,13 +183,13 @@ class AdapterBank:
             self.initial = row.clone() if self.initial is None else torch.cat([self.initial, row])
             if method is not None:
                 self.origins[name] = _origin(method)
-        self.weights = torch.cat([self.weights, row]) if self.members else row
+        self.weights, self._found = torch.cat([self.weights, row]) if self.members else row, {}
         self.members.append(name)
 
     def remove(self, name: str) -> None:
         """Take a member out. Views taken before are stale then."""
         kept = [slot for slot, member in enumerate(self.members) if member != name]
-        self.weights = self.weights[kept]
+        self.weights, self._found = self.weights[kept], {}
         self.gradients = None if self.gradients is None else self.gradients[kept]
         self.initial = None if self.initial is None else self.initial[kept]
         self.members = [self.members[slot] for slot in kept]
@@ -203,11 +215,11 @@ class AdapterBank:
 
     def a(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts rank d_in"]:
         """A of every member on one matrix, padding included."""
-        return self._a(self.weights, matrix)[slots]
+        return self._of_weights(f"{matrix}.lora_A")[slots]
 
     def b(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts d_out rank"]:
         """B of every member on one matrix, padding included."""
-        return self._b(self.weights, matrix)[slots]
+        return self._of_weights(f"{matrix}.lora_B")[slots]
 
     def a_gradient(self, matrix: str, slots: slice = slice(None)) -> Float[Tensor, "policies *experts rank d_in"]:
         """Where the gradients of A add up; `need_gradients` comes first."""
@@ -250,6 +262,13 @@ class AdapterBank:
     def views(self, flat: Float[Tensor, " numbers"], method: LoRA) -> dict[str, Tensor]:
         """A method's weights by name in one policy's vector, unpadded."""
         return {piece.name: piece.view(flat[piece.place], method) for piece in self.slices}
+
+    def _of_weights(self, name: str) -> Tensor:
+        """`_in` of the weights, made once: rows that come and go in decoding ask for all of them each time."""
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._in(self.weights, name)
+        return found
 
     def _a(self, rows: Tensor, matrix: str) -> Tensor:
         return self._in(rows, f"{matrix}.lora_A")

@@ -16,6 +16,10 @@ beyond 256."""
 CHUNK_SHARE = 64
 """A GPU has this many times as much memory as a chunk of logits takes. It reads all of the unembedding for each chunk,
 which only from about a thousand positions takes less time than the product: derived, not measured."""
+BANK_BYTES = 192 * 2**20
+"""Of the weights of policies that lie side by side on a CPU: a copy of them takes less than a tenth of a second. Eight
+adapters of rank 16 on SmolLM2-135M; those of larger bases have products so large that taking them together saves
+little."""
 HOPPER = (9, 10)
 """Major compute capabilities for which torch's `grouped_mm` is one kernel; elsewhere it reads the sizes from the
 device, which waits for it, and loops (aten/src/ATen/native/cuda/GroupedBlas.cpp)."""
@@ -33,21 +37,23 @@ class Kernels:
     """Dropout's masks from the place of each number; else from a generator that is seeded for each row and matrix."""
     chunk_bytes: int = LEAST_CHUNK
     """Bytes of logits that are there at once."""
+    bank_bytes: int | None = None
+    """The most bytes of a bank's weights, which are copied when a policy joins or leaves; None is no bound."""
 
 
-CPU = Kernels()
+CPU = Kernels(bank_bytes=BANK_BYTES)
 """Those of a CPU."""
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
     """What is fast on a device whose products are of this type.
 
-    | device | attention | uneven packs | masks | logits at once |
-    |---|---|---|---|---|
-    | CPU | groups | a product each | seeded | 128 MiB |
-    | CUDA, bfloat16, capability 9 or 10 | varlen | grouped | counted | 1/64 of its memory |
-    | CUDA, bfloat16, capability 8, 11 or 12 | varlen | a product each | counted | 1/64 of its memory |
-    | other GPUs, and float32 | groups | a product each | counted | 1/64 of its memory, or 128 MiB |
+    | device | attention | uneven packs | masks | logits at once | a bank |
+    |---|---|---|---|---|---|
+    | CPU | groups | a product each | seeded | 128 MiB | 192 MiB |
+    | CUDA, bfloat16, capability 9 or 10 | varlen | grouped | counted | 1/64 of its memory | any size |
+    | CUDA, bfloat16, capability 8, 11 or 12 | varlen | a product each | counted | 1/64 of its memory | any size |
+    | other GPUs, and float32 | groups | a product each | counted | 1/64 of its memory, or 128 MiB | any size |
     """
     if device.type == "cpu":
         return CPU

@@ -50,7 +50,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         """[..., d_in] → [..., d_out] for the tokens of the current pass, in its order."""
-        spans = [span for span in self._spans(x.numel() // x.shape[-1]) if span.bank in self.banks]
+        routed = self._spans(x.numel() // x.shape[-1])
+        spans = [span for span in routed if span.bank in self.banks]
         if not spans:
             y: Tensor = self.base(x)
             return y
@@ -66,8 +67,8 @@ class LoRALinear(nn.Module):
             # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
             decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= _few_rows()
             y = (_transposed_product if decoding else _product)(flat, _as(weight, dtype).T, bias)
-            for span in plain:
-                span.add_update(y, flat, *self.routing.factors(span, self.name, dtype))
+            for update in self.routing.updates(routed, plain, self.name, dtype):
+                update.add(y, flat)
         if dora:
             y = magnified(flat, y, weight, bias, self.name, dora, self.routing)
         return y.view(*x.shape[:-1], -1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lowregret.lora.spans import SlotSpan
+from lowregret.lora.updates import Update, updates_of
 
 RowNorms = dict[tuple[str, str], Tensor]
 """Row norms for DoRA by matrix and policy, for passes between which no weight changes."""
@@ -21,8 +21,8 @@ PairExchange = Callable[[Tensor, Tensor, Tensor, Sequence[int], int, ComputePair
 pairs) → sums over a token's experts [tokens, d], each computed by the process that holds it."""
 AddUp = Callable[[Tensor], None]
 """Puts the sum over processes in the place of each one's tensor."""
-FactorCache = dict[tuple[str, int, int, int, torch.dtype], tuple[Tensor, Tensor]]
-"""Aᵀ and Bᵀ by matrix, bank, first and last slot and type, for the same passes."""
+FindSpans = Callable[[Sequence[str], Sequence[int]], Sequence[SlotSpan]]
+"""(policies, tokens of each) → whose tokens are whose."""
 
 
 @dataclass
@@ -40,8 +40,10 @@ class PolicyRouting:
     """Ties outputs to the graph though no input may need a gradient: adapters get theirs as a side effect."""
     norms: RowNorms | None = None
     """DoRA's, kept while no weight changes; None while they may."""
-    known: FactorCache | None = None
-    """Those that were asked for, kept as long."""
+    known: dict[str, tuple[Sequence[SlotSpan], list[Update]]] | None = None
+    """By matrix whose tokens were whose in the newest pass, and what they added; kept as long."""
+    latest: tuple[dict[str, int], Sequence[SlotSpan]] | None = None
+    """The tokens of each policy in the newest pass of the sampler, and whose they are; kept as long."""
     add_up: dict[str, AddUp] = field(default_factory=dict)
     """Of matrices whose rows lie over several processes: what adds up a number of each row over them."""
     exchange: PairExchange | None = None
@@ -50,21 +52,28 @@ class PolicyRouting:
     @contextmanager
     def unchanging(self) -> Iterator[None]:
         """No weight changes inside, and no policy comes or goes: what is known of them is not computed again."""
-        self.norms, self.known = {}, {}
+        self.norms, self.known, self.latest = {}, {}, None
         try:
             yield
         finally:
-            self.norms = self.known = None
+            self.norms = self.known = self.latest = None
 
-    def factors(
-        self, span: SlotSpan, matrix: str, dtype: torch.dtype
-    ) -> tuple[Float[Tensor, "policies d_in factors"], Float[Tensor, "policies factors d_out"]]:
-        """Aᵀ and Bᵀ of what each policy of a span adds to one matrix, in the type of products."""
-        key = (matrix, id(span.bank), span.slots.start, span.slots.stop, dtype)
-        found = None if self.known is None else self.known.get(key)
-        if found is None:
-            a, b = span.factors(matrix, dtype)
-            found = a.transpose(1, 2), b.transpose(1, 2)
-            if self.known is not None:
-                self.known[key] = found
+    def spans(self, counts: Mapping[str, int], find: FindSpans) -> Sequence[SlotSpan]:
+        """Whose tokens are whose in a pass of so many of each policy; the same object for passes alike in a row."""
+        if self.latest is not None and self.latest[0] == counts and list(self.latest[0]) == list(counts):
+            return self.latest[1]
+        found = find(list(counts), list(counts.values()))
+        if self.known is not None:
+            self.latest = dict(counts), found
         return found
+
+    def updates(
+        self, routed: Sequence[SlotSpan], own: Sequence[SlotSpan], matrix: str, dtype: torch.dtype
+    ) -> Sequence[Update]:
+        """What those spans of a pass add to one matrix that adapt it, in the type of products."""
+        known = None if self.known is None else self.known.get(matrix)
+        if known is None or known[0] is not routed:
+            known = routed, updates_of(own, matrix, dtype)
+            if self.known is not None:
+                self.known[matrix] = known
+        return known[1]

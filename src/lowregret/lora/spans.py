@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,19 @@ from lowregret.lora.masks import CountedMasks, counted
 MOST_GROUPS = 1024
 """Of one `grouped_mm`, less one."""
 _BYTES = 16
+
+
+@dataclass(frozen=True)
+class SlotRun:
+    """Policies of a span with equally many tokens and one scale: what one batched product serves."""
+
+    first: int
+    """Among those of the span."""
+    last: int
+    """The one after them."""
+    tokens: slice
+    """Theirs, in the flattened inputs."""
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -53,29 +66,21 @@ class SlotSpan:
         """All tokens of this span."""
         return slice(self.start, self.start + sum(self.sizes))
 
+    @cached_property
+    def runs(self) -> tuple[SlotRun, ...]:
+        """Its policies, those together that are neighbours and alike."""
+        starts = [self.start, *(self.start + end for end in accumulate(self.sizes))]
+        alike = groupby(range(len(self.sizes)), key=lambda index: (self.sizes[index], self.scales[index]))
+        runs = [(scale, list(indices)) for (_, scale), indices in alike]
+        return tuple(
+            SlotRun(own[0], own[-1] + 1, slice(starts[own[0]], starts[own[-1] + 1]), scale) for scale, own in runs
+        )
+
     def factors(
         self, matrix: str, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "policies factors d_in"], Float[Tensor, "policies d_out factors"]]:
         """A and B of what each policy adds to one matrix, in the type of products."""
         return self.bank.factors(matrix, self.slots, dtype)
-
-    def add_update(
-        self,
-        y: Float[Tensor, "all d_out"],
-        x: Float[Tensor, "all d_in"],
-        a: Float[Tensor, "policies d_in factors"],
-        b: Float[Tensor, "policies factors d_out"],
-    ) -> None:
-        """y += scale · x Aᵀ Bᵀ on this span's tokens, each by its own policy, in place; a and b are Aᵀ and Bᵀ."""
-        y, x = y[self.tokens], x[self.tokens]
-        if len(self.sizes) == 1:  # a step of decoding is short: no loop for the one
-            y.addmm_(torch.mm(x, a[0]), b[0], alpha=self.scales[0])
-        elif self._even and len(set(self.scales)) == 1:
-            self._stacked(y).baddbmm_(torch.bmm(self._stacked(x), a), b, alpha=self.scales[0])
-        else:
-            pieces = zip(y.split(self.sizes), x.split(self.sizes), a, b, self.scales, strict=True)
-            for into, own, down, up, scale in pieces:
-                into.addmm_(torch.mm(own, down), up, alpha=scale)
 
     def trained(self, u: Float[Tensor, "tokens factors"]) -> Float[Tensor, "tokens rank"]:
         """scale · x Aᵀ of the trained A, from the same with the A of `factors`."""

@@ -71,6 +71,8 @@ class JsonForm:
 
     def __init__(self, matcher: LLMatcher, ends: Sequence[int], vocabulary: int) -> None:
         self._matcher, self._taken = matcher, 0
+        self.gave_up = False
+        """Whether llguidance has ended before the answer was whole: where it takes more than its limits, say."""
         self._end = torch.zeros(vocabulary, dtype=torch.bool)
         self._end[list(ends)] = True
 
@@ -78,7 +80,9 @@ class JsonForm:
         """The tokens that may come next; those that end an answer where nothing else may."""
         self._matcher.consume_tokens(list(tokens[self._taken :]))
         self._taken = len(tokens)
-        if self._matcher.is_stopped() or self._matcher.is_error():
-            return self._end
-        found = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) > 0
-        return found[: len(self._end)] if bool(found.any()) else self._end
+        if not self._matcher.is_stopped():  # an error has stopped it, too
+            found = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) > 0
+            if bool(found.any()):
+                return found[: len(self._end)]
+        self.gave_up = self._matcher.is_error() or not self._matcher.is_accepting()
+        return self._end

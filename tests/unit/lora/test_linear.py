@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
@@ -202,3 +203,52 @@ def test_a_bank_keeps_its_members_apart_when_one_leaves() -> None:
     assert own.gradients[:, 0].tolist() == [0.0, 2.0, 0.0]
     assert own.a("m", slice(2, 3))[0, :3].eq(1).all()
     assert not own.a("m", slice(2, 3))[0, 3:].any()
+
+
+def test_a_bank_has_room_while_its_weights_take_few_bytes() -> None:
+    own, size = bank([4, 4]), 4 * (4 * 5 + 4 * 4)
+    assert own.weights.nbytes == 2 * size
+    assert own.has_room(3 * size)
+    assert not own.has_room(3 * size - 1)
+    assert AdapterBank(own.layout).has_room(0), "no policy finds a bank"
+    residual = AdapterBank(AdapterLayout((MATRIX,), 4, residual=True))
+    residual.add("0", {"m": (torch.ones(4, 5), torch.ones(4, 4))}, CPU)
+    assert residual.has_room(0), "a start in the base is found once for every member"
+
+
+@pytest.mark.parametrize("scales", [(2.0,) * 5, (2.0, 2.0, 0.5, 0.5, 2.0), (1.0, 2.0, 3.0, 4.0, 5.0)])
+@pytest.mark.parametrize("sizes", [(2,) * 5, (1, 1, 2, 2, 2), (1, 2, 3, 4, 5)])
+def test_without_gradients_each_gets_its_own_update(sizes: tuple[int, ...], scales: tuple[float, ...]) -> None:
+    """Neighbours that are alike in one product, whatever the others are; tokens of none before and after."""
+    own, base = bank([4] * 5), nn.Linear(5, 4)
+    found = replace(span(own, 2, sizes), scales=scales)
+    total = sum(sizes) + 3
+    linear, x = adapted(base, [own], [found], total), torch.randn(total, 5)
+    with torch.no_grad(), linear.routing.unchanging():
+        for _ in range(2):  # what is looked up is what was found
+            torch.testing.assert_close(linear(x), reference(base, x, found, own.a("m"), own.b("m")))
+        (update, *others) = linear.routing.updates(linear.routing.tokens, [found], "m", x.dtype)
+    alike = zip(sizes, scales, strict=True)
+    runs = [list(group) for _, group in groupby(alike)]
+    assert [each.policies for each in (update, *others)] == [len(run) for run in runs]
+
+
+def test_what_a_pass_adds_is_found_anew_when_its_rows_are_others() -> None:
+    own, base = bank([4, 4]), nn.Linear(5, 4)
+    linear, x = adapted(base, [own], [span(own, 0, (1, 2))], 3), torch.randn(3, 5)
+    with torch.no_grad(), linear.routing.unchanging():
+        first = linear(x)
+        other = replace(span(own, 0, (2, 1)), total=3)
+        linear.routing.tokens = [other]
+        torch.testing.assert_close(linear(x), reference(base, x, other, own.a("m"), own.b("m")))
+        assert not torch.equal(linear(x), first)
+
+
+def test_views_of_a_bank_are_those_of_its_weights_as_they_are() -> None:
+    """Also after a member has come or gone."""
+    own = bank([4, 4])
+    for change in (lambda: own.remove("0"), lambda: own.add("2", {"m": (torch.ones(4, 5), torch.ones(4, 4))}, CPU)):
+        before = own.a("m").data_ptr()
+        change()
+        assert own.a("m").data_ptr() == own.weights.data_ptr() != before
+        assert len(own.b("m")) == len(own.members)

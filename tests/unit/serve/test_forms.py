@@ -44,3 +44,15 @@ def test_what_asks_for_too_much_is_refused(forms: Forms, schema: dict[str, Any])
         forms.of(schema)
     assert problem.value.status == 400
     assert problem.value.body["error"]["param"] == "response_format"
+
+
+def test_what_was_given_up_is_told_from_what_is_whole(forms: Forms) -> None:
+    """Both are ended by the only tokens that are allowed then."""
+    word = forms._tokenizer("ab", add_special_tokens=False).input_ids
+    quote = forms._tokenizer('"', add_special_tokens=False).input_ids
+    whole, given_up = (forms.of({"enum": ["ab"]})() for _ in range(2))
+    for form, tokens in ((whole, [*quote, *word, *quote]), (given_up, word)):
+        assert not form.gave_up
+        allowed = form.allowed(tokens)
+        assert allowed.nonzero().flatten().tolist() == [forms._tokenizer.eos_token_id]
+    assert (whole.gave_up, given_up.gave_up) == (False, True)

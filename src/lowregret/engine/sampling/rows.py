@@ -16,11 +16,14 @@ AHEAD = 64
 """Steps for which the numbers that rows draw by are put side by side at a time."""
 
 End = Literal["stop", "length", "cancelled"]
-"""A stop token or text, `max_tokens`, or whoever asked."""
+"""A stop token or text, `max_tokens` or a constraint that gave up, or whoever asked."""
 
 
 class Constraint(Protocol):
     """What a completion may be."""
+
+    gave_up: bool
+    """Whether it could not be kept to the end: what was drawn is not whole, and only its end is allowed."""
 
     def allowed(self, tokens: Sequence[int]) -> Bool[Tensor, " vocabulary"]:
         """The tokens that may come after these of a completion, one at least; asked for each, in order."""
@@ -70,8 +73,9 @@ class Row:
         """Take tokens that were drawn, up to the one that ends the row."""
         params, first = self.params, len(self.tokens)
         ends = [first + at + 1 for at, token in enumerate(tokens) if token in params.stop_ids]
+        gave_up = bool(ends) and self.constraint is not None and self.constraint.gave_up
         if ends:
-            tokens = tokens[: ends[0] - first]
+            tokens = tokens[: ends[0] - first - gave_up]  # nobody chose the token that ends what is not whole
         whole = [*self.tokens, *tokens][: params.max_tokens]
         end = self.texts.end(whole, first) if self.texts else None
         if end is not None:
@@ -81,7 +85,8 @@ class Row:
         self.tokens += whole[first:]
         self.logprobs += logprobs[:new]
         self.likely += likely[:new]
-        self.ended = "stop" if stopped else "length" if len(whole) == params.max_tokens else self.ended
+        cut = gave_up or len(whole) == params.max_tokens
+        self.ended = "stop" if stopped else "length" if cut else self.ended
         if self.ended is None and self.cancelled:
             self.ended = "cancelled"
 
