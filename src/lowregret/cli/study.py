@@ -157,9 +157,8 @@ def study(
     """A question that asks for more ranks, seeds or sizes than its folder holds extends it: what is there is not
     repeated.
     """
-    given = {**locals(), **flags}
     if recipe == STATUS or folder is not None:
-        _require_status_alone(given)
+        _require_status_alone({**locals(), **flags})
         _show_status(recipe, folder, store, as_json)
         return
     _require_workers(workers)
