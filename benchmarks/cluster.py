@@ -48,6 +48,8 @@ QUICK = "study learning-rate --quick --seeds 1 --ranks 1,4 --steps 20 --quiet".s
 """Of the kills: a whole study, two groups of some fifteen trials, of which fifty take about forty minutes."""
 ALL = "study all --quick --quiet".split()
 TRIALS, WORKERS = 10_000, 64
+_OF_KILLS = ("kills", "met", "same", "by")
+_OF_TIMES = ("seconds", "ratio", "trials", "overhead_seconds_per_trial", "ray_bytes")
 
 
 def throughput() -> dict[str, Any]:
@@ -216,6 +218,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def with_before(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """What this machine's build/ has no rows of stays as another machine has found it."""
+    lacking = [] if found["kills"] else list(_OF_KILLS)
+    lacking += [] if found["throughput"] else ["throughput"]
+    lacking += [] if "ratio" in found else list(_OF_TIMES)
+    return found | {name: before[name] for name in lacking if name in before}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 1 when a study that was killed ended with other numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -239,9 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
             file.flush()
             print(to_json(row), flush=True)
     found = summary(rows)
-    if found["throughput"] is None and RESULT.exists():  # of another machine's build/
-        found["throughput"] = json.loads(RESULT.read_text()).get("throughput")
-    RESULT.write_text(to_json(found, indent=2) + "\n")
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    RESULT.write_text(to_json(with_before(found, before), indent=2) + "\n")
     return 0 if all(row.get("same", True) for row in rows) else 1
 
 

@@ -40,7 +40,7 @@ def show_simulation(study: str, found: Sequence[SimulatedStudy]) -> None:
     longest = first.longest
     say(
         f"The longest group, {longest.key}, takes {duration(longest.cost.seconds)} on {longest.cost.needs.gpus:g} "
-        "of them: no number of devices ends the study sooner."
+        "of them: the study takes as long at least, unless a larger cluster gives that group more devices."
     )
     say("Trials of one group follow each other as its search asks, so that a study is spread by its groups.")
     if any(" rl " in f" {group.key}" for group in first.groups):

@@ -126,5 +126,5 @@ def _become_vllm(
         deliver(named(model, [str(folder)]), merged, "merged", None, None, None, quiet=True)
         model, name, kept = str(merged), name or own, {}
     found = start(model, spec, given=asked, adapters=kept, name=name, key=key, more=more)
-    say(f"starting {' '.join(found.arguments)}")
+    say(f"starting {shlex.join(found.arguments)}")
     os.execve(found.program, found.arguments, dict(found.environment))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +33,8 @@ _WIDE = 140
 """Characters of a line of a table that goes into a file or through a pipe."""
 STATUS = "status"
 """In the place of a recipe: how far a study is."""
+_OF_STATUS = {"recipe", "folder", "store", "as_json", "flags"}
+"""What `status` is asked with."""
 ASKS = VerbFlags(
     Question,
     leaves_out={
@@ -156,6 +158,7 @@ def study(
     repeated.
     """
     if recipe == STATUS or folder is not None:
+        _require_status_alone({**locals(), **flags})
         _show_status(recipe, folder, store, as_json)
         return
     _require_workers(workers)
@@ -254,6 +257,13 @@ def _show_status(recipe: str, folder: Path | None, store: str | None, as_json: b
             "its place the one in a store."
         )
     _print_status(folder, as_json)
+
+
+def _require_status_alone(given: Mapping[str, object]) -> None:
+    """SpecError for a flag that says nothing about how far a study is."""
+    for name, value in given.items():
+        if name not in _OF_STATUS and value is not None and value is not False:
+            raise SpecError(f"--{name.replace('_', '-')}: is of no use with `{STATUS}`. Leave it out.")
 
 
 def _print_status(folder: Path, as_json: bool) -> None:

@@ -173,7 +173,7 @@ class Mirror:
         that the number that an earlier holder would write next is taken.
         """
         here = {path: self._looked_at(path) for path in self._here()}
-        if here == self._stored and self._number and not claim:
+        if here == self._stored and (self._number or not here) and not claim:
             return
         for path, file in here.items():
             if self._stored.get(path) != file:

@@ -22,6 +22,8 @@ from lowregret.spec.serve import ServeSpec
 
 TAKEN = ("engine", "host", "port", "max_rows", "precision")
 """Fields of the spec that mean something to vLLM."""
+_OURS = ("--host", "--port", "--api-key")
+"""Words of vLLM's that would open an address without a key, or show the key to others on the machine."""
 _OWN = "It is of use with --engine own alone: leave it out."
 
 
@@ -65,6 +67,10 @@ def start(
             raise SpecError(
                 f"--{field.replace('_', '-')}: vLLM has its own ways there, which --vllm 'ITS OPTIONS' tells it. {_OWN}"
             )
+    for word in more:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag in _OURS:
+            raise SpecError(f"--vllm: {flag} is a flag of `lowregret serve`, too. Give it without --vllm.")
     require_key(spec.host, key)
     program = shutil.which("vllm")
     if program is None:

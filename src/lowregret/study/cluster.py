@@ -84,8 +84,8 @@ def simulate_study(
     """
     if preempted_hours is not None and not LEAST_HOURS <= preempted_hours <= limits.SECONDS:
         raise SpecError(
-            f"--preempted-hours {preempted_hours:g}: must be {LEAST_HOURS:g} or more, such as 6: on nodes that are "
-            "taken back sooner, little is done between a start and the next one."
+            f"--preempted-hours {preempted_hours:g}: must be {LEAST_HOURS:g} or more and at most {limits.SECONDS:,}, "
+            "such as 6: on nodes that are taken back sooner, little is done between a start and the next one."
         )
     devices, hardware = parse_cluster(cluster)
     groups = _groups(name, models)

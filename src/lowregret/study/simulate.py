@@ -7,6 +7,7 @@ random times; what trained there goes on from its last checkpoint, on any node w
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Simulation:
     lost_seconds: float
     """Of devices: work that was done again, and starts."""
     longest_seconds: float
-    """Of the longest chain of groups: no number of devices makes it shorter."""
+    """Of the longest chain of groups, with the devices that each has."""
 
 
 def simulate(groups: Sequence[SimulatedGroup], cluster: SimulatedCluster, seed: int = 0) -> Simulation:
@@ -120,6 +121,7 @@ class _Draw:
         self._sizes = sizes
         self._nodes = [_Node(float(size)) for size in sizes]
         self._left = [group.seconds for group in groups]
+        self._least = min((group.devices for group in groups), default=0.0)
         self._waiting = dict.fromkeys(range(len(groups)))
         self._open = set(self._waiting)
         self._events: list[tuple[float, int, str, int, int]] = []
@@ -159,12 +161,16 @@ class _Draw:
         self._push(now + 3600 * self._draw.expovariate(rate), "lost", node, self._nodes[node].turn)
 
     def _begin(self, now: float) -> None:
+        refused = math.inf
         for index in list(self._ready()):
             group = self._groups[index]
+            if group.devices >= refused:
+                continue
             fitting = [node for node in self._nodes if node.up and node.free + 1e-9 >= group.devices]
             if not fitting:
-                if group.devices <= 1:
-                    break  # whoever is behind it, is as large or larger, or waits its turn
+                if group.devices <= self._least:
+                    break
+                refused = group.devices  # a smaller one behind it may have room
                 continue
             node = min(fitting, key=lambda each: each.free)  # the fullest, so that large groups find a whole one
             node.free -= group.devices

@@ -110,7 +110,7 @@ class Stages:
                 break
             if not open_by[folder]:
                 continue
-            takes = seed_seconds(folder, stage.question, stage.seeds - 1)
+            takes = seed_seconds(folder, stage.question, stage.seeds - 1, self._at_once)
             if takes > budget.left:
                 self._say(f"{stage.question.name}: is open; one more seed takes longer than what is left of the budget")
                 continue
@@ -163,11 +163,12 @@ def judge_seeds(folder: Path, seeds: int) -> Claims:
     return judge_study(replace(found, question=question, conditions=conditions))
 
 
-def seed_seconds(folder: Path, question: Question, seed: int) -> float:
-    """What a seed of a question took: of the group whose trials took longest, for groups train side by side."""
+def seed_seconds(folder: Path, question: Question, seed: int, at_once: int) -> float:
+    """What a seed of a question takes where so many groups train side by side, as the trials of one took: as long as
+    its longest group, and as all of them shared evenly."""
     taken: dict[str, float] = defaultdict(float)
     for group in question.groups():
         for record in read_trials(group_folder(folder, group)):
             if record.seed == seed:
                 taken[group.key] += record.seconds
-    return max(taken.values(), default=0.0)
+    return max(max(taken.values(), default=0.0), sum(taken.values()) / at_once)

@@ -33,8 +33,8 @@ from lowregret.spec import FullFT, LoRA
 from lowregret.study.budget import Allowed, Budget
 from lowregret.study.execute.choose import Chosen, Place, choose, require_place
 from lowregret.study.execute.job import GroupJob
-from lowregret.study.execute.run import GroupRun
-from lowregret.study.execute.stored import kept
+from lowregret.study.execute.run import GroupRun, require_room
+from lowregret.study.execute.stored import Kept, kept
 from lowregret.study.group import require_extension
 from lowregret.study.lattice import anchor_of, bracket, lattice_rate, losses_at
 from lowregret.study.observer import Silent, StudyObserver
@@ -72,14 +72,13 @@ def run_studies(
     _require_inputs(studies.values())
     with ExitStack() as stack:
         stores = stores or {}
+        copies: dict[Path, Kept | None] = {}
         for folder, question in studies.items():
-            copy = stack.enter_context(kept(folder, stores.get(folder)))
-            stack.enter_context(lock_run(folder))
+            stack.enter_context(lock_run(folder))  # first: what a store has is written where nobody else writes
+            copies[folder] = stack.enter_context(kept(folder, stores.get(folder)))
             for paused in (folder, *(group_folder(folder, group) for group in question.groups())):
                 forget_pause(paused, watching.say)
-            _bind_question(folder, question, command)
-            if copy is not None:
-                copy.push(claim=True)
+            _require_question(folder, question)
         asked_to_stop = stack.enter_context(stop_requests(watching.say))
         stages = Stages(studies, watching.say, settle=settle)
         limits: list[Budget] = []
@@ -92,11 +91,15 @@ def run_studies(
             stack.callback(chosen.executor.close)
             stages.place(chosen.machines, chosen.at_once, chosen.devices)
             jobs = stages.first()
+            require_room(chosen.executor, jobs)
             watching.priced(study_price(jobs, chosen.at_once, chosen.hardware))
             if budget is not None:
                 limits.append(Budget(budget, chosen.price_per_hour(jobs)))
+            _bind_all(copies, studies, command)
             bind = partial(_bind_question, command=command)
             _train(chosen, stages, jobs, watching, (asked_to_stop, should_stop), track, limits, bind, stores)
+        else:
+            _bind_all(copies, studies, command)
         for folder, question in studies.items():  # last, when nothing else runs
             if isinstance(question, ComputeQuestion):
                 if question.devices > 1:
@@ -177,11 +180,19 @@ def _lost_data(question: Question) -> DataError | None:
     return None
 
 
-def _bind_question(folder: Path, question: Question, command: str) -> None:
-    """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
-    make_folder(folder)
+def _bind_all(copies: Mapping[Path, Kept | None], studies: Mapping[Path, Question], command: str) -> None:
+    """Have the questions in their folders, and in their stores. Once all that was asked for can be had: whoever asks a
+    finished study for more, at an address that does not answer, finds its claims as they were."""
+    for folder, copy in copies.items():
+        _bind_question(folder, studies[folder], command)
+        if copy is not None:
+            copy.push(claim=True)
+
+
+def _require_question(folder: Path, question: Question) -> dict[str, Any]:
+    """The study.json of a folder, {} where there is none; RecordsError when the folder belongs to another question."""
     path = folder / STUDY
-    asked = without_secrets(Asked(question=question).model_dump(mode="json"))
+    asked = Asked(question=question).model_dump(mode="json")
     stored: dict[str, Any] = {}
     kind = question.name
     if path.exists():
@@ -192,12 +203,20 @@ def _bind_question(folder: Path, question: Question, command: str) -> None:
         require_targets(path, stored["question"], asked["question"])
     elif (folder / SPEC).exists():
         raise RecordsError(f"{folder}: belongs to `lowregret compare` or `train`. Use another --out.")
-    for group in question.groups():  # before study.json is replaced: what is there must stay as it is judged
+    for group in question.groups():  # what is there must stay as it is judged
         require_extension(group_folder(folder, group), group)
+    return stored
+
+
+def _bind_question(folder: Path, question: Question, command: str) -> None:
+    """study.json: the question asked last; RecordsError when the folder belongs to another kind of question."""
+    stored = _require_question(folder, question)
+    asked = without_secrets(Asked(question=question).model_dump(mode="json"))
+    make_folder(folder)
     stated = [statement.model_dump(mode="json") for statement in statements(question)]
     if stored.get("question") != asked["question"] or is_older(stored.get("lowregret")):  # claims of another question
         remove_file(folder / CLAIMS)
-    write_json(path, {"lowregret": __version__, "command": command, **asked, "claims": stated})
+    write_json(folder / STUDY, {"lowregret": __version__, "command": command, **asked, "claims": stated})
 
 
 def _starts(job: GroupJob) -> dict[str, float]:

@@ -109,11 +109,14 @@ def test_what_it_has_no_word_for_is_refused(
     for arguments, words in (
         (("--prefix-memory", "0"), "--prefix-memory: vLLM has its own ways"),
         (("--tinker-dir", str(tmp_path / "t")), "--tinker-dir: is of use with --engine own"),
+        (("--vllm", "--host=0.0.0.0"), "--vllm: --host is a flag of `lowregret serve`, too"),
+        (("--vllm", "--api_key open-to-all"), "--vllm: --api-key is a flag of `lowregret serve`, too"),
         (("--adapter-root", str(adapters)), "--adapter-root: is of use with --engine own"),
     ):
         code, said, told = typed("tiny", *arguments)
         assert (code, told) == (2, None)
         assert words in " ".join(said.split())
+        assert "open-to-all" not in said
     monkeypatch.setenv("PATH", "/nowhere")
     code, said, _ = typed("tiny")
     assert code == 2

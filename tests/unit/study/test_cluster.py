@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from lowregret.cli.cluster import show_simulation
 from lowregret.errors import SpecError
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.questions.registry import make_question
@@ -47,6 +48,13 @@ def test_a_study_is_faster_on_more_devices_until_its_longest_group_decides() -> 
     assert found[0].as_dict()["trials"] == found[0].trials > 600
 
 
+def test_what_is_said_of_the_longest_group_is_so_of_larger_clusters(capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = (simulate_study("all", name, models=["Qwen/Qwen3-8B"]) for name in ("2xH100", "64xH100"))
+    assert large[0].simulation.seconds < small[0].longest.cost.seconds, "which has more devices there"
+    show_simulation("all", small)
+    assert "unless a larger cluster gives that group more devices" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["64", "H100", "0xH100", "x", "1e9xH100", "8xnothing", "8xcpu"])
 def test_a_cluster_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
@@ -64,5 +72,5 @@ def test_what_cannot_be_placed_is_told() -> None:
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, 1e-3, math.nan, math.inf])
 def test_nodes_on_which_nothing_would_ever_be_done_are_refused(hours: float) -> None:
-    with pytest.raises(SpecError, match=r"--preempted-hours .*: must be 0.05 or more"):
+    with pytest.raises(SpecError, match=r"--preempted-hours .*: must be 0.05 or more and at most 1,000,000,000, "):
         simulate_study("rank", "8xH100", preempted_hours=hours)

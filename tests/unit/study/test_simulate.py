@@ -68,6 +68,11 @@ def test_losses_cost_at_most_what_lies_behind_the_last_checkpoint() -> None:
     assert simulate(groups, calm(8, preempted_hours=1.0, checkpoint_seconds=3600.0)).lost_seconds > found.lost_seconds
 
 
+def test_a_small_group_goes_past_one_that_has_no_room() -> None:
+    groups = [SimulatedGroup(100.0, 0.5), SimulatedGroup(100.0, 1), SimulatedGroup(100.0, 0.5)]
+    assert simulate(groups, calm(1)).seconds == pytest.approx(2 * (100 + START_SECONDS))
+
+
 def test_a_group_larger_than_a_node_is_refused() -> None:
     with pytest.raises(ValueError, match="needs 16 devices; a node has 8"):
         simulate([SimulatedGroup(1.0, 16)], calm(64))

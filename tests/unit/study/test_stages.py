@@ -10,10 +10,11 @@ import pytest
 from lowregret.questions.evidence import stored_question
 from lowregret.questions.question import Question
 from lowregret.questions.registry import make_question
+from lowregret.runs.study import group_folder, read_trials
 from lowregret.spec import GroupSpec, LoRA, TrialSpec
 from lowregret.study.budget import Allowed, Budget
 from lowregret.study.execute.job import GroupJob
-from lowregret.study.stages import Stages, judge_seeds
+from lowregret.study.stages import Stages, judge_seeds, seed_seconds
 from unit.study import fake_studies
 
 QUESTION = {"kind": "early", "ranks": [1, 4], "seeds": 6}
@@ -125,3 +126,14 @@ def test_what_a_budget_ends_in_the_middle_of_leaves_the_claims_that_there_were(t
     assert stored_question(study.folder / "study.json")["question"]["seeds"] == 3
     study.stages.give_back(bind)
     assert (study.folder / "claims.json").read_bytes() == before
+
+
+def test_groups_that_train_one_after_another_take_a_seed_longer(tmp_path: Path) -> None:
+    question = make_question({"kind": "learning-rate", "ranks": [1, 4], "seeds": 3})
+    fake_studies.make(tmp_path / "s", question)
+    folders = [group_folder(tmp_path / "s", group) for group in question.groups()]
+    each = [sum(record.seconds for record in read_trials(folder) if record.seed == 2) for folder in folders]
+    assert len(each) == 2
+    assert all(each)
+    assert seed_seconds(tmp_path / "s", question, 2, 1) == sum(each)
+    assert seed_seconds(tmp_path / "s", question, 2, 2) == max(each)

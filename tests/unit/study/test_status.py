@@ -77,6 +77,10 @@ def test_what_is_no_study_is_told(tmp_path: Path, run: Callable[..., Any]) -> No
     with pytest.raises(RecordsError, match=r"holds no study \(study.json\)"):
         read_status(tmp_path)
     assert "missing FOLDER" in run("study", "status").stderr
+    ran = run("study", "status", tmp_path, "--seeds", "8")
+    assert (ran.exit_code, "--seeds: is of no use with `status`" in ran.stderr) == (2, True)
+    ran = run("study", "status", tmp_path, "--quick")
+    assert (ran.exit_code, "--quick: is of no use with `status`" in ran.stderr) == (2, True)
     assert "its --out" in run("study", "rank", tmp_path).stderr
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lowregret.errors import ClusterError, SpecError
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.questions.registry import make_question
 from lowregret.runs.requests import is_paused, pause
@@ -17,11 +18,12 @@ from lowregret.study import suite
 from lowregret.study.budget import Allowed
 from lowregret.study.execute import choose as choosing
 from lowregret.study.execute.choose import Chosen, Place, choose
-from lowregret.study.execute.job import Ended, Needs, Outcome, Task
+from lowregret.study.execute.job import Ended, Expected, Needs, Outcome, Task
 from lowregret.study.needs import Machines
 from lowregret.study.observer import Silent
 from lowregret.study.stages import Stages
 from lowregret.train.interrupt import Interrupted
+from unit.study import fake_studies
 
 QUESTION = {"kind": "rank", "ranks": [1, 4], "seeds": 3}
 
@@ -52,14 +54,14 @@ class Endless:
 
 
 def test_whoever_starts_a_study_ends_the_pause_of_a_group_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bind(folder: Path, question: Any, command: str) -> None:
+    def stopped(*arguments: Any) -> Chosen:
         raise Interrupted
 
     question = make_question(QUESTION)
     home = group_folder(tmp_path / "s", question.groups()[0])
     home.mkdir(parents=True)
     pause(home)
-    monkeypatch.setattr(suite, "_bind_question", bind)
+    monkeypatch.setattr(suite, "choose", stopped)
     with pytest.raises(Interrupted):
         suite.run_studies({tmp_path / "s": question})
     assert not is_paused(home)
@@ -102,3 +104,33 @@ def test_slurm_jobs_are_paid_for_each_and_may_have_a_whole_node(
     assert found.price_per_hour(jobs) == pytest.approx(price * len(jobs))
     large = [replace(job, needs=Needs(4, gpus=4.0)) for job in jobs]
     assert found.price_per_hour(large) == pytest.approx(4 * price * len(jobs))
+
+
+def test_whoever_asks_for_more_where_nothing_answers_finds_the_claims_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: Any) -> Chosen:
+        raise ClusterError("nothing answers there")
+
+    monkeypatch.setattr(suite, "choose", refused)
+    done, new = tmp_path / "done", tmp_path / "new"
+    fake_studies.make(done, make_question(QUESTION))
+    before = {path.name: path.read_bytes() for path in done.glob("*.json")}
+    assert "claims.json" in before
+    with pytest.raises(ClusterError):
+        suite.run_studies({done: make_question({**QUESTION, "seeds": 4})})
+    assert {path.name: path.read_bytes() for path in done.glob("*.json")} == before
+    with pytest.raises(ClusterError):
+        suite.run_studies({new: make_question(QUESTION)})
+    assert not new.exists()
+
+
+def test_money_for_machines_of_which_no_price_is_known_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = {tmp_path / "s": Expected(tmp_path, tmp_path / "s", "", ())}
+    chosen = Chosen(Endless(lambda: True), Machines(), 1, None, elsewhere)
+    monkeypatch.setattr(suite, "choose", lambda *arguments: chosen)
+    with pytest.raises(SpecError, match=r"--budget \$20: the price of these machines is not known"):
+        suite.run_studies({tmp_path / "s": make_question(QUESTION)}, budget=Allowed(dollars=20))
+    assert not (tmp_path / "s").exists()

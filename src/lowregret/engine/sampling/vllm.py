@@ -21,11 +21,10 @@ from lowregret.engine.sampling.agreement import REFUSED, WARNED, agreement
 from lowregret.engine.sampling.draw import Completion, SamplingParams
 from lowregret.errors import SpecError
 from lowregret.lora.formats.peft import read_adapter_config
+from lowregret.runs.commands import VLLM_RANKS
 
 MEMORY_SHARE = 0.4
 """Of the device's memory, for vLLM: the trainer needs the rest."""
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM accepts as the largest rank of an adapter."""
 _OTHERWISE = "Use --sampler engine."
 
 
@@ -174,9 +173,9 @@ class VllmSampler:
         wanted = max(len(requests), 1), max((rank for _, rank in requests), default=1)
         if self._llm is not None and wanted[0] <= self._room[0] and wanted[1] <= self._room[1]:
             return
-        allowed = [rank for rank in RANKS if rank >= wanted[1]]
+        allowed = [rank for rank in VLLM_RANKS if rank >= wanted[1]]
         if not allowed:
-            raise SpecError(f"--sampler vllm takes ranks up to {RANKS[-1]}, not {wanted[1]}. {_OTHERWISE}")
+            raise SpecError(f"--sampler vllm takes ranks up to {VLLM_RANKS[-1]}, not {wanted[1]}. {_OTHERWISE}")
         self._llm = None  # its memory first
         self._room = max(wanted[0], self._room[0]), max(allowed[0], self._room[1])
         engine = self._engine

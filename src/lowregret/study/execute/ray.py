@@ -271,7 +271,7 @@ def _no_answer(address: str, seconds: float) -> Exception | None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=seconds).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: no name of a machine, such as a..b
         return error
     return None
 

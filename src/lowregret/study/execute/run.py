@@ -28,6 +28,12 @@ TRIES = 3
 _WAIT_SECONDS = 0.5
 
 
+def require_room(executor: Executor, jobs: Sequence[GroupJob]) -> None:
+    """ClusterError where there will never be room for one of these groups."""
+    for needs in dict.fromkeys(job.needs for job in jobs):
+        executor.has_room(needs)
+
+
 class GroupRun:
     """The groups of one start of `lowregret study`."""
 
@@ -78,6 +84,7 @@ class GroupRun:
         Raises what a group raised, after the others; Interrupted after a clean stop; ClusterError before anything is
         begun where there will never be room for one.
         """
+        require_room(self._executor, jobs)
         self._wait(jobs)
         try:
             if self._executor.watches:
@@ -92,8 +99,6 @@ class GroupRun:
             raise self._problem
 
     def _loop(self, training: Activity | None = None) -> None:
-        for needs in self._kinds:
-            self._executor.has_room(needs)
         while self._running or ((self._waiting or self._again) and self._problem is None):
             while self._problem is None and (job := self._next()) is not None:
                 self._begin(job)

@@ -11,6 +11,7 @@ from pathlib import Path
 from lowregret.errors import ClusterError, StoreError
 from lowregret.runs.files import STUDY
 from lowregret.runs.holder import held_by
+from lowregret.runs.lease import leases_in
 from lowregret.runs.mirror import MANIFESTS
 from lowregret.runs.store import Store
 from lowregret.study.execute.job import Expected
@@ -74,7 +75,8 @@ def require_shared(expected: Expected, seconds: float = _SEEN_SECONDS) -> None:
 def _require_store(url: str, here: str) -> None:
     """ClusterError unless this machine reads the study's part in the store."""
     try:
-        there = Store(url).keys(MANIFESTS)
+        store = Store(url)
+        there = store.keys(MANIFESTS) or leases_in(store)  # before its first trial a study has a writer alone
     except StoreError as error:
         raise ClusterError(f"the worker on {here}: {error} Its own environment is meant.") from None
     if not there:

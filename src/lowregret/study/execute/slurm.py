@@ -44,9 +44,13 @@ def parse_slurm(text: str) -> dict[str, str]:
             raise SpecError(f"--slurm {text}: {did_you_mean(key.strip(), _KEYS)} Or {DEFAULTS}, or {LOCAL}.")
         if not equals or not value.strip():
             raise SpecError(f"--slurm {text}: {key.strip()} has no value. Give it as {key.strip()}=….")
+        if key.strip() in found:
+            raise SpecError(f"--slurm {text}: {key.strip()} is given twice. Give it once.")
         found[key.strip()] = value.strip()
     if "time" in found and not found["time"].isdecimal():
         raise SpecError(f"--slurm {text}: time is a whole number of minutes, such as time=240.")
+    if found.get("gpu", "").lower() in ("cpu", "auto"):
+        raise SpecError(f"--slurm {text}: gpu names what jobs ask for, such as gpu=H100. Leave it out for CPUs.")
     return found
 
 

@@ -59,6 +59,7 @@ def test_other_versions_are_told_by_name(tmp_path: Path) -> None:
         ("nowhere.invalid:6379", "nothing answers there"),
         ("ray://127.0.0.1:10001", "give HOST:PORT"),
         ("cluster", "give HOST:PORT"),
+        ("a..b:6379", "nothing answers there"),
     ],
 )
 def test_an_address_without_a_cluster_is_told(address: str, said: str) -> None:
@@ -172,6 +173,8 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
         ("partion=gpu", "Did you mean 'partition'"),
         ("partition", "has no value"),
         ("time=4h", "whole number of minutes"),
+        ("partition=a,partition=b", "partition is given twice"),
+        ("gpu=cpu", "gpu names what jobs ask for"),
     ):
         with pytest.raises(SpecError, match=said):
             parse_slurm(text)

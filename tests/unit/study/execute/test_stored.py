@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lowregret.errors import ClusterError, RecordsError, StoreError
+from lowregret.errors import ClusterError, FolderLockedError, RecordsError, StoreError
 from lowregret.questions.registry import make_question
 from lowregret.runs.atomic import write_json
+from lowregret.runs.lease import leasing
 from lowregret.runs.lock import lock_run
 from lowregret.runs.mirror import Mirror, Part
 from lowregret.runs.store import Store
@@ -17,6 +18,7 @@ from lowregret.study.execute.job import Ended, Expected, GroupJob, Outcome, Task
 from lowregret.study.execute.shared import require_shared
 from lowregret.study.execute.stored import Fetching, at_own_place, kept, mirrored
 from lowregret.study.observer import Silent
+from lowregret.study.suite import run_studies
 
 obstore = pytest.importorskip("obstore")
 URL = "s3://lab/toy"
@@ -103,6 +105,22 @@ def test_sending_that_fails_is_said_and_made_up_for(tmp_path: Path, monkeypatch:
 def test_a_worker_that_finds_no_study_in_its_store_is_told(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"finds no study in {URL}: its AWS_ENDPOINT_URL may be another one"):
         require_shared(Expected(Path.cwd(), tmp_path, "", (), URL))
+    with leasing(Store(URL), "study"):  # a worker is asked before the study is written
+        require_shared(Expected(Path.cwd(), tmp_path, "", (), URL))
+
+
+def test_a_study_that_could_not_begin_leaves_nothing_to_be_found_in_its_store(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError), kept(tmp_path / "a", URL):
+        raise ClusterError("no such cluster")
+    assert Store(URL).keys("manifests") == []
+
+
+def test_a_folder_that_another_program_writes_is_made_no_copy_of_a_store(tmp_path: Path) -> None:
+    study = trained(tmp_path / "a")
+    with lock_run(study), pytest.raises(FolderLockedError):
+        run_studies({study: make_question({"kind": "rank"})}, stores={study: URL})
+    assert not (study / "store.json").exists()
+    assert Store(URL).keys("") == []
 
 
 def refusing(*arguments: object) -> None:
