@@ -3,10 +3,11 @@
     python -m benchmarks.cluster throughput                 # 10,000 trials that nobody trains: events a second
     python -m benchmarks.cluster kills --kills 50           # workers, nodes and drivers of a Ray cluster of two nodes
     python -m benchmarks.cluster times --rounds 3           # `study all --quick` by two processes and two Ray workers
+    python -m benchmarks.cluster times --study learning-rate    # one of its questions
 
-Kills take about forty minutes on two cores and times two and a half hours, and want a machine with nothing else
-running. What is done is kept in build/cluster.jsonl, and a later start goes on; docs/results/cluster.json has the
-summary. Needs lowregret[cluster].
+Kills take about forty minutes on two cores, a round of times an hour and a quarter, of one question some ten minutes;
+they want a machine with nothing else running. What is done is kept in build/cluster.jsonl, and a later start goes on;
+docs/results/cluster.json has the summary. Needs lowregret[cluster].
 """
 
 from __future__ import annotations
@@ -46,10 +47,9 @@ DONE = HERE / "build" / "cluster.jsonl"
 RESULT = HERE / "docs" / "results" / "cluster.json"
 QUICK = "study learning-rate --quick --seeds 1 --ranks 1,4 --steps 20 --quiet".split()
 """Of the kills: a whole study, two groups of some fifteen trials, of which fifty take about forty minutes."""
-ALL = "study all --quick --quiet".split()
 TRIALS, WORKERS = 10_000, 64
 _OF_KILLS = ("kills", "met", "same", "by")
-_OF_TIMES = ("seconds", "ratio", "trials", "overhead_seconds_per_trial", "ray_bytes")
+_OF_TIMES = ("study", "rounds", "seconds", "ratio", "trials", "overhead_seconds_per_trial", "ray_bytes")
 
 
 def throughput() -> dict[str, Any]:
@@ -174,34 +174,43 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"a study ended with {process.returncode}:\n{errors.decode()}")
 
 
-def times(folder: Path, rounds: int, known: set[str]) -> Iterator[dict[str, Any]]:
-    """`study all --quick` by each engine, in turns."""
+def times(folder: Path, rounds: int, study: str, known: set[str]) -> Iterator[dict[str, Any]]:
+    """`study STUDY --quick` by each engine, in turns."""
+    asked = ["study", study, "--quick", "--quiet"]
     for number in range(rounds):
         for engine in ("processes", "ray"):
-            key = f"time {engine} {number}"
+            key = f"time {study} {engine} {number}"
             if key in known:
                 continue
             out = folder / "timed"
             shutil.rmtree(out, ignore_errors=True)
             began, memory = time.monotonic(), 0
             if engine == "processes":
-                finish(start(out, [*ALL, "--workers", "2"]))
+                finish(start(out, [*asked, "--workers", "2"]))
             else:
                 with cluster(folder, 2) as nodes:
                     began = time.monotonic()
-                    process = start(out, [*ALL, "--ray", nodes.address])
+                    process = start(out, [*asked, "--ray", nodes.address])
                     time.sleep(60)
                     memory = nodes.memory()
                     finish(process)
             seconds = time.monotonic() - began
-            trials = sum(1 for _ in out.glob("*/groups/*/trials/*/trial.json"))
-            yield {"key": key, "engine": engine, "seconds": seconds, "trials": trials, "ray_bytes": memory}
+            trials = sum(1 for _ in out.glob("**/groups/*/trials/*/trial.json"))
+            yield {
+                "key": key,
+                "study": study,
+                "engine": engine,
+                "seconds": seconds,
+                "trials": trials,
+                "ray_bytes": memory,
+            }
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What there is so far."""
+def summary(rows: Sequence[dict[str, Any]], study: str = "all") -> dict[str, Any]:
+    """What there is so far; of times, those of one study."""
     killed = [row for row in rows if "same" in row]
-    taken = {engine: [row for row in rows if row.get("engine") == engine] for engine in ("processes", "ray")}
+    timed = [row for row in rows if row.get("study") == study]
+    taken = {engine: [row for row in timed if row["engine"] == engine] for engine in ("processes", "ray")}
     found: dict[str, Any] = {
         "kills": len(killed),
         "met": sum(row["met"] for row in killed),
@@ -212,6 +221,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if all(taken.values()):
         local, ray = (statistics.median(row["seconds"] for row in taken[name]) for name in ("processes", "ray"))
         trials = taken["ray"][0]["trials"]
+        found |= {"study": study, "rounds": len(taken["ray"])}
         found |= {"seconds": {"processes": local, "ray": ray}, "ratio": ray / local, "trials": trials}
         found |= {"overhead_seconds_per_trial": (ray - local) / trials}
         found |= {"ray_bytes": max(row["ray_bytes"] for row in taken["ray"])}
@@ -232,6 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=["throughput", "kills", "times"])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--study", default="all", help="of times: which, all by default")
     parser.add_argument("--seed", type=int, default=0, help="draws what is killed, and when")
     asked = parser.parse_args(arguments)
     DONE.parent.mkdir(exist_ok=True)
@@ -240,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     makers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
         "throughput": lambda folder: iter([{"key": f"throughput {time.time():.0f}", **throughput()}]),
         "kills": lambda folder: kills(folder, asked.kills, asked.seed, known),
-        "times": lambda folder: times(folder, asked.rounds, known),
+        "times": lambda folder: times(folder, asked.rounds, asked.study, known),
     }
     with tempfile.TemporaryDirectory() as name, DONE.open("a") as file:
         for row in makers[asked.what](Path(name).resolve()):
@@ -248,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
             file.write(to_json(row) + "\n")
             file.flush()
             print(to_json(row), flush=True)
-    found = summary(rows)
+    found = summary(rows, asked.study)
     before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     RESULT.write_text(to_json(with_before(found, before), indent=2) + "\n")
     return 0 if all(row.get("same", True) for row in rows) else 1
