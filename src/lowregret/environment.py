@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,14 +39,22 @@ def environment() -> dict[str, str | int]:
     return found
 
 
+@cache
+def cpu_vendor() -> str:
+    """Who made the processor, as it calls itself: GenuineIntel, AuthenticAMD; empty where that is not known."""
+    return _of_processor("vendor_id") or ""
+
+
 def _processor() -> str:
-    try:
+    return _of_processor("model name") or platform.processor() or "unknown"
+
+
+def _of_processor(field: str) -> str | None:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
+    return None
 
 
 def _commit() -> str | None:

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling import decode
 from lowregret.engine.sampling.lean import lean_step
+from lowregret.lora import decoding
 from lowregret.models.load import Base, Source
 
 PROMPTS = [[5, 9, 4], [7], [3, 8, 12, 6, 11, 20, 31, 2, 9]]
@@ -51,13 +52,16 @@ def engine(request: pytest.FixtureRequest, bases: ModuleType) -> Engine:
     return engine
 
 
-def test_it_is_the_bases_own_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vendor", ["AuthenticAMD", "GenuineIntel"])
+def test_it_is_the_bases_own_step(engine: Engine, monkeypatch: pytest.MonkeyPatch, vendor: str) -> None:
     """Two policies and the bare base, rows of unlike length, some of which end early, against transformers' code."""
+    monkeypatch.setattr(decoding, "cpu_vendor", lambda: vendor)
     assert lean_step(engine.model) is not None
     prompts = {"a": PROMPTS, "b": PROMPTS[1:], "base": PROMPTS[:1]}
     params = SamplingParams(max_tokens=14, stop_ids=(2, 3))
     found = engine.sample(prompts, params)
     monkeypatch.setattr(decode, "lean_step", lambda model: None)
+    monkeypatch.setattr(decoding, "cpu_vendor", lambda: "")
     expected = engine.sample(prompts, params)
     for name in prompts:
         for one, other in zip(found[name], expected[name], strict=True):

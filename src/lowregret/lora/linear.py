@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lowregret.errors import TargetError
 from lowregret.lora.bank import AdapterBank, updates
+from lowregret.lora.decoding import as_type, base_product, transposed, transposed_product
 from lowregret.lora.dora import magnified, span_norms
 from lowregret.lora.routing import PolicyRouting
 from lowregret.lora.spans import SlotSpan
@@ -53,20 +54,18 @@ class LoRALinear(nn.Module):
         routed = self._spans(x.numel() // x.shape[-1])
         spans = [span for span in routed if span.bank in self.banks]
         if not spans:
-            y: Tensor = self.base(x)
-            return y
+            return base_product(self.base, x)
         weight = self.base.weight.T if isinstance(self.base, Conv1D) else self.base.weight
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else weight.dtype
-        flat = _as(x.reshape(-1, x.shape[-1]), dtype)
+        flat = as_type(x.reshape(-1, x.shape[-1]), dtype)
         anchor, bias = self.routing.anchor, self.base.bias
         dora = [span for span in spans if span.bank.layout.dora]
         plain = [span for span in spans if not span.bank.layout.dora] if dora else spans
+        y: Tensor
         if torch.is_grad_enabled():
             y = _Product.apply(flat, anchor, weight, bias, self.name, plain)  # type: ignore[no-untyped-call]
         else:
-            # A step of decoding is [rows, 1, d_in]; other passes compute as the bare base does, to the bit.
-            decoding = x.device.type == "cpu" and x.shape[-2:-1] == (1,) and len(flat) <= _few_rows()
-            y = (_transposed_product if decoding else _product)(flat, _as(weight, dtype).T, bias)
+            y = (transposed_product if transposed(x) else _product)(flat, as_type(weight, dtype).T, bias)
             for update in self.routing.updates(routed, plain, self.name, dtype):
                 update.add(y, flat)
         if dora:
@@ -107,7 +106,7 @@ class _Product(torch.autograd.Function):
             a, b = span.factors(matrix, x.dtype)
             u = span.scale_(span.times(span.dropped(x[span.tokens], matrix), a.transpose(1, 2)))
             updates.append((u, b.transpose(1, 2)))
-        y = _with_updates(x, _as(weight, x.dtype).T, bias, spans, updates)
+        y = _with_updates(x, as_type(weight, x.dtype).T, bias, spans, updates)
         low_rank = [span.trained(u) for span, (u, _) in zip(spans, updates, strict=True)]
         ctx.save_for_backward(x, weight, *low_rank)
         ctx.matrix, ctx.spans = matrix, spans
@@ -130,7 +129,7 @@ class _Product(torch.autograd.Function):
             updates.append((du, a))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None, None
-        weight = _as(weight, dy.dtype)
+        weight = as_type(weight, dy.dtype)
         if not any(any(span.dropouts) for span in ctx.spans):
             return _with_updates(dy, weight, None, ctx.spans, updates), None, None, None, None, None
         dx = dy @ weight
@@ -158,25 +157,7 @@ def _with_updates(
 def _product(
     x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"] | None
 ) -> Float[Tensor, "tokens d_out"]:
-    return x @ weight if bias is None else torch.addmm(_as(bias, x.dtype), x, weight)
-
-
-def _transposed_product(
-    x: Float[Tensor, "tokens d_in"], weight: Float[Tensor, "d_in d_out"], bias: Float[Tensor, " d_out"] | None
-) -> Float[Tensor, "tokens d_out"]:
-    """The same, as (Wᵀ xᵀ)ᵀ: with few rows a CPU reads the weights faster that way round."""
-    y = torch.mm(weight.T, x.T).T.contiguous()
-    return y if bias is None else y.add_(_as(bias, x.dtype))
-
-
-def _few_rows() -> int:
-    """Rows up to which that is so (times: docs/findings/2026-11-24-rl-decoding-and-learning-steps.md)."""
-    return 4 if torch.get_num_threads() == 1 else 32
-
-
-def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x.to(dtype)`, without the microseconds that a call costs when there is nothing to do."""
-    return x if x.dtype is dtype else x.to(dtype)
+    return x @ weight if bias is None else torch.addmm(as_type(bias, x.dtype), x, weight)
 
 
 def adapted_product(

@@ -39,7 +39,7 @@ from lowregret.serve.problems import TINKER, Problem, failed, json_response
 from lowregret.serve.prompts import Prompts
 from lowregret.serve.protocol import timed
 from lowregret.serve.tinker.tinker import Tinker
-from lowregret.serve.worker import Worker
+from lowregret.serve.worker import Worker, apart
 from lowregret.spec.serve import ServeSpec
 from lowregret.strict_json import to_json
 
@@ -76,9 +76,8 @@ class Server:
         if root is not None and not root.is_dir():
             raise SpecError(f"--adapter-root {root}: is no folder.")
         self.socket = listen(spec.host, spec.port)
-        base = load_base(resolve(model), choose_dtype(spec.precision, choose_device(spec.device)))
-        choose_template(base.tokenizer, spec.chat_template)
-        engine = Engine(base, device=spec.device, precision=spec.precision)
+        engine = apart(lambda: _engine(model, spec))
+        base = engine.base
         self.remarks = [*stops(base).lines(), *engine.sampling_path.lines()]
         """What to know of the base, and of the key."""
         if tinker is not None and key is not None and not key.startswith("tml-"):
@@ -223,6 +222,13 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 _HANDLERS: Mapping[Any, Any] = {HTTPException: _no_route, Problem: _problem, Exception: _failed}
+
+
+def _engine(model: str, spec: ServeSpec) -> Engine:
+    """The base, ready to answer. SpecError for a chat template that cannot be used."""
+    base = load_base(resolve(model), choose_dtype(spec.precision, choose_device(spec.device)))
+    choose_template(base.tokenizer, spec.chat_template)
+    return Engine(base, device=spec.device, precision=spec.precision)
 
 
 def _line(about: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar, final
@@ -234,6 +235,29 @@ class Worker:
             except RuntimeError:  # it is closed: nobody listens any more
                 for job, _ in own:
                     job.cancelled = True
+
+
+def apart(load: Callable[[], T]) -> T:
+    """What a thread gives that ends with it: for what is computed before the engine's thread has begun.
+
+    torch keeps threads for each thread that has computed. Where those are more than there are processors they do not
+    wait awake for each other, and each small product of a step waits for them: a step of 8 rows of SmolLM2 took 66 ms
+    in the place of 58 on two (docs/findings/2026-11-30-serving.md).
+    """
+    done: Future[T] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            done.set_result(context.run(load))
+        except BaseException as error:  # it is the asker's
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="loading", daemon=True)
+    thread.start()
+    found = done.result()
+    thread.join()
+    return found
 
 
 def _deliver(news: Sequence[tuple[Job, News]]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from contextvars import ContextVar
 from types import ModuleType
+
+import pytest
 
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling.live import LiveSampler
-from lowregret.serve.worker import Job, Worker
+from lowregret.serve.worker import Job, Worker, apart
 
 
 def test_nothing_is_kept_of_a_policy_whose_client_left(bases: ModuleType) -> None:
@@ -41,3 +45,20 @@ def test_nothing_is_kept_of_a_policy_whose_client_left(bases: ModuleType) -> Non
     assert sampler.prefixes is not None
     assert sampler.prefixes.bytes == 0
     assert not failed
+
+
+def test_what_is_loaded_apart_leaves_no_thread() -> None:
+    """The threads that torch keeps for it end with it."""
+    here: ContextVar[str] = ContextVar("here")
+    here.set("asker")
+    names = apart(lambda: (threading.current_thread().name, here.get()))
+    assert names == ("loading", "asker")
+    assert all(thread.name != "loading" for thread in threading.enumerate())
+
+
+def test_what_goes_wrong_apart_is_told_the_asker() -> None:
+    def fail() -> None:
+        raise KeyError("of the loader")
+
+    with pytest.raises(KeyError, match="of the loader"):
+        apart(fail)

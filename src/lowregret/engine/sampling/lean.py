@@ -9,16 +9,18 @@ about a base, reading its prompts included, is left to its own code.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lowregret.engine.parallel.fsdp import gathered, own_type, unshard
 from lowregret.engine.sampling.cache import SlotCache, SlotLayer
+from lowregret.lora.decoding import base_product, few_rows
 
 LAYERS = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 """Those of transformers that compute what is written here."""
@@ -57,7 +59,8 @@ class _Lean:
 
     def __init__(self, model: PreTrainedModel, inner: Any, layers: list[Any]) -> None:
         self._embed, self._rotary, self._norm = inner.embed_tokens, inner.rotary_emb, inner.norm
-        self._unembed: Callable[[Tensor], Tensor] = model.get_output_embeddings()
+        unembedding = model.get_output_embeddings()
+        self._unembed: Callable[[Tensor], Tensor] = partial(base_product, unembedding) if few_rows() else unembedding
         self._model = model
         self._layers = [(layer, _Layer(layer)) for layer in layers]
 
@@ -94,9 +97,9 @@ class _Layer:
         self._before_attention, self._before_mlp = layer.input_layernorm, layer.post_attention_layernorm
         self._of_query, self._of_key = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         self._query, self._key, self._value, self._output = (
-            getattr(attention, f"{name}_proj").forward for name in ("q", "k", "v", "o")
+            _product(getattr(attention, f"{name}_proj")) for name in ("q", "k", "v", "o")
         )
-        self._gate, self._up, self._down = (getattr(mlp, f"{name}_proj").forward for name in ("gate", "up", "down"))
+        self._gate, self._up, self._down = (_product(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down"))
         self._activation: Callable[[Tensor], Tensor] = mlp.act_fn
 
     def __call__(self, x: Float[Tensor, "rows 1 d"], turns: Turns, states: SlotLayer) -> Float[Tensor, "rows 1 d"]:
@@ -115,6 +118,12 @@ class _Layer:
         heads = query.shape[1]
         states.write(both[:, heads:, 0], value)
         return states.attend(both[:, :heads, 0], self._scaling, self._window).view(rows, 1, -1)
+
+
+def _product(linear: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a matrix of the base computes, adapted or not."""
+    plain: Callable[[Tensor], Tensor] = linear.forward
+    return partial(base_product, linear) if type(linear) is nn.Linear and few_rows() else plain
 
 
 def _rms_norm(norm: Any, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
