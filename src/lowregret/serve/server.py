@@ -76,17 +76,15 @@ class Server:
         if root is not None and not root.is_dir():
             raise SpecError(f"--adapter-root {root}: is no folder.")
         self.socket = listen(spec.host, spec.port)
-        engine = apart(lambda: _engine(model, spec))
-        base = engine.base
-        self.remarks = [*stops(base).lines(), *engine.sampling_path.lines()]
+        sampler, self.remarks = apart(lambda: _loaded(model, spec))
         """What to know of the base, and of the key."""
         if tinker is not None and key is not None and not key.startswith("tml-"):
             self.remarks.append("Tinker's SDK takes no key that does not begin with tml-: its clients will not get in")
         self.name = name or (last_part(model) if Path(model).exists() else model)
         """By which requests name the base."""
-        self.worker = Worker(LiveSampler(engine, spec.prefix_memory), spec.max_rows, self._failed)
+        self.worker = Worker(sampler, spec.max_rows, self._failed)
         self.adapters = Adapters(self.worker, self.name, root, spec.max_adapters)
-        self._prompts = Prompts(engine)
+        self._prompts = Prompts(sampler.engine)
         self.metrics = Metrics(self.worker, lambda: len(self.adapters.models) - 1)
         self._tinker: Tinker | None = None
 
@@ -224,11 +222,13 @@ async def _failed(request: Request, error: Exception) -> Response:
 _HANDLERS: Mapping[Any, Any] = {HTTPException: _no_route, Problem: _problem, Exception: _failed}
 
 
-def _engine(model: str, spec: ServeSpec) -> Engine:
-    """The base, ready to answer. SpecError for a chat template that cannot be used."""
+def _loaded(model: str, spec: ServeSpec) -> tuple[LiveSampler, list[str]]:
+    """The base, ready to be drawn from, and what to know of it. SpecError for a chat template that cannot be used."""
     base = load_base(resolve(model), choose_dtype(spec.precision, choose_device(spec.device)))
     choose_template(base.tokenizer, spec.chat_template)
-    return Engine(base, device=spec.device, precision=spec.precision)
+    engine = Engine(base, device=spec.device, precision=spec.precision)
+    remarks = [*stops(base).lines(), *engine.sampling_path.lines()]
+    return LiveSampler(engine, spec.prefix_memory), remarks
 
 
 def _line(about: dict[str, Any]) -> None:
