@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from unittest.mock import patch
 
@@ -399,6 +400,7 @@ def test_adapters_of_several_banks_come_and_go_while_others_are_drawn(
     sampler = LiveSampler(engine)
     rows = [sampler.add(*each, params) for each in asked if each[0] != "a4"]
     places = [bank.weights.data_ptr() for bank in banks[:6]]
+    late: list[int] = []
     for step in range(12):
         sampler.step()
         if step == 2:
@@ -411,9 +413,13 @@ def test_adapters_of_several_banks_come_and_go_while_others_are_drawn(
         if step == 6:
             sampler.change(lambda: bases.adapted(engine, "c", rank=4, seed=10))
             assert engine.policies["c"].bank is banks[3], "no adapter took the place of one that has left"
+        if step in (7, 8, 9):
+            sampler.change(partial(bases.adapted, engine, f"d{step}", rank=4, seed=step))
+            late.append(engine.policies[f"d{step}"].bank.weights.data_ptr())
     while sampler.busy:
         sampler.step()
     sampler.close()
+    assert late[1] == late[2] != late[0], "a live sampler's new bank was copied for one more"
     for found, row in zip(rows, [row for row in expected if row.policy != "a4"], strict=True):
         agree(found, row)
 

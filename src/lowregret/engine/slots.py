@@ -22,6 +22,8 @@ class PolicySlots:
         self.kernels = kernels
         """How their passes are computed."""
         self.policies: dict[str, Policy] = {}
+        self.ahead = False
+        """Whether new banks take memory for all that they may hold: policies come one by one while others wait."""
         self._banks: list[AdapterBank] = []
 
     def bank(self, layout: AdapterLayout) -> AdapterBank:
@@ -29,7 +31,7 @@ class PolicySlots:
         for bank in self._banks:
             if bank.layout == layout and bank.has_room(self.kernels.bank_bytes):
                 return bank
-        self._banks.append(AdapterBank(layout))
+        self._banks.append(AdapterBank(layout, self.kernels.bank_bytes if self.ahead else None))
         return self._banks[-1]
 
     def refresh(self, changed: Policy) -> None:

@@ -3,7 +3,8 @@
 A bank holds policies that adapt the same matrices with the same padded rank. Each policy is one row: every A and B of
 it, flattened, one after the other. So the A of all policies on one matrix is a strided view [policies, rank, d_in] that
 `bmm` takes as it is, and an optimizer step of one policy is one step of one vector. A bank is copied when a policy
-joins or leaves it, so where copies take long it is kept small, and more policies of its layout have another beside it.
+joins or leaves it, so where copies take long it is kept small, and more policies of its layout have another beside it;
+or it takes memory ahead for those that are to come.
 
 Ranks are padded to a multiple of 4 with zeros, which no gradient reaches: a padded row of A meets a padded column of B
 that is zero, and the other way round. A rank of 1 would be a matrix-vector product, slower and, with some libraries,
@@ -112,8 +113,14 @@ class WeightSlice:
 class AdapterBank:
     """Policies of one layout."""
 
-    def __init__(self, layout: AdapterLayout) -> None:
+    def __init__(self, layout: AdapterLayout, ahead: int | None = None) -> None:
+        """`ahead`: bytes to take at once for the weights of members to come, who then join without a copy of the
+        others. What no member has written is not touched, and is no memory in use where pages are given by touch.
+        """
         self.layout = layout
+        self._ahead = ahead
+        self._taken: Tensor | None = None
+        """[members that have room, numbers of one policy]: where the weights lie, where they were taken ahead."""
         self.matrices = {matrix.name: matrix for matrix in layout.matrices}
         self.members: list[str] = []
         self.weights = torch.empty(0, 0)
@@ -183,13 +190,24 @@ class AdapterBank:
             self.initial = row.clone() if self.initial is None else torch.cat([self.initial, row])
             if method is not None:
                 self.origins[name] = _origin(method)
-        self.weights, self._found = torch.cat([self.weights, row]) if self.members else row, {}
+        self.weights, self._found = self._with(row), {}
         self.members.append(name)
+
+    def _with(self, row: Float[Tensor, "one numbers"]) -> Float[Tensor, "members numbers"]:
+        count = len(self.members)
+        if self._ahead is None:
+            return torch.cat([self.weights, row]) if count else row
+        if self._taken is None or len(self._taken) == count:
+            self._taken = row.new_empty(max(self._ahead // row.nbytes, count + 1), self._size)
+            if count:
+                self._taken[:count] = self.weights
+        self._taken[count] = row[0]
+        return self._taken[: count + 1]
 
     def remove(self, name: str) -> None:
         """Take a member out. Views taken before are stale then."""
         kept = [slot for slot, member in enumerate(self.members) if member != name]
-        self.weights, self._found = self.weights[kept], {}
+        self.weights, self._found, self._taken = self.weights[kept], {}, None
         self.gradients = None if self.gradients is None else self.gradients[kept]
         self.initial = None if self.initial is None else self.initial[kept]
         self.members = [self.members[slot] for slot in kept]

@@ -28,10 +28,11 @@ CPU = torch.device("cpu")
 def bank(ranks: Sequence[int]) -> AdapterBank:
     """One with random members of these ranks, all padded alike."""
     torch.manual_seed(0)
-    found = AdapterBank(AdapterLayout((MATRIX,), padded_rank(max(ranks))))
+    found = AdapterBank(AdapterLayout((MATRIX,), padded_rank(max(ranks, default=4))))
     for member, rank in enumerate(ranks):
         found.add(str(member), {"m": (torch.randn(rank, 5), torch.randn(4, rank))}, CPU)
-    found.need_gradients()
+    if ranks:
+        found.need_gradients()
     return found
 
 
@@ -214,6 +215,27 @@ def test_a_bank_has_room_while_its_weights_take_few_bytes() -> None:
     residual = AdapterBank(AdapterLayout((MATRIX,), 4, residual=True))
     residual.add("0", {"m": (torch.ones(4, 5), torch.ones(4, 4))}, CPU)
     assert residual.has_room(0), "a start in the base is found once for every member"
+
+
+def test_who_joins_a_bank_that_took_memory_ahead_moves_nobody() -> None:
+    """Until there is no more; then, and when a member has left, it lies anew. What it holds is that of another bank."""
+    size = 4 * (4 * 5 + 4 * 4)
+    plain, own = bank([]), AdapterBank(AdapterLayout((MATRIX,), 4), ahead=3 * size)
+    places = []
+    for member in range(5):
+        torch.manual_seed(member)
+        values = {"m": (torch.randn(4, 5), torch.randn(4, 4))}
+        for each in (plain, own):
+            each.add(str(member), values, CPU)
+        assert torch.equal(own.weights, plain.weights)
+        assert torch.equal(own.a("m"), plain.a("m"))
+        places.append(own.weights.data_ptr())
+    assert places[0] == places[1] == places[2] != places[3]
+    for each in (plain, own):
+        each.remove("1")
+        each.add("5", values, CPU)
+    assert torch.equal(own.weights, plain.weights)
+    assert own.members == plain.members
 
 
 @pytest.mark.parametrize("scales", [(2.0,) * 5, (2.0, 2.0, 0.5, 0.5, 2.0), (1.0, 2.0, 3.0, 4.0, 5.0)])

@@ -27,6 +27,7 @@ class LiveSampler:
         if not engine.ranks.alone:
             raise SpecError("rows that come and go are sampled on one device. Leave --devices out.")
         self.engine = engine
+        engine._slots.ahead = True
         self.prefixes = Prefixes(prefix_bytes) if prefix_bytes else None
         self.most_rows = 1 if engine._alone else None
         """Rows at once, where the base allows no more."""
