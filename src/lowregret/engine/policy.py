@@ -249,6 +249,8 @@ class LoRAPolicy(Policy):
     def refresh_views(self) -> None:
         """View the bank as it is now: after it has got or lost a member, or its gradients."""
         gradients, row = self.bank.gradients, self.bank.weights[self.slot]
+        if gradients is None and self.bank.initial is None and self._flat.data_ptr() == row.data_ptr():
+            return
         pairs = [(self._flat, row), *((piece, row[place]) for place, piece in self._pieces)]
         pairs += [(self.weights[key], view) for key, view in self._named(row).items()]
         pairs += [(self.initial[key], view) for key, view in self._initial_views().items()]
