@@ -10,8 +10,9 @@ from lowregret.environment import cpu_vendor
 
 
 def base_product(linear: nn.Module, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-    """A plain linear map of what belongs to no policy."""
-    if type(linear) is not nn.Linear or not transposed(x):
+    """A linear map of what belongs to no policy: by its module, unless nothing but its product is asked for."""
+    hooked = linear._forward_pre_hooks or linear._forward_hooks
+    if type(linear) is not nn.Linear or hooked or not transposed(x):
         y: Tensor = linear(x)
         return y
     flat = x.reshape(-1, x.shape[-1])

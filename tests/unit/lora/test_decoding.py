@@ -46,6 +46,14 @@ def test_other_passes_are_the_bases_own(taken: list[Tensor], shape: tuple[int, .
     assert not taken
 
 
+@torch.no_grad()
+def test_hooks_see_what_they_are_there_for(taken: list[Tensor]) -> None:
+    linear, x = nn.Linear(7, 5), torch.randn(2, 1, 7)
+    linear.register_forward_hook(lambda module, inputs, output: output + 1)
+    assert torch.equal(decoding.base_product(linear, x), linear(x))
+    assert not taken
+
+
 def test_what_trains_is_the_bases_own(taken: list[Tensor]) -> None:
     linear = nn.Linear(7, 5)
     decoding.base_product(linear, torch.randn(2, 1, 7)).sum().backward()

@@ -59,8 +59,7 @@ class _Lean:
 
     def __init__(self, model: PreTrainedModel, inner: Any, layers: list[Any]) -> None:
         self._embed, self._rotary, self._norm = inner.embed_tokens, inner.rotary_emb, inner.norm
-        unembedding = model.get_output_embeddings()
-        self._unembed: Callable[[Tensor], Tensor] = partial(base_product, unembedding) if few_rows() else unembedding
+        self._unembed: Callable[[Tensor], Tensor] = model.get_output_embeddings()
         self._model = model
         self._layers = [(layer, _Layer(layer)) for layer in layers]
 
