@@ -9,10 +9,13 @@ from contextvars import ContextVar
 from types import ModuleType
 
 import pytest
+import torch
 
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling.live import LiveSampler
+from lowregret.serve.server import Server
 from lowregret.serve.worker import Job, Worker, apart
+from lowregret.spec.serve import ServeSpec
 
 
 def test_nothing_is_kept_of_a_policy_whose_client_left(bases: ModuleType) -> None:
@@ -62,3 +65,18 @@ def test_what_goes_wrong_apart_is_told_the_asker() -> None:
 
     with pytest.raises(KeyError, match="of the loader"):
         apart(fail)
+
+
+def test_nothing_is_computed_before_the_engines_thread_but_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else torch keeps a second set of threads, and every step of the engine's own waits for them."""
+    computing: set[str] = set()
+    own = torch.nn.functional.linear
+
+    def seen(*arguments: torch.Tensor) -> torch.Tensor:
+        computing.add(threading.current_thread().name)
+        return own(*arguments)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", seen)
+    server = Server("tiny", ServeSpec(port=0), adapters={})
+    server.socket.close()
+    assert computing == {"loading"}
