@@ -28,7 +28,8 @@ APART = {
     # Rounding of transformers' own float32 (norms, the router of DeepSeek-V3), and of products.
     "tensor: capped logits, float32": (1e-6, 1e-5),
     "tensor: 20 steps, float32": (2e-6, 1e-5),
-    "tensor: tiny, 20 steps, float32": (1e-5, 4e-5),
+    # Losses of 10 nats: one process that gets rows in another order is up to 9e-6 from itself (16 orders measured).
+    "tensor: tiny, 20 steps, float32": (2e-5, 4e-5),
     "tensor: DoRA and PiSSA, float32": (1e-6, 1e-5),
     "replicate and shard: FullFT, float32": (1e-6, 1e-5),
     "expert: FullFT of Qwen3-MoE, float32": (1e-6, 1e-5),
@@ -102,11 +103,21 @@ def meshed(groups: dict[int, tuple[list[str], list[Found]]]) -> dict[str, list[T
     }
 
 
-def furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """The largest difference of a number."""
+def apart(one: dict[str, Any], other: dict[str, Any]) -> Any:
+    """The difference of each number."""
     assert one.keys() == other.keys()
     assert all(one[name].shape == other[name].shape for name in one)
-    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+    return np.concatenate([(one[name] - other[name]).ravel() for name in one])
+
+
+def furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of a number."""
+    return float(np.abs(apart(one, other)).max())
+
+
+def typical(differences: Any) -> float:
+    """The root of their mean square."""
+    return float(np.sqrt(np.mean(np.square(differences))))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -144,14 +155,16 @@ def test_after_many_steps_ranks_are_as_near_as_one_process_with_another_order_of
     alone: dict[str, Trained], meshed: dict[str, list[Trained]], tmp_path: Path
 ) -> None:
     """Training grows the last bits of float32: one process that gets the same rows in another order is as far from
-    itself as from ranks that add up matrices by halves. In float64 neither difference is there."""
+    itself as from ranks that add up matrices by halves. In float64 neither difference is there. Distances are roots
+    of mean squares: the largest of many differences is one number that Adam's division happened to grow, and differs
+    by a factor of 4 between orders and processors."""
     name = "tensor: tiny, 20 steps, float32"
     one, found = alone[name], meshed[name][0]
-    orders = [train(name, tmp_path, shuffled=seed) for seed in (1, 2)]
-    weights = [furthest(one.weights, other.weights) for other in (found, *orders)]
-    assert 0 < weights[0] <= 2 * max(weights[1:])
-    losses = [float(np.abs(np.subtract(one.losses, other.losses)).max()) for other in (found, *orders)]
-    assert 0 < losses[0] <= 2 * max(losses[1:])
+    orders = [train(name, tmp_path, shuffled=seed) for seed in range(1, 5)]
+    losses, *others = [typical(np.subtract(one.losses, other.losses)) for other in (found, *orders)]
+    assert 0 < losses <= 2 * max(others)
+    weights, *others = [typical(apart(one.weights, other.weights)) for other in (found, *orders)]
+    assert 0 < weights <= 2 * max(others)
 
 
 @pytest.mark.parametrize("name", CASES)
