@@ -1,7 +1,7 @@
 """What all contenders of a figure start from: the same tokens, labels, prompts and initial adapters, as files.
 
 Made once by a process of its own, so that no contender's time or memory holds the making. Adapters are in PEFT's
-format, which both sides read.
+format, which both sides read, and on the matrices of the layers: TRL refuses one on the unembedding.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lowregret.data.example import Example
     from lowregret.engine import Engine
+    from lowregret.spec import LoRA
 
 ROWS, SHORT, PROMPTS = "rows.json", "short.json", "prompts.json"
 SHORT_TOKENS = 160
@@ -91,12 +92,17 @@ def _write_rows(examples: Iterable[Example], path: Path) -> None:
     path.write_text(to_json(rows))
 
 
-def _write_adapters(engine: Engine, ranks: Sequence[int], out: Path) -> None:
-    from lowregret.export.peft import export_policy
+def _lora(rank: int) -> LoRA:
     from lowregret.spec import LoRA
 
+    return LoRA(rank=rank, alpha=LORA_ALPHA, targets="linear")
+
+
+def _write_adapters(engine: Engine, ranks: Sequence[int], out: Path) -> None:
+    from lowregret.export.peft import export_policy
+
     for rank in ranks:
-        engine.add_policy(f"r{rank}", LoRA(rank=rank, alpha=LORA_ALPHA), seed=rank)
+        engine.add_policy(f"r{rank}", _lora(rank), seed=rank)
         export_policy(engine, f"r{rank}", out / f"r{rank}")
         engine.remove_policy(f"r{rank}")
 
@@ -106,11 +112,10 @@ def _write_trained(engine: Engine, count: int, out: Path) -> None:
     import torch
 
     from lowregret.export.peft import export_policy
-    from lowregret.spec import LoRA
 
     for number in range(count):
         name = f"p{number}"
-        policy = engine.add_policy(name, LoRA(rank=16, alpha=LORA_ALPHA), seed=number)
+        policy = engine.add_policy(name, _lora(16), seed=number)
         generator = torch.Generator().manual_seed(1000 + number)
         with torch.no_grad():
             for weight in (weight for key, weight in policy.weights.items() if key.endswith("lora_B")):
