@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,55 @@ def test_a_refused_question_leaves_a_study_as_it_was(early: Path, run: Any) -> N
     assert "spec.steps: 4 there, 5 now" in other.stderr
     assert (early / "study.json").read_bytes() == before
     assert run("verify", early).exit_code == 0
+
+
+def trials_of(study: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in study.glob("groups/*/trials/*/trial.json")}
+
+
+def test_what_another_study_has_trained_is_taken_over(early: Path, run: Any, tmp_path: Path) -> None:
+    """To the digit, its seconds included: nothing is trained again. What it lacks is."""
+    asked = ["study", "early", *TOY, "--workers", 1, "--quiet"]
+    alone = run(*asked, "--ranks", "1,4", "--out", tmp_path / "same", "--take-from", early)
+    assert alone.exit_code == 0, alone.stderr
+    own, taken = trials_of(early), trials_of(tmp_path / "same")
+    assert {name: own[name] | {"taken_from": record["taken_from"]} for name, record in taken.items()} == taken
+    assert all(Path(record["taken_from"]).name == name for name, record in taken.items())
+    assert json.loads((tmp_path / "same" / "claims.json").read_text()) == json.loads(
+        (early / "claims.json").read_text()
+    )
+    assert run("verify", tmp_path / "same").exit_code == 0
+    more = run(*asked, "--ranks", "4,2", "--out", tmp_path / "more", "--take-from", f"{early},{tmp_path / 'same'}")
+    assert more.exit_code == 0, more.stderr
+    found = {name: "taken_from" in record for name, record in trials_of(tmp_path / "more").items()}
+    assert found == {name: name.startswith("lora-4") for name in found}
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("changed", [["--steps", 5], ["--batch-size", 2], ["--max-eval", 9], ["--max-train", 63]])
+def test_nothing_is_taken_over_from_another_training(early: Path, run: Any, tmp_path: Path, changed: list[Any]) -> None:
+    asked = ["study", "early", *TOY, *changed, "--ranks", "1,4", "--workers", 1, "--quiet"]
+    done = run(*asked, "--out", tmp_path / "other", "--take-from", early)
+    assert done.exit_code == 0, done.stderr
+    assert not any("taken_from" in record for record in trials_of(tmp_path / "other").values())
+
+
+def test_a_folder_without_trials_is_refused_before_anything_is_written(run: Any, tmp_path: Path) -> None:
+    done = run("study", "early", *TOY, "--out", tmp_path / "new", "--take-from", tmp_path / "nothing")
+    assert done.exit_code == 2
+    assert f"{tmp_path / 'nothing'}: holds no trials" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_trial_is_not_taken_over(early: Path, run: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(early, copy)
+    curve = next(copy.glob("groups/*/trials/lora-4*/metrics.jsonl"))
+    curve.write_text("".join(curve.read_text().splitlines(keepends=True)[:-1]))
+    asked = ["study", "early", *TOY, "--ranks", "1,4", "--workers", 1, "--quiet"]
+    done = run(*asked, "--out", tmp_path / "new", "--take-from", copy)
+    assert done.exit_code == 2
+    assert str(curve) in done.stderr
 
 
 def test_every_base_is_looked_for_before_any_is_trained(run: Any, tmp_path: Path) -> None:

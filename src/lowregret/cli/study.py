@@ -111,6 +111,13 @@ _Store = Annotated[
         "lowregret[store]. (default: --out alone)"
     ),
 ]
+_TakeFrom = Annotated[
+    str | None,
+    option(
+        "Folders of other studies and comparisons, separated by commas: trials that ended there are taken over where "
+        "this study asks for the same training of the same base and data. (default: every trial is trained)"
+    ),
+]
 _Settle = Annotated[
     bool,
     option(
@@ -143,6 +150,7 @@ def study(
     ray: _Ray = None,
     slurm: _Slurm = None,
     store: _Store = None,
+    take_from: _TakeFrom = None,
     settle: _Settle = False,
     budget: _Budget = None,
     as_json: o.Json = False,
@@ -195,6 +203,7 @@ def study(
             settle=settle,
             budget=None if budget is None else parse_budget(budget),
             stores=_stores(store, studies),
+            take_from=_folders(take_from),
         )
         page = _page(studies, found, root, progress.say)
     _tell(found, page, as_json)
@@ -225,6 +234,10 @@ def _tell(found: dict[Path, Claims], page: Path, as_json: bool) -> None:
         return
     _show(found)
     say(f"report: {page}")
+
+
+def _folders(names: str | None) -> list[Path]:
+    return [Path(name.strip()) for name in (names or "").split(",") if name.strip()]
 
 
 def _stores(url: str | None, studies: dict[Path, Question]) -> dict[Path, str]:

@@ -25,6 +25,7 @@ from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import note_base, trial_folder
 from lowregret.spec import DataSpec, GroupSpec
+from lowregret.study.elsewhere import told, trained_elsewhere
 from lowregret.study.observer import Observer
 from lowregret.study.resources import TrialResources, measure_base
 from lowregret.study.scheduler import Scheduler
@@ -41,6 +42,7 @@ def run_group(
     observer: Observer,
     should_stop: Callable[[], bool],
     given_up: Mapping[str, str] = MappingProxyType({}),
+    take_from: Sequence[Path] = (),
 ) -> None:
     """Train what the group still lacks.
 
@@ -48,6 +50,7 @@ def run_group(
         given_up: a trial's id → why it is recorded as failed and not trained.
         starts: method name → learning rate to start the search from, where another group has found one; the others
             start from the prior. What a search once started from is kept.
+        take_from: folders of other runs whose trials are taken over where this group asks for the same.
 
     Raises LowregretError, or Interrupted after a clean stop.
     """
@@ -73,8 +76,13 @@ def run_group(
         note_base(folder, hidden_size=inputs.config.get_text_config().hidden_size)
         if facts := known_fact_bits(spec.data.train):
             note_base(folder, fact_bits=facts)
+        elsewhere = trained_elsewhere(take_from, spec, inputs.manifest, inputs.resolved)
+        for line in told(elsewhere):
+            observer.say(line)
         deliver = _Forgetting(folder, resources) if spec.forgetting else _nothing
-        scheduler = Scheduler(folder, spec, known, observer, inputs.identity, deliver, given_up=given_up)
+        scheduler = Scheduler(
+            folder, spec, known, observer, inputs.identity, deliver, given_up=given_up, elsewhere=elsewhere
+        )
         scheduler.run(resources, session, should_stop)
 
 

@@ -20,6 +20,7 @@ from lowregret.runs.requests import Kind
 from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name, trial_record
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.spec.method import Quantisation
+from lowregret.study.elsewhere import take_over
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
 from lowregret.study.orders import Orders
@@ -65,6 +66,7 @@ class Scheduler:
         only: Sequence[TrialSpec] | None = None,
         until: int | None = None,
         given_up: Mapping[str, str] = MappingProxyType({}),
+        elsewhere: Mapping[TrialSpec, Path] = MappingProxyType({}),
     ) -> None:
         """`identity` is that of the run (`runs.manifest`).
 
@@ -75,8 +77,11 @@ class Scheduler:
 
         `until` this step, after which all are evaluated, the search's trials are trained, and searched by: pilots,
         which stay `running`, each with a checkpoint of its own from which a later scheduler goes on.
+
+        What is trained `elsewhere`, trial by folder, is taken from there when it is asked for.
         """
         self._only, self._until, self._identity, self._given_up = only, until, identity, given_up
+        self._elsewhere = elsewhere
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
@@ -143,6 +148,7 @@ class Scheduler:
         `session` is the environment, for the record. Raises LowregretError, or Interrupted after a clean stop.
         """
         checkpoint = self._checkpoint
+        self._take_over()
         while checkpoint or self.wanted():
             hold(self.folder, should_stop, self.watching.say, lambda: None)
             if should_stop():
@@ -274,9 +280,23 @@ class Scheduler:
         """Whoever is to join now joins."""
         self._steps = {name: member.progress.step for name, member in pack.members.items()}
         self._orders.see(self._steps, self.records)
+        self._take_over()
         while (trial := self._next(pack)) is not None:
             self._begin(pack, trial, None)
         pack.settled = self._settled()
+
+    def _take_over(self) -> None:
+        """What is asked for and was trained elsewhere; what is in training here goes on."""
+        while True:
+            known = {record.id for record in self.records}
+            asked = [trial for trial in self._asked_for() if trial in self._elsewhere]
+            names = {trial_name(self.folder, trial): trial for trial in asked}
+            if not names.keys() - known:
+                return
+            for name in names.keys() - known:
+                source = self._elsewhere[names[name]]
+                self._note(take_over(source, trial_folder(self.folder, name), self._identity))
+                self.watching.say(f"{name}: taken over from {source.parents[1]}")
 
     def _next(self, pack: Pack) -> TrialSpec | None:
         """Who joins now, if anybody does."""

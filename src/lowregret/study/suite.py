@@ -31,6 +31,7 @@ from lowregret.runs.spelling import is_older
 from lowregret.runs.study import group_folder, read_trials
 from lowregret.spec import FullFT, LoRA
 from lowregret.study.budget import Allowed, Budget
+from lowregret.study.elsewhere import runs_below
 from lowregret.study.execute.choose import Chosen, Place, choose, require_place
 from lowregret.study.execute.job import GroupJob
 from lowregret.study.execute.run import GroupRun, require_room
@@ -57,17 +58,20 @@ def run_studies(
     settle: bool = False,
     budget: Allowed | None = None,
     stores: Mapping[Path, str] | None = None,
+    take_from: Sequence[Path] = (),
 ) -> dict[Path, Claims]:
     """Run each question in its folder; started again it goes on, and a question that asks for more extends the folder.
 
     `place` says where groups are trained side by side: in as many processes as cores for a small base on a CPU, else in
     this one. Results do not depend on it but by rounding. `track` is where every trial is a run as well. With `settle`
     a question gets no further seeds once all its claims are settled (`study.settle`); a `budget` is spent on further
-    seeds of what is open. `stores`: a study's folder → the address where it is kept as well. Returns the claims of
+    seeds of what is open. `stores`: a study's folder → the address where it is kept as well. `take_from`: folders of
+    other studies and comparisons, whose trials are taken over where a group asks for the same. Returns the claims of
     those that have them: all, but where a budget was too small. Raises LowregretError, or Interrupted after a clean
     stop.
     """
     watching, place = observer or Silent(), place or Place()
+    runs = [run for folder in take_from for run in runs_below(folder)]
     require_place(place, list(studies.values()))
     _require_inputs(studies.values())
     with ExitStack() as stack:
@@ -97,7 +101,7 @@ def run_studies(
                 limits.append(Budget(budget, chosen.price_per_hour(jobs)))
             _bind_all(copies, studies, command)
             bind = partial(_bind_question, command=command)
-            _train(chosen, stages, jobs, watching, (asked_to_stop, should_stop), track, limits, bind, stores)
+            _train(chosen, stages, jobs, watching, (asked_to_stop, should_stop), track, limits, bind, stores, runs)
         else:
             _bind_all(copies, studies, command)
         for folder, question in studies.items():  # last, when nothing else runs
@@ -121,6 +125,7 @@ def _train(
     limits: Sequence[Budget],
     bind: Callable[[Path, Question], None],
     stores: Mapping[Path, str],
+    take_from: Sequence[Path],
 ) -> None:
     """All groups; with a budget, for as long as it lasts, and further seeds of what is open with what it leaves.
 
@@ -139,6 +144,7 @@ def _train(
         track=track,
         expected=chosen.expected,
         stores=stores,
+        take_from=take_from,
     )
     try:
         run.run(jobs)

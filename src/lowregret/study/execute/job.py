@@ -81,6 +81,8 @@ class Task:
     """None on the machine that runs the study."""
     store: str | None = None
     """The address where the study is kept as well; None for its folder alone."""
+    take_from: tuple[Path, ...] = ()
+    """Folders of other runs whose trials are taken over."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class GroupRun:
         track: Track | None = None,
         expected: Mapping[Path, Expected] | None = None,
         stores: Mapping[Path, str] | None = None,
+        take_from: Sequence[Path] = (),
     ) -> None:
         """
         Args:
@@ -57,11 +58,12 @@ class GroupRun:
             threads: of torch in each worker; torch's own choice when None.
             expected: a study's folder → what workers elsewhere must find; None on this machine.
             stores: a study's folder → the address where it is kept as well.
+            take_from: folders of other runs whose trials are taken over.
         """
         self._executor, self._observer, self._should_stop = executor, observer, should_stop
         self._starts, self._ended = starts, ended
         self._threads, self._track, self._expected = threads, track, expected or {}
-        self._stores = stores or {}
+        self._stores, self._take_from = stores or {}, tuple(take_from)
         self._watch = Watch(observer)
         self._waiting: dict[Path, GroupJob] = {}
         """By the group's folder, in order."""
@@ -161,6 +163,7 @@ class GroupRun:
             self._track,
             self._expected.get(job.study),
             self._stores.get(job.study),
+            self._take_from,
         )
         self._executor.submit(task)
 

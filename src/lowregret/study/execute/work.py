@@ -99,7 +99,7 @@ def _attempt(task: Task, asked: Callable[[], bool]) -> Outcome:
 def train(task: Task, observer: Observer, should_stop: Callable[[], bool]) -> None:
     """What a group still lacks, kept in the store where the task names one; raises what `run_group` does."""
     with mirrored(task, observer) as seen:
-        run_group(task.job.folder, task.job.spec, task.starts, seen, should_stop, task.given_up)
+        run_group(task.job.folder, task.job.spec, task.starts, seen, should_stop, task.given_up, task.take_from)
 
 
 class Logged:
