@@ -15,12 +15,13 @@ import json
 import pydoc_data.topics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lowregret.runs.files import STUDY
 from lowregret.strict_json import to_json
 
 SHORT = 128
@@ -97,13 +98,16 @@ def real(model: Path, gsm8k: Path, out: Path, only: str | None) -> None:
             file = out / "recipes" / f"{name}-{kind}.toml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(recipe({"model": str(model), **question}, {**rows, **limits}), encoding="utf-8")
-            study(str(file), out / name / kind)
+            others = [other.parent for other in sorted((out / name).glob(f"*/{STUDY}")) if other.parent.name != kind]
+            study(str(file), out / name / kind, others)
 
 
-def study(what: str, out: Path) -> None:
-    """One `lowregret study`; what fails is said by it, and the next one is tried."""
+def study(what: str, out: Path, others: Sequence[Path] = ()) -> None:
+    """One `lowregret study`, which takes over what the others have trained; what fails is said by it, and the next one
+    is tried."""
     print(f"{what} -> {out}", flush=True)
-    subprocess.run(["lowregret", "study", what, "--out", str(out)], check=False)
+    taken = ["--take-from", ",".join(map(str, others))] if others else []
+    subprocess.run(["lowregret", "study", what, "--out", str(out), *taken], check=False)
 
 
 def main() -> int:

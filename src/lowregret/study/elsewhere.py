@@ -72,7 +72,7 @@ def take_over(source: Path, target: Path, identity: str) -> TrialRecord:
     for name in _LEFT:
         if (source / name).is_file():
             write_bytes(target / name, (source / name).read_bytes())
-    own = {"id": target.name, "inputs": identity, "search_nll": None, "shipped": {}, "stop_texts": ()}
+    own: dict[str, Any] = {"id": target.name, "inputs": identity, "search_nll": None, "shipped": {}, "stop_texts": ()}
     record = record.model_copy(update={**own, "taken_from": str(source)})
     write_json(target / TRIAL, record)
     return record
