@@ -6,7 +6,7 @@ changes a training. So a trial found here ends as the group's own would have, bu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,3 @@ def _trains_the_same(run: Path, spec: GroupSpec, manifest: Manifest, resolved: M
     if (known.get("evals") or theirs.get("evals")) != asked["evals"]:
         return False
     return all(theirs.get(name) == asked.get(name) for name in _OF_SPEC)
-
-
-def told(taken: Mapping[TrialSpec, Path]) -> Iterator[str]:
-    """What is said of them: how many there are, by run."""
-    runs = [str(folder.parents[1]) for folder in taken.values()]
-    for run in dict.fromkeys(runs):
-        yield f"{run}: {runs.count(run)} trials are of the same training; those that are asked for are taken over"

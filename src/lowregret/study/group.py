@@ -25,7 +25,7 @@ from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import note_base, trial_folder
 from lowregret.spec import DataSpec, GroupSpec
-from lowregret.study.elsewhere import told, trained_elsewhere
+from lowregret.study.elsewhere import trained_elsewhere
 from lowregret.study.observer import Observer
 from lowregret.study.resources import TrialResources, measure_base
 from lowregret.study.scheduler import Scheduler
@@ -77,8 +77,6 @@ def run_group(
         if facts := known_fact_bits(spec.data.train):
             note_base(folder, fact_bits=facts)
         elsewhere = trained_elsewhere(take_from, spec, inputs.manifest, inputs.resolved)
-        for line in told(elsewhere):
-            observer.say(line)
         deliver = _Forgetting(folder, resources) if spec.forgetting else _nothing
         scheduler = Scheduler(
             folder, spec, known, observer, inputs.identity, deliver, given_up=given_up, elsewhere=elsewhere

@@ -288,15 +288,14 @@ class Scheduler:
     def _take_over(self) -> None:
         """What is asked for and was trained elsewhere; what is in training here goes on."""
         while True:
-            known = {record.id for record in self.records}
-            asked = [trial for trial in self._asked_for() if trial in self._elsewhere]
-            names = {trial_name(self.folder, trial): trial for trial in asked}
-            if not names.keys() - known:
-                return
-            for name in names.keys() - known:
-                source = self._elsewhere[names[name]]
+            known = {record.spec for record in self.records}
+            found = [trial for trial in self._asked_for() if trial in self._elsewhere and trial not in known]
+            for trial in found:
+                name, source = trial_name(self.folder, trial), self._elsewhere[trial]
                 self._note(take_over(source, trial_folder(self.folder, name), self._identity))
                 self.watching.say(f"{name}: taken over from {source.parents[1]}")
+            if not found:
+                return
 
     def _next(self, pack: Pack) -> TrialSpec | None:
         """Who joins now, if anybody does."""
