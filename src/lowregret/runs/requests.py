@@ -72,6 +72,8 @@ class Order(Spec):
     """Trials of the run that had ended when it was taken."""
     steps: Mapping[str, int] = Field(default_factory=dict)
     """Trial in training → the steps that it had taken: where a run that goes on obeys it."""
+    seeds: int | None = Field(default=None, ge=1, le=limits.REPEATS, exclude_if=lambda value: value is None)
+    """Of one more seed: how many every method then has. A command that asks for as many or more has it already."""
 
 
 def ask(folder: Path, request: Request) -> str:

@@ -99,8 +99,7 @@ class Orders:
 
     def grown(self, spec: CompareSpec) -> CompareSpec:
         """A comparison with the seeds that were added."""
-        more = sum(request.kind == "seed" for request in self._requests())
-        return spec.model_copy(update={"seeds": min(spec.seeds + more, limits.REPEATS)}) if more else spec
+        return spec.model_copy(update={"seeds": _seeds(spec.seeds, self._force)})
 
     def trials(self) -> list[TrialSpec]:
         """Those that were asked for, whatever the search wants."""
@@ -148,12 +147,18 @@ class Orders:
             said=said,
             ended=ended,
             steps={} if refusal else {**steps, **ending},
+            seeds=self._one_more(request) if not refusal else None,
         )
         answer(self._folder, order)
         self._answered.add(name)
         if not refusal:
             self._taken.append(order)
         self._say(f"asked from outside: {said}" if not refusal else f"asked from outside, and refused: {said}")
+
+    def _one_more(self, request: Request | None) -> int | None:
+        if request is None or request.kind != "seed":
+            return None
+        return min(_seeds(self._spec.seeds, self._taken) + 1, limits.REPEATS)
 
     def _refusal(
         self, asked: Request, steps: Mapping[str, int], records: Sequence[TrialRecord], require_fit: RequireFit
@@ -192,6 +197,11 @@ class Orders:
         except LowregretError as error:
             return str(error).splitlines()[0][:300]
         return ""
+
+
+def _seeds(asked: int, orders: Sequence[Order]) -> int:
+    """Of a command, with those that were added."""
+    return max([asked, *(order.seeds for order in orders if order.seeds is not None)])
 
 
 def _reached(order: Order, steps: Mapping[str, int], ended: Collection[str]) -> bool:

@@ -99,6 +99,20 @@ def test_a_request_too_many_leaves_a_file_that_is_read_again(tmp_path: Path, mon
     assert "not answered" in said[-1]
 
 
+def test_a_seed_that_was_added_counts_among_those_of_a_larger_command(tmp_path: Path) -> None:
+    """Two seeds and two more are four; a command of three goes on to four, one of six to six."""
+    for _ in range(2):
+        ask(tmp_path, Request(kind="seed"))
+    first = Orders(tmp_path, COMPARE, lambda line: None)
+    first.look({}, [], lambda method: None)
+    assert first.grown(COMPARE).seeds == 4
+    for asked, seeds in ((2, 4), (3, 4), (6, 6)):
+        later = COMPARE.model_copy(update={"seeds": asked})
+        again = Orders(tmp_path, later, lambda line: None)
+        again.look({}, [], lambda method: None)
+        assert again.grown(later).seeds == seeds
+
+
 def _in_backward() -> Any:
     from lowregret.spec.method import parse_method
 
