@@ -192,7 +192,9 @@ def test_a_study_goes_on_from_a_store_on_a_machine_that_shares_no_folder(
     for file in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert SECRET.encode() not in file.read_bytes(), file
     status = run("study", "status", *store)
-    assert "2 groups: 2 done; has its claims" in status.stdout
+    assert "s3://lab/toy: 2 groups: 2 done; has its claims" in status.stdout
+    as_json = json.loads(run("study", "status", *store, "--json").stdout)
+    assert list(as_json["studies"]) == ["s3://lab/toy"]
 
 
 def test_a_store_that_does_not_answer_is_told_in_seconds(

@@ -25,6 +25,7 @@ from lowregret.spec.recipes import recipes
 
 if TYPE_CHECKING:
     from lowregret.questions.judge import Claims
+    from lowregret.study.status import StudyStatus
 
 _OF_ALL = {"model", "data", "eval_data", "seeds", "precision", "device", "devices", "parallel"}
 """Flags that are of use with `all`."""
@@ -259,17 +260,20 @@ def _show_status(recipe: str, folder: Path | None, store: str | None, as_json: b
         from tempfile import TemporaryDirectory
 
         from lowregret.runs.mirror import fetch_studies
+        from lowregret.study.status import study_status
 
         with TemporaryDirectory() as name:
-            fetch_studies(store, Path(name))
-            _print_status(Path(name), as_json)
+            copies = fetch_studies(store, Path(name))
+            _print_status([study_status(copy, address) for address, copy in copies.items()], as_json)
         return
     if folder is None:
         raise SpecError(
             f"missing FOLDER. `lowregret study {STATUS} FOLDER` says how far the study there is, with --store URL in "
             "its place the one in a store."
         )
-    _print_status(folder, as_json)
+    from lowregret.study.status import read_status
+
+    _print_status(read_status(folder), as_json)
 
 
 def _require_status_alone(given: Mapping[str, object]) -> None:
@@ -279,12 +283,9 @@ def _require_status_alone(given: Mapping[str, object]) -> None:
             raise SpecError(f"--{name.replace('_', '-')}: is of no use with `{STATUS}`. Leave it out.")
 
 
-def _print_status(folder: Path, as_json: bool) -> None:
-    from lowregret.study.status import read_status
-
-    found = read_status(folder)
+def _print_status(found: list[StudyStatus], as_json: bool) -> None:
     if as_json:
-        say_json({"studies": {str(study.folder): study.as_dict() for study in found}})
+        say_json({"studies": {study.name: study.as_dict() for study in found}})
         return
     from lowregret.progress.console import make_console
     from lowregret.progress.standing import standing_table, status_lines

@@ -68,7 +68,7 @@ def status_lines(study: StudyStatus) -> Iterator[str]:
     states = Counter(group.state for group in study.groups)
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     claims = "has its claims" if study.judged else "no claims yet"
-    yield f"{study.folder}: {len(study.groups)} groups: {counted}; {claims}"
+    yield f"{study.name}: {len(study.groups)} groups: {counted}; {claims}"
     for group in study.groups:
         for record in group.failed:
             yield f"{group.standing.key} {record.id}: failed: {record.error}"

@@ -304,19 +304,20 @@ def studies_in(store: Store) -> list[str]:
     return sorted(name for name in names if is_url(f"{store.url}/{name}"))
 
 
-def fetch_studies(url: str, into: Path) -> list[Path]:
-    """Copies of all studies below an address, to be read; StoreError where there is none. A group that is trained looks
-    locked in its copy: takes as long as one sign of life does."""
-    found: list[Path] = []
+def fetch_studies(url: str, into: Path) -> dict[str, Path]:
+    """Copies of all studies below an address, to be read, each by its own address; StoreError where there is none. A
+    group that is trained looks locked in its copy: takes as long as one sign of life does."""
+    found: dict[str, Path] = {}
     for name in studies_in(Store(url)):
         store = Store(f"{require_url(url)}/{name}".rstrip("/"))
         before, began = leases_in(store), time.monotonic()
-        found.append(into / (name or store.url.rpartition("/")[2]).replace("/", "%2F"))
+        copy = into / (name or store.url.rpartition("/")[2]).replace("/", "%2F")
+        found[store.url] = copy
         for part in (STUDY_PART, *parts_in(store)):
-            Mirror(store, part, found[-1]).pull(to_read=True)
+            Mirror(store, part, copy).pull(to_read=True)
         if before:
             time.sleep(max(0.0, BEAT_SECONDS + _LATE_SECONDS - (time.monotonic() - began)))
-            _show_holders(found[-1], before, leases_in(store))
+            _show_holders(copy, before, leases_in(store))
     if not found:
         raise StoreError(f"{url}: no study is kept there.")
     return found

@@ -39,7 +39,8 @@ class GroupStatus:
 class StudyStatus:
     """One study."""
 
-    folder: Path
+    name: str
+    """Its folder, or its address in a store."""
     command: str
     """That started it."""
     judged: bool
@@ -60,15 +61,16 @@ def read_status(folder: Path) -> list[StudyStatus]:
     folders = [folder] if (folder / STUDY).is_file() else sorted(file.parent for file in folder.glob(f"*/{STUDY}"))
     if not folders:
         raise RecordsError(f"{folder}: holds no study ({STUDY}). Name the --out of `lowregret study`.")
-    return [_study(each) for each in folders]
+    return [study_status(each, str(each)) for each in folders]
 
 
-def _study(folder: Path) -> StudyStatus:
+def study_status(folder: Path, name: str) -> StudyStatus:
+    """Of the study in a folder, called by what the folder is a copy of where it is one."""
     head = stored_question(folder / STUDY)
     question = build(Asked, {"question": head["question"]}, source=str(folder / STUDY)).question
     judged = (folder / CLAIMS).exists()
     groups = [_group(group_folder(folder, group), group, judged) for group in question.groups()]
-    return StudyStatus(folder, str(head.get("command", "")), judged, groups)
+    return StudyStatus(name, str(head.get("command", "")), judged, groups)
 
 
 def _group(home: Path, spec: GroupSpec, judged: bool) -> GroupStatus:

@@ -228,7 +228,7 @@ def test_a_store_that_holds_no_study_is_told(store: Store, tmp_path: Path) -> No
         fetch_studies("s3://lab/toy", tmp_path)
     (tmp_path / "study.json").write_text("{}")
     Mirror(store, STUDY_PART, tmp_path).push(HELD)
-    assert [folder.name for folder in fetch_studies("s3://lab/toy", tmp_path / "copies")] == ["toy"]
+    assert fetch_studies("s3://lab/toy", tmp_path / "copies") == {"s3://lab/toy": tmp_path / "copies" / "toy"}
 
 
 def test_studies_below_an_address_have_a_copy_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,8 @@ def test_studies_below_an_address_have_a_copy_each(tmp_path: Path, monkeypatch: 
     (bucket / "not ours" / "manifests" / "study").mkdir(parents=True)
     (bucket / "not ours" / "manifests" / "study" / "000000001").write_bytes(b"?")
     copies = fetch_studies("s3://lab", tmp_path / "copies")
-    assert [(copy / "study.json").read_text() for copy in copies] == ['"a-b"', '"a/b"']
+    held = {address: (copy / "study.json").read_text() for address, copy in copies.items()}
+    assert held == {"s3://lab/a-b": '"a-b"', "s3://lab/a/b": '"a/b"'}
 
 
 def test_what_is_too_large_to_be_ours_is_not_read(
@@ -268,13 +269,13 @@ def test_a_copy_shows_who_trains_a_group_and_who_does_not(
     Mirror(store, STUDY_PART, tmp_path).push(HELD)
     store.put("leases/group-silent/000000001", b'{"pid": 1}')
     with leasing(store, "group-main.lora") as lease:
-        (copy,) = fetch_studies("s3://lab/toy", tmp_path / "one")
+        (copy,) = fetch_studies("s3://lab/toy", tmp_path / "one").values()
     holder = holder_of(copy / "groups" / "main.lora")
     assert holder is not None
     assert (holder.pid, holder.token) == (lease.holder.pid, lease.holder.token)
     assert is_locked(copy / "groups" / "main.lora")
     assert not is_locked(copy / "groups" / "silent")
-    (copy,) = fetch_studies("s3://lab/toy", tmp_path / "two")
+    (copy,) = fetch_studies("s3://lab/toy", tmp_path / "two").values()
     assert not is_locked(copy / "groups" / "main.lora")
 
 

@@ -270,7 +270,7 @@ def _no_answer(address: str, seconds: float) -> Exception | None:
     """Why nothing listens at HOST:PORT; None where something does."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=seconds).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
     except (OSError, OverflowError, ValueError) as error:  # ValueError: no name of a machine, such as a..b
         return error
     return None

@@ -29,6 +29,8 @@ _STOP_SECONDS = 60.0
 _BUSY_SECONDS, _AGAIN_SECONDS = 30.0, 3.0
 _BUSY = ("Socket timed out", "Unable to contact slurm controller", "temporarily unavailable", "Zero Bytes were")
 """What sbatch says of a controller that starts again or has too much to do."""
+_LISTS = ("nodelist", "exclude")
+"""Keys of which a value may be several nodes, by comma."""
 _MINUTES = 24 * 60
 _OWN = 0o700
 
@@ -38,8 +40,13 @@ def parse_slurm(text: str) -> dict[str, str]:
     if text in (LOCAL, DEFAULTS):
         return {}
     found: dict[str, str] = {}
+    last = ""
     for part in text.split(","):
         key, equals, value = part.partition("=")
+        if last in _LISTS and not equals and key.strip() and key.strip() not in _KEYS:
+            found[last] += f",{key.strip()}"
+            continue
+        last = key.strip()
         if key.strip() not in _KEYS:
             raise SpecError(f"--slurm {text}: {did_you_mean(key.strip(), _KEYS)} Or {DEFAULTS}, or {LOCAL}.")
         if not equals or not value.strip():

@@ -20,7 +20,7 @@ from lowregret.runs.files import LOCK
 from lowregret.runs.holder import Holder
 from lowregret.runs.lock import lock_run
 from lowregret.study.execute.job import Expected, GroupJob, Needs, Task
-from lowregret.study.execute.ray import RayTasks
+from lowregret.study.execute.ray import RayTasks, _no_answer
 from lowregret.study.execute.shared import expected_of, problem_here, require_shared, versions
 from lowregret.study.execute.slurm import SlurmJobs, gpu_named, parse_slurm
 
@@ -66,6 +66,14 @@ def test_an_address_without_a_cluster_is_told(address: str, said: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ClusterError, match=said):
         RayTasks(address, None, {})
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_head_may_have_an_address_of_the_sixth_version() -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as head:
+        assert _no_answer(f"[::1]:{head.getsockname()[1]}", 1.0) is None
+    assert _no_answer("[::1]:1", 1.0) is not None
 
 
 class FakeRay:
@@ -168,6 +176,8 @@ def test_the_kind_of_gpu_is_what_the_nodes_say(monkeypatch: pytest.MonkeyPatch) 
 def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
     assert parse_slurm("partition=gpu,time=240,gpu=H100") == {"partition": "gpu", "time": "240", "gpu": "H100"}
     assert parse_slurm("defaults") == parse_slurm("local") == {}
+    lists = "nodelist=a1,a[2-5],exclude=b1, b2,time=240"
+    assert parse_slurm(lists) == {"nodelist": "a1,a[2-5]", "exclude": "b1,b2", "time": "240"}
     assert gpu_named("gpu=H100") == "H100"
     for text, said in (
         ("partion=gpu", "Did you mean 'partition'"),
