@@ -26,6 +26,9 @@ from lowregret.runs.atomic import write_bytes
 from lowregret.runs.files import REPORT
 from lowregret.version import __version__
 
+_NAMED = 6
+"""Trials of which a note is said by name."""
+
 
 @doing("writing the report")
 def write_page(folders: Sequence[Path], root: Path) -> Path:
@@ -100,4 +103,21 @@ def _facts(evidence: Evidence[Question], found: Claims) -> Markup:
     if found.noise_nats is not None:
         unit = "of reward" if evidence.question.objective.kind == "rl" else "nats"
         parts["Noise floor"] = f"{words.nats(found.noise_nats)} {unit}: standard deviation between seeds at a best rate"
+    if noted := _noted(evidence):
+        parts["Noted of trials"] = noted
     return definitions(parts)
+
+
+def _noted(evidence: Evidence[Question]) -> str:
+    """What the trials' records say of results that need a word, each once with the trials that it is said of."""
+    trials: dict[str, list[str]] = {}
+    for condition in evidence.conditions.values():
+        for trial in condition.trials:
+            if trial.record.note:
+                trials.setdefault(trial.record.note, []).append(trial.record.id)
+    shown = ((note, sorted(names)) for note, names in sorted(trials.items()))
+    return " ".join(f"{', '.join(names[:_NAMED])}{_more(len(names) - _NAMED)}: {note}." for note, names in shown)
+
+
+def _more(count: int) -> str:
+    return f" and {count:,} more" if count > 0 else ""

@@ -43,7 +43,7 @@ def trials_table(study: StudyRecords) -> Markup:
         Column("Peak memory", lambda t: _or_none(_peak(t), words.size), _peak),
         Column("Together", lambda t: str(t.pack_size), lambda t: t.pack_size),
         Column("Trainable", lambda t: f"{t.trainable_parameters:,}", lambda t: t.trainable_parameters),
-        Column("Error", lambda t: t.error or "", lambda t: t.error, numeric=False),
+        Column("Error or note", lambda t: t.error or t.note or "", lambda t: t.error or t.note, numeric=False),
     )
     note = (
         f"{_measure(study)} Together: the most trials in training at once with this one, "

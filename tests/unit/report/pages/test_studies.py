@@ -88,3 +88,15 @@ def test_a_seed_that_diverged_at_a_best_rate_is_on_the_page(
     (run.home / "trial.json").write_text(json.dumps(record | {"status": "diverged", "test_nll": None}))
     said = page([read_evidence(folder)]).partition("Diverged at a best rate, and so in no mean: ")[2]
     assert said.startswith(f"seed {run.record.seed} of full (main), layers.")
+
+
+def test_what_a_record_notes_of_its_trial_is_on_the_page(every_study: Path, layers_page: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(every_study / "layers", tmp_path / "layers")
+    assert "Noted of trials" not in layers_page.read_text(encoding="utf-8")
+    runs = sorted(read_evidence(folder).conditions["main"].at_best("full"), key=lambda run: run.record.id)
+    for run in runs:
+        record = json.loads((run.home / "trial.json").read_text())
+        (run.home / "trial.json").write_text(json.dumps(record | {"note": "the weights did not <move>"}))
+    said = page([read_evidence(folder)]).partition("Noted of trials")[2]
+    names = ", ".join(run.record.id for run in runs)
+    assert f"{names}: the weights did not &lt;move&gt;." in said
