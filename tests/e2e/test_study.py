@@ -117,6 +117,14 @@ def test_a_damaged_trial_is_not_taken_over(early: Path, run: Any, tmp_path: Path
     done = run(*asked, "--out", tmp_path / "new", "--take-from", copy)
     assert done.exit_code == 2
     assert str(curve) in done.stderr
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    curve.unlink()
+    curve.symlink_to(secret)
+    done = run(*asked, "--out", tmp_path / "newer", "--take-from", copy)
+    assert done.exit_code == 2
+    assert f"{curve}: a link leads out" in done.stderr
+    assert not any(path.read_text() == "mine" for path in (tmp_path / "newer").rglob("*.jsonl"))
 
 
 def test_every_base_is_looked_for_before_any_is_trained(run: Any, tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ def make_app(asked: str = "") -> App:
     return app
 
 
+def _options(app: App, verb: Verb) -> list[str]:
+    """What a verb may be told, by name."""
+    return [name for argument in app[verb.name].assemble_argument_collection() for name in argument.names]
+
+
 def _sentence(app: App, verb: Verb | None, error: CycloptsError) -> str:
     """What is wrong with the command, in the words of an error.
 
@@ -51,11 +56,12 @@ def _sentence(app: App, verb: Verb | None, error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         from lowregret.data.readers.registry import is_data
 
-        several = "Several files go into one name, with commas between or as a pattern in quotes."
-        return f"unexpected {' '.join(left)!r}. {several if all(map(is_data, left)) else 'Leave it out.'}"
+        several = "Several files go into one --data, with commas between or as a pattern in quotes."
+        read = verb is not None and "--data" in _options(app, verb) and all(map(is_data, left))
+        return f"unexpected {' '.join(left)!r}. {several if read else 'Leave it out.'}"
     if verb is None or error.argument is None or not isinstance(error, MissingArgumentError):
         return str(error)
-    known = [name for argument in app[verb.name].assemble_argument_collection() for name in argument.names]
+    known = _options(app, verb)
     options = [token.partition("=")[0] for token in left if token.startswith("--")]
     unknown = [option for option in options if option not in known]
     if unknown:

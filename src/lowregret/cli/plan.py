@@ -116,6 +116,8 @@ def _split(names: list[str], data: str | None, several: bool) -> tuple[list[str]
     sources += [data] if data is not None else []
     if len(sources) > 1:
         hint = "" if several else " To set models side by side, add --compare-models."
+        if all(map(is_data, sources)):
+            hint = " Several files go into one name, with commas between or as a pattern in quotes."
         raise SpecError(f"{sources[1]!r} is one name too many: one source of data is planned for.{hint}")
     return models, sources[0] if sources else None
 

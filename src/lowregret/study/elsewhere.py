@@ -13,6 +13,7 @@ from typing import Any
 
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_bytes, write_json
+from lowregret.runs.boundary import refuse_links
 from lowregret.runs.files import EXAMPLES, EXPERTS, FAILURES, GROUPS, METRICS, SPEC, TRANSCRIPTS, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import Manifest, read_manifest
@@ -44,7 +45,7 @@ def trained_elsewhere(
     """Trial → its folder, of the trials of other runs that ended by themselves and are this group's own trainings.
 
     None for a group that measures what is forgotten: that takes weights, which a study does not keep. RecordsError
-    when a run's records are gone or damaged.
+    when a run's records are gone, damaged, or elsewhere by a link.
     """
     found: dict[TrialSpec, Path] = {}
     if spec.forgetting is not None:
@@ -54,6 +55,7 @@ def trained_elsewhere(
             raise RecordsError(f"{run}: its trials are to be taken over, but are not to be seen here.")
         if not _trains_the_same(run, spec, manifest, resolved):
             continue
+        refuse_links(run)
         for record in read_trials(run):
             if record.status in ("finished", "diverged") and record.test_examples in (0, resolved["test_examples"]):
                 found.setdefault(record.spec, trial_folder(run, record.id))
