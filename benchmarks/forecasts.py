@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.curve_laws import LAWS, regret_by
+
 from lowregret.analysis.forecast.banks import bundled_bank
 from lowregret.analysis.forecast.entry import finished_entry
 from lowregret.analysis.forecast.model import Case, bent, carried_over, cases, regret_features, straight
@@ -52,6 +54,10 @@ TRIED: Mapping[str, Features] = {
         p.slope(),
         math.log(p.steps),
     ),
+    **{
+        f"the {law} law's regret and room": lambda p, law=law: (bent(regret_by(law, p)), *regret_features(p)[1:])
+        for law in LAWS
+    },
 }
 """What the model of the regret goes by, and what else was tried."""
 
@@ -92,6 +98,10 @@ def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: F
         "groups": len({case.group for case in found}),
         "mean absolute error": statistics.fmean(abs(m - case.share) for m, case in zip(middles, found, strict=True)),
         **carried_over(found),
+        **{
+            f"the {law} law alone": statistics.fmean(abs(regret_by(law, case.pilots) - case.share) for case in found)
+            for law in LAWS
+        },
         "width": statistics.median(straight(p.high) - straight(p.low) for p, _ in bounded) if bounded else math.nan,
         "settled": len(settled),
         "right": sum(settled),
