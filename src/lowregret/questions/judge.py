@@ -106,7 +106,7 @@ def judge_study(evidence: Evidence[Any]) -> Claims:
         unbracketed=tuple(_unbracketed(evidence)),
         diverged=diverged,
         stopped=stopped,
-        seconds=math.fsum(record.seconds for record in records),
+        seconds=math.fsum(record.seconds for record in records if record.taken_from is None),
     )
 
 

@@ -117,13 +117,17 @@ def require_manifest(folder: Path, now: Manifest, say: Callable[[str], None], *,
             f"{folder}: its numbers come from other content than is there now: {_listed(changed)} changed since. "
             "Bring back what was there, or use another --out."
         )
-    others = [
+    if others := other_versions(there, now):
+        say(f"{folder} was begun with other versions: {'; '.join(others)}. Last digits may differ.")
+
+
+def other_versions(there: Manifest | None, now: Manifest) -> list[str]:
+    """Of the packages that numbers depend on, those that are of another version now, in words."""
+    return [
         f"{name} {then} then, {now.versions.get(name, 'none')} now"
-        for name, then in there.versions.items()
+        for name, then in ({} if there is None else there.versions).items()
         if now.versions.get(name) != then
     ]
-    if others:
-        say(f"{folder} was begun with other versions: {'; '.join(others)}. Last digits may differ.")
 
 
 def note_manifest(folder: Path, now: Manifest) -> None:

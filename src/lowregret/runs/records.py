@@ -68,8 +68,8 @@ class TrialRecord(Spec):
     stop_texts: tuple[str, ...] = Field(default=(), exclude_if=lambda texts: not texts)
     """Texts that end a reply of what it has left and are no token (`models.stops`): a server must be told."""
     taken_from: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The folder of the same trial in another run, where it was trained (`study.elsewhere`); None for one of its
-    own."""
+    """The folder of the same trial in another run, where it was trained (`study.elsewhere`), as the command that took
+    it over named it; None for one of its own."""
     error: str | None = None
     note: str | None = None
     """What to know of a finished trial's result, in a sentence; None for nothing."""

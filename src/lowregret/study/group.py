@@ -16,6 +16,7 @@ from lowregret.data.example import Example
 from lowregret.data.prepare import prepare_held_out
 from lowregret.engine import Engine
 from lowregret.environment import environment
+from lowregret.errors import RecordsError
 from lowregret.models.load import load_tokenizer
 from lowregret.runs.atomic import make_folder, read_json, write_json
 from lowregret.runs.files import BASE, FORGETTING, PRIORS, SPEC, TRIALS
@@ -25,7 +26,7 @@ from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.runs.study import note_base, trial_folder
 from lowregret.spec import DataSpec, GroupSpec
-from lowregret.study.elsewhere import trained_elsewhere
+from lowregret.study.elsewhere import take_over, trained_elsewhere
 from lowregret.study.observer import Observer
 from lowregret.study.resources import TrialResources, measure_base
 from lowregret.study.scheduler import Scheduler
@@ -76,10 +77,18 @@ def run_group(
         note_base(folder, hidden_size=inputs.config.get_text_config().hidden_size)
         if facts := known_fact_bits(spec.data.train):
             note_base(folder, fact_bits=facts)
-        elsewhere = trained_elsewhere(take_from, spec, inputs.manifest, inputs.resolved)
+        elsewhere = trained_elsewhere(take_from, spec, inputs.manifest, inputs.resolved, observer.say)
+
+        def take(source: Path, target: Path) -> TrialRecord | None:
+            try:
+                return take_over(source, target, spec, inputs.resolved, inputs.identity)
+            except RecordsError as error:
+                observer.say(f"{source}: is not taken over but trained: {error}")
+                return None
+
         deliver = _Forgetting(folder, resources) if spec.forgetting else _nothing
         scheduler = Scheduler(
-            folder, spec, known, observer, inputs.identity, deliver, given_up=given_up, elsewhere=elsewhere
+            folder, spec, known, observer, inputs.identity, deliver, given_up=given_up, elsewhere=elsewhere, take=take
         )
         scheduler.run(resources, session, should_stop)
 

@@ -99,7 +99,7 @@ class Orders:
 
     def grown(self, spec: CompareSpec) -> CompareSpec:
         """A comparison with the seeds that were added."""
-        return spec.model_copy(update={"seeds": _seeds(spec.seeds, self._force)})
+        return spec.model_copy(update={"seeds": min(_seeds(spec.seeds, self._force), limits.REPEATS)})
 
     def trials(self) -> list[TrialSpec]:
         """Those that were asked for, whatever the search wants."""
@@ -200,8 +200,10 @@ class Orders:
 
 
 def _seeds(asked: int, orders: Sequence[Order]) -> int:
-    """Of a command, with those that were added."""
-    return max([asked, *(order.seeds for order in orders if order.seeds is not None)])
+    """Of a command, with those that were added. An order of before it noted how many that makes is one more."""
+    kind = [order for order in orders if order.request is not None and order.request.kind == "seed"]
+    uncounted = sum(order.seeds is None for order in kind)
+    return max([asked + uncounted, *(order.seeds for order in kind if order.seeds is not None)])
 
 
 def _reached(order: Order, steps: Mapping[str, int], ended: Collection[str]) -> bool:

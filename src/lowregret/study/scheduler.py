@@ -20,7 +20,6 @@ from lowregret.runs.requests import Kind
 from lowregret.runs.study import note_environment, read_trials, trial_folder, trial_name, trial_record
 from lowregret.spec import RL, CompareSpec, GroupSpec, LoRA, TrialSpec
 from lowregret.spec.method import Quantisation
-from lowregret.study.elsewhere import take_over
 from lowregret.study.lattice import group_estimate, group_trials
 from lowregret.study.observer import Observer
 from lowregret.study.orders import Orders
@@ -67,6 +66,7 @@ class Scheduler:
         until: int | None = None,
         given_up: Mapping[str, str] = MappingProxyType({}),
         elsewhere: Mapping[TrialSpec, Path] = MappingProxyType({}),
+        take: Callable[[Path, Path], TrialRecord | None] = lambda source, target: None,
     ) -> None:
         """`identity` is that of the run (`runs.manifest`).
 
@@ -78,10 +78,11 @@ class Scheduler:
         `until` this step, after which all are evaluated, the search's trials are trained, and searched by: pilots,
         which stay `running`, each with a checkpoint of its own from which a later scheduler goes on.
 
-        What is trained `elsewhere`, trial by folder, is taken from there when it is asked for.
+        What is trained `elsewhere`, trial by folder, is taken from there when it is asked for: `take` is given that
+        folder and the trial's own, and answers None where it is to be trained after all.
         """
         self._only, self._until, self._identity, self._given_up = only, until, identity, given_up
-        self._elsewhere = elsewhere
+        self._elsewhere, self._take = dict(elsewhere), take
         self.folder, self.spec, self.priors, self.watching = folder, spec, priors, watching
         self._deliver = deliver
         self._checkpoint = read_checkpoint(folder, identity)
@@ -286,14 +287,19 @@ class Scheduler:
         pack.settled = self._settled()
 
     def _take_over(self) -> None:
-        """What is asked for and was trained elsewhere; what is in training here goes on."""
+        """What is asked for and was trained elsewhere; what is in training here, or was at its checkpoint, goes on."""
+        checkpoint = () if self._checkpoint is None else self._checkpoint.members
         while True:
-            known = {record.spec for record in self.records}
+            known = {record.spec for record in self.records} | {member.trial for member in checkpoint}
             found = [trial for trial in self._asked_for() if trial in self._elsewhere and trial not in known]
             for trial in found:
-                name, source = trial_name(self.folder, trial), self._elsewhere[trial]
-                self._note(take_over(source, trial_folder(self.folder, name), self._identity))
-                self.watching.say(f"{name}: taken over from {source.parents[1]}")
+                source = self._elsewhere.pop(trial)
+                home = trial_folder(self.folder, trial_name(self.folder, trial))
+                record = self._take(source, home)
+                if record is not None:
+                    self._note(record)
+                    self.watching.say(f"{record.id}: taken over from {source.parents[1]}")
+                    self.watching.trial_ended(record)
             if not found:
                 return
 

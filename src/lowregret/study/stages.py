@@ -168,7 +168,7 @@ def seed_seconds(folder: Path, question: Question, seed: int, at_once: int) -> f
     its longest group, and as all of them shared evenly."""
     taken: dict[str, float] = defaultdict(float)
     for group in question.groups():
-        for record in read_trials(group_folder(folder, group)):
-            if record.seed == seed:
-                taken[group.key] += record.seconds
+        records = [record for record in read_trials(group_folder(folder, group)) if record.seed == seed]
+        here = [record for record in records if record.taken_from is None]
+        taken[group.key] += sum(record.seconds for record in here or records)
     return max(max(taken.values(), default=0.0), sum(taken.values()) / at_once)

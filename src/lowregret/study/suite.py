@@ -71,7 +71,7 @@ def run_studies(
     stop.
     """
     watching, place = observer or Silent(), place or Place()
-    runs = [run for folder in take_from for run in runs_below(folder)]
+    runs = runs_below(take_from, studies)
     require_place(place, list(studies.values()))
     _require_inputs(studies.values())
     with ExitStack() as stack:

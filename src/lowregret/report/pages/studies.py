@@ -99,7 +99,9 @@ def _facts(evidence: Evidence[Question], found: Claims) -> Markup:
     question = evidence.question
     parts = question.setting()
     if evidence.conditions:
-        parts |= {"Trials": f"{sum(found.trials.values())}, {words.seconds(found.seconds)} of training"}
+        taken = sum(trial.record.taken_from is not None for one in evidence.conditions.values() for trial in one.trials)
+        others = f"; {taken} were taken over from other runs, whose time is not counted" if taken else ""
+        parts |= {"Trials": f"{sum(found.trials.values())}, {words.seconds(found.seconds)} of training{others}"}
     if found.noise_nats is not None:
         unit = "of reward" if evidence.question.objective.kind == "rl" else "nats"
         parts["Noise floor"] = f"{words.nats(found.noise_nats)} {unit}: standard deviation between seeds at a best rate"

@@ -29,8 +29,6 @@ _STOP_SECONDS = 60.0
 _BUSY_SECONDS, _AGAIN_SECONDS = 30.0, 3.0
 _BUSY = ("Socket timed out", "Unable to contact slurm controller", "temporarily unavailable", "Zero Bytes were")
 """What sbatch says of a controller that starts again or has too much to do."""
-_LISTS = ("nodelist", "exclude")
-"""Keys of which a value may be several nodes, by comma."""
 _MINUTES = 24 * 60
 _OWN = 0o700
 
@@ -43,9 +41,15 @@ def parse_slurm(text: str) -> dict[str, str]:
     last = ""
     for part in text.split(","):
         key, equals, value = part.partition("=")
-        if last in _LISTS and not equals and key.strip() and key.strip() not in _KEYS:
-            found[last] += f",{key.strip()}"
-            continue
+        if not equals and key.strip() and key.strip() not in _KEYS:
+            if last == "exclude":  # several nodes, by comma
+                found[last] += f",{key.strip()}"
+                continue
+            if last == "nodelist":
+                raise SpecError(
+                    f"--slurm {text}: a job runs on one node. Name one in nodelist, or keep jobs off others with "
+                    "exclude=A,B."
+                )
         last = key.strip()
         if key.strip() not in _KEYS:
             raise SpecError(f"--slurm {text}: {did_you_mean(key.strip(), _KEYS)} Or {DEFAULTS}, or {LOCAL}.")

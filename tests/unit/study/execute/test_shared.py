@@ -176,8 +176,11 @@ def test_the_kind_of_gpu_is_what_the_nodes_say(monkeypatch: pytest.MonkeyPatch) 
 def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
     assert parse_slurm("partition=gpu,time=240,gpu=H100") == {"partition": "gpu", "time": "240", "gpu": "H100"}
     assert parse_slurm("defaults") == parse_slurm("local") == {}
-    lists = "nodelist=a1,a[2-5],exclude=b1, b2,time=240"
-    assert parse_slurm(lists) == {"nodelist": "a1,a[2-5]", "exclude": "b1,b2", "time": "240"}
+    assert parse_slurm("nodelist=a1,exclude=b1, b[2-5],time=240") == {
+        "nodelist": "a1",
+        "exclude": "b1,b[2-5]",
+        "time": "240",
+    }
     assert gpu_named("gpu=H100") == "H100"
     for text, said in (
         ("partion=gpu", "Did you mean 'partition'"),
@@ -185,6 +188,7 @@ def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
         ("time=4h", "whole number of minutes"),
         ("partition=a,partition=b", "partition is given twice"),
         ("gpu=cpu", "gpu names what jobs ask for"),
+        ("nodelist=a,b", "a job runs on one node"),
     ):
         with pytest.raises(SpecError, match=said):
             parse_slurm(text)
