@@ -115,8 +115,8 @@ _Store = Annotated[
 _TakeFrom = Annotated[
     str | None,
     option(
-        "Folders of other studies and comparisons, separated by commas: trials that ended there are taken over where "
-        "this study asks for the same training of the same base and data. (default: every trial is trained)"
+        "Folders of other studies, separated by commas: trials that ended there are taken over where this study asks "
+        "for the same training of the same base and data. (default: every trial is trained)"
     ),
 ]
 _Settle = Annotated[
