@@ -15,7 +15,7 @@ from lowregret import limits
 from lowregret.errors import ModelError, SpecError
 from lowregret.foreign import boundary, read_json, read_text, real_path
 from lowregret.foreign_text import last_part
-from lowregret.models.files import bundled_names, folder_of
+from lowregret.models.files import folder_of, is_bundled
 from lowregret.models.gguf.header import read_header
 
 CARD = "README.md"
@@ -94,7 +94,7 @@ def base_licence(model: str) -> Licence | None:
             stated = read_header(Path(model), model).parts[0].metadata
             return _licence(stated.get("general.license"), stated.get("general.license.name"),
                             stated.get("general.license.link"), None)  # fmt: skip
-        folder = None if model in bundled_names() else folder_of(model)
+        folder = None if is_bundled(model) else folder_of(model)
         if folder is None:
             return None
         said = read_text(folder / CARD, ModelError, "", limits.TEMPLATE_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from itertools import chain
 from pathlib import Path
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -26,13 +27,22 @@ def bundled_names() -> list[str]:
     return sorted(config.parent.name for config in BUNDLED.glob("*/config.json"))
 
 
+def is_bundled(name: str) -> bool:
+    """Whether a name means a base that comes with the package: a base of the user's own in a folder of that name wins,
+    a damaged one too; a folder of something else, such as a run's, does not."""
+    path = Path(name)
+    if name not in bundled_names() or path.is_file():
+        return False
+    return not any(chain(path.glob("config.json"), path.glob("*model*.safetensors"), path.glob("*model*.bin")))
+
+
 def folder_of(name: str) -> Path | None:
     """The folder on this machine that `name` means, where its tokenizer lies too; None when there is none."""
     path = Path(name).expanduser()
+    if is_bundled(name):
+        return BUNDLED / name
     if path.is_dir():
         return path
-    if name in bundled_names():
-        return BUNDLED / name
     return cached_snapshot(name)
 
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lowregret.errors import ModelError, did_you_mean
 from lowregret.foreign import boundary, real_path, reason, require_file
-from lowregret.models.files import BUNDLED, bundled_names
+from lowregret.models.files import BUNDLED, bundled_names, is_bundled
 from lowregret.models.folder import check_folder, check_sizes, read_config
 from lowregret.models.four_bit import adopt, bitsandbytes
 from lowregret.models.gguf.fields import set_fields
@@ -86,7 +86,7 @@ class Base:
 def resolve(asked: str) -> Source:
     """Find what a `--model` names; ModelError says what was looked for and where."""
     path = Path(asked)
-    if asked in bundled_names() and not path.exists():
+    if is_bundled(asked):
         return Source(asked, str(BUNDLED / asked))
     if path.suffix == ".gguf":
         require_file(path, ModelError)

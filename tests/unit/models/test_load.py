@@ -12,7 +12,9 @@ import torch
 
 from lowregret.engine import Engine
 from lowregret.errors import ModelError
+from lowregret.models.files import BUNDLED, folder_of
 from lowregret.models.load import Source, bundled_names, load_base, load_tokenizer, resolve
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT
 
 
@@ -40,9 +42,16 @@ def test_bundled_bases_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert bundled_names() == ["tiny", "tiny-32", "tiny-64", "tiny-moe"]
     assert Path(resolve("tiny").path).parts[-2:] == ("bundled", "tiny")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").mkdir()  # a folder of the user's own wins over a bundled name
-    with pytest.raises(ModelError, match=r"no config\.json"):
-        resolve("tiny")
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "spec.json").write_text("{}")  # a run, made with `--out tiny`
+    assert Path(resolve("tiny").path).parts[-2:] == ("bundled", "tiny")
+    assert find_model("tiny").total == find_model(str(BUNDLED / "tiny")).total
+    assert folder_of("tiny") == BUNDLED / "tiny"
+    (tmp_path / "tiny" / "model.safetensors").write_bytes(b"")  # a base of the user's own wins over a bundled name
+    for read in (resolve, find_model):
+        with pytest.raises(ModelError, match=r"config\.json"):
+            read("tiny")
+    assert folder_of("tiny") == Path("tiny")
 
 
 def test_a_base_that_is_stored_in_bfloat16_trains_in_float32() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lowregret.errors import ModelError
 from lowregret.foreign import require_file
-from lowregret.models.files import BUNDLED, bundled_names, cached_snapshot
+from lowregret.models.files import BUNDLED, bundled_names, cached_snapshot, is_bundled
 from lowregret.models.folder import read_config
 from lowregret.models.quantised import refuse_quantised
 from lowregret.plan.shapes.catalogue.entries import CatalogueEntry, entries, find_entry
@@ -31,12 +31,12 @@ def find_model(name: str) -> Shapes:
         if not path.exists():
             raise ModelError(f"{name}: no such file. Give the path of an existing .gguf file.")
         return read_gguf(path, name)
+    if is_bundled(name):
+        return shapes_of(_read_config(BUNDLED / name, name), name, ("A base that comes with lowregret.",))
     if path.is_dir():
         return shapes_of(_read_config(path, name), name, (f"Shapes from {path / 'config.json'}.",))
     if path.exists():
         raise ModelError(f"{name}: is a file. Give a folder, a .gguf file, a hub id or the name of a known model.")
-    if name in bundled_names():
-        return shapes_of(_read_config(BUNDLED / name, name), name, ("A base that comes with lowregret.",))
     cached = cached_snapshot(name)
     if cached is not None:
         return shapes_of(_read_config(cached, name), name, ("Shapes from the config.json in the hub's cache.",))
