@@ -22,7 +22,16 @@ from benchmarks.curve_laws import LAWS, regret_by
 
 from lowregret.analysis.forecast.banks import bundled_bank
 from lowregret.analysis.forecast.entry import finished_entry
-from lowregret.analysis.forecast.model import Case, bent, carried_over, cases, regret_features, straight
+from lowregret.analysis.forecast.model import (
+    Case,
+    bent,
+    carried_over,
+    cases,
+    expected,
+    regret_features,
+    room_features,
+    straight,
+)
 from lowregret.analysis.forecast.pilots import Pilots
 from lowregret.analysis.forecast.ridge import Known, Ridge
 from lowregret.runs.bank import BankEntry, added, write_bank
@@ -37,29 +46,42 @@ LEVEL = 0.8
 """Of the intervals that are counted: at 90 % they take nine groups beside the one that is left out."""
 Features = Callable[[Pilots], tuple[float, ...]]
 TRIED: Mapping[str, Features] = {
-    "as it is": regret_features,
-    "room alone, no pilots": lambda p: regret_features(p)[1:],
-    "the shift alone": lambda p: regret_features(p)[:1],
-    "the shift and bits a parameter": lambda p: regret_features(p)[:2],
-    "the pilots' regret and room": lambda p: (bent(p.regret()), *regret_features(p)[1:]),
-    "the lag and room": lambda p: (_lag(p), *regret_features(p)[1:]),
-    "the slope and room": lambda p: (p.slope(), *regret_features(p)[1:]),
-    "parameters and placement": lambda p: (math.log(p.parameters), *regret_features(p)[2:]),
-    "with epochs and steps": lambda p: (*regret_features(p), math.log(p.epochs), math.log(p.steps)),
-    "before: regret, lag, bits, epochs, slope, steps": lambda p: (
-        bent(p.regret()),
-        _lag(p),
-        regret_features(p)[1],
-        math.log(p.epochs),
-        p.slope(),
-        math.log(p.steps),
+    "as it is: regret, room, learned": regret_features,
+    "room alone, no pilots": room_features,
+    "bits a parameter and placement, no pilots": lambda p: (_bits(p), float(p.attention_alone)),
+    "the share learned alone": lambda p: (_learned(p),),
+    "room, learned": lambda p: (*room_features(p), _learned(p)),
+    "the pilots' regret alone": lambda p: (bent(p.regret()),),
+    "the shift alone": lambda p: (_shift(p),),
+    "shift, room, learned": lambda p: (_shift(p), *room_features(p), _learned(p)),
+    "regret, bits, placement, learned": lambda p: (
+        bent(p.regret()), _bits(p), float(p.attention_alone), _learned(p),
     ),
+    "shift, bits, placement": lambda p: (_shift(p), _bits(p), float(p.attention_alone)),
+    "lag, room, learned": lambda p: (_lag(p), *room_features(p), _learned(p)),
+    "slope, room, learned": lambda p: (p.slope(), *room_features(p), _learned(p)),
+    "as it is, with epochs and steps": lambda p: (*regret_features(p), math.log(p.epochs), math.log(p.steps)),
     **{
-        f"the {law} law's regret and room": lambda p, law=law: (bent(regret_by(law, p)), *regret_features(p)[1:])
+        f"the {law} law's regret, room, learned": lambda p, law=law: (
+            bent(regret_by(law, p)), *room_features(p), _learned(p),
+        )
         for law in LAWS
     },
-}
+}  # fmt: skip
 """What the model of the regret goes by, and what else was tried."""
+
+
+def _bits(pilots: Pilots) -> float:
+    return math.log(pilots.bits / pilots.parameters)
+
+
+def _learned(pilots: Pilots) -> float:
+    return pilots.learned() / pilots.base_nll
+
+
+def _shift(pilots: Pilots) -> float:
+    """How far FullFT's curve, shifted by the lag, lies above itself: its slope times the lag, in logarithms."""
+    return bent(pilots.slope() / math.log(2) * _lag(pilots))
 
 
 def _lag(pilots: Pilots) -> float:
@@ -84,7 +106,7 @@ def known(found: Sequence[Case], features: Features) -> list[Known]:
 def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: Features) -> dict[str, float]:
     """What became of forecasts of these cases, in shares of what FullFT learns."""
     predicted = [model_of(case).predict(features(case.pilots), LEVEL) for case in found]
-    middles = [straight(each.value) for each in predicted]
+    middles = [expected(each.value) for each in predicted]
     bounded = [(each, case) for each, case in zip(predicted, found, strict=True) if math.isfinite(each.high)]
     inside = [straight(each.low) <= case.share <= straight(each.high) for each, case in bounded]
     settled = [
@@ -148,7 +170,7 @@ def main() -> int:
     RESULT.write_text(to_json(_rounded(result), indent=1) + "\n", encoding="utf-8")
     for share, parts in found.items():
         for part, rows in parts.items():
-            for name, row in rows.items() if part.startswith("fit") else [("as it is", rows)]:
+            for name, row in rows.items() if part.startswith("fit") else [("as it is: regret, room, learned", rows)]:
                 print(
                     f"{share} {part:26} {name:26} {row['cells']:4.0f} cells of {row['groups']:2.0f} groups, "
                     f"{row['coverage']:.0%} inside (width {row['width']:.2f}), error "

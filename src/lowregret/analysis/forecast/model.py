@@ -1,10 +1,12 @@
 """The regret at the end of a run, from pilots and the bank. Torch-free.
 
 Two linear models of the same pilots: how much FullFT will have learned by the end over what it has learned by now, and
-which share of that LoRA will be behind. The second is the lag in steps, by which FullFT's curve is shifted, and room:
-the bits that the data have to teach a parameter of the adapter, and whether it is on attention alone. Counts of steps
-and epochs are not among them: a linear model draws them on to data of another kind, and is then off by all that is
-learned. What was tried instead, and how far each was off, is in docs/findings (`benchmarks.forecasts` measures it).
+which share of that LoRA will be behind. The second goes by the pilots' own regret, by room, that is the parameters of
+the adapter and whether it is on attention alone, and by the share of the base's loss that FullFT has learned by now,
+which tells data that teach from data that elicit. Bits of the data a parameter are not among them: they are known of
+made-up facts alone, and for other data an upper bound that misleads. Nor are counts of steps and epochs, which a linear
+model draws on to data of another kind. What was tried, and how far each was off, is in docs/findings
+(`benchmarks.forecasts` measures it).
 """
 
 from __future__ import annotations
@@ -37,16 +39,19 @@ def straight(value: float) -> float:
     return UNIT * math.sinh(max(min(value, 20.0), -20.0))
 
 
+def expected(value: float) -> float:
+    """The share that is expected: at most all that is learned, because a LoRA at its best rate learns something."""
+    return min(straight(value), 1.0)
+
+
 def regret_features(pilots: Pilots) -> tuple[float, ...]:
-    """What the regret at the end goes by: FullFT's curve shifted by the lag, that is its slope in the logarithm of the
-    steps times the logarithm of the lag; and room."""
-    shift = pilots.slope() / math.log(2) * math.log(min(max(pilots.lag(), 0.25), 8.0))
-    return (bent(shift), *room_features(pilots))
+    """What the regret at the end goes by: the regret by now, room, and how much of its loss the base has lost."""
+    return (bent(pilots.regret()), *room_features(pilots), pilots.learned() / pilots.base_nll)
 
 
 def room_features(room: Room) -> tuple[float, ...]:
     """What the regret goes by where there is no pilot."""
-    return math.log(room.bits / room.parameters), float(room.attention_alone)
+    return math.log(room.parameters), float(room.attention_alone)
 
 
 def growth_features(pilots: Pilots) -> tuple[float, ...]:
@@ -90,7 +95,7 @@ class RegretModel:
         learns."""
         features = regret_features(room) if isinstance(room, Pilots) else room_features(room)
         found = self.regret.predict(features, level)
-        low, middle, high = (straight(value) for value in (found.low, found.value, found.high))
+        low, middle, high = straight(found.low), expected(found.value), straight(found.high)
         facts: dict[str, Any] = {}
         if isinstance(room, Pilots):
             learned = self.learned(room)
