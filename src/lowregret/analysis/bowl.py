@@ -9,6 +9,9 @@ MISFIT = 0.15
 """Standard error of the depth for the bowl being no parabola, as a share of it. By simulation with sides of unequal
 steepness: 0.05 is enough for a factor of 1.3, none is for a factor of 2 (benchmarks/coverage.py)."""
 
+UNDONE = 0.5
+"""Of what the best rate has learned: a neighbour that undoes more has left the bowl, even where its loss is finite."""
+
 
 @dataclass(frozen=True)
 class Bottom:
@@ -30,7 +33,7 @@ class Bottom:
 
 @dataclass(frozen=True)
 class Bowl:
-    """Losses of one seed at the best rate tried and at its nearest neighbours; infinite where one diverged."""
+    """Losses of one seed at the best rate tried and at its nearest neighbours; infinite where one left the bowl."""
 
     at: float
     below: float
@@ -39,6 +42,20 @@ class Bowl:
     """log2 of the best rate over the one below."""
     to_above: float = 1.0
     """log2 of the rate above over the best one."""
+
+    @classmethod
+    def around(
+        cls, at: float, below: float, above: float, to_below: float = 1.0, to_above: float = 1.0, *, start: float | None
+    ) -> Bowl:
+        """From losses as they ended; `start` is the base's, None where it is not known.
+
+        A neighbour that ends worse by more than half of what the best rate has learned counts as diverged. Its loss
+        would bend the parabola so far that the bottom could lie anywhere, below zero too: one of 10.4 nats beside 0.72
+        and 0.78, where the base has 4.8, puts the bottom 1.2 nats below the best rate tried.
+        """
+        most = math.inf if start is None or start <= at else at + UNDONE * (start - at)
+        below, above = (loss if loss <= most else math.inf for loss in (below, above))
+        return cls(at, below, above, to_below, to_above)
 
     def bottom(self) -> Bottom:
         """Of the parabola through the three, in the logarithm of the rate.

@@ -95,11 +95,11 @@ class Measured:
         )
 
 
-def measure(method: FullFT | LoRA, records: Sequence[TrialRecord]) -> Measured:
-    """Gather one method's trials out of all of a study's."""
+def measure(method: FullFT | LoRA, records: Sequence[TrialRecord], start: float | None = None) -> Measured:
+    """Gather one method's trials out of all of a study's; `start` is the base's loss, where it is known."""
     name = method.name
     own = [record for record in records if record.method == name]
-    rate = best_rate(own)
+    rate = best_rate(own, start)
     at_best = [record for record in own if record.learning_rate == rate.learning_rate]
     return Measured(
         method=method,

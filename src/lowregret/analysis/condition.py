@@ -133,8 +133,9 @@ class Condition:
         fitted, bottoms = {}, {}
         for seed in losses:
             below, above = (grid.get((rate * factor, seed), math.inf) for factor in (0.5, 2.0))
-            if math.isfinite(below) and math.isfinite(above):
-                bottom = Bowl(losses[seed], below, above).bottom()
+            bowl = Bowl.around(losses[seed], below, above, start=self.base_nll)
+            if math.isfinite(bowl.below) and math.isfinite(bowl.above):
+                bottom = bowl.bottom()
                 fitted[seed], bottoms[seed] = math.log2(rate) + bottom.place, losses[seed] - bottom.depth
         if not fitted:  # beside a rate that diverged the lattice is all there is
             fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
@@ -172,7 +173,10 @@ class Condition:
                         "trial's folder and run the same command again."
                     )
         searched = self.spec.learning_rates == "search"
-        bowls = [best_rate([t.record for t in self.of(name)]).bowl if searched else None for name in (first, second)]
+        bowls = [
+            best_rate([t.record for t in self.of(name)], self.base_nll).bowl if searched else None
+            for name in (first, second)
+        ]
         found = paired(losses[0], losses[1], bowls)
         low, high = found.bounds or (None, None)
         return Estimate(value=found.value, low=low, high=high, n=len(seeds), freedom=found.degrees_of_freedom)

@@ -53,12 +53,13 @@ def at_step(record: TrialRecord, step: int, loss: float) -> TrialRecord:
     return record.model_copy(update=facts)
 
 
-def best_rate(records: Sequence[TrialRecord]) -> BestRate:
+def best_rate(records: Sequence[TrialRecord], start: float | None = None) -> BestRate:
     """The rate with the lowest held-out loss among one method's trials at the search's seed; other seeds take no part.
 
     Equal losses count as one plateau: the rate in its middle wins (of two, the lower), and the bracket's sides are the
     nearest rates outside the whole plateau, so that a tie is never taken for a worse loss. The minimum over noisy
-    losses is biased downwards a little; `regret.judge` says what that does to the comparison.
+    losses is biased downwards a little; `regret.judge` says what that does to the comparison. `start` is the base's
+    loss, which says what has left the bowl (`Bowl.around`).
     """
     searched = [record for record in records if record.seed == SEARCH_SEED]
     if len({record.method for record in searched}) > 1:
@@ -71,7 +72,7 @@ def best_rate(records: Sequence[TrialRecord]) -> BestRate:
     best = middle(tied)
     lower = max((rate for rate in losses if rate < tied[0]), default=None)
     upper = min((rate for rate in losses if rate > tied[-1]), default=None)
-    return BestRate(best, lower is not None and upper is not None, lowest, lower, upper, _bowl(losses, best))
+    return BestRate(best, lower is not None and upper is not None, lowest, lower, upper, _bowl(losses, best, start))
 
 
 Place = TypeVar("Place", int, float)
@@ -89,10 +90,10 @@ def middle(tied: Sequence[Place]) -> Place:
     return tied[(len(tied) - 1) // 2]
 
 
-def _bowl(losses: Mapping[float, float], best: float) -> Bowl | None:
+def _bowl(losses: Mapping[float, float], best: float, start: float | None) -> Bowl | None:
     below = max((rate for rate in losses if rate < best), default=None)
     above = min((rate for rate in losses if rate > best), default=None)
     if below is None or above is None:
         return None
     to_below, to_above = math.log2(best / below), math.log2(above / best)
-    return Bowl(losses[best], losses[below], losses[above], to_below, to_above)
+    return Bowl.around(losses[best], losses[below], losses[above], to_below, to_above, start=start)

@@ -66,7 +66,7 @@ def judge(
     Raises:
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
     """
-    measured = [measure(method, records) for method in spec.methods]
+    measured = [measure(method, records, base_loss) for method in spec.methods]
     full = _reference(measured)
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     others = [side for side in measured if side is not full]

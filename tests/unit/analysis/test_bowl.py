@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowregret.analysis.bowl import MISFIT, Bowl
+from lowregret.analysis.comparison import measure
+from lowregret.runs.records import TrialRecord
+from lowregret.spec import FullFT, TrialSpec
 
 rises = st.floats(0.001, 2.0)
 steps = st.floats(0.5, 3.0)
@@ -62,3 +65,28 @@ def test_beside_a_rate_that_diverged_there_is_doubt_and_no_depth(below: float, a
 def test_a_flat_one_and_one_between_divergences_say_nothing(below: float, above: float) -> None:
     found = Bowl(1.0, below, above).bottom()
     assert (found.place, found.depth, found.variance(1.0)) == (0.0, 0.0, 0.0)
+
+
+def test_a_neighbour_that_undoes_half_of_what_was_learned_has_left_the_bowl() -> None:
+    """As on SmolLM2: a loss of 10.4 beside 0.72 and 0.78, where the base has 4.8, is no side of a parabola."""
+    assert Bowl(0.72, 0.78, 10.4).bottom().depth > 1, "what it would come to"
+    left = Bowl.around(0.72, 0.78, 10.4, start=4.8)
+    assert left == Bowl(0.72, 0.78, math.inf)
+    assert left.bottom().depth == 0
+    assert Bowl.around(0.72, 2.75, 0.78, start=4.8).below == 2.75
+    assert Bowl.around(0.72, 2.77, 0.78, start=4.8).below == math.inf
+    assert Bowl.around(0.72, 0.78, 10.4, start=None) == Bowl(0.72, 0.78, 10.4)
+    assert Bowl.around(0.72, 0.78, 0.9, start=0.7) == Bowl(0.72, 0.78, 0.9), "nothing learned: no share of it"
+
+
+def test_a_methods_bowl_knows_what_the_base_had() -> None:
+    losses = {1e-3: 0.78, 2e-3: 0.72, 4e-3: 10.4}
+    records = [
+        TrialRecord.of(TrialSpec(method=FullFT(), learning_rate=rate), status="finished", test_nll=loss)
+        for rate, loss in losses.items()
+    ]
+    rate = measure(FullFT(), records, 4.8).rate
+    assert rate.bracketed
+    assert rate.bowl == Bowl(0.72, 0.78, math.inf)
+    result = measure(FullFT(), records, 4.8).result()
+    assert result.depth == 0
