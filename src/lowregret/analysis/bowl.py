@@ -9,9 +9,6 @@ MISFIT = 0.15
 """Standard error of the depth for the bowl being no parabola, as a share of it. By simulation with sides of unequal
 steepness: 0.05 is enough for a factor of 1.3, none is for a factor of 2 (benchmarks/coverage.py)."""
 
-UNDONE = 0.5
-"""Of what the best rate has learned: a neighbour that undoes more has left the bowl, even where its loss is finite."""
-
 
 @dataclass(frozen=True)
 class Bottom:
@@ -49,11 +46,12 @@ class Bowl:
     ) -> Bowl:
         """From losses as they ended; `start` is the base's, None where it is not known.
 
-        A neighbour that ends worse by more than half of what the best rate has learned counts as diverged. Its loss
-        would bend the parabola so far that the bottom could lie anywhere, below zero too: one of 10.4 nats beside 0.72
-        and 0.78, where the base has 4.8, puts the bottom 1.2 nats below the best rate tried.
+        A neighbour that ends worse than the base began, beside a best rate that has learned something, counts as
+        diverged: its loss says how it broke, and no longer how far it is from the best rate. It would bend the parabola
+        so far that the bottom could lie anywhere, below zero too: one of 10.4 nats beside 0.72 and 0.78, where the base
+        has 4.8, puts the bottom 1.2 nats below the best rate tried.
         """
-        most = math.inf if start is None or start <= at else at + UNDONE * (start - at)
+        most = math.inf if start is None or start <= at else start
         below, above = (loss if loss <= most else math.inf for loss in (below, above))
         return cls(at, below, above, to_below, to_above)
 

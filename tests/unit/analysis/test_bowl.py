@@ -67,14 +67,14 @@ def test_a_flat_one_and_one_between_divergences_say_nothing(below: float, above:
     assert (found.place, found.depth, found.variance(1.0)) == (0.0, 0.0, 0.0)
 
 
-def test_a_neighbour_that_undoes_half_of_what_was_learned_has_left_the_bowl() -> None:
+def test_a_neighbour_that_ends_worse_than_the_base_began_has_left_the_bowl() -> None:
     """As on SmolLM2: a loss of 10.4 beside 0.72 and 0.78, where the base has 4.8, is no side of a parabola."""
     assert Bowl(0.72, 0.78, 10.4).bottom().depth > 1, "what it would come to"
     left = Bowl.around(0.72, 0.78, 10.4, start=4.8)
     assert left == Bowl(0.72, 0.78, math.inf)
     assert left.bottom().depth == 0
-    assert Bowl.around(0.72, 2.75, 0.78, start=4.8).below == 2.75
-    assert Bowl.around(0.72, 2.77, 0.78, start=4.8).below == math.inf
+    assert Bowl.around(0.72, 4.8, 0.78, start=4.8).below == 4.8
+    assert Bowl.around(0.72, 4.81, 0.78, start=4.8).below == math.inf
     assert Bowl.around(0.72, 0.78, 10.4, start=None) == Bowl(0.72, 0.78, 10.4)
     assert Bowl.around(0.72, 0.78, 0.9, start=0.7) == Bowl(0.72, 0.78, 0.9), "nothing learned: no share of it"
 
