@@ -5,7 +5,8 @@
 FOLDER of --gsm8k holds train.jsonl and test.jsonl. The same command goes on where it was stopped. Which comparisons are
 for fitting and which are held out, by data set or by base, was written down here before any of them was looked at.
 Every comparison has the same evaluations, each a factor of √2 after the other, so that any part of it from a hundredth
-on is a pilot of itself; nothing is pruned, and the best rate is trained with two seeds.
+on is a pilot of itself; nothing is pruned, and the best rate is trained with two seeds. With --rest those that the
+bundled bank has are left out.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ DENSE = ("lora:1", "lora:4", "lora:16", "lora:64", "lora:16:attention", "lora:16
 MIXTURE = ("lora:1", "lora:4", "lora:16", "lora:16:attention", "lora:16:mlp", "lora:16:shared-outer")
 FACTS = "builtin:biographies:size={},wordings=6,seed={}"
 HELD_OUT_ROWS = 64
+FINISHED = Path(__file__).parents[1] / "docs" / "results" / "bank_finished.txt"
+"""The names of the comparisons that the bundled bank has, a line each (`benchmarks.forecasts collect`)."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +173,14 @@ def main() -> int:
     parser.add_argument("--gsm8k", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--part", choices=("fit", "data", "base"), help="those of one part alone")
+    parser.add_argument("--rest", action="store_true", help="leave out those that the bundled bank has")
     asked = parser.parse_args()
+    there = set(FINISHED.read_text(encoding="utf-8").split()) if asked.rest else set()
     files = write_data(asked.out / "data", asked.gsm8k)
     failed = 0
     for setting in settings_in_turn():
         folder = asked.out / setting.name
-        if asked.part not in (None, setting.part) or (folder / "verdict.json").exists():
+        if asked.part not in (None, setting.part) or setting.name in there or (folder / "verdict.json").exists():
             continue
         file = asked.out / "recipes" / f"{setting.name}.toml"
         file.parent.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bank import FINISHED
 from benchmarks.curve_laws import LAWS, regret_by
 
 from lowregret.analysis.forecast.banks import bundled_bank
@@ -95,6 +96,8 @@ def collect(folder: Path) -> None:
         part = file.parent.name.partition(".")[0]
         found = added(found, finished_entry(file.parent).model_copy(update={"part": part}))
     write_bank(BANK, found)
+    names = {file.parent.name for file in folder.glob("*/verdict.json")} | set(FINISHED.read_text().split())
+    FINISHED.write_text("\n".join(sorted(names)) + "\n", encoding="utf-8")
     print(f"{BANK.name}: {len(found)} comparisons, {BANK.stat().st_size:,} bytes")
 
 
