@@ -42,7 +42,7 @@ def forecast(
 ) -> None:
     """Trains every trial of a search a part of its way, and says what the regret will be at the end, with an interval
     that the bank of finished comparisons calibrates. `lowregret compare` with the same spec goes on from there. With
-    `--budget free` nothing is trained, and the forecast is by what the data have to teach a parameter.
+    `--budget free` nothing is trained, and the forecast is by the parameters and the placement of each adapter.
     """
     spec, share = comparison_spec(config, recipe, flags), _share(budget)
     if show_config:

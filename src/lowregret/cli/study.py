@@ -171,8 +171,7 @@ def study(
         _show_status(recipe, folder, store, as_json)
         return
     _require_workers(workers)
-    flags |= {} if ranks is None else {"ranks": _ranks(ranks)}
-    flags |= {} if targets is None else {"targets": targets}
+    flags |= ({} if ranks is None else {"ranks": _ranks(ranks)}) | ({} if targets is None else {"targets": targets})
     studies = _studies(recipe, quick, out, flags, {"task": task, "trust_task": trust_task or None})
     if show_config:
         print_config({str(folder): question for folder, question in studies.items()}, as_json)
@@ -194,13 +193,12 @@ def study(
             from lowregret.study.tracking.tracker import parse_track
 
         root = _root(recipe, out, studies)
-        runs = None if track is None else parse_track(track, root).checked(progress.say)
         found = run_studies(
             studies,
             place=Place(workers, ray, slurm),
             command=command_line(),
             observer=progress,
-            track=runs,
+            track=None if track is None else parse_track(track, root).checked(progress.say),
             settle=settle,
             budget=None if budget is None else parse_budget(budget),
             stores=_stores(store, studies),

@@ -1,1 +1,1 @@
-"""The regret before it is paid for: from what the data have to teach, and from pilots of a part of the run."""
+"""The regret before it is paid for: from the adapters alone, and from pilots of a part of the run."""

@@ -13,7 +13,7 @@ _SURE = 0.9
 def sentences(found: Forecast) -> list[str]:
     """What is expected of each LoRA, how sure that is, and what it rests on."""
     if found.learned is None:
-        rests = f"By what the data have to teach a parameter, with nothing trained, and {found.bank}."
+        rests = f"By its parameters and placement, with nothing trained, and {found.bank}."
         more = "Pilots say more: --budget 10%. "
     else:
         pilots = f"pilots of {found.step} of {found.steps} steps, {found.cost:.0%} of a full comparison's"
