@@ -49,6 +49,13 @@ class Measured:
         return statistics.fmean(losses) if losses else None
 
     @property
+    def bottom(self) -> float | None:
+        """The loss at the bottom of the parabola through the best rate tried and its neighbours, where there is one."""
+        if self.test_loss is None or self.rate.bowl is None:
+            return self.test_loss
+        return self.test_loss - self.rate.bowl.bottom().depth
+
+    @property
     def rewarded(self) -> bool:
         """Whether its trials were judged by a reward."""
         return any(record.test_reward is not None for record in self.finished.values())

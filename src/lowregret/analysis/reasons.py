@@ -115,6 +115,7 @@ def _answer(
     base_loss: float | None,
     tolerance: float | None,
 ) -> str:
+    assert lora.test_loss is not None
     assert full.test_loss is not None
     scale = scale_of(spec.objective.kind)
     learned = None if base_loss is None else base_loss - full.test_loss
@@ -137,8 +138,9 @@ def _answer(
     if interval.high < 0:
         return f"LoRA is better than full fine-tuning here: {numbers}"
     if interval.value < 0:
+        at_the_bottom = " at the bottom of its bowl of learning rates" if lora.test_loss >= full.test_loss else ""
         return (
-            f"LoRA does as well as full fine-tuning within the tolerance; its {scale.noun} is even the "
+            f"LoRA does as well as full fine-tuning within the tolerance; its {scale.noun}{at_the_bottom} is even the "
             f"better one, though not by more than the noise: {numbers}"
         )
     return f"LoRA does as well as full fine-tuning within the tolerance, over the whole interval: {numbers}"
@@ -167,16 +169,20 @@ def _evidence(lora: Measured, full: Measured, interval: Interval, scale: Scale) 
     tokens = "" if scale.rewards else f" ({max(lora.test_tokens, full.test_tokens):,} supervised tokens)"
     return (
         f"The evidence is {seeds} on the same {interval.examples} held-out {scale.example}s{tokens}, "
-        f"compared pair by pair{shares}.{_between_bottoms(lora, full, interval)}"
+        f"compared pair by pair{shares}.{_between_bottoms(lora, full, interval, scale)}"
     )
 
 
-def _between_bottoms(lora: Measured, full: Measured, interval: Interval) -> str:
+def _between_bottoms(lora: Measured, full: Measured, interval: Interval, scale: Scale) -> str:
     """Why the regret is not the difference of the losses at the best rates tried, where it is not."""
     plain = (lora.test_loss or 0.0) - (full.test_loss or 0.0)
     said = []
     if abs(interval.depth) >= _SHOWN:
-        said.append("is between the bottoms of both methods' bowls of learning rates, not between the best rates tried")
+        bottoms = " and ".join(f"{scale.score(side.bottom or 0.0)} with {side.name}" for side in (lora, full))
+        said.append(
+            f"is between the bottoms of both methods' bowls of learning rates ({bottoms}), not between the best rates "
+            "tried"
+        )
     if abs(interval.value - (plain - interval.depth)) >= _SHOWN and lora.finished.keys() == full.finished.keys():
         said.append("leaves out what being the best of several LoRAs flatters")
     return f" The regret {', and '.join(said)}." if said else ""
@@ -294,6 +300,8 @@ def _against_base(base_loss: float | None, sides: Sequence[Measured], scale: Sca
     if base_loss is None or not reached:
         return []
     results = " and ".join(f"{scale.score(loss)} with {name}" for name, loss in reached)
+    if any(side.bottom != side.test_loss for side in sides if side.test_loss is not None):
+        results = f"at the best rates tried, {results}"
     helped = [name for name, loss in reached if loss < base_loss]
     caution = "" if helped else ", so training did not help: equal results say little about the methods here"
     return [

@@ -308,7 +308,18 @@ def test_the_provisional_choice_goes_by_the_regret_and_not_by_the_losses_shown()
     assert verdict.regret_nats == pytest.approx(0.015 - 0.08**2 / (8 * 0.12))
     assert verdict.recommendation is not None
     assert verdict.recommendation.method == "lora:16"
-    assert "between the bottoms" in text(verdict)
+    assert "bowls of learning rates (2.0083 with lora:16 and 2.0000 with full), not between" in text(verdict)
+    assert "after it, at the best rates tried, 2.0150 with lora:16 and 2.0000 with full" in text(verdict)
+
+
+def test_a_lora_that_is_better_at_its_bottom_alone_is_said_to_be_so_there() -> None:
+    study = both(2.006, noise=0.003)
+    study.records = [r for r in study.records if not (r.method == "lora:16" and r.learning_rate > 2e-4)]
+    study.trial("lora:16", 4e-4, 0, "finished", 2.026)
+    verdict = study.judge()
+    assert verdict.regret_nats is not None
+    assert verdict.regret_nats < 0
+    assert "its held-out loss at the bottom of its bowl of learning rates is even the better one" in text(verdict)
 
 
 def test_the_methods_carry_what_was_measured() -> None:
