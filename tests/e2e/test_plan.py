@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,7 +178,17 @@ def test_a_pipe_gets_plain_text_of_80_columns() -> None:
 )
 def test_a_pilot_tells_the_regime(run: Any, tmp_path: Path, data: str, regime: str) -> None:
     """Facts that no base has met are taught; a new way to reply to tasks that `tiny` knows is elicited."""
-    common = ("--model", "tiny", "--data", data, "--batch-size", "4", "--evals", "8", "--learning-rate", "2e-3")
+    common = ("--model", "tiny", "--data", data, "--batch-size", "4", "--learning-rate", "2e-3")
+    ended = run("train", *common, "--evals", "8", "--method", "lora:16", "--out", tmp_path / "short")
+    assert ended.exit_code == 0, ended.stderr
+    asked = plan(run, "tiny", data, "--pilot", tmp_path / "short")
+    assert asked["capacity"]["regime"] == "unknown" or data.startswith("builtin:biographies")  # its bits are known
+    if asked["capacity"]["regime"] == "unknown":
+        (told,) = (line for line in asked["advice"]["would_change"] if "3 evaluations" in line)
+        evals = re.search(r"evals = \[.*?\]", told)
+        assert evals is not None
+        (tmp_path / "evals.toml").write_text(evals[0])
+        common += ("--config", tmp_path / "evals.toml")
     ended = run("train", *common, "--method", "lora:16", "--out", tmp_path / "pilot")
     assert ended.exit_code == 0, ended.stderr
     found = plan(run, "tiny", data, "--pilot", tmp_path / "pilot")["capacity"]

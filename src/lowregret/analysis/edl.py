@@ -54,8 +54,8 @@ def excess_description_length(
     The sign of d(EDL/n)/dn tells the regime; falling is elicitation. At each evaluation within the first epoch the
     training so far is a training on that much data, whose first-epoch loss is that of its steps. It is the slope at
     the size of the pilot that counts, so the second half of the epoch is used: at its start every training has learned
-    nothing yet, and rises. The 95 % interval of the slope, Student's t with n − 2 degrees of freedom, must leave out 0:
-    two evaluations have no error of their own, and decide nothing.
+    nothing yet, and rises. The 95 % interval of the slope, Student's t with n − 2 degrees of freedom, must leave out 0,
+    and there must be `FEWEST_EVALUATIONS`: the curve is no line, and with three or four a bend passes for a slope.
 
     Args:
         train_nll: of each step of the first epoch before its update, nats per supervised token; steps count alike.
@@ -73,7 +73,7 @@ def excess_description_length(
     line = slope([x for x, _ in points], [y for _, y in points])
     regime: Regime = "unknown"
     note = ""
-    if line is None or line.low is None or line.high is None:
+    if line is None or line.low is None or line.high is None or len(points) < FEWEST_EVALUATIONS:
         number = f"{len(points)} evaluation{'' if len(points) == 1 else 's'}"
         note = f"the pilot has {number} in the second half of its first epoch; {_remedy(len(train_nll))}"
     elif line.low <= 0 <= line.high:

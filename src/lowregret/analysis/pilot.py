@@ -74,11 +74,27 @@ def _size(record: TrialRecord) -> int:
     return record.spec.method.rank if isinstance(record.spec.method, LoRA) else 0
 
 
-def _epoch(home: Path) -> tuple[int, str]:
-    """Steps of an epoch and the data, by the spec.json of the run, or of the study that the trial belongs to."""
+def trained_on(folder: Path) -> tuple[str, str]:
+    """The base and the training rows of a pilot, as its spec names them; RecordsError when it names none."""
+    path = _spec_file(_trial_folder(folder))
+    spec = read_json(path).get("spec", {})
+    try:
+        return str(spec["model"]), str(spec["data"]["train"])
+    except (KeyError, TypeError):
+        raise RecordsError(f"{path}: names no model and data. Is this a run of lowregret?") from None
+
+
+def _spec_file(home: Path) -> Path:
+    """Of the run, or of the study that the trial belongs to."""
     path = home / SPEC
     if not path.exists() and home.parent.name == TRIALS:
-        path = home.parents[1] / SPEC
+        return home.parents[1] / SPEC
+    return path
+
+
+def _epoch(home: Path) -> tuple[int, str]:
+    """Steps of an epoch and the data."""
+    path = _spec_file(home)
     stored = read_json(path)
     try:
         batch_size = int(stored["spec"]["batch_size"])

@@ -8,15 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.scan import scan
 from lowregret.data.vocabulary import fits_tokenizer_file
-from lowregret.errors import DataError
+from lowregret.errors import DataError, ModelError, SpecError
 from lowregret.models.files import folder_of
+from lowregret.plan.advice.capacity import Pilot
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model
+from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import build
 from lowregret.spec.plan import OF_DATA, PlanSpec, needs_data
 
@@ -63,12 +64,32 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
         request,
         facts=facts,
         bits_per_token=bits_per_token,
-        pilot=None if request.pilot is None else _measured(Path(request.pilot)),
+        pilot=None if request.pilot is None or data is None else _measured(Path(request.pilot), shapes, data),
         hardware=machine,
     )
 
 
-def _measured(pilot: Path) -> tuple[ExcessDescriptionLength, str]:
-    from lowregret.analysis.pilot import read_pilot  # only a plan with a pilot waits for it
+def _measured(folder: Path, shapes: Shapes, data: str) -> Pilot:
+    """A pilot of this base. SpecError: it is of another; of other data it is taken, with a doubt."""
+    from lowregret.analysis.pilot import read_pilot, trained_on  # only a plan with a pilot waits for it
 
-    return read_pilot(pilot)
+    found, source = read_pilot(folder)
+    base, rows = trained_on(folder)
+    try:
+        theirs = find_model(base)
+    except ModelError:  # moved since, or renamed: then nothing tells
+        theirs = shapes
+    if (theirs.total, theirs.hidden_size, theirs.layers) != (shapes.total, shapes.hidden_size, shapes.layers):
+        raise SpecError(
+            f"--pilot {folder}: trained {base}, with {theirs.total:,} parameters, and the plan is of {shapes.name}, "
+            f"with {shapes.total:,}. What training teaches depends on the base: name a pilot of {shapes.name}."
+        )
+    other = "" if _same(rows, data) else f"the pilot was trained on {rows}: what it says of {data} is a guess"
+    return Pilot(found, source, other)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two sources may be the same data: one file by two paths, or builtin data of another size."""
+    if one.startswith("builtin:") or other.startswith("builtin:"):
+        return one.split(":")[:2] == other.split(":")[:2]
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()

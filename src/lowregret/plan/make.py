@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.facts import DEFAULT_LENGTH, DataFacts
 from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import Advised, advise
-from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, rank_for
+from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, Pilot, rank_for
+from lowregret.plan.advice.choice import LEAST_BATCH
 from lowregret.plan.advice.regret import room
 from lowregret.plan.estimate import CostEstimator, RunShape, full_asked, memory_budget
 from lowregret.plan.plan import Plan
-from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.evaluation import choose_evaluation
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.resources.parts import divisible, require_blocks
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import trust
-from lowregret.spec import LoRA, TrainingSpec
+from lowregret.spec import TrainingSpec
 from lowregret.spec.mesh import require
 from lowregret.spec.plan import PlanSpec
 
@@ -33,7 +32,7 @@ def build_plan(
     *,
     facts: DataFacts | None = None,
     bits_per_token: float | None = None,
-    pilot: tuple[ExcessDescriptionLength, str] | None = None,
+    pilot: Pilot | None = None,
     hardware: Hardware | None = None,
 ) -> Plan:
     """Plan one model.
@@ -44,7 +43,7 @@ def build_plan(
             whoever calls, and what they mean is given beside it.
         facts: the data, with an example or more; without them a length is assumed and the confidence is low.
         bits_per_token: the base's own loss on a sample of the data, measured; else a prior.
-        pilot: EDL of a finished run, and what it is called.
+        pilot: a finished run.
         hardware: what it is to run on: memory is then checked against it. When not given, the least device with a
             price that holds the method is assumed for time and money.
     """
@@ -53,10 +52,9 @@ def build_plan(
     require_blocks(shapes, full_asked(request), request.devices)
     length, mean, share = _rows(shapes, request, facts)
     budget = memory_budget(shapes, request, length, share, hardware)
-    found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=budget.fits)
+    several = replace(budget, batch=request.batch_size or LEAST_BATCH)  # whose passes add up: that takes memory
+    found = advise(shapes, request, facts, bits_per_token=bits_per_token, pilot=pilot, fits=several.fits)
     choice = found.choice
-    if hardware is None:
-        budget = replace(budget, hardware=budget.cheapest(found.method))
     rows = choice.batch_size * (request.group_size if request.objective == "rl" else 1)
     work = RunShape(
         rows,
@@ -68,6 +66,8 @@ def build_plan(
         budget.shared,
     )
     budget = replace(budget, batch=rows)
+    if hardware is None:
+        budget = replace(budget, hardware=budget.cheapest(found.method))
     estimator = CostEstimator(shapes, request, work, budget)
     return Plan(
         shapes=shapes,
@@ -85,7 +85,7 @@ def build_plan(
         by_target=found.lora_parameters,
         expected=found.expected,
         capacity=_capacity(shapes, found),
-        trust=trust(shapes, _rates(found), found.information, found.expected, budget.hardware, request.devices),
+        trust=trust(shapes, found, budget.hardware, request.devices),
         price_given=request.price is not None,
         study=estimator.study_cost(found.lora),
     )
@@ -98,12 +98,6 @@ def _eval_tokens(held_out: int, mean_length: float, train_tokens: float, request
         return EVALS * held_out * mean_length
     found = choose_evaluation([mean_length] * held_out, train_tokens, EVALS)
     return found.evaluations * found.examples * mean_length
-
-
-def _rates(found: Advised) -> tuple[RatePrior, RatePrior]:
-    """Of the planned method, and of the other one."""
-    both = found.lora_rate, found.full_rate
-    return both if isinstance(found.method, LoRA) else both[::-1]
 
 
 def _rows(shapes: Shapes, request: PlanSpec, facts: DataFacts | None) -> tuple[int, float, float]:

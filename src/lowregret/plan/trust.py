@@ -7,11 +7,12 @@ was there; outside it is said what is missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lowregret.plan.advice.advise import Advised
 from lowregret.plan.advice.capacity import Information
+from lowregret.plan.advice.choice import SHORT_RUN_STEPS
 from lowregret.plan.advice.regret import LOSING, ExpectedRegret
 from lowregret.plan.formatting import count
 from lowregret.plan.formatting import share as percent
@@ -20,10 +21,15 @@ from lowregret.plan.rates.reward import by_reward
 from lowregret.plan.rates.term import Known
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.weights import Shapes
+from lowregret.spec import LoRA
 
 _LARGEST_OF_FACTS = 1e7
 """Parameters: the curve of capacity was measured on a base of a tenth of this
 (docs/findings/2026-11-29-capacity-advice.md)."""
+_MOST_BITS = 0.31
+"""A parameter: of the cells that the curve was fitted on, all of more than an epoch (the same finding)."""
+_HOW_FAR = "from three bases; in studies that no term was fitted on, missed by up to 3.6"
+"""docs/findings/2026-11-29-smollm2-studies.md: rank 1 on facts."""
 _WIDE = 2.0
 """Factor on either side from which on an interval of the learning rate is worth a search of its own: a bowl is flat
 within a factor of 2."""
@@ -61,28 +67,20 @@ class Trust:
         return asdict(self)
 
 
-def trust(
-    shapes: Shapes,
-    rates: Sequence[RatePrior],
-    information: Information | None,
-    expected: ExpectedRegret | None,
-    hardware: Hardware | None,
-    devices: int = 1,
-) -> Trust:
+def trust(shapes: Shapes, found: Advised, hardware: Hardware | None, devices: int = 1) -> Trust:
     """Judge each part.
 
     Args:
         shapes: the model.
-        rates: of the planned method first, then of the other one.
-        information, expected: of the data; None without any.
+        found: what is advised, and what it was made from.
         hardware, devices: what time and memory are planned for.
     """
     parts = (
-        _rate(rates[0]),
-        _regret(shapes, information, expected),
+        _rate(found.lora_rate if isinstance(found.method, LoRA) else found.full_rate),
+        _regret(shapes, found.information, found.expected),
         *(() if hardware is None else (_resources(hardware, devices),)),
     )
-    return Trust(parts, _pilot(rates, information, expected))
+    return Trust(parts, _pilot(found))
 
 
 def _rate(rate: RatePrior) -> Trusted:
@@ -90,7 +88,7 @@ def _rate(rate: RatePrior) -> Trusted:
     measured, assumed = (_listed(rate, known) for known in ("measured", "assumed"))
     if not measured and not assumed:
         return Trusted("learning rate", True, f"inside of the public sweep that its law was fitted on; {within}.")
-    how = "from three sweeps" if by_reward(rate.terms) else "from three bases, missed by up to 2 when left out"
+    how = "from three sweeps" if by_reward(rate.terms) else _HOW_FAR
     reasons = [f"{measured} ({how})" if measured else "", f"{assumed} (our assumption)" if assumed else ""]
     outside = "; ".join(filter(None, reasons))
     return Trusted("learning rate", False, f"outside of the public sweep in {outside}; {within}.")
@@ -108,12 +106,16 @@ def _regret(shapes: Shapes, information: Information | None, expected: ExpectedR
             "regret", False, "by reward rank 1 was enough on the three bases that were tried; no curve is known."
         )
     large, known = shapes.total > _LARGEST_OF_FACTS, information.unit == "facts"
-    if known and not large:
+    short, each = expected.epochs < 1, expected.bits_per_parameter
+    if known and not large and not short and each <= _MOST_BITS:
         return Trusted("regret", True, "inside: facts of known bits, told to a base of about a million parameters.")
     reasons = [
         f"measured on a base of 1 M parameters, not {count(shapes.total)}" if large else "",
         "" if known else "the bits of these data are bounded, not known",
         "they may teach or draw out" if expected.regime == "unknown" else "",
+        information.pilot_doubt,
+        "measured in runs of an epoch and more" if short else "",
+        f"measured up to {_MOST_BITS:g} bit a parameter, not {each:.2g}" if known and each > _MOST_BITS else "",
     ]
     return Trusted("regret", False, f"outside: {'; '.join(filter(None, reasons))}.")
 
@@ -129,8 +131,9 @@ def _resources(hardware: Hardware, devices: int) -> Trusted:
     return Trusted("memory and time", False, "outside: counted, and held to other people's runs on GPUs only.")
 
 
-def _pilot(rates: Sequence[RatePrior], information: Information | None, expected: ExpectedRegret | None) -> Pilot:
+def _pilot(found: Advised) -> Pilot:
     """What is least known and moves the choice most: the data, then the regime, then the rate, then the regret."""
+    rates, information, expected = (found.lora_rate, found.full_rate), found.information, found.expected
     if information is None:
         return Pilot("data", "your data: name a file, and length, capacity and an expected regret are worked out.")
     if expected is not None and expected.regime == "unknown" and expected.high >= LOSING:
@@ -147,9 +150,10 @@ def _pilot(rates: Sequence[RatePrior], information: Information | None, expected
             f"factor of {widest:.2g} only.",
         )
     if widest > _WIDE:
+        tenth = " on a tenth of the steps" if found.choice.steps >= 10 * SHORT_RUN_STEPS else ""
         return Pilot(
             "rate",
-            "`lowregret compare` with --seeds 1 on a tenth of the steps, for both best rates: one is known to a factor "
-            f"of {widest:.2g} only, and they move little with length.",
+            f"`lowregret compare` with --seeds 1{tenth}, for both best rates: one is known to a factor of "
+            f"{widest:.2g} only. In under {SHORT_RUN_STEPS} steps they are others: up to 3.7 times as high.",
         )
-    return Pilot("regret", "`lowregret compare` itself: nothing shorter would tell more.")
+    return Pilot("regret", "`lowregret compare --until-decided`: it stops when the choice is settled.")

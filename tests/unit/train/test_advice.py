@@ -27,8 +27,8 @@ SPEC = build(TrainSpec, {"model": "llama", "data": {"train": "rows.jsonl"}, "bat
 
 
 def test_the_advice_is_that_of_the_plan_at_this_batch_and_length() -> None:
-    lines = advice_lines(SPEC, SHAPES, DATA, 100, [LoRA(rank=16)])
-    rate = recommend(LoRA(rank=64), SHAPES, batch_size=4, steps=100).value
+    lines = advice_lines(SPEC, SHAPES, DATA, 200, [LoRA(rank=16)])
+    rate = recommend(LoRA(rank=64), SHAPES, batch_size=4, steps=200).value
     assert (
         f"LoRA of rank 64 on attention + mlp + unembedding at learning rate {rate:.2g}, batch 4; confidence high"
         in lines[0]
@@ -38,7 +38,7 @@ def test_the_advice_is_that_of_the_plan_at_this_batch_and_length() -> None:
 
 def test_each_method_is_judged_and_a_warning_is_said_once() -> None:
     narrow, high = LoRA(rank=16, targets=("attention",)), LoRA(rank=700)
-    lines = advice_lines(SPEC, SHAPES, DATA, 100, [narrow, replace_rank(narrow, 8), high, FullFT()])
+    lines = advice_lines(SPEC, SHAPES, DATA, 200, [narrow, replace_rank(narrow, 8), high, FullFT()])
     warnings = [line for line in lines if line.startswith("plan: warning: ")]
     assert len(warnings) == 2
     assert "Attention only" in warnings[0]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.data.facts import DataFacts
-from lowregret.plan.advice.capacity import Information, rl_information, sft_information, with_pilot
-from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, passes_of, usual_rank
+from lowregret.plan.advice.capacity import Information, Pilot, rl_information, sft_information, with_pilot
+from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, passes_of
 from lowregret.plan.advice.regret import ExpectedRegret, expected_regret
 from lowregret.plan.advice.warnings import PlannedRun, warn
 from lowregret.plan.rates.recommend import RatePrior, recommend
@@ -27,7 +26,7 @@ class Advised:
     method: FullFT | LoRA
     """The one asked for, else the advised one."""
     lora: LoRA
-    """The LoRA asked for, else the advised one, else the usual one."""
+    """The LoRA asked for, else the advised one, else the one that was weighed."""
     lora_parameters: dict[str, int]
     """Of that LoRA, by target."""
     expected: ExpectedRegret | None
@@ -47,7 +46,7 @@ def advise(
     facts: DataFacts | None = None,
     *,
     bits_per_token: float | None = None,
-    pilot: tuple[ExcessDescriptionLength, str] | None = None,
+    pilot: Pilot | None = None,
     fits: Callable[[FullFT | LoRA], bool | None] = lambda method: None,
 ) -> Advised:
     """Choose what is open, judge what is fixed.
@@ -55,7 +54,7 @@ def advise(
     Args:
         shapes, request, facts: the model, what the user fixed, and the data, if any.
         bits_per_token: the base's own loss on a sample of the data, measured; else a prior.
-        pilot: EDL of a finished run, and what it is called.
+        pilot: a finished run.
         fits: whether a method fits on the hardware; None when none is named.
     """
     information = _information(request, facts, bits_per_token, pilot)
@@ -65,13 +64,11 @@ def advise(
     )
     choice = choose(situation)
     method = request.method or choice.method
-    lora = next((m for m in (method, choice.method) if isinstance(m, LoRA)), LoRA(rank=usual_rank(shapes)))
+    lora = method if isinstance(method, LoRA) else choice.lora
     parameters = lora_parameters(shapes, lora.rank, lora.targets, lora.convention)
 
-    passes = passes_of(situation, choice.batch_size, choice.steps)
-    expected = None
-    if information is not None:
-        expected = expected_regret(information, sum(parameters.values()), epochs=passes, targets=lora.targets)
+    passes = passes_of(situation, choice.batch_size, choice.epochs, choice.steps)
+    expected = None if information is None else expected_regret(information, parameters, epochs=passes)
 
     def rate(of: FullFT | LoRA) -> RatePrior:
         return recommend(
@@ -88,9 +85,9 @@ def advise(
         method=method,
         batch_size=choice.batch_size,
         learning_rate=request.learning_rate,
-        lora_rate=(lora_rate.low, lora_rate.high),
-        full_rate=(full_rate.low, full_rate.high),
-        parameters=sum(parameters.values()),
+        lora_rate=lora_rate,
+        full_rate=full_rate,
+        by_target=parameters,
         expected=expected,
         break_even_rank=break_even_rank(shapes, lora),
     )
@@ -102,7 +99,7 @@ def _information(
     request: PlanSpec,
     facts: DataFacts | None,
     bits_per_token: float | None,
-    pilot: tuple[ExcessDescriptionLength, str] | None,
+    pilot: Pilot | None,
 ) -> Information | None:
     """What the run can learn; None without data."""
     if facts is None:
@@ -116,7 +113,7 @@ def _information(
             0.5 if request.pass_rate is None else request.pass_rate,
         )
     if pilot is not None:
-        return with_pilot(facts.supervised_tokens, *pilot).with_facts(facts.fact_bits)
+        return with_pilot(facts.supervised_tokens, pilot).with_facts(facts.fact_bits)
     return sft_information(facts.supervised_tokens, bits_per_token).with_facts(facts.fact_bits)
 
 

@@ -56,6 +56,8 @@ class Information:
     """Of facts that no base has met, where whoever made the data says so."""
     regime_note: str = ""
     """Why a pilot left the regime unknown; empty without one, or when it is known."""
+    pilot_doubt: str = ""
+    """Why a pilot may say nothing of these data; a phrase, or empty."""
 
     @property
     def unit(self) -> Unit:
@@ -128,17 +130,30 @@ def rl_information(episodes: int, group_size: int, pass_rate: float, source: str
     )
 
 
-def with_pilot(supervised_tokens: int, found: ExcessDescriptionLength, source: str) -> Information:
+@dataclass(frozen=True)
+class Pilot:
+    """A finished run, and what it learned."""
+
+    found: ExcessDescriptionLength
+    source: str
+    """What it is called."""
+    doubt: str = ""
+    """Why it may say nothing of the data that are planned for; a phrase, or empty."""
+
+
+def with_pilot(supervised_tokens: int, pilot: Pilot) -> Information:
     """What the data have to say by a pilot on them: its EDL per token, at the size of the data."""
+    found = pilot.found
     per_token = max(found.bits_per_token, 0.0)
     return Information(
         supervised_tokens * found.first_epoch_bits_per_token,
         found.first_epoch_bits_per_token,
-        source,
+        pilot.source,
         measured=True,
         edl_bits=supervised_tokens * per_token,
         regime=found.regime,
         regime_note=found.note,
+        pilot_doubt=pilot.doubt,
     )
 
 

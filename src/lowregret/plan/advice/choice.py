@@ -23,6 +23,7 @@ from lowregret.plan.advice.regret import (
 )
 from lowregret.plan.formatting import bits, count, describe
 from lowregret.plan.formatting import share as percent
+from lowregret.plan.resources.flops import multiply_adds
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA
@@ -40,7 +41,7 @@ _RANK_RL = 8
 """Rank 1 is enough (SCIENCE 3.7); 8 keeps clear of rank 1's lower best rate (3.2) for next to nothing."""
 LARGEST_LORA_BATCH = 32
 """Where the post found the gap to FullFT small; it grew above (SCIENCE 3.5)."""
-_LEAST_BATCH = 4
+LEAST_BATCH = 4
 RL_BATCH = 8
 SHORT_RUN_STEPS = 100
 """SCIENCE 3.3."""
@@ -60,8 +61,10 @@ class Choice:
     steps: int
     rank_needed: int | None
     """From this rank on capacity costs less than 1 % of what FullFT learns; None when no rank is enough."""
+    lora: LoRA
+    """The LoRA advised, or the one that was weighed and found too small where FullFT is."""
     expected: ExpectedRegret | None
-    """Of the LoRA advised, or of the highest rank where FullFT is; None without data, and with rewards."""
+    """Of that LoRA; None without data, and with rewards."""
     confidence: Confidence
     confidence_reason: str
     reasons: tuple[str, ...]
@@ -137,19 +140,16 @@ def choose(situation: Situation) -> Choice:
     shapes, information = situation.shapes, situation.information
     batch = situation.batch_size or _batch(situation)
     epochs, steps = _length(situation, batch)
-    passes = passes_of(situation, batch, steps)
-    needed = None
-    if information is not None:
-        needed = rank_for(shapes, information.to_hold * min(passes, 1.0), room(information))
+    passes = passes_of(situation, batch, epochs, steps)
+    needed = None if information is None else rank_for(shapes, _reached(information, passes), room(information))
     limit = _largest_rank(shapes)
     usual = _RANK_RL if situation.objective == "rl" else usual_rank(shapes)
-    binds = information is not None and (needed is None or needed > limit)
-    rank = limit if binds else max(usual, needed or 1)
-    lora = LoRA(rank=_that_fits(rank, needed or _RANK_LEAST, situation.fits))
+    short_of_room = information is not None and (needed is None or needed > limit)
+    lora = LoRA(rank=_that_fits(limit if short_of_room else max(usual, needed or 1), situation.fits))
     expected = _expected(situation, lora, passes)
-    beyond = binds if expected is None else _loses(expected)
+    beyond = expected is not None and _loses(expected)
     method: FullFT | LoRA = FullFT() if beyond and situation.fits(FullFT()) is not False else lora
-    draft = Choice(method, batch, epochs, steps, needed, expected, "medium", "", (), ())
+    draft = Choice(method, batch, epochs, steps, needed, lora, expected, "medium", "", (), ())
     confidence, why = _confidence(situation, draft, beyond)
     return replace(
         draft,
@@ -160,16 +160,24 @@ def choose(situation: Situation) -> Choice:
     )
 
 
-def passes_of(situation: Situation, batch: int, steps: int) -> float:
-    """Over the training data; 1 without any."""
-    return steps * batch / situation.examples if situation.examples else 1.0
+def passes_of(situation: Situation, batch: int, epochs: float | None, steps: int) -> float:
+    """Over the training data; 1 without any. Whole epochs end with a batch that may be short, so that steps times rows
+    would be too many."""
+    if epochs is not None or not situation.examples:
+        return 1.0 if epochs is None else epochs
+    return steps * batch / situation.examples
+
+
+def _reached(information: Information, passes: float) -> float:
+    """Bits that the run meets; those of rewards are of its own episodes."""
+    return information.to_hold * (1.0 if information.unit == "rewards" else min(passes, 1.0))
 
 
 def _expected(situation: Situation, lora: LoRA, passes: float) -> ExpectedRegret | None:
     if situation.information is None:
         return None
-    parameters = sum(lora_parameters(situation.shapes, lora.rank, lora.targets, lora.convention).values())
-    return expected_regret(situation.information, parameters, epochs=passes, targets=lora.targets)
+    by_target = lora_parameters(situation.shapes, lora.rank, lora.targets, lora.convention)
+    return expected_regret(situation.information, by_target, epochs=passes)
 
 
 def _loses(expected: ExpectedRegret) -> bool:
@@ -186,32 +194,41 @@ def usual_rank(shapes: Shapes) -> int:
 
 
 def _largest_rank(shapes: Shapes) -> int:
-    """What may be advised: no more than was studied, nor than costs less than FullFT (N/6, SCIENCE 3.9)."""
-    return max(1, min(LARGEST_RANK, _power_of_two(shapes.hidden_size / 6)))
+    """What may be advised: no more than was studied, nor, but for the least usual rank, than costs less than FullFT
+    (N/6, SCIENCE 3.9): in a base of width 32 rank 16 lost 4 % of what is learned and rank 1 15 % (`study scaling`).
+    """
+    return max(_RANK_LEAST, min(LARGEST_RANK, _power_of_two(shapes.hidden_size / 6)))
 
 
 def _power_of_two(limit: float) -> int:
     return 1 << max(math.floor(math.log2(limit)), 0) if limit >= 1 else 1
 
 
-def _that_fits(rank: int, least: int, fits: Callable[[FullFT | LoRA], bool | None]) -> int:
-    """Halved while it does not fit and half of it would do."""
-    while rank // 2 >= least and fits(LoRA(rank=rank)) is False:
-        rank //= 2
-    return rank
+def _that_fits(rank: int, fits: Callable[[FullFT | LoRA], bool | None]) -> int:
+    """Halved while it does not fit; the rank itself where none does."""
+    halved = (rank >> times for times in range(rank.bit_length()))
+    return next((smaller for smaller in halved if fits(LoRA(rank=smaller)) is not False), rank)
 
 
 def _batch(situation: Situation) -> int:
-    """The largest power of two up to 32 that leaves the run a hundred steps or more, and at least 4."""
+    """The largest power of two up to 32 that leaves the run a hundred steps or more, and at least 4. Where the steps
+    are given, what covers the data as often as they must be met."""
     if situation.objective == "rl":
         return RL_BATCH
     if situation.steps is not None:
-        per_step = situation.examples / situation.steps if situation.examples else LARGEST_LORA_BATCH
+        wanted = situation.examples * _least_epochs(situation)
+        per_step = wanted / situation.steps if wanted else LARGEST_LORA_BATCH
     elif situation.examples:
         per_step = situation.examples * (situation.epochs or 1.0) / SHORT_RUN_STEPS
     else:
         per_step = LARGEST_LORA_BATCH
-    return min(LARGEST_LORA_BATCH, max(_LEAST_BATCH, _power_of_two(per_step)))
+    return min(LARGEST_LORA_BATCH, max(LEAST_BATCH, _power_of_two(per_step)))
+
+
+def _least_epochs(situation: Situation) -> float:
+    """One, or what it takes for LoRA to be level where facts are taught."""
+    teaches = situation.information is not None and situation.information.regime == "teach"
+    return float(math.ceil(LAG_EPOCHS)) if teaches else 1.0
 
 
 ASSUMED_STEPS = 1000
@@ -226,9 +243,7 @@ def _length(situation: Situation, batch: int) -> tuple[float | None, int]:
     epochs = situation.epochs
     if epochs is None:
         wanted = SHORT_RUN_STEPS * batch / situation.examples
-        least = 1.0
-        if situation.information is not None and situation.information.regime == "teach":
-            least = float(math.ceil(LAG_EPOCHS))  # LoRA is behind in less
+        least = _least_epochs(situation)
         epochs = float(min(_MOST_EPOCHS, max(least, math.ceil(wanted)))) if situation.objective == "sft" else 1.0
     return epochs, max(1, math.ceil(round(situation.examples * epochs) / batch))
 
@@ -245,7 +260,7 @@ def _confidence(situation: Situation, choice: Choice, beyond: bool) -> tuple[Con
         return "low", "; ".join(doubts)
     if doubts:
         return "medium", "; ".join(doubts)
-    return "high", "inside of what the post and the public sweep have covered"
+    return "high", "none of the doubts that the plan knows of holds; how far its numbers may be trusted stands below"
 
 
 def _doubts(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]:
@@ -257,6 +272,10 @@ def _doubts(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str]
         yield "one pilot, one base" if information.edl_bits is not None else "the bits of the data are an upper bound"
     elif choice.expected is not None and choice.expected.high > NEGLIGIBLE:
         yield f"a regret of up to {percent(choice.expected.high)} of what is learned cannot be ruled out"
+    if situation.objective == "rl":
+        yield "by reward three bases were tried, in short runs"
+    if information.pilot_doubt:
+        yield information.pilot_doubt
     if information.regime == "teach":
         yield "training teaches new facts, which LoRA may learn more slowly (arXiv 2405.09673)"
     if shapes.total < _SMALLEST_STUDIED:
@@ -283,9 +302,9 @@ def _reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterator[str
             )
         else:
             yield (
-                f"The data may hold {bits(_to_hold(situation))}, more than a LoRA of rank "
-                f"{_largest_rank(situation.shapes)} can without losing {percent(LOSING)} of what is learned "
-                f"({expected.bits_per_parameter:.2g} bit a parameter: {percent(expected.value)}; "
+                f"The data may hold {bits(_to_hold(situation))}, more than a LoRA of rank {choice.lora.rank} can "
+                f"without losing {percent(LOSING)} of what is learned ({expected.bits_per_parameter:.2g} bit a "
+                f"parameter: {percent(expected.value)}; "
                 "docs/findings/2026-11-29-capacity-advice.md)."
             )
         return
@@ -304,25 +323,36 @@ def _lora_reasons(situation: Situation, choice: Choice, beyond: bool) -> Iterato
             "Policy gradients learn at most a bit an episode, and LoRA matches full fine-tuning down to rank 1 "
             "(SCIENCE 3.7, 3.8)."
         )
-    elif beyond:
-        yield "Full fine-tuning would hold more, but does not fit on this hardware."
+    elif beyond and choice.expected is not None:
+        yield (
+            f"Full fine-tuning would hold more, but does not fit on this hardware: LoRA is expected to lose "
+            f"{choice.expected.said()}."
+        )
     elif information is None:
         yield "On small and medium data LoRA reaches the loss of full fine-tuning (SCIENCE 3.1)."
     elif choice.expected is not None:
         told = choice.expected
         case = "If training teaches new facts, LoRA" if told.regime == "unknown" else "LoRA"
+        late = f" in less than {LAG_EPOCHS:g} epochs, and" if told.lag else ""
         yield (
-            f"{case} is expected to lose {told.said()}, at {told.bits_per_parameter:.2g} bit a parameter; below "
-            "capacity it reaches the loss of full fine-tuning (SCIENCE 3.1, 3.8, 6)."
+            f"{case} is expected to lose {told.said()}{late} at {told.bits_per_parameter:.2g} bit a parameter; in "
+            "longer runs below capacity it reaches the loss of full fine-tuning (SCIENCE 3.1, 3.8, 6)."
         )
     if situation.objective == "sft" and choice.rank_needed is not None and method.rank > choice.rank_needed:
         yield (
             f"Rank {method.rank}: {choice.rank_needed} would hold the data; in the public sweep loss still falls up to "
-            f"about 64 (SCIENCE 4), at {300 * method.rank / shapes.hidden_size:.0f} % more multiply-adds (3.9)."
+            f"about 64 (SCIENCE 4), at {100 * _dearer(shapes, method.rank, choice.rank_needed):.0f} % more "
+            "multiply-adds than that (3.9)."
         )
     yield "All matrices: attention alone is clearly worse, at any rank (SCIENCE 3.6)."
     if situation.batch_size is None and situation.objective == "sft":
         yield f"Batch {choice.batch_size}: LoRA can lose with large batches; the gap was small at 32 (SCIENCE 3.5)."
+
+
+def _dearer(shapes: Shapes, rank: int, other: int) -> float:
+    """By what share a token takes more multiply-adds at one rank than at another."""
+    row = 1  # positions attend to one another alike at both
+    return multiply_adds(shapes, LoRA(rank=rank), row).total / multiply_adds(shapes, LoRA(rank=other), row).total - 1
 
 
 # --- what would change it -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ below.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -48,8 +48,6 @@ LAG_EPOCHS = 1.6
 demo (SCIENCE 6; the finding)."""
 LAG_FACTOR = (1.2, 2.0)
 """Steps that LoRA needs over those that FullFT needs for the same loss (SCIENCE 6)."""
-_WHOLE_PASS = 0.95
-"""Of an epoch, which is a whole one but for rounding."""
 ATTENTION_ALONE = (0.04, 0.065, 0.11)
 """Of what FullFT learns: 4 % behind the MLP on SmolLM2 (docs/findings/2026-11-24-smollm2-rates-and-layers.md), 11 %
 behind attention and MLP on `tiny` in `study layers` (the finding), and the middle of both."""
@@ -127,6 +125,8 @@ class ExpectedRegret:
     """Of `value`: what adapters on attention alone lose at any rank."""
     bits_per_parameter: float
     """Bits that the run has to teach, by parameter."""
+    epochs: float
+    """Passes over the data."""
 
     @property
     def capacity(self) -> float:
@@ -164,38 +164,37 @@ class ExpectedRegret:
 
 
 def expected_regret(
-    information: Information, parameters: float, *, epochs: float = 1.0, targets: Sequence[str] = ()
+    information: Information, by_target: Mapping[str, int], *, epochs: float = 1.0
 ) -> ExpectedRegret | None:
-    """What a LoRA of so many parameters is expected to lose; None with rewards, of which no curve is known.
+    """What a LoRA is expected to lose; None with rewards, of which no curve is known.
 
     Args:
         information: what the data have to teach.
-        parameters: of the adapter.
+        by_target: the adapter's parameters, by what they adapt (`lora_parameters`).
         epochs: passes that the run makes; what it does not reach teaches nothing.
-        targets: of the adapter.
     """
     if information.unit == "rewards":
         return None
-    each = information.to_hold * min(epochs, 1.0) / max(parameters, 1)
+    each = information.to_hold * min(epochs, 1.0) / max(sum(by_target.values()), 1)
     curve = CURVES[information.unit, information.regime]
     value, low, high = curve.at(each)
     lag = (0.0, 0.0, 0.0)
     if information.regime == "teach" and epochs < LAG_EPOCHS:
         # What is learned by then is less than what there is to learn, so that the low end is the lag alone.
         low, lag = 0.0, LAG
-    elif information.regime == "unknown" and epochs < _WHOLE_PASS:
+    elif information.regime == "unknown" and epochs < LAG_EPOCHS:
         low, lag = 0.0, (0.0, *LAG[1:])
-    placed = ATTENTION_ALONE if on_attention_alone(targets) else (0.0, 0.0, 0.0)
+    placed = ATTENTION_ALONE if on_attention_alone(by_target) else (0.0, 0.0, 0.0)
     if information.regime == "unknown" and information.unit != "edl":
         low = 0.0
     ends = (min(part + late + place, 1.0) for part, late, place in zip((low, value, high), lag, placed, strict=True))
     low, value, high = ends
-    return ExpectedRegret(value, low, high, information.regime, curve.source, lag[1], placed[1], each)
+    return ExpectedRegret(value, low, high, information.regime, curve.source, lag[1], placed[1], each, epochs)
 
 
-def on_attention_alone(targets: Sequence[str]) -> bool:
-    """Whether adapters leave the MLP out: clearly worse, even with more parameters (SCIENCE 3.6)."""
-    return tuple(targets) in (("attention",), ("attention", "unembedding"))
+def on_attention_alone(by_target: Mapping[str, int]) -> bool:
+    """Whether adapters leave the MLP out, and the experts: clearly worse, even with more parameters (SCIENCE 3.6)."""
+    return {target for target, count in by_target.items() if count} in ({"attention"}, {"attention", "unembedding"})
 
 
 def room(information: Information, share: float = NEGLIGIBLE) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lowregret.data.facts import DataFacts
@@ -15,9 +15,13 @@ from lowregret.plan.advice.regret import (
     room,
 )
 from lowregret.plan.formatting import share
+from lowregret.plan.rates.recommend import RatePrior
+from lowregret.plan.rates.reward import by_reward
 from lowregret.spec import FullFT, LoRA
 
 _FEW_HELD_OUT = 100
+_STEEP = 2.0
+"""Times the advised rate from which on a rate by reward is warned of, though its interval may hold it."""
 _CHAT = "on public chat data rank 4 was 0.7 to 5.1 % of the loss behind rank 128 (SCIENCE 4)"
 """Of the seven bases of the public sweep with both ranks, each at its best rate."""
 
@@ -30,11 +34,11 @@ class PlannedRun:
     batch_size: int
     learning_rate: float | None
     """The user's; None for the recommended one."""
-    lora_rate: tuple[float, float]
+    lora_rate: RatePrior
     """Where a LoRA's best rate is expected."""
-    full_rate: tuple[float, float]
-    parameters: int
-    """Of the method, when it is a LoRA."""
+    full_rate: RatePrior
+    by_target: Mapping[str, int]
+    """Parameters of the method, when it is a LoRA, by what they adapt."""
     expected: ExpectedRegret | None
     """Of the method, when it is a LoRA; None without data, and with rewards."""
     break_even_rank: float
@@ -49,6 +53,8 @@ def warn(situation: Situation, planned: PlannedRun, facts: DataFacts | None) -> 
     if situation.fits(planned.method) is False:
         found.append("It does not fit on this hardware, even with one row at a time: see the memory.")
     found += _data(situation, facts)
+    if situation.information is not None and situation.information.pilot_doubt:
+        found.append(f"{situation.information.pilot_doubt[0].upper()}{situation.information.pilot_doubt[1:]}.")
     information = situation.information
     if situation.objective == "rl" and information is not None and situation.examples and not information.bits:
         found.append("Every group has equal rewards, so nothing is learned: choose problems that are solved sometimes.")
@@ -60,19 +66,25 @@ def _rate(planned: PlannedRun) -> Iterator[str]:
     if rate is None:
         return
     lora = isinstance(planned.method, LoRA)
-    low, high = planned.lora_rate if lora else planned.full_rate
-    if lora and rate < low and rate <= planned.full_rate[1]:
+    prior = planned.lora_rate if lora else planned.full_rate
+    low, high = prior.low, prior.high
+    if lora and rate < low and rate <= planned.full_rate.high:
         yield (
             f"Learning rate {rate:.2g} is one for full fine-tuning: LoRA's best is about 10× as high (SCIENCE 3.2), "
             f"here {low:.2g} to {high:.2g}."
         )
-    elif not lora and rate > high and rate >= planned.lora_rate[0]:
+    elif not lora and rate > high and rate >= planned.lora_rate.low:
         yield (
             f"Learning rate {rate:.2g} is one for LoRA: full fine-tuning takes {low:.2g} to {high:.2g} here "
             "(SCIENCE 3.2)."
         )
     elif not low <= rate <= high:
         yield f"Learning rate {rate:.2g} lies outside of {low:.2g} to {high:.2g}, where the best one is expected."
+    elif by_reward(prior.terms) and rate > _STEEP * prior.value:
+        yield (
+            f"Learning rate {rate:.2g} is over {_STEEP:g} times the {prior.value:.2g} that is advised: by reward, two "
+            "to four times the best rate destroyed the policy (docs/findings/2026-11-29-rates-elsewhere.md)."
+        )
 
 
 def _batch(situation: Situation, planned: PlannedRun) -> Iterator[str]:
@@ -87,7 +99,7 @@ def _batch(situation: Situation, planned: PlannedRun) -> Iterator[str]:
 
 
 def _lora(situation: Situation, planned: PlannedRun, method: LoRA) -> Iterator[str]:
-    if on_attention_alone(method.targets):
+    if on_attention_alone(planned.by_target):
         least, _, most = (100 * part for part in ATTENTION_ALONE)
         yield (
             "Attention only: clearly worse than the MLP alone, even with more parameters (SCIENCE 3.6), by "
@@ -114,7 +126,7 @@ def _capacity(situation: Situation, planned: PlannedRun) -> Iterator[str]:
     if information is None or information.to_hold <= 0:
         return
     if expected is None:
-        each = information.to_hold / max(planned.parameters, 1)
+        each = information.to_hold / max(sum(planned.by_target.values()), 1)
         if each > room(information):
             yield (
                 f"The data are near capacity: {each:.2g} bit a parameter, and a LoRA began to lose at "
@@ -125,7 +137,9 @@ def _capacity(situation: Situation, planned: PlannedRun) -> Iterator[str]:
         return
     told = f"a regret of {expected.said()}: {'; '.join(expected.parts())}."
     if expected.regime == "unknown":
-        other = f"up to {share(expected.high)}" if information.unit == "edl" else f"less: {_CHAT}"
+        other = f"up to {share(expected.high)}" if information.unit == "edl" else "less"
+        if other == "less" and expected.capacity > NEGLIGIBLE:
+            other = f"less: {_CHAT}"
         known = "" if information.unit == "edl" else " A pilot tells which (--pilot)."
         yield (
             f"If training teaches new facts, expect {told} If it draws out what the base knows, expect {other}.{known}"

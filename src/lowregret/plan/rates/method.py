@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from lowregret.plan.rates.law import SWEEP_STEPS
 from lowregret.plan.rates.term import Term
+from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.spec import FullFT, LoRA
 
@@ -104,9 +105,9 @@ def optimizer_terms(method: FullFT | LoRA) -> Iterator[Term]:
         )
 
 
-def lora_terms(method: LoRA) -> Iterator[Term]:
+def lora_terms(method: LoRA, shapes: Shapes) -> Iterator[Term]:
     """Targets, scale, rates of its own and starts that the sweep does not have."""
-    targets = tuple(target for target in method.targets if target != "unembedding")
+    targets = _groups(method, shapes)
     factor = _TARGET_FACTORS.get(targets)
     if factor is not None:
         yield Term(
@@ -147,6 +148,16 @@ def lora_terms(method: LoRA) -> Iterator[Term]:
             "product of their rates stays (from docs/science.md 3.10; our assumption).",
         )
     yield from _start_terms(method)
+
+
+def _groups(method: LoRA, shapes: Shapes) -> tuple[str, ...]:
+    """What it adapts but for the unembedding: the groups named, or the one group of which a pattern takes matrices."""
+    if method.targets[0].startswith("re:"):
+        counts = lora_parameters(shapes, 1, method.targets, method.convention)
+        found = {"mlp" if target == "experts" else target for target, count in counts.items() if count}
+        found.discard("unembedding")
+        return tuple(found) if len(found) == 1 else method.targets
+    return tuple(target for target in method.targets if target != "unembedding")
 
 
 def _start_terms(method: LoRA) -> Iterator[Term]:

@@ -78,7 +78,7 @@ def recommend(
         terms = [*_base_terms(method, shapes), *size_terms(shapes.total)]
         terms += [*schedule_terms(schedule), *run_terms(batch_size, steps), *length_terms(method, steps)]
         terms += full_terms() if isinstance(method, FullFT) else ()
-    terms += lora_terms(method) if isinstance(method, LoRA) else narrow_terms(shapes)
+    terms += lora_terms(method, shapes) if isinstance(method, LoRA) else narrow_terms(shapes)
     terms += optimizer_terms(method)
     middle = sum(term.shift for term in terms)
     half = math.hypot(*(term.spread for term in terms))

@@ -27,6 +27,10 @@ SmolLM2-135M and `tiny` (1 M) both want about 4 times what the sweep's power giv
 _SCHEDULE_SPREAD = math.log(1.35)
 _SETTING_SPREAD, _MOST_SETTING_SPREAD = 0.25, 0.9
 """Of ln rate: for each e-fold that batch and length are away from the sweep's, and at most."""
+MEASURED_BATCHES, MEASURED_STEPS = (4, 256), (16, 2000)
+"""Where the two powers were measured."""
+_BEYOND_SPREAD = 0.5
+"""Of ln rate: for each e-fold beyond those. Our assumption."""
 _SMALL_SPREAD = math.log(2)
 
 
@@ -81,13 +85,14 @@ def size_terms(total: float) -> Iterator[Term]:
 def run_terms(batch_size: int, steps: int) -> Iterator[Term]:
     """For batches and lengths other than the sweep's."""
     far = math.hypot(math.log(batch_size / SWEEP_BATCH), math.log(steps / SWEEP_STEPS))
-    spread = min(far * _SETTING_SPREAD, _MOST_SETTING_SPREAD)
+    beyond = [_beyond(batch_size, MEASURED_BATCHES), _beyond(steps, MEASURED_STEPS)]
+    spread = math.hypot(min(far * _SETTING_SPREAD, _MOST_SETTING_SPREAD), *(_BEYOND_SPREAD * each for each in beyond))
     if batch_size != SWEEP_BATCH:
         factor = (batch_size / SWEEP_BATCH) ** BATCH_POWER
         yield Term(
             math.log(factor),
             spread,
-            "measured",
+            "assumed" if beyond[0] else "measured",
             "batch",
             f"Batch {batch_size} where the sweep had {SWEEP_BATCH}: x{factor:.2f}, to the power {BATCH_POWER:g}, as "
             "measured on tiny from 4 to 256 rows (docs/findings/2026-11-29-rates-elsewhere.md).",
@@ -98,8 +103,14 @@ def run_terms(batch_size: int, steps: int) -> Iterator[Term]:
         yield Term(
             math.log(factor),
             spread,
-            "measured",
+            "assumed" if beyond[1] else "measured",
             "length",
             f"{steps:,} steps where the sweep had {SWEEP_STEPS}: x{factor:.2f}, to the power {STEPS_POWER:.2f}, as "
             "measured on tiny from 100 to 2,000 steps (docs/findings/2026-11-29-rates-elsewhere.md).",
         )
+
+
+def _beyond(value: int, measured: tuple[int, int]) -> float:
+    """E-folds beyond where something was measured; 0 inside."""
+    low, high = measured
+    return max(math.log(low / value), math.log(value / high), 0.0)

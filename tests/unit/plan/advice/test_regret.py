@@ -36,7 +36,8 @@ EVERY = [sft_information(100_000), sft_information(100_000).with_facts(1e5), LOS
 
 
 def found(information: Information, parameters: float, epochs: float = 3.0, *targets: str) -> ExpectedRegret:
-    regret = expected_regret(information, parameters, epochs=epochs, targets=targets)
+    by_target = {target: parameters / max(len(targets), 1) for target in targets or ("mlp",)}
+    regret = expected_regret(information, by_target, epochs=epochs)  # type: ignore[arg-type]
     assert regret is not None
     return regret
 
@@ -127,6 +128,29 @@ def test_where_the_demo_lost_the_plan_expects_it(method: str, epochs: float, mea
     assert plan.expected.low <= measured <= plan.expected.high
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["builtin", "jsonl"])
+def test_one_pass_of_the_demos_facts_is_expected_to_lag_as_a_file_too(known: bool, tmp_path: Path) -> None:
+    """Measured: 2.4 and 3.2 % after a pass, 4.7 % at step 97 (docs/findings/2026-11-29-capacity-advice.md)."""
+    data = DEMO
+    if not known:
+        data = str(tmp_path / "rows.jsonl")
+        rows = load_builtin(DEMO).train
+        Path(data).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plan = make_plan("tiny", data, max_length=128, batch_size=8, epochs=1.0, method="lora:16")
+    assert plan.expected is not None
+    assert plan.expected.low <= 0.024 < 0.047 <= plan.expected.high
+    assert plan.trust.pilot.tells == ("rate" if known else "regime")
+
+
+@pytest.mark.parametrize("pattern", ["re:(q|v)_proj", "re:self_attn", "attention"])
+def test_attention_alone_is_seen_however_it_is_named(pattern: str) -> None:
+    plan = make_plan("tiny", DEMO, method=f"lora:16:{pattern}", epochs=2.0)
+    assert plan.expected is not None
+    assert plan.expected.placement > 0
+    assert any("Attention only" in warning for warning in plan.advice.warnings)
+    assert any("attention alone" in term.about for term in plan.lora.rate.terms)
+
+
 def test_after_three_passes_of_the_demo_nothing_is_expected_and_rank_16_is_advised() -> None:
     """Measured: 0.11 % (docs/findings/2026-11-28-demo-three-passes.md); after one, FullFT is ahead at any rank."""
     plan = make_plan("tiny", DEMO, batch_size=8, epochs=3.0)
@@ -176,8 +200,8 @@ def test_a_short_run_lags_where_it_teaches_and_may_where_nothing_is_known() -> N
     facts = sft_information(100_000).with_facts(1e5)
     assert found(facts, plenty, LAG_EPOCHS).lag == 0
     assert found(facts, plenty, 1.0).value == pytest.approx(0.05, abs=1e-3)
-    whole, part = (found(sft_information(100_000), plenty, epochs) for epochs in (1.0, 0.5))
-    assert (whole.lag, part.lag, part.low) == (0, 0.05, 0)
+    two, whole = (found(sft_information(100_000), plenty, epochs) for epochs in (2.0, 1.0))
+    assert (two.lag, whole.lag, whole.low) == (0, 0.05, 0)
     assert found(ELICITS, plenty, 0.5).lag == 0
 
 
@@ -187,10 +211,10 @@ def test_what_a_run_does_not_reach_teaches_nothing() -> None:
 
 def test_attention_alone_costs_at_any_rank() -> None:
     """4.1 % of what FullFT learns on SmolLM2 (docs/findings/2026-11-24-smollm2-rates-and-layers.md)."""
-    alone = found(sft_information(100_000), 1e9, 1.0, "attention")
+    alone = found(sft_information(100_000), 1e9, 2.0, "attention")
     assert alone.low <= 0.041 <= alone.high
     assert found(sft_information(100_000), 1e9, 1.0, "attention", "mlp").placement == 0
 
 
 def test_of_rewards_no_curve_is_known() -> None:
-    assert expected_regret(rl_information(1000, 8, 0.5), 1000) is None
+    assert expected_regret(rl_information(1000, 8, 0.5), {"mlp": 1000}) is None

@@ -196,7 +196,8 @@ def test_in_narrow_bases_the_ratio_shrinks_to_what_was_measured_on_tiny() -> Non
         ({"targets": ("attention",)}, 1.4),
         ({"targets": ("mlp",)}, 1.2),
         ({"targets": ("attention", "mlp", "unembedding")}, 1.0),
-        ({"targets": ("re:q_proj",)}, 1.0),
+        ({"targets": ("re:q_proj",)}, 1.4),  # attention alone, by another name
+        ({"targets": ("re:q_proj|up_proj",)}, 1.0),
         ({"alpha": 128.0}, 0.5),
         ({"alpha": 8.0}, 2.0),
         ({"scaling": "alpha/sqrt(r)"}, 0.5),  # 16^(-1/4)
@@ -227,7 +228,7 @@ def test_the_family_of_adamw_has_one_rate() -> None:
 
 def test_every_source_says_where_it_comes_from() -> None:
     variant = LoRA(rank=256, alpha=64, targets=("attention",), init="pissa", b_rate=4, dora=True)
-    methods = (variant, LoRA(rank=16, init_scale=2, targets=("re:q_proj",)), FullFT())
+    methods = (variant, LoRA(rank=16, init_scale=2, targets=("re:q_proj|all",)), FullFT())
     methods += (FullFT(optimizer="adafactor"), LoRA(rank=4, optimizer="muon"))
     for method in methods:
         for model in (find_model("tiny"), shapes(1e13, family="new")):
