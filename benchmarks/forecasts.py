@@ -24,6 +24,7 @@ from benchmarks.curve_laws import LAWS, regret_by
 from lowregret.analysis.forecast.banks import bundled_bank
 from lowregret.analysis.forecast.entry import finished_entry
 from lowregret.analysis.forecast.model import (
+    MOST_UNSURE,
     Case,
     bent,
     carried_over,
@@ -36,6 +37,7 @@ from lowregret.analysis.forecast.model import (
 from lowregret.analysis.forecast.pilots import Pilots
 from lowregret.analysis.forecast.ridge import Known, Ridge
 from lowregret.runs.bank import BankEntry, added, write_bank
+from lowregret.runs.forecast import WIDE
 from lowregret.strict_json import to_json
 
 HERE = Path(__file__).parents[1]
@@ -43,8 +45,10 @@ BANK = HERE / "src" / "lowregret" / "analysis" / "forecast" / "bank.jsonl"
 RESULT = HERE / "docs" / "results" / "forecasts.json"
 SHARES = (0.1, 0.2)
 TOLERANCE = 0.05
-LEVEL = 0.8
-"""Of the intervals that are counted: at 90 % they take nine groups beside the one that is left out."""
+LEVEL = 0.9
+"""Of the intervals that are counted, as the command's are: it takes nine groups beside the one that is left out."""
+SURE = 0.9
+"""The chance from which the command says a side of the tolerance."""
 Features = Callable[[Pilots], tuple[float, ...]]
 TRIED: Mapping[str, Features] = {
     "as it is: regret, room, learned": regret_features,
@@ -86,7 +90,7 @@ def _shift(pilots: Pilots) -> float:
 
 
 def _lag(pilots: Pilots) -> float:
-    return math.log(min(max(pilots.lag(), 0.25), 8.0))
+    return math.log(min(max(pilots.lag() or 1.0, 0.25), 8.0))
 
 
 def collect(folder: Path) -> None:
@@ -103,14 +107,24 @@ def collect(folder: Path) -> None:
 
 def known(found: Sequence[Case], features: Features) -> list[Known]:
     """As the model takes them."""
+    found = [case for case in found if case.error <= MOST_UNSURE]
     return [Known(features(case.pilots), bent(case.share), case.group) for case in found]
 
 
 def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: Features) -> dict[str, float]:
-    """What became of forecasts of these cases, in shares of what FullFT learns."""
+    """What became of forecasts of these cases, in shares of what FullFT learns; those whose own regret is known too
+    badly to judge one are counted, and no more."""
+    all_of_them, found = len(found), [case for case in found if case.error <= MOST_UNSURE]
     predicted = [model_of(case).predict(features(case.pilots), LEVEL) for case in found]
     middles = [expected(each.value) for each in predicted]
+    chances = [model_of(case).chance_below(features(case.pilots), bent(TOLERANCE)) for case in found]
     bounded = [(each, case) for each, case in zip(predicted, found, strict=True) if math.isfinite(each.high)]
+    told = [straight(each.high) - straight(each.low) <= WIDE for each in predicted]
+    sure = [
+        (chance >= SURE) == (case.share < TOLERANCE)
+        for chance, case, says in zip(chances, found, told, strict=True)
+        if says and not 1 - SURE < chance < SURE and abs(case.share - TOLERANCE) > case.error
+    ]
     inside = [straight(each.low) <= case.share <= straight(each.high) for each, case in bounded]
     settled = [
         (middle < TOLERANCE) == (case.share < TOLERANCE)
@@ -118,7 +132,14 @@ def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: F
         if abs(case.share - TOLERANCE) > case.error
     ]
     return {
-        "cells": len(found),
+        "cells": all_of_them,
+        "judged": len(found),
+        "told": sum(told),
+        "said to be on one side": len(sure),
+        "of those right": sum(sure),
+        "brier": statistics.fmean(
+            (chance - (case.share < TOLERANCE)) ** 2 for chance, case in zip(chances, found, strict=True)
+        ),
         "coverage": statistics.fmean(inside) if inside else math.nan,
         "groups": len({case.group for case in found}),
         "mean absolute error": statistics.fmean(abs(m - case.share) for m, case in zip(middles, found, strict=True)),
@@ -175,10 +196,13 @@ def main() -> int:
         for part, rows in parts.items():
             for name, row in rows.items() if part.startswith("fit") else [("as it is: regret, room, learned", rows)]:
                 print(
-                    f"{share} {part:26} {name:26} {row['cells']:4.0f} cells of {row['groups']:2.0f} groups, "
+                    f"{share} {part:26} {name:26} {row['cells']:4.0f} cells, {row['judged']:.0f} judged, of "
+                    f"{row['groups']:2.0f} groups, {row['told']:.0f} told, "
                     f"{row['coverage']:.0%} inside (width {row['width']:.2f}), error "
                     f"{row['mean absolute error']:.4f} (carried over {row['carried over']:.4f}, constant "
-                    f"{row['constant']:.4f}), {row['right']:.0f} of {row['settled']:.0f} decisions"
+                    f"{row['constant']:.4f}), {row['right']:.0f} of {row['settled']:.0f} decisions; "
+                    f"{row['of those right']:.0f} of {row['said to be on one side']:.0f} said surely, Brier "
+                    f"{row['brier']:.3f}"
                 )
     return 0
 

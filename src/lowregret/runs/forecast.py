@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from lowregret.notebook_card import card, number
 from lowregret.runs.atomic import read_record
@@ -28,6 +29,7 @@ class ForecastedRegret(Spec):
     regret_nats: float | None = None
     """`share` of what FullFT is expected to learn; None without pilots, which say how much that is."""
     nats_interval: tuple[float, float] | None = None
+    """The product of both intervals: of the share, and of what FullFT learns."""
     chance_low: float
     """That the regret is below the tolerance."""
     at_pilot: float | None = None
@@ -38,12 +40,20 @@ class ForecastedRegret(Spec):
     far: bool
     """Whether the case is further from the bank than nine of ten of its own cases are from the others: the interval is
     wider."""
+    says_nothing: bool = False
+    """Whether its interval is too wide to be told as a forecast: then `share` is none."""
 
-    @property
-    def says_nothing(self) -> bool:
-        """Whether its interval is too wide to be told as a forecast."""
-        low, high = self.share_interval
-        return high - low > WIDE
+    @model_validator(mode="before")
+    @classmethod
+    def _told_or_not(cls, values: Any) -> Any:
+        """By the interval, whatever a record says."""
+        if isinstance(values, dict) and "share_interval" in values:
+            try:
+                low, high = values["share_interval"]
+                return {**values, "says_nothing": bool(high - low > WIDE)}
+            except (TypeError, ValueError):  # which its own field will say
+                return values
+        return values
 
 
 class Forecast(Spec):
@@ -57,6 +67,8 @@ class Forecast(Spec):
     """Share of what FullFT learns below which a regret is low."""
     learned: float | None = None
     """Nats per supervised token that FullFT is expected to learn; None without pilots."""
+    learned_interval: tuple[float, float] | None = None
+    """That is to contain it at `level`."""
     step: int
     """Steps of the pilots; 0 without."""
     steps: int

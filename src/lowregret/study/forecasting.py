@@ -14,8 +14,8 @@ from lowregret.analysis.forecast.make import make_forecast, make_free_forecast, 
 from lowregret.analysis.forecast.pilots import Room, attention_alone, bits_to_teach
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.atomic import write_json
-from lowregret.runs.files import FORECAST
-from lowregret.runs.forecast import Forecast
+from lowregret.runs.files import FORECAST, VERDICT
+from lowregret.runs.forecast import Forecast, stored_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.study import base_facts, start_loss
 from lowregret.spec import RL, CompareSpec
@@ -36,7 +36,8 @@ def forecast(
     """What a comparison's regret will be, by pilots of at most `share` of each trial's steps, or by none.
 
     Started again it goes on; with another share its trials go on from where they are. Without pilots nothing is
-    trained: the base's held-out loss is measured, and kept. Raises SpecError with rewards, and when no evaluation is
+    trained: the base's held-out loss is measured, and kept. The folder keeps the forecast by the longest pilots, and
+    none that was made after the regret was measured. Raises SpecError with rewards, and when no evaluation is
     that early; else as `runner.compare`.
     """
     if isinstance(spec.objective, RL):
@@ -62,7 +63,9 @@ def forecast(
         else:
             comparison.train(until=pilot_step(comparison.spec, comparison.inputs.steps, share))
             found = make_forecast(comparison.spec, entry_so_far(folder), bank, share)
-        write_json(folder / FORECAST, found)
+        there = stored_forecast(folder)
+        if not (folder / VERDICT).exists() and (there is None or there.step <= found.step):
+            write_json(folder / FORECAST, found)
         return found
 
 

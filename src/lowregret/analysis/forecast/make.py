@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.model import RegretModel
-from lowregret.analysis.forecast.pilots import FULL, Pilots, Room, longest, pilot_steps, pilots_of
+from lowregret.analysis.forecast.pilots import FULL, Pilots, Room, best_curve, longest, pilot_steps, pilots_at
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import Forecast
@@ -36,12 +36,9 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     )
     found: dict[str, Pilots] = {}
     for name in loras:
-        pilots = pilots_of(entry, name, step / entry.steps)
+        pilots = pilots_at(entry, name, step)
         if pilots is None:
-            raise RecordsError(
-                f"in {step} steps full fine-tuning has learned nothing at any learning rate tried, so there is nothing "
-                "that LoRA could lack. Ask for longer pilots (--budget 20%), or see that the data can be learned."
-            )
+            raise RecordsError(_nothing_learned(entry, step, share))
         found[name] = pilots
     first = next(iter(found.values()))
     learned = model.learned(first)
@@ -53,12 +50,14 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
         forecasts=forecasts,
         tolerance=tolerance,
         learned=learned,
+        learned_interval=model.learned_interval(first),
         step=step,
         steps=entry.steps,
-        cost=_cost(spec, entry, step),
+        cost=_cost(spec, entry, share),
         bank=_bank_words(model, bank),
         notes=(
             *_cut_short(entry, [FULL, *loras], step, share),
+            *_not_begun(found),
             *_notes(spec, first, [found.method for found in forecasts if found.far]),
         ),
     )
@@ -140,9 +139,40 @@ def _cut_short(entry: BankEntry, names: Sequence[str], step: int, share: float) 
     ]
 
 
-def _cost(spec: CompareSpec, entry: BankEntry, step: int) -> float:
-    """Steps of all trials so far, each at most the pilot's, over those that a full comparison usually takes."""
-    pilots = sum(min(step, max(curve.losses, default=0)) for method in entry.methods for curve in method.curves)
+def _nothing_learned(entry: BankEntry, step: int, share: float) -> str:
+    """Why there is nothing to be behind of, and what would change that."""
+    full = entry.method(FULL)
+    curve = None if full is None else best_curve(full, step)
+    reached = (
+        "" if curve is None else f": the best has {curve[step]:.4g} nats per token, and the base {entry.base_nll:.4g}"
+    )
+    longer = f", or ask for longer pilots (--budget {min(2 * share, 0.5):.0%})" if share < 0.5 else ""
+    return (
+        f"after {step} steps full fine-tuning has learned nothing at any learning rate tried{reached}, so there is "
+        f"nothing that LoRA could lack. Where losses are above the base's, rates are too high: try lower ones "
+        f"(--learning-rates, in another --out){longer}."
+    )
+
+
+def _not_begun(found: Mapping[str, Pilots]) -> list[str]:
+    """Of LoRAs that are worse than the base by the pilots' end, at every rate."""
+    worse = [name for name, pilots in found.items() if pilots.lora[pilots.step] >= pilots.base_nll]
+    if not worse:
+        return []
+    return [
+        f"At every learning rate tried {', '.join(worse)} is worse than the base by the pilots' end: what it may learn "
+        "later, or at a lower rate, no pilot shows."
+    ]
+
+
+def _cost(spec: CompareSpec, entry: BankEntry, share: float) -> float:
+    """Steps of all trials so far, each at most a pilot's, over those that a full comparison usually takes."""
+    most = share * entry.steps * (1 + 1e-9)
+    pilots = sum(
+        max((step for step in curve.losses if step <= most), default=0)
+        for method in entry.methods
+        for curve in method.curves
+    )
     whole = len(spec.methods) * (USUAL_TRIALS + spec.seeds - 1) * entry.steps
     return pilots / whole
 

@@ -18,8 +18,10 @@ from lowregret.spec import FullFT
 Curve = Mapping[int, float]
 FULL = FullFT().name
 _NATS_A_BIT = math.log(2)
-LEAST_LEARNED = 1e-6
+LEAST_LEARNED = 1e-3
 """Nats, below which FullFT has learned nothing that a regret could be a share of."""
+_AS_LONG = math.sqrt(2)
+"""Pilots whose lengths are within this factor, either way, are taken to be of one length."""
 _RECENT = math.sqrt(2) ** 2.5
 """The evaluations that are averaged lie within this factor of the pilot's last step: three of those that a run has by
 default, each a factor of √2 after the other."""
@@ -59,21 +61,21 @@ class Pilots(Room):
         steps = sorted(step for step in self.full.keys() & self.lora.keys() if 0 < step <= self.step)
         recent = [step for step in steps if step * _RECENT >= self.step]
         return statistics.fmean(
-            (self.lora[step] - self.full[step]) / max(self.base_nll - self.full[step], 1e-3) for step in recent
+            (self.lora[step] - self.full[step]) / max(self.base_nll - self.full[step], LEAST_LEARNED) for step in recent
         )
 
-    def lag(self) -> float:
-        """Steps of LoRA over those of FullFT for the loss that LoRA has now; 1 where the curves do not say."""
+    def lag(self) -> float | None:
+        """Steps of LoRA over those of FullFT for the loss that LoRA has now; None where the curves do not say."""
         reached = steps_to(self.full, self.lora[self.step])
         if reached is None:
             ahead = steps_to(self.lora, self.full[self.step])
-            return 1.0 if ahead is None else ahead / self.step
+            return None if ahead is None else ahead / self.step
         return self.step / reached
 
     def slope(self) -> float:
         """Of what FullFT has learned by now the share that it learned in the last doubling of the steps."""
         half = min(self.full, key=lambda step: abs(math.log(2 * step / self.step)) if step else math.inf)
-        return (self.full[half] - self.full[self.step]) / max(self.learned(), 1e-3)
+        return (self.full[half] - self.full[self.step]) / max(self.learned(), LEAST_LEARNED)
 
 
 def pilot_steps(curves: Sequence[Curve], share: float, steps: int) -> int | None:
@@ -81,6 +83,15 @@ def pilot_steps(curves: Sequence[Curve], share: float, steps: int) -> int | None
     common = set.intersection(*(set(curve) for curve in curves)) if curves else set()
     last = share * steps * (1 + 1e-9)  # a share that was a step over the steps is that step again
     return max((step for step in common if 0 < step <= last), default=None)
+
+
+def nearest_step(curves: Sequence[Curve], share: float, steps: int) -> int | None:
+    """The evaluation of all of these that is nearest to a share of the run, by its logarithm; None when there is none
+    of about that length. One before it would be a shorter pilot, from which more is to come."""
+    common = set.intersection(*(set(curve) for curve in curves)) if curves else set()
+    far = {step: abs(math.log(step / (share * steps))) for step in common if step > 0}
+    best = min(far, key=lambda step: (far[step], step), default=None)
+    return best if best is not None and far[best] <= math.log(_AS_LONG) + 1e-9 else None
 
 
 def best_curve(method: BankMethod, step: int) -> Curve | None:
@@ -92,13 +103,11 @@ def best_curve(method: BankMethod, step: int) -> Curve | None:
     return {at: loss for at, loss in best.items() if at <= step}
 
 
-def pilots_of(entry: BankEntry, name: str, share: float) -> Pilots | None:
-    """The pilots of a LoRA in a comparison, as they were at a share of its run; None where there were none."""
+def pilots_at(entry: BankEntry, name: str, step: int) -> Pilots | None:
+    """The pilots of a LoRA in a comparison, as they were after a step; None where there were none, or full fine-tuning
+    had learned nothing by then."""
     full, lora = entry.method(FULL), entry.method(name)
     if full is None or lora is None:
-        return None
-    step = pilot_steps([longest(full), longest(lora)], share, entry.steps)
-    if step is None:
         return None
     curves = best_curve(full, step), best_curve(lora, step)
     if curves[0] is None or curves[1] is None or entry.base_nll - curves[0][step] < LEAST_LEARNED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 PENALTY = 10.0
 """On the coefficients of standardised features, in rows: as if ten more rows said that nothing matters. By the errors
 of groups left out, on comparisons for fitting alone (docs/findings/2026-11-30-forecast.md)."""
+
+
+_NEAR = 0.9
+"""Of the known cases so many are as near to the others as a case that is not called far."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +45,45 @@ class Ridge:
 
     Its intervals are conformal (Vovk and others, *Algorithmic Learning in a Random World*, 2005), with a group as the
     unit, because its cases resemble each other: each group is predicted by a model of the others, its worst error is
-    noted, over √(1 + leverage) of its case, and the quantile of those is what a case of a new group may be off by,
-    times its own √(1 + leverage). An interval at 90 % takes nine groups.
+    noted, over the `scale` of its case, and the quantile of those is what a case of a new group may be off by, times
+    its own scale. An interval at 90 % takes nine groups.
     """
 
     def __init__(self, known: Sequence[Known]) -> None:
         """`known` are of two groups or more."""
         self._fit = _Fit(known)
-        worst: dict[str, float] = {}
-        for case, error in zip(known, left_out(known), strict=True):
-            worst[case.group] = max(worst.get(case.group, 0.0), abs(error))
-        self.errors = tuple(sorted(worst.values()))
-        """Of each group the worst, in units of √(1 + leverage), ascending."""
+        unseen = left_out(known)
+        leverages = sorted(leverage for _, leverage in unseen)
+        self.typical = leverages[math.ceil(_NEAR * len(leverages)) - 1]
+        """The leverage that nine of ten known cases stay below when their group is left out."""
+        self._signed: dict[str, list[float]] = defaultdict(list)
+        for case, (error, leverage) in zip(known, unseen, strict=True):
+            self._signed[case.group].append(error / self.scale(leverage))
+        self.errors = tuple(sorted(max(map(abs, errors)) for errors in self._signed.values()))
+        """Of each group the worst, over its scale, ascending."""
+
+    def scale(self, leverage: float) -> float:
+        """What errors of cases with this leverage are counted in: √(1 + leverage), as that of a prediction by least
+        squares, and beyond the typical as much more as the root of how far beyond."""
+        return math.sqrt(1 + leverage) * math.sqrt(max(leverage / self.typical, 1.0))
 
     def predict(self, features: Sequence[float], level: float = 0.9) -> Predicted:
         """With an interval that is to hold at this level; infinite where too few groups are known for it."""
         value, leverage = self._fit(features)
         place = math.ceil((len(self.errors) + 1) * level)
-        reach = math.inf if place > len(self.errors) else self.errors[place - 1] * math.sqrt(1 + leverage)
+        reach = math.inf if place > len(self.errors) else self.errors[place - 1] * self.scale(leverage)
         return Predicted(value, value - reach, value + reach, leverage)
 
     def chance_below(self, features: Sequence[float], bound: float) -> float:
-        """That the target lies below `bound`, by the errors that were made."""
+        """That the target lies below `bound`, by the errors that were made, each group with one weight."""
         value, leverage = self._fit(features)
-        scale = math.sqrt(1 + leverage)
-        reached = [(bound - value) / scale >= sign * error for error in self.errors for sign in (1, -1)]
-        return (sum(reached) + 0.5) / (len(reached) + 1)
+        room = (bound - value) / self.scale(leverage)
+        below = [sum(error < room for error in errors) / len(errors) for errors in self._signed.values()]
+        return (sum(below) + 0.5) / (len(below) + 1)
 
 
-def left_out(known: Sequence[Known]) -> list[float]:
-    """The error of each case when its group is predicted by the others, over √(1 + leverage)."""
+def left_out(known: Sequence[Known]) -> list[tuple[float, float]]:
+    """The error of each case when its group is predicted by the others, and its leverage there."""
     groups = sorted({case.group for case in known})
     if len(groups) < 2:
         raise ValueError("one group alone says nothing of how well another is predicted")
@@ -79,7 +93,7 @@ def left_out(known: Sequence[Known]) -> list[float]:
         for place, case in enumerate(known):
             if case.group == group:
                 value, leverage = fit(case.features)
-                found[place] = (case.target - value) / math.sqrt(1 + leverage)
+                found[place] = case.target - value, leverage
     return [found[place] for place in range(len(known))]
 
 

@@ -17,7 +17,8 @@ def sentences(found: Forecast) -> list[str]:
         more = "Pilots say more: --budget 10%. "
     else:
         pilots = f"pilots of {found.step} of {found.steps} steps, {found.cost:.0%} of a full comparison's"
-        learns = f"Full fine-tuning is expected to learn {nats(found.learned)} nats per token."
+        within = "" if found.learned_interval is None else f" ({' to '.join(map(nats, found.learned_interval))})"
+        learns = f"Full fine-tuning is expected to learn {nats(found.learned)} nats per token{within}."
         rests, more = f"By {pilots}, and {found.bank}. {learns}", ""
     return [
         *(_of(regret, found) for regret in found.forecasts),
@@ -49,8 +50,9 @@ def beside(found: Forecast, verdict: Verdict) -> list[str]:
 def _of(regret: ForecastedRegret, found: Forecast) -> str:
     low, high = regret.share_interval
     pilots = ""
-    if regret.at_pilot is not None and regret.lag is not None:
-        pilots = f" In the pilots it is {regret.at_pilot:+.1%}, at {regret.lag:.2g} times the steps."
+    if regret.at_pilot is not None:
+        lag = "" if regret.lag is None else f", at {regret.lag:.2g} times the steps"
+        pilots = f" In the pilots it is {regret.at_pilot:+.1%}{lag}."
     if regret.says_nothing:
         return f"{regret.method}: nothing is forecast: the bank has too little that is like this case.{pilots}"
     chance = regret.chance_low
@@ -61,7 +63,10 @@ def _of(regret: ForecastedRegret, found: Forecast) -> str:
         if chance <= 1 - _SURE
         else f"on either side of the tolerance of {found.tolerance:.1%}, below it with a chance of {chance:.0%}"
     )
-    absolute = "" if regret.regret_nats is None else f", {nats(regret.regret_nats)} nats"
+    absolute = ""
+    if regret.regret_nats is not None and regret.nats_interval is not None:
+        least, most = (nats(edge, sign=True) for edge in regret.nats_interval)
+        absolute = f", {nats(regret.regret_nats, sign=True)} nats ({least} to {most})"
     return (
         f"{regret.method}: a regret of {regret.share:+.1%} of what full fine-tuning learns is expected ({low:+.1%} to "
         f"{high:+.1%} in nine of ten cases){absolute}: {side}.{pilots}"

@@ -18,6 +18,7 @@ from lowregret.errors import LowregretError, RecordsError, SpecError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.decision import Decision, Look
 from lowregret.runs.files import DECISION, FORECAST, METRICS
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.study import read_trials, start_loss, trial_folder
 from lowregret.runs.verdict import Verdict
@@ -133,7 +134,8 @@ def _settle(comparison: OpenedComparison, contest: Contest) -> Verdict:
 def _forecast(comparison: OpenedComparison, bank: Bank | None) -> None:
     """forecast.json, once, where the bank knows such cases: it decides nothing, and is shown beside the measurement."""
     path = comparison.folder / FORECAST
-    if bank is None or path.exists():
+    there = stored_forecast(comparison.folder)
+    if bank is None or (there is not None and there.step > 0):  # one without pilots gives way to one by them
         return
     try:
         found = make_forecast(comparison.spec, entry_so_far(comparison.folder), bank, FIRST)

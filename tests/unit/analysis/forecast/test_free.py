@@ -129,7 +129,8 @@ def test_a_forecast_stands_beside_what_was_measured() -> None:
     ]
     assert beside(found, verdict(0.07))[0].endswith("lies outside.")
     assert beside(found, verdict(None)) == []
-    wide = regret.model_copy(update={"share_interval": (-2.0, 3.0)})
+    wide = ForecastedRegret.model_validate(regret.model_dump() | {"share_interval": (-2.0, 3.0)})
+    assert (regret.says_nothing, wide.says_nothing) == (False, True)
     assert beside(found.model_copy(update={"forecasts": (wide,)}), verdict(0.05)) == []
 
 

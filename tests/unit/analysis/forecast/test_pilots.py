@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from lowregret.analysis.forecast.banks import Bank, load_bank
 from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
-from lowregret.analysis.forecast.pilots import Pilots, bits_of, pilot_steps, pilots_of
+from lowregret.analysis.forecast.pilots import Pilots, bits_of, longest, nearest_step, pilot_steps, pilots_at
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve, changing, parse_bank
 from lowregret.spec import CompareSpec
@@ -28,11 +29,17 @@ def falling(lag: float, factor: float = 1.0) -> dict[int, float]:
     return {step: BASE - 0.5 * math.log2(1 + step / lag) / factor for step in STEPS}
 
 
-def method(name: str, lag: float, parameters: int = 1000, regret: float | None = None) -> BankMethod:
+def method(
+    name: str,
+    lag: float,
+    parameters: int = 1000,
+    regret: float | None = None,
+    ci95: tuple[float, float] | None = (-0.01, 0.01),
+) -> BankMethod:
     rates = ((1e-4, 1.5), (2e-4, 1.0), (4e-4, 1.2))
     curves = tuple(RateCurve(learning_rate=rate, losses=falling(lag, factor)) for rate, factor in rates)
     loss = falling(lag)[64]
-    return BankMethod(name=name, parameters=parameters, curves=curves, loss=loss, regret_nats=regret, ci95=(-1.0, 1.0))
+    return BankMethod(name=name, parameters=parameters, curves=curves, loss=loss, regret_nats=regret, ci95=ci95)
 
 
 def entry(lag: float = 2.0, base: str = "b", data: str = "d", **fields: object) -> BankEntry:
@@ -50,6 +57,12 @@ def entry(lag: float = 2.0, base: str = "b", data: str = "d", **fields: object) 
         **fields,
     }
     return BankEntry.model_validate(values)
+
+
+def pilots_of(found: BankEntry, name: str, share: float) -> Pilots | None:
+    methods = [method for method in (found.method("full"), found.method(name)) if method is not None]
+    step = pilot_steps([longest(method) for method in methods], share, found.steps)
+    return None if step is None else pilots_at(found, name, step)
 
 
 def pilots(share: float = 0.2, **fields: object) -> Pilots:
@@ -120,6 +133,78 @@ def test_a_bank_in_which_lag_is_all_predicts_a_new_base_and_new_data() -> None:
     assert found.chance_low < 0.05
 
 
+def test_comparisons_whose_own_regret_is_unknown_judge_no_forecast() -> None:
+    """FullFT that learned 0.02 nats, of which a regret is known to ± 300 %, would make every interval as wide."""
+    bank = [entry(1.05 + 0.1 * n, base=f"base {n % 6}", data=f"data {n % 4}") for n in range(24)]
+    noisy = [
+        entry(
+            2.0, base=f"noise {n}", methods=(method("full", 1.0, 10_000), method("lora:4", 2.0, regret=3.0, ci95=wide))
+        )
+        for n, wide in enumerate([(-5.0, 5.0), (0.0, 6.0), None])
+    ]
+    (case,) = cases([entry(1.83, base="new", data="new")], 0.2)
+    with_them, without = RegretModel.of([*bank, *noisy], 0.2), RegretModel.of(bank, 0.2)
+    assert with_them is not None
+    assert without is not None
+    assert with_them.forecast("lora:4", case.pilots, 0.05) == without.forecast("lora:4", case.pilots, 0.05)
+
+
+@pytest.mark.parametrize("steps", range(20, 129))
+def test_a_bank_is_read_at_the_length_of_the_pilots_not_at_a_shorter_one(steps: int) -> None:
+    """Evaluations a factor of √2 apart: one lies within 2^¼ of any share; the last within it may be half as long."""
+    for share in (0.1, 0.17, 0.2, 0.3):
+        step = nearest_step([falling(1.0)], share, 64)
+        assert step is not None
+        assert 2**-0.3 < step / (share * 64) < 2**0.3
+    assert nearest_step([dict.fromkeys((1, 60), 1.0)], 0.2, 64) is None
+
+
+def test_a_case_unlike_the_banks_has_a_wider_interval_than_one_like_them() -> None:
+    bank = [entry(1.05 + 0.1 * n, base=f"base {n % 6}", data=f"data {n % 4}") for n in range(24)]
+    model = RegretModel.of(bank, 0.2)
+    assert model is not None
+    (case,) = cases([entry(1.83, base="new", data="new")], 0.2)
+    near = model.forecast("lora:4", case.pilots, 0.05)
+    told = model.forecast("lora:4", replace(case.pilots, base_nll=400.0), 0.05)
+    assert (near.far, told.far) == (False, True)
+    reach = [bent(found.share_interval[1]) - bent(found.share_interval[0]) for found in (near, told)]
+    assert reach[1] > 1.2 * reach[0]
+
+
+def test_what_is_learned_has_an_interval_and_nats_have_that_of_both() -> None:
+    bank = [entry(1.05 + 0.1 * n, base=f"base {n % 6}", data=f"data {n % 4}") for n in range(24)]
+    model = RegretModel.of(bank, 0.2)
+    assert model is not None
+    (case,) = cases([entry(1.83, base="new", data="new")], 0.2)
+    low, high = model.learned_interval(case.pilots)
+    assert case.pilots.learned() <= low <= model.learned(case.pilots) <= high <= BASE
+    found = model.forecast("lora:4", case.pilots, 0.05)
+    assert found.nats_interval is not None
+    assert found.nats_interval[0] <= found.share_interval[0] * low
+    assert found.nats_interval[1] == found.share_interval[1] * high
+
+
+def test_full_fine_tuning_that_learned_nothing_is_said_with_its_losses_and_a_longer_budget() -> None:
+    flat = RateCurve(learning_rate=1e-4, losses=dict.fromkeys(STEPS, BASE + 0.1))
+    nothing = BankMethod(name="full", parameters=10_000, curves=(flat,))
+    new = entry(methods=(nothing, method("lora:4", 2.0)), identity="new")
+    with pytest.raises(RecordsError, match=r"the best has 4\.1 nats.*base 4.*lower ones.*--budget 40%"):
+        make_forecast(asked("full", "lora:4"), new, a_bank(), 0.2)
+    with pytest.raises(RecordsError, match=r"lower ones \(--learning-rates, in another --out\)\.$"):
+        make_forecast(asked("full", "lora:4"), new, a_bank(), 0.5)
+
+
+def test_a_lora_that_is_worse_than_the_base_is_named_and_has_no_lag() -> None:
+    above = RateCurve(learning_rate=1e-2, losses=dict.fromkeys(STEPS, BASE + 0.3))
+    broken = BankMethod(name="lora:1", parameters=100, curves=(above,))
+    new = entry(methods=(method("full", 1.0, 10_000), method("lora:4", 2.0), broken), identity="new")
+    found = make_forecast(asked("full", "lora:1", "lora:4"), new, a_bank(), 0.2)
+    told = found.of("lora:1")
+    assert told is not None
+    assert told.lag is None
+    assert any("lora:1 is worse than the base" in note for note in found.notes)
+
+
 def test_a_bank_of_one_base_and_data_is_no_model() -> None:
     assert RegretModel.of([entry(1.5), entry(2.5)], 0.2) is None
     assert RegretModel.of([entry(1.5), entry(2.5, data="e")], 0.01) is None
@@ -155,6 +240,7 @@ def test_pilots_of_a_method_that_diverged_early_shorten_all_and_are_named() -> N
     alone = make_forecast(asked("full", "lora:4"), new, a_bank(), 3 / 64)
     assert found.of("lora:4") == alone.of("lora:4")
     assert [note for note in found.notes if "lora:1" in note and "beyond step 3" in note]
+    assert found.cost == pytest.approx((3 * 11 + 3 * 11 + 2 * 3) / (3 * 7 * 64)), "the steps that were trained"
     assert not alone.notes
 
 
