@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.forecast.banks import load_bank
+from lowregret.analysis.forecast.banks import bank_if_readable, load_bank
 from lowregret.engine import Engine
 from lowregret.models import load
 from lowregret.models.load import Base
@@ -58,7 +58,7 @@ def compare(
     """
     spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
     with watching(observer, quiet=quiet) as watched:
-        bank = load_bank() if spec.until_decided else None
+        bank = bank_if_readable(watched.say) if spec.until_decided else None
         verdict = runner.compare(spec, out, observer=watched, bank=bank)
         write_report(Path(out))
     return verdict

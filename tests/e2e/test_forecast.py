@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,44 @@ def test_a_damaged_bank_is_named_by_its_line(run: Any, tmp_path: Path) -> None:
     ended = run("bank", "list", "--bank", bank)
     assert ended.exit_code == 2
     assert f"{bank}:1: damaged" in ended.stderr
+
+
+@pytest.fixture
+def ended(run: Any, forecasted: Any, tmp_path: Path) -> Path:
+    """A comparison beside whose measurement a forecast is shown."""
+    out = Path(shutil.copytree(forecasted[0], tmp_path / "out"))
+    stored = json.loads((out / "forecast.json").read_text())
+    stored["forecasts"][0] |= {"share": 0.2, "share_interval": [0.1, 0.3], "nats_interval": [0.01, 0.03]}
+    (out / "forecast.json").write_text(json.dumps(stored))
+    assert run("compare", *ASKED, "--out", out).exit_code == 0
+    return out
+
+
+def test_what_a_verdict_says_of_its_forecast_is_computed_again(run: Any, ended: Path) -> None:
+    agreed = run("verify", ended)
+    assert agreed.exit_code == 0, agreed.stdout
+    verdict = ended / "verdict.json"
+    told, changed = verdict.read_text(), json.loads(verdict.read_text())
+    assert changed["reasons"][-1].startswith("Forecast by pilots of 4 steps: a regret of +20.0%")
+    changed["reasons"][-1] = changed["reasons"][-1].replace("+20.0%", "+21.0%")
+    for reasons in (changed["reasons"], changed["reasons"][:-1], [*json.loads(told)["reasons"], "It was foreseen."]):
+        verdict.write_text(json.dumps(changed | {"reasons": reasons}))
+        seen = run("verify", ended)
+        assert seen.exit_code == 1
+        assert "verdict.json: of the forecast it says: " in seen.stdout
+    verdict.write_text(told)
+    (ended / "forecast.json").unlink()
+    gone = run("verify", ended)
+    assert gone.exit_code == 1
+    assert "By forecast.json it is: nothing" in gone.stdout
+
+
+def test_a_damaged_forecast_stops_nothing_but_is_named(run: Any, ended: Path) -> None:
+    (ended / "forecast.json").write_text('{"forecasts": []}')
+    for command in (["compare", *ASKED, "--out", ended], ["report", ended]):
+        went_on = run(*command)
+        assert went_on.exit_code == 0, went_on.stderr
+        assert (went_on.stdout + went_on.stderr).count("no forecast is shown: ") == 1
+    seen = run("verify", ended)
+    assert seen.exit_code == 1
+    assert f"{ended / 'forecast.json'}: field 'tolerance'" in seen.stdout

@@ -81,6 +81,39 @@ def test_it_is_computed_again_from_its_records(run: Any, decided: Any, tmp_path:
     assert "decision.json: looks 0 seeds is 2, computed again 3" in told.stdout
 
 
+@pytest.mark.parametrize("said", ["It was decided at look 1", "Trained no further", "That took "])
+def test_what_it_says_of_how_it_was_decided_is_computed_again(
+    run: Any, decided: Any, tmp_path: Path, said: str
+) -> None:
+    out = Path(shutil.copytree(decided[0], tmp_path / "out"))
+    path = out / "verdict.json"
+    stored = json.loads(path.read_text())
+    (place,) = (place for place, reason in enumerate(stored["reasons"]) if reason.startswith(said))
+    stored["reasons"][place] += " It cannot be otherwise."
+    path.write_text(json.dumps(stored))
+    told = run("verify", out)
+    assert told.exit_code == 1
+    assert f"verdict.json: reasons {place} is {said}" in told.stdout
+
+
+def test_a_bank_that_cannot_be_read_stops_it_not(
+    run: Any, decided: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forecast decides nothing."""
+    out, verdict = decided
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (tmp_path / "lowregret").mkdir()
+    (tmp_path / "lowregret" / "bank.jsonl").write_text('{"version": 2}\n')
+    ended = run("compare", *ASKED, "--until-decided", "--out", out, "--json")
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.stderr.count("no forecast: ") == 1
+    assert "bank.jsonl:1: is of version 2" in ended.stderr
+    assert json.loads(ended.stdout) == verdict
+    refused = run("forecast", *ASKED, "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "lowregret bank add RUN --bank " in refused.stderr
+
+
 class Stopping(Silent):
     """Ctrl-C when so many trials have paused or ended."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lowregret.analysis.edl import ExcessDescriptionLength, HeldOutPoint, excess_description_length
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.files import METRICS, SPEC, TRIAL, TRIALS, VERDICT
+from lowregret.runs.files import FORECAST, METRICS, SPEC, TRIAL, TRIALS, VERDICT
 from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
@@ -47,10 +47,14 @@ def _regret_there(folder: Path) -> str:
     verdict = read_record(Verdict, folder / VERDICT)
     if verdict.lora is None or verdict.regret_learned is None:
         return ""
-    expected = stored_forecast(folder)
+    measured = f"; {verdict.lora.name} had a regret of {verdict.regret_learned:+.1%} of what is learned there"
+    try:
+        expected = stored_forecast(folder)
+    except RecordsError:
+        return f"{measured} (its {FORECAST} is damaged)"
     forecast = None if expected is None else expected.of(verdict.lora.name)
     told = "" if forecast is None or forecast.says_nothing else f", where {forecast.share:+.1%} was forecast"
-    return f"; {verdict.lora.name} had a regret of {verdict.regret_learned:+.1%} of what is learned there{told}"
+    return f"{measured}{told}"
 
 
 def _trial_folder(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 from lowregret.cli import options as o
 from lowregret.cli.command import verb
 from lowregret.cli.options import positional
-from lowregret.cli.outcome import say, say_json
+from lowregret.cli.outcome import aside, say, say_json
 from lowregret.errors import SpecError
 
 
@@ -25,7 +25,7 @@ def bank(
     """
     from lowregret.analysis.forecast.banks import load_bank, own_bank
     from lowregret.analysis.forecast.entry import finished_entry
-    from lowregret.runs.bank import added, changing, read_bank, write_bank
+    from lowregret.runs.bank import added, changing, mend_bank, write_bank
 
     path = own_bank(bank)
     if action == "add":
@@ -34,10 +34,12 @@ def bank(
         new = [finished_entry(folder) for folder in folders]
         path.parent.mkdir(parents=True, exist_ok=True)
         with changing(path):
-            entries = read_bank(path) if path.exists() else []
+            entries, lost = mend_bank(path) if path.exists() else ([], "")
             for entry in new:
                 entries = added(entries, entry)
             write_bank(path, entries)
+        if lost:
+            aside(lost)
         if as_json:
             say_json({"bank": str(path), "comparisons": len(entries)})
         else:

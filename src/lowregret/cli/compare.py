@@ -54,14 +54,14 @@ def compare(
         progress.say(f"study: {folder}")
         progress.say(filled_in(spec))
         with doing(LIBRARIES):
-            from lowregret.analysis.forecast.banks import load_bank
+            from lowregret.analysis.forecast.banks import bank_if_readable
             from lowregret.report.pages.html import write_report
             from lowregret.runs.study import trial_folders
             from lowregret.study.runner import compare as run
             from lowregret.study.tracking.tracker import tracked
             from lowregret.train.liveness import untrained_experts
 
-        known = load_bank() if spec.until_decided else None
+        known = bank_if_readable(progress.say) if spec.until_decided else None
         with tracked(track, folder, progress) as watching:
             verdict = run(spec, folder, command=command_line(), observer=watching, bank=known)
         for line in untrained_experts(trial_folders(folder)):

@@ -44,7 +44,7 @@ def _write(folders: Sequence[Path], out: Path | None, figures: Path | None) -> t
 
         if out is not None or figures is not None:
             raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
-        return [], write_report(first)
+        return [], write_report(first, aside)
     from lowregret.report.figure_files import write_figures
     from lowregret.report.finding import find_studies
     from lowregret.report.pages.studies import write_page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from lowregret.report.charts.words import label
 from lowregret.runs.atomic import as_record, read_json
 from lowregret.runs.extension import EXTENDED
 from lowregret.runs.files import METRICS, SPEC, VERDICT
-from lowregret.runs.forecast import Forecast, stored_forecast
+from lowregret.runs.forecast import Forecast, shown_forecast, unsaid
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
@@ -119,8 +119,8 @@ class _Metrics(Mapping[str, tuple[Metric, ...]]):
         return len(self._trials)
 
 
-def load_study(folder: Path) -> StudyRecords:
-    """Read a finished study's folder.
+def load_study(folder: Path, say: Callable[[str], None] = unsaid) -> StudyRecords:
+    """Read a finished study's folder; a forecast in it that is damaged is said.
 
     Raises RecordsError, naming the file and the remedy, when a record is missing, damaged or of another kind of run.
     """
@@ -144,7 +144,7 @@ def load_study(folder: Path) -> StudyRecords:
         trials=tuple(trials),
         metrics=_Metrics(folder, [trial.id for trial in trials]),
         verdict=stored_verdict(folder, head, spec),
-        forecast=stored_forecast(folder),
+        forecast=shown_forecast(folder, say),
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.decided import judged_records
+from lowregret.analysis.decided import decided_reasons, judged_records
+from lowregret.analysis.forecast.words import beside
 from lowregret.analysis.interval import CONFIDENCE
 from lowregret.analysis.regret import judge
 from lowregret.errors import RecordsError
@@ -32,6 +33,7 @@ from lowregret.runs.files import (
     TRIALS,
     VERDICT,
 )
+from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics, require_curve
 from lowregret.runs.records import TrialRecord
@@ -189,11 +191,29 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         return
     if stored.decision is not None:
         yield from _decision(folder, stored, again)
-    if stored.decision is not None or (folder / FORECAST).exists():  # what was said beside what the trials say
-        said = (*again.reasons, *stored.reasons[len(again.reasons) :])
-        again = again.model_copy(update={"reasons": said, "decision": stored.decision})
+        again = again.model_copy(update={"decision": stored.decision})
+    ends = [] if stored.decision is None else decided_reasons(stored.decision, again, spec.seeds)
+    extra = stored.reasons[len(again.reasons) : len(stored.reasons) - len(ends)]
+    yield from _forecast(folder, list(extra), again)
+    again = again.model_copy(update={"reasons": (*again.reasons, *extra, *ends)})
     yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{VERDICT}: ")
     lines.append(f"verdict: {again.verdict}")
+
+
+def _forecast(folder: Path, said: list[str], again: Verdict) -> Iterator[str]:
+    """What the verdict says of the forecast against forecast.json and what was measured."""
+    try:
+        expected = stored_forecast(folder)
+    except RecordsError as error:
+        yield f"{str(error).partition(' Delete')[0]} What {VERDICT} says of it cannot be computed again"
+        return
+    true = [] if expected is None else beside(expected, again)
+    if said != true:
+        told, computed = (" ".join(lines) or "nothing" for lines in (said, true))
+        yield (
+            f"{VERDICT}: of the forecast it says: {told} By {FORECAST} it is: {computed} (where `forecast` was run "
+            "after the verdict, the same `compare` writes the verdict anew)"
+        )
 
 
 def _decision(folder: Path, stored: Verdict, again: Verdict) -> Iterator[str]:

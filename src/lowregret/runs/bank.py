@@ -6,7 +6,9 @@ no name that the user gave.
 
 from __future__ import annotations
 
+import itertools
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +18,11 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from lowregret import limits
 from lowregret.errors import RecordsError
-from lowregret.foreign import read_text
+from lowregret.foreign import read_bytes
 from lowregret.runs import portable
 from lowregret.runs.atomic import write_bytes
 from lowregret.runs.boundary import open_regular
-from lowregret.spec import Spec
+from lowregret.spec import FullFT, Spec
 from lowregret.strict_json import to_json
 
 VERSION = 1
@@ -71,7 +73,7 @@ class BankEntry(_Kept):
 
     version: int = VERSION
     identity: str
-    """Of the run (`runs.manifest.identity`): the same comparison is not taken twice."""
+    """Of the run (`runs.manifest.identity`), whatever its methods, rates and seeds: it says nothing of itself."""
     base: str
     """The base's weights and configuration, by digest."""
     data: str
@@ -97,27 +99,70 @@ class BankEntry(_Kept):
 def read_bank(path: Path) -> list[BankEntry]:
     """All entries of a bank; RecordsError names a line that is damaged or of another version, or a file that is not
     there."""
+    return parse_bank(_content(path), str(path))
+
+
+def parse_bank(content: bytes | str, source: str) -> list[BankEntry]:
+    """The entries in a bank's lines, of which blank ones are none; RecordsError names the line."""
+    return [_entry(line, source, number) for number, line in _lines(content)]
+
+
+def mend_bank(path: Path) -> tuple[list[BankEntry], str]:
+    """For who adds to a bank: the entries in the lines that can be read, and what is to be said of the others.
+
+    Where a line cannot be read the file is kept as it is, as FILE.unreadable or the next such name that is free, so
+    that the bank may be written anew. RecordsError when the file itself cannot be read.
+    """
+    content, found, problems = _content(path), [], []
+    for number, line in _lines(content):
+        try:
+            found.append(_entry(line, str(path), number))
+        except RecordsError as error:
+            said = str(error).removeprefix(f"{path}:")
+            problems.append(said.partition(". Delete the line")[0])
+    if not problems:
+        return found, ""
+    kept = _free_name(path)
+    write_bytes(kept, content)
+    what = "1 line" if len(problems) == 1 else f"{len(problems)} lines"
+    return found, (
+        f"{path}: {what} cannot be read (line {problems[0]}). The file as it was is kept as {kept}, and what could be "
+        "read of it stays in the bank. Add the other runs again: lowregret bank add RUN."
+    )
+
+
+def _content(path: Path) -> bytes:
     try:
-        return parse_bank(read_text(path, RecordsError, _REMEDY), str(path))
+        return read_bytes(path, RecordsError, _REMEDY)
     except FileNotFoundError:
         raise RecordsError(f"{path}: no bank is there. {_REMEDY}") from None
 
 
-def parse_bank(text: str, source: str) -> list[BankEntry]:
-    """The entries in a bank's lines; RecordsError names the line."""
-    found = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            version = _Versioned.model_validate_json(line).version
-            if version != VERSION:  # its fields may be others
-                raise RecordsError(
-                    f"{source}:{number}: is of version {version} of the bank, and this lowregret reads {VERSION}. "
-                    "Add the run again with `lowregret bank add`."
-                )
-            found.append(BankEntry.model_validate_json(line))
-        except ValidationError as error:
-            raise RecordsError(f"{source}:{number}: damaged ({error.errors()[0]['msg']}). {_REMEDY}") from None
-    return found
+def _lines(content: bytes | str) -> Iterator[tuple[int, bytes]]:
+    lines = (content.encode() if isinstance(content, str) else content).split(b"\n")
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _entry(line: bytes, source: str, number: int) -> BankEntry:
+    remedy = (
+        f"Delete the line, or add a run (`lowregret bank add RUN --bank {shlex.quote(source)}`): the lines that can "
+        "be read stay, and the file as it is will be kept beside the bank."
+    )
+    try:
+        version = _Versioned.model_validate_json(line).version
+        if version != VERSION:  # its fields may be others
+            raise RecordsError(
+                f"{source}:{number}: is of version {version} of the bank, and this lowregret reads {VERSION}. {remedy}"
+            )
+        return BankEntry.model_validate_json(line)
+    except ValidationError as error:
+        raise RecordsError(f"{source}:{number}: damaged ({error.errors()[0]['msg']}). {remedy}") from None
+
+
+def _free_name(path: Path) -> Path:
+    """FILE.unreadable, or FILE.unreadable.2 and so on where that is taken."""
+    names = (f"{path.name}.unreadable{'' if count == 1 else f'.{count}'}" for count in itertools.count(1))
+    return next(place for name in names if not os.path.lexists(place := path.with_name(name)))
 
 
 @contextmanager
@@ -137,5 +182,28 @@ def write_bank(path: Path, entries: Iterable[BankEntry]) -> None:
 
 
 def added(entries: Sequence[BankEntry], new: BankEntry) -> list[BankEntry]:
-    """The entries with a new one, which takes the place of the same comparison's."""
-    return [*(entry for entry in entries if entry.identity != new.identity), new]
+    """The entries with a new one.
+
+    Other entries of the same run, of other methods, rates or seeds, keep the LoRAs that the new one has not measured,
+    with the full fine-tuning that they were measured beside: two entries, for two comparisons differ in their curves
+    and may differ in their held-out examples. A LoRA that the new one has measured is taken from it alone.
+    """
+    again = _measured(new)
+    others = (_without(entry, again) if entry.identity == new.identity else entry for entry in entries)
+    return [*(entry for entry in others if entry is not None), new]
+
+
+def _measured(entry: BankEntry) -> frozenset[str]:
+    """Its LoRAs that a forecast can be made from."""
+    whole = entry.method(FullFT().name)
+    if whole is None or whole.loss is None:
+        return frozenset()
+    return frozenset(method.name for method in entry.methods if method.regret_nats is not None)
+
+
+def _without(entry: BankEntry, names: frozenset[str]) -> BankEntry | None:
+    """An entry without these LoRAs; None when it has measured no other."""
+    if not names & _measured(entry):
+        return entry
+    left = entry.model_copy(update={"methods": tuple(m for m in entry.methods if m.name not in names)})
+    return left if _measured(left) else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, model_validator
 
+from lowregret.errors import RecordsError
 from lowregret.notebook_card import card, number
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import FORECAST
@@ -106,3 +108,18 @@ def stored_forecast(folder: Path) -> Forecast | None:
     """Of a comparison's folder; None where nobody asked for one. RecordsError when it is damaged."""
     path = folder / FORECAST
     return read_record(Forecast, path) if path.exists() else None
+
+
+def shown_forecast(folder: Path, say: Callable[[str], None]) -> Forecast | None:
+    """The same for who shows it beside what was measured and rests nothing on it: of one that is damaged that is said,
+    and there is none."""
+    try:
+        return stored_forecast(folder)
+    except RecordsError as error:
+        damage = str(error).partition(" Delete")[0]
+        say(f"no forecast is shown: {damage} `lowregret forecast` with the same flags and --out writes it anew.")
+        return None
+
+
+def unsaid(line: str) -> None:
+    """Where another has said it."""

@@ -18,7 +18,7 @@ from lowregret.errors import RecordsError
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.extension import as_begun, extend_spec, known_choices
 from lowregret.runs.files import EXAMPLES, TRIAL, TRIALS, VERDICT
-from lowregret.runs.forecast import stored_forecast
+from lowregret.runs.forecast import shown_forecast, unsaid
 from lowregret.runs.manifest import note_manifest
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import (
@@ -115,7 +115,7 @@ class OpenedComparison:
             quantised=quantised_starts(self.folder),
             confidence=confidence,
         )
-        expected = stored_forecast(self.folder)
+        expected = shown_forecast(self.folder, unsaid)
         said = () if expected is None else beside(expected, found)
         return found.model_copy(update={"reasons": (*found.reasons, *said)})
 

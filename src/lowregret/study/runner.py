@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.words import expected_lines
-from lowregret.runs.forecast import stored_forecast
+from lowregret.runs.forecast import shown_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
@@ -39,7 +39,7 @@ def compare(
         require_rungs(spec, spec.steps)
     with lock_run(Path(out)) as folder:
         with opened(spec, folder, command, watching) as comparison:
-            expected = stored_forecast(folder)
+            expected = shown_forecast(folder, watching.say)
             for line in () if expected is None else expected_lines(expected):
                 watching.say(line)
             if spec.until_decided:

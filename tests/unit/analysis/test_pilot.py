@@ -108,3 +108,6 @@ def test_what_a_comparison_measured_is_said_with_what_was_forecast(tmp_path: Pat
     write_json(tmp_path / "forecast.json", forecast)
     _, name = read_pilot(tmp_path)
     assert name.endswith("of what is learned there, where +3.0% was forecast")
+    (tmp_path / "forecast.json").write_text('{"forecasts": []}')
+    _, name = read_pilot(tmp_path)
+    assert name.endswith("of what is learned there (its forecast.json is damaged)")

@@ -129,3 +129,18 @@ def test_an_unfinished_study_says_how_to_finish_it(tmp_path: Path, studies: Modu
     (tmp_path / "verdict.json").unlink()
     with pytest.raises(RecordsError, match=r"Run the same `lowregret compare` again"):
         load_study(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"forecasts": []}', "[", '{"forecasts": [], "tolerance": "much"}'])
+def test_a_damaged_forecast_is_said_in_a_line_and_left_out(studies: ModuleType, tmp_path: Path, content: str) -> None:
+    studies.write_study(tmp_path)
+    (tmp_path / "forecast.json").write_text(content)
+    said: list[str] = []
+    study = load_study(tmp_path, said.append)
+    assert study.forecast is None
+    assert study.verdict == studies.verdict()
+    (line,) = said
+    assert line.startswith(f"no forecast is shown: {tmp_path / 'forecast.json'}: ")
+    assert line.endswith("`lowregret forecast` with the same flags and --out writes it anew.")
+    assert "\n" not in line
+    assert load_study(tmp_path).forecast is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from lowregret.digests import data_folder
-from lowregret.runs.bank import BankEntry, parse_bank, read_bank
+from lowregret.errors import LowregretError
+from lowregret.runs.bank import BankEntry, added, parse_bank, read_bank
 from lowregret.runs.files import BANK
 
 
@@ -37,11 +39,25 @@ def bundled_bank() -> list[BankEntry]:
 
 
 def load_bank(named: Path | None = None) -> Bank:
-    """The bundled comparisons and the user's, who may have measured one of them again.
+    """The bundled comparisons and the user's, who may have measured some LoRAs of one of them again.
 
     RecordsError when the user's bank is damaged, or the one that is named is not there.
     """
     path = own_bank(named)
     own = read_bank(path) if named is not None or path.exists() else []
-    known = {entry.identity for entry in own}
-    return Bank((*(entry for entry in bundled_bank() if entry.identity not in known), *own), len(own))
+    mine: list[BankEntry] = []
+    for entry in own:
+        mine = added(mine, entry)
+    found = bundled_bank()
+    for entry in mine:
+        found = added(found, entry)
+    return Bank(tuple(found), len(mine))
+
+
+def bank_if_readable(say: Callable[[str], None]) -> Bank | None:
+    """`load_bank` for forecasts that decide nothing: None when the user's bank is damaged, and why is said."""
+    try:
+        return load_bank()
+    except LowregretError as error:
+        say(f"no forecast: {error}")
+        return None

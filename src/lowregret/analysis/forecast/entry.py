@@ -10,21 +10,28 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowregret import limits
+from lowregret.analysis.forecast.pilots import FULL
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record
 from lowregret.runs.bank import MOST_NATS, BankEntry, BankMethod, RateCurve
 from lowregret.runs.files import METRICS, SPEC, VERDICT
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import read_manifest
 from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import base_facts, read_trials, start_loss, trial_folder
-from lowregret.runs.verdict import Verdict
+from lowregret.runs.verdict import MethodResult, Verdict
+from lowregret.spec import CompareSpec, build
 from lowregret.strict_json import to_json
+
+LEAST_SEEDS = 2
+"""Of a method whose result a bank takes: with one, nobody knows how much of a regret is the seed's."""
 
 
 def finished_entry(folder: Path) -> BankEntry:
-    """What a bank keeps of a comparison; RecordsError when it measured no regret in nats, or not all of it.
+    """What a bank keeps of a comparison; RecordsError when it measured no regret in nats, or not all of it, or under a
+    schedule or with so few seeds that no forecast may be made from it.
 
     A verdict need not be settled: a forecast is judged by the measured regret and its error bar, whatever they are.
     """
@@ -39,7 +46,9 @@ def finished_entry(folder: Path) -> BankEntry:
             f"{folder}: was decided by --until-decided, and what could not change the decision is not measured there: "
             "its regret may be a bound. Run the same `compare` without the flag, which goes on from it."
         )
+    _require_constant(folder)
     results = {result.name: result for result in verdict.methods}
+    _require_seeds(path, results)
     entry = entry_so_far(folder)
     measured = [
         method.model_copy(
@@ -83,6 +92,33 @@ def entry_so_far(folder: Path) -> BankEntry:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RecordsError(f"{folder}: damaged: {where}: {first['msg']}. Run `compare` in another --out.") from None
+
+
+def _require_constant(folder: Path) -> None:
+    """RecordsError for a learning rate that decays: a pilot is not a shorter run then, and an entry does not say it."""
+    path = folder / SPEC
+    schedule = build(CompareSpec, stored_spec(path)["spec"], source=str(path)).optimizer.schedule
+    if schedule != "constant":
+        raise RecordsError(
+            f"{path}: optimizer.schedule is {schedule}, and a bank is of constant learning rates, under which a pilot "
+            "is a shorter run. Add a comparison with --schedule constant (in another --out)."
+        )
+
+
+def _require_seeds(path: Path, results: Mapping[str, MethodResult]) -> None:
+    """RecordsError unless full fine-tuning has a loss, and it and every LoRA with a regret have two seeds."""
+    if FULL not in results or results[FULL].test_nll is None:
+        raise RecordsError(
+            f"{path}: methods: no loss of {FULL} is there, which forecasts are against. Run `compare` with it among "
+            "--methods."
+        )
+    for result in results.values():
+        if result.seeds < LEAST_SEEDS and (result.name == FULL or result.regret_nats is not None):
+            raise RecordsError(
+                f"{path}: methods: {result.name} has {result.seeds} seed, and a bank takes comparisons of "
+                f"{LEAST_SEEDS} or more: with one, nobody knows how much of the regret is the seed's. Run the same "
+                f"`compare` with --seeds {LEAST_SEEDS} or more: it goes on from there."
+            )
 
 
 def _digest(files: Mapping[str, str]) -> str:

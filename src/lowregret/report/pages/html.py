@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lowregret.activity import doing
 from lowregret.report.reading import StudyRecords, load_study
 from lowregret.runs.atomic import write_bytes
 from lowregret.runs.files import REPORT, TRIAL
+from lowregret.runs.forecast import unsaid
 
 
 @doing("writing the report")
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, say: Callable[[str], None] = unsaid) -> Path:
     """Write `folder/report.html` from the records of a compare or of one training, atomically; returns its path.
 
-    Raises RecordsError when the records are missing or damaged, or when the folder cannot be written.
+    A forecast that is damaged is said, and left out. Raises RecordsError when the other records are missing or damaged,
+    or when the folder cannot be written.
     """
     path = folder / REPORT
-    write_bytes(path, (_training(folder) if (folder / TRIAL).is_file() else page(load_study(folder))).encode())
+    write_bytes(path, (_training(folder) if (folder / TRIAL).is_file() else page(load_study(folder, say))).encode())
     return path
 
 

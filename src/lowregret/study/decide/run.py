@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from lowregret.analysis.decided import decided_reasons
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
 from lowregret.analysis.forecast.make import make_forecast
@@ -27,7 +28,7 @@ from lowregret.strict_json import to_json
 from lowregret.study.decide.contest import Ask, Contest, Judge
 from lowregret.study.decide.looking import looked
 from lowregret.study.decide.rungs import FIRST, rungs_of
-from lowregret.study.decide.words import look_words, rules, sentences
+from lowregret.study.decide.words import look_words, rules
 from lowregret.study.opened import OpenedComparison
 from lowregret.study.scheduler import going_on
 from lowregret.train.schedule import eval_steps
@@ -124,7 +125,7 @@ def _settle(comparison: OpenedComparison, contest: Contest) -> Verdict:
         return comparison.judge()
     decision = _kept(comparison, contest, contest.looks)
     verdict = _verdict(comparison, contest, judged)
-    said = (*verdict.reasons, *sentences(decision, verdict, contest.spec.seeds))
+    said = (*verdict.reasons, *decided_reasons(decision, verdict, contest.spec.seeds))
     verdict = verdict.model_copy(update={"reasons": said, "decision": decision})
     write_json(comparison.folder / DECISION, decision)
     comparison.keep(verdict)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from lowregret.analysis.numbers import nats
 from lowregret.analysis.spending import ERROR
-from lowregret.runs.decision import Decision, Look
-from lowregret.runs.verdict import Verdict
+from lowregret.runs.decision import Look
 
 
 def rules(rungs: Sequence[int], seeds: int) -> list[str]:
@@ -35,46 +34,4 @@ def look_words(look: Look) -> str:
     return (
         f"look with {look.seeds} seeds: {what}; the regret of {look.method} lies between {low} and {high} nats at "
         f"{1 - look.error:.1%}"
-    )
-
-
-def sentences(decision: Decision, verdict: Verdict, seeds: int) -> list[str]:
-    """For the verdict's reasons."""
-    said = [_looks(decision, seeds)]
-    method = decision.looks[-1].method
-    if decision.bound == "above":
-        said.append(
-            f"The regret is at most that: the neighbours of {method}'s learning rate were not trained to their end, "
-            "since a better rate could only lower it."
-        )
-    if decision.bound == "below":
-        said.append(
-            "The regret is at least that: the neighbours of full fine-tuning's learning rate were not trained to their "
-            "end, since a better rate could only raise it."
-        )
-    if decision.left_out:
-        names = "; ".join(f"{found.method} ({found.reason})" for found in decision.left_out)
-        said.append(f"Trained no further, for they were not expected to change the decision: {names}.")
-    said.append(
-        f"That took {decision.steps:,} steps, {decision.steps / decision.usual_steps:.0%} of those that a full "
-        "comparison usually takes. The same command without --until-decided goes on from here and measures what was "
-        "left out."
-    )
-    return said
-
-
-def _looks(decision: Decision, seeds: int) -> str:
-    last = decision.looks[-1]
-    count = len(decision.looks)
-    if last.interval is None:
-        return (
-            "No error was left for another look: what earlier ones could say has been said. Run the same command "
-            "without --until-decided to judge by all seeds at once."
-        )
-    low, high = (nats(value, sign=True) for value in last.interval)
-    found = f"with {last.seeds} of at most {seeds} seeds its interval is {low} to {high} nats at {1 - last.error:.1%}"
-    how = "It was decided at" if decision.settled else "It was not decided by"
-    return (
-        f"{how} look {count}: {found}. A settled verdict is wrong with a chance of at most {decision.error:.0%} over "
-        f"all looks, of which {decision.spent:.1%} has been spent."
     )
