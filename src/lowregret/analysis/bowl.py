@@ -9,6 +9,11 @@ MISFIT = 0.15
 """Standard error of the depth for the bowl being no parabola, as a share of it. By simulation with sides of unequal
 steepness: 0.05 is enough for a factor of 1.3, none is for a factor of 2 (benchmarks/coverage.py)."""
 
+WALL = 0.2
+"""Of what the best rate has learned: a side that rises by more is no bowl any more. Rates in between were trained: the
+parabola's depth is off by 0.6 % of what is learned in the mean where no side rises by more, and says 2 to 10 % too much
+where one rises by 20 to 80 % (docs/findings/2026-11-30-bowls.md)."""
+
 
 @dataclass(frozen=True)
 class Bottom:
@@ -46,12 +51,10 @@ class Bowl:
     ) -> Bowl:
         """From losses as they ended; `start` is the base's, None where it is not known.
 
-        A neighbour that ends worse than the base began, beside a best rate that has learned something, counts as
-        diverged: its loss says how it broke, and no longer how far it is from the best rate. It would bend the parabola
-        so far that the bottom could lie anywhere, below zero too: one of 10.4 nats beside 0.72 and 0.78, where the base
-        has 4.8, puts the bottom 1.2 nats below the best rate tried.
+        A neighbour that undoes more than `WALL` of what the best rate has learned counts as diverged: its loss says how
+        it broke, and no longer how far it is from the best rate, so that the parabola would be bent too far.
         """
-        most = math.inf if start is None or start <= at else start
+        most = math.inf if start is None or start <= at else at + WALL * (start - at)
         below, above = (loss if loss <= most else math.inf for loss in (below, above))
         return cls(at, below, above, to_below, to_above)
 

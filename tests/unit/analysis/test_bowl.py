@@ -73,8 +73,8 @@ def test_a_neighbour_that_ends_worse_than_the_base_began_has_left_the_bowl() -> 
     left = Bowl.around(0.72, 0.78, 10.4, start=4.8)
     assert left == Bowl(0.72, 0.78, math.inf)
     assert left.bottom().depth == 0
-    assert Bowl.around(0.72, 4.8, 0.78, start=4.8).below == 4.8
-    assert Bowl.around(0.72, 4.81, 0.78, start=4.8).below == math.inf
+    assert Bowl.around(0.72, 1.53, 0.78, start=4.8).below == 1.53
+    assert Bowl.around(0.72, 1.54, 0.78, start=4.8).below == math.inf, "over a fifth of the 4.08 nats learned"
     assert Bowl.around(0.72, 0.78, 10.4, start=None) == Bowl(0.72, 0.78, 10.4)
     assert Bowl.around(0.72, 0.78, 0.9, start=0.7) == Bowl(0.72, 0.78, 0.9), "nothing learned: no share of it"
 
