@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies tiny --out runs/studies/tiny
     python -m benchmarks.studies real --model FOLDER --gsm8k FOLDER --out runs/studies/smollm2
+    python -m benchmarks.studies table --out runs/studies/smollm2     # docs/results/smollm2_studies/trials.csv
 
 FOLDER of --model is SmolLM2-135M-Instruct, that of --gsm8k holds train.jsonl and test.jsonl. The same command goes on
 where it was stopped; --set NAME runs those of one set alone, so that two commands share a machine. On the real base
@@ -11,6 +12,7 @@ each set has the same five studies: learning rates, ranks, layers, batches and f
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import pydoc_data.topics
 import subprocess
@@ -21,9 +23,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lowregret.runs.files import STUDY
+from lowregret.runs.files import GROUPS, STUDY
+from lowregret.runs.records import TrialRecord
+from lowregret.runs.study import read_trials
 from lowregret.strict_json import to_json
 
+TRIALS_TABLE = Path(__file__).parents[1] / "docs" / "results" / "smollm2_studies" / "trials.csv"
 SHORT = 128
 """Tokens of the longest row that is kept, template included."""
 RANKS = [1, 4, 16, 64]
@@ -102,6 +107,26 @@ def real(model: Path, gsm8k: Path, out: Path, only: str | None) -> None:
             study(str(file), out / name / kind, others)
 
 
+def table(out: Path) -> None:
+    """The real base's trials but those of batches, each training once, however many questions have it."""
+    found: dict[tuple[str, str, float, int], TrialRecord] = {}
+    for name in SETS:
+        for folder in sorted((out / name).glob(f"*/{GROUPS}/*")):
+            if folder.parts[-3] != "batch-size":
+                for record in read_trials(folder):
+                    if record.status != "running":
+                        found.setdefault((name, record.method, record.learning_rate, record.seed), record)
+    with TRIALS_TABLE.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["study", "condition", "method", "learning_rate", "seed", "status", "test_nll", "steps"])
+        for (name, method, rate, seed), record in sorted(found.items()):
+            targets = "" if ":" in method.partition(":")[2] or method == "full" else ":all"
+            writer.writerow(
+                [name, "main", f"{method}{targets}", rate, seed, record.status, record.test_nll, record.steps]
+            )
+    print(f"{TRIALS_TABLE}: {len(found)} trials")
+
+
 def study(what: str, out: Path, others: Sequence[Path] = ()) -> None:
     """One `lowregret study`, which takes over what the others have trained; what fails is said by it, and the next one
     is tried."""
@@ -112,13 +137,15 @@ def study(what: str, out: Path, others: Sequence[Path] = ()) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("base", choices=("tiny", "real"))
+    parser.add_argument("base", choices=("tiny", "real", "table"))
     parser.add_argument("--model", type=Path)
     parser.add_argument("--gsm8k", type=Path)
     parser.add_argument("--set", choices=tuple(SETS), help="of the real base's studies, those of this set alone")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    if asked.base == "tiny":
+    if asked.base == "table":
+        table(asked.out)
+    elif asked.base == "tiny":
         study("all", asked.out)
         study("rl", asked.out / "rl")
     elif asked.model is None or asked.gsm8k is None:

@@ -10,6 +10,7 @@ lora_lr_sweep_tulu3.csv and rl_lr_sweep_math_qwen3_1.7b.csv (docs/science.md 4);
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,13 +29,15 @@ PAGE = RESULTS / "advice.md"
 def compared(data: Path | None = None, runs: Path | None = None) -> Iterator[Row]:
     """Every row. LowregretError: a folder that has none of what is read from it, or a damaged file."""
     cells = [*committed(), *(() if runs is None else from_runs(runs))]
-    yield from rates.public()
-    yield from rates.of_cells(cells)
+    of_rates = list(rates.of_cells(cells))
     if data is not None:
         found = list(rates.of_folder(data))
         if not found:
             raise DataError(f"{data}: has none of {rates.SWEEP} and {rates.REWARDS}. Name a folder with one of them.")
-        yield from found
+        of_rates += found
+    itself = {re.sub(r"( × \d+) × \d+,", r"\1,", row.case) for row in of_rates}  # without the size of a group
+    yield from (row for row in rates.public() if row.case not in itself)  # a table of what has a sweep of its own
+    yield from of_rates
     yield from losses.of_cells(cells)
     yield from resources.of_checks()
     yield from resources.of_peft()

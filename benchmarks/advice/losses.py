@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from benchmarks.advice.advised import Setting, expected_regret, plan
 from benchmarks.advice.row import Row
-from benchmarks.advice.settings import Cell
+from benchmarks.advice.settings import FITTED, Cell
 
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
@@ -43,7 +43,8 @@ def _regrets(source: str, case: str, setting: Setting, shares: dict[LoRA, float]
     for method, share in shares.items():
         expected = None if setting.data is None else expected_regret(setting, method)
         value, low, high = (None, None, None) if expected is None else expected
-        yield Row("regret", source, f"{case}, {method.name}", value, share, low, high)
+        fitted = source in FITTED and case.startswith("rank: ")
+        yield Row("regret", source, f"{case}, {method.name}", value, share, low, high, fitted=fitted)
 
 
 def _choices(source: str, case: str, setting: Setting, shares: dict[LoRA, float]) -> Iterator[Row]:

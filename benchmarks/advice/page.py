@@ -34,16 +34,15 @@ def summary(rows: Sequence[Row]) -> str:
     ]
     for found in summaries(rows):
         held = f"{found.held} of {found.judged}" if found.judged else ""
-        lines.append(
-            f"| {found.quantity} | {found.source} | {found.rows} | {found.advised} | {_median(found)} "
-            f"| {'' if found.worst is None else _off(found.quantity, found.worst)} | {held} | {found.destroyed or ''} |"
-        )
+        worst = "" if found.worst is None else _off(found.quantity, found.worst)
+        cells = (found.quantity, found.source, found.rows, found.advised, _median(found), worst, held)
+        lines.append(f"| {' | '.join(map(str, cells))} | {_destroyed(rows, found)} |")
     return "\n".join(lines)
 
 
 def table(rows: Sequence[Row]) -> str:
     """A line for each row; of a source with many the farthest."""
-    lines = ["| source | case | advised | interval | found | off |", "|---|---|---|---|---|---|"]
+    lines = ["| source | case | advised | interval | found | off | fitted on |", "|---|---|---|---|---|---|---|"]
     for source in dict.fromkeys(row.source for row in rows):
         own = [row for row in rows if row.source == source]
         shown = own
@@ -53,13 +52,25 @@ def table(rows: Sequence[Row]) -> str:
             interval = "" if row.low is None or row.high is None else f"{_value(row.low)} to {_value(row.high)}"
             off = "" if row.off is None else _off(row.quantity, row.off)
             mark = " (destroys)" if row.destroyed else " (outside)" if row.held is False else ""
+            if row.found is None and row.destroys is not None and not row.destroyed:
+                mark = f"below {row.destroys:.2g}, which destroys"
             lines.append(
                 f"| {source} | {row.case.replace('|', chr(92) + '|')} | {_value(row.advised)} | {interval} "
-                f"| {_value(row.found)} | {off}{mark} |"
+                f"| {_value(row.found)} | {off}{mark} | {'yes' if row.fitted else ''} |"
             )
         if len(shown) < len(own):
-            lines.append(f"| {source} | and {len(own) - len(shown)} more | | | | |")
+            lines.append(f"| {source} | and {len(own) - len(shown)} more | | | | | |")
     return "\n".join(lines)
+
+
+def _destroyed(rows: Sequence[Row], found: Summary) -> str:
+    """Advised rates that destroyed training, of those of which it is known where that begins."""
+    known = [
+        row.destroys
+        for row in rows
+        if row.quantity == found.quantity and row.destroys is not None and found.source in (row.source, "all")
+    ]
+    return f"{found.destroyed} of {len(known)}" if known else ""
 
 
 def _value(value: float | str | None) -> str:

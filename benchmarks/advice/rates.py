@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.advice.advised import Setting, method_of, rate
 from benchmarks.advice.row import Row
-from benchmarks.advice.settings import HOME, Cell, rows
+from benchmarks.advice.settings import FITTED, HOME, Cell, rows
 
 from lowregret.plan.rates.law import SWEEP_BATCH, SWEEP_STEPS
 from lowregret.plan.rates.sweep import read_sweep
@@ -17,6 +17,7 @@ from lowregret.spec import LoRA
 TABLE = HOME / "benchmarks" / "tables" / "best_rates.csv"
 SWEEP, REWARDS = "lora_lr_sweep_tulu3.csv", "rl_lr_sweep_math_qwen3_1.7b.csv"
 """Public tables that a folder of --data may have."""
+REWARD_SOURCE = "rl sweep"
 DESTROYED = 0.5
 """Of the best reward of a sweep: a rate that ends below is counted as destroying, and so are all above it."""
 
@@ -30,8 +31,9 @@ def of_cells(cells: Iterable[Cell]) -> Iterator[Row]:
             case = f"{cell.study}: {case}" if cell.study else case
             destroys = _destroys(cell) if cell.setting.objective == "rl" else None
             yield Row(
-                "learning rate", cell.source, case, advised.value, cell.optimum, advised.low, advised.high, destroys
-            )
+                "learning rate", cell.source, case, advised.value, cell.optimum, advised.low, advised.high, destroys,
+                cell.source in (*FITTED, REWARD_SOURCE),
+            )  # fmt: skip
 
 
 def _destroys(cell: Cell) -> float | None:
@@ -41,10 +43,9 @@ def _destroys(cell: Cell) -> float | None:
 
 
 def public() -> Iterator[Row]:
-    """benchmarks/tables/best_rates.csv; a row without a best rate says where training was destroyed, no more."""
+    """benchmarks/tables/best_rates.csv, which the terms were settled with; a row without a best rate says no more than
+    where training was destroyed."""
     for row in rows(TABLE):
-        if not row["best_rate"]:
-            continue
         setting = Setting(
             row["model"],
             int(row["batch_size"]),
@@ -56,9 +57,8 @@ def public() -> Iterator[Row]:
         destroys = float(row["destroys"]) if row["destroys"] else None
         case = f"{setting}, {row['method']}"
         source = f"{setting.model.rpartition('/')[2]}, {row['objective']} (best_rates.csv)"
-        yield Row(
-            "learning rate", source, case, advised.value, float(row["best_rate"]), advised.low, advised.high, destroys
-        )
+        best = float(row["best_rate"]) if row["best_rate"] else None
+        yield Row("learning rate", source, case, advised.value, best, advised.low, advised.high, destroys, True)
 
 
 def of_folder(folder: Path) -> Iterator[Row]:
@@ -69,7 +69,9 @@ def of_folder(folder: Path) -> Iterator[Row]:
             advised = rate(setting, LoRA(rank=cell.rank))
             found = math.exp(cell.parabola.optimum)
             case = f"{setting}, lora:{cell.rank}"
-            yield Row("learning rate", "tulu3 sweep", case, advised.value, found, advised.low, advised.high)
+            yield Row(
+                "learning rate", "tulu3 sweep", case, advised.value, found, advised.low, advised.high, fitted=True
+            )
     if (folder / REWARDS).exists():
         yield from _rewards(folder / REWARDS)
 
@@ -89,4 +91,4 @@ def _rewards(path: Path) -> Iterator[Row]:
         losses[at] = max(losses.get(at, -1.0), -float(row["final_accuracy"]))  # the worse of two runs
     for (model, method, steps, problems, group), losses in by_method.items():
         setting = Setting(model, problems, steps, objective="rl", group_size=group)
-        yield from of_cells([Cell("rl sweep", "", setting, method_of(method), losses, min(losses.values()), True)])
+        yield from of_cells([Cell(REWARD_SOURCE, "", setting, method_of(method), losses, min(losses.values()), True)])

@@ -33,17 +33,20 @@ class Row:
     """What ran: base, setting, method."""
     advised: float | str | None
     """None where the plan says nothing."""
-    found: float | str
+    found: float | str | None
+    """None where it is known only at which rate training was destroyed."""
     low: float | None = None
     high: float | None = None
     """The plan's interval."""
     destroys: float | None = None
     """The lowest rate at which training was destroyed."""
+    fitted: bool = False
+    """Whether a law of the plan was fitted on it, or settled with it."""
 
     @property
     def off(self) -> float | None:
         """Advised over found; of regrets the difference; of words, 1 where they agree and 0 where not."""
-        if self.advised is None:
+        if self.advised is None or self.found is None:
             return None
         if isinstance(self.advised, str) or isinstance(self.found, str):
             return float(self.advised == self.found)
@@ -62,7 +65,7 @@ class Row:
     @property
     def held(self) -> bool | None:
         """Whether the interval holds what was found; None without one."""
-        if self.low is None or self.high is None or isinstance(self.found, str):
+        if self.low is None or self.high is None or self.found is None or isinstance(self.found, str):
             return None
         return self.low <= self.found <= self.high
 
@@ -133,4 +136,7 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
         if len(sources) > 1:
             found += [summary(quantity, source, [row for row in own if row.source == source]) for source in sources]
         found.append(summary(quantity, "all", own))
+        unseen = [row for row in own if not row.fitted]
+        if len(unseen) < len(own):
+            found.append(summary(quantity, "all that nothing was fitted on", unseen))
     return found

@@ -14,8 +14,9 @@ from typing import Any
 from benchmarks.advice.advised import Setting, method_of
 
 from lowregret.analysis.learning_rate import SEARCH_SEED
-from lowregret.errors import DataError, RecordsError
+from lowregret.errors import DataError, ModelError, RecordsError
 from lowregret.plan.rates.sweep import fit_parabola
+from lowregret.plan.shapes.lookup import find_model
 from lowregret.runs.files import GROUPS, SPEC, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.study import read_trials, start_loss
@@ -33,7 +34,10 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "gsm8k_smollm2": ("gsm8k_smollm2/trials.csv",),
     "smollm2_rates": ("smollm2_rates.csv",),
     "smollm2_layers": ("smollm2_layers.csv",),
+    "smollm2_studies": ("smollm2_studies/trials.csv",),
 }
+FITTED = ("studies_full", "schedules_tiny", "gsm8k_smollm2")
+"""Those whose trials a law of the plan was fitted on, or settled with."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,9 @@ def _trial(row: Mapping[str, str], rewarded: bool) -> dict[str, Any]:
     """A row of a table of trials. Methods without targets meant the layers' matrices then, `linear`."""
     method, given = row["method"], row["test_reward" if rewarded else "test_nll"]
     parts = method.split(":")
-    named = any(part.startswith(("attention", "mlp", "experts", "re", "unembedding")) for part in parts)
+    named = any(
+        part.startswith(("attention", "mlp", "experts", "re", "unembedding", "linear", "all")) for part in parts
+    )
     if method.startswith("lora") and not named:
         method = f"{method}:linear"
     loss = None if not given else -float(given) if rewarded else float(given)
@@ -175,16 +181,26 @@ def from_runs(folder: Path) -> Iterator[Cell]:
                     "loss": record.test_nll if record.test_reward is None else -record.test_reward,
                 }
             )
+    seen = set()
     for (study, setting), trials in found.items():
-        yield from cells("--runs", str(study.relative_to(folder)), setting, trials, bases[study, setting])
+        for cell in cells("--runs", str(study.relative_to(folder)), setting, trials, bases[study, setting]):
+            same = (setting, cell.method.name, tuple(sorted(cell.losses.items())))
+            if same not in seen:  # a study may have taken over another's trials
+                yield cell
+            seen.add(same)
 
 
 def _setting(spec: Mapping[str, Any], taken: int) -> Setting:
     """What a folder's trials ran on, by its spec.json; data that are not here any more are not asked for."""
     rewarded, train = spec["objective"]["kind"] == "rl", spec["data"]["train"]
     here = not rewarded and (train.startswith("builtin:") or Path(train).is_file())
+    model = spec["model"]
+    try:
+        find_model(model)
+    except ModelError:  # a folder that is elsewhere now
+        model = Path(model).name
     return Setting(
-        spec["model"],
+        model,
         spec["batch_size"],
         spec["steps"] or taken,
         spec["optimizer"]["schedule"],
