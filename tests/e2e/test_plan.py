@@ -185,10 +185,9 @@ def test_a_pilot_tells_the_regime(run: Any, tmp_path: Path, data: str, regime: s
     assert asked["capacity"]["regime"] == "unknown" or data.startswith("builtin:biographies")  # its bits are known
     if asked["capacity"]["regime"] == "unknown":
         (told,) = (line for line in asked["advice"]["would_change"] if "3 evaluations" in line)
-        evals = re.search(r"evals = \[.*?\]", told)
+        evals = re.search(r"--evals ([0-9,]+)", told)
         assert evals is not None
-        (tmp_path / "evals.toml").write_text(evals[0])
-        common += ("--config", tmp_path / "evals.toml")
+        common += ("--evals", evals[1])
     ended = run("train", *common, "--method", "lora:16", "--out", tmp_path / "pilot")
     assert ended.exit_code == 0, ended.stderr
     found = plan(run, "tiny", data, "--pilot", tmp_path / "pilot")["capacity"]

@@ -95,4 +95,4 @@ def _remedy(steps: int) -> str:
     wanted = sorted({math.ceil(steps * (4 + place) / 8) for place in range(FEWEST_EVALUATIONS)})
     if len(wanted) < FEWEST_EVALUATIONS:
         return "a longer pilot would tell"
-    return f"{FEWEST_EVALUATIONS} or more may tell: evals = [{', '.join(map(str, wanted))}] in a file for --config"
+    return f"{FEWEST_EVALUATIONS} or more may tell: --evals {','.join(map(str, wanted))}"

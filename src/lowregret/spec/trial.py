@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lowregret import limits
 from lowregret.errors import SpecError
@@ -19,6 +19,16 @@ from lowregret.spec.optimizer import AdamW, Optimizer, OptimizerSpec, stepped_by
 from lowregret.spec.rl import OWN_PROBLEMS, RL, SFT, Objective, objective_kind
 
 Count = Annotated[int, Field(ge=1, le=limits.STEPS)]
+
+
+def _evaluations(value: Any) -> Any:
+    """A flag's text: a number, or steps with commas between."""
+    if not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.strip().removesuffix(",").split(",")]
+    if not all(word.isdecimal() and len(word) < 20 for word in words):
+        raise ValueError("give a number of evaluations, such as 12, or steps, such as 10,20,40")
+    return int(words[0]) if len(words) == 1 and "," not in value else tuple(map(int, words))
 
 
 class TrainingSpec(Spec):
@@ -89,10 +99,15 @@ class TrainingSpec(Spec):
     parallel: Annotated[str | None, Flag(group=MACHINE)] = Field(default=None, exclude_if=lambda value: value is None)
     """How these devices are arranged, such as fsdp=4,tensor=2, of replicate, fsdp, tensor and expert; as their memory
     allows when not given, which is what `plan --devices` says. With fsdp above 1 a LoRA's base lies in parts, too."""
-    evals: Annotated[Count | tuple[Count, ...], Unit("evaluations"), Flag(group=TRAINING, reads="int")] = 8
+    evals: Annotated[
+        Count | tuple[Count, ...],
+        BeforeValidator(_evaluations),
+        Unit("evaluations"),
+        Flag(group=TRAINING, reads="text"),
+    ] = 8
     """Held-out evaluations per trial: the last after the last step, each other a factor of √2 before the next, so that
-    they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate;
-    the last step is always one of them."""
+    they make a curve from a twelfth of the run on; with rewards 2 when not given. Or the steps after which to evaluate,
+    such as 10,20,40; the last step is always one of them."""
     checkpoint_seconds: Annotated[float, Unit("seconds"), Flag(group=MACHINE)] = Field(
         default=60.0, ge=0, le=limits.SECONDS
     )

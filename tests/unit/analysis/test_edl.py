@@ -30,7 +30,7 @@ def test_two_evaluations_decide_no_regime_and_say_which_would() -> None:
         assert found.regime == "unknown"
         assert found.note == (
             "the pilot has 2 evaluations in the second half of its first epoch; "
-            "5 or more may tell: evals = [60, 75, 90, 105, 120] in a file for --config"
+            "5 or more may tell: --evals 60,75,90,105,120"
         )
     four = [HeldOutPoint(step / 120, 3.0 - 2.0 * math.log(step / 50)) for step in (60, 80, 100, 120)]
     assert excess_description_length(losses, four, 1.3).note.startswith("the pilot has 4 evaluations")

@@ -81,7 +81,7 @@ def test_what_is_said_about_a_field() -> None:
         ("data.skip_bad_rows", "switch"),
         ("objective.stop", "texts"),
         ("objective.kl", "float"),
-        ("evals", "int"),
+        ("evals", "text"),
         ("tolerance", "text"),
         ("methods", "text"),
         ("methods.alpha", "float"),
