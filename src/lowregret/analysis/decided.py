@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from lowregret.analysis.learning_rate import SEARCH_SEED
-from lowregret.runs.records import TrialRecord
+from lowregret.runs.records import PILOT, TrialRecord
 
 
 def at_the_end(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -16,8 +16,8 @@ def at_the_end(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     for record in records:
         if record.status != "finished" and record.seed != SEARCH_SEED:
             continue
-        if record.status == "running":
-            record = record.model_copy(update={"status": "pruned", "pruned_by": None})
+        if record.status == "running" or record.put_aside:
+            record = record.model_copy(update={"status": "pruned", "pruned_by": None, "error": PILOT})
         elif record.status == "pruned":
             record = record.model_copy(update={"status": "diverged"})
         found.append(record)

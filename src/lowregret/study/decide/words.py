@@ -55,8 +55,9 @@ def sentences(decision: Decision, verdict: Verdict, seeds: int) -> list[str]:
     if decision.left_out:
         names = "; ".join(f"{found.method} ({found.reason})" for found in decision.left_out)
         said.append(f"Trained no further, for they were not expected to change the decision: {names}.")
+    took = "The trials of all methods together took" if decision.left_out else "That took"
     said.append(
-        f"That took {decision.steps:,} steps, {decision.steps / decision.usual_steps:.0%} of those that a full "
+        f"{took} {decision.steps:,} steps, {decision.steps / decision.usual_steps:.0%} of those that a full "
         "comparison usually takes. The same command without --until-decided goes on from here and measures what was "
         "left out."
     )
