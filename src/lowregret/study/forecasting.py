@@ -30,7 +30,7 @@ def forecast(
     *,
     share: float | None,
     bank: Bank,
-    command: str = "lowregret.forecast(...)",
+    command: str = "lowregret.forecast_regret(...)",
     observer: Observer | None = None,
 ) -> Forecast:
     """What a comparison's regret will be, by pilots of at most `share` of each trial's steps, or by none.

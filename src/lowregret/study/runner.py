@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.make import tolerance_share
 from lowregret.analysis.forecast.words import expected_lines
 from lowregret.runs.forecast import stored_forecast
 from lowregret.runs.lock import lock_run
+from lowregret.runs.study import start_loss
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
 from lowregret.study.decide.run import decide, require_rungs
@@ -39,8 +41,7 @@ def compare(
         require_rungs(spec, spec.steps)
     with lock_run(Path(out)) as folder:
         with opened(spec, folder, command, watching) as comparison:
-            expected = stored_forecast(folder)
-            for line in () if expected is None else expected_lines(expected):
+            for line in _expected(comparison.spec, folder):
                 watching.say(line)
             if spec.until_decided:
                 verdict = decide(comparison, bank)
@@ -50,3 +51,16 @@ def compare(
             inputs = comparison.inputs
         Replying(folder, inputs, watching.say).write()
         return verdict
+
+
+def _expected(spec: CompareSpec, folder: Path) -> list[str]:
+    """What was forecast of it, beside its tolerance of now."""
+    found = stored_forecast(folder)
+    if found is None:
+        return []
+    if spec.tolerance_of == "learned":
+        return expected_lines(found, spec.tolerance)
+    base = start_loss(folder)
+    if base is None or found.learned is None:
+        return expected_lines(found, None)
+    return expected_lines(found, tolerance_share(spec, base, found.learned))

@@ -1,5 +1,7 @@
-"""Which forecast the live page shows beside the regret, and in which words: its own script, run by Node. Skipped without
-that."""
+"""Which forecast the live page shows beside the regret, and in which words: its own script, run by Node.
+
+Skipped without Node.
+"""
 
 from __future__ import annotations
 

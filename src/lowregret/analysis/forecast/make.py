@@ -45,9 +45,7 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
         found[name] = pilots
     first = next(iter(found.values()))
     learned = model.learned(first)
-    tolerance = spec.tolerance
-    if spec.tolerance_of == "loss":
-        tolerance *= (entry.base_nll - learned) / learned
+    tolerance = tolerance_share(spec, entry.base_nll, learned)
     forecasts = tuple(model.forecast(name, pilots, tolerance) for name, pilots in found.items())
     return Forecast(
         forecasts=forecasts,
@@ -88,6 +86,11 @@ def make_free_forecast(spec: CompareSpec, rooms: Mapping[str, Room], steps: int,
         bank=_bank_words(model, bank),
         notes=tuple(_notes(spec, None, [found.method for found in forecasts if found.far])),
     )
+
+
+def tolerance_share(spec: CompareSpec, base_nll: float, learned: float) -> float:
+    """The tolerance as a share of what FullFT is expected to learn."""
+    return spec.tolerance * ((base_nll - learned) / learned if spec.tolerance_of == "loss" else 1.0)
 
 
 def _bounded(model: RegretModel | None, which: str, remedy: str) -> RegretModel:

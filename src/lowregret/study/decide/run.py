@@ -141,5 +141,7 @@ def _forecast(comparison: OpenedComparison, bank: Bank | None) -> None:
         comparison.watching.say(f"no forecast: {error}")
         return
     write_json(path, found)
-    for line in expected_lines(found) or ["no forecast: the bank knows too little that is like this case"]:
+    for line in expected_lines(found, found.tolerance) or [
+        "no forecast: the bank knows too little that is like this case"
+    ]:
         comparison.watching.say(line)
