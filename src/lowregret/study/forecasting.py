@@ -12,10 +12,11 @@ from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
 from lowregret.analysis.forecast.make import make_forecast, make_free_forecast, require_reference
 from lowregret.analysis.forecast.pilots import Room, attention_alone, bits_to_teach
+from lowregret.analysis.numbers import percent
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST
-from lowregret.runs.forecast import Forecast
+from lowregret.runs.forecast import Forecast, require_share
 from lowregret.runs.lock import lock_run
 from lowregret.runs.study import base_facts, start_loss
 from lowregret.spec import RL, CompareSpec
@@ -43,6 +44,8 @@ def forecast(
         raise SpecError(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
+    if share is not None:
+        share = require_share(share, f"share {share!r}", "None")
     # Before the folder is bound to a spec of which nothing can be forecast.
     if share is not None and spec.steps is not None:
         pilot_step(spec, spec.steps, share)
@@ -86,9 +89,9 @@ def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:
     early = [step for step in every if step <= share * steps * (1 + 1e-9)]
     if early:
         return max(early)
-    first = math.ceil(100 * min(every) / steps)
+    within, first = percent(share), math.ceil(100 * min(every) / steps)
     longer = f", or for pilots of {first}% (--budget {first}%)" if first <= 50 else ""
     raise SpecError(
-        f"no held-out evaluation is within {share:.0%} of the {steps} steps: the first is after step {min(every)}. Ask "
+        f"no held-out evaluation is within {within} of the {steps} steps: the first is after step {min(every)}. Ask "
         f"for earlier ones (--evals 12, or a list of steps; in another --out where this one has begun){longer}."
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +43,16 @@ def test_a_folder_is_not_bound_to_a_spec_of_which_nothing_can_be_forecast(tmp_pa
     with pytest.raises(SpecError, match="no held-out evaluation is within 10%"):
         forecast(asked([200]), tmp_path / "out", share=0.1, bank=Bank((), 0))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, -1, 0.51, 1.0, 2.0, math.nan, math.inf, "10%", True])
+def test_a_share_that_is_none_is_refused_before_the_folder_is_there(tmp_path: Path, share: Any) -> None:
+    with pytest.raises(SpecError, match=rf"share {share!r}: give None, or a share .* up to 50%"):
+        forecast(asked(8), tmp_path / "out", share=share, bank=Bank((), 0))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.002, "0.2%"), (0.0004, "0.04%"), (0.1, "10%")])
+def test_a_share_is_said_as_it_was_given(share: float, said: str) -> None:
+    with pytest.raises(SpecError, match=rf"no held-out evaluation is within {said} of the 240 steps"):
+        pilot_step(asked([200]), 240, share)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.model import RegretModel
 from lowregret.analysis.forecast.pilots import FULL, Pilots, Room, longest, pilot_steps, pilots_of
+from lowregret.analysis.numbers import percent
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
-from lowregret.runs.forecast import Forecast
+from lowregret.runs.forecast import MOST_SHARE, Forecast
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 USUAL_TRIALS = 5
@@ -31,7 +32,7 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = _bounded(
         RegretModel.of(known, step / entry.steps),
-        f" with pilots of {step / entry.steps:.0%} of a run",
+        f" with pilots of {percent(step / entry.steps)} of a run",
         "Ask for longer ones by --budget 20%, or add",
     )
     found: dict[str, Pilots] = {}
@@ -40,7 +41,8 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
         if pilots is None:
             raise RecordsError(
                 f"in {step} steps full fine-tuning has learned nothing at any learning rate tried, so there is nothing "
-                "that LoRA could lack. Ask for longer pilots (--budget 20%), or see that the data can be learned."
+                f"that LoRA could lack. Ask for longer pilots (--budget {MOST_SHARE:.0%}), or see that the data can be "
+                "learned."
             )
         found[name] = pilots
     first = next(iter(found.values()))
@@ -121,10 +123,10 @@ def _step(entry: BankEntry, names: Sequence[str], share: float) -> int:
     curves = [longest(method) for method in methods if method is not None]
     step = None if missing else pilot_steps(curves, share, entry.steps)
     if step is None:
-        whose = f"{missing[0]} has none" if missing else f"none is within {share:.0%} of the run"
+        whose = f"{missing[0]} has none" if missing else f"none is within {percent(share)} of the run"
         raise RecordsError(
-            f"a forecast needs an evaluation of each method in the pilots, and {whose}: ask for more evaluations "
-            "(--evals 12), or for longer pilots (--budget 20%)."
+            f"a forecast needs an evaluation of each method in the pilots, and {whose}: ask for longer "
+            f"pilots (--budget {MOST_SHARE:.0%}), or in another --out for more evaluations (--evals 12)."
         )
     return step
 
