@@ -87,4 +87,4 @@ def _share(text: str | None) -> float | None:
         share = float(number) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
-    return require_share(share, f"--budget {text!r}", "free")
+    return require_share(share, f"--budget {text!r}", "free", "10% or 0.2")

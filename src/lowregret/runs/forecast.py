@@ -19,16 +19,16 @@ MOST_SHARE = 0.5
 """Of a trial's steps: a longer pilot forecasts what is nearly there."""
 
 
-def require_share(share: float, asked: str, free: str) -> float:
+def require_share(share: float, asked: str, free: str, example: str) -> float:
     """The share of a trial's steps that a pilot takes; SpecError when it is none.
 
-    `asked` is how it was asked for, `free` what asks for no pilots.
+    `asked` is how it was asked for, `free` what asks for no pilots, and `example` for some.
     """
     number = isinstance(share, int | float) and not isinstance(share, bool)
     if not number or not 0 < share <= MOST_SHARE:
         raise SpecError(
-            f"{asked}: give {free}, or a share of a trial's steps, above 0 and up to {MOST_SHARE:.0%}, such as 10% or "
-            "0.2."
+            f"{asked}: give {free}, or a share of a trial's steps, above 0 and up to {MOST_SHARE:.0%}, such as "
+            f"{example}."
         )
     return share
 

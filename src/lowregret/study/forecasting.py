@@ -16,13 +16,16 @@ from lowregret.analysis.numbers import percent
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST
-from lowregret.runs.forecast import Forecast, require_share
+from lowregret.runs.forecast import MOST_SHARE, Forecast, require_share
 from lowregret.runs.lock import lock_run
 from lowregret.runs.study import base_facts, start_loss
 from lowregret.spec import RL, CompareSpec
 from lowregret.study.observer import Observer, Silent
 from lowregret.study.opened import OpenedComparison, opened
 from lowregret.train.schedule import eval_steps
+
+_MOST_EVALS = 32
+"""Of a trial, where a number of them is a remedy."""
 
 
 def forecast(
@@ -45,7 +48,7 @@ def forecast(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
     if share is not None:
-        share = require_share(share, f"share {share!r}", "None")
+        share = require_share(share, f"share {share!r}", "None", "0.2")
     # Before the folder is bound to a spec of which nothing can be forecast.
     if share is not None and spec.steps is not None:
         pilot_step(spec, spec.steps, share)
@@ -89,9 +92,13 @@ def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:
     early = [step for step in every if step <= share * steps * (1 + 1e-9)]
     if early:
         return max(early)
-    within, first = percent(share), math.ceil(100 * min(every) / steps)
-    longer = f", or for pilots of {first}% (--budget {first}%)" if first <= 50 else ""
+    first = math.ceil(100 * min(every) / steps)
+    remedies = [f"for pilots of {first}% (--budget {first}%)"] if first <= 100 * MOST_SHARE else []
+    if share * steps >= 1:  # else the first step is later than that
+        enough = next((n for n in range(2, _MOST_EVALS) if min(eval_steps(n, steps)) <= share * steps), None)
+        more = "a list of steps" if enough is None else f"--evals {enough}, or a list of steps"
+        remedies.append(f"for earlier ones ({more}; in another --out where this one has begun)")
     raise SpecError(
-        f"no held-out evaluation is within {within} of the {steps} steps: the first is after step {min(every)}. Ask "
-        f"for earlier ones (--evals 12, or a list of steps; in another --out where this one has begun){longer}."
+        f"no held-out evaluation is within {percent(share)} of the {steps} steps: the first is after step "
+        f"{min(every)}. Ask {', or '.join(remedies) or 'for more --steps'}."
     )

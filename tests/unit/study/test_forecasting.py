@@ -33,6 +33,13 @@ def test_a_budget_that_is_named_as_the_remedy_is_one(tmp_path: Path) -> None:
         pilot_step(spec, 444, 0.1)
     assert "a list of steps" in str(error.value)
     assert pilot_step(spec, 444, 0.11) == 45
+    with pytest.raises(SpecError, match=r"--evals 8, or a list of steps; in another --out") as error:
+        pilot_step(asked(3), 240, 0.1)
+    assert "--budget 50%" in str(error.value)
+    assert pilot_step(asked(8), 240, 0.1) > 0
+    assert pilot_step(asked(3), 240, 0.5) > 0
+    with pytest.raises(SpecError, match=r"after step 1\. Ask for pilots of 5% \(--budget 5%\)\.$"):
+        pilot_step(asked(9, 20), 20, 0.002)
     with pytest.raises(SpecError) as error:
         pilot_step(asked([200]), 240, 0.5)
     assert "--budget" not in str(error.value), "pilots of more than half are not taken"
