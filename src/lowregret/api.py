@@ -94,7 +94,7 @@ def forecast_regret(
     data: str | Mapping[str, Any],
     *,
     out: str | Path,
-    share: float = 0.2,
+    share: float | None = 0.2,
     bank: str | Path | None = None,
     observer: Observer | None = None,
     quiet: bool = False,
@@ -104,11 +104,12 @@ def forecast_regret(
 
     Args:
         model, data, out, observer, quiet, options: as for `compare`.
-        share: of each trial's steps that its pilot takes, up to a half.
+        share: of each trial's steps that its pilot takes, above 0 and up to a half. None trains no pilots: the forecast
+            is by the parameters and the placement of each adapter.
         bank: your bank of finished comparisons; the user's own when None.
 
     Raises:
-        LowregretError: as for `compare`, and where no evaluation is that early.
+        LowregretError: as for `compare`, for a share that is none, and where no evaluation is that early.
     """
     spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
     known = load_bank(None if bank is None else Path(bank))

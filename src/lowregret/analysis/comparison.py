@@ -15,7 +15,7 @@ from lowregret.analysis.interval import Interval, paired_difference
 from lowregret.analysis.learning_rate import BestRate, best_rate
 from lowregret.errors import RecordsError
 from lowregret.runs.files import EXAMPLES, TRIALS
-from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
+from lowregret.runs.records import PILOT, ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.verdict import MethodResult, Ruling
 from lowregret.spec import FullFT, LoRA
 
@@ -33,7 +33,7 @@ class Measured:
     diverged_seeds: tuple[int, ...]
     """Seeds that diverged at the best learning rate."""
     statuses: Mapping[str, int]
-    """Status → how many of the method's trials have it."""
+    """Status → how many of the method's trials have it; those that are pilots alone by themselves."""
     trainable_parameters: int
     stopped: int = 0
     """How many of them ended because somebody asked for it."""
@@ -113,7 +113,7 @@ def measure(method: FullFT | LoRA, records: Sequence[TrialRecord], start: float 
         rate=rate,
         finished={r.seed: r for r in at_best if r.status == "finished" and r.test_loss is not None},
         diverged_seeds=tuple(sorted(r.seed for r in at_best if r.status == "diverged")),
-        statuses=Counter(record.status for record in own),
+        statuses=Counter(PILOT if record.pilot else record.status for record in own),
         trainable_parameters=max((record.trainable_parameters for record in own), default=0),
         stopped=sum(record.stopped for record in own),
     )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.analysis.numbers import nats
 from lowregret.runs.decision import Decision
-from lowregret.runs.records import TrialRecord
+from lowregret.runs.records import PILOT, TrialRecord
 from lowregret.runs.verdict import Verdict
 
 
@@ -20,8 +20,8 @@ def at_the_end(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     for record in records:
         if record.status != "finished" and record.seed != SEARCH_SEED:
             continue
-        if record.status == "running":
-            record = record.model_copy(update={"status": "pruned", "pruned_by": None})
+        if record.status == "running" or record.put_aside:
+            record = record.model_copy(update={"status": "pruned", "pruned_by": None, "error": PILOT})
         elif record.status == "pruned":
             record = record.model_copy(update={"status": "diverged"})
         found.append(record)
@@ -53,8 +53,9 @@ def decided_reasons(decision: Decision, verdict: Verdict, seeds: int) -> list[st
     if decision.left_out:
         names = "; ".join(f"{found.method} ({found.reason})" for found in decision.left_out)
         said.append(f"Trained no further, for they were not expected to change the decision: {names}.")
+    took = "The trials of all methods together took" if decision.left_out else "That took"
     said.append(
-        f"That took {decision.steps:,} steps, {decision.steps / max(decision.usual_steps, 1):.0%} of those that a full "
+        f"{took} {decision.steps:,} steps, {decision.steps / max(decision.usual_steps, 1):.0%} of those that a full "
         "comparison usually takes. The same command without --until-decided goes on from here and measures what was "
         "left out."
     )

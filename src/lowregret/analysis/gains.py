@@ -39,8 +39,8 @@ def measure_gains(records: Sequence[TrialRecord]) -> Gains:
     )
 
 
-def sentences(gains: Gains) -> list[str]:
-    """Both gains in words; nothing of one that there was not."""
+def sentences(gains: Gains, records: Sequence[TrialRecord]) -> list[str]:
+    """Both gains of these trials in words; nothing of one that there was not."""
     said: list[str] = []
     if gains.packing_gain is not None:
         said.append(
@@ -52,7 +52,16 @@ def sentences(gains: Gains) -> list[str]:
     if gains.steps_left_out:
         total = gains.steps + gains.steps_left_out
         said.append(
-            f"Stopping early: pruned and diverged trials left out {gains.steps_left_out:,} of {total:,} steps "
+            f"Stopping early: {_stopped(records)} left out {gains.steps_left_out:,} of {total:,} steps "
             f"({100 * gains.steps_left_out / total:.0f} %), about {gains.seconds_left_out:.1f} s of training."
         )
     return said
+
+
+def _stopped(records: Sequence[TrialRecord]) -> str:
+    """What trials did not go to their end."""
+    pilots = "pilots" * any(record.pilot for record in records)
+    others = "pruned and diverged trials" * any(
+        record.status in ("pruned", "diverged") and not record.pilot for record in records
+    )
+    return ", ".join(part for part in (pilots, others) if part)

@@ -39,9 +39,9 @@ def search_loss(record: TrialRecord) -> float | None:
 
     A diverged trial is worse than anything. So is a pruned one, whose last evaluation belongs to fewer steps than the
     others' and must not be compared with theirs: it was stopped because it was clearly worse. A failed trial says
-    nothing about its learning rate, a running one nothing yet.
+    nothing about its learning rate, a running one nothing yet, and nor does a pilot that was put aside.
     """
-    if record.status in ("failed", "running"):
+    if record.status in ("failed", "running") or record.put_aside:
         return None
     loss = record.shared_loss
     return loss if record.status == "finished" and loss is not None and math.isfinite(loss) else math.inf

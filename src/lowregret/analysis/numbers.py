@@ -47,3 +47,8 @@ REWARD = Scale("held-out reward", "", "", True, "problem")
 def scale_of(objective: str) -> Scale:
     """By the objective's kind, `sft` or `rl`."""
     return REWARD if objective == "rl" else LOSS
+
+
+def percent(share: float) -> str:
+    """`20%`, `0.2%`: a share to three digits, never rounded to none."""
+    return f"{100 * share:.3g}%"

@@ -12,6 +12,7 @@ from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.settle import sentence
 from lowregret.runs.files import TRIAL
+from lowregret.runs.records import PILOT
 from lowregret.runs.verdict import Lag, MethodResult, Settling
 from lowregret.spec import CompareSpec, FullFT
 
@@ -349,8 +350,9 @@ def _counts(measured: Sequence[Measured]) -> str:
 
 
 def _statuses(statuses: Mapping[str, int]) -> str:
-    order = ("finished", "pruned", "diverged", "failed", "running")
+    order = ("finished", "pruned", PILOT, "diverged", "failed", "running")
     words = {"running": "unfinished", "pruned": "pruned (stopped early)"}
+    words[PILOT] = f"pilot{'s' * (statuses.get(PILOT) != 1)} (trained a part of the way)"
     return ", ".join(f"{statuses[s]} {words.get(s, s)}" for s in order if statuses.get(s))
 
 

@@ -27,7 +27,7 @@ from lowregret.analysis.interval import CONFIDENCE, Interval
 from lowregret.analysis.lag import Curve, measure_lag, with_costs
 from lowregret.analysis.selection import flattery
 from lowregret.analysis.settle import settle
-from lowregret.runs.records import TrialRecord
+from lowregret.runs.records import PILOT, TrialRecord
 from lowregret.runs.study import NO_COSTS, Costs
 from lowregret.runs.verdict import IntervalParts, Lag, MethodResult, Recommendation, Ruling, Settling, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
@@ -90,7 +90,12 @@ def judge(
         **_in_unit(spec, interval, tolerance, base_loss),
         learned=learned,
         lag=lag,
-        reasons=(*said, *reasons.of_quantised(measured, quantised, base_loss), *_notes(records), *sentences(gains)),
+        reasons=(
+            *said,
+            *reasons.of_quantised(measured, quantised, base_loss),
+            *_notes(records),
+            *sentences(gains, records),
+        ),
         recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
         methods=tuple(results.values()),
         lora=None if lora is None else results[lora.name],
@@ -331,6 +336,7 @@ def _recommendation(
 
 
 def _search_summary(records: Sequence[TrialRecord], rules: Sequence[str]) -> dict[str, Any]:
-    statuses = Counter(record.status for record in records)
+    statuses = Counter(PILOT if record.pilot else record.status for record in records)
     counts = {status: statuses[status] for status in ("finished", "diverged", "pruned", "failed", "running")}
-    return {"trials": len(records), **counts, "rules": list(rules)}
+    pilots = {"pilots": statuses[PILOT]} if statuses[PILOT] else {}
+    return {"trials": len(records), **counts, **pilots, "rules": list(rules)}

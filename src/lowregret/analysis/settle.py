@@ -13,6 +13,7 @@ from lowregret.runs.verdict import Settling, SettlingOption
 from lowregret.spec import FullFT
 
 _MOST_SEEDS = 32
+_OF_PILOTS, _UNTIL_DECIDED = ("--budget", "--bank"), "--until-decided"
 _CLOSE = 0.2
 """A tolerance nearer to the regret than this share of the half width is too near for any advice."""
 _MOST_EXAMPLES = 1000
@@ -98,15 +99,40 @@ def settling_command(command: str, folder: str, option: SettlingOption) -> str:
     wanted = {"--out": folder}
     wanted |= {} if option.seeds is None else {"--seeds": str(option.seeds)}
     wanted |= {} if option.examples is None else {"--max-eval": str(option.examples)}
+    return shlex.join(
+        [*_without(shlex.split(command), list(wanted)), *(part for pair in wanted.items() for part in pair)]
+    )
+
+
+def comparing_command(command: str, *, decided: bool | None = None) -> str:
+    """The command that makes the comparison of which this one may have trained the pilots alone.
+
+    `decided` says whether it stopped when it was decided; None leaves that as the command has it.
+    """
+    if command.startswith("lowregret.forecast"):
+        return "lowregret.compare(...)"
+    try:
+        asked = shlex.split(command) if command.startswith("lowregret ") else []
+    except ValueError:  # no command of ours
+        asked = []
+    words = ["lowregret", "compare", *_without(asked[2:], _OF_PILOTS)] if asked[1:2] == ["forecast"] else asked
+    there = _UNTIL_DECIDED in words
+    if words and decided is not None and decided != there:
+        words = [*words, _UNTIL_DECIDED] if decided else [word for word in words if word != _UNTIL_DECIDED]
+    return command if words == asked else shlex.join(words)
+
+
+def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A command's words without these flags and their values."""
     kept: list[str] = []
-    words = iter(shlex.split(command))
-    for word in words:
+    left = iter(words)
+    for word in left:
         name, _, value = word.partition("=")
-        if name not in wanted:
+        if name not in names:
             kept.append(word)
         elif not value:
-            next(words, None)
-    return shlex.join([*kept, *(part for pair in wanted.items() for part in pair)])
+            next(left, None)
+    return kept
 
 
 def _words(option: SettlingOption, interval: Interval, scale: Scale) -> str:

@@ -14,12 +14,12 @@ from lowregret.cli.options import option
 from lowregret.cli.outcome import LIBRARIES, command_line, plain, say_json
 from lowregret.cli.specs import filled_in
 from lowregret.cli.watch import watched
-from lowregret.errors import SpecError
+from lowregret.runs.forecast import require_share
 
 if TYPE_CHECKING:
     from lowregret.runs.forecast import Forecast
 
-_MOST, _USUAL = 0.5, 0.2
+_USUAL = 0.2
 
 
 @verb("forecast", ASKS.parameters())
@@ -87,8 +87,4 @@ def _share(text: str | None) -> float | None:
         share = float(number) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
-    if not 0 < share <= _MOST:
-        raise SpecError(
-            f"--budget {text!r}: give free, or a share of a trial's steps up to {_MOST:.0%}, such as 10% or 0.2."
-        )
-    return share
+    return require_share(share, f"--budget {text!r}", "free", "10% or 0.2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lowregret.analysis.settle import comparing_command
 from lowregret.errors import RecordsError
 from lowregret.questions.registry import QUESTIONS
 from lowregret.runs.atomic import read_json
@@ -38,7 +39,10 @@ def find_studies(folders: Sequence[Path], say: Callable[[str], None], *, compare
 def _how_to_finish(folder: Path, file: str = STUDY) -> str:
     head = read_json(folder / file)
     command = head.get("command") if isinstance(head, dict) else None
-    return f"Run the same command again: {command}" if command else "Run the command that made it again."
+    if not command:
+        return "Run the command that made it again."
+    comparing = comparing_command(str(command))
+    return f"Run {'the same command again' if comparing == command else 'this'}: {comparing}"
 
 
 def _order(folder: Path) -> tuple[int, str]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
+from lowregret.analysis.settle import comparing_command
 from lowregret.errors import RecordsError, SpecError
 from lowregret.report.charts.words import label
 from lowregret.runs.atomic import as_record, read_json
 from lowregret.runs.extension import EXTENDED
-from lowregret.runs.files import METRICS, SPEC, VERDICT
+from lowregret.runs.files import DECISION, METRICS, SPEC, VERDICT
 from lowregret.runs.forecast import Forecast, shown_forecast, unsaid
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
@@ -40,7 +41,8 @@ class StudyRecords:
 
     folder: Path
     command: str
-    """The command line that asked for what the folder has: the last that extended it, or the first."""
+    """The command line that asked for what the folder has: the last that extended it, or the first; `compare` where
+    that was a forecast, which trains the pilots alone."""
     version: str
     """The lowregret that made the folder."""
     spec: CompareSpec
@@ -136,14 +138,17 @@ def load_study(folder: Path, say: Callable[[str], None] = unsaid) -> StudyRecord
         read_trials(folder),
         key=lambda trial: (order.get(trial.method, len(order)), trial.method, trial.learning_rate, trial.seed),
     )
+    verdict = stored_verdict(folder, head, spec)
+    decided = True if verdict.decision is not None else False if (folder / DECISION).exists() else None
+    asked = str([head, *head.get(EXTENDED, ())][-1].get("command", ""))
     return StudyRecords(
         folder=folder,
-        command=str([head, *head.get(EXTENDED, ())][-1].get("command", "")),
+        command=comparing_command(asked, decided=decided),
         version=str(head.get("lowregret", "")),
         spec=spec,
         trials=tuple(trials),
         metrics=_Metrics(folder, [trial.id for trial in trials]),
-        verdict=stored_verdict(folder, head, spec),
+        verdict=verdict,
         forecast=shown_forecast(folder, say),
     )
 

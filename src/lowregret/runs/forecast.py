@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, model_validator
 
-from lowregret.errors import RecordsError
+from lowregret.errors import RecordsError, SpecError
 from lowregret.notebook_card import card, number
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import FORECAST
@@ -16,6 +16,23 @@ from lowregret.spec import Spec
 
 WIDE = 1.0
 """Of what full fine-tuning learns: an interval as wide as that says nothing."""
+
+MOST_SHARE = 0.5
+"""Of a trial's steps: a longer pilot forecasts what is nearly there."""
+
+
+def require_share(share: float, asked: str, free: str, example: str) -> float:
+    """The share of a trial's steps that a pilot takes; SpecError when it is none.
+
+    `asked` is how it was asked for, `free` what asks for no pilots, and `example` for some.
+    """
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not number or not 0 < share <= MOST_SHARE:
+        raise SpecError(
+            f"{asked}: give {free}, or a share of a trial's steps, above 0 and up to {MOST_SHARE:.0%}, such as "
+            f"{example}."
+        )
+    return share
 
 
 class ForecastedRegret(Spec):

@@ -16,6 +16,10 @@ Status = Literal["running", "finished", "diverged", "pruned", "failed"]
 
 STOPPED = "stopped by request"
 """How the error of a trial begins that ended because somebody asked for it (`runs.requests`)."""
+PILOT = "pilot"
+"""How the error of a trial begins that was trained a part of its way, and no further."""
+PUT_ASIDE = f"{PILOT} that is not needed: "
+"""How that of one begins whose comparison is complete without it."""
 
 
 class TrialRecord(Spec):
@@ -92,6 +96,17 @@ class TrialRecord(Spec):
     def stopped(self) -> bool:
         """Whether somebody asked it to end."""
         return self.status == "failed" and (self.error or "").startswith(STOPPED)
+
+    @property
+    def pilot(self) -> bool:
+        """Whether it counts as stopped early for having been a pilot alone: not for a loss that was compared."""
+        return self.status == "pruned" and (self.error or "").startswith(PILOT)
+
+    @property
+    def put_aside(self) -> bool:
+        """Whether it was a pilot that the comparison did not need: no search goes by it, and one that asks for it has
+        it trained again, from its beginning."""
+        return self.pilot and (self.error or "").startswith(PUT_ASIDE)
 
     @property
     def test_loss(self) -> float | None:

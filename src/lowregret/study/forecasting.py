@@ -12,16 +12,20 @@ from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
 from lowregret.analysis.forecast.make import make_forecast, make_free_forecast, require_reference
 from lowregret.analysis.forecast.pilots import Room, attention_alone, bits_to_teach
+from lowregret.analysis.numbers import percent
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST, VERDICT
-from lowregret.runs.forecast import Forecast, stored_forecast
+from lowregret.runs.forecast import MOST_SHARE, Forecast, require_share, shown_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.study import base_facts, start_loss
 from lowregret.spec import RL, CompareSpec
 from lowregret.study.observer import Observer, Silent
 from lowregret.study.opened import OpenedComparison, opened
 from lowregret.train.schedule import eval_steps
+
+_MOST_EVALS = 32
+"""Of a trial, where a number of them is a remedy."""
 
 
 def forecast(
@@ -30,7 +34,7 @@ def forecast(
     *,
     share: float | None,
     bank: Bank,
-    command: str = "lowregret.forecast(...)",
+    command: str = "lowregret.forecast_regret(...)",
     observer: Observer | None = None,
 ) -> Forecast:
     """What a comparison's regret will be, by pilots of at most `share` of each trial's steps, or by none.
@@ -44,6 +48,8 @@ def forecast(
         raise SpecError(
             "objective: the bank is of supervised fine-tuning, and no regret in reward is forecast from it."
         )
+    if share is not None:
+        share = require_share(share, f"share {share!r}", "None", "0.2")
     # Before the folder is bound to a spec of which nothing can be forecast.
     if share is not None and spec.steps is not None:
         pilot_step(spec, spec.steps, share)
@@ -63,7 +69,7 @@ def forecast(
         else:
             comparison.train(until=pilot_step(comparison.spec, comparison.inputs.steps, share))
             found = make_forecast(comparison.spec, entry_so_far(folder), bank, share)
-        there = stored_forecast(folder)
+        there = shown_forecast(folder, comparison.watching.say)
         if not (folder / VERDICT).exists() and (there is None or there.step <= found.step):
             write_json(folder / FORECAST, found)
         return found
@@ -90,8 +96,12 @@ def pilot_step(spec: CompareSpec, steps: int, share: float) -> int:
     if early:
         return max(early)
     first = math.ceil(100 * min(every) / steps)
-    longer = f", or for pilots of {first}% (--budget {first}%)" if first <= 50 else ""
+    remedies = [f"for pilots of {first}% (--budget {first}%)"] if first <= 100 * MOST_SHARE else []
+    if share * steps >= 1:  # else the first step is later than that
+        enough = next((n for n in range(2, _MOST_EVALS) if min(eval_steps(n, steps)) <= share * steps), None)
+        more = "a list of steps" if enough is None else f"--evals {enough}, or a list of steps"
+        remedies.append(f"for earlier ones ({more}; in another --out where this one has begun)")
     raise SpecError(
-        f"no held-out evaluation is within {share:.0%} of the {steps} steps: the first is after step {min(every)}. Ask "
-        f"for earlier ones (--evals 12, or a list of steps; in another --out where this one has begun){longer}."
+        f"no held-out evaluation is within {percent(share)} of the {steps} steps: the first is after step "
+        f"{min(every)}. Ask {', or '.join(remedies) or 'for more --steps'}."
     )

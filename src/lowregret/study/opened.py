@@ -69,7 +69,8 @@ class OpenedComparison:
         given_up: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Train what the search asks for, or `only` these trials, none of which is stopped early; `until` a step if
-        one is given, and none that is `given_up` (`Scheduler`)."""
+        one is given, and none that is `given_up` (`Scheduler`). When all that the search asks for has been trained to
+        its end, the pilots that it did not ask for have ended."""
         spec = self.spec if only is None else self.spec.model_copy(update={"prune": None})
         scheduler = Scheduler(
             self.folder,
@@ -86,6 +87,8 @@ class OpenedComparison:
             for line in new_token_lines(engine, rows, self.spec.methods):
                 self.watching.say(line)
         scheduler.run(self.resources, self.session, self.should_stop)
+        if only is None and until is None:
+            scheduler.put_aside()
 
     def judge(self) -> Verdict:
         """The verdict of the trials that there are; kept in the folder, with the winners' weights."""

@@ -173,7 +173,7 @@ class Orders:
                 return ""
             return "a question has as many seeds as its study: run the same command with a larger --seeds"
         assert asked.spec is not None
-        there = {record.spec for record in records} | set(self.trials())
+        there = {record.spec for record in records if not record.put_aside} | set(self.trials())
         if asked.spec in there:
             return f"{asked.spec.id} is there already"
         return self._unfit(asked.spec, require_fit)

@@ -37,7 +37,8 @@ def comparison_price(spec: CompareSpec, inputs: RunInputs, folder: Path, until: 
         searched = sum(record.seed == SEARCH_SEED for record in own)
         pruned = 0.0 if asked.prune is None else PRUNED_SHARE * max(expected.searched - searched, 0)
         left = max(expected.searched + expected.others - there.ended, 0)
-        wanted.append(Wanted(method, left, max(left - there.begun - pruned, 0.0)))
+        pilots = 0 if until is None and not spec.until_decided else max(expected.searched - searched, 0)
+        wanted.append(Wanted(method, left, max(left - there.begun - pruned, 0.0), pilots))
     return price_of(inputs, wanted, hardware_of(inputs.device), folder, until)
 
 

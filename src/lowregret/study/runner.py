@@ -6,12 +6,15 @@ So a study that was killed at any moment goes on where it was and ends with the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
+from lowregret.analysis.forecast.make import tolerance_share
 from lowregret.analysis.forecast.words import expected_lines
 from lowregret.runs.forecast import shown_forecast
 from lowregret.runs.lock import lock_run
+from lowregret.runs.study import start_loss
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec
 from lowregret.study.decide.run import decide, require_rungs
@@ -39,8 +42,7 @@ def compare(
         require_rungs(spec, spec.steps)
     with lock_run(Path(out)) as folder:
         with opened(spec, folder, command, watching) as comparison:
-            expected = shown_forecast(folder, watching.say)
-            for line in () if expected is None else expected_lines(expected):
+            for line in _expected(comparison.spec, folder, watching.say):
                 watching.say(line)
             if spec.until_decided:
                 verdict = decide(comparison, bank)
@@ -50,3 +52,16 @@ def compare(
             inputs = comparison.inputs
         Replying(folder, inputs, watching.say).write()
         return verdict
+
+
+def _expected(spec: CompareSpec, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """What was forecast of it, beside its tolerance of now."""
+    found = shown_forecast(folder, say)
+    if found is None:
+        return []
+    if spec.tolerance_of == "learned":
+        return expected_lines(found, spec.tolerance)
+    base = start_loss(folder)
+    if base is None or found.learned is None:
+        return expected_lines(found, None)
+    return expected_lines(found, tolerance_share(spec, base, found.learned))

@@ -12,6 +12,7 @@ import torch
 
 from lowregret.analysis.learning_rate import at_step, best_rate
 from lowregret.analysis.numbers import nats
+from lowregret.plan.price import counted
 from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import METRICS, TRIAL
 from lowregret.runs.metrics import held_out_curve, require_curve
@@ -32,7 +33,7 @@ from lowregret.train.interrupt import Interrupted
 from lowregret.train.loop import Pack, Round, rounds
 from lowregret.train.members import Workload
 from lowregret.train.pause import hold
-from lowregret.train.trial import Deliver, begin, settle
+from lowregret.train.trial import Deliver, begin, pause, put_aside, settle
 
 _CHOSEN = "it trains only what can decide it: ask it again when its command runs without --until-decided"
 _CHOSEN_REFUSE: Mapping[Kind, str] = MappingProxyType({"trial": _CHOSEN, "seed": _CHOSEN})
@@ -108,9 +109,9 @@ class Scheduler:
         """By the search, and by the orders in force."""
         if self._only is not None:
             there = self.records if self._until is None else [self._at(record, self._until) for record in self.records]
-            done = {record.spec for record in there if record.status != "running"}
+            done = {record.spec for record in there if record.status != "running" and not record.put_aside}
             return [trial for trial in self._only if trial not in done]
-        ended = {record.id for record in self.ended()}
+        ended = {record.id for record in self.ended() if not record.put_aside}
         if self._until is not None:  # pilots that have come as far
             ended |= {record.id for record in self.records if self._until in self._curve(record)}
         found = self._searched_for()
@@ -198,6 +199,12 @@ class Scheduler:
         self._drop()
         return pack.trains_base
 
+    def put_aside(self) -> None:
+        """The pilots that a comparison is complete without: they have ended, and their checkpoints go."""
+        for record in (record for record in self.records if record.status == "running"):
+            self._note(put_aside(trial_folder(self.folder, record.id), record))
+        self._drop()
+
     def _drop(self) -> None:
         """Weights of trials that others have beaten, and checkpoints of pauses that are over."""
         drop_superseded(self.folder, self.records)
@@ -208,11 +215,9 @@ class Scheduler:
         """Those that have come as far as pilots go."""
         reached = {n: found.loss for n, found in done.measured.items() if pack.members[n].progress.step == self._until}
         for name, loss in reached.items():
-            member = pack.pause(done, name)
-            pack.workload.engine.remove_policy(name)
-            record = trial_record(trial_folder(self.folder, name))
+            record = pause(pack, done, name)
             self._note(record)
-            self.watching.trial_paused(record, member.progress.step, loss)
+            self.watching.trial_paused(record, record.steps, loss)
 
     def _prune(self, pack: Pack, done: Round) -> None:
         """Stop those that a round has shown to be too far behind; all are judged before any is settled."""
@@ -383,4 +388,8 @@ def resumable_records(
 
 def going_on(records: Sequence[TrialRecord]) -> list[str]:
     """What is said when a session finds trials of an earlier one."""
-    return [f"going on after {len(records)} trials that have ended"] if records else []
+    paused = sum(record.status == "running" for record in records)
+    ended = len(records) - paused
+    found = [f"{counted(ended)} that {'has' if ended == 1 else 'have'} ended"] if ended else []
+    found += [f"{counted(paused)} a part of the way"] if paused else []
+    return [f"going on after {' and '.join(found)}"] if found else []

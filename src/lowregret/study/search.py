@@ -77,10 +77,11 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
 
 
 def has_settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
-    """Whether a trial has ended for good: not if the better loss that stopped it belongs to one that then diverged."""
+    """Whether a trial has ended for good: not if the better loss that stopped it belongs to one that then diverged, nor
+    if it was a pilot that was put aside."""
     rival = own.get(record.pruned_by or "")
     hollow = record.status == "pruned" and rival is not None and rival.status in ("diverged", "failed")
-    return record.status != "running" and not hollow
+    return record.status != "running" and not hollow and not record.put_aside
 
 
 def next_to(spec: CompareSpec | GroupSpec, one: float, other: float) -> bool:
@@ -94,7 +95,7 @@ def next_to(spec: CompareSpec | GroupSpec, one: float, other: float) -> bool:
 def is_cut_short(spec: CompareSpec | GroupSpec, record: TrialRecord, own: Sequence[TrialRecord]) -> bool:
     """Whether a trial was pruned that now is the neighbour of its method's best rate: the bottom between the rates is
     read off what both neighbours end with, so it runs again, to its end."""
-    if record.status != "pruned":
+    if record.status != "pruned" or record.put_aside:
         return False
     best = best_rate(own).learning_rate
     return best is not None and next_to(spec, record.learning_rate, best)

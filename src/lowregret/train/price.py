@@ -42,6 +42,8 @@ class Wanted:
     trials: int
     full_trials: float
     """What they come to in whole trials."""
+    pilots: int = 0
+    """How many of them wait half-way, each with a checkpoint of its own."""
 
 
 def price_of(
@@ -77,7 +79,7 @@ def price_of(
         machine="" if hardware is None else hardware.name,
         memory_bytes=max((each.memory_bytes for each in estimates.values()), default=None) if estimates else None,
         has_bytes=None if hardware is None else hardware.memory_bytes,
-        disk_bytes=disk_bytes(shapes, inputs.spec, [each.method for each in asked]),
+        disk_bytes=disk_bytes(shapes, inputs.spec, asked),
         free_bytes=free,
         dollars_per_hour=None if price is None else price * device_count(inputs.spec.devices),
         remedies=_remedies(inputs, steps, len(judged)),
@@ -96,20 +98,25 @@ def hardware_of(device: str) -> Hardware | None:
         return kept_cpu() or probed_cpu(probe(GLANCE_ROUNDS))
 
 
-def disk_bytes(shapes: Shapes, spec: TrainingSpec, methods: Sequence[FullFT | LoRA]) -> int:
-    """Of a checkpoint and of one set of weights of each method, at the most."""
+def disk_bytes(shapes: Shapes, spec: TrainingSpec, wanted: Sequence[Wanted]) -> int:
+    """Of the checkpoint of those in training, of that of each pilot, and of one set of weights of each method, at the
+    most."""
 
     def numbers(method: FullFT | LoRA) -> int:
         return shapes.total if isinstance(method, FullFT) else trainable(shapes, method)
 
-    def state(method: FullFT | LoRA) -> int:
+    def state(method: FullFT | LoRA) -> float:
         kind = kind_of(method, type(spec.optimizer))
-        each = numbers(method) * (kind.weight_bytes() + kind.state_bytes())
-        return round(each * (1 if isinstance(method, FullFT) else PACK))
+        return numbers(method) * (kind.weight_bytes() + kind.state_bytes())
 
+    def in_training(method: FullFT | LoRA) -> float:
+        return state(method) * (1 if isinstance(method, FullFT) else PACK)
+
+    methods = [each.method for each in wanted]
     try:
         kept = sum(numbers(each) * kind_of(each, type(spec.optimizer)).weight_bytes() for each in methods)
-        return round(kept + max(map(state, methods), default=0))
+        pilots = sum(each.pilots * state(each.method) for each in wanted)
+        return round(kept + pilots + max(map(in_training, methods), default=0))
     except LowregretError:
         return 0
 

@@ -40,8 +40,8 @@ class History:
         self._points: list[dict[str, Any]] = []
 
     def points(self, followed: Sequence[Followed]) -> list[dict[str, Any]]:
-        """{"trials", "seeds", "regret", "low", "high", "tolerance", "verdict"} after so many ended trials, in nats or
-        reward; what is not known is left out."""
+        """{"trials", "method", "seeds", "regret", "low", "high", "tolerance", "verdict"} after so many ended trials, in
+        nats or reward; `method` is the LoRA that the regret is of. What is not known is left out."""
         ended = sorted(
             (one for one in followed if one.record is not None and not one.running), key=lambda one: one.stamp or (0,)
         )
@@ -85,4 +85,6 @@ def _plain(found: Verdict, trials: int) -> dict[str, Any]:
     point = {"regret": regret, "low": low, "high": high, "tolerance": tolerance, "learned": found.learned}
     shown = {name: rounded(value) for name, value in point.items() if value is not None}
     seeds = 0 if found.interval is None else found.interval.seeds
-    return {"trials": trials, "verdict": found.verdict, "seeds": seeds, **shown} if "regret" in shown else {}
+    if "regret" not in shown or found.lora is None:
+        return {}
+    return {"trials": trials, "method": found.lora.name, "verdict": found.verdict, "seeds": seeds, **shown}

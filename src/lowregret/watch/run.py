@@ -16,7 +16,7 @@ from lowregret.questions.judge import Claims
 from lowregret.questions.registry import Asked
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import CLAIMS, FORECAST, SPEC, STUDY, VERDICT, group_log
-from lowregret.runs.forecast import Forecast
+from lowregret.runs.forecast import Forecast, ForecastedRegret
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.requests import is_paused
 from lowregret.runs.study import group_folder
@@ -220,18 +220,24 @@ def _of(spec: CompareSpec | GroupSpec | TrainSpec) -> dict[str, Any]:
 
 
 def _forecast(found: Forecast) -> dict[str, Any]:
-    of = [
-        {
-            "method": one.method,
-            "regret": rounded(one.regret_nats),
-            "low": rounded(one.nats_interval[0]),
-            "high": rounded(one.nats_interval[1]),
-            "chance": rounded(one.chance_low),
-        }
-        for one in found.forecasts
-        if not one.says_nothing and one.regret_nats is not None and one.nats_interval is not None
-    ]
-    return {"of": of, "level": found.level, "step": found.step, "steps": found.steps}
+    return {
+        "of": [_forecasted(one) for one in found.forecasts],
+        "level": found.level,
+        "step": found.step,
+        "steps": found.steps,
+    }
+
+
+def _forecasted(one: ForecastedRegret) -> dict[str, Any]:
+    """Of one LoRA: its name alone where nothing is forecast; without pilots no nats."""
+    if one.says_nothing:
+        return {"method": one.method}
+    low, high = one.share_interval
+    told: dict[str, Any] = {"method": one.method, "share": [rounded(one.share), rounded(low), rounded(high)]}
+    if one.regret_nats is not None and one.nats_interval is not None:
+        low, high = one.nats_interval
+        told |= {"regret": rounded(one.regret_nats), "low": rounded(low), "high": rounded(high)}
+    return told
 
 
 def _verdict(found: Verdict) -> dict[str, Any]:

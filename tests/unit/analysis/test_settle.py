@@ -8,7 +8,7 @@ import pytest
 from lowregret.analysis.comparison import Measured, measure
 from lowregret.analysis.interval import Interval, paired_difference
 from lowregret.analysis.numbers import LOSS, REWARD
-from lowregret.analysis.settle import sentence, settle, settling_command
+from lowregret.analysis.settle import comparing_command, sentence, settle, settling_command
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.verdict import Settling, SettlingOption
 from lowregret.spec import FullFT, LoRA, TrialSpec
@@ -130,6 +130,30 @@ def test_the_command_is_the_same_with_what_is_asked_for(command: str) -> None:
     assert settling_command(command, "runs/mine", SettlingOption(seeds=7)) == (
         "lowregret compare --model tiny --data 'my rows.jsonl' --out runs/mine --seeds 7"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "decided", "found"),
+    [
+        ("lowregret forecast --budget 10% --model tiny --bank 'my bank' --out x", None, "compare --model tiny --out x"),
+        ("lowregret forecast --model tiny --budget=10% --out forecast", True, "compare --model tiny --out forecast"),
+        ("lowregret compare --until-decided --out 'a b'", False, "compare --out 'a b'"),
+        ("lowregret compare --until-decided --out x", True, "compare --until-decided --out x"),
+        ("lowregret compare --until-decided --out x", None, "compare --until-decided --out x"),
+        ("lowregret compare --out x", None, "compare --out x"),
+        ("lowregret compare --out 'x", True, "compare --out 'x"),
+    ],
+)
+def test_the_command_that_makes_a_comparison_is_never_that_of_its_pilots(
+    command: str, decided: bool | None, found: str
+) -> None:
+    added = " --until-decided" if decided and "forecast" in command else ""
+    assert comparing_command(command, decided=decided) == f"lowregret {found}{added}"
+
+
+def test_in_python_it_is_the_call_that_compares() -> None:
+    assert comparing_command("lowregret.forecast_regret(...)") == "lowregret.compare(...)"
+    assert comparing_command("lowregret.compare(...)", decided=True) == "lowregret.compare(...)"
 
 
 def test_where_the_rates_between_those_tried_are_in_the_way_that_is_said() -> None:

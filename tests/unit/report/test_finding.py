@@ -27,3 +27,10 @@ def test_unfinished_studies_are_left_out_with_what_finishes_them(every_study: Pa
     (tmp_path / "layers" / "claims.json").unlink()
     with pytest.raises(RecordsError, match=r"rank: is not finished\. Run the same command again: lowregret study fake"):
         find_studies([tmp_path], said.append)
+
+
+def test_a_comparison_of_which_there_are_pilots_alone_is_finished_by_compare(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "spec.json").write_text('{"command": "lowregret forecast --budget 10% --model tiny --out x"}')
+    with pytest.raises(RecordsError, match=r"is not finished\. Run this: lowregret compare --model tiny --out x"):
+        find_studies([tmp_path], lambda line: None, compares=True)

@@ -13,6 +13,8 @@ from pydantic import TypeAdapter
 from lowregret.errors import RecordsError
 from lowregret.report.charts.words import label
 from lowregret.report.reading import StudyRecords, load_study
+from lowregret.runs.atomic import write_json
+from lowregret.runs.decision import Decision
 from lowregret.spec import FullFT, LoRA, Method
 from lowregret.spec.conventions import CONVENTIONS
 
@@ -144,3 +146,15 @@ def test_a_damaged_forecast_is_said_in_a_line_and_left_out(studies: ModuleType, 
     assert line.endswith("`lowregret forecast` with the same flags and --out writes it anew.")
     assert "\n" not in line
     assert load_study(tmp_path).forecast is None
+
+
+def test_the_command_of_a_comparison_that_began_with_a_forecast_compares(tmp_path: Path, studies: ModuleType) -> None:
+    studies.write_study(tmp_path, command="lowregret forecast --budget 10% --model tiny --out study")
+    assert load_study(tmp_path).command == "lowregret compare --model tiny --out study"
+    decision = Decision(error=0.05, looks=(), rungs=(2, 10), steps=5, usual_steps=10)
+    verdict = studies.verdict()
+    write_json(tmp_path / "verdict.json", verdict.model_copy(update={"decision": decision}))
+    assert load_study(tmp_path).command.endswith(" --out study --until-decided")
+    write_json(tmp_path / "decision.json", decision)
+    write_json(tmp_path / "verdict.json", verdict)
+    assert load_study(tmp_path).command.endswith(" --out study"), "it went on to be whole"

@@ -85,6 +85,17 @@ def test_pilots_are_a_part_of_one_seed(tmp_path: Path) -> None:
     assert parts(pilots)[JUDGING] == pytest.approx(parts(whole)[JUDGING] * 2 / 3)
 
 
+def test_every_pilot_of_full_fine_tuning_keeps_a_checkpoint_of_twelve_bytes_a_parameter(tmp_path: Path) -> None:
+    spec, inputs = opened(evals=[4, 8, 40], methods=["full", "lora:1"])
+    decided = spec.model_copy(update={"until_decided": True})
+    whole, pilots = comparison_price(spec, inputs, tmp_path), comparison_price(spec, inputs, tmp_path, until=8)
+    searched = pilots.trials // 2
+    numbers = {"full": 984_448, "lora:1": 11_392}
+    states = sum(searched * 12 * each for each in numbers.values())
+    assert states <= pilots.disk_bytes - whole.disk_bytes < 1.1 * states
+    assert comparison_price(decided, inputs, tmp_path).disk_bytes == pilots.disk_bytes
+
+
 def test_evaluations_that_dominate_are_named_with_a_number_that_would_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,8 +244,42 @@ def test_without_a_checkpoint_what_has_ended_has_ended(tmp_path: Path) -> None:
     assert [r.id for r in resumable_records(tmp_path, None, said.append)] == [SEARCH[0].id]
     assert [path.parent.name for path in tmp_path.glob("trials/*/trial.json")] == [SEARCH[0].id]
     assert any("failed before" in line for line in said)
-    assert going_on([record(SEARCH[0], "finished")]) == ["going on after 1 trials that have ended"]
+    assert going_on([record(SEARCH[0], "finished")]) == ["going on after 1 trial that has ended"]
     assert going_on([]) == []
+
+
+def test_pilots_that_wait_have_not_ended() -> None:
+    waiting = [record(SEARCH[0], "running"), record(SEARCH[1], "running")]
+    assert going_on(waiting) == ["going on after 2 trials a part of the way"]
+    (said,) = going_on([*waiting, record(SEARCH[2], "finished"), record(SEARCH[3], "pruned")])
+    assert said == "going on after 2 trials that have ended and 2 trials a part of the way"
+
+
+def test_a_pilot_that_a_whole_comparison_did_not_ask_for_has_ended_and_its_checkpoint_goes(tmp_path: Path) -> None:
+    """It takes no part in the search, and whoever asks for it later has it trained again."""
+    methods = {"methods": (FullFT(), LoRA(rank=1)), "seeds": 1}
+    asked = TrialSpec(method=FullFT(), learning_rate=1e-4, seed=0)
+    others = [asked.model_copy(update={"learning_rate": rate}) for rate in (1e-3, 1e-2)]
+    on_disk(tmp_path, record(asked, "running", trainable_parameters=7), *(record(o, "finished") for o in others))
+    home = tmp_path / "trials" / asked.id
+    for step, loss in ((1, None), (2, 3.5), (3, None)):
+        append_metric(home / "metrics.jsonl", Metric(step=step, tokens=10 * step, seconds=1.0, test_nll=loss))
+    (home / "checkpoint.safetensors").write_bytes(b"weights")
+    spec = study(**methods, learning_rates=(1e-3, 1e-2))
+    Scheduler(tmp_path, spec, {}, Silent(), "").put_aside()
+    assert not (home / "checkpoint.safetensors").exists()
+    found = module.trial_record(home)
+    assert (found.status, found.steps, found.tokens, found.test_nll) == ("pruned", 3, 30, 3.5)
+    assert found.put_aside
+    assert "the comparison was complete without it, after its step 3" in (found.error or "")
+    best = module.best_rate([r for r in module.read_trials(tmp_path) if r.method == "full"])
+    assert not best.bracketed, "a pilot is no worse rate: nobody trained it to its end"
+    # Asked for by a list of rates that has grown, by pilots of more steps, and by a contest; not by pilots as long.
+    grown = study(**methods)
+    assert asked in Scheduler(tmp_path, grown, {}, Silent(), "").wanted()
+    assert asked in Scheduler(tmp_path, grown, {}, Silent(), "", until=4).wanted()
+    assert asked not in Scheduler(tmp_path, grown, {}, Silent(), "", until=2).wanted()
+    assert Scheduler(tmp_path, grown, {}, Silent(), "", only=[asked]).wanted() == [asked]
 
 
 def test_with_a_checkpoint_all_is_as_it_was_then(tmp_path: Path) -> None:

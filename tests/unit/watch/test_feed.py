@@ -223,10 +223,14 @@ def test_the_regret_ends_at_the_verdict_s_own(tmp_path: Path, clock: Clock) -> N
     assert points[-1]["regret"] == pytest.approx(verdict.regret_nats, rel=1e-5)
     assert [points[-1]["low"], points[-1]["high"]] == pytest.approx(list(verdict.ci95 or ()), rel=1e-5)
     assert points[-1]["verdict"] == verdict.verdict
+    assert verdict.lora is not None
+    assert points[-1]["method"] == verdict.lora.name
     assert [point["trials"] for point in points] == sorted({point["trials"] for point in points})
 
 
-def test_a_forecast_stands_beside_it_and_one_that_says_nothing_does_not(tmp_path: Path, clock: Clock) -> None:
+def test_every_forecast_is_told_by_its_method_and_one_that_says_nothing_without_numbers(
+    tmp_path: Path, clock: Clock
+) -> None:
     make_compare(tmp_path)
     known: dict[str, Any] = {
         "method": "lora:4", "share": 0.1, "share_interval": (0.0, 0.2), "regret_nats": 0.05,
@@ -234,12 +238,20 @@ def test_a_forecast_stands_beside_it_and_one_that_says_nothing_does_not(tmp_path
         "bits_per_parameter": 0.1, "far": False,
     }  # fmt: skip
     wide = {**known, "method": "lora:16", "share_interval": (-3.0, 3.0)}
-    found = Forecast(forecasts=(known, wide), tolerance=0.05, learned=0.5, step=8, steps=40, cost=0.2, bank="a bank")
+    free = {**known, "method": "lora:1", "regret_nats": None, "nats_interval": None}
+    found = Forecast(
+        forecasts=(wide, known, free), tolerance=0.05, learned=0.5, step=8, steps=40, cost=0.2, bank="a bank"
+    )
     write_json(tmp_path / FORECAST, found)
     feed = Feed([tmp_path], clock)
     looked(feed, clock)
     told = json.loads(feed.everything())["runs"][0]["forecast"]
-    assert told["of"] == [{"method": "lora:4", "regret": 0.05, "low": 0.0, "high": 0.1, "chance": 0.4}]
+    share = [0.1, 0.0, 0.2]
+    assert told["of"] == [
+        {"method": "lora:16"},
+        {"method": "lora:4", "share": share, "regret": 0.05, "low": 0.0, "high": 0.1},
+        {"method": "lora:1", "share": share},
+    ]
 
 
 def test_a_study_has_its_groups_their_logs_and_its_claims(tmp_path: Path, clock: Clock) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.model import RegretModel
 from lowregret.analysis.forecast.pilots import FULL, Pilots, Room, best_curve, longest, pilot_steps, pilots_at
+from lowregret.analysis.numbers import percent
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
-from lowregret.runs.forecast import Forecast
+from lowregret.runs.forecast import MOST_SHARE, Forecast
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 USUAL_TRIALS = 5
@@ -31,7 +32,7 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
     known = [other for other in bank.entries if other.identity != entry.identity]
     model = _bounded(
         RegretModel.of(known, step / entry.steps),
-        f" with pilots of {step / entry.steps:.0%} of a run",
+        f" with pilots of {percent(step / entry.steps)} of a run",
         "Ask for longer ones by --budget 20%, or add",
     )
     found: dict[str, Pilots] = {}
@@ -42,9 +43,7 @@ def make_forecast(spec: CompareSpec, entry: BankEntry, bank: Bank, share: float)
         found[name] = pilots
     first = next(iter(found.values()))
     learned = model.learned(first)
-    tolerance = spec.tolerance
-    if spec.tolerance_of == "loss":
-        tolerance *= (entry.base_nll - learned) / learned
+    tolerance = tolerance_share(spec, entry.base_nll, learned)
     forecasts = tuple(model.forecast(name, pilots, tolerance) for name, pilots in found.items())
     return Forecast(
         forecasts=forecasts,
@@ -89,6 +88,11 @@ def make_free_forecast(spec: CompareSpec, rooms: Mapping[str, Room], steps: int,
     )
 
 
+def tolerance_share(spec: CompareSpec, base_nll: float, learned: float) -> float:
+    """The tolerance as a share of what FullFT is expected to learn."""
+    return spec.tolerance * ((base_nll - learned) / learned if spec.tolerance_of == "loss" else 1.0)
+
+
 def _bounded(model: RegretModel | None, which: str, remedy: str) -> RegretModel:
     if model is None or not model.has_bounds():
         pairs = 0 if model is None else len(model.regret.errors)
@@ -117,10 +121,10 @@ def _step(entry: BankEntry, names: Sequence[str], share: float) -> int:
     curves = [longest(method) for method in methods if method is not None]
     step = None if missing else pilot_steps(curves, share, entry.steps)
     if step is None:
-        whose = f"{missing[0]} has none" if missing else f"none is within {share:.0%} of the run"
+        whose = f"{missing[0]} has none" if missing else f"none is within {percent(share)} of the run"
         raise RecordsError(
-            f"a forecast needs an evaluation of each method in the pilots, and {whose}: ask for more evaluations "
-            "(--evals 12), or for longer pilots (--budget 20%)."
+            f"a forecast needs an evaluation of each method in the pilots, and {whose}: ask for longer "
+            f"pilots (--budget {MOST_SHARE:.0%}), or in another --out for more evaluations (--evals 12)."
         )
     return step
 

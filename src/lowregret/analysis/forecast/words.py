@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lowregret.analysis.numbers import nats
 from lowregret.runs.forecast import Forecast, ForecastedRegret
 from lowregret.runs.verdict import Verdict
@@ -28,9 +30,14 @@ def sentences(found: Forecast) -> list[str]:
     ]
 
 
-def expected_lines(found: Forecast) -> list[str]:
-    """A line for each LoRA of which something is forecast, to be shown while it is measured."""
-    return [f"forecast: {_of(regret, found)}" for regret in found.forecasts if not regret.says_nothing]
+def expected_lines(found: Forecast, tolerance: float | None) -> list[str]:
+    """A line for each LoRA of which something is forecast, to be shown while it is measured.
+
+    `tolerance` is that of the measurement, as a share of what FullFT learns; None where that is not known. On which
+    side of it a regret lies is said of the tolerance alone that the forecast was made for.
+    """
+    same = tolerance is not None and math.isclose(tolerance, found.tolerance, rel_tol=1e-6)
+    return [f"forecast: {_of(regret, found, sided=same)}" for regret in found.forecasts if not regret.says_nothing]
 
 
 def beside(found: Forecast, verdict: Verdict) -> list[str]:
@@ -47,7 +54,7 @@ def beside(found: Forecast, verdict: Verdict) -> list[str]:
     ]
 
 
-def _of(regret: ForecastedRegret, found: Forecast) -> str:
+def _of(regret: ForecastedRegret, found: Forecast, *, sided: bool = True) -> str:
     low, high = regret.share_interval
     pilots = ""
     if regret.at_pilot is not None:
@@ -63,11 +70,12 @@ def _of(regret: ForecastedRegret, found: Forecast) -> str:
         if chance <= 1 - _SURE
         else f"on either side of the tolerance of {found.tolerance:.1%}, below it with a chance of {chance:.0%}"
     )
+    where = f": {side}" if sided else ""
     absolute = ""
     if regret.regret_nats is not None and regret.nats_interval is not None:
         least, most = (nats(edge, sign=True) for edge in regret.nats_interval)
         absolute = f", {nats(regret.regret_nats, sign=True)} nats ({least} to {most})"
     return (
         f"{regret.method}: a regret of {regret.share:+.1%} of what full fine-tuning learns is expected ({low:+.1%} to "
-        f"{high:+.1%} in nine of ten cases){absolute}: {side}.{pilots}"
+        f"{high:+.1%} in nine of ten cases){absolute}{where}.{pilots}"
     )

@@ -19,7 +19,7 @@ from lowregret.errors import LowregretError, RecordsError, SpecError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.decision import Decision, Look
 from lowregret.runs.files import DECISION, FORECAST, METRICS
-from lowregret.runs.forecast import stored_forecast
+from lowregret.runs.forecast import shown_forecast
 from lowregret.runs.metrics import held_out_curve
 from lowregret.runs.study import read_trials, start_loss, trial_folder
 from lowregret.runs.verdict import Verdict
@@ -135,7 +135,7 @@ def _settle(comparison: OpenedComparison, contest: Contest) -> Verdict:
 def _forecast(comparison: OpenedComparison, bank: Bank | None) -> None:
     """forecast.json, once, where the bank knows such cases: it decides nothing, and is shown beside the measurement."""
     path = comparison.folder / FORECAST
-    there = stored_forecast(comparison.folder)
+    there = shown_forecast(comparison.folder, comparison.watching.say)
     if bank is None or (there is not None and there.step > 0):  # one without pilots gives way to one by them
         return
     try:
@@ -144,5 +144,7 @@ def _forecast(comparison: OpenedComparison, bank: Bank | None) -> None:
         comparison.watching.say(f"no forecast: {error}")
         return
     write_json(path, found)
-    for line in expected_lines(found) or ["no forecast: the bank knows too little that is like this case"]:
+    for line in expected_lines(found, found.tolerance) or [
+        "no forecast: the bank knows too little that is like this case"
+    ]:
         comparison.watching.say(line)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lowregret.analysis.decided import at_the_end
 from lowregret.analysis.learning_rate import SEARCH_SEED, at_step, search_loss
-from lowregret.runs.records import TrialRecord
+from lowregret.runs.records import PILOT, TrialRecord
 
 Curves = Mapping[str, Mapping[int, float]]
 """Trial id → step → held-out loss."""
@@ -41,8 +41,8 @@ def as_of(records: Sequence[TrialRecord], curves: Curves, step: int, last: int) 
             continue
         if loss is not None and record.status != "failed":
             found.append(at_step(record, step, loss))
-        elif record.status == "running":
-            found.append(record.model_copy(update={"status": "pruned", "pruned_by": None}))
+        elif record.status == "running" or record.put_aside:
+            found.append(record.model_copy(update={"status": "pruned", "pruned_by": None, "error": PILOT}))
         elif record.status == "pruned":  # by a comparison that was not of this kind: it does not go on
             found.append(record.model_copy(update={"status": "diverged"}))
         elif record.status in ("diverged", "failed"):

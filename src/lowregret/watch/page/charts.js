@@ -1,5 +1,6 @@
 // The three figures of a run: its curves, the search for rates, and how the regret narrows.
 
+import { forecastOf, forecastWords } from "./forecast.js";
 import { loss, rate, setText, signed } from "./format.js";
 import { colour, css, dashes, extent, mark, padded, path, Plot, quantile } from "./plot.js";
 import { isReward, methodsOf, trialsOf } from "./store.js";
@@ -274,7 +275,8 @@ export class Regret {
 
   show(run) {
     this.points = run.regret ?? [];
-    this.forecast = (run.forecast?.of ?? [])[0] ?? null;
+    const expected = forecastOf(run);
+    this.forecast = expected?.regret === undefined ? null : expected;
     const ends = this.points.flatMap(({ regret, low, high, tolerance }) => [regret, low, high, tolerance]);
     if (this.forecast) ends.push(this.forecast.low, this.forecast.high);
     const known = ends.filter((value) => value !== undefined && value !== null);
@@ -295,12 +297,13 @@ export class Regret {
     const unit = isReward(run) ? "" : " nats";
     let said = "";
     if (last) {
-      said = `Regret ${signed(last.regret)}${unit}`;
+      said = `Regret of ${last.method}: ${signed(last.regret)}${unit}`;
       if (last.low !== undefined && last.seeds > 1) said += ` (95 % interval ${signed(last.low)} to ${signed(last.high)})`;
       if (!(last.seeds > 1)) said += ", of one seed: how much that varies is not known";
       if (last.tolerance !== undefined) said += `; low below ${signed(last.tolerance)}`;
     }
-    if (this.forecast) said += `${said ? ". " : ""}Forecast: ${signed(this.forecast.regret)}${unit} (${signed(this.forecast.low)} to ${signed(this.forecast.high)}).`;
+    const forecast = forecastWords(run);
+    if (forecast) said += `${said ? ". " : ""}${forecast}`;
     setText(this.now, said);
     this.node.setAttribute("role", "img");
     this.node.setAttribute("aria-label", `The regret and its interval after each trial. ${said}`);

@@ -322,6 +322,6 @@ def test_of_two_that_change_a_bank_one_waits_for_the_other(tmp_path: Path) -> No
 
 def test_a_bank_of_too_few_cases_for_an_interval_gives_no_number() -> None:
     few = Bank(a_bank().entries[:8], 0)
-    with pytest.raises(RecordsError, match="8 pairs of base and data with pilots of 17% of a run"):
+    with pytest.raises(RecordsError, match=r"8 pairs of base and data with pilots of 17\.2% of a run"):
         make_forecast(asked("full", "lora:4"), entry(identity="new"), few, 0.2)
     assert make_forecast(asked("full", "lora:4"), entry(identity="new"), Bank(a_bank().entries[:9], 0), 0.2).forecasts

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lowregret.analysis.forecast.words import sentences
+from lowregret.analysis.forecast.words import expected_lines, sentences
 from lowregret.runs.forecast import Forecast, ForecastedRegret
 
 
@@ -44,3 +44,12 @@ def test_an_interval_as_wide_as_all_that_is_learned_is_no_forecast() -> None:
     assert first.startswith("lora:4: nothing is forecast")
     assert "+2.0%" not in first
     assert "In the pilots it is +5.0%, at 1.5 times the steps." in first
+
+
+def test_the_side_is_that_of_the_tolerance_that_the_forecast_was_made_for() -> None:
+    found = forecast(chance_low=0.05)
+    assert ": above the tolerance of 5.0%. In the pilots" in expected_lines(found, 0.05)[0]
+    for other in (0.2, None):
+        (line,) = expected_lines(found, other)
+        assert "tolerance" not in line
+        assert "in nine of ten cases), 0.0300 nats. In the pilots it is +5.0%" in line

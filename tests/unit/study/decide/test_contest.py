@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 from benchmarks.until_decided import Answered, Played, play
 
+from lowregret.analysis.decided import judged_records
 from lowregret.analysis.regret import judge
 from lowregret.errors import SpecError
 from lowregret.runs.decision import Look
-from lowregret.runs.records import ExampleLosses, TrialRecord
+from lowregret.runs.records import PUT_ASIDE, ExampleLosses, TrialRecord
 from lowregret.spec import CompareSpec, TrialSpec
 from lowregret.spec.base import build
 from lowregret.study.decide.contest import Ask, Contest, Judge
@@ -200,6 +201,31 @@ def test_trials_that_were_not_trained_so_far_count_as_worse_and_others_as_they_s
     assert as_of([running], curves, 100, 100)[0].status == "pruned"
     stopped = running.model_copy(update={"status": "pruned", "pruned_by": "other"})
     assert as_of([stopped], {}, 50, 100)[0].status == "diverged", "by another rule: it does not go on"
+    aside = running.model_copy(update={"status": "pruned", "error": f"{PUT_ASIDE}the comparison was complete"})
+    for step in (50, 100):
+        (found,) = as_of([aside], curves, step, 100)
+        assert (found.status, found.pilot, found.put_aside) == ("pruned", True, False), "a rung can ask for it"
+
+
+def test_the_steps_of_a_verdict_are_those_that_its_trials_took_and_pilots_are_called_so() -> None:
+    trainer = Trainer(bowl({"full": 0.5, "lora:8": 0.5}))
+    asked = spec("full,lora:8")
+    found, reached = played(asked, trainer)
+    answered = {trial: trainer(trial) for trial in reached}
+    records = [
+        record.model_copy(update={"status": "finished" if at == STEPS else "running", "steps": at})
+        for (record, _, _), at in ((answered[trial], at) for trial, at in reached.items())
+    ]
+    losses = {record.id: answered[record.spec][2] for record in records if record.status == "finished"}
+    shown = judge(asked, judged_records(records, ("full", "lora:8"), 2), losses, BASE, {})
+    pilots = sum(record.status == "running" for record in records)
+    assert shown.gains is not None
+    assert shown.gains.steps == sum(reached.values()) == found.decision.steps
+    assert shown.search["pilots"] == pilots > 1
+    assert shown.search["pruned"] == 0
+    said = " ".join(shown.reasons)
+    assert f"{pilots} pilots (trained a part of the way)" in said
+    assert "pruned" not in said
 
 
 def test_a_look_that_settled_ends_it() -> None:
