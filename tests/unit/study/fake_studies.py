@@ -33,7 +33,7 @@ def u_shaped(group: GroupSpec, trial: TrialSpec, step: int) -> float:
     best = 6e-3 if isinstance(trial.method, LoRA) else 1e-3
     off = math.log2(trial.learning_rate / best)
     noise = random.Random(f"{trial.id} {group.condition}").gauss(0, 0.002)
-    return 2.0 - 0.2 * math.log(step + 1) + 0.05 * off**2 + noise
+    return 2.0 - 0.2 * math.log(step + 1) + 0.02 * off**2 + noise
 
 
 def make(folder: Path, question: Question, loss: Loss = u_shaped) -> int:

@@ -52,4 +52,4 @@ def test_the_side_is_that_of_the_tolerance_that_the_forecast_was_made_for() -> N
     for other in (0.2, None):
         (line,) = expected_lines(found, other)
         assert "tolerance" not in line
-        assert "in nine of ten cases), 0.0300 nats. In the pilots it is +5.0%" in line
+        assert "in nine of ten cases), +0.0300 nats (-0.0150 to +0.0600). In the pilots it is +5.0%" in line
