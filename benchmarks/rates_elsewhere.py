@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowregret.plan.rates.law import LAW, SWEEP_BATCH, SWEEP_STEPS, group_of
-from lowregret.plan.rates.method import FULL_REFERENCE_RANK, ratio
+from lowregret.plan.rates.method import FULL_REFERENCE_RANK, ratio, short_terms
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.rates.setting import BATCH_POWER, CONSTANT, FEWEST_STEPS, SMALL_POWER, SMALLEST, STEPS_POWER
 from lowregret.plan.rates.sweep import fit_parabola
@@ -88,6 +88,8 @@ class Found:
         rank = self.method.rank if isinstance(self.method, LoRA) else FULL_REFERENCE_RANK
         apart = 0.5 * math.log(ratio(self.steps) / ratio(SWEEP_STEPS))
         law = LAW.log_rate(group_of(shapes.family), shapes.total, rank)
+        if isinstance(self.method, LoRA):
+            law += sum(term.shift for term in short_terms(self.method, self.steps))
         return math.log(self.rate) - law - (apart if isinstance(self.method, LoRA) else -apart)
 
 

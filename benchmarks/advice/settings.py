@@ -36,7 +36,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "smollm2_layers": ("smollm2_layers.csv",),
     "smollm2_studies": ("smollm2_studies/trials.csv",),
 }
-FITTED = ("studies_full", "schedules_tiny", "gsm8k_smollm2")
+FITTED = ("studies_full", "schedules_tiny", "gsm8k_smollm2", "smollm2_studies")
 """Those whose trials a law of the plan was fitted on, or settled with."""
 
 

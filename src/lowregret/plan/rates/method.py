@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from lowregret.plan.rates.law import SWEEP_STEPS
+from lowregret.plan.rates.law import LAW, SWEEP_STEPS, effective_rank
+from lowregret.plan.rates.setting import FEWEST_STEPS
 from lowregret.plan.rates.term import Term
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.weights import Shapes
@@ -80,6 +81,25 @@ def length_terms(method: FullFT | LoRA, steps: int) -> Iterator[Term]:
         "length",
         f"LoRA's ratio to FullFT is 15 in short runs and 10 in long ones (docs/science.md 3.3): x{factor:.2f} at "
         f"{steps:,} steps, each method moving by the root (our assumption).",
+    )
+
+
+def short_terms(method: LoRA, steps: int) -> Iterator[Term]:
+    """Ranks come together in a short run: the power of the rank goes with the logarithm of the steps, from none in
+    `FEWEST_STEPS` to the sweep's, about the reference rank."""
+    reached = math.log(max(steps, FEWEST_STEPS) / FEWEST_STEPS) / math.log(SWEEP_STEPS / FEWEST_STEPS)
+    apart = math.log(effective_rank(method.rank) / effective_rank(FULL_REFERENCE_RANK))
+    shift = -max(1 - reached, 0.0) * LAW.rank_power * apart
+    if math.isclose(shift, 0.0, abs_tol=1e-12):
+        return
+    yield Term(
+        shift,
+        abs(shift) / 2,
+        "measured",
+        "its rank in a short run",
+        f"In {steps:,} steps ranks differ less than in the sweep's {SWEEP_STEPS}: x{math.exp(shift):.2f} for rank "
+        f"{method.rank}. In 24 and 60 steps SmolLM2 wants one rate from rank 1 to 64, in 100 `tiny` nearly so "
+        "(docs/findings/2026-11-29-rates-elsewhere.md).",
     )
 
 

@@ -20,6 +20,7 @@ from lowregret.plan.rates.method import (
     lora_terms,
     narrow_terms,
     optimizer_terms,
+    short_terms,
 )
 from lowregret.plan.rates.reward import reward_terms
 from lowregret.plan.rates.setting import run_terms, schedule_terms, size_terms
@@ -77,7 +78,7 @@ def recommend(
     else:
         terms = [*_base_terms(method, shapes), *size_terms(shapes.total)]
         terms += [*schedule_terms(schedule), *run_terms(batch_size, steps), *length_terms(method, steps)]
-        terms += full_terms() if isinstance(method, FullFT) else ()
+        terms += full_terms() if isinstance(method, FullFT) else short_terms(method, steps)
     terms += lora_terms(method, shapes) if isinstance(method, LoRA) else narrow_terms(shapes)
     terms += optimizer_terms(method)
     middle = sum(term.shift for term in terms)

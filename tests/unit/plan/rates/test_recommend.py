@@ -219,6 +219,21 @@ def test_what_a_variant_does_to_the_rate(changed: dict[str, Any], factor: float)
         assert width(variant) > width(plain)
 
 
+def test_ranks_come_together_in_a_short_run() -> None:
+    """In 24 and 60 steps SmolLM2 wants one rate from rank 1 to 64; in the sweep's 780 steps 2.5 times as high a one
+    (docs/findings/2026-11-29-rates-elsewhere.md)."""
+
+    def apart(steps: int) -> float:
+        low, high = (
+            recommend(LoRA(rank=rank), find_model("smollm2-135m"), batch_size=4, steps=steps).value for rank in (1, 64)
+        )
+        return high / low
+
+    assert [apart(10), apart(24)] == pytest.approx([1.0, 1.0])
+    assert 1.0 < apart(60) < apart(200) < apart(779)
+    assert [apart(780), apart(5000)] == pytest.approx([22.0**0.294] * 2, rel=0.01)
+
+
 def test_the_family_of_adamw_has_one_rate() -> None:
     plain = at_the_sweep(FullFT())
     for kind in ("adamw8bit", "bf16", "bf16-split", "bf16-nearest"):
