@@ -81,7 +81,7 @@ def test_it_is_computed_again_from_its_records(run: Any, decided: Any, tmp_path:
     assert "decision.json: looks 0 seeds is 2, computed again 3" in told.stdout
 
 
-@pytest.mark.parametrize("said", ["It was decided at look 1", "Trained no further", "That took "])
+@pytest.mark.parametrize("said", ["It was decided at look 1", "Trained no further", "The trials of all methods"])
 def test_what_it_says_of_how_it_was_decided_is_computed_again(
     run: Any, decided: Any, tmp_path: Path, said: str
 ) -> None:
