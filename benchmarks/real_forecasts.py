@@ -99,7 +99,9 @@ def table(out: Path) -> Iterator[str]:
     """Forecast beside measurement, as shares of what full fine-tuning learns."""
     yield "| set | LoRA | price | regret forecast | 90 % within | measured | 95 % within |"
     yield "|---|---|---|---|---|---|---|"
-    for name, prices in json.loads(FORECASTS.read_text(encoding="utf-8")).items():
+    forecasts = json.loads(FORECASTS.read_text(encoding="utf-8"))
+    for name in SETS:
+        prices = forecasts[name]
         verdict = json.loads((out / name / "verdict.json").read_text(encoding="utf-8"))
         measured = {method["name"]: method for method in verdict["methods"]}
         for price, said in prices.items():
