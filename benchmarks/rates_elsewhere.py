@@ -34,6 +34,7 @@ from lowregret.spec.optimizer import Schedule
 HOME = Path(__file__).resolve().parents[1]
 TABLE = HOME / "benchmarks" / "tables" / "best_rates.csv"
 STUDIES = HOME / "docs" / "results" / "studies_full" / "trials.csv"
+SMOLLM2, _SMOLLM2 = HOME / "docs" / "results" / "smollm2_studies" / "trials.csv", "HuggingFaceTB/SmolLM2-135M-Instruct"
 SCHEDULES = HOME / "docs" / "results" / "rates" / "schedules_tiny.csv"
 
 TERMS = ("constant", "batch power", "steps power", "small power", "ratio", "narrow")
@@ -110,29 +111,33 @@ def elsewhere() -> Iterator[Found]:
                     int(row["steps"]),
                     float(row["best_rate"]),
                 )
-    yield from _on_tiny()
+    yield from _studies()
 
 
-def _on_tiny() -> Iterator[Found]:
-    """Bottoms of the parabolas of our own studies on `tiny` that have one."""
-    losses: dict[tuple[str, str, int, int], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _studies() -> Iterator[Found]:
+    """Bottoms of the parabolas of our own studies on `tiny` and SmolLM2 that have one."""
+    losses: dict[tuple[str, str, str, int, int], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in _rows(STUDIES):
         wanted = row["study"] in ("learning-rate", "short-runs", "batch-size", "rank")
         if wanted and row["status"] == "finished" and row["method"].count(":") < 2:
             batch = int(row["condition"].partition("-")[2]) if row["study"] == "batch-size" else 8
-            key = ("constant", row["method"], batch, int(row["steps"]))
+            key = ("tiny", "constant", row["method"], batch, int(row["steps"]))
             losses[key][float(row["learning_rate"])].append(float(row["test_nll"]))
     for row in _rows(SCHEDULES):
         if row["status"] == "finished":
-            key = (row["schedule"], row["method"], int(row["batch_size"]), int(row["steps"]))
+            key = ("tiny", row["schedule"], row["method"], int(row["batch_size"]), int(row["steps"]))
             losses[key][float(row["learning_rate"])].append(float(row["test_nll"]))
-    for (schedule, method, batch_size, steps), cell in losses.items():
+    for row in _rows(SMOLLM2):
+        if row["status"] == "finished" and row["method"].endswith(("full", ":all")):
+            key = (_SMOLLM2, "constant", row["method"], 4, int(row["steps"]))
+            losses[key][float(row["learning_rate"])].append(float(row["test_nll"]))
+    for (model, schedule, method, batch_size, steps), cell in losses.items():
         means = {math.log(rate): statistics.mean(values) for rate, values in cell.items()}
         best = min(means, key=lambda rate: means[rate])
         parabola = fit_parabola(means)
         if parabola is not None and min(means) < best < max(means):
             rate = math.exp(parabola.optimum)
-            yield Found("tiny", method_of(method), schedule, batch_size, steps, rate)  # type: ignore[arg-type]
+            yield Found(model, method_of(method), schedule, batch_size, steps, rate)  # type: ignore[arg-type]
 
 
 def _rows(path: Path) -> Iterable[dict[str, str]]:

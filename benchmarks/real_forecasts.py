@@ -92,7 +92,7 @@ def forecast(name: str, file: Path, folder: Path) -> None:
             continue
         said = lowregret("forecast", "--config", str(file), "--out", str(folder), "--budget", budget, "--json")
         known.setdefault(name, {})[budget] = json.loads(said)
-        FORECASTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        FORECASTS.write_text(to_json(known, indent=1) + "\n", encoding="utf-8")
 
 
 def table(out: Path) -> Iterator[str]:
