@@ -149,10 +149,9 @@ def test_comparisons_whose_own_regret_is_unknown_judge_no_forecast() -> None:
     assert with_them.forecast("lora:4", case.pilots, 0.05) == without.forecast("lora:4", case.pilots, 0.05)
 
 
-@pytest.mark.parametrize("steps", range(20, 129))
-def test_a_bank_is_read_at_the_length_of_the_pilots_not_at_a_shorter_one(steps: int) -> None:
+def test_a_bank_is_read_at_the_length_of_the_pilots_not_at_a_shorter_one() -> None:
     """Evaluations a factor of √2 apart: one lies within 2^¼ of any share; the last within it may be half as long."""
-    for share in (0.1, 0.17, 0.2, 0.3):
+    for share in (0.1, 0.15, 0.17, 0.2, 0.25, 0.3):
         step = nearest_step([falling(1.0)], share, 64)
         assert step is not None
         assert 2**-0.3 < step / (share * 64) < 2**0.3
