@@ -59,7 +59,7 @@ def _pilot(home: Path) -> None:
     for step in range(1, 7):
         metric = Metric(step=step, tokens=step, train_nll=2 / step, test_nll=1 / step, seconds=1.0)
         append_metric(home / "metrics.jsonl", metric)
-    asked = {"batch_size": 8, "data": {"train": "rows.jsonl"}}
+    asked = {"model": "qwen3-0.6b", "batch_size": 8, "data": {"train": "rows.jsonl"}}
     (home / "spec.json").write_text(json.dumps({"spec": asked, "resolved": {"train_examples": 30}}))
 
 
