@@ -29,7 +29,7 @@ from lowregret.analysis.selection import flattery
 from lowregret.analysis.settle import settle
 from lowregret.runs.records import PILOT, TrialRecord
 from lowregret.runs.study import NO_COSTS, Costs
-from lowregret.runs.verdict import IntervalParts, Lag, MethodResult, Recommendation, Ruling, Settling, Verdict
+from lowregret.runs.verdict import Gains, IntervalParts, Lag, MethodResult, Recommendation, Ruling, Settling, Verdict
 from lowregret.spec import CompareSpec, FullFT, LoRA
 from lowregret.version import __version__
 
@@ -90,12 +90,7 @@ def judge(
         **_in_unit(spec, interval, tolerance, base_loss),
         learned=learned,
         lag=lag,
-        reasons=(
-            *said,
-            *reasons.of_quantised(measured, quantised, base_loss),
-            *_notes(records),
-            *sentences(gains, records),
-        ),
+        reasons=(*said, *reasons.of_quantised(measured, quantised, base_loss), *_notes(records, gains)),
         recommendation=None if chosen is None else _recommendation(spec, chosen, lora, lag, ruling),
         methods=tuple(results.values()),
         lora=None if lora is None else results[lora.name],
@@ -116,11 +111,12 @@ def _reference(measured: Sequence[Measured]) -> Measured:
     return (plain or fulls)[0]
 
 
-def _notes(records: Sequence[TrialRecord]) -> list[str]:
-    """What finished trials note, each once, with how many do."""
+def _notes(records: Sequence[TrialRecord], gains: Gains) -> list[str]:
+    """What finished trials note, each once, with how many do; then what packing and stopping early saved."""
     finished = [record for record in records if record.status == "finished"]
     counts = Counter(record.note for record in finished if record.note)
-    return [f"Of {count} of {len(finished)} finished trials: {note}." for note, count in counts.items()]
+    noted = [f"Of {count} of {len(finished)} finished trials: {note}." for note, count in counts.items()]
+    return [*noted, *sentences(gains, records)]
 
 
 def _settling(
