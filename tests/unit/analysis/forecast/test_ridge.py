@@ -52,7 +52,7 @@ def test_a_case_far_from_all_that_is_known_has_a_wider_interval() -> None:
 
 
 def test_beyond_what_is_typical_an_interval_widens_by_how_far_that_is() -> None:
-    """√(1 + leverage) alone would add a few per cent at leverages of a bank: nine in ten of its cases lie below this."""
+    """√(1 + leverage) alone would add a few per cent at the leverages of a bank."""
     model = Ridge(world(random.Random(1), 12))
     leverages = sorted(leverage for _, leverage in left_out(world(random.Random(1), 12)))
     assert sum(leverage <= model.typical for leverage in leverages) == math.ceil(0.9 * len(leverages))
