@@ -24,9 +24,11 @@ from commands import typed
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# What tests encode is kept in a folder of their own, which goes when they end.
+# What tests encode and gather is kept in folders of their own, which go when they end.
 _CACHE = tempfile.TemporaryDirectory(prefix="lowregret-cache-")
 os.environ["LOWREGRET_CACHE"] = _CACHE.name
+_DATA_HOME = tempfile.TemporaryDirectory(prefix="lowregret-home-")
+os.environ["XDG_DATA_HOME"] = _DATA_HOME.name
 # On models this small a second thread costs more than it gives, and sums in another order change the last bit.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")

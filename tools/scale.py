@@ -14,7 +14,7 @@ from pathlib import Path
 from lowregret.analysis.numbers import duration
 from lowregret.plan.formatting import byte_count, share
 from lowregret.plan.make import build_plan
-from lowregret.plan.page import started
+from lowregret.plan.next_steps import started
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model
@@ -78,9 +78,10 @@ def command(plan: Plan) -> str:
     """What to type, on a line."""
     request = plan.request
     start, options = started(request, plan.hardware)
-    options = [*options, *["--checkpoint-activations"] * request.checkpoint_activations]
+    options = [*options, *[("--checkpoint-activations",)] * request.checkpoint_activations]
     method = f"compare --methods {LORA.name},full" if _all_fit(plan) else f"train --method {LORA.name} --out runs/mine"
-    return " ".join([start, method, "--model", plan.shapes.name, "--data train.jsonl", *options])
+    started_by, flags = (" ".join(map(" ".join, words)) for words in (start, options))
+    return " ".join([started_by, method, "--model", plan.shapes.name, "--data train.jsonl", flags]).rstrip()
 
 
 def made() -> str:

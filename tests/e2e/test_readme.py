@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -50,3 +51,16 @@ def test_the_code_in_docs_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         exec(compile(code, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", ["docs/start.md", "docs/zh/start.md"])
+def test_the_plan_that_is_shown_is_the_plan(page: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line by line, up to an ellipsis."""
+    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    typed, shown = next(pair for pair in itertools.pairwise(blocks) if pair[0].startswith("lowregret plan "))
+    monkeypatch.setenv("COLUMNS", "110")
+    ended = run(*shlex.split(typed)[1:])
+    assert ended.exit_code == 0, ended.stderr
+    printed = " ".join(ended.stdout.split())
+    for line in shown.splitlines():
+        assert " ".join(line.partition("…")[0].split()) in printed, line

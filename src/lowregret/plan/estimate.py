@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lowregret.plan.placement import PACK
-from lowregret.plan.plan import MethodPlan
+from lowregret.plan.plan import Here, MethodPlan
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.budget import MemoryBudget
 from lowregret.plan.resources.cost import RunCost, StudyCost, packing_gain, run_cost, study_cost
@@ -135,14 +135,23 @@ class CostEstimator:
             optimizer=type(self.request.optimizer),
         )
 
-    def study_cost(self, lora: LoRA) -> StudyCost | None:
-        """What measuring the regret would take; None without hardware, and for RL, whose sampling is not counted."""
-        runs = self.run_cost(lora), self.run_cost(full_asked(self.request))
-        if runs[0] is None or runs[1] is None or self.request.objective == "rl":
+    def study_cost(self, lora: Here | None, full: Here | None) -> StudyCost | None:
+        """What measuring the regret would take, with both methods as they fit; None where one does not, without
+        hardware, and for RL, whose sampling is not counted."""
+        if lora is None or full is None or self.request.objective == "rl":
             return None
-        apart = self.budget.placement(lora)
+        if lora.checkpoint_activations or full.checkpoint_activations:
+            request = self.request.model_copy(update={"checkpoint_activations": True, "offload_activations": False})
+            budget = replace(self.budget, checkpoint_activations=True, offload_activations=False)
+            again = replace(self, request=request, budget=budget)
+            return again.study_cost(Here(lora.method), Here(full.method))
+        assert isinstance(lora.method, LoRA)
+        runs = self.run_cost(lora.method), self.run_cost(full.method)
+        if runs[0] is None or runs[1] is None:
+            return None
+        apart = self.budget.placement(lora.method)
         return study_cost(
-            runs[0], runs[1], packing=self.packing(lora), apart=1 if apart.deals_rows else apart.mesh.data
+            runs[0], runs[1], packing=self.packing(lora.method), apart=1 if apart.deals_rows else apart.mesh.data
         )
 
     def packing(self, lora: LoRA) -> float:

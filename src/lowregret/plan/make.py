@@ -69,6 +69,8 @@ def build_plan(
     if hardware is None:
         budget = replace(budget, hardware=budget.cheapest(found.method))
     estimator = CostEstimator(shapes, request, work, budget)
+    lora = estimator.method_plan(found.lora, sum(found.lora_parameters.values()), found.lora_rate)
+    full = estimator.method_plan(full_asked(request), shapes.total, found.full_rate)
     return Plan(
         shapes=shapes,
         request=request,
@@ -77,8 +79,8 @@ def build_plan(
         advice=found.advice,
         hardware=budget.hardware,
         hardware_assumed=hardware is None,
-        lora=estimator.method_plan(found.lora, sum(found.lora_parameters.values()), found.lora_rate),
-        full=estimator.method_plan(full_asked(request), shapes.total, found.full_rate),
+        lora=lora,
+        full=full,
         batch_size=choice.batch_size,
         steps=choice.steps,
         length=length,
@@ -87,7 +89,7 @@ def build_plan(
         capacity=_capacity(shapes, found),
         trust=trust(shapes, found, budget.hardware, request.devices),
         price_given=request.price is not None,
-        study=estimator.study_cost(found.lora),
+        study=estimator.study_cost(lora.here, full.here),
     )
 
 

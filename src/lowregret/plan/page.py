@@ -7,31 +7,29 @@ number, and sections of sentences.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lowregret.analysis.numbers import duration
-from lowregret.data.facts import DEFAULT_LENGTH
-from lowregret.errors import SpecError
 from lowregret.foreign_text import markdown as escaped
 from lowregret.foreign_text import shown
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
+from lowregret.plan.next_steps import next_steps
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
 from lowregret.spec import FullFT, LoRA
-from lowregret.spec.plan import PlanSpec
-from lowregret.spec.rl import OWN_PROBLEMS
-from lowregret.tasks.registry import find_entry
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
-_COMMAND_WIDTH = 74
+_BETWEEN = 2
+"""Columns between those of the table."""
+_LEAST_SOURCE = 14
+"""Columns in which a source can be read."""
 _FOOT = "SCIENCE n: section n of docs/science.md. GB: 10⁹ bytes."
 
 
@@ -216,74 +214,6 @@ def sections(plan: Plan) -> Iterator[tuple[str, str, Sequence[str]]]:
     yield "How far to trust it", "", [*parts, f"What would tell most: {plan.trust.pilot.said}"]
 
 
-def next_steps(plan: Plan) -> list[str]:
-    """Commands to go on with, to be copied as they stand."""
-    if plan.facts is None or plan.facts.blocked:
-        return []
-    choice, request = plan.advice.choice, plan.request
-    if request.objective == "rl":
-        if not _is_task(plan.facts.source):
-            return []  # rows of a file do not say how they are graded
-        source = ["--objective", "rl", "--task", plan.facts.source, "--max-tokens", str(request.max_tokens)]
-        source += ["--group-size", str(request.group_size)]
-    else:
-        source = ["--data", plan.facts.source]
-    more = [] if plan.facts.max_length == DEFAULT_LENGTH else ["--max-length", str(plan.facts.max_length)]
-    more += ["--steps", str(choice.steps)] if choice.epochs is None else ["--epochs", f"{choice.epochs:g}"]
-    more += [] if request.schedule == "constant" else ["--schedule", request.schedule]
-    common = ["--model", plan.shapes.name, *source, "--batch-size", str(choice.batch_size), *more]
-    start, spread = started(request, plan.hardware)
-    common += spread
-    rate_found = f"{plan.advice.learning_rate:.2g}"
-    train = ["--method", choice.method.name, "--learning-rate", rate_found, "--out", "runs/one"]
-    compare = ["--methods", f"{plan.lora.method.name},{plan.full.method.name}", "--out", "runs/study"]
-    return [
-        _command(f"{start} train", [*common, *train]),
-        _command(f"{start} compare", [*common, *compare]) + _study(plan),
-    ]
-
-
-def started(request: PlanSpec, hardware: Hardware | None) -> tuple[str, list[str]]:
-    """What starts a verb on so many devices, and the options that say so: of several nodes each starts its own, and
-    what starts them says how many there are."""
-    options = [] if request.parallel is None else ["--parallel", request.parallel]
-    nodes = 1 if hardware is None else -(-request.devices // hardware.node)
-    if nodes > 1:
-        each = -(-request.devices // nodes)
-        return f"torchrun --nnodes {nodes} --nproc-per-node {each} -m lowregret", options
-    return "lowregret", options + ["--devices", str(request.devices)] * (request.devices > 1)
-
-
-def _is_task(source: str) -> bool:
-    """Whether a source of data is a task as well, with problems and rewards of its own."""
-    try:
-        find_entry(source)
-    except SpecError:
-        return False
-    return source.startswith(OWN_PROBLEMS)
-
-
-def _command(start: str, options: list[str]) -> str:
-    """A command of lines of at most 76 characters, broken between options so that it can be copied as it stands."""
-    lines = [start]
-    for name, value in zip(options[::2], options[1::2], strict=True):
-        option = f"{name} {shlex.quote(value)}"
-        if len(lines[-1]) + len(option) > _COMMAND_WIDTH:
-            lines[-1] += " \\"
-            lines.append("    " + option)
-        else:
-            lines[-1] += " " + option
-    return "\n".join(lines)
-
-
-def _study(plan: Plan) -> str:
-    """What the comparison would cost, as a comment behind its command."""
-    if plan.study is None:
-        return ""
-    cost = "" if plan.study.money is None else f", {money(plan.study.money)}"
-    return f"\n    # measures the regret: about {plan.study.trials} trials, {duration(plan.study.seconds)}{cost}"
-
-
 # --- terminal -------------------------------------------------------------------------------------------------------
 
 
@@ -304,15 +234,7 @@ def page(plan: Plan) -> RenderableType:
     parts.append(Text(f"Confidence {choice.confidence}: {choice.confidence_reason}."))
     if asked_otherwise(plan):
         parts.append(Text(asked_otherwise(plan), style="yellow"))
-    full_asked = isinstance(plan.asked.method, FullFT)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column(plan.lora.label, style="" if full_asked else "bold", no_wrap=True)
-    table.add_column(plan.full.label, style="bold" if full_asked else "", no_wrap=True)
-    table.add_column("from", style="dim", header_style="dim")
-    for row in rows(plan):
-        table.add_row(row.label, row.lora, row.full, Text(row.source))
-    parts += [Text(), table]
+    parts += [Text(), _Beside(plan)]
     for title, style, sentences in sections(plan):
         if sentences:
             parts += [Text(), Text(title, style=f"bold {style}".strip())]
@@ -321,6 +243,32 @@ def page(plan: Plan) -> RenderableType:
     parts += [Text(), Text("Next", style="bold"), *(Text(f"  {step}") for step in steps)] if steps else []
     parts += [Text(), Text(_FOOT, style="dim")]
     return Group(*parts)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The table; without its sources where they would be a few letters wide."""
+
+    plan: Plan
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.table import Table
+        from rich.text import Text
+
+        plan, lines = self.plan, list(rows(self.plan))
+        heads = ("", plan.lora.label, plan.full.label)
+        columns = zip(heads, *((row.label, row.lora, row.full) for row in lines), strict=True)
+        taken = sum(max(map(len, column)) + _BETWEEN for column in columns)
+        sources = options.max_width - taken >= _LEAST_SOURCE
+        full_asked = isinstance(plan.asked.method, FullFT)
+        table = Table(box=None, padding=(0, _BETWEEN, 0, 0), pad_edge=False)
+        for title, asked in zip(heads, (False, not full_asked, full_asked), strict=True):
+            table.add_column(title, style="bold" if asked else "", no_wrap=True)
+        if sources:
+            table.add_column("from", style="dim", header_style="dim")
+        for row in lines:
+            table.add_row(row.label, row.lora, row.full, *([Text(row.source)] if sources else []))
+        yield table
 
 
 def _bullets(sentences: Sequence[str]) -> RenderableType:

@@ -25,6 +25,15 @@ from lowregret.spec.plan import PlanSpec
 
 
 @dataclass(frozen=True)
+class Here:
+    """What a method is trained as on the hardware at hand."""
+
+    method: FullFT | LoRA
+    checkpoint_activations: bool = False
+    """Whether its activations have to be computed twice for that."""
+
+
+@dataclass(frozen=True)
 class MethodPlan:
     """What one method costs."""
 
@@ -58,6 +67,16 @@ class MethodPlan:
     """Of a step, what communication adds to it."""
     lean: LeanFit | None = None
     """Of full fine-tuning that does not fit: one that does, with an optimizer of its own."""
+
+    @property
+    def here(self) -> Here | None:
+        """As asked where it fits or no hardware is judged; else with activations computed twice, or as a leaner full
+        fine-tuning; None when nothing tried fits on these devices."""
+        if self.fits is not False:
+            return Here(self.method)
+        if self.remedy == "--checkpoint-activations":
+            return Here(self.method, checkpoint_activations=True)
+        return None if self.lean is None else Here(self.lean.method, self.lean.checkpoint_activations)
 
     @property
     def label(self) -> str:

@@ -41,6 +41,11 @@ def test_the_page_keeps_to_the_width_and_is_short(width: int) -> None:
     assert width < 80 or len(lines) <= 70
 
 
+def test_the_table_has_its_sources_where_they_can_be_read() -> None:
+    assert "a sweep, and terms" in printed(make())
+    assert "a sweep" not in printed(make(), 68)
+
+
 @pytest.mark.parametrize("text", [printed, page.markdown])
 def test_everything_that_matters_is_on_it(text: object) -> None:
     assert callable(text)

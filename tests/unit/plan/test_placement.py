@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lowregret.data.facts import DataFacts
 from lowregret.plan.make import build_plan
-from lowregret.plan.page import next_steps
+from lowregret.plan.next_steps import next_steps
 from lowregret.plan.placement import Placement, place
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.resources.memory import memory, trainable
@@ -206,7 +206,9 @@ def test_the_command_has_the_devices_and_several_nodes_are_started_by_torchrun()
     assert typed(8).startswith("lowregret compare")
     assert "--devices 8" in typed(8)
     assert "--parallel fsdp=4,tensor=2 --devices 8" in typed(8, "fsdp=4,tensor=2")
-    assert typed(16).startswith("torchrun --nnodes 2 --nproc-per-node 8 -m lowregret compare")
+    assert typed(16).startswith(
+        "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m lowregret compare"
+    )
     assert "--devices" not in typed(16)
 
 

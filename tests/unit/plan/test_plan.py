@@ -100,6 +100,17 @@ def test_without_hardware_the_least_priced_device_is_assumed_and_said() -> None:
     assert not named.hardware_assumed
 
 
+def test_the_device_assumed_holds_the_method_that_is_planned() -> None:
+    """LoRA fits on a smaller one than the FullFT that is asked for."""
+    shapes = find_model("Llama-3.1-8B")
+    lora, full = (build_plan(shapes, PlanSpec(method=method), facts=FACTS) for method in (LoRA(rank=16), FullFT()))
+    assert full.asked.fits
+    assert full.hardware is not None
+    assert lora.hardware is not None
+    assert lora.hardware.memory_bytes < full.hardware.memory_bytes
+    assert build_plan(shapes, PlanSpec(method=FullFT()), facts=FACTS, hardware=lora.hardware).full.fits is False
+
+
 def test_a_price_is_per_hour_and_device() -> None:
     """LoRA trials have a device of their own where there are two; FullFT takes both."""
     device = find_hardware("H200")
