@@ -57,7 +57,7 @@ class Question(TrainingSpec):
     steps: Count = 400
     """Optimizer steps of a trial."""
     evals: Count = 10
-    """Held-out evaluations per trial, evenly spaced in the logarithm of the step from `first_eval` on."""
+    """Held-out evaluations per trial, evenly spaced in the logarithm of the step from the first one on."""
     first_eval: Count = 2
     """The step of the first evaluation."""
     seeds: Count = 3
