@@ -43,7 +43,8 @@ class Setting:
 
 def method_of(name: str) -> FullFT | LoRA:
     """A method by its name."""
-    return build(FullFT if name == "full" else LoRA, parse_method(name))
+    fields = parse_method(name)
+    return build(FullFT if fields["kind"] == "full" else LoRA, fields)
 
 
 def rate(setting: Setting, method: FullFT | LoRA) -> RatePrior:

@@ -14,7 +14,8 @@ from lowregret.plan.rates.law import SWEEP_BATCH, SWEEP_STEPS
 from lowregret.plan.rates.sweep import read_sweep
 from lowregret.spec import LoRA
 
-TABLE = HOME / "benchmarks" / "tables" / "best_rates.csv"
+TABLES = {"best_rates.csv": True, "unseen_rates.csv": False}
+"""Of benchmarks/tables: what other people found, and whether the law's terms were settled with it."""
 SWEEP, REWARDS = "lora_lr_sweep_tulu3.csv", "rl_lr_sweep_math_qwen3_1.7b.csv"
 """Public tables that a folder of --data may have."""
 REWARD_SOURCE = "rl sweep"
@@ -43,9 +44,13 @@ def _destroys(cell: Cell) -> float | None:
 
 
 def public() -> Iterator[Row]:
-    """benchmarks/tables/best_rates.csv, which the terms were settled with; a row without a best rate says no more than
-    where training was destroyed."""
-    for row in rows(TABLE):
+    """Every row of TABLES; one without a best rate says no more than where training was destroyed."""
+    for name, fitted in TABLES.items():
+        yield from _of_table(name, fitted)
+
+
+def _of_table(name: str, fitted: bool) -> Iterator[Row]:
+    for row in rows(HOME / "benchmarks" / "tables" / name):
         setting = Setting(
             row["model"],
             int(row["batch_size"]),
@@ -56,9 +61,9 @@ def public() -> Iterator[Row]:
         advised = rate(setting, method_of(row["method"]))
         destroys = float(row["destroys"]) if row["destroys"] else None
         case = f"{setting}, {row['method']}"
-        source = f"{setting.model.rpartition('/')[2]}, {row['objective']} (best_rates.csv)"
+        source = f"{setting.model.rpartition('/')[2]}, {row['objective']} ({name})"
         best = float(row["best_rate"]) if row["best_rate"] else None
-        yield Row("learning rate", source, case, advised.value, best, advised.low, advised.high, destroys, True)
+        yield Row("learning rate", source, case, advised.value, best, advised.low, advised.high, destroys, fitted)
 
 
 def of_folder(folder: Path) -> Iterator[Row]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from lowregret.analysis.forecast.banks import bank_if_readable, load_bank
 from lowregret.engine import Engine
+from lowregret.errors import SpecError
 from lowregret.models import load
 from lowregret.models.load import Base
 from lowregret.plan.api import make_plan
@@ -29,14 +31,14 @@ from lowregret.train import job
 __all__ = ["Engine", "compare", "fine_tune", "forecast_regret", "load_base", "make_plan", "run_study"]
 
 
-def load_base(model: str) -> Base:
+def load_base(model: str | PathLike[str]) -> Base:
     """A base from a Hugging Face folder, a hub id, a .gguf file or a bundled name; ModelError when there is none."""
-    return load.load_base(load.resolve(model))
+    return load.load_base(load.resolve(fspath(model)))
 
 
 def compare(
-    model: str,
-    data: str | Mapping[str, Any],
+    model: str | PathLike[str],
+    data: str | PathLike[str] | Mapping[str, Any],
     *,
     out: str | Path,
     observer: Observer | None = None,
@@ -56,7 +58,7 @@ def compare(
     Raises:
         LowregretError: wrong input, or a folder that cannot be used; the message says what to do.
     """
-    spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
+    spec = build(CompareSpec, {"model": fspath(model), "data": _data(data), **_plain(options)})
     with watching(observer, quiet=quiet) as watched:
         bank = bank_if_readable(watched.say) if spec.until_decided else None
         verdict = runner.compare(spec, out, observer=watched, bank=bank)
@@ -65,8 +67,8 @@ def compare(
 
 
 def fine_tune(
-    model: str,
-    data: str | Mapping[str, Any],
+    model: str | PathLike[str],
+    data: str | PathLike[str] | Mapping[str, Any],
     *,
     method: str,
     out: str | Path,
@@ -84,14 +86,14 @@ def fine_tune(
     Raises:
         LowregretError: as for `compare`, and DivergedError when the loss left the region of sense.
     """
-    spec = build(TrainSpec, {"model": model, "data": _data(data), "method": method, **options})
+    spec = build(TrainSpec, {"model": fspath(model), "data": _data(data), "method": method, **_plain(options)})
     with watching(observer, quiet=quiet) as watched:
         return job.fine_tune(spec, out, say=watched.say, on_step=watched.step, priced=watched.priced)
 
 
 def forecast_regret(
-    model: str,
-    data: str | Mapping[str, Any],
+    model: str | PathLike[str],
+    data: str | PathLike[str] | Mapping[str, Any],
     *,
     out: str | Path,
     share: float | None = 0.2,
@@ -111,7 +113,7 @@ def forecast_regret(
     Raises:
         LowregretError: as for `compare`, for a share that is none, and where no evaluation is that early.
     """
-    spec = build(CompareSpec, {"model": model, "data": _data(data), **options})
+    spec = build(CompareSpec, {"model": fspath(model), "data": _data(data), **_plain(options)})
     known = load_bank(None if bank is None else Path(bank))
     with watching(observer, quiet=quiet) as watched:
         return forecasting.forecast(spec, out, share=share, bank=known, observer=watched)
@@ -140,7 +142,7 @@ def run_study(
     Raises:
         LowregretError: as for `compare`.
     """
-    asked = make_question({"kind": question}, quick=quick, flags=options)
+    asked = make_question({"kind": question}, quick=quick, flags=_plain(options))
     folder = Path(out)
     with watching(observer, quiet=quiet) as watched:
         found = run_studies({folder: asked}, place=Place(workers), observer=watched)
@@ -148,5 +150,17 @@ def run_study(
     return found[folder]
 
 
-def _data(data: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"train": data} if isinstance(data, str) else dict(data)
+def _data(data: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(data, Mapping):
+        return _plain(data)
+    if isinstance(data, str | PathLike):
+        return {"train": fspath(data)}
+    raise SpecError(
+        f"data: {type(data).__name__} where a source of rows is needed. Name a file, a folder (such as `save_to_disk` "
+        "writes), a hub dataset or builtin:NAME, or give a table of such fields."
+    )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With paths as the text that they are."""
+    return {name: fspath(value) if isinstance(value, PathLike) else value for name, value in values.items()}

@@ -162,6 +162,19 @@ def test_an_extension_may_be_extended_and_nothing_new_trains_nothing(run: Any, f
     assert {name for name in before if before[name] != after[name]} <= {"verdict.json", "report.html"}
 
 
+def test_what_was_trained_again_for_fewer_examples_is_trained_again(run: Any, folder: Path) -> None:
+    """A kill leaves a trial of the first extension in `again`, and the second one asks for more examples."""
+    records = {name: json.loads(record) for name, record in trials(folder).items()}
+    full = [name for name, record in records.items() if record["method"] == "full" and record["status"] == "finished"]
+    for name in full:
+        shutil.copytree(folder / "trials" / name, folder / "again" / "trials" / name)
+    extend(run, folder, max_eval=20)
+    counts = [loaded(folder / "trials" / name / "trial.json")["test_examples"] for name in full]
+    assert sorted(set(counts)) == [10, 20]
+    assert not (folder / "again").exists()
+    assert run("verify", folder).exit_code == 0
+
+
 def test_the_tolerance_changes_the_judging_alone(run: Any, folder: Path) -> None:
     before = trials(folder)
     extend(run, folder, tolerance="0.9")

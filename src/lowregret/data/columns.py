@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,14 +125,14 @@ def convert(schema: ColumnSchema, row: Mapping[str, Any]) -> RowContent:
         prompt, answer = _pair(schema, row)
         name = schema.columns[1]
     opening = _opening(schema, row, (*prompt.messages, *answer.messages))
-    before = len(opening) + len(prompt.messages)
-    skipped = {before + rank: flag for rank, flag in answer.skipped.items()}
-    messages = (*opening, *prompt.messages, *answer.messages)
+    before = len(opening.messages) + len(prompt.messages)
+    skipped = {**opening.skipped, **{before + rank: flag for rank, flag in answer.skipped.items()}}
+    messages = (*opening.messages, *prompt.messages, *answer.messages)
     # A pair teaches its completion only, so its history is prompt; a chat teaches every answer, those of history too.
     prompt_turns = before if prompt.messages else 0
     _require_answer(messages, prompt_turns, skipped, name)
     tools = next((read_tools(row[key], key) for key in _TOOLS if key in schema.companions(row)), None)
-    ignored = tuple(dict.fromkeys((*prompt.others, *answer.others)))
+    ignored = tuple(dict.fromkeys((*opening.others, *prompt.others, *answer.others)))
     return RowContent(messages, None, prompt_turns, tools, skipped, ignored)
 
 
@@ -197,10 +197,11 @@ def _speech(row: Mapping[str, Any], name: str, role: str) -> Turns:
     return Turns((speak(role, as_text(value, name)),))
 
 
-def _opening(schema: ColumnSchema, row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
+def _opening(schema: ColumnSchema, row: Mapping[str, Any], turns: Sequence[Message]) -> Turns:
     """What goes before the turns of a row: its system prompt and its history."""
     named = schema.companions(row)
-    opening = list(_history(row["history"])) if "history" in named else []
+    history = _history(row["history"]) if "history" in named else Turns(())
+    opening = list(history.messages)
     for name in _SYSTEM:
         if name not in named:
             continue
@@ -210,21 +211,23 @@ def _opening(schema: ColumnSchema, row: Mapping[str, Any], turns: Sequence[Messa
             raise DataError(f"field {name!r}: the messages have another system prompt of their own. Leave one of them.")
         if system.strip() and not own:
             opening.insert(0, speak("system", system))
-    return tuple(opening)
+    before = len(opening) - len(history.messages)
+    return Turns(tuple(opening), {before + rank: flag for rank, flag in history.skipped.items()}, history.others)
 
 
-def _history(value: Any) -> Iterator[Message]:
+def _history(value: Any) -> Turns:
     """Turns that went before: messages, or a list of [question, answer]."""
     value = from_json(value, "history", "a JSON list of [question, answer]")
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        yield from read_messages(value, "history").messages
-        return
+        return read_messages(value, "history")
     pairs = isinstance(value, list) and all(isinstance(item, list | tuple) and len(item) == 2 for item in value)
     if not pairs:
         raise DataError(f"field 'history': {kind_of(value)} where a list of [question, answer] is needed.")
+    turns = []
     for rank, (question, answer) in enumerate(value):
-        yield speak("user", as_text(question, f"history[{rank}][0]"))
-        yield speak("assistant", as_text(answer, f"history[{rank}][1]"))
+        turns.append(speak("user", as_text(question, f"history[{rank}][0]")))
+        turns.append(speak("assistant", as_text(answer, f"history[{rank}][1]")))
+    return Turns(tuple(turns))
 
 
 def _require_answer(messages: Sequence[Message], prompt_turns: int, skipped: Mapping[int, str], name: str) -> None:

@@ -30,6 +30,9 @@ _MOST_BITS = 0.31
 """A parameter: of the cells that the curve was fitted on, all of more than an epoch (the same finding)."""
 _HOW_FAR = "from three bases, missed by up to 2.1 on those and when left out"
 """docs/findings/2026-11-29-rates-elsewhere.md; rank 1 on facts on SmolLM2, `benchmarks.advice`."""
+_BY_ACCURACY = {False: 4, True: 9}
+"""Of LoRAs and of full fine-tuning: the advised rate over the best by accuracy, the farthest of plain methods in
+benchmarks/tables/unseen_rates.csv (Qwen3-0.6B-Base on MetaMathQA, and OLMo 2 of 32 B)."""
 _WIDE = 2.0
 """Factor on either side from which on an interval of the learning rate is worth a search of its own: a bowl is flat
 within a factor of 2."""
@@ -76,15 +79,17 @@ def trust(shapes: Shapes, found: Advised, hardware: Hardware | None, devices: in
         hardware, devices: what time and memory are planned for.
     """
     parts = (
-        _rate(found.lora_rate if isinstance(found.method, LoRA) else found.full_rate),
+        _rate(found.lora_rate, full=False) if isinstance(found.method, LoRA) else _rate(found.full_rate, full=True),
         _regret(shapes, found.information, found.expected),
         *(() if hardware is None else (_resources(hardware, devices),)),
     )
     return Trust(parts, _pilot(found))
 
 
-def _rate(rate: RatePrior) -> Trusted:
+def _rate(rate: RatePrior, *, full: bool) -> Trusted:
     within = f"nine in ten best rates should lie within a factor of {math.sqrt(rate.high / rate.low):.2g}"
+    if not by_reward(rate.terms):
+        within += f" by loss; by a benchmark's accuracy some lie up to {_BY_ACCURACY[full]} times lower"
     measured, assumed = (_listed(rate, known) for known in ("measured", "assumed"))
     if not measured and not assumed:
         return Trusted("learning rate", True, f"inside of the public sweep that its law was fitted on; {within}.")

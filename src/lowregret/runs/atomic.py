@@ -50,7 +50,10 @@ def writing(path: Path) -> Iterator[None]:
             remedy = "is a link, which is not written through. Delete it, or choose another folder with --out."
         else:
             remedy = f"{error.strerror or error}."
-        raise RecordsError(f"{error.filename or path}: {remedy}") from error
+        name = error.filename or path
+        if str(name).startswith(f"{path}.") and str(name).endswith(PARTIAL):
+            name = path  # nobody asked for the file that was written aside
+        raise RecordsError(f"{name}: {remedy}") from error
 
 
 def make_folder(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,9 @@ from lowregret.spec import TrainingSpec
 from lowregret.spec.method import spell_targets
 from lowregret.version import __version__
 
+_LOOK_SECONDS = 0.5
+"""Longer than anybody looks."""
+
 
 @contextmanager
 def lock_run(path: Path) -> Iterator[Path]:
@@ -33,7 +37,7 @@ def lock_run(path: Path) -> Iterator[Path]:
     """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path)
-    lock = _locked(path)
+    lock = _locked(path, patience=_LOOK_SECONDS)
     before = HELD.get()
     try:
         with holding(lock) as token:
@@ -60,8 +64,10 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _locked(path: Path) -> int:
-    """The descriptor of the folder's lock, which lies at its place and is ours."""
+def _locked(path: Path, patience: float = 0.0) -> int:
+    """The descriptor of the folder's lock, which lies at its place and is ours; tried for so many seconds, since who
+    only looks whether a folder is locked has the lock for a moment."""
+    until = time.monotonic() + patience
     while True:
         with writing(path):
             lock = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT)
@@ -72,6 +78,9 @@ def _locked(path: Path) -> int:
                 return lock
         except BlockingIOError:
             os.close(lock)
+            if time.monotonic() < until:
+                time.sleep(_LOOK_SECONDS / 20)
+                continue
             raise FolderLockedError(
                 f"{path}: another lowregret process is writing here. Wait for it, or use another --out."
             ) from None

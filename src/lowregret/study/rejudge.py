@@ -115,6 +115,9 @@ class Rejudging:
         """Train those again in a folder of their own, then put what came of it in place."""
         folder = self.folder / AGAIN
         make_folder(folder)
+        for record in read_trials(folder):  # of a kill before still more examples were asked for
+            if record.status == "finished" and record.test_examples != len(self.resources.inputs.data.test):
+                remove_folder(trial_folder(folder, record.id))
         trials = [record.spec for record in gone]
         identity = self.resources.inputs.identity
         scheduler = Scheduler(folder, self.spec, {}, self.watching, identity, _keep_nothing, only=trials)

@@ -161,6 +161,14 @@ def test_positions_of_flags_count_the_turns_before() -> None:
     assert found.skipped == {2: "train: false"}
 
 
+def test_a_flag_in_a_chats_history_counts() -> None:
+    """Every answer of a chat is learnt, those that went before too, unless a flag says otherwise."""
+    before = [USER, ANSWER | {"weight": 0}, USER, ANSWER]
+    found = content({"system": "s", "messages": [USER, ANSWER | {"weight": 0}, USER, ANSWER], "history": before})
+    assert found.skipped == {2: "weight: 0", 6: "weight: 0"}
+    assert content({"messages": [USER, ANSWER], "history": before}).skipped == {1: "weight: 0"}
+
+
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), TOOL])
 def test_tools_are_a_column_of_the_chat(tools: Any) -> None:
     assert content({"messages": [USER, ANSWER], "tools": tools}).tools == (TOOL,)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lowregret.errors import DataError, FolderLockedError, RecordsError
+from lowregret.runs import lock
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import LOCK
 from lowregret.runs.holder import SILENT_SECONDS, Holder, holder_of, silent_seconds
@@ -53,6 +54,24 @@ def test_a_run_that_ends_well_keeps_its_folder_and_a_second_process_is_kept_out(
     with lock_run(tmp_path / "one"), pytest.raises(FolderLockedError), lock_run(tmp_path / "one"):
         pass
     assert (tmp_path / "one" / LOCK).is_file()
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look has the lock for a moment, in which somebody begins."""
+    with lock_run(tmp_path / "one"):
+        pass
+    looking = lock._locked(tmp_path / "one")
+    begun = time.monotonic()
+    waits: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        os.close(looking)
+
+    monkeypatch.setattr(lock.time, "sleep", pause)
+    with lock_run(tmp_path / "one"):
+        assert len(waits) == 1
+    assert time.monotonic() - begun < 5
 
 
 def elsewhere(folder: Path, silent: float, host: str = "far") -> None:
