@@ -17,11 +17,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.rate_law.fit import Protocol, refit, table
+from benchmarks.rate_law.sweep import Cell, read_sweep
+
 from lowregret.errors import LowregretError
-from lowregret.plan.rates.fit import Protocol, refit, table
 from lowregret.plan.rates.law import SWEEP_BATCH, SWEEP_STEPS
 from lowregret.plan.rates.recommend import recommend
-from lowregret.plan.rates.sweep import Cell, read_sweep
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import LoRA
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from benchmarks.rate_law.sweep import fit_parabola
 from numpy.typing import NDArray
 
 from lowregret.plan.rates.law import LAW, SWEEP_BATCH, SWEEP_STEPS, group_of
 from lowregret.plan.rates.method import FULL_REFERENCE_RANK, ratio, short_terms
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.rates.setting import BATCH_POWER, CONSTANT, FEWEST_STEPS, SMALL_POWER, SMALLEST, STEPS_POWER
-from lowregret.plan.rates.sweep import fit_parabola
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import FullFT, LoRA, build
 from lowregret.spec.method import parse_method

@@ -9,9 +9,9 @@ from pathlib import Path
 from benchmarks.advice.advised import Setting, method_of, rate
 from benchmarks.advice.row import Row
 from benchmarks.advice.settings import FITTED, HOME, Cell, rows
+from benchmarks.rate_law.sweep import read_sweep
 
 from lowregret.plan.rates.law import SWEEP_BATCH, SWEEP_STEPS
-from lowregret.plan.rates.sweep import read_sweep
 from lowregret.spec import LoRA
 
 TABLES = {"best_rates.csv": True, "unseen_rates.csv": False}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.advice.advised import Setting, method_of
+from benchmarks.rate_law.sweep import fit_parabola
 
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.errors import DataError, ModelError, RecordsError
-from lowregret.plan.rates.sweep import fit_parabola
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.runs.files import GROUPS, SPEC, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec

@@ -1,7 +1,7 @@
 """The law of LoRA's best learning rate by rank, size and family, and its constants. Torch-free.
 
 It is fitted on a public sweep (SCIENCE 4: tulu3, batch 128, 780 steps, linear decay, LoRA on everything, alpha 32):
-`python -m lowregret.plan.rates.fit SWEEP.csv` refits it and prints the constants that stand here.
+`python -m benchmarks.rate_law.fit SWEEP.csv` refits it and prints the constants that stand here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fit the law of law.py to a sweep, judge it on models left out, and print the constants to paste.
 
-    python -m lowregret.plan.rates.fit SWEEP.csv
+    python -m benchmarks.rate_law.fit SWEEP.csv
 
 The law is linear in ln rate, and a cell's percentage given away is a parabola in ln rate, so what is minimised is the
 yardstick itself: least squares about the measured optima, weighted by curvature. Size and family are held towards 0 by
@@ -19,12 +19,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from benchmarks.rate_law.sweep import Cell, read_sweep
 from numpy.typing import NDArray
 
 from lowregret.analysis.rates import formula_rate
 from lowregret.errors import LowregretError
 from lowregret.plan.rates.law import LAW, SIZE_UNIT, Law, effective_rank
-from lowregret.plan.rates.sweep import Cell, read_sweep
 
 _PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Percent of loss that a parameter of 1 costs, all cells together."""

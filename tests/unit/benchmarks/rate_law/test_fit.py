@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from benchmarks.rate_law.fit import calibrated, constants, fit, gaps, in_sample, left_out, main, refit
+from benchmarks.rate_law.sweep import Cell, Parabola, fit_parabola, read_sweep
 
-from lowregret.plan.rates.fit import calibrated, constants, fit, gaps, in_sample, left_out, main, refit
 from lowregret.plan.rates.law import LAW, RANK_LIMIT, Law, group_of
-from lowregret.plan.rates.sweep import Cell, Parabola, fit_parabola, read_sweep
 from lowregret.plan.shapes.lookup import find_model
 
 SHARED = Path(__file__).parents[5] / "shared"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from lowregret.plan.rates.sweep import fit_parabola
+from benchmarks.rate_law.sweep import fit_parabola
 
 
 def test_a_parabola_is_read_back_exactly() -> None:
