@@ -48,17 +48,16 @@ def write_card(folder: Path, facts: CardFacts, use: Sequence[Command] = ()) -> P
 def card_data(facts: CardFacts) -> ModelCardData:
     """The card's metadata (hf.co/docs/hub/model-cards, "Model card metadata")."""
     adapter = facts.form in _ADAPTERS
-    made_from = facts.precise or facts.base
-    relation = "quantized" if facts.precise else "adapter" if adapter else "merge" if facts.adapters > 1 else "finetune"
+    relation = "adapter" if adapter else "merge" if facts.adapters > 1 else "finetune"
     licence = facts.licence
     method = None if facts.trial is None else facts.trial.spec.method
     tags = ["lowregret", "full-fine-tuning" if isinstance(method, FullFT) else "lora", *_objective(facts)]
-    extra: dict[str, Any] = {"base_model_relation": relation} if made_from else {}
+    extra: dict[str, Any] = {"base_model_relation": relation} if facts.base else {}
     if licence is not None:
         extra |= {"license": licence.names[0] if len(licence.names) == 1 else list(licence.names)}
         extra |= {"license_name": licence.title, "license_link": licence.link}
     return ModelCardData(
-        base_model=made_from,
+        base_model=facts.base,
         library_name=_LIBRARIES[facts.form],
         pipeline_tag=_TASK,
         datasets=list(_hub_datasets(facts)) or None,
@@ -133,7 +132,7 @@ def _what(facts: CardFacts) -> str:
         said = f"{base} with {facts.adapters} LoRA adapters merged into its weights."
     else:
         said = f"{base} with a LoRA adapter merged into its weights."
-    if facts.base is None and facts.precise is None:
+    if facts.base is None:
         said += f" {_TO_FILL} The base is not known by a name on the hub: set `base_model` above."
     return said
 

@@ -39,8 +39,6 @@ class CardFacts:
     """The base without a folder, for where it has no name on the hub."""
     base: str | None = None
     """On the hub, ORG/NAME."""
-    precise: str | None = None
-    """Of a quantised GGUF: the repository of the same model at full precision; the card then names it as the base."""
     adapters: int = 1
     """So many were merged."""
     licence: Licence | None = None
@@ -67,7 +65,6 @@ def card_facts(
     base_name: str | None = None,
     name: str | None = None,
     proof: Proof | None = None,
-    precise: str | None = None,
     adapters: int = 1,
 ) -> CardFacts:
     """The facts of the adapter or model in `folder`, from the records in it and above it where it is a run's.
@@ -76,9 +73,9 @@ def card_facts(
         folder: what was trained: best/lora or best/full of a compare, adapter/ or model/ of a trial, or any adapter.
         form: in which it leaves.
         base: as `--model` names it.
-        base_name, name, proof, precise, adapters: as the fields of `CardFacts`.
+        base_name, name, proof, adapters: as the fields of `CardFacts`.
 
-    Raises RecordsError for a damaged record, SpecError for a `base_name` or a `precise` that is no ORG/NAME.
+    Raises RecordsError for a damaged record, SpecError for a `base_name` that is no ORG/NAME.
     """
     file = next((place / TRIAL for place in (folder, folder.parent) if (place / TRIAL).is_file()), None)
     trial = None if file is None else read_record(TrialRecord, file)
@@ -94,7 +91,6 @@ def card_facts(
         name=served_name(name or default_name(folder)),
         base_label=base_label(base),
         base=named,
-        precise=None if precise is None else require_hub_id(precise, "--precise"),
         adapters=adapters,
         licence=base_licence(base),
         method={} if trial is not None else _method(folder),

@@ -100,7 +100,7 @@ def tail(path: Path, count: int | None = None) -> list[str]:
     return lines if count is None else lines[-count:]
 
 
-def said_last(group: Path, count: int = 5) -> list[str]:
-    """The last lines that the workers of a group, by its folder, have said."""
+def said_last(group: Path) -> list[str]:
+    """The last five lines that the workers of a group, by its folder, have said."""
     study = group.parent.parent if group.parent.name == GROUPS else group.parent
-    return tail(group_log(study, group.name), count)
+    return tail(group_log(study, group.name), 5)

@@ -75,8 +75,6 @@ def test_the_card_of_a_run_says_what_its_records_say(best: Path, tmp_path: Path,
         ("merged", {}, "finetune", "transformers"),
         ("merged", {"adapters": 2}, "merge", "transformers"),
         ("gguf", {}, "finetune", "gguf"),
-        ("gguf", {"precise": "me/full"}, "quantized", "gguf"),
-        ("ollama", {"precise": "me/full"}, "quantized", "gguf"),
     ],
 )
 def test_how_it_stands_to_its_base(form: Any, changed: dict[str, Any], relation: str, library: str) -> None:

@@ -82,10 +82,10 @@ class Information:
         return self if fact_bits is None else replace(self, fact_bits=fact_bits, regime="teach", regime_note="")
 
 
-def sft_information(supervised_tokens: int, bits_per_token: float | None = None, source: str = "") -> Information:
+def sft_information(supervised_tokens: int, bits_per_token: float | None = None) -> Information:
     """Description length of supervised data: a bit per token, or the base's own loss where it was measured."""
     rate = PRIOR_BITS_PER_TOKEN if bits_per_token is None else bits_per_token
-    said = source or ("1 bit a token (SCIENCE 3.8)" if bits_per_token is None else "the base's loss, measured")
+    said = "1 bit a token (SCIENCE 3.8)" if bits_per_token is None else "the base's loss, measured"
     return Information(supervised_tokens * rate, rate, said, measured=bits_per_token is not None)
 
 
@@ -114,7 +114,7 @@ def group_bits(group_size: int, pass_rate: float) -> tuple[float, float]:
     return entropy - apart + joined, 1 - silent
 
 
-def rl_information(episodes: int, group_size: int, pass_rate: float, source: str = "") -> Information:
+def rl_information(episodes: int, group_size: int, pass_rate: float) -> Information:
     """What policy gradients can learn from `episodes` samples with a reward of 0 or 1, drawn in groups.
 
     Problems differ in their pass rates, and entropy is concave: their mean gives an upper bound.
@@ -124,7 +124,7 @@ def rl_information(episodes: int, group_size: int, pass_rate: float, source: str
     return Information(
         episodes * per_episode,
         None,
-        source or f"{per_episode:.2g} bit an episode: pass rate {pass_rate:g}, groups of {group_size} (SCIENCE 5)",
+        f"{per_episode:.2g} bit an episode: pass rate {pass_rate:g}, groups of {group_size} (SCIENCE 5)",
         bits_per_episode=per_episode,
         informative_groups=informative,
     )
