@@ -1,4 +1,4 @@
-"""The functions of the Python API take what Python has: paths as they are, and an error in words for what is no data."""
+"""The functions of the Python API take paths as they are, and say in words what is no data."""
 
 from __future__ import annotations
 
