@@ -42,13 +42,13 @@ def find_model(name: str) -> Shapes:
         return shapes_of(_read_config(cached, name), name, ("Shapes from the config.json in the hub's cache.",))
     entry = find_entry(name)
     if entry is not None:
-        return from_catalogue(entry)
+        return from_catalogue(entry, entry.called(name))
     raise ModelError(_unknown(name))
 
 
-def from_catalogue(entry: CatalogueEntry) -> Shapes:
-    """The shapes of a model of the catalogue."""
-    return shapes_of(entry.config, entry.name, (f"Shapes from the catalogue: {entry.source}.",))
+def from_catalogue(entry: CatalogueEntry, name: str | None = None) -> Shapes:
+    """The shapes of a model of the catalogue, by the name of it that is asked for."""
+    return shapes_of(entry.config, name or entry.name, (f"Shapes from the catalogue: {entry.source}.",))
 
 
 def _read_config(folder: Path, name: str) -> Mapping[str, Any]:

@@ -35,6 +35,17 @@ class CatalogueEntry:
         """The hub id by which it is called."""
         return self.names[0]
 
+    def called(self, name: str) -> str | None:
+        """The hub id that `name` means, in any case, with or without the organisation: of models of equal shapes the
+        one that is named, or of a short name the first that begins with it, else the entry's own. None when it means
+        none of them."""
+        wanted, last = name.casefold(), {known: known.casefold().rpartition("/")[2] for known in self.names}
+        if not any(wanted in (known.casefold(), part) for known, part in last.items()):
+            return None
+        ids = [known for known in self.names if "/" in known]
+        exact = [known for known in ids if wanted in (known.casefold(), last[known])]
+        return next(iter([*exact, *(known for known in ids if last[known].startswith(wanted)), self.name]))
+
 
 @cache
 def entries() -> tuple[CatalogueEntry, ...]:
@@ -52,10 +63,4 @@ def entries() -> tuple[CatalogueEntry, ...]:
 
 def find_entry(name: str) -> CatalogueEntry | None:
     """The entry that `name` means: any case, with or without the organisation; None when there is none."""
-    wanted = name.casefold()
-    for entry in entries():
-        for spelling in entry.names:
-            known = spelling.casefold()
-            if wanted in (known, known.rpartition("/")[2]):
-                return entry
-    return None
+    return next((entry for entry in entries() if entry.called(name) is not None), None)

@@ -82,6 +82,21 @@ def test_names_match_in_any_case_and_without_the_organisation(spelling: str) -> 
     assert entry.name == "meta-llama/Llama-3.1-8B"
 
 
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("llama-3.1-8b", "meta-llama/Llama-3.1-8B"),
+        ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("deepseek-r1", "deepseek-ai/DeepSeek-R1"),
+        ("Llama-3.3-70B", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("OLMo-2-7B", "allenai/OLMo-2-1124-7B"),
+    ],
+)
+def test_a_plan_is_headed_and_goes_on_with_the_model_that_was_named(asked: str, named: str) -> None:
+    """Of those of equal shapes; a short name that is none on the hub means one that begins so, else the entry's own."""
+    assert find_model(asked).name == named
+
+
 def test_part_of_a_name_is_no_name() -> None:
     assert find_entry("llama") is None
     assert find_entry("llama-3.1") is None
