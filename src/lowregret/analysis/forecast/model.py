@@ -156,16 +156,14 @@ def cases(entries: Iterable[BankEntry], share: float) -> Iterable[Case]:
         if whole is None or whole.loss is None or entry.base_nll - whole.loss < LEAST_LEARNED:
             continue
         learned = entry.base_nll - whole.loss
-        ahead = whole.loss - min(m.loss for m in entry.methods if m.loss is not None and m.name.split(":")[0] == FULL)
-        for method in entry.methods:
+        for method in entry.measured():
             step = nearest_step([longest(whole), longest(method)], share, entry.steps)
             pilots = None if step is None else pilots_at(entry, method.name, step)
-            if method.regret_nats is None or pilots is None:
+            if pilots is None or method.regret_nats is None:
                 continue
             error = math.inf if method.ci95 is None else (method.ci95[1] - method.ci95[0]) / 2 / learned
             group = f"{entry.base[:16]} {entry.data[:16]}"
-            share_of_it = (method.regret_nats - ahead) / learned  # a verdict's is against the best FullFT
-            yield Case(entry.identity, group, method.name, pilots, share_of_it, learned, error)
+            yield Case(entry.identity, group, method.name, pilots, method.regret_nats / learned, learned, error)
 
 
 def carried_over(found: Sequence[Case]) -> Mapping[str, float]:

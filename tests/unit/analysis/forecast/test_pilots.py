@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from lowregret.analysis.comparison import measure
 from lowregret.analysis.forecast.banks import Bank, load_bank
 from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
-from lowregret.analysis.forecast.pilots import Pilots, bits_of, longest, nearest_step, pilot_steps, pilots_at
+from lowregret.analysis.forecast.pilots import FULL, Pilots, bits_of, longest, nearest_step, pilot_steps, pilots_at
+from lowregret.analysis.regret import _reference
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve, changing, parse_bank
-from lowregret.spec import CompareSpec
+from lowregret.spec import CompareSpec, FullFT, LoRA
 from lowregret.strict_json import to_json
 
 STEPS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
@@ -258,18 +260,22 @@ def test_what_the_bank_does_not_know_of_methods_is_said() -> None:
         0.2,
     )
     assert [note for note in found.notes if "narrower base" in note and "lora:4" in note]
-    assert [note for note in found.notes if "full:adafactor" in note]
+    assert "Nothing is forecast of full:adafactor: the bank is of LoRAs against full." in found.notes
 
 
-def test_a_regret_against_a_better_full_fine_tuning_is_taken_as_one_against_the_plain() -> None:
-    plain, better = method("full", 1.0), method("full:adafactor", 0.8)
+def test_cases_are_loras_by_the_regret_that_the_verdict_has() -> None:
+    """Which is against plain full fine-tuning, however much better another optimizer's is; that one is no LoRA."""
+    plain, better = method("full", 1.0), method("full:adafactor", 0.8, regret=-0.2)
     assert plain.loss is not None
-    assert better.loss is not None
-    lora = method("lora:4", 2.0)
-    assert lora.loss is not None
-    measured = lora.model_copy(update={"regret_nats": lora.loss - better.loss})
-    (case,) = cases([entry(methods=(plain, better, measured))], 0.2)
-    assert case.share == pytest.approx((lora.loss - plain.loss) / (BASE - plain.loss))
+    (case,) = cases([entry(methods=(plain, better, method("lora:4", 2.0, regret=0.3)))], 0.2)
+    assert case.name == "lora:4"
+    assert case.share == pytest.approx(0.3 / (BASE - plain.loss))
+
+
+def test_the_reference_of_a_verdict_is_that_of_the_bank() -> None:
+    """So that a bank takes a verdict's regrets as they are."""
+    methods = [FullFT(optimizer="muon"), FullFT(), LoRA(rank=4)]
+    assert _reference([measure(one, []) for one in methods]).name == FULL
 
 
 @pytest.mark.parametrize(
