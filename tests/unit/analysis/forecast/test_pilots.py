@@ -14,7 +14,7 @@ from lowregret.analysis.comparison import measure
 from lowregret.analysis.forecast.banks import Bank, load_bank
 from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
-from lowregret.analysis.forecast.pilots import FULL, Pilots, bits_of, longest, nearest_step, pilot_steps, pilots_at
+from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, nearest_step, pilot_steps, pilots_at
 from lowregret.analysis.regret import _reference
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve, changing, parse_bank
@@ -96,11 +96,6 @@ def test_the_lag_is_the_factor_in_steps(lag: float) -> None:
 
 def test_the_slope_is_the_share_that_was_learned_in_the_last_doubling() -> None:
     assert pilots(1.0).slope() == pytest.approx((math.log2(65) - math.log2(33)) / math.log2(65))
-
-
-def test_bits_are_the_facts_or_the_bases_loss_on_one_pass() -> None:
-    assert bits_of(entry()) == pytest.approx(BASE * 1000 / math.log(2))
-    assert bits_of(entry(fact_bits=800.0)) == 800.0
 
 
 def test_full_fine_tuning_that_learned_nothing_has_no_pilot() -> None:
