@@ -15,6 +15,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,26 @@ BANK = HERE / "src" / "lowregret" / "analysis" / "forecast" / "bank.jsonl"
 RESULT = HERE / "docs" / "results" / "forecasts.json"
 SHARES = (0.1, 0.2)
 TOLERANCE = 0.05
-LEVEL = 0.9
-"""Of the intervals that are counted, as the command's are: it takes nine groups beside the one that is left out."""
 SURE = 0.9
 """The chance from which the command says a side of the tolerance."""
-Features = Callable[[Pilots], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Taught(Pilots):
+    """Pilots, and what no forecast goes by, for other data than made-up facts have an upper bound of it alone."""
+
+    bits: float
+    """That the data have to teach, by what the base does not know of them."""
+
+
+@dataclass(frozen=True)
+class Cell(Case):
+    """A case whose bits are known."""
+
+    pilots: Taught
+
+
+Features = Callable[[Taught], tuple[float, ...]]
 TRIED: Mapping[str, Features] = {
     "as it is: regret, room, learned": regret_features,
     "room alone, no pilots": room_features,
@@ -76,7 +92,22 @@ TRIED: Mapping[str, Features] = {
 """What the model of the regret goes by, and what else was tried."""
 
 
-def _bits(pilots: Pilots) -> float:
+def bits_of(entry: BankEntry) -> float:
+    """Of the facts in the data of a comparison where they are known, else of the base's loss on one pass."""
+    known = entry.fact_bits
+    return entry.base_nll * entry.supervised_tokens / math.log(2) if known is None else known
+
+
+def cells(entries: Sequence[BankEntry], share: float) -> list[Cell]:
+    """The cases with their bits, which are those of their comparison."""
+    bits = {entry.identity: bits_of(entry) for entry in entries}
+    return [
+        Cell(**{**vars(case), "pilots": Taught(**vars(case.pilots), bits=bits[case.comparison])})
+        for case in cases(entries, share)
+    ]
+
+
+def _bits(pilots: Taught) -> float:
     return math.log(pilots.bits / pilots.parameters)
 
 
@@ -105,17 +136,17 @@ def collect(folder: Path) -> None:
     print(f"{BANK.name}: {len(found)} comparisons, {BANK.stat().st_size:,} bytes")
 
 
-def known(found: Sequence[Case], features: Features) -> list[Known]:
+def known(found: Sequence[Cell], features: Features) -> list[Known]:
     """As the model takes them."""
     found = [case for case in found if case.error <= MOST_UNSURE]
     return [Known(features(case.pilots), bent(case.share), case.group) for case in found]
 
 
-def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: Features) -> dict[str, float]:
+def judged(found: Sequence[Cell], model_of: Callable[[Cell], Ridge], features: Features) -> dict[str, float]:
     """What became of forecasts of these cases, in shares of what FullFT learns; those whose own regret is known too
     badly to judge one are counted, and no more."""
     all_of_them, found = len(found), [case for case in found if case.error <= MOST_UNSURE]
-    predicted = [model_of(case).predict(features(case.pilots), LEVEL) for case in found]
+    predicted = [model_of(case).predict(features(case.pilots)) for case in found]
     middles = [expected(each.value) for each in predicted]
     chances = [model_of(case).chance_below(features(case.pilots), bent(TOLERANCE)) for case in found]
     bounded = [(each, case) for each, case in zip(predicted, found, strict=True) if math.isfinite(each.high)]
@@ -157,9 +188,9 @@ def judged(found: Sequence[Case], model_of: Callable[[Case], Ridge], features: F
 def measured(entries: Sequence[BankEntry], share: float) -> dict[str, Any]:
     """Of one length of pilots."""
     parts = {part: [e for e in entries if e.part == part] for part in ("fit", "data", "base")}
-    fit, every = list(cases(parts["fit"], share)), list(cases(entries, share))
+    fit, every = cells(parts["fit"], share), cells(entries, share)
 
-    def left_out(some: Sequence[Case], features: Features) -> dict[str, float]:
+    def left_out(some: Sequence[Cell], features: Features) -> dict[str, float]:
         models = {
             group: Ridge(known([other for other in some if other.group != group], features))
             for group in {case.group for case in some}
@@ -172,7 +203,7 @@ def measured(entries: Sequence[BankEntry], share: float) -> dict[str, Any]:
     }
     whole = Ridge(known(fit, regret_features))
     for part in ("data", "base"):
-        found = list(cases(parts[part], share))
+        found = cells(parts[part], share)
         if found:
             result[f"held out by {part}"] = judged(found, lambda case: whole, regret_features)
     return result

@@ -81,6 +81,19 @@ def test_it_is_computed_again_from_its_records(run: Any, decided: Any, tmp_path:
     assert "decision.json: looks 0 seeds is 2, computed again 3" in told.stdout
 
 
+def test_what_no_look_has_settled_is_kept_and_verified_as_open(run: Any, decided: Any, tmp_path: Path) -> None:
+    """By the last look's own error the records would rule, as they do where trials came after it."""
+    out = Path(shutil.copytree(decided[0], tmp_path / "out"))
+    path = out / "decision.json"
+    stored = json.loads(path.read_text())
+    stored["looks"][-1]["ruling"] = "inconclusive"
+    path.write_text(json.dumps(stored))
+    ended = run("compare", *ASKED, "--until-decided", "--out", out, "--json")
+    assert json.loads(ended.stdout)["verdict"] == "inconclusive"
+    agreed = run("verify", out)
+    assert agreed.exit_code == 0, agreed.stdout
+
+
 @pytest.mark.parametrize("said", ["It was decided at look 1", "Trained no further", "The trials of all methods"])
 def test_what_it_says_of_how_it_was_decided_is_computed_again(
     run: Any, decided: Any, tmp_path: Path, said: str

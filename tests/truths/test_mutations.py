@@ -20,7 +20,6 @@ CHANGES_NOTHING = {
     "_follows: Sub turned round: own[step] - other[step]",  # as a magnitude
     "_follows: [0] → [-1]: curves[0]",  # the seeds of both
     "_log_linear: log → log2: math.log(step)",  # R² knows no unit
-    "_rank_1: [0] → [-1]: loras[0]",  # the ranks above are named as well
     "_recalled: [0] → [-1]: condition.at_best(lowest.name)[0]",  # seeds have as many parameters
     "_recalled: at_best → of: condition.at_best(lowest.name)",  # as have rates
     "_slopes: [0] → [-1]: conditions[0]",  # conditions have the same methods
@@ -46,7 +45,6 @@ ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "_recalled: fmean → max: statistics.fmean(stored[lowest])",
     "_regret: difference turned round: condition.difference(lora.name, FULL)",
     "_regret: FULL → the lowest rank: FULL",  # in `loose` it fails test_claims, elsewhere it is a note
-    "formula_over_found: Lt → Gt: len(bests) < len(names)",
     "BestOverSeeds.loss: mean → _worst: mean(list(self.losses.values()))",  # of a share what it is a share of
     "Condition.difference: Div turned round: trial.home / EXAMPLES",
     "Condition.difference: Div → Mult: trial.home / EXAMPLES",
@@ -60,11 +58,9 @@ CAUGHT_BY_UNIT_TESTS = {
     "_matched: Sub turned round: 1 - ALIKE",
     "departure: Div → Mult: -below / (above - below)",  # tests/unit/analysis/test_envelope.py
     "departure: [0] → [-1]: steps[0]",
-    "Condition.best: [-1] → [0]: level[-1]",  # tests/unit/analysis/test_condition.py
-    "Condition.best: [0] → [-1]: level[0]",
-    "Condition.best: log2 → log: math.log2(rate)",
-    "Condition.best: Sub turned round: losses[seed] - bottom.depth",
-    "Condition.best: Sub → Add: losses[seed] - bottom.depth",
+    "Condition.best: log2 → log: math.log2(rate)",  # tests/unit/analysis/test_condition.py
+    "Condition.best: Sub turned round: loss - bottom.depth",
+    "Condition.best: Sub → Add: loss - bottom.depth",
 }
 LOOKED_AT = CHANGES_NOTHING | ONLY_A_GUARD_A_NOTE_OR_A_DETAIL | CAUGHT_BY_UNIT_TESTS
 

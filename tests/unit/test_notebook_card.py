@@ -97,7 +97,7 @@ def test_a_forecast_says_where_nothing_is_forecast() -> None:
     def of(name: str, low: float, high: float) -> ForecastedRegret:
         return ForecastedRegret(
             method=name, share=0.02, share_interval=(low, high), regret_nats=0.03, nats_interval=(low, high),
-            chance_low=0.7, at_pilot=0.1, lag=1.5, bits_per_parameter=0.1, far=False,
+            chance_low=0.7, at_pilot=0.1, lag=1.5, far=False,
         )  # fmt: skip
 
     both = of("lora:16", 0.0, 0.04), of("lora:1", -9.0, 9.0)

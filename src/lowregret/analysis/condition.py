@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.comparison import fit_together, paired
 from lowregret.analysis.fits import Estimate, exponential, mean
-from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate, middle, plateau
+from lowregret.analysis.learning_rate import SEARCH_SEED, BestRate, as_of, best_rate, bowl_between, search_loss
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES
@@ -43,10 +42,12 @@ class Trial:
         """log2 of the learning rate."""
         return math.log2(self.record.learning_rate)
 
-    def loss(self, step: int | None = None) -> float:
-        """The held-out loss after `step`, or at the end; infinite when the trial did not get there."""
-        if step is not None:
-            return self.test.get(step, math.inf)
+    def at(self, step: int | None) -> TrialRecord:
+        """Its record, or what that would say if the trial had been of `step` steps."""
+        return self.record if step is None else as_of(self.record, step, self.test)
+
+    def loss(self) -> float:
+        """The held-out loss at the end; infinite when the trial did not get there."""
         loss = self.record.test_loss
         return loss if self.record.status == "finished" and loss is not None else math.inf
 
@@ -63,17 +64,30 @@ class Trial:
 class BestOverSeeds:
     """A method's best learning rate under a condition."""
 
-    learning_rate: float
-    """Of the lattice."""
+    rate: BestRate
+    """What the search's seed says of it."""
     losses: Mapping[int, float]
     """Seed → held-out loss there."""
     fitted: Mapping[int, float]
     """Seed → log2 of the rate at the bottom of the parabola through the best rate and its neighbours."""
     bottoms: Mapping[int, float]
     """Seed → the loss at that bottom."""
-    bracketed: bool
-    level: tuple[float, ...]
-    """The rates, ascending, whose losses are equal at the search's seed; this one is in their middle."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of those tried."""
+        assert self.rate.learning_rate is not None  # else there is no best at all
+        return self.rate.learning_rate
+
+    @property
+    def bracketed(self) -> bool:
+        """Whether worse losses lie on both sides."""
+        return self.rate.bracketed
+
+    @property
+    def level(self) -> tuple[float, ...]:
+        """The rates, ascending, whose losses are equal at the search's seed; this one is in their middle."""
+        return self.rate.level
 
     @property
     def loss(self) -> Estimate | None:
@@ -81,10 +95,11 @@ class BestOverSeeds:
 
     @property
     def fitted_rate(self) -> Estimate | None:
-        """The best rate by the fits; with one seed its interval is what the neighbours allow, a factor of 2."""
+        """The best rate by the fits; with one seed its interval is what the neighbours allow."""
         found = exponential(mean(list(self.fitted.values())))
-        if found is not None and not found.known and self.bracketed:
-            return Estimate(value=found.value, low=self.learning_rate / 2, high=self.learning_rate * 2)
+        if found is not None and not found.known and self.bracketed and self.rate.beside is not None:
+            low, high = self.rate.beside
+            return Estimate(value=found.value, low=low, high=high)
         return found
 
 
@@ -121,26 +136,26 @@ class Condition:
 
     def best(self, method: str, step: int | None = None) -> BestOverSeeds | None:
         """The best rate at the end, or after `step`; None when no trial got there."""
-        searched = {t.record.learning_rate: t.loss(step) for t in self.of(method, SEARCH_SEED)}
-        finite = {rate: loss for rate, loss in searched.items() if math.isfinite(loss)}
-        if not finite:
+        records = [trial.at(step) for trial in self.of(method)]
+        found = best_rate(records, self.base_nll)
+        rate = found.learning_rate
+        if rate is None:
             return None
-        level = plateau(finite)
-        rate = middle(level)
-        seeds = sorted({t.record.seed for t in self.of(method)})
-        grid = {(t.record.learning_rate, t.record.seed): t.loss(step) for t in self.of(method)}
-        losses = {s: loss for s in seeds if math.isfinite(loss := grid.get((rate, s), math.inf))}
+        losses = {
+            record.seed: record.test_loss
+            for record in records
+            if record.learning_rate == rate and record.status == "finished" and record.test_loss is not None
+        }
         fitted, bottoms = {}, {}
-        for seed in losses:
-            below, above = (grid.get((rate * factor, seed), math.inf) for factor in (0.5, 2.0))
-            bowl = Bowl.around(losses[seed], below, above, start=self.base_nll)
-            if math.isfinite(bowl.below) and math.isfinite(bowl.above):
+        for seed, loss in losses.items():
+            own = {r.learning_rate: tried for r in records if r.seed == seed and (tried := search_loss(r)) is not None}
+            bowl = None if found.beside is None else bowl_between(own, rate, found.beside, self.base_nll)
+            if bowl is not None and math.isfinite(bowl.below) and math.isfinite(bowl.above):
                 bottom = bowl.bottom()
-                fitted[seed], bottoms[seed] = math.log2(rate) + bottom.place, losses[seed] - bottom.depth
+                fitted[seed], bottoms[seed] = math.log2(rate) + bottom.place, loss - bottom.depth
         if not fitted:  # beside a rate that diverged the lattice is all there is
             fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
-        bracketed = min(searched) < level[0] and level[-1] < max(searched)
-        return BestOverSeeds(rate, losses, fitted, bottoms, bracketed, level)
+        return BestOverSeeds(found, losses, fitted, bottoms)
 
     def at_best(self, method: str) -> list[Trial]:
         """The finished trials at a method's best rate, by seed."""
@@ -172,12 +187,8 @@ class Condition:
                         f"{trial.home / EXAMPLES}: its held-out examples are not those of the others. Delete the "
                         "trial's folder and run the same command again."
                     )
-        searched = self.spec.learning_rates == "search"
-        bowls = [
-            best_rate([t.record for t in self.of(name)], self.base_nll).bowl if searched else None
-            for name in (first, second)
-        ]
-        found = paired(losses[0], losses[1], bowls)
+        searched, bests = self.spec.learning_rates == "search", (self.best(first), self.best(second))
+        found = paired(losses[0], losses[1], [b.rate.bowl if b is not None and searched else None for b in bests])
         low, high = found.bounds or (None, None)
         return Estimate(value=found.value, low=low, high=high, n=len(seeds), freedom=found.degrees_of_freedom)
 

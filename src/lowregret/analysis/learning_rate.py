@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -30,6 +30,10 @@ class BestRate:
     """The nearest worse rate above the winner; None when there is none."""
     bowl: Bowl | None = field(default=None, compare=False)
     """Around the winner, of the search's seed; None without a rate tried on both sides."""
+    beside: tuple[float, float] | None = field(default=None, compare=False)
+    """The nearest rates tried below and above the winner, whatever their losses: the bowl's sides."""
+    level: tuple[float, ...] = field(default=(), compare=False)
+    """The rates, ascending, that are as good as the winner; it is in their middle."""
 
 
 def search_loss(record: TrialRecord) -> float | None:
@@ -53,6 +57,18 @@ def at_step(record: TrialRecord, step: int, loss: float) -> TrialRecord:
     return record.model_copy(update=facts)
 
 
+def as_of(record: TrialRecord, step: int, curve: Mapping[int, float]) -> TrialRecord:
+    """A trial as a search after `step` knows it, by its held-out losses, or minus its rewards.
+
+    One that has none there did not get so far, and is worse than any that did. What says nothing of its learning rate
+    at the end says nothing before.
+    """
+    if search_loss(record) is None:
+        return record
+    loss = curve.get(step, math.inf)
+    return at_step(record, step, loss) if math.isfinite(loss) else record.model_copy(update={"status": "diverged"})
+
+
 def best_rate(records: Sequence[TrialRecord], start: float | None = None) -> BestRate:
     """The rate with the lowest held-out loss among one method's trials at the search's seed; other seeds take no part.
 
@@ -72,7 +88,9 @@ def best_rate(records: Sequence[TrialRecord], start: float | None = None) -> Bes
     best = middle(tied)
     lower = max((rate for rate in losses if rate < tied[0]), default=None)
     upper = min((rate for rate in losses if rate > tied[-1]), default=None)
-    return BestRate(best, lower is not None and upper is not None, lowest, lower, upper, _bowl(losses, best, start))
+    sides = _beside(losses, best)
+    bowl = None if sides is None else bowl_between(losses, best, sides, start)
+    return BestRate(best, lower is not None and upper is not None, lowest, lower, upper, bowl, sides, tied)
 
 
 Place = TypeVar("Place", int, float)
@@ -90,10 +108,18 @@ def middle(tied: Sequence[Place]) -> Place:
     return tied[(len(tied) - 1) // 2]
 
 
-def _bowl(losses: Mapping[float, float], best: float, start: float | None) -> Bowl | None:
-    below = max((rate for rate in losses if rate < best), default=None)
-    above = min((rate for rate in losses if rate > best), default=None)
-    if below is None or above is None:
+def _beside(rates: Collection[float], best: float) -> tuple[float, float] | None:
+    below = max((rate for rate in rates if rate < best), default=None)
+    above = min((rate for rate in rates if rate > best), default=None)
+    return None if below is None or above is None else (below, above)
+
+
+def bowl_between(
+    losses: Mapping[float, float], best: float, sides: tuple[float, float], start: float | None
+) -> Bowl | None:
+    """Of one seed, from its losses by learning rate; None where one of the three was not tried."""
+    below, above = sides
+    if not {below, best, above} <= losses.keys():
         return None
     to_below, to_above = math.log2(best / below), math.log2(above / best)
     return Bowl.around(losses[best], losses[below], losses[above], to_below, to_above, start=start)

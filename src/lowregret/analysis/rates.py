@@ -42,15 +42,33 @@ def formula_over_found(condition: Condition, model: str) -> tuple[Estimate | Non
     names = [method.name for method in from_rank_4(condition)]
     if not names:
         return None, "no rank from 4 up was asked for"
-    bests = [best for name in names if (best := condition.best(name)) is not None and best.fitted]
-    if len(bests) < len(names):
-        return None, "a best rate is missing"
+    fits, missing = fitted_rates(condition, names)
+    if missing:
+        return None, missing
     rate = formula_rate(model, condition.hidden_size)
-    seeds = sorted(set.intersection(*(set(best.fitted) for best in bests)))
-    off = [math.log2(rate) - statistics.fmean(best.fitted[seed] for best in bests) for seed in seeds]
+    off = [math.log2(rate) - statistics.fmean(fits[name][seed] for name in names) for seed in shared_seeds(fits)]
     note = loose(condition, names)
     said = f"By the formula {rate:.2g}, with the power {formula_power(model):g}."
     return unless_loose(exponential(mean(off)), note), " ".join(filter(None, (said, note)))
+
+
+def fitted_rates(
+    condition: Condition, methods: Sequence[str], step: int | None = None
+) -> tuple[dict[str, Mapping[int, float]], str]:
+    """(method → seed → log2 of its fitted best rate, ""); ({}, a note) where one has none.
+
+    What is told of several ranks is of all of them, or it is not told.
+    """
+    bests = {name: condition.best(name, step) for name in methods}
+    missing = [name for name, best in bests.items() if best is None or not best.fitted]
+    if missing:
+        return {}, f"A best rate is missing: {', '.join(missing)}."
+    return {name: best.fitted for name, best in bests.items() if best is not None}, ""
+
+
+def shared_seeds(fits: Mapping[str, Mapping[int, float]]) -> list[int]:
+    """The seeds that all of these methods have."""
+    return sorted(set.intersection(*(set(found) for found in fits.values()))) if fits else []
 
 
 def log_ratios(
@@ -58,19 +76,16 @@ def log_ratios(
 ) -> tuple[dict[int, float], str]:
     """(seed → log2 of the fitted best rate of `methods`, geometric mean, over that of `other`; a note).
 
-    Where one of the two sides has one seed only, its fit serves all seeds of the other.
+    Of the seeds that all of them have; of none, with a note that says why, where a method has no best rate.
     """
-    reference = condition.best(other, step)
-    bests = [condition.best(name, step) for name in methods]
-    known = [best for best in bests if best is not None and best.fitted]
-    if reference is None or not reference.fitted or not known:
-        return {}, "a best rate is missing"
-    loose = not reference.bracketed or any(not best.bracketed for best in known)
-    seeds = set.intersection(*(set(best.fitted) for best in (reference, *known)))
+    if not methods:
+        return {}, "No rank was asked for."
+    fits, missing = fitted_rates(condition, (other, *methods), step)
     found = {
-        seed: sum(best.fitted[seed] for best in known) / len(known) - reference.fitted[seed] for seed in sorted(seeds)
+        seed: sum(fits[name][seed] for name in methods) / len(methods) - fits[other][seed]
+        for seed in shared_seeds(fits)
     }
-    return found, LOOSE if loose else ""
+    return found, missing or loose(condition, (other, *methods), step)
 
 
 def ratio(
@@ -82,9 +97,9 @@ def ratio(
     return estimate, note, {f"seed {seed}": 2.0**value for seed, value in ratios.items()}
 
 
-def loose(condition: Condition, methods: Sequence[str]) -> str:
+def loose(condition: Condition, methods: Sequence[str], step: int | None = None) -> str:
     """A note when a best rate is not bracketed, which leaves what rests on it open; else ""."""
-    bests = [condition.best(name) for name in methods]
+    bests = [condition.best(name, step) for name in methods]
     return LOOSE if any(best is None or not best.bracketed for best in bests) else ""
 
 

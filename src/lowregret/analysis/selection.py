@@ -9,7 +9,8 @@ import numpy as np
 
 _POINTS = 2001
 _REACH = 6.0
-"""The expectation is integrated so many standard errors beyond the lowest and the highest mean."""
+"""The expectation is integrated so many standard errors on both sides of the lowest mean: the least of all lies beyond
+with a probability of 1e-9 a LoRA, however far above the others are."""
 
 
 def flattery(regrets: Sequence[float], variance: float) -> float:
@@ -35,7 +36,7 @@ def flattery(regrets: Sequence[float], variance: float) -> float:
     kept = math.sqrt(max(0.0, 1 - variance / spread)) if spread > 0 else 0.0
     means = found.mean() + kept * (found - found.mean())
     error = math.sqrt(variance)
-    grid = np.linspace(means.min() - _REACH * error, means.max() + _REACH * error, _POINTS)
-    survivors = np.prod(1 - ndtr((grid[:, None] - means) / error), axis=1)
-    expected = float(grid[0] + np.trapezoid(survivors, grid))
-    return min(0.0, expected - float(means.min()))
+    above = (means - means.min()) / error
+    grid = np.linspace(-_REACH, _REACH, _POINTS)
+    survivors = np.prod(ndtr(above - grid[:, None]), axis=1)
+    return min(0.0, error * float(grid[0] + np.trapezoid(survivors, grid)))

@@ -171,7 +171,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
         names = [method.name for method in stored.methods]
         methods = tuple(method for name in names for method in spec.methods if method.name == name)
         spec = spec.model_copy(update={"methods": methods})
-        records, confidence = judged_records(records, names, last.seeds), 1 - last.error
+        records, confidence = judged_records(records, names, last.seeds), 1 - last.ruling_error
     again = judge(
         spec,
         records,

@@ -64,8 +64,18 @@ class BankMethod(_Kept):
     loss: Nats | None = None
     """At the best learning rate, mean over the seeds; None where there is none."""
     regret_nats: Nats | None = None
-    """For a LoRA: against the best FullFT, as the verdict has it."""
+    """Against plain full fine-tuning, as the verdict has it."""
     ci95: tuple[float, float] | None = None
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it is what forecasts are of: full fine-tuning by another optimizer has a regret, too."""
+        return is_lora(self.name)
+
+
+def is_lora(name: str) -> bool:
+    """By its spelling, which is all that a bank keeps of a method."""
+    return name.partition(":")[0] == "lora"
 
 
 class BankEntry(_Kept):
@@ -94,6 +104,13 @@ class BankEntry(_Kept):
     def method(self, name: str) -> BankMethod | None:
         """By its name."""
         return next((found for found in self.methods if found.name == name), None)
+
+    def measured(self) -> tuple[BankMethod, ...]:
+        """Its LoRAs that a forecast can be made from: with a regret against a full fine-tuning that has a loss."""
+        whole = self.method(FullFT().name)
+        if whole is None or whole.loss is None:
+            return ()
+        return tuple(method for method in self.methods if method.is_lora and method.regret_nats is not None)
 
 
 def read_bank(path: Path) -> list[BankEntry]:
@@ -188,22 +205,14 @@ def added(entries: Sequence[BankEntry], new: BankEntry) -> list[BankEntry]:
     with the full fine-tuning that they were measured beside: two entries, for two comparisons differ in their curves
     and may differ in their held-out examples. A LoRA that the new one has measured is taken from it alone.
     """
-    again = _measured(new)
+    again = frozenset(method.name for method in new.measured())
     others = (_without(entry, again) if entry.identity == new.identity else entry for entry in entries)
     return [*(entry for entry in others if entry is not None), new]
 
 
-def _measured(entry: BankEntry) -> frozenset[str]:
-    """Its LoRAs that a forecast can be made from."""
-    whole = entry.method(FullFT().name)
-    if whole is None or whole.loss is None:
-        return frozenset()
-    return frozenset(method.name for method in entry.methods if method.regret_nats is not None)
-
-
 def _without(entry: BankEntry, names: frozenset[str]) -> BankEntry | None:
     """An entry without these LoRAs; None when it has measured no other."""
-    if not names & _measured(entry):
+    if not names & {method.name for method in entry.measured()}:
         return entry
     left = entry.model_copy(update={"methods": tuple(m for m in entry.methods if m.name not in names)})
-    return left if _measured(left) else None
+    return left if left.measured() else None

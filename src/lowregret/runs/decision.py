@@ -27,6 +27,12 @@ class Look(Spec):
     ruling: Literal["low_regret", "regret", "inconclusive"]
     """Settled when it is not inconclusive."""
 
+    @property
+    def ruling_error(self) -> float:
+        """At which its records are ruled on once more, to be kept or verified. None where it settled nothing: trials
+        that came since, or a search that was not complete, would else settle what no look has."""
+        return 0.0 if self.ruling == "inconclusive" else self.error
+
 
 class LeftOut(Spec):
     """A method that could not change the decision, and was trained no further."""

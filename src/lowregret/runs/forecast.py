@@ -14,6 +14,8 @@ from lowregret.runs.atomic import read_record
 from lowregret.runs.files import FORECAST
 from lowregret.spec import Spec
 
+LEVEL = 0.9
+"""Of the intervals of forecasts, how many hold what they are of."""
 WIDE = 1.0
 """Of what full fine-tuning learns: an interval as wide as that says nothing."""
 
@@ -55,7 +57,6 @@ class ForecastedRegret(Spec):
     """The regret in the pilots, as a share of what FullFT had learned by then."""
     lag: float | None = None
     """Steps of LoRA over those of FullFT for the same loss, in the pilots."""
-    bits_per_parameter: float
     far: bool
     """Whether the case is further from the bank than nine of ten of its own cases are from the others: the interval is
     wider."""
@@ -65,8 +66,9 @@ class ForecastedRegret(Spec):
     @model_validator(mode="before")
     @classmethod
     def _told_or_not(cls, values: Any) -> Any:
-        """By the interval, whatever a record says."""
+        """By the interval, whatever a record says; the bits a parameter that earlier ones have told nobody anything."""
         if isinstance(values, dict) and "share_interval" in values:
+            values = {name: value for name, value in values.items() if name != "bits_per_parameter"}
             try:
                 low, high = values["share_interval"]
                 return {**values, "says_nothing": bool(high - low > WIDE)}
@@ -81,7 +83,7 @@ class Forecast(Spec):
     model_config = ConfigDict(allow_inf_nan=False)
 
     forecasts: tuple[ForecastedRegret, ...]
-    level: float = 0.9
+    level: float = LEVEL
     tolerance: float
     """Share of what FullFT learns below which a regret is low."""
     learned: float | None = None

@@ -209,7 +209,7 @@ class Verdict(Spec):
     base_nll: float | None = None
     """Held-out loss before any training."""
     learned: float | None = None
-    """What the best FullFT has learned: the base's loss minus its own, in nats or in reward."""
+    """What FullFT, which regrets are against, has learned: the base's loss minus its own, in nats or in reward."""
     regret_learned: float | None = None
     """The regret as a share of it."""
     lag: Lag | None = None

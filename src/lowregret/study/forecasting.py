@@ -11,14 +11,13 @@ from pathlib import Path
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.entry import entry_so_far
 from lowregret.analysis.forecast.make import make_forecast, make_free_forecast, require_reference
-from lowregret.analysis.forecast.pilots import Room, attention_alone, bits_to_teach
+from lowregret.analysis.forecast.pilots import Room, attention_alone
 from lowregret.analysis.numbers import percent
-from lowregret.errors import RecordsError, SpecError
+from lowregret.errors import SpecError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.files import FORECAST, VERDICT
 from lowregret.runs.forecast import MOST_SHARE, Forecast, require_share, shown_forecast
 from lowregret.runs.lock import lock_run
-from lowregret.runs.study import base_facts, start_loss
 from lowregret.spec import RL, CompareSpec
 from lowregret.study.observer import Observer, Silent
 from lowregret.study.opened import OpenedComparison, opened
@@ -77,13 +76,9 @@ def forecast(
 
 def _free(comparison: OpenedComparison, bank: Bank) -> Forecast:
     """Of a comparison of which nothing has been trained."""
-    folder, inputs = comparison.folder, comparison.inputs
-    facts, base = base_facts(folder), start_loss(folder)
-    if base is None or facts.get("supervised_tokens") is None:
-        raise RecordsError(f"{folder}: has no facts of the base and the data. Run it in another --out.")
-    bits = bits_to_teach(base, facts["supervised_tokens"], facts.get("fact_bits") or None)
+    inputs = comparison.inputs
     rooms = {
-        name: Room(parameters=parameters, attention_alone=attention_alone(name), bits=bits)
+        name: Room(parameters=parameters, attention_alone=attention_alone(name))
         for name, parameters in inputs.adapter_parameters(comparison.spec.methods).items()
     }
     return make_free_forecast(comparison.spec, rooms, inputs.steps, inputs.identity, bank)

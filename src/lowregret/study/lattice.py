@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lowregret.analysis.learning_rate import SEARCH_SEED, middle, plateau, search_loss
+from lowregret.analysis.learning_rate import SEARCH_SEED, as_of, middle, plateau, search_loss
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
 from lowregret.study.search import WIDTH, Reach, has_settled, is_cut_short, reach
@@ -107,12 +107,9 @@ def losses_at(records: Iterable[TrialRecord], step: int | None, curves: Curves) 
     for record in records:
         if record.seed != SEARCH_SEED:
             continue
-        loss = search_loss(record)
-        if loss is None:
-            continue
-        if step is not None:
-            loss = curves(record).get(step, math.inf)
-        found[nearest_exponent(record.learning_rate)] = loss if math.isfinite(loss) else math.inf
+        loss = search_loss(record if step is None else as_of(record, step, curves(record)))
+        if loss is not None:
+            found[nearest_exponent(record.learning_rate)] = loss
     return found
 
 

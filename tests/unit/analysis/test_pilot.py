@@ -101,8 +101,7 @@ def test_what_a_comparison_measured_is_said_with_what_was_forecast(tmp_path: Pat
     _, name = read_pilot(tmp_path)
     assert name.endswith("on rows.jsonl; lora:4 had a regret of +2.1% of what is learned there")
     regret = {
-        "method": "lora:4", "share": 0.03, "share_interval": (0.0, 0.06), "chance_low": 0.9, "bits_per_parameter": 1.0,
-        "far": False,
+        "method": "lora:4", "share": 0.03, "share_interval": (0.0, 0.06), "chance_low": 0.9, "far": False,
     }  # fmt: skip
     forecast = {"forecasts": [regret], "tolerance": 0.05, "step": 0, "steps": 6, "cost": 0.0, "bank": "12 comparisons"}
     write_json(tmp_path / "forecast.json", forecast)

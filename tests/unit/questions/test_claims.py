@@ -71,6 +71,43 @@ def test_the_ratio_of_best_rates_is_found(fake_studies: ModuleType, tmp_path: Pa
     assert drift.ruling == "holds"
 
 
+def fail(folder: Path, trials: str) -> None:
+    """Have the trials of this pattern failed."""
+    paths = list(folder.glob(f"groups/{trials}/trial.json"))
+    assert paths
+    for path in paths:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "error": "out of memory"}))
+
+
+def again(folder: Path) -> dict[str, Claim]:
+    return {claim.statement.key: claim for claim in judge_study(read_evidence(folder)).claims}
+
+
+@pytest.mark.parametrize(
+    ("kind", "trials", "keys"),
+    [
+        ("learning-rate", "main.lora/trials/lora-4-*", ("rate-ratio", "rate-drift", "rate-rank-1", "rate-formula")),
+        ("learning-rate", "main.lora/trials/lora-1-*", ("rate-rank-1",)),
+        ("short-runs", "main.lora/trials/*", ("short-ratio", "short-falls")),
+        ("scaling", "c-128.full/trials/*", ("scaling-ratio", "scaling-regret")),
+        ("batch-size", "*4.full/trials/*", ("batch-gap", "batch-rank-free", "batch-small:full")),
+    ],
+)
+def test_what_is_told_of_several_is_of_all_or_decides_nothing(
+    fake_studies: ModuleType, tmp_path: Path, kind: str, trials: str, keys: tuple[str, ...]
+) -> None:
+    """One rank, base or batch of which every trial failed."""
+    bases = {"models": ("tiny", "a/b-64", "a/c-128")} if kind == "scaling" else {}
+    claims(fake_studies, tmp_path, small(kind, **bases))
+    fail(tmp_path, trials)
+    found = again(tmp_path)
+    for key in keys:
+        estimate = found[key].estimate
+        assert found[key].ruling == "open"
+        assert estimate is None or not estimate.known, f"{key}: {estimate}"
+        assert found[key].note
+
+
 @pytest.mark.parametrize("kind", ["short-runs", "scaling", "learning-rate"])
 def test_rates_without_a_worse_neighbour_decide_nothing(fake_studies: ModuleType, tmp_path: Path, kind: str) -> None:
     """The higher the rate the better, as far as the search goes; runs of 64 steps gain less by it than those of 8."""
@@ -243,6 +280,24 @@ def test_a_range_that_has_not_ended_is_at_least_so_wide(
     assert found.estimate.value == pytest.approx(2 ** (lora - full))
     assert ("full" in found.note) is not ended.get("full", True)
     assert bool(found.note) is bool(ended)
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_range_ends_where_a_rate_is_poor_not_where_a_trial_failed(
+    fake_studies: ModuleType, tmp_path: Path, status: str
+) -> None:
+    claims(fake_studies, tmp_path, small("rl"), rewarded(full=0.9, half_width=6.0))
+    condition = read_evidence(tmp_path).conditions["main"]
+    whole = rl.good_ranges(condition, "full", 0.9)[0]
+    assert whole.closed
+    for trial in condition.of("full", 0):
+        if trial.log_rate > whole.high:
+            path = trial.home / "trial.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "status": status, "test_reward": None}))
+    found = rl.good_ranges(read_evidence(tmp_path).conditions["main"], "full", 0.9)[0]
+    assert found.closed is (status == "diverged")
+    assert found.low == whole.low
+    assert found.high < whole.high
 
 
 def test_a_good_range_ends_between_two_rates_in_proportion() -> None:

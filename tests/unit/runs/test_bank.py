@@ -54,6 +54,14 @@ def test_a_comparison_of_which_nothing_can_be_forecast_takes_no_others_place() -
     assert added([old], entry("lora:1", run="another"))[0] == old
 
 
+def test_full_fine_tuning_by_another_optimizer_is_no_lora_of_which_a_forecast_could_be() -> None:
+    alone, beside = entry("full:muon"), entry("lora:1", "full:muon")
+    assert alone.measured() == ()
+    assert [method.name for method in beside.measured()] == ["lora:1"]
+    assert added([beside], alone) == [beside, alone]
+    assert added([alone], beside) == [alone, beside]
+
+
 def bank_of(folder: Path, *lines: str) -> Path:
     path = folder / "own.jsonl"
     write_bank(path, [entry("lora:1")])

@@ -235,7 +235,7 @@ def test_every_forecast_is_told_by_its_method_and_one_that_says_nothing_without_
     known: dict[str, Any] = {
         "method": "lora:4", "share": 0.1, "share_interval": (0.0, 0.2), "regret_nats": 0.05,
         "nats_interval": (0.0, 0.1), "chance_low": 0.4, "at_pilot": 0.1, "lag": 1.1,
-        "bits_per_parameter": 0.1, "far": False,
+        "far": False,
     }  # fmt: skip
     wide = {**known, "method": "lora:16", "share_interval": (-3.0, 3.0)}
     free = {**known, "method": "lora:1", "regret_nats": None, "nats_interval": None}

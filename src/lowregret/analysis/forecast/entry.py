@@ -14,7 +14,7 @@ from lowregret.analysis.forecast.pilots import FULL
 from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_json, read_record
-from lowregret.runs.bank import MOST_NATS, BankEntry, BankMethod, RateCurve
+from lowregret.runs.bank import MOST_NATS, BankEntry, BankMethod, RateCurve, is_lora
 from lowregret.runs.files import METRICS, SPEC, VERDICT
 from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import read_manifest
@@ -113,7 +113,9 @@ def _require_seeds(path: Path, results: Mapping[str, MethodResult]) -> None:
             "--methods."
         )
     for result in results.values():
-        if result.seeds < LEAST_SEEDS and (result.name == FULL or result.regret_nats is not None):
+        if result.seeds < LEAST_SEEDS and (
+            result.name == FULL or (is_lora(result.name) and result.regret_nats is not None)
+        ):
             raise RecordsError(
                 f"{path}: methods: {result.name} has {result.seeds} seed, and a bank takes comparisons of "
                 f"{LEAST_SEEDS} or more: with one, nobody knows how much of the regret is the seed's. Run the same "

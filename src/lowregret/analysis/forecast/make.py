@@ -196,7 +196,7 @@ def _notes(spec: CompareSpec, pilots: Pilots | None, far: Sequence[str]) -> list
         )
     others = [m.name for m in spec.methods if isinstance(m, FullFT) and m.name != FULL]
     if others:
-        notes.append(f"The regret is against {FULL}; the verdict's is against the best of it and {', '.join(others)}.")
+        notes.append(f"Nothing is forecast of {', '.join(others)}: the bank is of LoRAs against {FULL}.")
     if pilots is not None and len(pilots.full) < _FEWEST:
         notes.append("One evaluation of each pilot: the lag cannot be told, and the regret is that of one moment.")
     if far:

@@ -19,7 +19,7 @@ from typing import Any
 from lowregret.analysis.forecast.pilots import FULL, LEAST_LEARNED, Pilots, Room, longest, nearest_step, pilots_at
 from lowregret.analysis.forecast.ridge import Known, Ridge
 from lowregret.runs.bank import BankEntry
-from lowregret.runs.forecast import ForecastedRegret
+from lowregret.runs.forecast import LEVEL, ForecastedRegret
 
 UNIT = 0.02
 """Of what FullFT learns: shares count by their size below it, above it by their logarithm (asinh)."""
@@ -86,15 +86,15 @@ class RegretModel:
             return None
         return cls(Ridge(regrets), None if share is None else Ridge(growths), len(found), len(growths))
 
-    def forecast(self, name: str, room: Room, tolerance: float, level: float = 0.9) -> ForecastedRegret:
+    def forecast(self, name: str, room: Room, tolerance: float) -> ForecastedRegret:
         """Of a LoRA by its pilots, or by its room where the model is of none; `tolerance` as a share of what FullFT
         learns."""
         features = regret_features(room) if isinstance(room, Pilots) else room_features(room)
-        found = self.regret.predict(features, level)
+        found = self.regret.predict(features)
         low, middle, high = straight(found.low), expected(found.value), straight(found.high)
         facts: dict[str, Any] = {}
         if isinstance(room, Pilots):
-            learned, (least, most) = self.learned(room), self.learned_interval(room, level)
+            learned, (least, most) = self.learned(room), self.learned_interval(room)
             corners = [share * nats for share in (low, high) for nats in (least, most)]
             facts = {"regret_nats": middle * learned, "nats_interval": (min(corners), max(corners))}
             facts |= {"at_pilot": room.regret(), "lag": room.lag()}
@@ -103,23 +103,21 @@ class RegretModel:
             share=middle,
             share_interval=(low, high),
             chance_low=self.regret.chance_below(features, bent(tolerance)),
-            bits_per_parameter=room.bits / room.parameters,
             far=found.leverage > self.regret.typical,
             **facts,
         )
 
-    def has_bounds(self, level: float = 0.9) -> bool:
-        """Whether enough groups are known for an interval at this level."""
-        groups = len(self.regret.errors)
-        return math.ceil((groups + 1) * level) <= groups
+    def has_bounds(self) -> bool:
+        """Whether enough groups are known for an interval at a forecast's level."""
+        return self.regret.place(LEVEL) <= len(self.regret.errors)
 
     def learned(self, pilots: Pilots) -> float:
         """Nats that FullFT is expected to have learned by the end; ValueError of a model without pilots."""
         return self._grown(pilots, self._growth().predict(growth_features(pilots)).value)
 
-    def learned_interval(self, pilots: Pilots, level: float = 0.9) -> tuple[float, float]:
-        """That is to hold it at this level, no less than it has learned by now; ValueError as `learned`."""
-        found = self._growth().predict(growth_features(pilots), level)
+    def learned_interval(self, pilots: Pilots) -> tuple[float, float]:
+        """That is to hold it at a forecast's level, no less than it has learned by now; ValueError as `learned`."""
+        found = self._growth().predict(growth_features(pilots))
         return self._grown(pilots, max(found.low, 0.0)), self._grown(pilots, found.high)
 
     def _growth(self) -> Ridge:
@@ -156,16 +154,14 @@ def cases(entries: Iterable[BankEntry], share: float) -> Iterable[Case]:
         if whole is None or whole.loss is None or entry.base_nll - whole.loss < LEAST_LEARNED:
             continue
         learned = entry.base_nll - whole.loss
-        ahead = whole.loss - min(m.loss for m in entry.methods if m.loss is not None and m.name.split(":")[0] == FULL)
-        for method in entry.methods:
+        for method in entry.measured():
             step = nearest_step([longest(whole), longest(method)], share, entry.steps)
             pilots = None if step is None else pilots_at(entry, method.name, step)
-            if method.regret_nats is None or pilots is None:
+            if pilots is None or method.regret_nats is None:
                 continue
             error = math.inf if method.ci95 is None else (method.ci95[1] - method.ci95[0]) / 2 / learned
             group = f"{entry.base[:16]} {entry.data[:16]}"
-            share_of_it = (method.regret_nats - ahead) / learned  # a verdict's is against the best FullFT
-            yield Case(entry.identity, group, method.name, pilots, share_of_it, learned, error)
+            yield Case(entry.identity, group, method.name, pilots, method.regret_nats / learned, learned, error)
 
 
 def carried_over(found: Sequence[Case]) -> Mapping[str, float]:

@@ -17,7 +17,6 @@ from lowregret.spec import FullFT
 
 Curve = Mapping[int, float]
 FULL = FullFT().name
-_NATS_A_BIT = math.log(2)
 LEAST_LEARNED = 1e-3
 """Nats, below which FullFT has learned nothing that a regret could be a share of."""
 _AS_LONG = math.sqrt(2)
@@ -34,9 +33,6 @@ class Room:
     parameters: int
     attention_alone: bool
     """Whether it leaves the MLP out."""
-    bits: float
-    """That the data have to teach, by what the base does not know of them: its loss on one pass, or the known bits of
-    facts; an upper bound."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,6 @@ def pilots_at(entry: BankEntry, name: str, step: int) -> Pilots | None:
         lora=curves[1],
         parameters=lora.parameters,
         attention_alone=attention_alone(name),
-        bits=bits_of(entry),
     )
 
 
@@ -134,13 +129,3 @@ def attention_alone(name: str) -> bool:
 def longest(method: BankMethod) -> Curve:
     """Of the method's curves the one that goes furthest."""
     return max((curve.losses for curve in method.curves), key=len, default={})
-
-
-def bits_of(entry: BankEntry) -> float:
-    """What the data of a comparison have to teach, in bits."""
-    return bits_to_teach(entry.base_nll, entry.supervised_tokens, entry.fact_bits)
-
-
-def bits_to_teach(base_nll: float, supervised_tokens: int, fact_bits: float | None) -> float:
-    """Bits of the facts in the data where they are known, else the base's loss on one pass."""
-    return base_nll * supervised_tokens / _NATS_A_BIT if fact_bits is None else fact_bits

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lowregret.runs.forecast import LEVEL
+
 PENALTY = 10.0
 """On the coefficients of standardised features, in rows: as if ten more rows said that nothing matters. By the errors
 of groups left out, on comparisons for fitting alone (docs/findings/2026-11-30-forecast.md)."""
@@ -67,10 +69,14 @@ class Ridge:
         squares, and beyond the typical as much more as the root of how far beyond."""
         return math.sqrt(1 + leverage) * math.sqrt(max(leverage / self.typical, 1.0))
 
-    def predict(self, features: Sequence[float], level: float = 0.9) -> Predicted:
+    def place(self, level: float) -> int:
+        """Which of the errors, from one on, an interval at this level takes; beyond them where they are too few."""
+        return math.ceil((len(self.errors) + 1) * level)
+
+    def predict(self, features: Sequence[float], level: float = LEVEL) -> Predicted:
         """With an interval that is to hold at this level; infinite where too few groups are known for it."""
         value, leverage = self._fit(features)
-        place = math.ceil((len(self.errors) + 1) * level)
+        place = self.place(level)
         reach = math.inf if place > len(self.errors) else self.errors[place - 1] * self.scale(leverage)
         return Predicted(value, value - reach, value + reach, leverage)
 

@@ -102,13 +102,17 @@ def _slopes(evidence: Evidence[BatchSizeQuestion]) -> tuple[list[str], Slopes, l
 
 
 def _batch_slopes(conditions: Sequence[Condition], method: str) -> dict[int, float]:
-    """Seed → slope of the loss at each batch's best rate against log2(batch)."""
+    """Seed → slope of the loss at each batch's best rate against log2(batch).
+
+    Of the seeds that have a loss for every batch: of fewer it would be the slope of something else.
+    """
     points: dict[int, list[tuple[float, float]]] = {}
     for condition in conditions:
         best = condition.best(method)
         for seed, loss in (best.losses if best is not None else {}).items():
             points.setdefault(seed, []).append((math.log2(condition.spec.batch_size), loss))
-    lines = {s: slope([x for x, _ in found], [y for _, y in found]) for s, found in points.items()}
+    whole = {seed: found for seed, found in points.items() if len(found) == len(conditions)}
+    lines = {s: slope([x for x, _ in found], [y for _, y in found]) for s, found in whole.items()}
     return {seed: line.value for seed, line in sorted(lines.items()) if line is not None}
 
 

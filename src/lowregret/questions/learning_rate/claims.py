@@ -7,7 +7,15 @@ import math
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import exponential, mean, slope
-from lowregret.analysis.rates import formula_over_found, from_rank_4, loose, ratio, unless_loose
+from lowregret.analysis.rates import (
+    fitted_rates,
+    formula_over_found,
+    from_rank_4,
+    loose,
+    ratio,
+    shared_seeds,
+    unless_loose,
+)
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.learning_rate.spec import LearningRateQuestion
 
@@ -84,13 +92,13 @@ def _drift(evidence: Evidence[LearningRateQuestion]) -> Measure:
     condition = evidence.conditions["main"]
     high = _high(condition)
     ranks = {method.name: math.log2(method.rank) for method in plain_loras(condition)}
-    fits = {name: best.fitted for name in high if (best := condition.best(name)) is not None}
+    fits, missing = fitted_rates(condition, high)
     drifts = {}
-    for seed in sorted(set.intersection(*(set(found) for found in fits.values()))) if fits else []:
+    for seed in shared_seeds(fits):
         line = slope([ranks[name] for name in fits], [found[seed] for found in fits.values()])
         if line is not None:
             drifts[seed] = line.value * (max(ranks[name] for name in fits) - min(ranks[name] for name in fits))
-    note = loose(condition, high)
+    note = missing or loose(condition, high)
     estimate = unless_loose(exponential(mean(list(drifts.values()))), note)
     return Measure(estimate, note, {f"seed {s}": 2.0**v for s, v in drifts.items()})
 
@@ -100,11 +108,8 @@ def _rank_1(evidence: Evidence[LearningRateQuestion]) -> Measure:
     loras, high = plain_loras(condition), _high(condition)
     if not loras or loras[0].rank != 1 or not high:
         return Measure(None)
-    others = [best.fitted for name in high if (best := condition.best(name)) is not None]
-    own = condition.best(loras[0].name)
-    if own is None or not others:
-        return Measure(None)
-    seeds = sorted(set.intersection(set(own.fitted), *(set(found) for found in others)))
-    values = [own.fitted[s] - sum(found[s] for found in others) / len(others) for s in seeds]
-    note = loose(condition, [loras[0].name, *high])
+    own = loras[0].name
+    fits, missing = fitted_rates(condition, [own, *high])
+    values = [fits[own][s] - sum(fits[name][s] for name in high) / len(high) for s in shared_seeds(fits)]
+    note = missing or loose(condition, [own, *high])
     return Measure(unless_loose(exponential(mean(values)), note), note)

@@ -14,6 +14,7 @@ from lowregret.analysis.bits import BITS_PER_PARAMETER
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import exponential, mean
+from lowregret.analysis.learning_rate import search_loss
 from lowregret.analysis.rates import loose, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.rl.spec import RLQuestion
@@ -96,13 +97,15 @@ class GoodRange:
 def good_ranges(condition: Condition, method: str, good: float) -> dict[int, GoodRange]:
     """Seed → the range around the best rate in which the gain over the base is `good` of that seed's at the best rate.
 
-    Between two rates the gain is interpolated in log2 of the rate. A seed that gained nothing there has no range.
+    Between two rates the gain is interpolated in log2 of the rate. A seed that gained nothing there has no range, and a
+    trial that failed says nothing of its rate.
     """
     best = condition.best(method)
     found: dict[int, GoodRange] = {}
     for seed, loss in (best.losses if best is not None else {}).items():
         assert best is not None
-        gains = {trial.log_rate: _gain(condition, trial.loss()) for trial in condition.of(method, seed)}
+        tried = [trial for trial in condition.of(method, seed) if search_loss(trial.record) is not None]
+        gains = {trial.log_rate: _gain(condition, trial.loss()) for trial in tried}
         enough = good * (condition.base_nll - loss)
         if enough > 0:
             centre = math.log2(best.learning_rate)

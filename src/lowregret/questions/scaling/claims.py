@@ -99,4 +99,4 @@ def _ratios(condition: Condition) -> tuple[dict[int, float], str]:
 
 def _loose(evidence: Evidence[ScalingQuestion]) -> str:
     """The first note on a best rate of any base: both claims rest on all of them."""
-    return next((note for _, condition, _ in _finished(evidence) if (note := _ratios(condition)[1])), "")
+    return next((note for condition in evidence.conditions.values() if (note := _ratios(condition)[1])), "")

@@ -94,13 +94,11 @@ class Contest:
         return self._judge(lora, seeds, look_error(seeds, self.spec.seeds, spent))
 
     def last_judged(self) -> Judge | None:
-        """What the last look was at; None before one. Without an error where that settled nothing: trials that came
-        since, or a search that was not complete, would else settle what no look has."""
+        """What the last look was at, with the error that there is for it now; None before one."""
         lora = self._leader
         if not self.looks or lora is None:
             return None
-        last = self.looks[-1]
-        return self._judge(lora, last.seeds, 0.0 if last.ruling == "inconclusive" else last.error)
+        return self._judge(lora, self.looks[-1].seeds, self.looks[-1].ruling_error)
 
     @property
     def last(self) -> int:

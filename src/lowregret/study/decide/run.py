@@ -44,10 +44,12 @@ def decide(comparison: OpenedComparison, bank: Bank | None) -> Verdict:
         watching.say(line)
     failed: dict[str, str] = {}
     """In this session: such a trial is tried again by the next one, not by every stage."""
+    forecast = False
     while True:
         contest = _contest(comparison)
-        if contest.pilots_done:
+        if contest.pilots_done and not forecast:
             _forecast(comparison, bank)
+            forecast = True
         step = contest.next()
         if step is None:
             return _settle(comparison, contest)
@@ -133,7 +135,7 @@ def _settle(comparison: OpenedComparison, contest: Contest) -> Verdict:
 
 
 def _forecast(comparison: OpenedComparison, bank: Bank | None) -> None:
-    """forecast.json, once, where the bank knows such cases: it decides nothing, and is shown beside the measurement."""
+    """forecast.json, where the bank knows such cases: it decides nothing, and is shown beside the measurement."""
     path = comparison.folder / FORECAST
     there = shown_forecast(comparison.folder, comparison.watching.say)
     if bank is None or (there is not None and there.step > 0):  # one without pilots gives way to one by them

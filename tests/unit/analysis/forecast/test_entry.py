@@ -36,11 +36,15 @@ def test_a_single_seed_is_refused_by_its_method(studies: ModuleType, tmp_path: P
         finished_entry(tmp_path)
 
 
-def test_a_lora_that_came_to_nothing_bars_no_other(studies: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"seeds": 0, "regret_nats": None, "test_nll": None}, {"name": "full:muon", "seeds": 1}],
+    ids=["a LoRA that came to nothing", "full fine-tuning of which no forecast is made"],
+)
+def test_what_is_no_case_bars_no_other(studies: ModuleType, tmp_path: Path, other: dict[str, Any]) -> None:
     """The folder lacks a manifest: that is met only once the verdict has passed."""
     found = studies.verdict()
-    nothing = {"seeds": 0, "regret_nats": None, "test_nll": None}
-    methods = tuple(m.model_copy(update=nothing) if m.name == "lora:1" else m for m in found.methods)
+    methods = tuple(m.model_copy(update=other) if m.name == "lora:1" else m for m in found.methods)
     studies.write_study(tmp_path, found=found.model_copy(update={"methods": methods}))
     with pytest.raises(RecordsError, match="by this version"):
         finished_entry(tmp_path)

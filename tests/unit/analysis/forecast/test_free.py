@@ -9,7 +9,7 @@ import pytest
 from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.make import make_free_forecast
 from lowregret.analysis.forecast.model import RegretModel
-from lowregret.analysis.forecast.pilots import Room, attention_alone, bits_to_teach
+from lowregret.analysis.forecast.pilots import Room, attention_alone
 from lowregret.analysis.forecast.words import beside, expected_lines, sentences
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve
@@ -63,7 +63,7 @@ def spec(**more: object) -> CompareSpec:
 
 
 def test_bits_a_parameter_alone_tell_a_regret_that_goes_by_them() -> None:
-    room = Room(parameters=800, attention_alone=False, bits=BITS)
+    room = Room(parameters=800, attention_alone=False)
     found = make_free_forecast(spec(), {"lora:8": room}, 16, "new", bank(12))
     (regret,) = found.forecasts
     assert regret.share == pytest.approx(lost(BITS / 800), rel=0.3)
@@ -78,7 +78,7 @@ def test_bits_a_parameter_alone_tell_a_regret_that_goes_by_them() -> None:
 
 
 def test_a_small_bank_gives_no_number() -> None:
-    room = Room(parameters=800, attention_alone=False, bits=BITS)
+    room = Room(parameters=800, attention_alone=False)
     with pytest.raises(RecordsError, match=r"of 8 pairs of base and data, and an interval takes 9\. Add finished"):
         make_free_forecast(spec(), {"lora:8": room}, 16, "new", bank(8))
     with pytest.raises(RecordsError, match="an interval takes 9"):
@@ -88,7 +88,7 @@ def test_a_small_bank_gives_no_number() -> None:
 
 
 def test_an_adapter_unlike_those_of_the_bank_is_far_and_its_interval_wider() -> None:
-    near, far = (Room(parameters=n, attention_alone=False, bits=BITS) for n in (400, 3))
+    near, far = (Room(parameters=n, attention_alone=False) for n in (400, 3))
     found = make_free_forecast(spec(), {"lora:4": near, "lora:8": far}, 16, "new", bank(12))
     inside, outside = found.forecasts
     assert outside.far
@@ -112,15 +112,15 @@ def test_placement_is_read_off_the_name(name: str, alone: bool) -> None:
     assert attention_alone(name) is alone
 
 
-def test_bits_are_those_of_the_facts_where_they_are_known() -> None:
-    assert bits_to_teach(2.0, 100, 50.0) == 50.0
-    assert bits_to_teach(2.0, 100, None) == pytest.approx(200 / math.log(2))
+def test_a_record_that_still_tells_bits_a_parameter_is_read() -> None:
+    stored = {"method": "lora:8", "share": 0.02, "share_interval": (-0.01, 0.06), "chance_low": 0.9, "far": False}
+    known = ForecastedRegret.model_validate({**stored, "bits_per_parameter": 1.0})
+    assert known == ForecastedRegret.model_validate(stored)
+    assert "bits_per_parameter" not in known.model_dump()
 
 
 def test_a_forecast_stands_beside_what_was_measured() -> None:
-    regret = ForecastedRegret(
-        method="lora:8", share=0.02, share_interval=(-0.01, 0.06), chance_low=0.9, bits_per_parameter=1.0, far=False
-    )
+    regret = ForecastedRegret(method="lora:8", share=0.02, share_interval=(-0.01, 0.06), chance_low=0.9, far=False)
     found = Forecast(forecasts=(regret,), tolerance=0.05, step=12, steps=60, cost=0.1, bank="12 comparisons")
     inside = beside(found, verdict(0.05))
     assert inside == [

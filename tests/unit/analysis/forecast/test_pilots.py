@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from lowregret.analysis.comparison import measure
 from lowregret.analysis.forecast.banks import Bank, load_bank
 from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
-from lowregret.analysis.forecast.pilots import Pilots, bits_of, longest, nearest_step, pilot_steps, pilots_at
+from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, nearest_step, pilot_steps, pilots_at
+from lowregret.analysis.regret import _reference
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve, changing, parse_bank
-from lowregret.spec import CompareSpec
+from lowregret.spec import CompareSpec, FullFT, LoRA
 from lowregret.strict_json import to_json
 
 STEPS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
@@ -94,11 +96,6 @@ def test_the_lag_is_the_factor_in_steps(lag: float) -> None:
 
 def test_the_slope_is_the_share_that_was_learned_in_the_last_doubling() -> None:
     assert pilots(1.0).slope() == pytest.approx((math.log2(65) - math.log2(33)) / math.log2(65))
-
-
-def test_bits_are_the_facts_or_the_bases_loss_on_one_pass() -> None:
-    assert bits_of(entry()) == pytest.approx(BASE * 1000 / math.log(2))
-    assert bits_of(entry(fact_bits=800.0)) == 800.0
 
 
 def test_full_fine_tuning_that_learned_nothing_has_no_pilot() -> None:
@@ -258,18 +255,22 @@ def test_what_the_bank_does_not_know_of_methods_is_said() -> None:
         0.2,
     )
     assert [note for note in found.notes if "narrower base" in note and "lora:4" in note]
-    assert [note for note in found.notes if "full:adafactor" in note]
+    assert "Nothing is forecast of full:adafactor: the bank is of LoRAs against full." in found.notes
 
 
-def test_a_regret_against_a_better_full_fine_tuning_is_taken_as_one_against_the_plain() -> None:
-    plain, better = method("full", 1.0), method("full:adafactor", 0.8)
+def test_cases_are_loras_by_the_regret_that_the_verdict_has() -> None:
+    """Which is against plain full fine-tuning, however much better another optimizer's is; that one is no LoRA."""
+    plain, better = method("full", 1.0), method("full:adafactor", 0.8, regret=-0.2)
     assert plain.loss is not None
-    assert better.loss is not None
-    lora = method("lora:4", 2.0)
-    assert lora.loss is not None
-    measured = lora.model_copy(update={"regret_nats": lora.loss - better.loss})
-    (case,) = cases([entry(methods=(plain, better, measured))], 0.2)
-    assert case.share == pytest.approx((lora.loss - plain.loss) / (BASE - plain.loss))
+    (case,) = cases([entry(methods=(plain, better, method("lora:4", 2.0, regret=0.3)))], 0.2)
+    assert case.name == "lora:4"
+    assert case.share == pytest.approx(0.3 / (BASE - plain.loss))
+
+
+def test_the_reference_of_a_verdict_is_that_of_the_bank() -> None:
+    """So that a bank takes a verdict's regrets as they are."""
+    methods = [FullFT(optimizer="muon"), FullFT(), LoRA(rank=4)]
+    assert _reference([measure(one, []) for one in methods]).name == FULL
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ def forecast(**fields: Any) -> Forecast:
         "chance_low": 0.95,
         "at_pilot": 0.05,
         "lag": 1.5,
-        "bits_per_parameter": 0.1,
         "far": False,
     }
     one = ForecastedRegret.model_validate(regret | fields)

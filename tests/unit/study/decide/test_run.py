@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from lowregret.analysis.forecast.banks import Bank
+from lowregret.errors import RecordsError
 from lowregret.runs.atomic import write_json
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import CompareSpec, TrialSpec
+from lowregret.study.decide import run as driver
+from lowregret.study.decide.contest import Ask
 from lowregret.study.decide.run import decide
 from lowregret.study.observer import Silent
 
@@ -52,3 +56,27 @@ def test_what_failed_is_asked_for_once_and_the_verdict_is_that_of_all_trials(
     comparison: Any = Failing(tmp_path)
     assert decide(comparison, None) == "the verdict of all"
     assert len(comparison.asked) == len(set(comparison.asked)) > 0
+
+
+def test_that_there_is_no_forecast_is_said_once_not_at_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    comparison: Any = SimpleNamespace(folder=tmp_path, watching=SimpleNamespace(say=said.append))
+    comparison.spec, comparison.train = None, lambda **_: None
+    stages = iter([False, True, True, True])
+    asked = Ask((), 10)
+
+    def contest(_: Any) -> Any:
+        done = next(stages, None)
+        return SimpleNamespace(pilots_done=done is not False, next=lambda: None if done is None else asked)
+
+    def nothing(*_: Any) -> None:
+        raise RecordsError("the bank knows no pilots of that length")
+
+    monkeypatch.setattr(driver, "_contest", contest)
+    monkeypatch.setattr(driver, "entry_so_far", lambda folder: None)
+    monkeypatch.setattr(driver, "make_forecast", nothing)
+    monkeypatch.setattr(driver, "_settle", lambda *_: "settled")
+    assert decide(comparison, Bank((), 0)) == "settled"
+    assert said == ["no forecast: the bank knows no pilots of that length"]
