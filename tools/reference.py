@@ -33,6 +33,7 @@ from lowregret.questions.question import Question
 from lowregret.questions.registry import QUESTIONS
 from lowregret.runs.forecast import Forecast
 from lowregret.runs.proof import Proof
+from lowregret.runs.record import Record
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, Spec, TrainSpec
@@ -43,7 +44,7 @@ from lowregret.strict_json import to_json
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "<!-- Made by `python tools/reference.py` from the verbs and their specs: change those. -->\n"
-RECORDS: dict[str, type[Spec]] = {
+RECORDS: dict[str, type[Record]] = {
     "trial": TrialRecord,
     "metrics": Metric,
     "verdict": Verdict,

@@ -217,3 +217,14 @@ def test_a_full_fine_tuning_by_a_named_template_is_taken_up_again(run: Any, tmp_
     ended = run("eval", tmp_path / "out", "--json")
     assert ended.exit_code == 0, ended.stderr
     assert json.loads(ended.stdout)["nll"] == json.loads((tmp_path / "out" / "trial.json").read_text())["test_nll"]
+
+
+def test_held_out_examples_may_be_many(run: Any, tmp_path: Path) -> None:
+    """10,001: the records of a run are as long as what was asked for makes them."""
+    for name, letter, count in (("rows", "q", 4), ("held_out", "a", 10_001)):
+        rows = ({"prompt": f"{letter}{n}", "completion": "b"} for n in range(count))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = "--model tiny-32 --data rows.jsonl --eval-data held_out.jsonl --batch-size 4 --max-length 32".split()
+    trained = run("train", *words, *"--method lora:1 --steps 1 --evals 1 --replies 0 --out out".split())
+    assert trained.exit_code == 0, trained.stderr
+    assert len(json.loads((tmp_path / "out" / "examples.json").read_text())["tokens"]) == 10_001

@@ -9,12 +9,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from lowregret.spec import Spec
+from lowregret.runs.record import Record
 
 CONFIDENCE = 0.95
 
 
-class Estimate(Spec):
+class Estimate(Record):
     """A statistic and its 95 % interval."""
 
     value: float

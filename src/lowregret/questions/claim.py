@@ -12,12 +12,12 @@ from typing import Any, Generic, Literal, TypeVar
 from lowregret.analysis.condition import Condition, Trial
 from lowregret.analysis.fits import Estimate
 from lowregret.questions.question import Question
-from lowregret.spec import Spec
+from lowregret.runs.record import Record
 
 StatisticUnit = Literal["ratio", "share", "nats", "bits", "number"]
 
 
-class Statement(Spec):
+class Statement(Record):
     """A claim before its evidence; it depends on the question alone, and `study.json` keeps it from the start."""
 
     key: str

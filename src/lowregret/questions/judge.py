@@ -14,8 +14,8 @@ from lowregret.analysis.fits import CONFIDENCE, Estimate
 from lowregret.notebook_card import card, number
 from lowregret.questions.claim import Evidence, Measure, Statement
 from lowregret.questions.registry import claims
+from lowregret.runs.record import Record
 from lowregret.runs.records import STOPPED
-from lowregret.spec import Spec
 
 Ruling = Literal["holds", "does not hold", "open"]
 ALPHA = 1 - CONFIDENCE
@@ -26,7 +26,7 @@ _WITHOUT: Mapping[int, str] = {1: "One value has no interval.", 2: "A line throu
 """Why an estimate of so few values has none."""
 
 
-class Claim(Spec):
+class Claim(Record):
     """A statement and its evidence."""
 
     statement: Statement
@@ -46,7 +46,7 @@ class Claim(Spec):
     """The parts of the statistic, such as its value at each size."""
 
 
-class Claims(Spec):
+class Claims(Record):
     """`claims.json`: a study's answer and what it cost."""
 
     kind: str

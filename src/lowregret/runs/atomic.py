@@ -20,10 +20,10 @@ from lowregret.errors import RecordsError
 from lowregret.foreign_text import without_secrets
 from lowregret.runs.boundary import HELD, entries, guard, open_regular
 from lowregret.runs.portable import open_no_link
-from lowregret.spec import Spec
+from lowregret.spec import Frozen
 from lowregret.strict_json import to_json
 
-R = TypeVar("R", bound=Spec)
+R = TypeVar("R", bound=Frozen)
 
 PARTIAL = ".partial"
 """What the name of a file ends with while it is written beside its place."""
@@ -185,11 +185,11 @@ def sync_folder(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: Path, value: Spec | dict[str, Any]) -> None:
+def write_json(path: Path, value: Frozen | dict[str, Any]) -> None:
     """Write a record atomically as indented JSON, without secrets; non-finite numbers become null, floats keep every
     bit.
     """
-    plain = value.model_dump(mode="json") if isinstance(value, Spec) else value
+    plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
     write_bytes(path, (to_json(without_secrets(plain), indent=2) + "\n").encode())
 
 

@@ -22,7 +22,8 @@ from lowregret.foreign import read_bytes
 from lowregret.runs import portable
 from lowregret.runs.atomic import write_bytes
 from lowregret.runs.boundary import open_regular
-from lowregret.spec import FullFT, Spec
+from lowregret.runs.record import Record
+from lowregret.spec import FullFT
 from lowregret.strict_json import to_json
 
 VERSION = 1
@@ -35,11 +36,11 @@ Nats = Annotated[float, Field(ge=-MOST_NATS, le=MOST_NATS)]
 """Per token: a vocabulary of e¹⁰⁰⁰ tokens, guessed uniformly."""
 
 
-class _Kept(Spec):
+class _Kept(Record):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-class _Versioned(Spec):
+class _Versioned(Record):
     model_config = ConfigDict(extra="ignore")
 
     version: int = Field(default=VERSION, le=_MOST)

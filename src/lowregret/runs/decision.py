@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from lowregret.spec import Spec
+from lowregret.runs.record import Record
 
 
-class Look(Spec):
+class Look(Record):
     """One time at which the verdict could have been settled."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -34,14 +34,14 @@ class Look(Spec):
         return 0.0 if self.ruling == "inconclusive" else self.error
 
 
-class LeftOut(Spec):
+class LeftOut(Record):
     """A method that could not change the decision, and was trained no further."""
 
     method: str
     reason: str
 
 
-class Decision(Spec):
+class Decision(Record):
     """`decision.json`, and in `verdict.json` how it was decided."""
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -12,7 +12,7 @@ from lowregret.errors import RecordsError, SpecError
 from lowregret.notebook_card import card, number
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import FORECAST
-from lowregret.spec import Spec
+from lowregret.runs.record import Record
 
 LEVEL = 0.9
 """Of the intervals of forecasts, how many hold what they are of."""
@@ -37,7 +37,7 @@ def require_share(share: float, asked: str, free: str, example: str) -> float:
     return share
 
 
-class ForecastedRegret(Spec):
+class ForecastedRegret(Record):
     """Of one LoRA against FullFT, each at its own best learning rate, at the end of the run."""
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -77,7 +77,7 @@ class ForecastedRegret(Spec):
         return values
 
 
-class Forecast(Spec):
+class Forecast(Record):
     """`forecast.json`."""
 
     model_config = ConfigDict(allow_inf_nan=False)

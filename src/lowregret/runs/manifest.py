@@ -17,7 +17,8 @@ from lowregret.digests import digest_files
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.files import CHECKPOINT, MANIFEST, SPEC
-from lowregret.spec import Spec, TrainingSpec
+from lowregret.runs.record import Record
+from lowregret.spec import TrainingSpec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
@@ -35,7 +36,7 @@ _GROWN = ("methods", "seeds", "seeds_at", "learning_rates", "start_from", "toler
 """Fields that a folder may be asked anew with (`runs.extension`, `study.group`): no trial depends on them."""
 
 
-class Manifest(Spec):
+class Manifest(Record):
     """Digests are SHA-256, hexadecimal."""
 
     base: Mapping[str, str]

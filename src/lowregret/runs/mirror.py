@@ -37,8 +37,8 @@ from lowregret.runs.files import (
     TRACKING,
 )
 from lowregret.runs.lease import BEAT_SECONDS, Lease, holder_in, leases_in, numbered
+from lowregret.runs.record import Record
 from lowregret.runs.store import Store, is_url, require_url
-from lowregret.spec import Spec
 from lowregret.strict_json import to_json
 from lowregret.version import __version__
 
@@ -81,12 +81,12 @@ class Part:
 STUDY_PART = Part("study", (STUDY, CLAIMS, TRACKING), (TIMINGS,))
 
 
-class _File(Spec):
+class _File(Record):
     sha256: str
     bytes: int
 
 
-class _Manifest(Spec):
+class _Manifest(Record):
     lowregret: str
     files: dict[str, _File]
     by: str = ""

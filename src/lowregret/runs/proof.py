@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from lowregret.spec import Spec
+from lowregret.runs.record import Record
 
 PROOF = "proof.json"
 
 
-class LossBothWays(Spec):
+class LossBothWays(Record):
     """The held-out loss of the model that was trained, and of what was written."""
 
     trained: float
@@ -48,7 +48,7 @@ class Bound:
         return largest <= self.largest and mean <= self.mean and moved <= self.loss
 
 
-class Proof(Spec):
+class Proof(Record):
     """How what was written answers, loaded by a program that has no part in writing it, beside the trained model."""
 
     form: str

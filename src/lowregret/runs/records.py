@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from lowregret.notebook_card import card, number
 from lowregret.runs.boundary import NAME
-from lowregret.spec import Spec, TrialSpec
+from lowregret.runs.record import Record
+from lowregret.spec import TrialSpec
 
 Status = Literal["running", "finished", "diverged", "pruned", "failed"]
 
@@ -22,7 +23,7 @@ PUT_ASIDE = f"{PILOT} that is not needed: "
 """How that of one begins whose comparison is complete without it."""
 
 
-class TrialRecord(Spec):
+class TrialRecord(Record):
     """`trials/<id>/trial.json`: one trial, from its start to its end."""
 
     id: str = Field(pattern=NAME)
@@ -132,7 +133,7 @@ class TrialRecord(Spec):
         return card(title, rows=facts.items(), notes=(told for told in (self.error, self.note) if told))
 
 
-class RewardMetric(Spec):
+class RewardMetric(Record):
     """What a line of `metrics.jsonl` says about the samples of a step of reinforcement learning."""
 
     reward: float
@@ -160,7 +161,7 @@ class RewardMetric(Spec):
     """Samples whose grading failed; `failures.jsonl` names them."""
 
 
-class Metric(Spec):
+class Metric(Record):
     """A line of `metrics.jsonl`."""
 
     step: int
@@ -190,7 +191,7 @@ class Metric(Spec):
         return self.test_loss if self.search_nll is None else self.search_nll
 
 
-class ExampleLosses(Spec):
+class ExampleLosses(Record):
     """`trials/<id>/examples.json`: the last evaluation, example by example, for paired statistics."""
 
     nll_sums: tuple[float, ...]
@@ -209,7 +210,7 @@ class ExampleLosses(Spec):
         return self.tokens
 
 
-class ExampleRewards(Spec):
+class ExampleRewards(Record):
     """`trials/<id>/examples.json` with reinforcement learning: the last evaluation, problem by problem."""
 
     rewards: tuple[float, ...]

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA, REPLIES, TRIAL
+from lowregret.runs.record import Record
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import shipped_folder
-from lowregret.spec import FullFT, Spec
+from lowregret.spec import FullFT
 from lowregret.strict_json import to_json
 
 Name = Literal["base", "lora", "full"]
@@ -23,7 +24,7 @@ FULL: Name = "full"
 """How speakers are called, in the record and by `lowregret chat --with`."""
 
 
-class Speaker(Spec):
+class Speaker(Record):
     """Whose replies they are."""
 
     name: Name
@@ -34,7 +35,7 @@ class Speaker(Spec):
     """SHA-256 of the list of what the trial has shipped, and of its id."""
 
 
-class Reply(Spec):
+class Reply(Record):
     """One greedy reply."""
 
     text: str
@@ -48,7 +49,7 @@ class Reply(Spec):
     """Of the reply; None without rewards."""
 
 
-class Answered(Spec):
+class Answered(Record):
     """A prompt, and what each speaker says to it."""
 
     place: int = Field(ge=0)
@@ -61,7 +62,7 @@ class Answered(Spec):
     """By speaker."""
 
 
-class Replies(Spec):
+class Replies(Record):
     """`replies.json`."""
 
     asked: int = Field(ge=1)

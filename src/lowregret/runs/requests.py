@@ -26,7 +26,8 @@ from lowregret.runs.atomic import make_folder, remove_file, sync_file, write_byt
 from lowregret.runs.boundary import NAME, open_regular
 from lowregret.runs.files import GROUPS, ORDERS, PAUSED, REQUESTS
 from lowregret.runs.metrics import append_lines
-from lowregret.spec import Spec, TrialSpec
+from lowregret.runs.record import Record
+from lowregret.spec import TrialSpec
 
 MOST_BYTES = 4096
 """Of a request."""
@@ -39,7 +40,7 @@ _FILE = re.compile(r"\d{19}-[0-9a-f]{16}\.json")
 Kind = Literal["stop", "trial", "seed"]
 
 
-class Request(Spec):
+class Request(Record):
     """What is asked for."""
 
     kind: Kind
@@ -56,7 +57,7 @@ class Request(Spec):
         return self
 
 
-class Order(Spec):
+class Order(Record):
     """A line of orders.jsonl: a request with its answer."""
 
     id: str = Field(pattern=r"^\d{19}-[0-9a-f]{16}$")

@@ -14,9 +14,10 @@ from lowregret.runs.atomic import as_record, read_json, read_record, write_json
 from lowregret.runs.boundary import within
 from lowregret.runs.files import ADAPTER, BASE, ENVIRONMENT, GROUPS, METRICS, MODEL, TRIAL, TRIALS
 from lowregret.runs.metrics import held_out_curve, read_metrics
+from lowregret.runs.record import Record
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.spelling import old_id
-from lowregret.spec import FullFT, GroupSpec, Spec, TrialSpec
+from lowregret.spec import FullFT, GroupSpec, TrialSpec
 
 QUANTISED = "quantised"
 """In base.json: what it says of the base, by quantisation of it."""
@@ -105,7 +106,7 @@ def read_costs(study: Path) -> Costs:
     return Costs(facts.get("multiply_adds") or {}, facts.get("price_per_hour"))
 
 
-class _BaseFacts(Spec):
+class _BaseFacts(Record):
     """What of base.json is read by name; a question may note more."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -122,7 +123,7 @@ class _BaseFacts(Spec):
     quantised: dict[str, dict[str, float]] | None = None
 
 
-class _Environments(Spec):
+class _Environments(Record):
     """environment.json."""
 
     sessions: tuple[dict[str, str | int | float | None], ...] = Field(min_length=1)

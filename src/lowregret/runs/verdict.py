@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lowregret.notebook_card import card, number
 from lowregret.runs.decision import Decision
-from lowregret.spec import Spec
+from lowregret.runs.record import Record
 
 Ruling = Literal["low_regret", "regret", "inconclusive"]
 
@@ -18,7 +18,7 @@ Ruling = Literal["low_regret", "regret", "inconclusive"]
 Trend = Literal["closes", "widens", "unclear"]
 
 
-class Lag(Spec):
+class Lag(Record):
     """The regret in steps, and how it changes towards the end (`analysis.lag`)."""
 
     factor: float | None = None
@@ -48,7 +48,7 @@ class Lag(Spec):
     """Why there is no factor, or what to know about it."""
 
 
-class MethodResult(Spec):
+class MethodResult(Record):
     """What a study found about one method."""
 
     name: str
@@ -104,7 +104,7 @@ class MethodResult(Spec):
         return self.regret_nats if self.regret_reward is None else self.regret_reward
 
 
-class IntervalParts(Spec):
+class IntervalParts(Record):
     """What the verdict's interval is made of, in the regret's unit or its square.
 
     docs/guides/verdict.md recomputes one by hand.
@@ -127,7 +127,7 @@ class IntervalParts(Spec):
     """By how much the best of several LoRAs is flattered by being chosen, zero or below: taken off as well."""
 
 
-class Recommendation(Spec):
+class Recommendation(Record):
     """What to train with."""
 
     method: str
@@ -139,7 +139,7 @@ class Recommendation(Spec):
     """What else would do, and what it would cost, where the lag tells."""
 
 
-class Gains(Spec):
+class Gains(Record):
     """What training together and stopping early have saved, each by itself."""
 
     packed_trials: int
@@ -159,7 +159,7 @@ class Gains(Spec):
     """Their time, at the pace of the steps that the same trials did take."""
 
 
-class SettlingOption(Spec):
+class SettlingOption(Record):
     """More of something that would settle a verdict, in the same folder."""
 
     seeds: int | None = None
@@ -170,7 +170,7 @@ class SettlingOption(Spec):
     """What it takes at the pace of the trials that there are; None when that is not known."""
 
 
-class Settling(Spec):
+class Settling(Record):
     """What would settle an open verdict if the regret stayed where it is."""
 
     options: tuple[SettlingOption, ...]
@@ -190,7 +190,7 @@ _SAID: Mapping[Ruling, str] = MappingProxyType(
 )
 
 
-class Verdict(Spec):
+class Verdict(Record):
     """`verdict.json`: the answer and its evidence (docs/design.md, The verdict)."""
 
     verdict: Ruling

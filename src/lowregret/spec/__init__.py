@@ -1,6 +1,6 @@
 """What the user asks for, as frozen pydantic models. Torch-free."""
 
-from lowregret.spec.base import Spec, build, read_toml
+from lowregret.spec.base import Frozen, Spec, build, read_toml
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.optimizer import AdamW, Optimizer, OptimizerSpec
@@ -14,6 +14,7 @@ __all__ = [
     "AdamW",
     "CompareSpec",
     "DataSpec",
+    "Frozen",
     "FullFT",
     "GroupSpec",
     "LoRA",

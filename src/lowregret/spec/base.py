@@ -15,10 +15,14 @@ from lowregret.errors import SpecError, did_you_mean
 from lowregret.foreign import read_text, reason
 
 
-class Spec(BaseModel):
-    """A frozen description of something the user asks for."""
+class Frozen(BaseModel):
+    """What keeps its values, and takes no unknown key: a spec, or a record of a run (`runs.record`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Spec(Frozen):
+    """A description of something the user asks for: its lists have an end."""
 
     @model_validator(mode="after")
     def _short_lists(self) -> Self:
@@ -28,7 +32,7 @@ class Spec(BaseModel):
         return self
 
 
-S = TypeVar("S", bound=Spec)
+S = TypeVar("S", bound=Frozen)
 
 
 def build(kind: type[S], values: dict[str, Any], *, source: str = "") -> S:

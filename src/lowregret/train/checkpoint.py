@@ -19,13 +19,14 @@ from lowregret.errors import RecordsError
 from lowregret.runs.atomic import remove_file
 from lowregret.runs.files import CHECKPOINT
 from lowregret.runs.manifest import read_manifest
+from lowregret.runs.record import Record
 from lowregret.runs.records import TrialRecord
-from lowregret.spec import Spec, TrialSpec
+from lowregret.spec import TrialSpec
 
 _CONTENTS, _IDENTITY = "pack", "run"
 
 
-class Progress(Spec):
+class Progress(Record):
     """Where a trial stands."""
 
     step: int = 0
@@ -45,7 +46,7 @@ class Progress(Spec):
     """What that estimate goes by: the time of its second step, which has passes of its own."""
 
 
-class Standing(Spec):
+class Standing(Record):
     """A trial in training."""
 
     name: str
@@ -54,7 +55,7 @@ class Standing(Spec):
     progress: Progress
 
 
-class _Contents(Spec):
+class _Contents(Record):
     members: tuple[Standing, ...]
     records: tuple[TrialRecord, ...]
 
