@@ -21,7 +21,7 @@ from lowregret.foreign_text import without_secrets
 from lowregret.runs.boundary import HELD, entries, guard, open_regular
 from lowregret.runs.portable import open_no_link
 from lowregret.spec import Frozen
-from lowregret.strict_json import to_json
+from lowregret.strict_json import finite, to_json
 
 R = TypeVar("R", bound=Frozen)
 
@@ -187,10 +187,28 @@ def sync_folder(path: Path) -> None:
 
 def write_json(path: Path, value: Frozen | dict[str, Any]) -> None:
     """Write a record atomically as indented JSON, without secrets; non-finite numbers become null, floats keep every
-    bit.
+    bit. RecordsError, and nothing is written, where that could not be read again: of a field that must have a number.
     """
-    plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
-    write_bytes(path, (to_json(without_secrets(plain), indent=2) + "\n").encode())
+    plain = without_secrets(value.model_dump(mode="json") if isinstance(value, Frozen) else value)
+    if isinstance(value, Frozen):
+        _require_readable(type(value), finite(plain), path)
+    write_bytes(path, (to_json(plain, indent=2) + "\n").encode())
+
+
+def _require_readable(kind: type[Frozen], plain: Any, path: Path) -> None:
+    try:
+        kind.model_validate(plain)
+    except ValidationError as error:
+        raise RecordsError(
+            f"{path}: not written, for it could not be read again: {_first(error)}. This is a fault of lowregret; "
+            "please report it."
+        ) from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first field that does not fit, and why."""
+    first = error.errors()[0]
+    return f"field {'.'.join(str(part) for part in first['loc'])!r}: {first['msg']}"
 
 
 DELETE = "Delete it and run the same command again."
@@ -214,8 +232,4 @@ def as_record(kind: type[R], content: Any, path: Path) -> R:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise RecordsError(
-            f"{path}: field {field!r}: {first['msg']}. Delete the file and run the command again."
-        ) from error
+        raise RecordsError(f"{path}: {_first(error)}. Delete the file and run the command again.") from error

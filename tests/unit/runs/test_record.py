@@ -1,4 +1,4 @@
-"""Every record: of any length, with the ends of its numbers, what is written is read again."""
+"""Every record: of any length, with the ends of its numbers, what is written is read again, or is not written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
@@ -19,17 +20,20 @@ from pydantic.fields import FieldInfo
 
 import lowregret
 from lowregret import limits
+from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.bank import RateCurve
 from lowregret.runs.record import Record
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.requests import Request
 from lowregret.spec import LoRA, Spec, TrialSpec
+from lowregret.strict_json import finite
 
 TRIAL = TrialSpec(method=LoRA(rank=4), learning_rate=1e-3)
 REQUESTS = (Request(kind="stop", trial="a"), Request(kind="trial", spec=TRIAL), Request(kind="seed"))
 MANY = limits.LISTED + 1
 FLOATS = (0.0, -0.0, 1.0, 1e-3, 0.1, 5e-324, 2.0**-1022, 1.7976931348623157e308, -1.7976931348623157e308)
+NO_NUMBERS = (math.inf, -math.inf, math.nan)
 INTEGERS = (0, 1, 7, 10**15, 2**53 + 1, 10**30)
 TEXTS = ("", "a", "é 𝄞\n\t\u2028", 'a "b" \\')
 NAMES = ("0" * 19 + "-" + "a" * 16, "lora-4_lr0.001_seed0")
@@ -138,6 +142,24 @@ def test_a_record_is_read_as_it_was_written(kind: type[Record], tmp_path: Path) 
     for seed in range(DRAWN):
         written = Draw(seed).record(kind)
         assert kept(tmp_path / "record.json", written) == written
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_none_is_written_that_cannot_be_read(kind: type[Record], tmp_path: Path) -> None:
+    """What JSON has no number for is null; where a field must have a number nothing is written, and it is named."""
+    path = tmp_path / "record.json"
+    for seed in range(DRAWN):
+        written = Draw(seed, NO_NUMBERS * 3).record(kind)
+        plain = finite(written.model_dump(mode="json"))
+        try:
+            found = kept(path, written)
+        except RecordsError as error:
+            said = str(error)
+            assert re.search(r"not written.*: field '", said), said
+            assert not path.exists()
+        else:
+            assert found.model_dump(mode="json") == plain
+        path.unlink(missing_ok=True)
 
 
 def test_a_record_has_no_end(tmp_path: Path) -> None:
