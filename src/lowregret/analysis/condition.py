@@ -190,7 +190,7 @@ class Condition:
         searched, bests = self.spec.learning_rates == "search", (self.best(first), self.best(second))
         found = paired(losses[0], losses[1], [b.rate.bowl if b is not None and searched else None for b in bests])
         low, high = found.bounds or (None, None)
-        return Estimate(value=found.value, low=low, high=high, n=len(seeds), freedom=found.degrees_of_freedom)
+        return Estimate(value=found.value, low=low, high=high, n=len(seeds), freedom=found.counted_freedom)
 
     def learned_by_full(self) -> float | None:
         """Nats by which FullFT at its best rate lowers the held-out loss; None when it does not."""

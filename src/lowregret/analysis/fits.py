@@ -24,7 +24,7 @@ class Estimate(Record):
     n: int = Field(default=1, ge=0)
     """Independent values behind it: seeds, or points of a fit."""
     freedom: float | None = None
-    """Degrees of freedom of its t interval; None without one."""
+    """Degrees of freedom of its t interval; None without one, and where they have no end."""
     logarithmic: bool = False
     """Whether the interval is even about the value in the logarithm, as that of a ratio is."""
 

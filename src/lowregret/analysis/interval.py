@@ -35,7 +35,8 @@ class Interval:
     low: float
     high: float
     degrees_of_freedom: float
-    """Satterthwaite's, for the sum of the variances."""
+    """Satterthwaite's, for the sum of the variances; infinite where none of it was estimated: one seed, no differences
+    between examples, and a bowl that is no parabola."""
     example_variance: float
     """Squared standard error that comes from the choice of held-out examples; 0 when there is one example only."""
     seed_variance: float
@@ -56,6 +57,11 @@ class Interval:
     def bounds(self) -> tuple[float, float] | None:
         """Low and high; None when nothing could be known of them."""
         return (self.low, self.high) if math.isfinite(self.low) and math.isfinite(self.high) else None
+
+    @property
+    def counted_freedom(self) -> float | None:
+        """The degrees of freedom as a record has them: None where they have no end."""
+        return self.degrees_of_freedom if math.isfinite(self.degrees_of_freedom) else None
 
     @property
     def variance(self) -> float:

@@ -250,7 +250,7 @@ def _parts(interval: Interval, flattered: float) -> IntervalParts:
         example_variance=interval.example_variance,
         seed_variance=interval.seed_variance,
         rate_variance=interval.rate_variance,
-        degrees_of_freedom=interval.degrees_of_freedom,
+        degrees_of_freedom=interval.counted_freedom,
         examples=interval.examples,
         seeds=interval.seeds,
         depth=interval.depth,

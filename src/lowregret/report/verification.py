@@ -51,6 +51,7 @@ from lowregret.runs.study import (
 )
 from lowregret.runs.verdict import Verdict
 from lowregret.spec import CompareSpec, build
+from lowregret.strict_json import finite
 from lowregret.version import __version__
 
 _CLOSE = 1e-9
@@ -139,7 +140,7 @@ def _study(folder: Path, lines: list[str]) -> Iterator[str]:
     if stated != statements(evidence.question):
         yield f"{STUDY}: the claims stated before the run are not those of the question"
     stored = read_record(Claims, folder / CLAIMS)
-    yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{CLAIMS}: ")
+    yield from _differences(stored.model_dump(mode="json"), finite(again.model_dump(mode="json")), f"{CLAIMS}: ")
     lines.append(f"{len(again.claims)} claims: {_rulings(again)}")
 
 
@@ -196,7 +197,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     extra = stored.reasons[len(again.reasons) : len(stored.reasons) - len(ends)]
     yield from _forecast(folder, list(extra), again)
     again = again.model_copy(update={"reasons": (*again.reasons, *extra, *ends)})
-    yield from _differences(stored.model_dump(mode="json"), again.model_dump(mode="json"), f"{VERDICT}: ")
+    yield from _differences(stored.model_dump(mode="json"), finite(again.model_dump(mode="json")), f"{VERDICT}: ")
     lines.append(f"verdict: {again.verdict}")
 
 

@@ -116,8 +116,9 @@ class IntervalParts(Record):
     """From the seeds."""
     rate_variance: float
     """From reading the bottom between the learning rates tried."""
-    degrees_of_freedom: float
-    """Of the t quantile that the square root of their sum is multiplied with."""
+    degrees_of_freedom: float | None
+    """Of the t quantile that the square root of their sum is multiplied with. None where they have no end and it is the
+    normal quantile: no part of the sum was estimated from examples or seeds."""
     examples: int
     seeds: int
     """With results of both methods."""

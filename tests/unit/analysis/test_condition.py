@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,12 @@ import pytest
 from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.comparison import measure
 from lowregret.analysis.condition import BestOverSeeds, Condition, Trial
-from lowregret.runs.records import PUT_ASIDE, STOPPED, TrialRecord
-from lowregret.spec import LoRA, TrialSpec
+from lowregret.analysis.fits import Estimate
+from lowregret.runs.atomic import as_record, write_json
+from lowregret.runs.files import EXAMPLES
+from lowregret.runs.records import PUT_ASIDE, STOPPED, ExampleLosses, TrialRecord
+from lowregret.spec import FullFT, LoRA, TrialSpec
+from lowregret.strict_json import finite
 
 METHOD = LoRA(rank=4)
 BASE = 3.0
@@ -136,3 +141,23 @@ def test_a_seed_that_lacks_a_side_of_the_bowl_has_no_fit() -> None:
     assert found is not None
     assert found.losses == {0: 1.0, 1: 1.0}
     assert found.fitted.keys() == found.bottoms.keys() == {0}
+
+
+def test_a_difference_that_rests_on_the_bowls_alone_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """One seed, and no two examples that differ: its degrees of freedom have no end, which a file says as null."""
+    trials = []
+    for method in (FullFT(), METHOD):
+        for rate, loss in ((1e-3, 1.3), (2e-3, 1.0), (4e-3, 1.1)):
+            asked = TrialSpec(method=method, learning_rate=rate)
+            home = tmp_path / asked.id
+            home.mkdir()
+            write_json(home / EXAMPLES, ExampleLosses(nll_sums=(loss,) * 8, tokens=(1,) * 8))
+            record = TrialRecord.of(asked, status="finished", test_nll=loss)
+            trials.append(Trial(record, home, {}, {}, None))
+    searched: Any = SimpleNamespace(learning_rates="search")
+    whole = Condition("main", searched, (METHOD, FullFT()), tuple(trials), 3.0, 128)
+    found = whole.difference(METHOD.name, "full")
+    assert found is not None
+    assert found.known
+    assert found.freedom is None
+    assert as_record(Estimate, finite(found.model_dump(mode="json")), tmp_path) == found

@@ -34,5 +34,6 @@ def _bounds(verdict: Verdict, error: float) -> tuple[float, float] | None:
     from scipy.special import stdtrit  # here, since importing scipy takes a while
 
     total = parts.example_variance + parts.seed_variance + parts.rate_variance
-    half = float(stdtrit(parts.degrees_of_freedom, 1 - error / 2)) * math.sqrt(total)
+    freedom = math.inf if parts.degrees_of_freedom is None else parts.degrees_of_freedom
+    half = float(stdtrit(freedom, 1 - error / 2)) * math.sqrt(total)
     return value - half, value + half
