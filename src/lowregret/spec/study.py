@@ -10,7 +10,7 @@ from lowregret import limits
 from lowregret.spec.marks import Unit
 from lowregret.spec.method import FullFT, LoRA, Method
 from lowregret.spec.rl import objective_kind
-from lowregret.spec.trial import Count, ShownSpec, TrainingSpec
+from lowregret.spec.trial import Count, ShownSpec, TrainingSpec, require_rates_apart
 
 
 def _fraction(value: Any) -> Any:
@@ -82,6 +82,8 @@ class CompareSpec(ShownSpec):
             )
         if self.learning_rates != "auto" and len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError("learning_rates: a rate is named twice")
+        if self.learning_rates != "auto":
+            require_rates_apart(self.learning_rates)
         return self
 
     @model_validator(mode="after")
@@ -126,6 +128,12 @@ class GroupSpec(TrainingSpec):
     """The condition whose best rates this group's search starts from; the prior when None."""
     forgetting: str | None = None
     """Held-out data, of what the base was trained on, on which every finished trial is measured as well."""
+
+    @model_validator(mode="after")
+    def _rates_apart(self) -> GroupSpec:
+        if self.learning_rates != "search":
+            require_rates_apart(self.learning_rates)
+        return self
 
     @model_validator(mode="after")
     def _range_has_ends(self) -> GroupSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -242,12 +243,28 @@ class TrialSpec(Spec):
         return trial_id(method, self.learning_rate, self.seed)
 
 
+def require_rates_apart(rates: Sequence[float]) -> None:
+    """ValueError for two learning rates whose trials would have one id, and so one folder: it shows six digits."""
+    shown: dict[str, float] = {}
+    for rate in rates:
+        other = shown.setdefault(f"{rate:{_RATE}}", rate)
+        if other != rate:
+            raise ValueError(
+                f"learning_rates: {other!r} and {rate!r} are both {rate:{_RATE}} in six digits, by which the folder of "
+                "a trial is named: leave one of them out"
+            )
+
+
+_RATE = ".6g"
+"""How an id has the learning rate."""
+
+
 def trial_id(method: str, learning_rate: float, seed: int) -> str:
     """What a trial of a method of this name is called."""
     name = "".join(c if c.isalnum() or c in "-+." else "-" for c in method)
     if ":re:" in method:  # regexes may differ in what a folder name cannot show, or be longer than one may be
         name = f"{name[:40]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}"
-    return f"{name}_lr{learning_rate:.6g}_seed{seed}"
+    return f"{name}_lr{learning_rate:{_RATE}}_seed{seed}"
 
 
 class ShownSpec(TrainingSpec):

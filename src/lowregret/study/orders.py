@@ -173,8 +173,9 @@ class Orders:
                 return ""
             return "a question has as many seeds as its study: run the same command with a larger --seeds"
         assert asked.spec is not None
-        there = {record.spec for record in records if not record.put_aside} | set(self.trials())
-        if asked.spec in there:
+        there = {record.spec.id for record in records if not record.put_aside}
+        there |= {order.request.spec.id for order in self._taken if order.request and order.request.spec}
+        if asked.spec.id in there:  # of rates an id has six digits: two that share them would share a folder
             return f"{asked.spec.id} is there already"
         return self._unfit(asked.spec, require_fit)
 

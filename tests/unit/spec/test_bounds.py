@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -74,3 +75,16 @@ def test_a_list_has_an_end() -> None:
     build(CompareSpec, {**fields, "learning_rates": rates[:-1]})
     with pytest.raises(SpecError, match=r"learning_rates: 10,001 are listed, at most 10,000 may be"):
         build(CompareSpec, {**fields, "learning_rates": rates})
+
+
+@pytest.mark.parametrize("spec", [CompareSpec, GroupSpec])
+@pytest.mark.parametrize(
+    "rates", [(1.0000001e-4, 1.0000002e-4), (1e-3, 2e-3, 0.00100000049), (0.1, math.nextafter(0.1, 1))]
+)
+def test_listed_rates_have_folders_of_their_own(spec: type[CompareSpec | GroupSpec], rates: tuple[float, ...]) -> None:
+    """An id shows six digits: two trials of one id were trained over and over."""
+    asked = {"model": "tiny", "data": {"train": "rows.jsonl"}, "condition": "main", "methods": ("full", "lora:4")}
+    fields = {name: value for name, value in asked.items() if name in spec.model_fields}
+    with pytest.raises(SpecError, match=r"learning_rates: .* are both .* in six digits.*: leave one of them out"):
+        build(spec, {**fields, "learning_rates": rates})
+    build(spec, {**fields, "learning_rates": (1e-3, 1.00001e-3)})

@@ -55,6 +55,18 @@ def test_a_group_of_a_study_keeps_to_its_lattice_and_its_seeds(tmp_path: Path, r
     assert said == "" if not words else words in said
 
 
+def test_a_trial_of_an_id_that_is_there_is_refused(tmp_path: Path) -> None:
+    """Rates of the same six digits share a folder."""
+    orders = Orders(tmp_path, COMPARE, lambda line: None)
+    for rate in (1.1e-3, 1.10000001e-3):
+        ask(tmp_path, more(rate=rate))
+    orders.look({}, [], lambda method: None)
+    first, second = read_orders(tmp_path)
+    assert first.taken
+    assert not second.taken
+    assert "is there already" in second.said
+
+
 @pytest.mark.parametrize("request_", [more(rate=1.1e-3), more(FULL, seed=9), more(LoRA(rank=64)), Request(kind="seed")])
 def test_a_comparison_takes_what_its_spec_could_say(tmp_path: Path, request_: Request) -> None:
     assert answered(tmp_path, COMPARE, request_) == ""
