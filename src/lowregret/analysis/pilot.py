@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lowregret.analysis.edl import ExcessDescriptionLength, HeldOutPoint, excess_description_length
 from lowregret.errors import RecordsError
-from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.atomic import read_record
 from lowregret.runs.files import FORECAST, METRICS, SPEC, TRIAL, TRIALS, VERDICT
 from lowregret.runs.forecast import stored_forecast
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import trial_folders, trial_record
@@ -81,7 +82,7 @@ def _size(record: TrialRecord) -> int:
 def trained_on(folder: Path) -> tuple[str, str]:
     """The base and the training rows of a pilot, as its spec names them; RecordsError when it names none."""
     path = _spec_file(_trial_folder(folder))
-    spec = read_json(path).get("spec", {})
+    spec = stored_spec(path)["spec"]
     try:
         return str(spec["model"]), str(spec["data"]["train"])
     except (KeyError, TypeError):
@@ -99,7 +100,7 @@ def _spec_file(home: Path) -> Path:
 def _epoch(home: Path) -> tuple[int, str]:
     """Steps of an epoch and the data."""
     path = _spec_file(home)
-    stored = read_json(path)
+    stored = stored_spec(path)
     try:
         batch_size = int(stored["spec"]["batch_size"])
         steps = math.ceil(int(stored["resolved"]["train_examples"]) / batch_size)

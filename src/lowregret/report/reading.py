@@ -140,7 +140,7 @@ def load_study(folder: Path, say: Callable[[str], None] = unsaid) -> StudyRecord
     )
     verdict = stored_verdict(folder, head, spec)
     decided = True if verdict.decision is not None else False if (folder / DECISION).exists() else None
-    asked = str([head, *head.get(EXTENDED, ())][-1].get("command", ""))
+    asked = str([head, *(head.get(EXTENDED) or ())][-1].get("command", ""))
     return StudyRecords(
         folder=folder,
         command=comparing_command(asked, decided=decided),

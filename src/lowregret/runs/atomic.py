@@ -227,9 +227,9 @@ def read_record(kind: type[R], path: Path) -> R:
     return as_record(kind, read_json(path), path)
 
 
-def as_record(kind: type[R], content: Any, path: Path) -> R:
+def as_record(kind: type[R], content: Any, path: Path, remedy: str = "Delete the file and run the command again.") -> R:
     """What a file says as a record; RecordsError names the file and the field that does not fit."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise RecordsError(f"{path}: {_first(error)}. Delete the file and run the command again.") from error
+        raise RecordsError(f"{path}: {_first(error)}. {remedy}") from error

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lowregret.errors import RecordsError
+from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.atomic import remove_file, write_json
 from lowregret.runs.files import SPEC, VERDICT
-from lowregret.runs.lock import bind_spec, require_same, stored_spec
+from lowregret.runs.lock import RESTORE, bind_spec, require_same, stored_spec
 from lowregret.runs.spelling import is_older, respelled
-from lowregret.spec import CompareSpec, TrainingSpec
+from lowregret.spec import CompareSpec, TrainingSpec, build
 from lowregret.version import __version__
 
 EXTENDED = "extended"
@@ -35,7 +35,8 @@ _REMARKS = {
 
 
 def known_choices(folder: Path) -> dict[str, Any] | None:
-    """What a run of this folder has resolved before; None for a folder without a readable spec.json.
+    """What a run of this folder has resolved before; None for a folder without a readable spec.json, or with one that
+    does not say which held-out examples judge it.
 
     Whatever is wrong with the file is told when the run is bound to it.
     """
@@ -43,21 +44,28 @@ def known_choices(folder: Path) -> dict[str, Any] | None:
         resolved = stored_spec(folder / SPEC).get("resolved") if (folder / SPEC).exists() else None
     except RecordsError:
         return None
-    return resolved if isinstance(resolved, dict) and isinstance(resolved.get("test_examples"), int) else None
+    known = isinstance(resolved, dict) and None not in (resolved.get("test_examples"), resolved.get("test_data"))
+    return resolved if known else None
 
 
 def as_begun(folder: Path, spec: S, say: Callable[[str], None]) -> S:
     """The spec with the folder's own values of what was not asked for, where defaults have changed since 0.2.
 
-    So the command that began a folder goes on with it. Whatever is wrong with spec.json is told when the run is bound.
+    So the command that began a folder goes on with it. RecordsError for values that cannot be; whatever else is wrong
+    with spec.json is told when the run is bound.
     """
     try:
         there = stored_spec(folder / SPEC)["spec"] if (folder / SPEC).exists() else {}
     except RecordsError:
         return spec
     open_fields = [name for name in _DEFAULTS_CHANGED if name in type(spec).model_fields.keys() - spec.model_fields_set]
-    kept = {name: tuple(v) if isinstance(v := there[name], list) else v for name in open_fields if name in there}
-    kept = {name: value for name, value in kept.items() if value != getattr(spec, name)}
+    asked = {name: getattr(spec, name) for name in spec.model_fields_set}
+    taken = {name: there[name] for name in open_fields if name in there}
+    try:
+        begun = build(type(spec), asked | taken, source=str(folder / SPEC))
+    except SpecError as error:
+        raise RecordsError(f"{error}\n{RESTORE}") from None
+    kept = {name: value for name in taken if (value := getattr(begun, name)) != getattr(spec, name)}
     if kept:
         say(f"{folder} was begun with {', '.join(f'{name} {value}' for name, value in kept.items())}, and keeps that")
     return spec.model_copy(update=kept)
@@ -119,7 +127,7 @@ def extend_spec(
     if not changed and not older:
         return priors
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "lowregret": __version__, "command": command}
-    history = [*stored.get(EXTENDED, []), {**entry, "changed": changed}]
+    history = [*(stored.get(EXTENDED) or ()), {**entry, "changed": changed}]
     today = {**stored, "lowregret": __version__, "spec": taken, "resolved": {**before, **now}}
     write_json(file, {**today, EXTENDED: history} if changed else today)
     return priors
@@ -127,7 +135,7 @@ def extend_spec(
 
 def _growth(there: Mapping[str, Any], here: Mapping[str, Any], judged_by: int) -> list[str]:
     """The fields that ask for more than there is, or that may change freely."""
-    methods, rates = there.get("methods", []), there.get("learning_rates")
+    methods, rates = there.get("methods") or [], there.get("learning_rates")
     listed = isinstance(rates, list) and isinstance(here["learning_rates"], list)
     grows = {
         "seeds": isinstance(there.get("seeds"), int) and here["seeds"] > there["seeds"],
@@ -138,7 +146,7 @@ def _growth(there: Mapping[str, Any], here: Mapping[str, Any], judged_by: int) -
     }
     found = [field for field, more in grows.items() if more]
     found += [field for field in _FREE if here.get(field) != there.get(field)]
-    asked, had = here["data"]["max_eval"], there.get("data", {}).get("max_eval")
+    asked, had = here["data"]["max_eval"], (there.get("data") or {}).get("max_eval")
     if here["objective"]["kind"] == "sft" and asked is not None and asked != had and asked >= (had or judged_by):
         found.append("data.max_eval")
     return found
@@ -150,7 +158,7 @@ def _with(there: Mapping[str, Any], here: Mapping[str, Any], fields: list[str]) 
     for field in fields:
         table, _, name = field.rpartition(".")
         if table:
-            found[table] = {**found[table], name: here[table][name]}
+            found[table] = {**(found.get(table) or {}), name: here[table][name]}
         else:
             found[name] = here[name]
     return found
@@ -158,4 +166,4 @@ def _with(there: Mapping[str, Any], here: Mapping[str, Any], fields: list[str]) 
 
 def _at(spec: Mapping[str, Any], field: str) -> Any:
     table, _, name = field.rpartition(".")
-    return (spec.get(table, {}) if table else spec).get(name)
+    return ((spec.get(table) or {}) if table else spec).get(name)

@@ -13,9 +13,10 @@ from lowregret.errors import FolderLockedError, RecordsError
 from lowregret.foreign import real_path
 from lowregret.foreign_text import without_secrets
 from lowregret.runs import portable
-from lowregret.runs.atomic import make_folder, read_json, remove_file, remove_leftovers, write_json, writing
+from lowregret.runs.atomic import as_record, make_folder, read_json, remove_file, remove_leftovers, write_json, writing
 from lowregret.runs.boundary import HELD, Held, is_same, open_regular, refuse_links
 from lowregret.runs.files import LOCK, SPEC, STUDY, TRIAL, TRIALS, VERDICT
+from lowregret.runs.head import Head
 from lowregret.runs.holder import SILENT_SECONDS, elsewhere, holding
 from lowregret.runs.spelling import is_older, respelled
 from lowregret.spec import TrainingSpec
@@ -24,6 +25,7 @@ from lowregret.version import __version__
 
 _LOOK_SECONDS = 0.5
 """Longer than anybody looks."""
+RESTORE = "Bring the file back as it was, or use another --out."
 
 
 @contextmanager
@@ -138,6 +140,7 @@ def bind_spec(path: Path, spec: TrainingSpec, resolved: dict[str, Any], command:
         ) from None
     if not isinstance(found, dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
+    as_record(Head, found, file, RESTORE)
     if not is_older(found.get("lowregret")):
         today = found
     else:
@@ -198,10 +201,12 @@ def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, 
 
 
 def stored_spec(file: Path) -> dict[str, Any]:
-    """The content of a spec.json, in today's terms; RecordsError when it holds no spec."""
+    """The content of a spec.json, in today's terms; RecordsError when it holds no spec, and for a field of it that is
+    not what it can be (`runs.head`)."""
     stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("spec"), dict):
         raise RecordsError(f"{file}: damaged: it holds no spec. Use another --out.")
+    as_record(Head, stored, file, RESTORE)
     if "tolerance" in stored["spec"]:  # before 0.3 it was a share of FullFT's loss, and nothing said so
         stored["spec"].setdefault("tolerance_of", "loss")
     return stored

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowregret.errors import DataError, RecordsError
-from lowregret.runs.atomic import read_json
 from lowregret.runs.extension import known_choices
 from lowregret.runs.files import ADAPTER, MODEL, SPEC
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.manifest import read_manifest
 from lowregret.runs.shipped import require_as_shipped
 from lowregret.spec import FullFT, TrainingSpec, TrainSpec, build
@@ -22,9 +22,8 @@ def trained_spec(run: Path) -> tuple[TrainSpec, Path | None]:
 
     RecordsError when the folder holds no finished run of `lowregret train`.
     """
-    stored = read_json(run / SPEC) if (run / SPEC).is_file() else {}
-    asked = stored.get("spec") if isinstance(stored, dict) else None
-    if not isinstance(asked, dict) or "method" not in asked:
+    asked = stored_spec(run / SPEC)["spec"] if (run / SPEC).is_file() else {}
+    if "method" not in asked:
         raise RecordsError(f"{run}: is no run of `lowregret train`. Give --model and --adapter instead.")
     spec = build(TrainSpec, asked, source=str(run / SPEC))
     result = run / (MODEL if isinstance(spec.method, FullFT) else ADAPTER)
@@ -69,7 +68,7 @@ def evaluate_again(
     """
     stored = known_choices(run)
     inputs = open_inputs(spec, say, stored)
-    asked = read_json(run / SPEC)["spec"]["data"].get("max_eval")
+    asked = (stored_spec(run / SPEC)["spec"].get("data") or {}).get("max_eval")
     if stored is not None and asked == spec.data.max_eval and stored["test_data"] != inputs.resolved["test_data"]:
         raise DataError(
             f"the held-out examples are not those that {run} was judged by: the file, the tokenizer or its chat "

@@ -81,7 +81,7 @@ def test_what_is_no_pilot_says_what_would_be(tmp_path: Path) -> None:
     trial(tmp_path / "other")
     with pytest.raises(RecordsError, match=r"spec\.json"):
         read_pilot(tmp_path / "other")
-    (tmp_path / "other" / "spec.json").write_text("{}")
+    (tmp_path / "other" / "spec.json").write_text('{"spec": {}}')
     with pytest.raises(RecordsError, match="names no data, batch_size"):
         read_pilot(tmp_path / "other")
 

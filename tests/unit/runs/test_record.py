@@ -112,6 +112,8 @@ class Draw:
         if origin is tuple:
             least = next((each.min_length for each in info if hasattr(each, "min_length")), 0)
             return tuple(self.value(inside[0], []) for _ in range(max(least, self.random.randrange(3))))
+        if origin is list:
+            return [self.value(inside[0], []) for _ in range(self.random.randrange(3))]
         if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
             return {self.value(inside[0], []): self.value(inside[1], []) for _ in range(self.random.randrange(3))}
         return self.plain(annotation, info)

@@ -20,8 +20,9 @@ from lowregret.report.pages.tables import definitions
 from lowregret.report.pages.templates import render
 from lowregret.report.pages.transcripts import failures, samples
 from lowregret.report.pages.use import use
-from lowregret.runs.atomic import read_json, read_record
+from lowregret.runs.atomic import read_record
 from lowregret.runs.files import METRICS, SPEC, TRIAL
+from lowregret.runs.lock import stored_spec
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.spec import LoRA
@@ -34,8 +35,7 @@ def page(folder: Path) -> str:
     """
     trial = read_record(TrialRecord, folder / TRIAL)
     metrics = tuple(read_metrics(folder / METRICS))
-    spoken = read_json(folder / SPEC)
-    spoken = spoken if isinstance(spoken, dict) else {}
+    spoken = stored_spec(folder / SPEC)
     if not any(metric.rl is not None or metric.test_reward is not None for metric in metrics):
         raise RecordsError(
             f"{folder}: is one training, not a comparison. Name a folder of `lowregret compare` or `lowregret study`; "
@@ -55,7 +55,7 @@ def page(folder: Path) -> str:
         *sample_figures(arms),
         bits_figure(arms),
     ]
-    asked = spoken.get("spec") or {}
+    asked = spoken["spec"]
     body = [
         _head(trial, name, rewards, asked),
         *(figure(one.key, one.title, one.chart.to_dict(), one.caption) for one in drawn),

@@ -278,7 +278,7 @@ def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFact
     if not file.exists():
         write_json(file, {"id": secrets.token_hex(6)})
     stored = stored_spec(folder / SPEC)
-    spec, resolved = stored["spec"], stored.get("resolved", {})
+    spec, resolved = stored["spec"], stored.get("resolved") or {}
     method = {
         name: "+".join(value) if isinstance(value, list) else value
         for name, value in trial.method.model_dump(mode="json").items()
