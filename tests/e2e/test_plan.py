@@ -111,6 +111,9 @@ def test_a_file_without_a_usable_row_is_an_error_that_lists_the_faults(
     assert "no data were given" not in done.stderr
 
 
+SIMULATED = ("--study", "rank", "--cluster", "8xH100")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -134,6 +137,13 @@ def test_a_file_without_a_usable_row_is_an_error_that_lists_the_faults(
         (("qwen3-8b", "--objective", "rl", "--pass-rate", "5"), "from 0 to 1"),
         (("qwen3-8b", "--price", "-2"), "--price -2"),
         (("qwen3-8b", "--measure"), "needs data"),
+        (("tiny", "builtin:arithmetic", "--measure", "--max-length", "0"), "--max-length 0: must be 2 or more"),
+        (("tiny", "builtin:arithmetic", "--measure", "--prompt-field", "x"), "name both or neither"),
+        (("tiny", "builtin:arithmetic", "--measure", "--batch-size", "0"), "--batch-size 0: must be"),
+        ((*SIMULATED, "--price", "nan"), "--price nan: must be from 0"),
+        ((*SIMULATED, "--price", "-3"), "--price -3: must be from 0"),
+        ((*SIMULATED, "--price", "inf"), "--price inf: must be from 0"),
+        ((*SIMULATED, "--max-length", "0"), "--max-length: is of no use with --study"),
         (("qwen3-8b", "--eval-data", "x.jsonl"), "needs data"),
         (("qwen3-8b", "builtin:arithmetic", "--pilot", "nowhere"), "no such folder"),
         (("qwen3-8b", "--pilot", "nowhere"), "needs data"),

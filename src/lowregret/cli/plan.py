@@ -11,7 +11,7 @@ from lowregret.cli.flags import VerbFlags
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import say, say_json
 from lowregret.errors import SpecError
-from lowregret.spec import DataSpec, TrainingSpec
+from lowregret.spec import TrainingSpec, build
 from lowregret.spec.plan import PlanSpec, needs_data
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def _simulate(
     """A study on a cluster that is not there."""
     if study is None or cluster is None:
         raise SpecError("--study and --cluster go together: plan --study all --cluster 64xH100.")
-    unused = [name for name, value in {**flags, **others}.items() if value and name != "price"]
+    given = [name for name, value in {**flags, **others}.items() if value is not None and value is not False]
+    unused = [name for name in given if name != "price"]
     if unused:
         raise SpecError(f"--{unused[0].replace('_', '-')}: is of no use with --study. Leave it out.")
     from lowregret.study.cluster import simulate_study
@@ -124,12 +125,14 @@ def _split(names: list[str], data: str | None, several: bool) -> tuple[list[str]
 
 def _measure(model: str, source: str, flags: dict[str, Any]) -> float:
     """Bits per supervised token of the base on the first examples of the source."""
+    # What is wrong with a flag is said by its name, and before anything is loaded.
+    build(PlanSpec, {name: value for name, value in flags.items() if value is not None})
+    data: dict[str, Any] = {"train": source, "max_eval": _MEASURED_EXAMPLES, "skip_bad_rows": True}
+    data |= {name: flags[name] for name in ("prompt_field", "completion_field", "max_length") if name in flags}
+    spec = build(TrainingSpec, {"model": model, "data": data})
     from lowregret.train.job import evaluate_model
 
-    asked = {name: flags[name] for name in ("prompt_field", "completion_field", "max_length") if name in flags}
-    spec = DataSpec(train=source, max_eval=_MEASURED_EXAMPLES, skip_bad_rows=True, **asked)
-    found = evaluate_model(TrainingSpec(model=model, data=spec))
-    return found["nll"] / math.log(2)
+    return evaluate_model(spec)["nll"] / math.log(2)
 
 
 def _print(plans: list[Plan], *, side_by_side: bool, as_json: bool, markdown: bool) -> None:

@@ -125,6 +125,8 @@ class PlanSpec(Spec):
             raise ValueError("give --epochs or --steps, not both")
         if self.checkpoint_activations and self.offload_activations:
             raise ValueError("give --checkpoint-activations or --offload-activations, not both")
+        if (self.prompt_field is None) != (self.completion_field is None):
+            raise ValueError("--prompt-field and --completion-field go together: name both or neither")
         if self.method is not None:
             fits_alone(self.method, self.devices)
         try:

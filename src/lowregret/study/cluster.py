@@ -11,7 +11,8 @@ from lowregret import limits
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.plan.resources.hardware import Hardware, find_hardware
 from lowregret.questions.registry import QUESTIONS, make_question
-from lowregret.spec import GroupSpec
+from lowregret.spec import GroupSpec, build
+from lowregret.spec.plan import PlanSpec
 from lowregret.study.needs import GroupCost, Machines, group_cost, spread
 from lowregret.study.simulate import LEAST_HOURS, SimulatedCluster, SimulatedGroup, Simulation, simulate
 
@@ -80,8 +81,10 @@ def simulate_study(
         preempted_hours: mean time until a node is taken back; never when None.
 
     Raises:
-        SpecError: a name that is none, a group that no node holds, or nodes that are taken back too soon.
+        SpecError: a name that is none, a price that `plan` takes for none, a group that no node holds, or nodes that
+            are taken back too soon.
     """
+    price = build(PlanSpec, {"price": price}).price
     if preempted_hours is not None and not LEAST_HOURS <= preempted_hours <= limits.SECONDS:
         raise SpecError(
             f"--preempted-hours {preempted_hours:g}: must be {LEAST_HOURS:g} or more and at most {limits.SECONDS:,}, "

@@ -40,6 +40,10 @@ def test_every_bound_of_the_help_is_held_and_its_error_names_the_flag() -> None:
         ),
         ({"epochs": 1.0, "steps": 3}, "give --epochs or --steps, not both."),
         (
+            {"prompt_field": "x"},
+            "--prompt-field and --completion-field go together: name both or neither.",
+        ),
+        (
             {"pass_rate": 0.5},
             "--pass-rate is of use with --objective rl only. Leave it out, or add --objective rl.",
         ),
