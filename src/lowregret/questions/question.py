@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lowregret import limits
 from lowregret.spec.data import DataSpec
-from lowregret.spec.method import DEFAULT_TARGETS, FullFT, LoRA, Method, Targets
+from lowregret.spec.method import DEFAULT_TARGETS, MOST_RANK, FullFT, LoRA, Method, Targets
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count, TrainingSpec
 
@@ -26,8 +26,11 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Once = AfterValidator(_once)
 """Of a list: nothing is in it twice, which would be trained once and counted twice."""
-Rank = Annotated[int, Field(ge=1, le=65536)]
+Rank = Annotated[int, Field(ge=1, le=MOST_RANK)]
 Ranks = Annotated[tuple[Rank, ...], Field(min_length=1), Once]
+Batch = Annotated[int, Field(ge=1, le=limits.ROWS)]
+Evaluations = Annotated[int, Field(ge=1, le=limits.LISTED)]
+"""Each becomes a step in a list."""
 FACTS = "builtin:biographies"
 
 
@@ -56,11 +59,11 @@ class Question(TrainingSpec):
     data: DataSpec = facts("size=128,wordings=6,test_size=128")
     steps: Count = 400
     """Optimizer steps of a trial."""
-    evals: Count = 10
+    evals: Evaluations = 10
     """Held-out evaluations per trial, evenly spaced in the logarithm of the step from the first one on."""
     first_eval: Count = 2
     """The step of the first evaluation."""
-    seeds: Count = 3
+    seeds: Annotated[int, Field(ge=1, le=limits.REPEATS)] = 3
     """Trials at the rates that a claim rests on."""
     prune: float | None = Field(default=0.25, gt=0, le=limits.FACTOR)
     """Stop a search trial in the second half of its run when its held-out loss exceeds that of the method's best trial

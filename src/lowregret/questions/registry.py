@@ -13,7 +13,7 @@ from operator import or_
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.questions.batch_size.spec import BatchSizeQuestion
@@ -30,7 +30,7 @@ from lowregret.questions.rl.spec import RLQuestion
 from lowregret.questions.scaling.spec import ScalingQuestion
 from lowregret.questions.short_runs.spec import ShortRunsQuestion
 from lowregret.questions.variants.spec import VariantsQuestion
-from lowregret.spec.base import Spec, build
+from lowregret.spec.base import Spec, build, explained
 from lowregret.spec.data import DataSpec
 
 _QUESTIONS: tuple[type[Question], ...] = (
@@ -66,6 +66,21 @@ class Asked(Spec):
 
     question: AnyQuestion
 
+    @model_validator(mode="after")
+    def _can_be(self) -> Asked:
+        require_trials(self.question)
+        return self
+
+
+def require_trials(question: Question) -> None:
+    """ValueError for a question of which a trial cannot be, though each of its numbers is one that it may have."""
+    try:
+        question.groups()
+    except ValidationError as error:
+        raise ValueError(
+            f"the question {question.name!r} asks for trials that cannot be: {explained(error)} Ask for others"
+        ) from None
+
 
 def make_question(
     values: Mapping[str, Any], *, quick: bool = False, flags: Mapping[str, Any] | None = None, source: str = ""
@@ -99,7 +114,12 @@ def make_question(
     unknown = sorted(given.keys() - question.model_fields.keys())
     if unknown:
         raise SpecError(f"--{unknown[0].replace('_', '-')}: the question {kind!r} does not ask for it. Leave it out.")
-    return build(question, asked | given, source=source)
+    found = build(question, asked | given, source=source)
+    try:
+        require_trials(found)
+    except ValueError as error:
+        raise SpecError(f"{source}: {error}." if source else f"{error}.") from None
+    return found
 
 
 class Drawn(Protocol):

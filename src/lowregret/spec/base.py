@@ -44,6 +44,11 @@ def build(kind: type[S], values: dict[str, Any], *, source: str = "") -> S:
         raise SpecError("\n".join(place + line for line in _explain_all(kind, error.errors()))) from None
 
 
+def explained(error: ValidationError) -> str:
+    """What pydantic found wrong, as `build` says it."""
+    return "\n".join(_explain_all(Spec, error.errors()))
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file; SpecError names the file and, for bad syntax, the line."""
     remedy = "Name an existing TOML file."
@@ -60,7 +65,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def _explain_all(kind: type[BaseModel], problems: Sequence[Any]) -> list[str]:
     """One line a field: what each of the alternatives of a union says about the same value is joined."""
     lines: dict[str, tuple[str, str]] = {}
+    inside = {problem["loc"][:-1] for problem in problems}
     for problem in problems:
+        if problem["type"] == "too_short" and problem["loc"] in inside:
+            continue  # for want of the items that are wrong
         # pydantic names the alternatives of a union too, such as `constrained-float` or `literal['auto']`.
         location = [str(part) for part in problem["loc"] if not re.search(r"[\[-]", str(part))]
         field = ".".join(location)

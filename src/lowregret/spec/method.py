@@ -22,6 +22,7 @@ DEFAULT_TARGETS = (*LINEAR_TARGETS, "unembedding")
 _SEVERAL = {"all": DEFAULT_TARGETS, "linear": LINEAR_TARGETS}
 """Words for several groups: all matrices, as in the post (SCIENCE 2), and those of the layers, PEFT's all-linear."""
 DEFAULT_ALPHA = 32.0
+MOST_RANK = 65536
 Init = Literal["uniform", "pissa", "olora", "orthogonal"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)"]
 Quantisation = Literal["none", "nf4"]
@@ -140,7 +141,7 @@ class LoRA(Spec):
     """
 
     kind: Literal["lora"] = "lora"
-    rank: int = Field(ge=1, le=65536)
+    rank: int = Field(ge=1, le=MOST_RANK)
     """Columns of B and rows of A."""
     alpha: Annotated[float, Flag(group=TRAINING, fills=True)] = Field(default=DEFAULT_ALPHA, gt=0, le=limits.FACTOR)
     """Of LoRA: the update is scaled by alpha / rank, or as `scaling` says."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 
+from lowregret.errors import SpecError
 from lowregret.questions.invariance.spec import InvarianceQuestion
 from lowregret.questions.question import log_spaced
-from lowregret.questions.registry import make_question
-from lowregret.spec import LoRA
+from lowregret.questions.registry import QUESTIONS, Asked, make_question
+from lowregret.spec import LoRA, build
 
 
 def test_transforms_keep_both_invariants_and_changes_keep_one() -> None:
@@ -38,3 +42,42 @@ def test_what_teaches_and_what_elicits_is_evaluated_where_the_slope_is_taken(qui
         assert steps is not None
         assert evals[-1] == steps
         assert sum(step >= steps / 2 for step in evals) >= 3
+
+
+def bounded(kind: str) -> list[tuple[str, Any]]:
+    """Every number, and list of numbers, of a question at the ends of what it may be."""
+    schema = QUESTIONS[kind].model_json_schema()
+    found: list[tuple[str, Any]] = []
+    for name, told in schema["properties"].items():
+        for part in told.get("anyOf", [told]):
+            numbers = part.get("items", part)
+            ends = [numbers.get("minimum"), numbers.get("maximum"), numbers.get("exclusiveMaximum")]
+            for end in (end for end in ends if end is not None):
+                values = [[end], [1, end], [end, end - 1]] if "items" in part else [end, end - 1]
+                found += [(name, value) for value in values]
+    return found
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_a_question_is_refused_or_its_trials_can_be(kind: str) -> None:
+    """A number that is right by itself may be none for a trial: twice a rank, a batch, the seeds."""
+    assert len(bounded(kind)) > 10
+    for name, value in bounded(kind):
+        with suppress(SpecError):
+            make_question({"kind": kind, name: value}).groups()
+
+
+def test_the_rank_that_attention_alone_doubles_has_a_bound_of_its_own() -> None:
+    with pytest.raises(SpecError, match=r"^ranks.1: should be less than or equal to 32768 \(got 65536\)\.$"):
+        make_question({"kind": "layers"}, flags={"ranks": (4, 65536)})
+    with pytest.raises(SpecError, match=r"^ranks.0: should be less than or equal to 32768 \(got 65536\)\.$"):
+        make_question({"kind": "layers"}, flags={"ranks": (65536,)})
+    make_question({"kind": "layers"}, flags={"ranks": (4, 32768)}).groups()
+
+
+def test_what_only_its_trials_tell_is_told_with_the_file() -> None:
+    wrong = {"kind": "invariance", "changes": [1e9]}
+    with pytest.raises(SpecError, match=r"^x\.toml: the question 'invariance' asks for trials that cannot be: alpha: "):
+        make_question(wrong, source="x.toml")
+    with pytest.raises(SpecError, match="asks for trials that cannot be"):
+        build(Asked, {"question": wrong})

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowregret.questions.question import Once, PlacedQuestion, Ranks, facts, loras
+from lowregret.questions.question import Batch, Once, PlacedQuestion, Ranks, facts, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.study import GroupSpec
 from lowregret.spec.trial import Count
@@ -19,7 +19,7 @@ class BatchSizeQuestion(PlacedQuestion):
     QUICK: ClassVar[dict[str, Any]] = {"batches": (4, 16, 64, 256), "examples": 2048}
     kind: Literal["batch-size"] = "batch-size"
     data: DataSpec = facts("size=256,wordings=6,test_size=128")
-    batches: Annotated[tuple[Count, ...], Field(min_length=2), Once] = (4, 8, 16, 32, 64, 128, 256)
+    batches: Annotated[tuple[Batch, ...], Field(min_length=2), Once] = (4, 8, 16, 32, 64, 128, 256)
     examples: Count = 4096
     """Training examples of every run, whatever its batch: the steps follow from it."""
     ranks: Ranks = (4, 64)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from lowregret.questions.question import FACTS, Question, Ranks, facts, log_spaced, loras, sized
+from lowregret.questions.question import FACTS, Batch, Evaluations, Question, Ranks, facts, log_spaced, loras, sized
 from lowregret.spec.data import DataSpec
 from lowregret.spec.method import LINEAR_TARGETS, LoRA, Targets
 from lowregret.spec.study import GroupSpec
@@ -27,10 +27,10 @@ class CapacityQuestion(Question):
     OWN: ClassVar[tuple[str, ...]] = ("model", "data", "eval_data")
     QUICK: ClassVar[dict[str, Any]] = {"steps": 500, "people": 64, "ranks": (1, 2, 4, 16)}
     kind: Literal["capacity"] = "capacity"
-    evals: Count = 6
+    evals: Evaluations = 6
     data: DataSpec = facts("size={size},wordings=4,test_size=10240")
     steps: Count = 2000
-    batch_size: Count = 16
+    batch_size: Batch = 16
     people: Count = 128
     """Of about 25 bits each."""
     ranks: Ranks = (1, 2, 4, 8, 16, 32)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lowregret.questions.question import Once, PlacedQuestion, Rank, loras
+from lowregret.questions.question import Evaluations, Once, PlacedQuestion, Rank, loras
 from lowregret.spec.study import GroupSpec, PositiveRate
 from lowregret.spec.trial import Count
 
@@ -18,7 +18,7 @@ class EarlyQuestion(PlacedQuestion):
     QUICK: ClassVar[dict[str, Any]] = {"ranks": (1, 4, 16, 64, 256)}
     kind: Literal["early"] = "early"
     steps: Count = 128
-    evals: Count = 16
+    evals: Evaluations = 16
     first_eval: Count = 1
     ranks: Annotated[tuple[Rank, ...], Field(min_length=2), Once] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     learning_rate: PositiveRate = 1e-3

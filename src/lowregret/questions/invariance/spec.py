@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lowregret import limits
-from lowregret.questions.question import PlacedQuestion, Rank
+from lowregret.questions.question import Evaluations, PlacedQuestion, Rank
 from lowregret.spec.method import DEFAULT_ALPHA, LoRA
 from lowregret.spec.optimizer import AdamW
 from lowregret.spec.study import GroupSpec, PositiveRate
@@ -23,7 +23,7 @@ class InvarianceQuestion(PlacedQuestion):
     QUICK: ClassVar[dict[str, Any]] = {"steps": 40}
     kind: Literal["invariance"] = "invariance"
     steps: Count = 100
-    evals: Count = 10
+    evals: Evaluations = 10
     optimizer: AdamW = AdamW(eps=1e-20)
     """An eps that is as good as none: the invariance holds for Adam without one."""
     rank: Rank = 8

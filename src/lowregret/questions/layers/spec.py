@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from lowregret.questions.question import Question, Ranks
-from lowregret.spec.method import DEFAULT_TARGETS, LINEAR_TARGETS, LoRA
+from pydantic import Field
+
+from lowregret.questions.question import Once, Question
+from lowregret.spec.method import DEFAULT_TARGETS, LINEAR_TARGETS, MOST_RANK, LoRA
 from lowregret.spec.study import GroupSpec
 
 
@@ -15,7 +17,7 @@ class LayersQuestion(Question):
     TITLE: ClassVar[str] = "Which matrices?"
     QUICK: ClassVar[dict[str, Any]] = {"steps": 160, "ranks": (8,)}
     kind: Literal["layers"] = "layers"
-    ranks: Ranks = (4, 16)
+    ranks: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_RANK // 2)], ...], Field(min_length=1), Once] = (4, 16)
     """Ranks of the MLP-only adapter. Attention alone has twice the rank, so that it has no fewer parameters."""
 
     def groups(self) -> tuple[GroupSpec, ...]:

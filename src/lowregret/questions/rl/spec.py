@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lowregret import limits
-from lowregret.questions.question import PlacedQuestion, Ranks, loras
+from lowregret.questions.question import Batch, Evaluations, PlacedQuestion, Ranks, loras
 from lowregret.spec.data import DataSpec
 from lowregret.spec.rl import RL, Objective
 from lowregret.spec.study import RL_TOLERANCE, GroupSpec
@@ -30,9 +30,9 @@ class RLQuestion(PlacedQuestion):
     objective: Objective = RL(task=TASK, max_tokens=80)
     data: DataSpec = DataSpec(train=TASK, overlong="drop")
     steps: Count = 60
-    batch_size: Count = 16
+    batch_size: Batch = 16
     """Problems a step."""
-    evals: Count = 6
+    evals: Evaluations = 6
     first_eval: Count = 8
     prune: None = None
     """No trial is stopped early: which rates are good is what is asked for, and rewards rise along an S."""
