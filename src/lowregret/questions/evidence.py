@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from lowregret.analysis.condition import Condition, Trial
 from lowregret.errors import RecordsError, SpecError
-from lowregret.questions.claim import Evidence
+from lowregret.questions.claim import Evidence, Statement
 from lowregret.questions.registry import QUESTIONS, Asked
-from lowregret.runs.atomic import read_json
-from lowregret.runs.files import BASE, FORGETTING, METRICS, STUDY, TIMINGS
+from lowregret.runs.atomic import DELETE, as_record, read_json
+from lowregret.runs.files import BASE, METRICS, STUDY, TIMINGS
+from lowregret.runs.measured import read_forgetting, read_timings
 from lowregret.runs.metrics import read_metrics
+from lowregret.runs.record import Record
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older
 from lowregret.runs.study import base_facts, group_folder, sessions_of, start_loss, trial_folders, trial_record
@@ -37,8 +41,7 @@ def read_evidence(folder: Path) -> Evidence[Any]:
     conditions = {}
     for name in dict.fromkeys(group.condition for group in groups):
         conditions[name] = _condition(folder, name, [group for group in groups if group.condition == name])
-    timings = tuple(read_json(file) for file in sorted((folder / TIMINGS).glob("*.json")))
-    return Evidence(folder, question, str(head.get("command", "")), conditions, timings)
+    return Evidence(folder, question, str(head.get("command", "")), conditions, read_timings(folder / TIMINGS))
 
 
 def stored_question(path: Path) -> dict[str, Any]:
@@ -49,11 +52,33 @@ def stored_question(path: Path) -> dict[str, Any]:
     head = read_json(path)
     if not isinstance(head, dict) or not isinstance(head.get("question"), dict):
         raise RecordsError(f"{path}: no field 'question'. Name a folder that `lowregret study` wrote.")
+    as_record(_Head, head, path, DELETE)
     asked: dict[str, Any] = head["question"]
     kind = QUESTIONS.get(str(asked.get("kind")))
     if is_older(head.get("lowregret")) and kind is not None and "targets" in kind.model_fields:
         asked = {"targets": list(LINEAR_TARGETS)} | asked
     return {**head, "question": asked}
+
+
+def stated_claims(folder: Path) -> tuple[Statement, ...]:
+    """The claims that a study's folder stated before its run; RecordsError when they are none."""
+    path = folder / STUDY
+    stated = {"claims": stored_question(path).get("claims") or ()}
+    return as_record(_Stated, stated, path, DELETE).claims
+
+
+class _Head(Record):
+    """study.json, beside its question."""
+
+    model_config = ConfigDict(extra="allow")
+
+    lowregret: str | None = None
+    command: str | None = None
+    claims: tuple[dict[str, Any], ...] | None = None
+
+
+class _Stated(Record):
+    claims: tuple[Statement, ...]
 
 
 def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Condition:
@@ -65,7 +90,10 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
         home = group_folder(folder, group)
         if not (home / BASE).exists():
             raise RecordsError(f"{home}: not trained yet. Run the same `lowregret study` again to finish it.")
-        base |= base_facts(home)
+        own = base_facts(home)
+        base |= own
+        if own.get("hidden_size") is None:
+            raise RecordsError(f"{home / BASE}: does not say the base's 'hidden_size'. {DELETE}")
         start = start_loss(home)
         if start is not None:
             base["start"] = start
@@ -96,12 +124,11 @@ def _condition(folder: Path, name: str, groups: Sequence[GroupSpec]) -> Conditio
 def read_trial(record: TrialRecord, home: Path) -> Trial:
     """A trial with its curves, from its folder."""
     metrics = read_metrics(home / METRICS)
-    forgetting = home / FORGETTING
     return Trial(
         record=record,
         home=home,
         test={m.step: loss for m in metrics if (loss := m.test_loss) is not None},
         train={m.step: m.train_nll for m in metrics if m.train_nll is not None},
-        forgetting_nll=read_json(forgetting)["test_nll"] if forgetting.exists() else None,
+        forgetting_nll=read_forgetting(home),
         samples={m.step: m.rl for m in metrics if m.rl is not None},
     )

@@ -13,8 +13,7 @@ from lowregret.analysis.forecast.words import beside
 from lowregret.analysis.interval import CONFIDENCE
 from lowregret.analysis.regret import judge
 from lowregret.errors import RecordsError
-from lowregret.questions.claim import Statement
-from lowregret.questions.evidence import read_evidence
+from lowregret.questions.evidence import read_evidence, stated_claims
 from lowregret.questions.judge import Claims, judge_study
 from lowregret.questions.registry import statements
 from lowregret.report.reading import stored_verdict
@@ -127,7 +126,7 @@ def _curve(home: Path, record: TrialRecord) -> list[float]:
 
 def _study(folder: Path, lines: list[str]) -> Iterator[str]:
     evidence = read_evidence(folder)
-    stated = tuple(Statement.model_validate(row) for row in read_json(folder / STUDY).get("claims", ()))
+    stated = stated_claims(folder)
     again = judge_study(evidence)
     if is_older(read_json(folder / STUDY).get("lowregret")):
         today = {statement.key for statement in statements(evidence.question)}

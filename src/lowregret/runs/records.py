@@ -30,7 +30,7 @@ class TrialRecord(Record):
     """Its folder's name; what trial it is, `spec` alone says."""
     method: str
     """The name of `spec.method`."""
-    learning_rate: float
+    learning_rate: float = Field(gt=0, lt=1e3)
     seed: int
     status: Status
     spec: TrialSpec

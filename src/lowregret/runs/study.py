@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -106,6 +106,14 @@ def read_costs(study: Path) -> Costs:
     return Costs(facts.get("multiply_adds") or {}, facts.get("price_per_hour"))
 
 
+class _Quantised(Record):
+    """What of a base in a quantisation is read by name."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    test_nll: float
+
+
 class _BaseFacts(Record):
     """What of base.json is read by name; a question may note more."""
 
@@ -117,10 +125,10 @@ class _BaseFacts(Record):
     forgetting_nll: float | None = None
     fact_bits: float | None = None
     supervised_tokens: int | None = None
-    hidden_size: int | float | None = None
+    hidden_size: Annotated[int | float, Field(gt=0)] | None = None
     price_per_hour: float | None = None
     multiply_adds: dict[str, float] | None = None
-    quantised: dict[str, dict[str, float]] | None = None
+    quantised: dict[str, _Quantised] | None = None
 
 
 class _Environments(Record):

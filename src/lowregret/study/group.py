@@ -18,13 +18,14 @@ from lowregret.engine import Engine
 from lowregret.environment import environment
 from lowregret.errors import RecordsError
 from lowregret.models.load import load_tokenizer
-from lowregret.runs.atomic import make_folder, read_json, write_json
-from lowregret.runs.files import BASE, FORGETTING, PRIORS, SPEC, TRIALS
+from lowregret.runs.atomic import make_folder, write_json
+from lowregret.runs.files import FORGETTING, PRIORS, SPEC, TRIALS
 from lowregret.runs.lock import bind_spec, lock_run, require_same, stored_spec
 from lowregret.runs.manifest import note_manifest
+from lowregret.runs.measured import read_priors
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.spelling import is_older, respelled
-from lowregret.runs.study import note_base, trial_folder
+from lowregret.runs.study import base_facts, note_base, trial_folder
 from lowregret.spec import DataSpec, GroupSpec
 from lowregret.study.elsewhere import take_over, trained_elsewhere
 from lowregret.study.observer import Observer
@@ -60,7 +61,7 @@ def run_group(
         inputs = open_inputs(spec, observer.say)
         inputs.require_manifest(folder, observer.say)
         older = (folder / SPEC).exists() and is_older(stored_spec(folder / SPEC).get("lowregret"))
-        known: dict[str, float] = read_json(folder / PRIORS) if (folder / PRIORS).exists() else {}
+        known = read_priors(folder)
         if older and known:  # before spec.json is of today: a kill in between must not leave old names beside it
             known = respelled(known, spec.methods)
             write_json(folder / PRIORS, known)
@@ -125,7 +126,7 @@ class _Forgetting:
         data = DataSpec(train=str(spec.forgetting), max_length=spec.data.max_length, max_eval=spec.data.max_eval)
         self._examples: Sequence[Example]
         self._examples, _ = prepare_held_out(data, load_tokenizer(resources.inputs.source))
-        if "forgetting_nll" not in read_json(folder / BASE):
+        if "forgetting_nll" not in base_facts(folder):
             note_base(folder, forgetting_nll=self._nll(resources.engine(), "base"))
 
     def __call__(self, engine: Engine, policy: str, record: TrialRecord) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from lowregret.engine import Engine
 from lowregret.engine.checks import traffic
-from lowregret.runs.atomic import read_json
 from lowregret.runs.files import EXPERTS
+from lowregret.runs.measured import read_experts
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ def expert_use(engine: Engine, policy: str) -> list[ExpertUse]:
 
 def untrained_experts(trials: Sequence[Path]) -> list[str]:
     """What finished trials say of their experts, in lines for the user; [] for a base without experts."""
-    kept = [read_json(trial / EXPERTS) for trial in trials if (trial / EXPERTS).exists()]
+    kept = [found for trial in trials if (found := read_experts(trial))]
     if not kept:
         return []
     idle: dict[str, set[int]] = {}
     for found in kept:
         for module, use in found.items():
-            idle.setdefault(module, set()).update(use["untrained"])
+            idle.setdefault(module, set()).update(use.untrained)
     several = f" in each of {len(kept)} trials" if len(kept) > 1 else ""
     some = f" in at least one of {len(kept)} trials" if len(kept) > 1 else ""
     if not any(idle.values()):
-        counts = sorted({len(use["pairs"]) for use in kept[0].values()})
+        counts = sorted({len(use.pairs) for use in kept[0].values()})
         return [f"experts: all {' or '.join(map(str, counts))} of each of {len(idle)} layers were trained{several}"]
     return [
         f"experts: {module}: {', '.join(map(str, sorted(found)))} got no token with a gradient{some} and are as they "

@@ -23,6 +23,7 @@ from lowregret import limits
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record, write_json
 from lowregret.runs.bank import RateCurve
+from lowregret.runs.measured import Timing
 from lowregret.runs.record import Record
 from lowregret.runs.records import ExampleLosses, ExampleRewards, TrialRecord
 from lowregret.runs.requests import Request
@@ -30,7 +31,12 @@ from lowregret.spec import LoRA, Spec, TrialSpec
 from lowregret.strict_json import finite
 
 TRIAL = TrialSpec(method=LoRA(rank=4), learning_rate=1e-3)
-REQUESTS = (Request(kind="stop", trial="a"), Request(kind="trial", spec=TRIAL), Request(kind="seed"))
+STEPS: dict[str, Any] = {"width": 64, "full_seconds": (1.0, 1.1), "full_bytes": 9.0, "lora_bytes": {}}
+WHOLE: dict[type[Record], tuple[Record, ...]] = {
+    Request: (Request(kind="stop", trial="a"), Request(kind="trial", spec=TRIAL), Request(kind="seed")),
+    Timing: (Timing(**STEPS, lora_seconds={"4": (1.0, 5e-324)}, theory={"4": 1e308}),),
+}
+"""Of kinds whose fields must fit together."""
 MANY = limits.LISTED + 1
 FLOATS = (0.0, -0.0, 1.0, 1e-3, 0.1, 5e-324, 2.0**-1022, 1.7976931348623157e308, -1.7976931348623157e308)
 NO_NUMBERS = (math.inf, -math.inf, math.nan)
@@ -92,8 +98,8 @@ class Draw:
         self.random, self.more = Random(seed), more
 
     def record(self, kind: type[Record]) -> Record:
-        if kind is Request:
-            return self.random.choice(REQUESTS)
+        if kind in WHOLE:
+            return self.random.choice(WHOLE[kind])
         more = self.more if kind.model_config.get("allow_inf_nan") is not False else ()
         inside = Draw(self.random.randrange(10**9), more)
         return kind(**{name: inside.value(each.annotation, each.metadata) for name, each in kind.model_fields.items()})

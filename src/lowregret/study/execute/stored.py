@@ -12,10 +12,11 @@ from pathlib import Path
 
 from lowregret.digests import cache_folder
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
-from lowregret.runs.atomic import make_folder, read_json, write_json
+from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STORES, STUDY
 from lowregret.runs.lease import Lease, leasing
 from lowregret.runs.lock import is_locked
+from lowregret.runs.measured import read_store
 from lowregret.runs.mirror import STUDY_PART, Mirror, Part, parts_in
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.store import Store
@@ -88,7 +89,7 @@ def _fetch_group(store: Store, part: Part, study: Path) -> None:
 
 
 def _require_own(study: Path, url: str | None) -> None:
-    known = read_json(study / STORE).get("store") if (study / STORE).is_file() else None
+    known = read_store(study)
     if known is not None and known != url:
         raise RecordsError(
             f"{study}: is a copy of {known}. Give --store {known}, with which it goes on, or use another --out."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,10 @@ from types import TracebackType
 from lowregret.errors import SpecError, did_you_mean
 from lowregret.foreign import real_path
 from lowregret.foreign_text import redacted, without_secrets
-from lowregret.runs.atomic import read_json, read_record, write_json
-from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRACKING, TRIAL, TRIALS
+from lowregret.runs.atomic import read_record
+from lowregret.runs.files import METRICS, MLFLOW, SPEC, TENSORBOARD, TRIAL, TRIALS
 from lowregret.runs.lock import stored_spec
+from lowregret.runs.measured import tracking_id
 from lowregret.runs.metrics import read_metrics
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.study import trial_name
@@ -274,9 +274,7 @@ class _Sender:
 
 def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFacts:
     """What a trial's run is called, and its config: the trial's choices, and what spec.json says of base and data."""
-    file = folder / TRACKING
-    if not file.exists():
-        write_json(file, {"id": secrets.token_hex(6)})
+    called_by = tracking_id(folder)
     stored = stored_spec(folder / SPEC)
     spec, resolved = stored["spec"], stored.get("resolved") or {}
     method = {
@@ -299,4 +297,4 @@ def facts(trial: TrialSpec, folder: Path, study: str, condition: str) -> RunFact
     name = "/".join(part for part in (study, condition, called) if part)
     # Hashed: a trial's id may hold what a W&B id must not, or be longer.
     own = hashlib.sha256(called.encode()).hexdigest()[:12]
-    return RunFacts(f"{read_json(file)['id']}-{own}", redacted(name), study, without_secrets(config))
+    return RunFacts(f"{called_by}-{own}", redacted(name), study, without_secrets(config))
