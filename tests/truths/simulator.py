@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.runs.records import ExampleLosses, ExampleRewards, Metric, RewardMetric, Status, TrialRecord
-from lowregret.spec import Spec, TrialSpec
+from lowregret.spec import Frozen, Spec, TrialSpec
 from lowregret.spec.method import FullFT, LoRA
 from lowregret.spec.study import GroupSpec
 
@@ -126,9 +126,9 @@ def write_study(folder: Path, asked: Spec, groups: Sequence[GroupSpec], world: W
         _write(folder / "timings" / f"width-{timing['width']:05}.json", timing)
 
 
-def _write(path: Path, content: Spec | Mapping[str, Any]) -> None:
+def _write(path: Path, content: Frozen | Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content.model_dump_json() if isinstance(content, Spec) else json.dumps(content), encoding="utf-8")
+    path.write_text(content.model_dump_json() if isinstance(content, Frozen) else json.dumps(content), encoding="utf-8")
 
 
 def _group(home: Path, group: GroupSpec, nature: Nature) -> None:
