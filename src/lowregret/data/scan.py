@@ -15,11 +15,11 @@ from typing import Any
 from lowregret.data.builtin.registry import known_fact_bits
 from lowregret.data.chat.compiled import FolderTemplate
 from lowregret.data.facts import DataFacts, choose_max_length, list_problems
-from lowregret.data.readers.base import BrokenRow, OpenSource, Places
+from lowregret.data.readers.base import OpenSource, Places
 from lowregret.data.readers.registry import open_source
 from lowregret.data.row_tokens import count_rows, open_template, try_template
 from lowregret.data.sources import Row, read_open
-from lowregret.data.turns import PAIRS, spoken
+from lowregret.data.turns import spoken
 from lowregret.errors import DataError, ModelError
 
 
@@ -59,7 +59,6 @@ def scan(
     opened = open_source(source)
     judge = open_source(eval_source) if eval_source is not None else opened if opened.held_out else None
     asked = template = open_template(tokenizer)
-    prompt_field, completion_field = _both_fields(opened, prompt_field, completion_field)
     train, template = _render(_read(opened, "train", prompt_field, completion_field), template, tokenizer, opened)
     problems = train.problems
     rows = train.rows
@@ -95,16 +94,6 @@ def scan(
         blocked=asked is not None and template is None,
         fact_bits=known_fact_bits(source),
     )
-
-
-def _both_fields(opened: OpenSource, prompt: str | None, completion: str | None) -> tuple[str | None, str | None]:
-    """The columns asked for; where one alone is named, beside the one that the first row's layout has for the other."""
-    if (prompt is None) == (completion is None):
-        return prompt, completion
-    for _, record in opened.load("train"):
-        pair = None if isinstance(record, BrokenRow) else next((p for p in PAIRS if all(n in record for n in p)), None)
-        return (prompt or pair[0], completion or pair[1]) if pair else (prompt, completion)
-    return prompt, completion
 
 
 def _read(opened: OpenSource, split: str, prompt_field: str | None, completion_field: str | None) -> _Read:
