@@ -33,7 +33,7 @@ def next_steps(plan: Plan) -> list[str]:
     common = [("--model", plan.shapes.name), *source, ("--batch-size", str(choice.batch_size)), *_length(plan), *spread]
     method = choice.method if advised.fits is not False else advised.here.method
     train: list[_Option] = [
-        *_twice(plan, advised),
+        *_activations(plan, advised),
         ("--method", method.name),
         ("--learning-rate", f"{plan.advice.learning_rate:.2g}"),
         ("--out", "runs/one"),
@@ -50,8 +50,8 @@ def _comparison(plan: Plan, start: list[_Option], common: list[_Option]) -> str:
     assert lora.here is not None
     assert full.here is not None
     methods = f"{lora.here.method.name},{full.here.method.name}"
-    twice = dict.fromkeys(option for side in (lora, full) for option in _twice(plan, side))
-    said = _command(start, "compare", [*common, *twice, ("--methods", methods), ("--out", "runs/study")])
+    activations = _activations(plan, lora, full)
+    said = _command(start, "compare", [*common, *activations, ("--methods", methods), ("--out", "runs/study")])
     if plan.study is None:
         return said
     cost = "" if plan.study.money is None else f", {money(plan.study.money)}"
@@ -65,10 +65,13 @@ def _does_not_fit(side: MethodPlan) -> str:
     return f"# {label} does not fit here: plan {'' if side.remedy.startswith('without') else 'with '}{side.remedy}"
 
 
-def _twice(plan: Plan, side: MethodPlan) -> list[_Option]:
-    """Whether a method's activations are computed twice, as was asked or because it does not fit otherwise."""
-    again = plan.request.checkpoint_activations or (side.here is not None and side.here.checkpoint_activations)
-    return [("--checkpoint-activations",)] if again else []
+def _activations(plan: Plan, *sides: MethodPlan) -> list[_Option]:
+    """What becomes of activations: computed twice where that was asked for or a method does not fit otherwise, else
+    kept by the host where that was asked for. One run has one of both."""
+    again = any(side.here is not None and side.here.checkpoint_activations for side in sides)
+    if again or plan.request.checkpoint_activations:
+        return [("--checkpoint-activations",)]
+    return [("--offload-activations",)] if plan.request.offload_activations else []
 
 
 def _source(plan: Plan) -> list[_Option] | None:
@@ -97,8 +100,6 @@ def _length(plan: Plan) -> Iterator[_Option]:
         yield "--schedule", request.schedule
     if request.micro_batch_size is not None:
         yield "--micro-batch-size", str(request.micro_batch_size)
-    if request.offload_activations:
-        yield ("--offload-activations",)
 
 
 def started(request: PlanSpec, hardware: Hardware | None) -> tuple[list[_Option], list[_Option]]:

@@ -92,6 +92,17 @@ def test_where_none_fits_it_is_said_what_would() -> None:
     assert made("Llama-3.1-70B", "RTX 4090", devices=64).lora.fits
 
 
+def test_activations_that_must_be_computed_twice_are_not_kept_by_the_host_as_well() -> None:
+    """Training takes one of both flags."""
+    plan = made("SmolLM2-135M", "H100", offload_activations=True)
+    assert all("--offload-activations" in step for step in next_steps(plan))
+    tight = replace(plan, full=replace(plan.full, fits=False, remedy="--checkpoint-activations"))
+    train, compare = (parsed(step)[1] for step in next_steps(tight))
+    assert "--offload-activations" in train
+    assert "--checkpoint-activations" in compare
+    assert "--offload-activations" not in compare
+
+
 def test_what_was_asked_for_is_in_the_commands() -> None:
     request = REQUESTS[-1]
     for step in next_steps(made("SmolLM2-135M", "H100", **request)):
