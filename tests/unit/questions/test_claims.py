@@ -108,7 +108,7 @@ def test_what_is_told_of_several_is_of_all_or_decides_nothing(
         assert found[key].note
 
 
-@pytest.mark.parametrize("kind", ["short-runs", "scaling", "learning-rate"])
+@pytest.mark.parametrize("kind", ["short-runs", "scaling", "learning-rate", "batch-size"])
 def test_rates_without_a_worse_neighbour_decide_nothing(fake_studies: ModuleType, tmp_path: Path, kind: str) -> None:
     """The higher the rate the better, as far as the search goes; runs of 64 steps gain less by it than those of 8."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean, slope
+from lowregret.analysis.rates import loose, unless_loose
 from lowregret.questions.batch_size.spec import BatchSizeQuestion
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 
@@ -68,29 +69,38 @@ def claims(question: BatchSizeQuestion) -> tuple[Stated[BatchSizeQuestion], ...]
 def _gap(evidence: Evidence[BatchSizeQuestion]) -> Measure:
     loras, slopes, seeds = _slopes(evidence)
     gaps = [sum(slopes[name][s] for name in loras) / len(loras) - slopes[FULL][s] for s in seeds]
-    return Measure(mean(gaps), details=_details(slopes))
+    note = _loose(evidence, [*loras, FULL])
+    return Measure(unless_loose(mean(gaps), note), note, _details(slopes))
 
 
 def _rank_free(evidence: Evidence[BatchSizeQuestion]) -> Measure:
     loras, slopes, seeds = _slopes(evidence)
     apart = [slopes[loras[-1]][s] - slopes[loras[0]][s] for s in seeds]
     own = _average(slopes[FULL])
-    free = mean(apart) if len(loras) > 1 else None
-    return Measure(
-        free.over(abs(own)) if free is not None and own else None,
-        "" if len(loras) > 1 else "one rank has nothing to be compared with",
-        _details(slopes),
-    )
+    free = mean(apart)
+    if len(loras) == 1:
+        return Measure(None, "one rank has nothing to be compared with", _details(slopes))
+    note = _loose(evidence, [*loras, FULL])
+    found = free.over(abs(own)) if free is not None and own else None
+    return Measure(unless_loose(found, note), note, _details(slopes))
 
 
 def _small_full(evidence: Evidence[BatchSizeQuestion]) -> Measure:
     _, slopes, _ = _slopes(evidence)
-    return Measure(mean(list(slopes[FULL].values())), details=_details(slopes))
+    note = _loose(evidence, [FULL])
+    return Measure(unless_loose(mean(list(slopes[FULL].values())), note), note, _details(slopes))
 
 
 def _small_lora(evidence: Evidence[BatchSizeQuestion]) -> Measure:
     loras, slopes, seeds = _slopes(evidence)
-    return Measure(mean([sum(slopes[name][s] for name in loras) / len(loras) for s in seeds]), details=_details(slopes))
+    note = _loose(evidence, loras)
+    found = mean([sum(slopes[name][s] for name in loras) / len(loras) for s in seeds])
+    return Measure(unless_loose(found, note), note, _details(slopes))
+
+
+def _loose(evidence: Evidence[BatchSizeQuestion], methods: Sequence[str]) -> str:
+    """A note when at some batch a best rate is not bracketed; else ""."""
+    return next(filter(None, (loose(condition, methods) for condition in evidence.conditions.values())), "")
 
 
 def _slopes(evidence: Evidence[BatchSizeQuestion]) -> tuple[list[str], Slopes, list[int]]:
