@@ -48,14 +48,14 @@ def whole(run: Any, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def trainer(out: Path, process: subprocess.Popen[str], seconds: float = 240) -> int:
-    """The process that trains a group of the study, once it has taken steps."""
+def trainer(out: Path, process: subprocess.Popen[str], but: int | None = None, seconds: float = 240) -> int:
+    """The process that trains a group of the study, once it has taken steps; not the one `but`, which is ending."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
         for metrics in out.glob("groups/*/trials/*/metrics.jsonl"):
             holder = holder_of(metrics.parents[2])
-            if holder is not None and holder.pid != process.pid:
+            if holder is not None and holder.pid not in (process.pid, but):
                 return holder.pid
         time.sleep(0.05)
     raise AssertionError("nobody trains")
@@ -107,12 +107,12 @@ def test_a_study_that_was_killed_on_one_engine_goes_on_with_another(
     nodes.add()
     nodes.kill()  # Ray does not know of it for half a minute
     process = start("study", recipe, "--ray", nodes.address, "--quiet", "--out", out)
-    trainer(out, process)
-    process.kill()
+    first = trainer(out, process)
+    process.kill()  # of which Ray hears, and ends the worker `first` a moment later
     process.communicate()
     pytest.importorskip("submitit")
     process = start("study", recipe, "--slurm", "local", "--out", out)
-    os.kill(trainer(out, process), signal.SIGTERM)  # as SLURM does before it takes a machine back
+    os.kill(trainer(out, process, but=first), signal.SIGTERM)  # as SLURM does before it takes a machine back
     code, said = ended(process)
     assert code == 0, said
     assert "lost" not in said

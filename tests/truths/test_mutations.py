@@ -41,7 +41,6 @@ ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "_grow: [0] → [-1]: early[0]",
     "_log_linear: FULL → the lowest rank: FULL",
     "_range: Sub turned round: set(open_ended) - {FULL}",
-    "_rank_free: Gt → Lt: len(loras) > 1",
     "_recalled: fmean → max: statistics.fmean(stored[lowest])",
     "_regret: difference turned round: condition.difference(lora.name, FULL)",
     "_regret: FULL → the lowest rank: FULL",  # in `loose` it fails test_claims, elsewhere it is a note
