@@ -7,13 +7,15 @@ a count of steps, so that bases, tokenizers and data compare.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lowregret.analysis.lag import steps_to
 from lowregret.runs.bank import BankEntry, BankMethod
-from lowregret.spec import FullFT
+from lowregret.spec import FullFT, LoRA, build
+from lowregret.spec.method import parse_method
 
 Curve = Mapping[int, float]
 FULL = FullFT().name
@@ -24,6 +26,19 @@ _AS_LONG = math.sqrt(2)
 _RECENT = math.sqrt(2) ** 2.5
 """The evaluations that are averaged lie within this factor of the pilot's last step: three of those that a run has by
 default, each a factor of √2 after the other."""
+
+_USUAL_NAMES: Mapping[str, Sequence[str]] = {
+    "attention": [
+        *(f"model.layers.0.self_attn.{name}_proj" for name in ("q", "k", "v", "o", "qkv")),
+        *(f"transformer.h.0.attn.{name}" for name in ("c_attn", "c_proj")),
+    ],
+    "mlp": [
+        *(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "gate_up", "down")),
+        *(f"transformer.h.0.mlp.{name}" for name in ("c_fc", "c_proj")),
+    ],
+    "experts": ["model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"],
+}
+"""Of matrices in Llama, Phi-3, GPT-2 and fused experts."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +136,15 @@ def pilots_at(entry: BankEntry, name: str, step: int) -> Pilots | None:
 
 
 def attention_alone(name: str) -> bool:
-    """Whether a LoRA of this name adapts attention, and no MLP."""
-    targets = name.rpartition(":")[2].split("+")
-    return "attention" in targets and not {"mlp", "experts"} & set(targets)
+    """Whether a LoRA of this name adapts attention, and no MLP. A pattern is held to the usual names of matrices, for a
+    bank keeps no base's own."""
+    targets = build(LoRA, parse_method(name)).targets
+    if targets[0].startswith("re:"):
+        pattern = re.compile(targets[0].removeprefix("re:"))
+        groups = {group for group, names in _USUAL_NAMES.items() if any(map(pattern.search, names))}
+    else:
+        groups = set(targets)
+    return "attention" in groups and not {"mlp", "experts"} & groups
 
 
 def longest(method: BankMethod) -> Curve:
