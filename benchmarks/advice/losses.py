@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 
 from benchmarks.advice.advised import Setting, expected_regret, plan
 from benchmarks.advice.row import Row
-from benchmarks.advice.settings import FITTED, Cell
+from benchmarks.advice.settings import Cell
 
 from lowregret.spec import CompareSpec, FullFT, LoRA
 
 TOLERANCE = float(CompareSpec.model_fields["tolerance"].default)
 """Of what full fine-tuning learns: what a comparison allows."""
+FITTED_REGRETS = (("studies_full", "rank"), ("smollm2_studies", "biographies"))
+"""Studies that the curve of regrets, or its lag, was fitted on."""
 LEAST_RANKS = 3
 """Ranks of one kind that must have been tried to say which is the least that is enough."""
 
@@ -43,8 +45,12 @@ def _regrets(source: str, case: str, setting: Setting, shares: dict[LoRA, float]
     for method, share in shares.items():
         expected = None if setting.data is None else expected_regret(setting, method)
         value, low, high = (None, None, None) if expected is None else expected
-        fitted = source in FITTED and case.startswith("rank: ")
+        fitted = _fitted(source, case)
         yield Row("regret", source, f"{case}, {method.name}", value, share, low, high, fitted=fitted)
+
+
+def _fitted(source: str, case: str) -> bool:
+    return any(source == other and case.startswith(f"{study}: ") for other, study in FITTED_REGRETS)
 
 
 def _choices(source: str, case: str, setting: Setting, shares: dict[LoRA, float]) -> Iterator[Row]:
@@ -54,7 +60,7 @@ def _choices(source: str, case: str, setting: Setting, shares: dict[LoRA, float]
     advised = plan(setting).advice.choice.method
     enough = [method for method, share in shares.items() if share <= TOLERANCE]
     chosen = "full" if isinstance(advised, FullFT) else "LoRA"
-    yield Row("method", source, case, chosen, "LoRA" if enough else "full")
+    yield Row("method", source, case, chosen, "LoRA" if enough else "full", fitted=_fitted(source, case))
     plain = {method for method in shares if method == LoRA(rank=method.rank, targets=method.targets)}
     kinds = {method.targets: [m for m in plain if m.targets == method.targets] for method in plain}
     most = max(kinds.values(), key=len, default=[])

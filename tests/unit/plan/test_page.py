@@ -56,7 +56,7 @@ def test_everything_that_matters_is_on_it(text: object) -> None:
         f"Train a LoRA of rank 64 on attention + mlp + unembedding at learning rate {rate(plan.advice.learning_rate)}"
         in said
     )
-    assert "Confidence medium: a regret of up to 10 %" in said
+    assert "Confidence medium: a regret of up to 5 %" in said
     assert "is one for full fine-tuning" in said
     assert "rows.jsonl:3: broken JSON" in said
     assert byte_count(plan.full.memory.total) in said

@@ -32,7 +32,9 @@ def judged(
     full: RatePrior | None = None,
     hardware: Hardware | None = None,
 ) -> Trust:
-    expected = None if information is None else expected_regret(information, {"mlp": parameters}, epochs=epochs)
+    expected = (
+        None if information is None else expected_regret(information, {"mlp": parameters}, shapes.total, epochs=epochs)
+    )
     lora = LoRA(rank=16)
     choice = Choice(lora, 8, epochs, steps, None, lora, expected, "medium", "", (), ())
     found = Advised(

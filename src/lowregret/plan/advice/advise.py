@@ -68,7 +68,7 @@ def advise(
     parameters = lora_parameters(shapes, lora.rank, lora.targets, lora.convention)
 
     passes = passes_of(situation, choice.batch_size, choice.epochs, choice.steps)
-    expected = None if information is None else expected_regret(information, parameters, epochs=passes)
+    expected = None if information is None else expected_regret(information, parameters, shapes.total, epochs=passes)
 
     def rate(of: FullFT | LoRA) -> RatePrior:
         return recommend(

@@ -177,7 +177,7 @@ def _expected(situation: Situation, lora: LoRA, passes: float) -> ExpectedRegret
     if situation.information is None:
         return None
     by_target = lora_parameters(situation.shapes, lora.rank, lora.targets, lora.convention)
-    return expected_regret(situation.information, by_target, epochs=passes)
+    return expected_regret(situation.information, by_target, situation.shapes.total, epochs=passes)
 
 
 def _loses(expected: ExpectedRegret) -> bool:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from benchmarks.advice import losses
+from benchmarks.advice.settings import committed
 from benchmarks.capacity import BASE_NLL, SIZES, cells, fit, plans, source
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from lowregret.plan.advice.capacity import Information, rl_information, sft_info
 from lowregret.plan.advice.regret import (
     CURVES,
     LAG_EPOCHS,
+    LARGER_BASE,
     LOSING,
     NEGLIGIBLE,
     STEEPNESS,
@@ -32,12 +35,15 @@ LOSS = Information(1e5, 2.0, "measured", measured=True)
 ELICITS = Information(1e5, 1.0, "pilot", measured=True, edl_bits=1e5, regime="elicit")
 PILOTED = Information(1e5, 1.0, "pilot", measured=True, edl_bits=1e5)
 TEACHES = Information(1e5, 1.0, "pilot", measured=True, edl_bits=1e5, regime="teach")
-EVERY = [sft_information(100_000), sft_information(100_000).with_facts(1e5), LOSS, ELICITS, PILOTED, TEACHES]
+TAUGHT = sft_information(100_000).with_facts(1e5)
+EVERY = [sft_information(100_000), TAUGHT, LOSS, ELICITS, PILOTED, TEACHES]
 
 
-def found(information: Information, parameters: float, epochs: float = 3.0, *targets: str) -> ExpectedRegret:
+def found(
+    information: Information, parameters: float, epochs: float = 3.0, *targets: str, base: float = 1e6
+) -> ExpectedRegret:
     by_target = {target: parameters / max(len(targets), 1) for target in targets or ("mlp",)}
-    regret = expected_regret(information, by_target, epochs=epochs)  # type: ignore[arg-type]
+    regret = expected_regret(information, by_target, base, epochs=epochs)  # type: ignore[arg-type]
     assert regret is not None
     return regret
 
@@ -197,12 +203,21 @@ def test_bits_that_count_is_in_the_range_of_edl(information: Information, least:
 
 def test_a_short_run_lags_where_it_teaches_and_may_where_nothing_is_known() -> None:
     plenty = 1e9
-    facts = sft_information(100_000).with_facts(1e5)
-    assert found(facts, plenty, LAG_EPOCHS).lag == 0
-    assert found(facts, plenty, 1.0).value == pytest.approx(0.05, abs=1e-3)
+    assert found(TAUGHT, plenty, LAG_EPOCHS).lag == 0
+    assert found(TAUGHT, plenty, 1.0).value == pytest.approx(0.05, abs=1e-3)
     two, whole = (found(sft_information(100_000), plenty, epochs) for epochs in (2.0, 1.0))
     assert (two.lag, whole.lag, whole.low) == (0, 0.05, 0)
     assert found(ELICITS, plenty, 0.5).lag == 0
+
+
+def test_a_larger_base_lags_as_smollm2_did() -> None:
+    """Facts taught once to SmolLM2-135M: three seeds at the best rates (docs/results/smollm2_studies/trials.csv)."""
+    measured = [row for row in losses.of_cells(committed()) if "biographies: SmolLM2" in row.case]
+    shares = {row.case.rpartition(", ")[2]: row for row in measured if row.quantity == "regret"}
+    assert set(shares) >= {"lora:1", "lora:4", "lora:16", "lora:64", "lora:4:attention"}
+    assert all(row.held for row in shares.values())
+    assert [(row.advised, row.found) for row in measured if row.quantity == "method"] == [("LoRA", "LoRA")]
+    assert found(TAUGHT, 1e9, 1.0, base=LARGER_BASE).value < LOSING <= found(TAUGHT, 1e9, 1.0, base=1e6).value
 
 
 def test_what_a_run_does_not_reach_teaches_nothing() -> None:
@@ -217,4 +232,4 @@ def test_attention_alone_costs_at_any_rank() -> None:
 
 
 def test_of_rewards_no_curve_is_known() -> None:
-    assert expected_regret(rl_information(1000, 8, 0.5), {"mlp": 1000}) is None
+    assert expected_regret(rl_information(1000, 8, 0.5), {"mlp": 1000}, 1e9) is None
