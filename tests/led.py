@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any
 
 import torch
@@ -66,6 +67,17 @@ def lacking(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logprobs, weights)
 
 
+@together
+def starve(engine: Engine) -> None:
+    """Rank 1 has no memory for a step."""
+
+    def nothing_left() -> None:
+        raise MemoryError("no room for it")
+
+    if engine.ranks.rank == 1:
+        engine.policies["full"].gather_gradients = nothing_left  # type: ignore[method-assign]
+
+
 def broken(logprobs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """A loss that rank 2 alone cannot compute."""
     if dist.get_rank() == 2:
@@ -119,14 +131,19 @@ def plain() -> Engine:
     return Engine(small_base("qwen3"), device="cpu", precision="float32", ranks=ranks_here())
 
 
-if __name__ == "__main__":  # rank 1 has no memory in the middle of a pass in which ranks exchange weights
-    from led import lacking, plain  # by the names that the other process knows
+if __name__ == "__main__":  # rank 1 has no memory in the middle of a `pass` or `step` in which ranks exchange
+    from led import lacking, plain, starve  # by the names that the other process knows
 
     lead = crew(2, "cpu").lead
     assert lead is not None
     trained = lead.build(plain)
     trained.add_policy("full", FullFT())
     try:
-        trained.forward_backward({"full": collate(examples(4, 1))}, lacking)
+        if sys.argv[1] == "pass":
+            trained.forward_backward({"full": collate(examples(4, 1))}, lacking)
+        else:
+            starve(trained)
+            trained.forward_backward({"full": collate(examples(4, 1))})
+            trained.optim_step({"full": AdamParams(1e-3)})
     except RanksError as error:
         print(error)

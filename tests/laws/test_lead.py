@@ -70,11 +70,12 @@ def test_what_one_alone_meets_inside_a_pass_ends_all(tmp_path: Path) -> None:
     assert all("no such loss" in other["ended"] for other in found[1:])
 
 
-def test_memory_that_one_lacks_in_the_middle_of_an_exchange_ends_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["pass", "step"])
+def test_memory_that_one_lacks_in_the_middle_of_an_exchange_ends_all(what: str) -> None:
     """The others wait for its weights, and cannot be told: its process ends, and rank 0 shows what it said."""
     folder = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, str(folder / "led.py")],
+        [sys.executable, str(folder / "led.py"), what],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))},
         capture_output=True,
         text=True,

@@ -230,9 +230,10 @@ class Engine:
         a spec. TypeError for another's.
         """
         asked = [self.policies[name] for name in params]
-        for policy in asked:
-            policy.gather_gradients()
-        norms = [policy.take_step(step) for policy, step in zip(asked, params.values(), strict=True)]
+        with self.ranks.exchanging():
+            for policy in asked:
+                policy.gather_gradients()
+            norms = [policy.take_step(step) for policy, step in zip(asked, params.values(), strict=True)]
         return dict(zip(params, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
     def shares(self, policy: str) -> bool:

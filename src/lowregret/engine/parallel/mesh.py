@@ -151,8 +151,7 @@ class Ranks:
         """What `run` gives. MemoryError on all ranks when one of them had no memory, and RanksError on the others for
         anything else that one meets.
 
-        Where `run` itself `exchanges`, what one meets in the middle of it ends the training: the others wait there, and
-        cannot be told (`Lead.leave`). What is refused by name is refused before.
+        Where `run` itself `exchanges`, what one meets in the middle of it ends the training (`exchanging`).
         """
         if self.mesh is None:
             return run()
@@ -161,8 +160,8 @@ class Ranks:
         try:
             found.append(run())
         except Exception as error:
-            if exchanges and self.lead is not None and not isinstance(error, LowregretError):
-                self.lead.leave(error)
+            if exchanges:
+                self._leave(error)
             problem = error
         # One number: those that failed are counted above those without memory.
         step = 0 if problem is None else 1 if out_of_memory(problem) else self.count + 1
@@ -176,6 +175,20 @@ class Ranks:
         if without:
             raise MemoryError(f"{without} of {self.count} devices had none left.")
         return found[0]
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Around what the ranks wait for one another in. What one meets there ends the training, since no call can tell
+        the others (`Lead.leave`); what is refused by name is refused before."""
+        try:
+            yield
+        except Exception as error:
+            self._leave(error)
+            raise
+
+    def _leave(self, error: Exception) -> None:
+        if self.lead is not None and not isinstance(error, LowregretError):
+            self.lead.leave(error)
 
     def any(self, here: bool) -> bool:
         """Whether it is so on some rank."""
