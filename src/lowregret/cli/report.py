@@ -18,7 +18,7 @@ from lowregret.runs.files import REPORT, SPEC
 def report(
     *folders: Annotated[
         Path,
-        positional("A folder of `lowregret compare`, or any number of `lowregret study`.", "FOLDER", required=True),
+        positional("A folder of `compare` or `train`, or any number of `lowregret study`.", "FOLDER", required=True),
     ],
     out: Annotated[Path | None, option(f"Where {REPORT} goes. (default: the first folder)")] = None,
     figures: Annotated[Path | None, option("Also write each figure of the studies here, as SVG and PNG.")] = None,
@@ -43,7 +43,7 @@ def _write(folders: Sequence[Path], out: Path | None, figures: Path | None) -> t
         from lowregret.report.pages.html import write_report
 
         if out is not None or figures is not None:
-            raise SpecError("--out and --figures are of use with studies only, not with a compare. Leave them out.")
+            raise SpecError("--out and --figures are of use with studies only. Leave them out.")
         return [], write_report(first, aside)
     from lowregret.report.figure_files import write_figures
     from lowregret.report.finding import find_studies

@@ -36,7 +36,7 @@ def curve(study: StudyRecords, name: str) -> Curve:
     if test and test[0][0] > 0 and base is not None:
         test = ((0, base), *test)
     window = smoothing_window(len(train))
-    return Curve(train=_thinned(smoothed(train, window)), test=test, window=window)
+    return Curve(train=thinned(smoothed(train, window)), test=test, window=window)
 
 
 def smoothing_window(steps: int) -> int:
@@ -64,7 +64,8 @@ def _mean(pairs: Iterable[tuple[int, float | None]]) -> Points:
     return tuple((step, sum(values) / len(values)) for step, values in sorted(by_step.items()))
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> Points:
+def thinned(points: Sequence[tuple[int, float]]) -> Points:
+    """Every n-th point, so that `POINTS` are left at most, and the last one."""
     stride = -(-len(points) // POINTS)
     if stride <= 1:
         return tuple(points)

@@ -1,18 +1,16 @@
-"""The page of one training by reward, and what a compare's by reward shares with it."""
+"""The page of one training, and what a compare's by reward shares with it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from lowregret.errors import RecordsError
 from lowregret.report.charts import words
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.rewards import Arm, Seed, bits_figure, reward_curves, sample_figures
+from lowregret.report.charts.training import gradient_figure, loss_figure
 from lowregret.report.charts.words import label
 from lowregret.report.pages.document import document, figure, joined, reproduce, section
 from lowregret.report.pages.replies import replies
@@ -29,35 +27,24 @@ from lowregret.spec import LoRA
 
 
 def page(folder: Path) -> str:
-    """The whole page of one training, the folder of `lowregret train --objective rl`.
+    """The whole page of one training, the folder of `lowregret train`.
 
-    Raises RecordsError when the training had another objective, which leaves nothing to draw against.
+    Raises RecordsError when a record is missing or damaged.
     """
     trial = read_record(TrialRecord, folder / TRIAL)
     metrics = tuple(read_metrics(folder / METRICS))
     spoken = stored_spec(folder / SPEC)
-    if not any(metric.rl is not None or metric.test_reward is not None for metric in metrics):
-        raise RecordsError(
-            f"{folder}: is one training, not a comparison. Name a folder of `lowregret compare` or `lowregret study`; "
-            f"its {METRICS} has the loss of each step."
-        )
-    method, name = trial.spec.method, label(trial.spec.method)
-    arms = [Arm(short(name), 0.6 if isinstance(method, LoRA) else None, (seed_of(trial, metrics),))]
-    rewards = list(arms[0].seeds[0].reward.values())
-    start = rewards[0] if rewards else None
-    drawn = [
-        Figure(
-            "steps",
-            "Reward against steps",
-            reward_curves(arms, start),
-            "Points are evaluations on held-out problems, the first one before training.",
-        ),
-        *sample_figures(arms),
-        bits_figure(arms),
-    ]
-    asked = spoken["spec"]
+    asked, name = spoken["spec"], label(trial.spec.method)
+    shade = 0.6 if isinstance(trial.spec.method, LoRA) else None
+    source = (asked.get("objective") or {}).get("task")
+    if source is not None:
+        arms = [Arm(short(name), shade, (seed_of(trial, metrics),))]
+        headline, drawn = _rewards(trial, arms)
+    else:
+        source = (asked.get("data") or {}).get("train", "")
+        headline, drawn = _held_out(trial), [loss_figure(metrics, shade), gradient_figure(metrics, shade)]
     body = [
-        _head(trial, name, rewards, asked),
+        _head(trial, name, headline, f"{asked.get('model', '')} on {source}"),
         *(figure(one.key, one.title, one.chart.to_dict(), one.caption) for one in drawn),
         replies(folder, lambda _: name),
         samples([(f"{name} at {words.rate(trial.learning_rate)}, seed {trial.seed}", folder)]),
@@ -65,17 +52,35 @@ def page(folder: Path) -> str:
         use(folder, str(asked.get("model", "")), asked.get("batch_size")),
         section("reproduce", "Reproduce", reproduce(str(spoken.get("command", "")), asked)),
     ]
-    return document(_headline(trial, rewards), str(spoken.get("lowregret", "")), joined(body))
+    return document(headline, str(spoken.get("lowregret", "")), joined(body))
 
 
-def _headline(trial: TrialRecord, rewards: list[float]) -> str:
+def _rewards(trial: TrialRecord, arms: list[Arm]) -> tuple[str, list[Figure]]:
+    """What a training by reward came to, and its figures."""
+    rewards = list(arms[0].seeds[0].reward.values())
+    drawn = [
+        Figure(
+            "steps",
+            "Reward against steps",
+            reward_curves(arms, rewards[0] if rewards else None),
+            "Points are evaluations on held-out problems, the first one before training.",
+        ),
+        *sample_figures(arms),
+        bits_figure(arms),
+    ]
     if len(rewards) < 2 or not math.isfinite(rewards[-1]):
-        return f"Held-out reward not known yet after {trial.steps} steps"
-    return f"Held-out reward {words.nats(rewards[0])} → {words.nats(rewards[-1])} in {trial.steps} steps"
+        return f"Held-out reward not known yet after {trial.steps} steps", drawn
+    return f"Held-out reward {words.nats(rewards[0])} → {words.nats(rewards[-1])} in {trial.steps} steps", drawn
 
 
-def _head(trial: TrialRecord, name: str, rewards: list[float], asked: Mapping[str, Any]) -> Markup:
-    task = (asked.get("objective") or {}).get("task", "")
+def _held_out(trial: TrialRecord) -> str:
+    """What a training by example came to."""
+    if trial.test_nll is None or not math.isfinite(trial.test_nll):
+        return f"Held-out loss not known after {trial.steps} steps"
+    return f"Held-out loss {words.nats(trial.test_nll)} nats per supervised token after {trial.steps} steps"
+
+
+def _head(trial: TrialRecord, name: str, headline: str, about: str) -> Markup:
     rows = {
         "Method": name,
         "Learning rate": words.rate(trial.learning_rate),
@@ -85,13 +90,10 @@ def _head(trial: TrialRecord, name: str, rewards: list[float], asked: Mapping[st
         "Time": words.seconds(trial.seconds),
         "Trainable parameters": f"{trial.trainable_parameters:,}",
     }
-    return render(
-        "training",
-        model=asked.get("model", ""),
-        task=task,
-        headline=_headline(trial, rewards),
-        facts=definitions(rows),
-    )
+    if trial.test_nll is not None:
+        rows["Perplexity"] = words.perplexity(trial.test_nll)
+        rows["Held out"] = f"{trial.test_examples:,} examples, {trial.test_tokens:,} supervised tokens"
+    return render("training", about=about, headline=headline, facts=definitions(rows))
 
 
 def short(said: str) -> str:
