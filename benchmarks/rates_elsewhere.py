@@ -129,7 +129,8 @@ def _studies() -> Iterator[Found]:
             losses[key][float(row["learning_rate"])].append(float(row["test_nll"]))
     for row in _rows(SMOLLM2):
         if row["status"] == "finished" and row["method"].endswith(("full", ":all")):
-            key = (_SMOLLM2, "constant", row["method"], 4, int(row["steps"]))
+            batch = int(row["condition"].partition("-")[2] or 4)
+            key = (_SMOLLM2, "constant", row["method"], batch, int(row["steps"]))
             losses[key][float(row["learning_rate"])].append(float(row["test_nll"]))
     for (model, schedule, method, batch_size, steps), cell in losses.items():
         means = {math.log(rate): statistics.mean(values) for rate, values in cell.items()}

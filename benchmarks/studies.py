@@ -108,23 +108,30 @@ def real(model: Path, gsm8k: Path, out: Path, only: str | None) -> None:
 
 
 def table(out: Path) -> None:
-    """The real base's trials but those of batches, each training once, however many questions have it."""
-    found: dict[tuple[str, str, float, int], TrialRecord] = {}
+    """The real base's trials, each training once, however many questions have it."""
+    found: dict[tuple[str, str, str, float, int], TrialRecord] = {}
     for name in SETS:
         for folder in sorted((out / name).glob(f"*/{GROUPS}/*")):
-            if folder.parts[-3] != "batch-size":
-                for record in read_trials(folder):
-                    if record.status != "running":
-                        found.setdefault((name, record.method, record.learning_rate, record.seed), record)
+            condition = condition_of(name, folder)
+            for record in read_trials(folder):
+                if record.status != "running":
+                    found.setdefault((name, condition, record.method, record.learning_rate, record.seed), record)
     with TRIALS_TABLE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["study", "condition", "method", "learning_rate", "seed", "status", "test_nll", "steps"])
-        for (name, method, rate, seed), record in sorted(found.items()):
+        for (name, condition, method, rate, seed), record in sorted(found.items()):
             targets = "" if ":" in method.partition(":")[2] or method == "full" else ":all"
             writer.writerow(
-                [name, "main", f"{method}{targets}", rate, seed, record.status, record.test_nll, record.steps]
+                [name, condition, f"{method}{targets}", rate, seed, record.status, record.test_nll, record.steps]
             )
     print(f"{TRIALS_TABLE}: {len(found)} trials")
+
+
+def condition_of(name: str, folder: Path) -> str:
+    """`batch-16` of another batch or length than all other questions have; `main` of theirs."""
+    condition = folder.name.partition(".")[0]
+    usual = f"batch-{COMMON['batch_size']}" if SETS[name]["examples"] == SETS[name]["rows"] else ""
+    return "main" if folder.parts[-3] != "batch-size" or condition == usual else condition
 
 
 def study(what: str, out: Path, others: Sequence[Path] = ()) -> None:

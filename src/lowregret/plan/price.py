@@ -30,7 +30,7 @@ class MethodPrice:
     parts: tuple[tuple[str, float], ...] = ()
     """(TRAINING, JUDGING or SAMPLING, seconds of one whole trial); () where the plan cannot tell."""
     group: str = ""
-    """The key of the study's group that they are of."""
+    """The label of the study's group that they are of."""
 
     def until(self, step: int) -> float:
         """Seconds of a trial's steps up to this one, by the plan; where that cannot tell, how many they are."""

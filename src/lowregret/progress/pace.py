@@ -38,15 +38,21 @@ class Pace:
         self._groups: dict[str, GroupStanding] = {}
         self._before: dict[str, frozenset[str]] = {}
         """Group → ids of the trials that had ended when it was first seen."""
+        self._begun: set[str] = set()
         self._over: set[str] = set()
 
     def groups(self, found: Sequence[GroupStanding]) -> list[Part]:
         """What groups that others train have come to in this session, with those that were told before."""
         for standing in found:
-            self._groups[standing.key] = standing
-            self._before.setdefault(standing.key, frozenset(record.id for record in standing.ended))
-        self._over = self._groups.keys() - {standing.key for standing in found}
-        return [part for key, each in self._groups.items() for part in _parts_of(each, self._before[key])]
+            self._groups[standing.label] = standing
+            self._before.setdefault(standing.label, frozenset(record.id for record in standing.ended))
+        self._over = self._groups.keys() - {standing.label for standing in found}
+        return [part for label, each in self._groups.items() for part in _parts_of(each, self._before[label])]
+
+    def begin(self, group: str) -> None:
+        """From now on this group is trained here, and those before it are over."""
+        self._over = self._begun - {group}
+        self._begun.add(group)
 
     def left(self, parts: Sequence[Part]) -> float | None:
         """Seconds until all is trained; None before the pace is known."""
@@ -103,4 +109,4 @@ def _parts_of(standing: GroupStanding, before: Collection[str]) -> Iterator[Part
         last = standing.last.get(record.id)
         if record.status != "running":
             last = Metric(step=record.steps, tokens=record.tokens, seconds=record.seconds)
-        yield Part(record.method, start, last, record.status == "running", standing.key)
+        yield Part(record.method, start, last, record.status == "running", standing.label)

@@ -29,7 +29,7 @@ def standing_table(groups: Sequence[GroupStanding], rows: int | None = None, *, 
     kept_columns = [0, 2, 3, 4] if narrow else range(len(columns))
     for column, justify in (columns[place] for place in kept_columns):
         table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    lines = [line for group in groups for line in _lines(group)]
+    lines = [line for group in groups for line in _lines(group, group.key if narrow else group.label or group.key)]
     kept = lines if rows is None or len(lines) <= rows else lines[: max(rows - 1, 1)]
     for line in kept:
         table.add_row(*(Text(line[place]) for place in kept_columns))
@@ -38,16 +38,16 @@ def standing_table(groups: Sequence[GroupStanding], rows: int | None = None, *, 
     return table
 
 
-def _lines(group: GroupStanding) -> Iterator[tuple[str, ...]]:
+def _lines(group: GroupStanding, name: str) -> Iterator[tuple[str, ...]]:
     done = f"{len(group.ended)}/{max(group.expected, len(group.records))}"
     failed = group.counts.get("failed", 0)
     state = f"{failed} failed" if failed else ""
     where = "" if group.holder is None else f"{group.holder.host}:{group.holder.pid}"
     running = group.running
     if not running:
-        yield group.key, done, state, "", "", "", where
+        yield name, done, state, "", "", "", where
     for number, record in enumerate(running[:_SHOWN]):
-        head = (group.key, done) if number == 0 else ("", "")
+        head = (name, done) if number == 0 else ("", "")
         yield *head, *_trial(group, record), where if number == 0 else ""
     if len(running) > _SHOWN:
         yield "", "", f"… {len(running) - _SHOWN} more", "", "", "", ""

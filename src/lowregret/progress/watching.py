@@ -66,6 +66,7 @@ class _Running:
     steps: int = 0
     first: Metric | None = None
     last: Metric | None = None
+    group: str = ""
     test_loss: float | None = None
     """At its last evaluation: held-out nats per supervised token, or minus the reward."""
 
@@ -83,7 +84,7 @@ class _Running:
 
     def part(self, *, open: bool) -> Part:
         """For the pace."""
-        return Part(self.trial.method.name, self.first, self.last, open)
+        return Part(self.trial.method.name, self.first, self.last, open, self.group)
 
     @property
     def seconds_left(self) -> float:
@@ -123,6 +124,8 @@ class LiveProgress:
         self._groups: Sequence[GroupStanding] = ()
         """Those of a study that others train."""
         self._in_study = False
+        self._group = ""
+        """The label of the one that is trained here; empty outside of a study."""
         self._rewards = False
         """Whether results are rewards, not losses."""
         self._done = self._expected = 0
@@ -178,14 +181,14 @@ class LiveProgress:
 
     def trial_started(self, trial: TrialSpec, done: int, expected: int) -> None:
         self._in_study = True
-        running = self._running[trial] = _Running(trial)
+        running = self._running[trial] = _Running(trial, group=self._group)
         self._done, self._expected = done, expected
         if not self._live:
             number = done + len(self._running)
             self.say(f"trial {number} of about {max(expected, number)}: {running.name}")
 
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None:
-        running = self._running.setdefault(trial, _Running(trial))
+        running = self._running.setdefault(trial, _Running(trial, group=self._group))
         running.steps, running.last = steps, metric
         running.first = running.first or metric
         running.test_loss = running.test_loss if metric.test_loss is None else metric.test_loss
@@ -208,6 +211,12 @@ class LiveProgress:
             whose = f" {record.method} at {record.learning_rate:.3g}, seed {record.seed}" if self._running else ""
             problem = f": {record.error}" if record.error else ""
             self.say(f"  {record.status}{whose}{result}, {record.seconds:.1f} s{problem}")
+
+    def group_started(self, label: str) -> None:
+        """A study's group is trained here from now on."""
+        self._group = label
+        if self._pace:
+            self._pace.begin(label)
 
     def groups(self, found: Sequence[GroupStanding]) -> None:
         """How far the groups are that others train."""

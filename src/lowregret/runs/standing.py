@@ -36,6 +36,8 @@ class GroupStanding:
     """Id of a trial in training → the step that it has taken last."""
     holder: Holder | None = None
     """Who trains it, or did when its machine stopped."""
+    label: str = ""
+    """The key with the question's name: its own among the groups of several questions."""
 
     @property
     def running(self) -> tuple[TrialRecord, ...]:

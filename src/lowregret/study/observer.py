@@ -35,7 +35,10 @@ class Observer(Protocol):
 
 
 class StudyObserver(Observer, Protocol):
-    """Who watches a study whose groups are trained by others."""
+    """Who watches a study: of its groups one after another, or of those that others train."""
+
+    def group_started(self, label: str) -> None:
+        """All that follows is of this group, until the next one; those before it are done."""
 
     def groups(self, found: Sequence[GroupStanding]) -> None:
         """How far those are that are being trained."""
@@ -85,6 +88,7 @@ class Silent:
     def step(self, trial: TrialSpec, steps: int, metric: Metric) -> None: ...
     def trial_ended(self, record: TrialRecord) -> None: ...
     def trial_paused(self, record: TrialRecord, step: int, loss: float) -> None: ...
+    def group_started(self, label: str) -> None: ...
     def groups(self, found: Sequence[GroupStanding]) -> None: ...
 
 

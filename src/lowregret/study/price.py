@@ -105,9 +105,9 @@ def _group_price(job: GroupJob, inputs: RunInputs | None, hardware: Callable[[st
         wanted.append(Wanted(method, round(left), max(left - there.begun - pruned, 0.0)))
     if inputs is None:
         methods = [MethodPrice(each.method.name, each.trials, each.full_trials, 1) for each in wanted]
-        return Price(tuple(replace(each, group=job.spec.key) for each in methods), machine="")
+        return Price(tuple(replace(each, group=job.label) for each in methods), machine="")
     found = price_of(inputs, wanted, hardware(inputs.device), job.study)
-    return replace(found, methods=tuple(replace(each, group=job.spec.key) for each in found.methods))
+    return replace(found, methods=tuple(replace(each, group=job.label) for each in found.methods))
 
 
 def _steps(spec: GroupSpec, inputs: RunInputs | None) -> int:

@@ -54,10 +54,31 @@ def test_groups_that_others_train_and_one_that_is_over() -> None:
 
     def standing(key: str, step: int, seconds: float) -> GroupStanding:
         record = TrialRecord.of(trial, status="running")
-        return GroupStanding(key, 100, 2, (record,), {record.id: at(step, seconds)})
+        return GroupStanding("main.lora", 100, 2, (record,), {record.id: at(step, seconds)}, label=key)
 
     pace = Pace(price)
     parts = pace.groups([standing("a", 50, 100.0), standing("b", 50, 100.0)])
     assert pace.left(parts) == pytest.approx(2 * 300 / 2)
     parts = pace.groups([standing("b", 50, 100.0)])
     assert pace.left(parts) == pytest.approx(2 * 150 / 2)
+
+
+def test_groups_that_are_trained_here_one_after_another() -> None:
+    """A trial of the second group is as long as four of the first: its pace and what is left of it are its own."""
+    price = Price(
+        (
+            MethodPrice("lora:16", 2, 2.0, 100, (), ((TRAINING, 100.0),), group="batch-2.lora"),
+            MethodPrice("lora:16", 2, 2.0, 100, (), ((TRAINING, 400.0),), group="batch-8.lora"),
+        ),
+        "",
+    )
+    pace = Pace(price)
+    pace.begin("batch-2.lora")
+    first = [Part("lora:16", at(0, 0.0), at(100, 200.0), False, "batch-2.lora")]  # twice the plan's time; one sufficed
+    assert pace.left(first) == pytest.approx(2 * (100 + 800))
+    pace.begin("batch-8.lora")
+    assert pace.left(first) == pytest.approx(2 * 800)
+    second = Part("lora:16", at(0, 0.0), at(50, 400.0), True, "batch-8.lora")
+    assert pace.left([*first, second]) == pytest.approx(2 * 600)
+    pace.begin("batch-2.lora")  # for another seed
+    assert pace.left([*first, second]) == pytest.approx(2 * 100)

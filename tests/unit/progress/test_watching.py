@@ -271,3 +271,11 @@ def test_at_60_columns_groups_that_others_train_are_whole(monkeypatch: pytest.Mo
     lines = module.make_console().render_lines(progress._now(), pad=False)
     assert "".join(part.text for part in lines[1]).split("  ")[:2] == ["size-256.lora", "lora:16 at 0.0005, seed 0"]
     assert "".join(part.text for part in lines[1]).split()[-2:] == ["120/240", "0.9427"]
+
+
+def test_a_wide_table_names_the_question_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, _ = on_terminal(monkeypatch, 120, 24)
+    groups = [GroupStanding("main.lora", 240, 25, label=f"{kind} main.lora") for kind in ("layers", "variants")]
+    progress.groups(groups)
+    lines = module.make_console().render_lines(progress._now(), pad=False)
+    assert ["".join(part.text for part in line).split()[0] for line in lines[1:3]] == ["layers", "variants"]

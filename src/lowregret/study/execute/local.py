@@ -21,7 +21,7 @@ from pathlib import Path
 from lowregret.study.execute.job import Ended, Needs, Outcome, Task
 from lowregret.study.execute.process import begin
 from lowregret.study.execute.work import Watched, train, watching, work
-from lowregret.study.observer import Observer
+from lowregret.study.observer import StudyObserver
 from lowregret.study.tracking.tracker import Track
 from lowregret.train.interrupt import Interrupted
 
@@ -36,7 +36,7 @@ class InProcess:
     name = "this process"
     watches = False
 
-    def __init__(self, observer: Observer, should_stop: Callable[[], bool], track: Track | None) -> None:
+    def __init__(self, observer: StudyObserver, should_stop: Callable[[], bool], track: Track | None) -> None:
         self._observer, self._should_stop = observer, should_stop
         self._waiting: deque[Task] = deque()
         self._stack = ExitStack()
@@ -53,6 +53,7 @@ class InProcess:
             return []
         task = self._waiting.popleft()
         job = task.job
+        self._observer.group_started(job.label)
         self._observer.say(f"{job.label}: {', '.join(method.name for method in job.spec.methods)}")
         try:
             train(task, self._watched(task, self._observer), self._should_stop)

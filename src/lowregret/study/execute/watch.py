@@ -63,4 +63,4 @@ class Watch:
 
 def _estimated(job: GroupJob, reader: GroupReader) -> GroupStanding:
     standing = reader.look()
-    return replace(standing, expected=group_estimate(job.spec, standing.records))
+    return replace(standing, expected=group_estimate(job.spec, standing.records), label=job.label)
