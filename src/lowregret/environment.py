@@ -12,8 +12,26 @@ from pathlib import Path
 
 from lowregret.version import __version__
 
-_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
-_OPTIONAL = ("bitsandbytes",)
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "bitsandbytes",
+    "math-verify",
+    "reasoning-gym",
+)
+"""That numbers depend on."""
+
+
+def versions() -> dict[str, str]:
+    """Of lowregret and of `PACKAGES`, where they are installed."""
+    found = {"lowregret": __version__}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def environment() -> dict[str, str | int]:
@@ -25,16 +43,8 @@ def environment() -> dict[str, str | int]:
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
     }
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    for package in _OPTIONAL:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    commit = _commit()
-    if commit:
+    found |= versions()
+    if commit := _commit():
         found["commit"] = commit
     return found
 

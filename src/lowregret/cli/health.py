@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lowregret.digests import cache_folder
-from lowregret.environment import environment
+from lowregret.environment import environment, versions
 from lowregret.errors import LowregretError
 from lowregret.foreign_text import redacted
 from lowregret.plan.formatting import byte_count
@@ -88,7 +88,7 @@ def _versions() -> Iterator[Check]:
     )
     yield Check("system", "ok", f"{found['system']}, {found['processor']}, {found['cores']} cores")
     missing = [problem for name, least, extra in _required() if not extra and (problem := _lacking(name, least))]
-    there = ", ".join(f"{name} {_installed(name)}" for name in ("transformers", "safetensors", "datasets", "numpy"))
+    there = ", ".join(f"{name} {of}" for name, of in versions().items() if name not in ("lowregret", "torch"))
     yield Check(
         "packages",
         "problem" if missing else "ok",

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from lowregret.environment import PACKAGES
 from lowregret.errors import RecordsError
 from lowregret.export.card_facts import CardFacts, public_data, public_task
 from lowregret.export.hub_base import CARD
@@ -23,7 +24,6 @@ _LIBRARIES = {"peft": "peft", "merged": "transformers", "gguf": "gguf", "gguf-lo
 _ADAPTERS = ("peft", "gguf-lora")
 _TASK = "text-generation"
 _TO_FILL = "**To be filled in.**"
-_PACKAGES = ("lowregret", "python", "torch", "transformers", "safetensors", "commit")
 
 
 def write_card(folder: Path, facts: CardFacts, use: Sequence[Command] = ()) -> Path:
@@ -249,7 +249,7 @@ def _ticks(text: str) -> list[str]:
 
 
 def _environment(facts: CardFacts) -> dict[str, Any]:
-    return {name: facts.environment.get(name) for name in _PACKAGES}
+    return {name: facts.environment.get(name) for name in ("lowregret", "python", *PACKAGES, "commit")}
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import Field
@@ -20,18 +19,7 @@ from lowregret.runs.files import CHECKPOINT, MANIFEST, SPEC
 from lowregret.runs.record import Record
 from lowregret.spec import TrainingSpec
 from lowregret.strict_json import to_json
-from lowregret.version import __version__
 
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "bitsandbytes",
-    "math-verify",
-    "reasoning-gym",
-)
 _GROWN = ("methods", "seeds", "seeds_at", "learning_rates", "start_from", "tolerance", "tolerance_of")
 """Fields that a folder may be asked anew with (`runs.extension`, `study.group`): no trial depends on them."""
 
@@ -68,17 +56,6 @@ class Manifest(Record):
         if self.test != now.test and not held_out_grows:
             yield "the held-out data"
         yield from _changed("the reward's ", self.reward, now.reward)
-
-
-def versions() -> dict[str, str]:
-    """Of lowregret and of the packages that numbers depend on, where they are installed."""
-    found = {"lowregret": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def digests(files: Mapping[str, Path]) -> dict[str, str]:

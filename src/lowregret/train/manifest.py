@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.data.readers.registry import open_source
+from lowregret.environment import versions
 from lowregret.errors import LowregretError
 from lowregret.models.files import base_files
 from lowregret.runs.files import MANIFEST, SPEC
 from lowregret.runs.lock import stored_spec
-from lowregret.runs.manifest import Manifest, digests, read_manifest, versions
+from lowregret.runs.manifest import Manifest, digests, read_manifest
 from lowregret.spec import RL, DataSpec, TrainingSpec, build
 from lowregret.spec.rl import OWN_PROBLEMS
 from lowregret.strict_json import to_json

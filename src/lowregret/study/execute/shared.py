@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lowregret import environment
 from lowregret.errors import ClusterError, StoreError
 from lowregret.runs.files import STUDY
 from lowregret.runs.holder import held_by
@@ -15,9 +15,8 @@ from lowregret.runs.lease import leases_in
 from lowregret.runs.mirror import MANIFESTS
 from lowregret.runs.store import Store
 from lowregret.study.execute.job import Expected
-from lowregret.version import __version__
 
-_PACKAGES = ("torch", "transformers", "tokenizers")
+_ALIKE = ("lowregret", "torch", "transformers", "tokenizers")
 _SEEN_SECONDS = 15.0
 """How long a shared folder may take to show on one machine what another has written: NFS keeps attributes for a
 while."""
@@ -25,13 +24,8 @@ while."""
 
 def versions() -> dict[str, str]:
     """Name → version; Python's to the minor one, torch's without its build, which differs by device."""
-    found = {"lowregret": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package).partition("+")[0]
-        except PackageNotFoundError:
-            continue
-    return found
+    there = {name: version.partition("+")[0] for name, version in environment.versions().items() if name in _ALIKE}
+    return {"Python": ".".join(platform.python_version_tuple()[:2]), **there}
 
 
 def expected_of(study: Path, store: str | None = None) -> Expected:
