@@ -11,13 +11,13 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lowregret.analysis.numbers import duration
-from lowregret.plan.formatting import byte_count, share
+from lowregret.plan.formatting import share
 from lowregret.plan.make import build_plan
 from lowregret.plan.next_steps import started
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model
+from lowregret.quantities import byte_count, duration
 from lowregret.spec import LoRA
 from lowregret.spec.plan import PlanSpec
 from lowregret.study.cluster import SimulatedStudy, simulate_study

@@ -13,14 +13,6 @@ def nats(value: float, sign: bool = False) -> str:
     return f"{value:+.4f}" if sign else f"{value:.4f}"
 
 
-def duration(seconds: float) -> str:
-    """Two digits and a unit that fits."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 99.5 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s"
-
-
 @dataclass(frozen=True)
 class Scale:
     """How the results of an objective are written: losses are small when good, rewards are kept as minus a loss."""

@@ -11,6 +11,7 @@ from lowregret.analysis.interval import Interval
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.settle import sentence
+from lowregret.quantities import byte_count
 from lowregret.runs.files import TRIAL
 from lowregret.runs.records import PILOT
 from lowregret.runs.verdict import Lag, MethodResult, Settling
@@ -275,10 +276,10 @@ def _within_2(rate: BestRate) -> bool:
 
 def _costs(lora: MethodResult, full: MethodResult) -> list[str]:
     pairs = [
-        ("peak memory", lora.peak_memory_bytes, full.peak_memory_bytes, _size),
+        ("peak memory", lora.peak_memory_bytes, full.peak_memory_bytes, byte_count),
         ("time", lora.alone_seconds, full.alone_seconds, "{:.1f} s".format),
         ("trained parameters", lora.trainable_parameters, full.trainable_parameters, "{:,}".format),
-        ("checkpoint", lora.checkpoint_bytes, full.checkpoint_bytes, _size),
+        ("checkpoint", lora.checkpoint_bytes, full.checkpoint_bytes, byte_count),
     ]
     parts = [
         f"{what} {ours / theirs:.2g} times ({show(ours)} against {show(theirs)})"
@@ -354,10 +355,3 @@ def _statuses(statuses: Mapping[str, int]) -> str:
     words = {"running": "unfinished", "pruned": "pruned (stopped early)"}
     words[PILOT] = f"pilot{'s' * (statuses.get(PILOT) != 1)} (trained a part of the way)"
     return ", ".join(f"{statuses[s]} {words.get(s, s)}" for s in order if statuses.get(s))
-
-
-def _size(count: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
-    return f"{count} bytes"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from lowregret.analysis.comparison import Measured
 from lowregret.analysis.interval import Interval
-from lowregret.analysis.numbers import Scale, duration
+from lowregret.analysis.numbers import Scale
+from lowregret.quantities import duration
 from lowregret.runs.verdict import Settling, SettlingOption
 from lowregret.spec import FullFT
 

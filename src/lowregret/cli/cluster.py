@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from lowregret.analysis.numbers import duration
 from lowregret.cli.outcome import say
 from lowregret.plan.formatting import share
 from lowregret.progress.console import make_console
+from lowregret.quantities import duration
 
 if TYPE_CHECKING:
     from lowregret.study.cluster import SimulatedStudy

@@ -19,8 +19,8 @@ from lowregret.digests import cache_folder
 from lowregret.environment import environment, versions
 from lowregret.errors import LowregretError
 from lowregret.foreign_text import redacted
-from lowregret.plan.formatting import byte_count
 from lowregret.plan.resources.hardware import find_hardware, memory_bytes
+from lowregret.quantities import byte_count
 from lowregret.runs.portable import lock
 
 State = Literal["ok", "note", "problem"]

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from rich.live import Live
 
 from lowregret.activity import Activity, told
-from lowregret.analysis.numbers import duration
 from lowregret.cli.outcome import aside
 from lowregret.errors import DeclinedError
 from lowregret.plan.price import Price
 from lowregret.progress.console import make_console as make_console
 from lowregret.progress.doing import MovingLine, PlainLines
 from lowregret.progress.watching import LiveProgress
+from lowregret.quantities import duration
 
 
 def live_progress(*, quiet: bool, to_stderr: bool, yes: bool) -> LiveProgress:

@@ -12,6 +12,7 @@ from lowregret.cli.command import verb
 from lowregret.cli.options import option, positional
 from lowregret.cli.outcome import LIBRARIES, aside, plain, say, say_json
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.quantities import byte_count
 from lowregret.runs.commands import rendered
 from lowregret.runs.files import SHIPPED
 from lowregret.runs.forms import Form
@@ -133,7 +134,7 @@ def what(winner: Winner) -> str:
 
 def proved(proof: Proof) -> Sequence[str]:
     """What a proof says, in lines."""
-    size = f"{proof.bytes / 1e6:,.1f} MB, {proof.precision}"
+    size = f"{byte_count(proof.bytes)}, {proof.precision}"
     if proof.largest_difference is None:
         return [f"{size}; NOT proved: {proof.note}"]
     lines = [

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DEFAULT_LENGTH
 from lowregret.errors import SpecError
 from lowregret.plan.formatting import money
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
+from lowregret.quantities import duration
 from lowregret.spec import FullFT
 from lowregret.spec.plan import PlanSpec
 from lowregret.spec.rl import OWN_PROBLEMS

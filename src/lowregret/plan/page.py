@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lowregret.analysis.numbers import duration
 from lowregret.foreign_text import markdown as escaped
 from lowregret.foreign_text import shown
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
-from lowregret.plan.formatting import bits, byte_count, count, describe, money, rate, share
+from lowregret.plan.formatting import describe, money, rate, share
 from lowregret.plan.next_steps import next_steps
 from lowregret.plan.plan import MethodPlan, Plan
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.adapters import adapter_bytes
+from lowregret.quantities import bits, byte_count, count, duration
 from lowregret.spec import FullFT, LoRA
 
 if TYPE_CHECKING:

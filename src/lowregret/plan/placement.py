@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lowregret.plan.formatting import byte_count
+from lowregret.quantities import byte_count
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.lean import kind_of
 from lowregret.spec.mesh import Divisible, Mesh

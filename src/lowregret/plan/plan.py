@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DataFacts
 from lowregret.notebook_card import card
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import Advice
 from lowregret.plan.advice.regret import ExpectedRegret
-from lowregret.plan.formatting import byte_count, count, money, rate, spelled
+from lowregret.plan.formatting import money, rate, spelled
 from lowregret.plan.placement import Placement
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.resources.cost import StudyCost
@@ -20,6 +19,7 @@ from lowregret.plan.resources.lean import LeanFit
 from lowregret.plan.resources.memory import Memory
 from lowregret.plan.shapes.weights import Shapes
 from lowregret.plan.trust import Trust
+from lowregret.quantities import byte_count, count, duration
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.plan import PlanSpec
 

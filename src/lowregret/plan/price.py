@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lowregret.analysis.numbers import duration
-from lowregret.plan.formatting import byte_count, money
+from lowregret.plan.formatting import money
+from lowregret.quantities import byte_count, duration
 
 TRAINING, JUDGING, SAMPLING = "training steps", "held-out evaluation", "sampling"
 _DOMINATES = 0.5

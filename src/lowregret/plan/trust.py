@@ -14,13 +14,13 @@ from lowregret.plan.advice.advise import Advised
 from lowregret.plan.advice.capacity import Information
 from lowregret.plan.advice.choice import SHORT_RUN_STEPS
 from lowregret.plan.advice.regret import LOSING, ExpectedRegret
-from lowregret.plan.formatting import count
 from lowregret.plan.formatting import share as percent
 from lowregret.plan.rates.recommend import RatePrior
 from lowregret.plan.rates.reward import by_reward
 from lowregret.plan.rates.term import Known
 from lowregret.plan.resources.hardware import Hardware
 from lowregret.plan.shapes.weights import Shapes
+from lowregret.quantities import count
 from lowregret.spec import LoRA
 
 _LARGEST_OF_FACTS = 1e7

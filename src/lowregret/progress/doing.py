@@ -16,7 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from lowregret.activity import Activity
-from lowregret.analysis.numbers import duration
+from lowregret.quantities import duration
 
 SILENT_SECONDS = 2.0
 """Without any line, before one says what takes so long."""

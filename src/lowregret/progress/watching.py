@@ -15,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lowregret.activity import Activity, told
-from lowregret.analysis.numbers import duration, nats
+from lowregret.analysis.numbers import nats
 from lowregret.plan.price import Price
 from lowregret.progress.console import make_console
 from lowregret.progress.doing import MovingLine, PlainLines
 from lowregret.progress.notebook import NotebookLive
 from lowregret.progress.pace import Pace, Part
 from lowregret.progress.standing import standing_table
+from lowregret.quantities import duration
 from lowregret.runs.records import Metric, TrialRecord
 from lowregret.runs.standing import GroupStanding
 from lowregret.spec import TrialSpec
@@ -277,7 +278,7 @@ class LiveProgress:
         pace = running.tokens_per_second
         together = f" in {len(self._running)} trials" if several else ""
         speed = f", {pace:,.0f} tokens/s{together}" if pace else ""
-        left = "" if several else f", {_clock(running.seconds_left)} left in this trial"
+        left = "" if several else f", {duration(running.seconds_left)} left in this trial"
         return (
             f"{whose if several else ''}step {metric.step}/{running.steps}{loss}{held_out}{speed}{left}{self._left()}"
         )
@@ -375,9 +376,3 @@ class LiveProgress:
             rate, seed, result = f"{trial.learning_rate:.3g}", str(trial.seed), self._result(open_one.test_loss)
             table.add_row(*(trial.method.name, rate, seed, status, result, seconds)[:cells])
         return table
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -22,6 +22,7 @@ from lowregret.data.example import Example
 from lowregret.errors import ModelError
 from lowregret.foreign import boundary
 from lowregret.models.load import load_base, quiet, resolve
+from lowregret.quantities import byte_count
 
 _PEFT_MISSING = "PEFT, by which an adapter is proved, is not installed. pip install 'lowregret[ship]'"
 _TRANSFORMERS = f"transformers {transformers.__version__}"
@@ -125,4 +126,4 @@ def too_large(parameters: int) -> str | None:
     free = psutil.virtual_memory().available
     if needed <= free:
         return None
-    return f"not loaded here: it takes {needed / 1e9:,.1f} GB in float32, and {free / 1e9:,.1f} GB of memory are free"
+    return f"not loaded here: it takes {byte_count(needed)} in float32, and {byte_count(free)} of memory are free"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowregret import limits
-from lowregret.analysis.numbers import duration
 from lowregret.errors import SpecError
+from lowregret.quantities import duration
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 

@@ -8,14 +8,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from lowregret.analysis.numbers import duration
 from lowregret.data.facts import DataFacts
 from lowregret.plan import page
-from lowregret.plan.formatting import byte_count, money, rate, share
+from lowregret.plan.formatting import money, rate, share
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
 from lowregret.plan.shapes.lookup import find_model
+from lowregret.quantities import byte_count
 from lowregret.spec import FullFT, LoRA
 from lowregret.spec.plan import PlanSpec
 
@@ -126,16 +126,6 @@ def test_rate(value: float, words: str) -> None:
     assert float(words) == pytest.approx(value, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.031, "0.031 s"), (7.31, "7.3 s"), (60, "60 s"), (100, "1.7 min"), (5000, "83 min"), (7200, "2 h"),
-     (200_000, "2.3 days"), (1e8, "1,157 days")],
-)  # fmt: skip
-def test_duration(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
 def test_other_words() -> None:
-    assert (byte_count(999), byte_count(43.64e9), byte_count(1.2e13)) == ("999 B", "43.6 GB", "12 TB")
     assert (money(0.001), money(2.5), money(1234.5)) == ("under $0.01", "$2.50", "$1,234")
     assert (share(0.0213), share(1.0)) == ("2.1 %", "100 %")

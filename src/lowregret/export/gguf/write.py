@@ -22,6 +22,7 @@ from lowregret.export.gguf.tensors import FACTORS, Planned, plan_tensors
 from lowregret.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from lowregret.export.weights import Weights
 from lowregret.foreign import boundary
+from lowregret.quantities import byte_count
 from lowregret.runs.atomic import replacing
 
 _REST = "Write another kind, or fetch the model's files again."
@@ -150,6 +151,6 @@ def _check_space(file: Path, kind: Kind, planned: Iterable[Planned]) -> None:
     free = shutil.disk_usage(file.parent).free
     if free < size:
         raise ModelError(
-            f"{file.parent}: {size / 1e9:.1f} GB are written, and {free / 1e9:.1f} GB are free. Free some space, "
+            f"{file.parent}: {byte_count(size)} are written, and {byte_count(free)} are free. Free some space, "
             "choose another folder, or a smaller kind."
         )

@@ -21,6 +21,7 @@ from transformers import modeling_gguf_pytorch_utils as reader
 from lowregret.errors import ModelError
 from lowregret.models.gguf import rope
 from lowregret.models.gguf.header import Header, Part, Tensor
+from lowregret.quantities import byte_count
 
 _PLAIN = (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
 
@@ -61,7 +62,7 @@ def one_file(header: Header) -> Iterator[Path]:
     if (free := shutil.disk_usage(folder).free) < size:
         raise ModelError(
             f"{header.name}: its {len(header.parts)} parts are joined in {folder} to be loaded; that takes "
-            f"{size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Set TMPDIR to a folder with more space, or merge "
+            f"{byte_count(size)}, and {byte_count(free)} are free. Set TMPDIR to a folder with more space, or merge "
             "them (llama-gguf-split --merge)."
         )
     with tempfile.TemporaryDirectory(prefix="lowregret-gguf-") as made:

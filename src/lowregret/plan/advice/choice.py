@@ -21,11 +21,12 @@ from lowregret.plan.advice.regret import (
     expected_regret,
     room,
 )
-from lowregret.plan.formatting import bits, count, describe
+from lowregret.plan.formatting import describe
 from lowregret.plan.formatting import share as percent
 from lowregret.plan.resources.flops import multiply_adds
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.weights import Shapes
+from lowregret.quantities import bits, count
 from lowregret.spec import FullFT, LoRA
 
 Objective = Literal["sft", "rl"]

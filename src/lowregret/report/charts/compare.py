@@ -12,6 +12,7 @@ from typing import Any
 
 import altair as alt
 
+from lowregret.quantities import byte_count, count, duration
 from lowregret.report.charts import words
 from lowregret.report.charts.curves import Curve, curve
 from lowregret.report.charts.drawing import (
@@ -118,7 +119,7 @@ def cost(study: StudyRecords) -> alt.ConcatChart:
     Bars start at zero on a linear scale, because their lengths are compared; what is too small to see has its number.
     """
     titles = ("Time of one trial", "Peak memory", "Trainable parameters", "Checkpoint size")
-    formats = (words.seconds, words.size, words.count, words.size)
+    formats = (duration, byte_count, count, byte_count)
     panels, told = [], []
     for index, (title, spell) in enumerate(zip(titles, formats, strict=True)):
         rows = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import altair as alt
 
 from lowregret.analysis.bits import BITS_PER_PARAMETER
+from lowregret.quantities import count
 from lowregret.report.charts import words
 from lowregret.report.charts.curves import smoothed, smoothing_window
 from lowregret.report.charts.drawing import Figure
@@ -160,9 +161,7 @@ def bits_figure(arms: Sequence[Arm]) -> Figure:
         capacity = BITS_PER_PARAMETER * arm.seeds[0].parameters
         capacities.append(capacity)
         points.append(Series(arm.name, [(capacity, total)], arm.shade, dots=True))
-        said.append(
-            f"{arm.name}: {words.count(total)} of {words.count(capacity)} bits ({words.share(total / capacity)})"
-        )
+        said.append(f"{arm.name}: {count(total)} of {count(capacity)} bits ({words.share(total / capacity)})")
     lines: list[Series] = []
     if capacities:
         low, high = min(capacities), max(capacities)

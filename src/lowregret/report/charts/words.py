@@ -49,31 +49,6 @@ def of_learned(fraction: float | None) -> str:
     return "" if fraction is None else f"{fraction * 100:+.2g} % of what is learned".replace("-", MINUS)
 
 
-def seconds(value: float) -> str:
-    """A duration in the unit that suits it."""
-    if value < 120:
-        return f"{value:.3g} s"
-    return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"
-
-
-def size(value: float) -> str:
-    """Bytes in decimal units."""
-    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
-
-
-def count(value: float) -> str:
-    """A number of things: `1.23 M`."""
-    return _scaled(value, ("", "k", "M", "G", "T")).strip()
-
-
-def _scaled(value: float, units: tuple[str, ...]) -> str:
-    power = 0
-    # 999.5 would be shown as 1e+03 in three digits, so it goes to the next unit already.
-    while value >= 999.5 and power < len(units) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:.3g} {units[power]}"
-
-
 def mid_sentence(label: str) -> str:
     """A method's label inside a sentence."""
     return label.replace("Full fine-tuning", "full fine-tuning")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowregret.analysis.numbers import duration
 from lowregret.analysis.settle import settling_command
+from lowregret.quantities import duration
 from lowregret.report.pages.use import kept
 from lowregret.report.reading import StudyRecords
 from lowregret.runs.commands import OWN, Command

@@ -12,6 +12,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from lowregret.activity import doing
+from lowregret.quantities import duration
 from lowregret.questions.claim import Evidence
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, Claims, corrected, expected_false, holm, judge_study
@@ -92,7 +93,7 @@ def _how(judged: Sequence[tuple[str, Evidence[Question], Claims]]) -> str:
     ended = [f"{name}, {found.kind}" for _, _, found in judged for name in found.stopped]
     stopped = f" Stopped by request, and so in no mean: {'; '.join(ended)}." if ended else ""
     diverged = f" Diverged at a best rate, and so in no mean: {'; '.join(lost)}." if lost else ""
-    return f"Trials: {said}; {words.seconds(seconds)} of training in all.{unbracketed}{diverged}{stopped}"
+    return f"Trials: {said}; {duration(seconds)} of training in all.{unbracketed}{diverged}{stopped}"
 
 
 def _facts(evidence: Evidence[Question], found: Claims) -> Markup:
@@ -101,7 +102,7 @@ def _facts(evidence: Evidence[Question], found: Claims) -> Markup:
     if evidence.conditions:
         taken = sum(trial.record.taken_from is not None for one in evidence.conditions.values() for trial in one.trials)
         others = f"; {taken} were taken over from other runs, whose time is not counted" if taken else ""
-        parts |= {"Trials": f"{sum(found.trials.values())}, {words.seconds(found.seconds)} of training{others}"}
+        parts |= {"Trials": f"{sum(found.trials.values())}, {duration(found.seconds)} of training{others}"}
     if found.noise_nats is not None:
         unit = "of reward" if evidence.question.objective.kind == "rl" else "nats"
         parts["Noise floor"] = f"{words.nats(found.noise_nats)} {unit}: standard deviation between seeds at a best rate"

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup
 
+from lowregret.quantities import byte_count
 from lowregret.report.charts import words
 from lowregret.report.pages.templates import NONE, render
 from lowregret.report.reading import StudyRecords
@@ -40,7 +41,7 @@ def trials_table(study: StudyRecords) -> Markup:
         Column("Steps", lambda t: f"{t.steps:,}", lambda t: t.steps),
         Column("Tokens", lambda t: f"{t.tokens:,}", lambda t: t.tokens),
         Column("Seconds", lambda t: f"{t.seconds:,.1f}", lambda t: t.seconds),
-        Column("Peak memory", lambda t: _or_none(_peak(t), words.size), _peak),
+        Column("Peak memory", lambda t: _or_none(_peak(t), byte_count), _peak),
         Column("Together", lambda t: str(t.pack_size), lambda t: t.pack_size),
         Column("Trainable", lambda t: f"{t.trainable_parameters:,}", lambda t: t.trainable_parameters),
         Column("Error or note", lambda t: t.error or t.note or "", lambda t: t.error or t.note, numeric=False),

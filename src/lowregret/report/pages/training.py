@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from lowregret.quantities import duration
 from lowregret.report.charts import words
 from lowregret.report.charts.drawing import Figure
 from lowregret.report.charts.rewards import Arm, Seed, bits_figure, reward_curves, sample_figures
@@ -87,7 +88,7 @@ def _head(trial: TrialRecord, name: str, headline: str, about: str) -> Markup:
         "Seed": str(trial.seed),
         "Status": trial.status if trial.error is None else f"{trial.status}: {trial.error}",
         "Tokens": f"{trial.tokens:,}",
-        "Time": words.seconds(trial.seconds),
+        "Time": duration(trial.seconds),
         "Trainable parameters": f"{trial.trainable_parameters:,}",
     }
     if trial.test_nll is not None:

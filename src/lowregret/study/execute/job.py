@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from lowregret.errors import LowregretError
+from lowregret.quantities import byte_count
 from lowregret.spec import GroupSpec
 from lowregret.study.tracking.tracker import Track
 
@@ -24,7 +25,7 @@ class Needs:
 
     def __str__(self) -> str:
         parts = [f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}"]
-        parts += [f"{self.memory_bytes / 1e9:.3g} GB"] * (self.memory_bytes > 0)
+        parts += [byte_count(self.memory_bytes)] * (self.memory_bytes > 0)
         parts += [f"{self.gpus:g} GPU{'s' if self.gpus > 1 else ''}"] * (self.gpus > 0)
         return ", ".join(parts)
 

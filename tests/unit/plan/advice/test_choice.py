@@ -13,7 +13,6 @@ from lowregret.plan.advice.capacity import Information, rl_information, sft_info
 from lowregret.plan.advice.choice import Advice, Choice, Situation, choose
 from lowregret.plan.advice.regret import LOSING, NEGLIGIBLE, expected_regret
 from lowregret.plan.advice.warnings import PlannedRun, warn
-from lowregret.plan.formatting import bits, count
 from lowregret.plan.rates.recommend import RatePrior, recommend
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.lookup import find_model
@@ -294,15 +293,3 @@ def test_the_short_form_has_the_answer_and_every_warning() -> None:
     )
     assert lines[-2:] == ["plan: warning: One.", "plan: warning: Two."]
     assert advice.as_dict()["method"] == "lora:64"
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(0, "0"), (999, "999"), (999.9, "1 k"), (43_600_000, "43.6 M"), (8.03e9, "8.03 B"), (2e13, "20 T")],
-)
-def test_count(value: float, words: str) -> None:
-    assert count(value) == words
-
-
-def test_bits() -> None:
-    assert (bits(1.2e6), bits(12)) == ("1.2 Mbit", "12 bit")
