@@ -11,6 +11,7 @@ from lowregret.analysis.interval import Interval
 from lowregret.analysis.learning_rate import BestRate
 from lowregret.analysis.numbers import Scale, nats, scale_of
 from lowregret.analysis.settle import sentence
+from lowregret.analysis.tolerance import SHARE_OF
 from lowregret.quantities import byte_count
 from lowregret.runs.files import TRIAL
 from lowregret.runs.records import PILOT
@@ -22,7 +23,6 @@ _SHORT_UNTIL_STEPS = 300
 """Runs up to here are nearer, in log steps, to the post's 100 than to 1,000: our reading, the post gives no limit."""
 _SHOWN = 5e-5
 """What is less than this is not seen in four decimals."""
-_TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "full fine-tuning's loss"}
 
 
 def explain(
@@ -126,7 +126,7 @@ def _answer(
         if learned is not None and learned > 0
         else ""
     )
-    limit = "" if scale.rewards else f", {100 * spec.tolerance:g} % of " + _TOLERANCE_OF[spec.tolerance_of]
+    limit = "" if scale.rewards else f", {100 * spec.tolerance:g} % of " + SHARE_OF[spec.tolerance_of]
     unit = scale.unit or " of reward"
     allowed = "" if tolerance is None else f"; tolerance: {nats(tolerance)}{unit}{limit}"
     numbers = (

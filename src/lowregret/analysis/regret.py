@@ -27,10 +27,11 @@ from lowregret.analysis.interval import CONFIDENCE, Interval
 from lowregret.analysis.lag import Curve, measure_lag, with_costs
 from lowregret.analysis.selection import flattery
 from lowregret.analysis.settle import settle
+from lowregret.analysis.tolerance import tolerance_of
 from lowregret.runs.records import PILOT, TrialRecord
 from lowregret.runs.study import NO_COSTS, Costs
 from lowregret.runs.verdict import Gains, IntervalParts, Lag, MethodResult, Recommendation, Ruling, Settling, Verdict
-from lowregret.spec import CompareSpec, FullFT, LoRA
+from lowregret.spec import CompareSpec, LoRA
 from lowregret.version import __version__
 
 
@@ -67,7 +68,7 @@ def judge(
         RecordsError: trials were judged on different held-out examples, or hold losses that are not finite.
     """
     measured = [measure(method, records, base_loss) for method in spec.methods]
-    full = _reference(measured)
+    full = next(side for side in measured if side.method == spec.reference)
     loras = [side for side in measured if isinstance(side.method, LoRA)]
     others = [side for side in measured if side is not full]
     intervals = {side.name: regret_interval(side, full, losses) for side in others}
@@ -103,14 +104,6 @@ def judge(
     )
 
 
-def _reference(measured: Sequence[Measured]) -> Measured:
-    """The full fine-tuning that regrets are measured against: AdamW over float32 if that is among them, else the first.
-    Another optimizer changes what full fine-tuning comes to, and has a regret of its own."""
-    fulls = [side for side in measured if isinstance(side.method, FullFT)]
-    plain = [side for side in fulls if isinstance(side.method, FullFT) and side.method.plain]
-    return (plain or fulls)[0]
-
-
 def _notes(records: Sequence[TrialRecord], gains: Gains) -> list[str]:
     """What finished trials note, each once, with how many do; then what packing and stopping early saved."""
     finished = [record for record in records if record.status == "finished"]
@@ -135,18 +128,6 @@ def _settling(
     if not known or not interval.low <= tolerance <= interval.high:
         return None
     return settle(interval, tolerance, measured, held_out, can_grow=can_grow)
-
-
-def tolerance_of(spec: CompareSpec, full_loss: float | None, learned: float | None) -> float | None:
-    """Regret up to which it is low, in the regret's unit: so much reward, or a share of what FullFT learned or lost.
-
-    None where FullFT came to no loss, or has learned nothing of which there were a share.
-    """
-    if full_loss is None or spec.objective.kind == "rl":
-        return None if full_loss is None else spec.tolerance
-    if spec.tolerance_of == "loss":
-        return spec.tolerance * full_loss
-    return spec.tolerance * learned if learned is not None and learned > 0 else None
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,6 @@ class StudyRecords:
         """Whether the objective is a reward, not a loss."""
         return self.spec.objective.kind == "rl"
 
-    @property
-    def tolerance(self) -> float | None:
-        """The regret up to which it counts as low, in nats or in reward."""
-        return self.verdict.tolerance_reward if self.rewarded else self.verdict.tolerance_nats
-
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """Names of all methods: those asked for first, then any other that the records name."""

@@ -230,10 +230,20 @@ class Verdict(Record):
     judged_by: str | None = None
     """The lowregret by whose rules; None before 0.3."""
 
+    @property
+    def regret(self) -> float | None:
+        """In nats, or in reward."""
+        return self.regret_nats if self.regret_reward is None else self.regret_reward
+
+    @property
+    def tolerance(self) -> float | None:
+        """In the regret's unit."""
+        return self.tolerance_nats if self.tolerance_reward is None else self.tolerance_reward
+
     def _repr_html_(self) -> str:
         """For a notebook: the ruling, each method at its best rate, and why."""
         rewarded = self.regret_reward is not None or self.base_reward is not None
-        regret = self.regret_reward if rewarded else self.regret_nats
+        regret = self.regret
         unit = "of reward" if rewarded else "nats per supervised token"
         told = []
         if regret is not None and self.ci95 is not None:

@@ -98,6 +98,13 @@ class CompareSpec(ShownSpec):
     def asked(self) -> tuple[Method, ...]:
         return self.methods
 
+    @property
+    def reference(self) -> FullFT:
+        """The full fine-tuning that regrets are measured against: AdamW over float32 if that is among them, else the
+        first. Another optimizer changes what full fine-tuning comes to, and has a regret of its own."""
+        fulls = [method for method in self.methods if isinstance(method, FullFT)]
+        return next((method for method in fulls if method.plain), fulls[0])
+
 
 class GroupSpec(TrainingSpec):
     """Trials of a study that share base, data, batch and steps: LoRAs, which train in packs, or FullFT alone.

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lowregret.analysis.forecast.banks import Bank
-from lowregret.analysis.forecast.make import tolerance_share
 from lowregret.analysis.forecast.words import expected_lines
+from lowregret.analysis.tolerance import tolerance_share
 from lowregret.runs.forecast import shown_forecast
 from lowregret.runs.lock import lock_run
 from lowregret.runs.study import start_loss

@@ -79,10 +79,8 @@ class History:
 
 
 def _plain(found: Verdict, trials: int) -> dict[str, Any]:
-    regret = found.regret_nats if found.regret_reward is None else found.regret_reward
-    tolerance = found.tolerance_nats if found.tolerance_reward is None else found.tolerance_reward
     low, high = found.ci95 or (None, None)
-    point = {"regret": regret, "low": low, "high": high, "tolerance": tolerance, "learned": found.learned}
+    point = {"regret": found.regret, "low": low, "high": high, "tolerance": found.tolerance, "learned": found.learned}
     shown = {name: rounded(value) for name, value in point.items() if value is not None}
     seeds = 0 if found.interval is None else found.interval.seeds
     if "regret" not in shown or found.lora is None:

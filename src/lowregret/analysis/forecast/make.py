@@ -8,6 +8,7 @@ from lowregret.analysis.forecast.banks import Bank
 from lowregret.analysis.forecast.model import RegretModel
 from lowregret.analysis.forecast.pilots import FULL, Pilots, Room, best_curve, longest, pilot_steps, pilots_at
 from lowregret.analysis.numbers import percent
+from lowregret.analysis.tolerance import tolerance_share
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry
 from lowregret.runs.forecast import MOST_SHARE, Forecast
@@ -88,11 +89,6 @@ def make_free_forecast(spec: CompareSpec, rooms: Mapping[str, Room], steps: int,
     )
 
 
-def tolerance_share(spec: CompareSpec, base_nll: float, learned: float) -> float:
-    """The tolerance as a share of what FullFT is expected to learn."""
-    return spec.tolerance * ((base_nll - learned) / learned if spec.tolerance_of == "loss" else 1.0)
-
-
 def _bounded(model: RegretModel | None, which: str, remedy: str) -> RegretModel:
     if model is None or not model.has_bounds():
         pairs = 0 if model is None else len(model.regret.errors)
@@ -109,7 +105,7 @@ def _bank_words(model: RegretModel, bank: Bank) -> str:
 
 def require_reference(spec: CompareSpec) -> None:
     """SpecError when full fine-tuning by AdamW over float32 is not among the methods."""
-    if FULL not in (method.name for method in spec.methods):
+    if not spec.reference.plain:
         raise SpecError(
             f"a forecast is of the regret against {FULL}, which all comparisons of the bank have: add it to --methods."
         )

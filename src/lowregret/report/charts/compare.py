@@ -155,7 +155,7 @@ def regret_chart(study: StudyRecords) -> alt.LayerChart:
     reference = None if study.verdict.full is None else study.verdict.full.name
     results = [r for r in study.verdict.methods if r.name not in ("full", reference)]
     known = [r for r in results if r.regret is not None]
-    limit = study.tolerance
+    limit = study.verdict.tolerance
     values = [0.0, *([limit] if limit is not None else [])]
     values += [v for r in known for v in (r.regret, *(r.ci95 or ())) if v is not None and math.isfinite(v)]
     spread = max(values) - min(values) or 1e-3

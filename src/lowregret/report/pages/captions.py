@@ -55,24 +55,20 @@ def headline(study: StudyRecords) -> str:
     return f"Choose {_name(study, chosen)}: {why}."
 
 
-def _regret(study: StudyRecords) -> float | None:
-    return study.verdict.regret_reward if study.rewarded else study.verdict.regret_nats
-
-
 def _name(study: StudyRecords, result: MethodResult | None) -> str:
     return words.mid_sentence(study.label(result.name)) if result is not None else "LoRA"
 
 
 def _unsettled(study: StudyRecords) -> str:
     verdict = study.verdict
-    if _regret(study) is None:
+    if study.verdict.regret is None:
         return "no regret could be measured"
     pair = [result for result in (verdict.lora, verdict.full) if result is not None]
     loose = [_name(study, result) for result in pair if not result.bracketed]
     if loose:
         rates = "rate of {} is" if len(loose) == 1 else "rates of {} are"
         return f"the best learning {rates.format(_listed(loose))} not bracketed"
-    lora, limit = _name(study, verdict.lora), study.tolerance
+    lora, limit = _name(study, verdict.lora), study.verdict.tolerance
     if verdict.ci95 is not None and limit is not None and verdict.ci95[0] <= limit <= verdict.ci95[1]:
         return f"the regret of {lora} may lie on either side of the tolerance"
     if any(result.seeds < 2 for result in pair):
@@ -191,7 +187,7 @@ def regret_caption(study: StudyRecords) -> str:
     verdict = study.verdict
     if all(result.regret is None for result in verdict.methods):
         return "No regret could be measured; the reasons above say why."
-    most, unit = study.tolerance, "of reward" if study.rewarded else "nats"
+    most, unit = study.verdict.tolerance, "of reward" if study.rewarded else "nats"
     limit = "" if most is None else f" (up to {words.nats(most)} {unit})"
     what = "Held-out loss of each LoRA minus that of full fine-tuning"
     what = "Held-out reward of full fine-tuning minus that of each LoRA" if study.rewarded else what

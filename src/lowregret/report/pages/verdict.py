@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lowregret.analysis.tolerance import SHARE_OF
 from lowregret.report.charts import words
 from lowregret.report.pages import action, captions
 from lowregret.report.pages.document import joined, reproduce, section
@@ -17,7 +18,6 @@ from lowregret.runs.files import BEST, BEST_FULL, BEST_LORA
 from lowregret.runs.forecast import ForecastedRegret
 from lowregret.runs.verdict import MethodResult
 
-_TOLERANCE_OF = {"learned": "what full fine-tuning learns", "loss": "the full fine-tuning loss"}
 BADGES = {"low_regret": "low regret", "regret": "regret", "inconclusive": "inconclusive"}
 
 
@@ -76,7 +76,7 @@ def _facts(study: StudyRecords) -> list[dict[str, str]]:
     if verdict.base_nll is not None:
         facts.append(("Before training", f"{words.nats(verdict.base_nll)} nats", _loss_note(verdict.base_nll)))
     if verdict.tolerance_nats is not None:
-        of = f"{words.share(study.spec.tolerance)} of {_TOLERANCE_OF[study.spec.tolerance_of]}"
+        of = f"{words.share(study.spec.tolerance)} of {SHARE_OF[study.spec.tolerance_of]}"
         facts.append(("Tolerance", f"{words.nats(verdict.tolerance_nats)} nats", of))
     facts += [_tile(study, result) for result in (verdict.lora, verdict.full) if result is not None]
     return [{"name": name, "value": value, "note": note} for name, value, note in facts if value]
@@ -149,7 +149,7 @@ def _rules(study: StudyRecords) -> Markup:
     search: dict[str, Any] = dict(study.verdict.search)
     told = search.pop("rules", None)
     told = [str(rule) for rule in told] if isinstance(told, list | tuple) else []
-    limit = f"{words.share(study.spec.tolerance)} of {_TOLERANCE_OF[study.spec.tolerance_of]}"
+    limit = f"{words.share(study.spec.tolerance)} of {SHARE_OF[study.spec.tolerance_of]}"
     limit = f"{study.spec.tolerance:g} of reward" if study.rewarded else limit
     judged = (
         f"Regret is low when its whole 95 % interval lies under {limit}, and regret when it lies "

@@ -19,6 +19,7 @@ from typing import Literal
 from lowregret.analysis.decided import judged_records
 from lowregret.analysis.learning_rate import SEARCH_SEED, best_rate
 from lowregret.analysis.spending import ERROR, look_error
+from lowregret.analysis.tolerance import tolerance_of
 from lowregret.runs.decision import Decision, LeftOut, Look
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import CompareSpec, FullFT, LoRA, TrialSpec
@@ -79,16 +80,16 @@ class Contest:
         if pilots := self._search(self._methods, self.rungs[0]):
             return Ask(tuple(pilots), self.rungs[0])
         for step, before in zip(self.rungs[1:-1], self.rungs, strict=False):
-            climbing: list[FullFT | LoRA] = [self.reference, *(lora for lora, _ in self._kept(before)[0])]
+            climbing: list[FullFT | LoRA] = [self.spec.reference, *(lora for lora, _ in self._kept(before)[0])]
             if halfway := [trial for method in climbing for trial in self._climb(method, before, step)]:
                 return Ask(tuple(halfway), step)
         if ends := self._ends():
             return Ask(tuple(ends), None)
         seeds = self.looks[-1].seeds + 1 if self.looks else 2
         lora = self._leader
-        if lora is None or not by_loss(self._at(self.last), self.reference.name):
+        if lora is None or not by_loss(self._at(self.last), self.spec.reference.name):
             return None
-        if others := self._others((self.reference, lora), seeds):
+        if others := self._others((self.spec.reference, lora), seeds):
             return Ask(tuple(others), None)
         spent = sum(look.error for look in self.looks)
         return self._judge(lora, seeds, look_error(seeds, self.spec.seeds, spent))
@@ -105,18 +106,12 @@ class Contest:
         """Steps of a whole trial."""
         return self.rungs[-1]
 
-    @property
-    def reference(self) -> FullFT:
-        """What regrets are measured against: full fine-tuning by AdamW over float32 if that is asked for."""
-        fulls = [method for method in self.spec.methods if isinstance(method, FullFT)]
-        return next((method for method in fulls if method.plain), fulls[0])
-
     def supports(self, ruling: str, lora: str) -> bool:
         """Whether the search that a verdict rests on is complete: of a low regret that of full fine-tuning, of a high
         one that of LoRA."""
         if ruling == "inconclusive":
             return False
-        needed = self.reference if ruling == "low_regret" else self._method(lora)
+        needed = self.spec.reference if ruling == "low_regret" else self._method(lora)
         return not self._search([needed], self.last)
 
     def decision(self) -> Decision:
@@ -137,7 +132,7 @@ class Contest:
 
     @property
     def _methods(self) -> list[FullFT | LoRA]:
-        return [self.reference, *(method for method in self.spec.methods if isinstance(method, LoRA))]
+        return [self.spec.reference, *(method for method in self.spec.methods if isinstance(method, LoRA))]
 
     def _method(self, name: str) -> FullFT | LoRA:
         return next(method for method in self.spec.methods if method.name == name)
@@ -159,7 +154,7 @@ class Contest:
 
     def _margin(self, view: Sequence[TrialRecord]) -> float:
         """By how much a LoRA's loss may lie above the best LoRA's: the tolerance, of what is learned by then."""
-        full = best_loss(view, self.reference.name)
+        full = best_loss(view, self.spec.reference.name)
         if self.spec.tolerance_of == "loss":
             return self.spec.tolerance * full
         learned = self.base_loss - full
@@ -235,19 +230,19 @@ class Contest:
         kept = [lora for lora, _ in self._kept(before)[0]]
         if not kept:
             return []
-        if first := [t for method in (self.reference, kept[0]) for t in self._lead(method, before, self.last)]:
+        if first := [t for method in (self.spec.reference, kept[0]) for t in self._lead(method, before, self.last)]:
             return first
         view = self._at(self.last)
-        full, regret = best_loss(view, self.reference.name), self._regret()
+        full, regret = best_loss(view, self.spec.reference.name), self._regret()
         lora = self._leader
         if regret is None or lora is None:
             return []
         seeds = self.looks[-1].seeds + 1 if self.looks else 2
-        low = regret <= self._tolerance(full)
+        low = regret <= (tolerance_of(self.spec, full, self.base_loss - full) or 0.0)
         if not low and (others := [t for method in kept[1:] for t in self._lead(method, before, self.last)]):
             return others
         both = seeds >= self.spec.seeds or bool(self.looks)
-        needed: list[FullFT | LoRA] = [self.reference] if both or low else []
+        needed: list[FullFT | LoRA] = [self.spec.reference] if both or low else []
         return self._search([*needed, lora] if both or not low else needed, self.last)
 
     @property
@@ -263,13 +258,8 @@ class Contest:
         if self.looks and self.looks[-1].regret is not None:
             return self.looks[-1].regret
         view, lora = self._at(self.last), self._leader
-        full = best_loss(view, self.reference.name)
+        full = best_loss(view, self.spec.reference.name)
         return None if lora is None or math.isinf(full) else best_loss(view, lora.name) - full
-
-    def _tolerance(self, full: float) -> float:
-        if self.spec.tolerance_of == "loss":
-            return self.spec.tolerance * full
-        return self.spec.tolerance * max(self.base_loss - full, 0.0)
 
     def _others(self, methods: Sequence[FullFT | LoRA], seeds: int) -> list[TrialSpec]:
         """The seeds that are missing at both best rates."""
@@ -282,7 +272,7 @@ class Contest:
         return [trial for trial in found if trial not in ended]
 
     def _judge(self, lora: LoRA, seeds: int, error: float) -> Judge:
-        pair = (lora, self.reference)
+        pair = (lora, self.spec.reference)
         names = {method.name for method in pair}
         return Judge(
             seeds=seeds,
@@ -295,7 +285,7 @@ class Contest:
         found = [
             LeftOut(method=method.name, reason="the regret of LoRA is against another full fine-tuning")
             for method in self.spec.methods
-            if isinstance(method, FullFT) and method != self.reference
+            if isinstance(method, FullFT) and method != self.spec.reference
         ]
         for step in self.rungs[:-1]:
             found += [LeftOut(method=lora.name, reason=why) for lora, why in self._kept(step)[1]]
@@ -312,6 +302,6 @@ class Contest:
         lora = self._leader
         if not self.looks or lora is None:
             return None
-        if self._search([self.reference], self.last):
+        if self._search([self.spec.reference], self.last):
             return "below"
         return "above" if self._search([lora], self.last) else None

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lowregret.analysis.comparison import measure
 from lowregret.analysis.forecast.banks import Bank, load_bank
 from lowregret.analysis.forecast.make import make_forecast
 from lowregret.analysis.forecast.model import RegretModel, bent, cases, straight
 from lowregret.analysis.forecast.pilots import FULL, Pilots, longest, nearest_step, pilot_steps, pilots_at
-from lowregret.analysis.regret import _reference
 from lowregret.errors import RecordsError, SpecError
 from lowregret.runs.bank import BankEntry, BankMethod, RateCurve, changing, parse_bank
-from lowregret.spec import CompareSpec, FullFT, LoRA
+from lowregret.spec import CompareSpec
 from lowregret.strict_json import to_json
 
 STEPS = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
@@ -269,8 +267,7 @@ def test_cases_are_loras_by_the_regret_that_the_verdict_has() -> None:
 
 def test_the_reference_of_a_verdict_is_that_of_the_bank() -> None:
     """So that a bank takes a verdict's regrets as they are."""
-    methods = [FullFT(optimizer="muon"), FullFT(), LoRA(rank=4)]
-    assert _reference([measure(one, []) for one in methods]).name == FULL
+    assert asked("full:muon", "full", "lora:4").reference.name == FULL
 
 
 @pytest.mark.parametrize(
