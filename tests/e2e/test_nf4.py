@@ -83,7 +83,7 @@ def test_three_methods_over_two_bases(run: Any, compared: Path) -> None:
 def test_killed_in_the_pack_over_it_it_goes_on_to_the_same_numbers(
     run: Any, compared: Path, kill_resume: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Just before a trial over the base in NF4 is settled: what is left is the checkpoint of the round before."""
+    """Just before a trial over the base in NF4 is concluded: what is left is the checkpoint of the round before."""
     from lowregret.study import scheduler
 
     class Killed(BaseException):
@@ -92,10 +92,10 @@ def test_killed_in_the_pack_over_it_it_goes_on_to_the_same_numbers(
     def kill(pack: Any, member: Any, *others: Any) -> Any:
         if member.trial.method.quantisation == "nf4":
             raise Killed
-        return settle(pack, member, *others)
+        return conclude(pack, member, *others)
 
-    settle = scheduler.settle
-    monkeypatch.setattr(scheduler, "settle", kill)
+    conclude = scheduler.conclude
+    monkeypatch.setattr(scheduler, "conclude", kill)
     with pytest.raises(Killed):
         run(*COMPARE, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()

@@ -48,14 +48,14 @@ def test_a_save_whose_answer_was_not_kept_is_done_again(server: Running, monkeyp
     client = client_of(server)
     model = client.create()
     ledger = server.server._tinker.ledger  # type: ignore[union-attr]
-    settle, failures = ledger.settle, [OSError("full")]
+    keep, failures = ledger.keep, [OSError("full")]
 
     def once(answers: Any) -> None:
         if failures and any(answer.values.get("type") == "save_weights" for answer in answers.values()):
             raise failures.pop()
-        settle(answers)
+        keep(answers)
 
-    monkeypatch.setattr(ledger, "settle", once)
+    monkeypatch.setattr(ledger, "keep", once)
     monkeypatch.setattr("lowregret.serve.tinker.futures.HOLD_SECONDS", 0.5)
     taken = client.post("save_weights", {"model_id": model, "seq_id": client._next(model), "path": "mine"})
     client.train(model, ROWS)

@@ -27,7 +27,7 @@ from lowregret.train.checkpoint import read_checkpoint
 from lowregret.train.interrupt import Interrupted
 from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.sft.work import SFTWorkload
-from lowregret.train.trial import begin, settle
+from lowregret.train.trial import begin, conclude
 
 STEPS = 6
 TRIALS = [
@@ -74,7 +74,7 @@ def train(
         for member, outcome in done.ended:
             policy = engine.policies[member.name]
             weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
-            records[member.name] = settle(pack, member, outcome, lambda *_: None)
+            records[member.name] = conclude(pack, member, outcome, lambda *_: None)
     assert not engine.policies
     return records, weights
 

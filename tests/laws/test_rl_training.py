@@ -25,7 +25,7 @@ from lowregret.train.interrupt import Interrupted
 from lowregret.train.loop import OnStep, Pack, rounds
 from lowregret.train.rl.problems import Prompt
 from lowregret.train.rl.work import RLWorkload
-from lowregret.train.trial import begin, settle
+from lowregret.train.trial import begin, conclude
 
 TRIALS = [
     TrialSpec(method=LoRA(rank=1, targets=("attention", "mlp")), learning_rate=1e-2, seed=0),
@@ -87,7 +87,7 @@ def train(
         for member, outcome in done.ended:
             policy = work.engine.policies[member.name]
             weights[member.name] = {name: weight.detach().clone() for name, weight in policy.weights.items()}
-            records[member.name] = settle(pack, member, outcome, lambda *_: None)
+            records[member.name] = conclude(pack, member, outcome, lambda *_: None)
     return records, weights
 
 

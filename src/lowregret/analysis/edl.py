@@ -1,7 +1,7 @@
 """The excess description length (EDL) of a training, from its curve: how much it learned, in bits (SCIENCE 5).
 
-EDL = Σ first-epoch pre-update loss − n · final held-out loss. Pure arithmetic on losses; `analysis.pilot` reads them
-from a run's folder.
+EDL = Σ first-epoch pre-update loss − n · final held-out loss. Pure arithmetic on losses;
+`analysis.finished_run` reads them from a run's folder.
 """
 
 from __future__ import annotations

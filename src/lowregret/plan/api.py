@@ -1,6 +1,7 @@
 """`lowregret plan` as a function: a model's name and a data source in, a plan out. Torch-free.
 
-It only brings together what others do: `data.scan` looks at the data, `analysis.pilot` reads a pilot, `make` counts.
+It only brings together what others do: `data.scan` looks at the data, `analysis.finished_run` reads a pilot,
+`make` counts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from lowregret.data.scan import scan
 from lowregret.data.vocabulary import fits_tokenizer_file
 from lowregret.errors import DataError, ModelError, SpecError
 from lowregret.models.files import folder_of
-from lowregret.plan.advice.capacity import Pilot
+from lowregret.plan.advice.capacity import FinishedRun
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.hardware import find_hardware
@@ -69,11 +70,11 @@ def make_plan(model: str, data: str | None = None, *, bits_per_token: float | No
     )
 
 
-def _measured(folder: Path, shapes: Shapes, data: str) -> Pilot:
+def _measured(folder: Path, shapes: Shapes, data: str) -> FinishedRun:
     """A pilot of this base. SpecError: it is of another; of other data it is taken, with a doubt."""
-    from lowregret.analysis.pilot import read_pilot, trained_on  # only a plan with a pilot waits for it
+    from lowregret.analysis.finished_run import read_edl, trained_on  # only a plan with a pilot waits for it
 
-    found, source = read_pilot(folder)
+    found, source = read_edl(folder)
     base, rows = trained_on(folder)
     try:
         theirs = find_model(base)
@@ -85,7 +86,7 @@ def _measured(folder: Path, shapes: Shapes, data: str) -> Pilot:
             f"with {shapes.total:,}. What training teaches depends on the base: name a pilot of {shapes.name}."
         )
     other = "" if _same(rows, data) else f"the pilot was trained on {rows}: what it says of {data} is a guess"
-    return Pilot(found, source, other)
+    return FinishedRun(found, source, other)
 
 
 def _same(one: str, other: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from lowregret.data.facts import DEFAULT_LENGTH, DataFacts
 from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import Advised, advise
-from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, Pilot, rank_for
+from lowregret.plan.advice.capacity import ELICIT_BITS, STORED_BITS, TEACH_BITS, FinishedRun, rank_for
 from lowregret.plan.advice.choice import LEAST_BATCH
 from lowregret.plan.advice.regret import room
 from lowregret.plan.estimate import CostEstimator, RunShape, full_asked, memory_budget
@@ -32,7 +32,7 @@ def build_plan(
     *,
     facts: DataFacts | None = None,
     bits_per_token: float | None = None,
-    pilot: Pilot | None = None,
+    pilot: FinishedRun | None = None,
     hardware: Hardware | None = None,
 ) -> Plan:
     """Plan one model.

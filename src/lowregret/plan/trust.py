@@ -51,7 +51,7 @@ class Trusted:
 
 
 @dataclass(frozen=True)
-class Pilot:
+class Telling:
     """The measurement that would tell most."""
 
     tells: Tells
@@ -63,7 +63,7 @@ class Trust:
     """Of a whole plan."""
 
     parts: tuple[Trusted, ...]
-    pilot: Pilot
+    pilot: Telling
 
     def as_dict(self) -> dict[str, Any]:
         """The `trust` of --json."""
@@ -83,7 +83,7 @@ def trust(shapes: Shapes, found: Advised, hardware: Hardware | None, devices: in
         _regret(shapes, found.information, found.expected),
         *(() if hardware is None else (_resources(hardware, devices),)),
     )
-    return Trust(parts, _pilot(found))
+    return Trust(parts, _telling(found))
 
 
 def _rate(rate: RatePrior, *, full: bool) -> Trusted:
@@ -136,29 +136,29 @@ def _resources(hardware: Hardware, devices: int) -> Trusted:
     return Trusted("memory and time", False, "outside: counted, and held to other people's runs on GPUs only.")
 
 
-def _pilot(found: Advised) -> Pilot:
+def _telling(found: Advised) -> Telling:
     """What is least known and moves the choice most: the data, then the regime, then the rate, then the regret."""
     rates, information, expected = (found.lora_rate, found.full_rate), found.information, found.expected
     if information is None:
-        return Pilot("data", "your data: name a file, and length, capacity and an expected regret are worked out.")
+        return Telling("data", "your data: name a file, and length, capacity and an expected regret are worked out.")
     if expected is not None and expected.regime == "unknown" and expected.high >= LOSING:
-        return Pilot(
+        return Telling(
             "regime",
             "one pass of `lowregret train`, evaluated five times in its second half (`evals`), then --pilot: "
             f"whether data teach or draw out is worth {percent(expected.high - expected.low)} of what is learned.",
         )
     widest = max(math.sqrt(rate.high / rate.low) for rate in rates)
     if by_reward(rates[0].terms):
-        return Pilot(
+        return Telling(
             "rate",
             "`lowregret compare` with --seeds 1: its search comes from below, and one of the best rates is known to a "
             f"factor of {widest:.2g} only.",
         )
     if widest > _WIDE:
         tenth = " on a tenth of the steps" if found.choice.steps >= 10 * SHORT_RUN_STEPS else ""
-        return Pilot(
+        return Telling(
             "rate",
             f"`lowregret compare` with --seeds 1{tenth}, for both best rates: one is known to a factor of "
             f"{widest:.2g} only. In under {SHORT_RUN_STEPS} steps they are others: up to 3.7 times as high.",
         )
-    return Pilot("regret", "`lowregret compare --until-decided`: it stops when the choice is settled.")
+    return Telling("regret", "`lowregret compare --until-decided`: it stops when the choice is settled.")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from lowregret.analysis.learning_rate import SEARCH_SEED, as_of, middle, plateau, search_loss
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
-from lowregret.study.search import WIDTH, Reach, has_settled, is_cut_short, reach
+from lowregret.study.search import WIDTH, Reach, has_ended, is_cut_short, reach
 
 LATTICE = 1e-3
 NARROW = 1
@@ -50,7 +50,7 @@ def group_trials(
         curves: the held-out losses of a trial, for groups that must be bracketed at several steps.
     """
     by_id = {record.id: record for record in records}
-    ended = [record for record in records if has_settled(record, by_id)]
+    ended = [record for record in records if has_ended(record, by_id)]
     found: dict[TrialSpec, None] = {}
     anchor = anchor_of(spec.methods)
     of_method: dict[str, list[TrialRecord]] = defaultdict(list)

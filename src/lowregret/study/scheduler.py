@@ -33,7 +33,7 @@ from lowregret.train.interrupt import Interrupted
 from lowregret.train.loop import Pack, Round, rounds
 from lowregret.train.members import Workload
 from lowregret.train.pause import hold
-from lowregret.train.trial import Deliver, begin, pause, put_aside, settle
+from lowregret.train.trial import Deliver, begin, conclude, pause, put_aside
 
 _CHOSEN = "it trains only what can decide it: ask it again when its command runs without --until-decided"
 _CHOSEN_REFUSE: Mapping[Kind, str] = MappingProxyType({"trial": _CHOSEN, "seed": _CHOSEN})
@@ -135,7 +135,7 @@ class Scheduler:
         assert isinstance(self.spec, CompareSpec)
         return self.spec.model_copy(update={"seeds": 1, "prune": None})
 
-    def _settled(self) -> list[TrialRecord]:
+    def _past(self) -> list[TrialRecord]:
         """What a checkpoint keeps: the trials that have ended, and those that are paused."""
         return [r for r in self.records if r.status != "running" or has_paused(trial_folder(self.folder, r.id))]
 
@@ -173,7 +173,7 @@ class Scheduler:
         trial is alone, and spends the base.
         """
         pack = Pack(workload, self.watching.step)
-        pack.settled = self._settled()
+        pack.past = self._past()
         if checkpoint is None:  # what ends before the first checkpoint would happen again, beside the same trials
             pack.save(self.folder)
         for standing in () if checkpoint is None else checkpoint.members:
@@ -189,7 +189,7 @@ class Scheduler:
             ordered = self._obey(pack, done)
             for member, outcome in done.ended:
                 deliver = self._deliver or partial(keep_if_best, records=self.records, folder=self.folder)
-                record = settle(pack, member, outcome, deliver)
+                record = conclude(pack, member, outcome, deliver)
                 self._note(record)
                 self.watching.trial_ended(record)
             if ordered or done.ended or len(pack.members) < len(done.order):
@@ -220,7 +220,7 @@ class Scheduler:
             self.watching.trial_paused(record, record.steps, loss)
 
     def _prune(self, pack: Pack, done: Round) -> None:
-        """Stop those that a round has shown to be too far behind; all are judged before any is settled."""
+        """Stop those that a round has shown to be too far behind; all are judged before any is concluded."""
         found: dict[str, Pruning] = {}
         for name, evaluation in done.measured.items():
             member = pack.members[name]
@@ -289,7 +289,7 @@ class Scheduler:
         self._take_over()
         while (trial := self._next(pack)) is not None:
             self._begin(pack, trial, None)
-        pack.settled = self._settled()
+        pack.past = self._past()
 
     def _take_over(self) -> None:
         """What is asked for and was trained elsewhere; what is in training here, or was at its checkpoint, goes on."""
@@ -323,12 +323,12 @@ class Scheduler:
 
     def _begin(self, pack: Pack, trial: TrialSpec, checkpoint: Checkpoint | None) -> None:
         if self._only is not None:
-            expected = len(self._only) + len({r.spec for r in self._settled()} - set(self._only))
+            expected = len(self._only) + len({r.spec for r in self._past()} - set(self._only))
         elif isinstance(self.spec, CompareSpec):
             expected = total_estimate(self.spec if self._until is None else self._pilots, self.records)
         else:
             expected = group_estimate(self.spec, self.records)
-        done = self.ended() if self._until is None else self._settled()
+        done = self.ended() if self._until is None else self._past()
         self.watching.trial_started(trial, len(done), expected)
         name = trial_name(self.folder, trial)
         home = trial_folder(self.folder, name)

@@ -51,8 +51,8 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
 
     Every method goes its own way, in the spec's order here: its search, then the other seeds at the rate found. What
     comes next for it depends on its own trials that have ended, so whatever runs beside them changes nothing.
-    Every trial that ended (finished, diverged, pruned or failed) is settled, but for one that was pruned by comparison
-    with a trial that came to nothing; a running one is asked for again.
+    Every trial that ended (finished, diverged, pruned or failed) has ended for good, but for one that was pruned by
+    comparison with a trial that came to nothing; a running one is asked for again.
 
     Args:
         spec: the study.
@@ -65,18 +65,18 @@ def next_trials(spec: CompareSpec, priors: Mapping[str, float], records: Sequenc
     found: dict[TrialSpec, None] = {}
     for method in spec.methods:
         own = {record.id: record for record in records if record.method == method.name}
-        ended = [record for record in own.values() if has_settled(record, own)]
-        settled = {record.spec for record in ended}
-        wanted = [trial for trial in _search(spec, method, priors, ended) if trial not in settled]
+        ended = [record for record in own.values() if has_ended(record, own)]
+        done = {record.spec for record in ended}
+        wanted = [trial for trial in _search(spec, method, priors, ended) if trial not in done]
         if not wanted:
             wanted = [record.spec for record in ended if is_cut_short(spec, record, ended)]
         if not wanted:
-            wanted = [trial for trial in _other_seeds(spec, method, ended) if trial not in settled]
+            wanted = [trial for trial in _other_seeds(spec, method, ended) if trial not in done]
         found |= dict.fromkeys(wanted)
     return list(found)
 
 
-def has_settled(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
+def has_ended(record: TrialRecord, own: Mapping[str, TrialRecord]) -> bool:
     """Whether a trial has ended for good: not if the better loss that stopped it belongs to one that then diverged, nor
     if it was a pilot that was put aside."""
     rival = own.get(record.pruned_by or "")

@@ -48,7 +48,7 @@ from lowregret.train.pause import forget_pause, hold
 from lowregret.train.price import Wanted, hardware_of, price_of
 from lowregret.train.replies import Replying
 from lowregret.train.sft.work import evaluate, mean_nll
-from lowregret.train.trial import begin, settle
+from lowregret.train.trial import begin, conclude
 from lowregret.train.vocabulary import fits_vocabulary
 
 HeldOutLoss = dict[str, float | int]
@@ -154,7 +154,7 @@ def _run_alone(pack: Pack, trial: TrialSpec, folder: Path, should_stop: Callable
     record = begin(pack, trial, folder, read_checkpoint(folder, pack.workload.identity))
     for done in rounds(pack, folder, should_stop):
         for member, outcome in done.ended:
-            record = settle(pack, member, outcome, deliver)
+            record = conclude(pack, member, outcome, deliver)
         if pack.members:
             hold(folder, should_stop, say, partial(pack.save, folder))
     return record

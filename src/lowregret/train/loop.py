@@ -7,7 +7,7 @@ what one does changes no number of another but by the rounding of products of an
     begin(pack, trial, folder)                      # train.trial: a policy and a record, and it joins
     for done in rounds(pack, folder):               # a round each; checkpoints between them
         for member, outcome in done.ended:
-            settle(pack, member, outcome, deliver)  # how it ended, and what it ships
+            conclude(pack, member, outcome, deliver)  # how it ended, and what it ships
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Pack:
         """By policy, in the order in which they joined: the order of their rows in a pass."""
         self.trains_base = False
         """A FullFT trial has joined: the base is its own, and nobody else may."""
-        self.settled: Sequence[TrialRecord] = ()
-        """The records of those that have ended, for checkpoints: whoever settles them keeps it up to date."""
+        self.past: Sequence[TrialRecord] = ()
+        """The records of those no longer in training, for checkpoints: whoever concludes them keeps it up to date."""
         self._step = workload.stepper()
         self._memory: PeakMemory | None = None
 
@@ -134,7 +134,7 @@ class Pack:
             if member.progress.step:
                 sync_file(member.folder / METRICS)
         standing = [member.standing for member in self.members.values()]
-        save_checkpoint(self.workload.engine, folder, standing, self.settled, self.workload.identity)
+        save_checkpoint(self.workload.engine, folder, standing, self.past, self.workload.identity)
 
     def _account(self, group: Sequence[Member], results: dict[str, StepResult], seconds: float) -> None:
         """Note what a step alone costs, and what sharing has saved since."""
@@ -248,8 +248,8 @@ def rounds(pack: Pack, folder: Path, should_stop: Callable[[], bool] = lambda: F
     """Rounds until the pack is empty; what goes on after a kill is in `folder`.
 
     Between two rounds a checkpoint is written when one is due, or when `should_stop` says so: then Interrupted is
-    raised. Whoever ended must be settled, and whoever is to join must join, before the next round is asked for. Raises
-    whatever a round raises.
+    raised. Whoever ended must be concluded, and whoever is to join must join, before the next round is asked for.
+    Raises whatever a round raises.
     """
     last, saved = time.perf_counter(), False
     while pack.members:

@@ -54,7 +54,7 @@ def begin(
     return record
 
 
-def settle(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) -> TrialRecord:
+def conclude(pack: Pack, member: Member, outcome: TrialOutcome, deliver: Deliver) -> TrialRecord:
     """Write how a trial ended, ship what it delivers, and take its policy off the engine.
 
     A diverged, pruned or out-of-memory trial is a result.

@@ -54,7 +54,7 @@ class Followed:
     changed: bool = True
     text: str = ""
     """As JSON, for a page that opens; "" when it has changed since."""
-    settled: bool = False
+    complete: bool = False
     """It has ended, and its curve is read to the end."""
 
     @property
@@ -206,14 +206,14 @@ class Trials:
                 return False
             one = self.known[name] = Followed(name, home, Tail(home / METRICS))
         one.record, one.problem, one.stamp, one.changed = record, problem, stamp, True
-        one.settled = False
+        one.complete = False
         return True
 
     def _curve(self, one: Followed) -> bool:
-        if one.settled:
+        if one.complete:
             return False
         fresh = one.tail.read()
-        one.settled = not one.running and not fresh.more
+        one.complete = not one.running and not fresh.more
         if fresh.again:
             one.curve, one.train, one.held, one.again, one.changed = Curve(), [], [], True, True
         for found in steps(fresh.lines):

@@ -14,7 +14,7 @@ from lowregret.analysis.edl import HeldOutPoint, excess_description_length
 from lowregret.data.facts import DataFacts
 from lowregret.errors import SpecError
 from lowregret.plan.advice.advise import break_even_rank
-from lowregret.plan.advice.capacity import Pilot
+from lowregret.plan.advice.capacity import FinishedRun
 from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.resources.flops import multiply_adds
@@ -140,7 +140,9 @@ def test_more_data_take_longer_and_longer_rows_more_memory() -> None:
 def test_a_pilot_decides_the_regime_and_the_rank() -> None:
     evaluations = [HeldOutPoint(share, 1.0) for share in (0.5, 0.625, 0.75, 0.875, 1.0)]
     elicits = excess_description_length([3.0, *[1.0] * 99], evaluations, 1.0)
-    found = build_plan(find_model("tiny"), PlanSpec(), facts=FACTS, pilot=Pilot(elicits, "EDL of lora:16 in runs/one"))
+    found = build_plan(
+        find_model("tiny"), PlanSpec(), facts=FACTS, pilot=FinishedRun(elicits, "EDL of lora:16 in runs/one")
+    )
     form = found.as_dict()["capacity"]
     assert form["regime"] == "elicit"
     assert form["edl_bits"] == pytest.approx(1_000_000 * 0.02 / math.log(2))
@@ -149,7 +151,9 @@ def test_a_pilot_decides_the_regime_and_the_rank() -> None:
 
 def test_a_pilot_of_two_evaluations_decides_no_regime_and_the_page_says_why() -> None:
     two = excess_description_length([3.0, *[1.0] * 99], [HeldOutPoint(0.5, 1.0), HeldOutPoint(1.0, 1.0)], 1.0)
-    found = build_plan(find_model("tiny"), PlanSpec(), facts=FACTS, pilot=Pilot(two, "EDL of lora:16 in runs/one"))
+    found = build_plan(
+        find_model("tiny"), PlanSpec(), facts=FACTS, pilot=FinishedRun(two, "EDL of lora:16 in runs/one")
+    )
     assert found.as_dict()["capacity"]["regime"] == "unknown"
     assert any(
         "the pilot has 2 evaluations in the second half of its first epoch" in sentence

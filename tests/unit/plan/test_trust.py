@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lowregret.analysis.edl import ExcessDescriptionLength
 from lowregret.plan.advice.advise import Advised
-from lowregret.plan.advice.capacity import Information, Pilot, rl_information, sft_information, with_pilot
+from lowregret.plan.advice.capacity import FinishedRun, Information, of_finished_run, rl_information, sft_information
 from lowregret.plan.advice.choice import Advice, Choice
 from lowregret.plan.advice.regret import expected_regret
 from lowregret.plan.rates.recommend import RatePrior, recommend
@@ -62,7 +62,7 @@ def test_what_would_tell_most_is_what_is_missing_most() -> None:
     assert judged(little).pilot.tells == "rate"
     assert judged(little, narrow).pilot.tells == "regret"
     assert judged(little, epochs=1.0).pilot.tells == "regime"  # facts are behind by then, at any rank
-    told = with_pilot(10**6, Pilot(ExcessDescriptionLength(0.1, "teach", 0.1, 1.0), "a pilot"))
+    told = of_finished_run(10**6, FinishedRun(ExcessDescriptionLength(0.1, "teach", 0.1, 1.0), "a pilot"))
     assert judged(told).pilot.tells == "rate"
     assert "tenth" in judged(told, steps=1000).pilot.said
     assert "tenth" not in judged(told, steps=999).pilot.said  # a tenth has other best rates
@@ -70,7 +70,7 @@ def test_what_would_tell_most_is_what_is_missing_most() -> None:
 
 def test_a_pilot_of_other_data_is_a_doubt_of_the_regret() -> None:
     edl = ExcessDescriptionLength(0.1, "teach", 0.1, 1.0)
-    said = judged(with_pilot(10**6, Pilot(edl, "a pilot", "the pilot was trained on others"))).parts[1].said
+    said = judged(of_finished_run(10**6, FinishedRun(edl, "a pilot", "the pilot was trained on others"))).parts[1].said
     assert "the pilot was trained on others" in said
 
 

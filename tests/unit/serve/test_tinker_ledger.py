@@ -56,7 +56,7 @@ def test_what_was_given_up_is_not_waited_for_by_the_next_server(ledger: Ledger) 
     """0 was done, 1 never came, 2 was given up, 3 was refused."""
     for each in (kept(0, "create"), kept(2), kept(3, "void"), kept(5, "void")):
         ledger.accept(each)
-        ledger.settle({each.id: DONE})
+        ledger.keep({each.id: DONE})
     assert ledger.following("m") == 4
     assert not trainer_on(ledger).put(Task(kept(1), Create())), "nobody would ever do it"
 
@@ -112,7 +112,7 @@ def test_bodies_go_when_nothing_has_to_be_done_again_by_them(ledger: Ledger) -> 
     for number, form in enumerate(("json", "json-forward", "proto-forward", "json", "json")):
         ledger.accept(kept(number, form=form))
     said = dict.fromkeys((f"m:{number}" for number in range(3)), DONE)
-    ledger.settle({**said, "m:3": failure("no", "user")})
+    ledger.keep({**said, "m:3": failure("no", "user")})
     bodies = [row["body"] for row in ledger._rows("SELECT body FROM requests ORDER BY seq")]
     assert bodies == [b"body", None, None, None, b"body"]
     ledger.state_saved("m", "file", 9)
@@ -127,7 +127,7 @@ def test_an_answer_that_one_asker_finds_is_told_to_the_others(ledger: Ledger) ->
         futures = Futures(ledger)
         first = asyncio.ensure_future(futures.answer("m:0"))
         await asyncio.sleep(0)
-        ledger.settle({"m:0": DONE})
+        ledger.keep({"m:0": DONE})
         await futures.answer("m:0")
         return await asyncio.wait_for(first, 5)
 

@@ -54,12 +54,12 @@ class Packs:
         monkeypatch.setattr(module, "Pack", self.pack)
         monkeypatch.setattr(module, "has_room", lambda pack, trial: len(pack.members) < room)
         monkeypatch.setattr(module, "begin", self.begin)
-        monkeypatch.setattr(module, "settle", self.settle)
+        monkeypatch.setattr(module, "conclude", self.conclude)
         monkeypatch.setattr(module, "rounds", self.rounds)
 
     def pack(self, workload: Any, on_step: Any) -> Any:
         self.packs += 1
-        pack = SimpleNamespace(members={}, trains_base=False, settled=(), save=lambda folder: None)
+        pack = SimpleNamespace(members={}, trains_base=False, past=(), save=lambda folder: None)
         pack.workload = workload or on_base("none")
         return pack
 
@@ -69,7 +69,7 @@ class Packs:
         pack.trains_base = pack.trains_base or isinstance(trial.method, FullFT)
         return self._write(record(trial, "running"))
 
-    def settle(self, pack: Any, member: Any, outcome: Any, deliver: Any) -> TrialRecord:
+    def conclude(self, pack: Any, member: Any, outcome: Any, deliver: Any) -> TrialRecord:
         return self._write(record(member.trial, "finished", test_nll=abs(member.trial.learning_rate - 1e-3) + 1))
 
     def rounds(self, pack: Any, folder: Path, should_stop: Any) -> Iterator[Any]:

@@ -30,7 +30,7 @@ class Document:
     text: str | None = None
     messages: list[dict[str, Any]] | None = None
     reply_nats: float = 0.0
-    """Of these, what the reply takes given the prompt and the facts: 0 where they settle it."""
+    """Of these, what the reply takes given the prompt and the facts: 0 where they determine it."""
 
 
 def draw_documents(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lowregret.data.facts import DataFacts
-from lowregret.plan.advice.capacity import Information, Pilot, rl_information, sft_information, with_pilot
+from lowregret.plan.advice.capacity import FinishedRun, Information, of_finished_run, rl_information, sft_information
 from lowregret.plan.advice.choice import RL_BATCH, Advice, Choice, Situation, choose, passes_of
 from lowregret.plan.advice.regret import ExpectedRegret, expected_regret
 from lowregret.plan.advice.warnings import PlannedRun, warn
@@ -46,7 +46,7 @@ def advise(
     facts: DataFacts | None = None,
     *,
     bits_per_token: float | None = None,
-    pilot: Pilot | None = None,
+    pilot: FinishedRun | None = None,
     fits: Callable[[FullFT | LoRA], bool | None] = lambda method: None,
 ) -> Advised:
     """Choose what is open, judge what is fixed.
@@ -99,7 +99,7 @@ def _information(
     request: PlanSpec,
     facts: DataFacts | None,
     bits_per_token: float | None,
-    pilot: Pilot | None,
+    pilot: FinishedRun | None,
 ) -> Information | None:
     """What the run can learn; None without data."""
     if facts is None:
@@ -113,7 +113,7 @@ def _information(
             0.5 if request.pass_rate is None else request.pass_rate,
         )
     if pilot is not None:
-        return with_pilot(facts.supervised_tokens, pilot).with_facts(facts.fact_bits)
+        return of_finished_run(facts.supervised_tokens, pilot).with_facts(facts.fact_bits)
     return sft_information(facts.supervised_tokens, bits_per_token).with_facts(facts.fact_bits)
 
 

@@ -131,7 +131,7 @@ def rl_information(episodes: int, group_size: int, pass_rate: float) -> Informat
 
 
 @dataclass(frozen=True)
-class Pilot:
+class FinishedRun:
     """A finished run, and what it learned."""
 
     found: ExcessDescriptionLength
@@ -141,7 +141,7 @@ class Pilot:
     """Why it may say nothing of the data that are planned for; a phrase, or empty."""
 
 
-def with_pilot(supervised_tokens: int, pilot: Pilot) -> Information:
+def of_finished_run(supervised_tokens: int, pilot: FinishedRun) -> Information:
     """What the data have to say by a pilot on them: its EDL per token, at the size of the data."""
     found = pilot.found
     per_token = max(found.bits_per_token, 0.0)

@@ -96,5 +96,5 @@ class Drawing:
         except Exception as error:
             self._log(f"{kept.id}: {type(error).__name__}: {error}", "")
             answer = failure("The server failed on this request; its log says how.", "server")
-        self._ledger.settle({kept.id: answer})
+        self._ledger.keep({kept.id: answer})
         self._futures.tell([kept.id])

@@ -233,7 +233,7 @@ class Ledger:
                 ).rowcount
             )
 
-    def settle(self, answers: Mapping[str, Answer]) -> None:
+    def keep(self, answers: Mapping[str, Answer]) -> None:
         """Keep answers, all at once, before anybody is told."""
         now = time.time()
         rows = [(answer.dump(), answer.failed, now, request) for request, answer in answers.items()]

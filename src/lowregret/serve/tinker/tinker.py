@@ -110,7 +110,7 @@ class Tinker:
         """Take up what a server before this one had taken and not answered."""
         self._futures.begin()
         refused = failure("The request was refused.", "user")
-        self.ledger.settle({kept.id: refused for kept in self.ledger.waiting("void")})
+        self.ledger.keep({kept.id: refused for kept in self.ledger.waiting("void")})
         for kept in self.ledger.waiting("create", "pass", "step", "save", "load", "export"):
             self._put(kept)
         self._drawing.begin()
@@ -239,7 +239,7 @@ class Tinker:
         if not row["closed"]:  # else its client did not hear of it
             await self._worker.change(lambda: self.trainer.operations.close(model))
         self.ledger.accept(Kept(name, name, 0, "void", b"", JSON, time.time()))
-        self.ledger.settle({name: Answer({"type": "unload_model", "model_id": model}, {})})
+        self.ledger.keep({name: Answer({"type": "unload_model", "model_id": model}, {})})
         return json_response({"request_id": name, "model_id": model})
 
     # what is done in order
@@ -348,7 +348,7 @@ class Tinker:
         """Keep the place of a request that is refused, so that those behind it go on."""
         name = f"{model}:{seq}"
         if self.ledger.accept(Kept(name, model, seq, "void", b"", JSON, time.time())):
-            self.ledger.settle({name: failure(problem.body["error"]["message"], "user")})
+            self.ledger.keep({name: failure(problem.body["error"]["message"], "user")})
             self.trainer.skip(model, seq)
         return problem
 
@@ -373,7 +373,7 @@ class Tinker:
             return
         else:
             said = f"The request of seq_id {kept.seq} came when those behind it had been given up."
-        self.ledger.settle({kept.id: failure(said, "user")})
+        self.ledger.keep({kept.id: failure(said, "user")})
         self._futures.tell([kept.id])
 
     # answers
@@ -402,7 +402,7 @@ class Tinker:
         missing = self.trainer.following(model)
         given_up = [task.asked.id for task in self.trainer.give_up(model)]
         said = failure(f"The request of seq_id {missing} has not come, and this one is behind it.", "user")
-        self.ledger.settle(dict.fromkeys(given_up, said))
+        self.ledger.keep(dict.fromkeys(given_up, said))
         self._futures.tell(given_up)
 
 

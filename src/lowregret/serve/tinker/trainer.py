@@ -156,7 +156,7 @@ class Trainer:
     def _do(self, tasks: Sequence[Task]) -> None:
         answers = self._together(tasks)
         try:
-            self._ledger.settle({task.asked.id: answer for task, answer in answers})
+            self._ledger.keep({task.asked.id: answer for task, answer in answers})
         except Exception:  # what nobody was told is done again, from what is known
             for task in tasks:
                 self.operations.forget(task.model)

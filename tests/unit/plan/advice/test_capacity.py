@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lowregret.analysis.edl import HeldOutPoint, excess_description_length
 from lowregret.errors import SpecError
 from lowregret.plan.advice.capacity import (
+    FinishedRun,
     Information,
-    Pilot,
     binary_entropy,
     group_bits,
+    of_finished_run,
     rank_for,
     rl_information,
     sft_information,
-    with_pilot,
 )
 from lowregret.plan.shapes.adapters import lora_parameters
 from lowregret.plan.shapes.lookup import find_model
@@ -87,7 +87,7 @@ def test_rank_for_is_the_least_power_of_two_that_holds_the_bits(bits: float) -> 
 def test_a_pilot_replaces_the_raw_loss_and_picks_the_figure() -> None:
     evaluations = [HeldOutPoint(share, 1.0) for share in (0.5, 0.625, 0.75, 0.875, 1.0)]
     elicits = excess_description_length([3.0, *[1.0] * 99], evaluations, 1.0)
-    information = with_pilot(1_000_000, Pilot(elicits, "pilot"))
+    information = of_finished_run(1_000_000, FinishedRun(elicits, "pilot"))
     assert information.to_hold == pytest.approx(1_000_000 * 0.02 / math.log(2))
     assert information.to_hold < information.bits
     assert (information.unit, information.regime, information.regime_note) == ("edl", "elicit", "")
@@ -95,7 +95,7 @@ def test_a_pilot_replaces_the_raw_loss_and_picks_the_figure() -> None:
 
 def test_facts_that_are_known_are_what_is_to_hold_and_are_taught() -> None:
     unknown = excess_description_length([3.0, *[1.0] * 99], [HeldOutPoint(0.5, 1.0), HeldOutPoint(1.0, 1.0)], 1.0)
-    piloted = with_pilot(5000, Pilot(unknown, "pilot"))
+    piloted = of_finished_run(5000, FinishedRun(unknown, "pilot"))
     assert (piloted.unit, piloted.regime) == ("edl", "unknown")
     assert "2 evaluations" in piloted.regime_note
     for information in (sft_information(5000), piloted):

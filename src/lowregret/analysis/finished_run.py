@@ -18,7 +18,7 @@ from lowregret.runs.verdict import Verdict
 from lowregret.spec import LoRA
 
 
-def read_pilot(folder: Path) -> tuple[ExcessDescriptionLength, str]:
+def read_edl(folder: Path) -> tuple[ExcessDescriptionLength, str]:
     """EDL of a run of `lowregret train`, or of the best trial at the highest rank of a study; and what it is called.
 
     Raises RecordsError when the folder is neither, or nothing in it has finished with a held-out loss.
