@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from lowregret.analysis.learning_rate import SEARCH_SEED, as_of, middle, plateau, search_loss
 from lowregret.runs.records import TrialRecord
 from lowregret.spec import FullFT, GroupSpec, LoRA, TrialSpec
-from lowregret.study.search import WIDTH, Reach, has_ended, is_cut_short, reach
+from lowregret.study.search import RATE_BOUND, WIDTH, Reach, has_ended, is_cut_short, reach, trials_of
 
 LATTICE = 1e-3
 NARROW = 1
 """Exponents between the first rates of a search that has another method's result to start from; else `WIDTH`."""
 LIMIT = 14
 """Steps of the lattice from the start beyond which nothing is tried: such a search stays without a bracket."""
-_RATE_BOUND = 1e3  # the spec's own bound on a learning rate
 _TYPICAL_RANGE = 5  # three good rates, and one on each side that is not
 Curve = Mapping[int, float]
 """Step → held-out loss."""
@@ -59,7 +58,7 @@ def group_trials(
     for method in spec.methods:
         own = of_method[method.name]
         if spec.learning_rates != "search":
-            wanted = _trials(method, spec.learning_rates, range(spec.seeds))
+            wanted = trials_of(method, spec.learning_rates, range(spec.seeds))
         else:
             start = _start(spec, method, anchor, priors, of_method[anchor.name], curves)
             wanted = _searched(spec, method, start, own, curves)
@@ -145,8 +144,7 @@ def _searched(
     brackets: set[int] = set()
     for step in spec.bracket_at or (None,):
         losses = losses_at(own, step, curves)
-        wanted = [k for k in _next_exponents(losses, *start, reach(spec)) if 0 < lattice_rate(k) < _RATE_BOUND]
-        trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t not in tried]
+        trials = _untried(method, _next_exponents(losses, *start, reach(spec)), tried)
         if trials:  # one that failed says nothing and is not asked for again: its side stays open
             return trials
         found = bracket(losses)
@@ -157,16 +155,19 @@ def _searched(
         rates: tuple[int, ...] = found if spec.seeds_at == "bracket" else found[1:2]
         if spec.until_gain is not None:
             ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
-            wanted = [k for k in _beyond(losses, ends, start[0]) if 0 < lattice_rate(k) < _RATE_BOUND]
-            trials = [t for t in _trials(method, map(lattice_rate, wanted), [SEARCH_SEED]) if t not in tried]
-            if trials:
+            if trials := _untried(method, _beyond(losses, ends, start[0]), tried):
                 return trials
             if spec.seeds_at == "range":
                 low, high = (min(losses) if ends[0] is None else ends[0], max(losses) if ends[1] is None else ends[1])
                 rates = tuple(k for k in losses if low <= k <= high)
         brackets.update(rates)
     seeds = [seed for seed in range(spec.seeds) if seed != SEARCH_SEED]
-    return _trials(method, [lattice_rate(k) for k in sorted(brackets)], seeds)
+    return trials_of(method, [lattice_rate(k) for k in sorted(brackets)], seeds)
+
+
+def _untried(method: FullFT | LoRA, exponents: Iterable[int], tried: Collection[TrialSpec]) -> list[TrialSpec]:
+    rates = (rate for rate in map(lattice_rate, exponents) if 0 < rate < RATE_BOUND)
+    return [trial for trial in trials_of(method, rates) if trial not in tried]
 
 
 def range_ends(losses: Mapping[int, float], start: float, share: float) -> tuple[int | None, int | None]:
@@ -211,8 +212,3 @@ def _next_exponents(losses: Mapping[int, float], centre: int, distance: int, goi
     below, above = max(k for k in losses if k < best), min(k for k in losses if k > best)
     # One at a time, the more promising side first: whether the other is worth a trial depends on it.
     return sorted(missing, reverse=losses[above] < losses[below])[:1]
-
-
-def _trials(method: FullFT | LoRA, rates: Iterable[float], seeds: Iterable[int]) -> list[TrialSpec]:
-    listed = list(seeds)
-    return [TrialSpec(method=method, learning_rate=rate, seed=seed) for rate in rates for seed in listed]

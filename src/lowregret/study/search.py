@@ -37,7 +37,7 @@ WIDTH = 2
 """Exponents between the first rates of a search: a factor of 4."""
 LIMIT = 16
 """No rate beyond prior · 2^±16 is tried: a search that gets there stays without a bracket."""
-_RATE_BOUND = 1e3  # the spec's own bound on a learning rate
+RATE_BOUND = 1e3  # the spec's own bound on a learning rate
 
 
 def reach(spec: TrainingSpec) -> Reach:
@@ -187,21 +187,21 @@ def _search(
     spec: CompareSpec, method: FullFT | LoRA, priors: Mapping[str, float], ended: Sequence[TrialRecord]
 ) -> list[TrialSpec]:
     if spec.learning_rates != "auto":
-        return _trials(method, spec.learning_rates)
+        return trials_of(method, spec.learning_rates)
     prior = priors.get(method.name, math.nan)
-    if not 0 < prior < _RATE_BOUND:
+    if not 0 < prior < RATE_BOUND:
         raise SpecError(
             f"learning_rates: no usable prior learning rate for {method.name} (got {prior:g}). "
             "Name the rates to try with --learning-rates."
         )
     ran = {record.learning_rate: record for record in ended if record.seed == SEARCH_SEED}
-    lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < _RATE_BOUND}
+    lattice = {k: rate for k in range(-LIMIT, LIMIT + 1) if 0 < (rate := lattice_rate(prior, k)) < RATE_BOUND}
     tried = {k: ran[rate] for k, rate in lattice.items() if rate in ran}
     going = reach(spec)
     first = [k for k in going.first(WIDTH) if k in lattice and k not in tried]
     # One at a time after the start: whether the second neighbour is worth a trial depends on the first.
     following = first or [k for k in _outwards(tried, going) if k in lattice][:1] or _inwards(tried, lattice)
-    return _trials(method, (lattice[k] for k in following))
+    return trials_of(method, (lattice[k] for k in following))
 
 
 def _outwards(tried: Mapping[int, TrialRecord], going: Reach) -> list[int]:
@@ -232,12 +232,12 @@ def _other_seeds(spec: CompareSpec, method: FullFT | LoRA, ended: Sequence[Trial
     # Without a bracket the verdict is inconclusive anyway: a search spends nothing more on it.
     if best.learning_rate is None or not (best.bracketed or spec.learning_rates != "auto"):
         return []
-    seeds = (seed for seed in range(spec.seeds) if seed != SEARCH_SEED)
-    return [TrialSpec(method=method, learning_rate=best.learning_rate, seed=seed) for seed in seeds]
+    return trials_of(method, [best.learning_rate], [seed for seed in range(spec.seeds) if seed != SEARCH_SEED])
 
 
-def _trials(method: FullFT | LoRA, rates: Iterable[float]) -> list[TrialSpec]:
-    return [TrialSpec(method=method, learning_rate=rate, seed=SEARCH_SEED) for rate in rates]
+def trials_of(method: FullFT | LoRA, rates: Iterable[float], seeds: Sequence[int] = (SEARCH_SEED,)) -> list[TrialSpec]:
+    """Of every rate with every seed: the search's when none is named."""
+    return [TrialSpec(method=method, learning_rate=rate, seed=seed) for rate in rates for seed in seeds]
 
 
 def _refined(rates: set[float], best: float | None) -> bool:
