@@ -9,7 +9,6 @@ from lowregret.analysis.learning_rate import SEARCH_SEED
 from lowregret.analysis.numbers import nats
 from lowregret.runs.decision import Decision
 from lowregret.runs.records import PILOT, TrialRecord
-from lowregret.runs.verdict import Verdict
 
 
 def at_the_end(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -34,7 +33,7 @@ def judged_records(records: Sequence[TrialRecord], methods: Collection[str], see
     return [r for r in (*at_the_end(records), *other) if r.method in methods and r.seed < seeds]
 
 
-def decided_reasons(decision: Decision, verdict: Verdict, seeds: int) -> list[str]:
+def decided_reasons(decision: Decision, seeds: int) -> list[str]:
     """What a verdict's reasons end with: the looks, and what was left out; [] of a decision without looks."""
     if not decision.looks:
         return []

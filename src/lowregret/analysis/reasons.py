@@ -54,7 +54,7 @@ def explain(
     else:
         said.append("Inconclusive: the two methods cannot be compared.")
         for side in measured if lora is None else [lora, full]:
-            said += _not_searched(spec, side)
+            said += _not_searched(side)
         if lora is not None and full.test_loss is not None:
             said += obstacles(spec, lora, full, None)
     said += _choice(ruling, chosen, lora, intervals, scale)
@@ -190,7 +190,7 @@ def _between_bottoms(lora: Measured, full: Measured, interval: Interval, scale: 
     return f" The regret {', and '.join(said)}." if said else ""
 
 
-def _not_searched(spec: CompareSpec, side: Measured) -> list[str]:
+def _not_searched(side: Measured) -> list[str]:
     if side.test_loss is not None:
         return []
     ended = _statuses(side.statuses) or "none was run"

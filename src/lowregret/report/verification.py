@@ -192,7 +192,7 @@ def _compare(folder: Path, lines: list[str]) -> Iterator[str]:
     if stored.decision is not None:
         yield from _decision(folder, stored, again)
         again = again.model_copy(update={"decision": stored.decision})
-    ends = [] if stored.decision is None else decided_reasons(stored.decision, again, spec.seeds)
+    ends = [] if stored.decision is None else decided_reasons(stored.decision, spec.seeds)
     extra = stored.reasons[len(again.reasons) : len(stored.reasons) - len(ends)]
     yield from _forecast(folder, list(extra), again)
     again = again.model_copy(update={"reasons": (*again.reasons, *extra, *ends)})

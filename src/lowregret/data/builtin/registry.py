@@ -21,11 +21,6 @@ GENERATORS: dict[str, Generator] = {
 }
 
 
-def builtin_names() -> list[str]:
-    """The names that may follow `builtin:`."""
-    return sorted(GENERATORS)
-
-
 def load_builtin(source: str) -> GeneratedData:
     """Generate the data that `builtin:NAME[:key=value,…]` describes; the same source gives the same rows everywhere.
 

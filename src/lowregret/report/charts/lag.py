@@ -55,7 +55,7 @@ def lag_chart(study: StudyRecords) -> alt.LayerChart:
         line.encode(x=x, y=y, color=color, strokeDash=method_dash(study)),
         points.encode(x=x, y=y, color=color, shape=shape, description=TIP),
         *_key(study, names, scale),
-        *_before(study, curves, x, y),
+        *_before(curves, x, y),
         *_arrow(study, curves, x, y),
     ]
     return layered(layers, f"Held-out loss against the logarithm of the steps. {_found(study)}", _HEIGHT)
@@ -83,7 +83,7 @@ def _key(study: StudyRecords, names: Sequence[str], scale: LossScale) -> list[al
     return method_key(study, rows)
 
 
-def _before(study: StudyRecords, curves: dict[str, dict[int, float]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def _before(curves: dict[str, dict[int, float]], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     """At LoRA's evaluations before the last: from where FullFT was as low, with how many times the steps that is."""
     if len(curves) < 2:
         return []

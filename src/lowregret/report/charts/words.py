@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lowregret.analysis import numbers
+from lowregret.plan.formatting import spelled
 from lowregret.spec import FullFT, Method
 from lowregret.spec.conventions import DEFAULT_CONVENTION
 from lowregret.spec.method import DEFAULT_ALPHA, DEFAULT_TARGETS, short
@@ -60,7 +61,7 @@ _INITS = {"pissa": "PiSSA", "olora": "OLoRA", "orthogonal": "orthogonal init"}
 def label(method: Method) -> str:
     """A method as a reader would say it, defaults left out; two methods of different names have different labels."""
     if isinstance(method, FullFT):
-        own = method.name.removeprefix("full").removeprefix(":").replace(":", ", ")
+        own = spelled(method)
         return f"Full fine-tuning ({own})" if own else "Full fine-tuning"
     parts = [f"rank {method.rank}"]
     if method.targets != DEFAULT_TARGETS:

@@ -20,10 +20,10 @@ def plain(study: StudyRecords) -> str:
         options = action.settling(study)
         return f"{OPEN}{action.more(study, options[0])}." if options else headline(study)
     if verdict.verdict == "regret":
-        return f"LoRA is worse by {_apart(verdict.lora, verdict.full)}."
+        return f"LoRA is worse by {_apart(verdict.lora)}."
     chosen = _chosen(study)
     if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
-        return f"LoRA is better by {_apart(chosen, verdict.full)}."
+        return f"LoRA is better by {_apart(chosen)}."
     return "LoRA is as good as full fine-tuning."
 
 
@@ -39,14 +39,14 @@ def headline(study: StudyRecords) -> str:
     if verdict.verdict == "inconclusive":
         return f"{OPEN}{_unsettled(study)}."
     if verdict.verdict == "regret":
-        lora, apart = _name(study, verdict.lora), _apart(verdict.lora, verdict.full)
+        lora, apart = _name(study, verdict.lora), _apart(verdict.lora)
         side = "below" if study.rewarded else "above"
         said = f"Choose full fine-tuning: {lora} ends {apart} {side} it, more than the tolerance allows"
         return f"{said}{_steps(study)}."
     chosen = _chosen(study)
     if chosen is not None and chosen.ci95 is not None and chosen.ci95[1] < 0:
         side = "above" if study.rewarded else "below"
-        why = f"it ends {_apart(chosen, verdict.full)} {side} full fine-tuning"
+        why = f"it ends {_apart(chosen)} {side} full fine-tuning"
     else:
         why = "it matches full fine-tuning within the tolerance"
         why += _rewards(chosen, verdict.full)
@@ -90,7 +90,7 @@ def _steps(study: StudyRecords) -> str:
     return f"; for the same loss it needs {lag.factor:.2g} times the steps"
 
 
-def _apart(lora: MethodResult | None, full: MethodResult | None) -> str:
+def _apart(lora: MethodResult | None) -> str:
     if lora is None or lora.regret is None:
         return "measurably"
     if lora.regret_nats is None:

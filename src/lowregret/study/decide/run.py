@@ -127,7 +127,7 @@ def _settle(comparison: OpenedComparison, contest: Contest) -> Verdict:
         return comparison.judge()
     decision = _kept(comparison, contest, contest.looks)
     verdict = _verdict(comparison, contest, judged)
-    said = (*verdict.reasons, *decided_reasons(decision, verdict, contest.spec.seeds))
+    said = (*verdict.reasons, *decided_reasons(decision, contest.spec.seeds))
     verdict = verdict.model_copy(update={"reasons": said, "decision": decision})
     write_json(comparison.folder / DECISION, decision)
     comparison.keep(verdict)

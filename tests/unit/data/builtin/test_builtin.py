@@ -17,14 +17,14 @@ from lowregret.data.builtin.base import GeneratedData
 from lowregret.data.builtin.corpus import KINDS, draw_documents
 from lowregret.data.builtin.instructions import OPENINGS, OPERATIONS, WORDS, Instruction, draw_instruction
 from lowregret.data.builtin.people import ATTRIBUTES, BITS_PER_PERSON, TEST_QUESTIONS, draw_people
-from lowregret.data.builtin.registry import builtin_names, load_builtin
+from lowregret.data.builtin.registry import GENERATORS, load_builtin
 from lowregret.errors import DataError
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("builtin:poems", rf"no built-in data named 'poems'.*Valid: {', '.join(builtin_names())}"),
+        ("builtin:poems", rf"no built-in data named 'poems'.*Valid: {', '.join(sorted(GENERATORS))}"),
         ("builtin:arithmetics", r"Did you mean 'arithmetic'\?"),
         ("builtin:arithmetic:sise=3", r"unknown option 'sise=3'.*Did you mean 'size'\?"),
         ("builtin:arithmetic:size", r"unknown option 'size'; write key=value"),
