@@ -191,3 +191,17 @@ def test_an_adapter_that_is_loaded_again_is_another_policy(ledger: Ledger, monke
     asyncio.run(use())
     assert retired == there
     assert len(set(there)) == 2
+
+
+def test_what_a_folder_held_before_a_server_is_left_alone(ledger: Ledger) -> None:
+    """Of a killed server only what it had named itself goes."""
+    own, others = ("checkpoints", "states"), ("step-1000", "f" * 31, f"{'f' * 32}.txt")
+    for folder in own:
+        for name in ("a" * 32, "b" * 32, *others):
+            (ledger.folder / folder / name).mkdir(parents=True)
+            (ledger.folder / folder / name / "weights").write_text("of somebody")
+    ledger.add_checkpoint("tinker://m/weights/kept", "m", "sampler_weights", "b" * 32, 1, {})
+    trainer_on(ledger)
+    for folder in own:
+        assert {found.name for found in (ledger.folder / folder).iterdir()} == {"b" * 32, *others}
+        assert (ledger.folder / folder / "step-1000" / "weights").read_text() == "of somebody"

@@ -7,6 +7,7 @@ ledger, and is done again when the policy is put back: its numbers are the same 
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ from lowregret.spec import LoRA
 
 SAVE_SECONDS = 30.0
 _ENDING = ".safetensors"
+_DRAWN = re.compile(rf"[0-9a-f]{{32}}({re.escape(_ENDING)})?")
+"""A name that is drawn here, of a file or a folder."""
 
 
 @final
@@ -57,11 +60,12 @@ class Operations:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove files that nothing names: a process was killed before it did."""
+        """Remove files that nothing names: a process was killed before it did. What else lies there is somebody's: a
+        folder may have had checkpoints before it was given to a server."""
         known = self._ledger.files()
         for folder in (CHECKPOINTS, STATES):
             for found in (self._ledger.folder / folder).iterdir():
-                if found.name not in known:
+                if _DRAWN.fullmatch(found.name) and found.name not in known:
                     self._remove(found)
 
     def place(self, folder: str, file: str) -> Path:
