@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from lowregret import limits
 from lowregret.engine.optim.adamw import AdamParams
-from lowregret.serve.requests import STOP_CHARACTERS, STOPS, Asked, Texts, Tokens, few
+from lowregret.serve.requests import STOPS, Asked, Texts, Tokens, check_stops, few
 
 RANK = 512
 """The largest rank of a LoRA here."""
@@ -270,9 +270,9 @@ class SamplingForm(Asked):
 
     @model_validator(mode="after")
     def _check_stops(self) -> SamplingForm:
-        texts = [stop for stop in self.stops if isinstance(stop, str)]
-        if len(self.stops) > STOPS or any(not 0 < len(text) <= STOP_CHARACTERS for text in texts):
-            raise ValueError(f"stop takes up to {STOPS} tokens, or texts of 1 to {STOP_CHARACTERS} characters")
+        if len(self.stops) > STOPS:
+            raise ValueError(f"stop takes up to {STOPS} tokens or texts")
+        check_stops([stop for stop in self.stops if isinstance(stop, str)])
         return self
 
     @property

@@ -45,9 +45,20 @@ class Passing:
     forward_only: bool
 
 
+def shaped(flat: Array, shape: Sequence[int]) -> Array:
+    """Numbers in a shape, a list where there is none. Problem 400 where they do not fill it: of nothing a shape may say
+    sizes that no array has."""
+    if not shape:
+        return flat
+    beyond = len(shape) > 2 or min(shape) < 0 or max(shape) > CELLS
+    if beyond or shape[0] * (shape[1] if len(shape) == 2 else 1) != flat.size:
+        raise Problem(400, f"A tensor of shape {str(list(shape[:8]))[:100]} has {flat.size} numbers.")
+    return flat.reshape(tuple(shape))
+
+
 def sparse(values: Array, rows: Array, columns: Array, shape: Sequence[int]) -> Array:
     """A matrix from its compressed rows, zero where nothing is listed. Problem 400 where they do not fit."""
-    if len(shape) != 2 or min(shape) < 0 or shape[0] * shape[1] > CELLS:
+    if len(shape) != 2 or min(shape) < 0 or max(shape) > CELLS or shape[0] * shape[1] > CELLS:
         raise Problem(400, f"A sparse tensor needs a shape of two sizes with up to {CELLS:,} cells.")
     fits = len(rows) == shape[0] + 1 and len(values) == len(columns)
     fits = fits and rows[0] == 0 and rows[-1] == len(values) and bool((np.diff(rows) >= 0).all())

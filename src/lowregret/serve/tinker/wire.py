@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowregret.serve.problems import Problem
-from lowregret.serve.tinker.tensors import Array, Datum, Passing, sparse
+from lowregret.serve.tinker.tensors import Array, Datum, Passing, shaped, sparse
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 FLOAT32, INT64, INT32 = 1, 2, 3
@@ -124,15 +124,7 @@ def _tensor(data: memoryview) -> Array:
     if csr:
         rows, columns = (_numbers(csr.get(place, memoryview(b"")), INT64) for place in (2, 3))
         return sparse(flat, rows, columns, shape)
-    return _shaped(flat, shape)
-
-
-def _shaped(flat: Array, shape: Sequence[int]) -> Array:
-    if not shape:
-        return flat
-    if any(size < 0 for size in shape) or int(np.prod(shape, dtype=object)) != flat.size:
-        raise Problem(400, f"A tensor of shape {list(shape)[:8]} has {flat.size} numbers.")
-    return flat.reshape(shape)
+    return shaped(flat, shape)
 
 
 def _datum(data: memoryview) -> Datum:
