@@ -16,6 +16,7 @@ import pytest
 from lowregret.engine.engine import Engine
 from lowregret.errors import RecordsError
 from lowregret.serve.problems import Problem
+from lowregret.serve.tinker.drawing import Drawing
 from lowregret.serve.tinker.futures import Futures
 from lowregret.serve.tinker.ledger import Answer, Kept, Kind, Ledger, failure
 from lowregret.serve.tinker.passing import together
@@ -133,6 +134,38 @@ def test_an_answer_that_one_asker_finds_is_told_to_the_others(ledger: Ledger) ->
 
     ledger.accept(kept(0))
     assert isinstance(asyncio.run(ask()), Answer)
+
+
+def test_what_was_drawn_is_told_once_a_full_disk_has_room_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, logged, refusals = list[str](), list[str](), iter([sqlite3.OperationalError("database or disk is full")] * 2)
+    settle = ledger.settle
+
+    def full(answers: Mapping[str, Answer]) -> None:
+        if refusal := next(refusals, None):
+            raise refusal
+        settle(answers)
+
+    async def draw(asked: Any, seed: int) -> Answer:
+        return DONE
+
+    monkeypatch.setattr("lowregret.serve.tinker.drawing.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("lowregret.serve.tinker.drawing.parse", lambda kind, body: None)
+    monkeypatch.setattr(ledger, "settle", full)
+    drawing = Drawing(
+        cast(Any, SimpleNamespace(draw=draw)),
+        ledger,
+        cast(Any, SimpleNamespace(tell=told.extend)),
+        "tiny",
+        lambda what, trace: logged.append(what),
+    )
+    asked = kept(0, "sample", form="1")
+    ledger.accept(asked)
+    asyncio.run(drawing._drawn(asked))
+    assert ledger.answer("m:0") == DONE
+    assert told == ["m:0"]
+    assert len(logged) == 2
 
 
 def test_data_that_are_little_and_one_batch_of_too_much_are_refused() -> None:
