@@ -16,6 +16,7 @@ import pytest
 from lowregret.engine.engine import Engine
 from lowregret.errors import RecordsError
 from lowregret.serve.problems import Problem
+from lowregret.serve.tinker.catalogue import Catalogue
 from lowregret.serve.tinker.drawing import Drawing
 from lowregret.serve.tinker.futures import Futures
 from lowregret.serve.tinker.ledger import Answer, Kept, Kind, Ledger, failure
@@ -224,6 +225,32 @@ def test_an_adapter_that_is_loaded_again_is_another_policy(ledger: Ledger, monke
     asyncio.run(use())
     assert retired == there
     assert len(set(there)) == 2
+
+
+def test_a_checkpoint_that_was_replaced_meanwhile_is_not_removed(ledger: Ledger) -> None:
+    path = "tinker://m/weights/last"
+    ledger.add_checkpoint(path, "m", "weights", "old", 1, {})
+    (seen,) = ledger.checkpoints()
+    assert ledger.add_checkpoint(path, "m", "weights", "new", 1, {}) == "old"
+    Catalogue(ledger, "tiny", None).remove(seen)
+    assert [row["file"] for row in ledger.checkpoints()] == ["new"]
+    Catalogue(ledger, "tiny", None).remove(ledger.checkpoints()[0])
+    assert ledger.checkpoints() == []
+
+
+def test_a_sampler_that_was_drawn_by_meanwhile_is_not_removed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing the first takes a while, in which the second is used."""
+    samplers = Samplers(cast(Any, None), cast(Any, None), ledger, cast(Any, None), 0)
+    for number in range(2):
+        (ledger.folder / "checkpoints" / str(number)).mkdir(parents=True)
+        ledger.add_sampler(f"s:sample:{number}", "s", str(number), None)
+    monkeypatch.setattr(
+        "lowregret.serve.tinker.samplers.remove_folder", lambda folder: ledger.use_sampler("s:sample:1")
+    )
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 100)
+    asyncio.run(samplers.remove_idle(now + 50))
+    assert ledger.samplers("s") == ["s:sample:1"]
 
 
 def test_what_a_folder_held_before_a_server_is_left_alone(ledger: Ledger) -> None:

@@ -91,11 +91,10 @@ class Samplers:
         """Remove what was written to draw by, under no name, and was last drawn by before this moment."""
         for sampler, folder in self._ledger.idle_samplers(before):
             drawer = self._drawers.get(folder)
-            if drawer is not None and drawer.users:
+            if (drawer is not None and drawer.users) or not self._ledger.remove_sampler(sampler, before):
                 continue
             if drawer is not None and drawer.loaded:
                 self._retire(self._drawers.pop(folder).policy)
-            self._ledger.remove_sampler(sampler)
             await asyncio.to_thread(remove_folder, self._ledger.folder / CHECKPOINTS / folder)
 
     async def _draw(self, asked: SampleForm, seed: int, policy: str) -> Answer:
