@@ -53,9 +53,11 @@ _DENIED: tuple[tuple[int, int], ...] = (
     # sched_setparam, sched_setattr, setpriority, ioprio_set, migrate_pages, move_pages, process_madvise
     *((101, 117), (310, 270), (311, 271), (312, 272), (203, 122), (144, 119), (142, 118), (314, 274), (141, 140)),
     *((251, 30), (256, 238), (279, 239), (440, 440)),
-    # shared memory and queues, and files in memory, which the limit of memory does not see: shmget, semget, msgget,
-    # mq_open, memfd_create, memfd_secret
-    *((29, 194), (64, 190), (68, 186), (240, 180), (319, 279), (447, 447)),
+    # shared memory, semaphores and queues, those of other processes among them, and files in memory, which the limit of
+    # memory does not see: shmget, shmat, shmctl, semget, semop, semctl, semtimedop, msgget, msgsnd, msgrcv, msgctl,
+    # mq_open, mq_unlink, memfd_create, memfd_secret
+    *((29, 194), (30, 196), (31, 195), (64, 190), (65, 193), (66, 191), (220, 192), (68, 186), (69, 189), (70, 188)),
+    *((71, 187), (240, 180), (241, 181), (319, 279), (447, 447)),
     # mounts and namespaces: mount, umount2, pivot_root, chroot, unshare, setns, open_tree, move_mount, fsopen,
     # fsconfig, fsmount, fspick, mount_setattr
     *((165, 40), (166, 39), (155, 41), (161, 51), (272, 97), (308, 268), (428, 428), (429, 429), (430, 430)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import ctypes
 import importlib
 import inspect
 import os
@@ -115,6 +116,28 @@ def test_what_a_completion_may_not_do(confined: tuple[Grader, Path], name: str) 
     assert (home / "kept").read_text() == "kept"
     assert not (home / "made").exists()
     assert grader._process is process, "the attempt ended the process, or was not undone"
+
+
+@linux
+def test_what_processes_share_by_number_is_out_of_reach(confined: tuple[Grader, Path]) -> None:
+    """Memory, semaphores and queues of System V are whoever's of the same user who knows, or tries, their numbers."""
+    libc = ctypes.CDLL(None)
+    shared, turns, queue = libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)
+    assert min(shared, turns, queue) >= 0
+    calls = (
+        f"shmat({shared}, None, 0)",
+        f"shmctl({shared}, 0, None)",
+        f"semctl({turns}, 0, 0)",
+        f"semop({turns}, (ctypes.c_short * 3)(0, 1, 0), 1)",
+        f"msgsnd({queue}, (ctypes.c_long * 2)(1, 1), 8, 0)",
+        f"msgctl({queue}, 0, None)",
+    )
+    try:
+        for call in calls:
+            assert run(confined[0], f"import ctypes; assert ctypes.CDLL(None).{call} == -1, 'done'") == (1, ""), call
+    finally:
+        gone = (libc.shmctl(shared, 0, None), libc.semctl(turns, 0, 0), libc.msgctl(queue, 0, None))
+    assert gone == (0, 0, 0), "they were there still"
 
 
 @linux
