@@ -15,7 +15,8 @@ from lowregret.serve.tinker.bodies import place_in
 from lowregret.serve.tinker.forms import SampleForm
 from lowregret.serve.tinker.reading import passing
 from lowregret.serve.tinker.samplers import Samplers
-from lowregret.serve.tinker.tensors import CELLS, shaped
+from lowregret.serve.tinker.tensors import CELLS, DATA, NAMED, shaped
+from lowregret.serve.tinker.wire import _put
 
 
 def body_with(weights: dict[str, Any]) -> bytes:
@@ -45,6 +46,34 @@ def test_numbers_and_shapes_that_no_array_has_are_the_clients(weights: dict[str,
     with pytest.raises(Problem) as problem:
         passing(body_with(weights), "json")
     assert problem.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"\x1a\x00" * (DATA + 1), f"1 to {DATA}"),
+        (b"\x1a\x00" * 500_000, f"1 to {DATA}"),
+        (_put(3, b"".join(_put(2, _put(1, str(n)) + _put(2, _put(3, 1))) for n in range(NAMED + 1))), f"up to {NAMED}"),
+        (b"".join(_put(5, _put(1, str(name))) for name in range(NAMED + 1)), f"up to {NAMED}"),
+        (b"".join(_put(7, _put(1, str(n)) + _put(2, _put(1, 0.5))) for n in range(NAMED + 1)), f"up to {NAMED}"),
+        (_put(3, _put(2, _put(1, "a") + _put(2, _put(4, b"\x01" * 64)))), "too many sizes"),
+        (_put(3, _put(2, _put(1, "a") + _put(2, _put(4, 1) * 64))), "too many sizes"),
+    ],
+    ids=["one more", "many", "inputs", "settings", "settings of 0.38", "a packed shape", "a shape"],
+)
+def test_what_is_too_much_is_said_while_it_is_read(body: bytes, said: str) -> None:
+    """A datum of two bytes takes three hundred in memory, and a body may have 64 MB."""
+    with pytest.raises(Problem, match=said) as problem:
+        passing(body, "proto")
+    assert problem.value.status == 400
+
+
+def test_as_much_as_is_taken_is_read() -> None:
+    assert len(passing(b"\x1a\x00" * DATA, "proto").data) == DATA
+    datum = {"model_input": {"chunks": []}, "loss_fn_inputs": {}}
+    given = {"data": [datum] * (DATA + 1), "loss_fn": "cross_entropy"}
+    with pytest.raises(Problem, match=f"at most {DATA}"):
+        passing(json.dumps({"forward_input": given, "model_id": "m"}).encode(), "json")
 
 
 @pytest.mark.parametrize("shape", [[0, 2**62], [CELLS, CELLS, 0], [-1, 2], [3], [2**63, 0]])

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from lowregret import limits
 from lowregret.engine.optim.adamw import AdamParams
 from lowregret.serve.requests import STOPS, Asked, Texts, Tokens, check_stops, few
+from lowregret.serve.tinker.tensors import DATA, NAMED
 
 RANK = 512
 """The largest rank of a LoRA here."""
@@ -135,15 +136,15 @@ class DatumForm(Asked):
     """A datum as JSON."""
 
     model_input: ModelInput
-    loss_fn_inputs: Annotated[dict[str, TensorData], BeforeValidator(partial(few, most=20))]
+    loss_fn_inputs: Annotated[dict[str, TensorData], BeforeValidator(partial(few, most=NAMED))]
 
 
 class PassingInput(Asked):
     """What is passed."""
 
-    data: list[DatumForm]
+    data: list[DatumForm] = Field(max_length=DATA)
     loss_fn: str = Field(max_length=50)
-    loss_fn_config: Annotated[dict[str, float | str], BeforeValidator(partial(few, most=20))] | None = None
+    loss_fn_config: Annotated[dict[str, float | str], BeforeValidator(partial(few, most=NAMED))] | None = None
 
 
 class PassingForm(Asked):

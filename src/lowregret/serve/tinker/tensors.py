@@ -17,6 +17,8 @@ from lowregret.serve.tinker.losses import LOSSES
 Array = npt.NDArray[Any]
 DATA = 4096
 """Data of one request, at most: the SDK cuts longer lists at 1,024."""
+NAMED = 20
+"""Inputs of a loss, or settings, that are read at most: none has so many."""
 TARGETS = 256
 """Of a position, at most."""
 CELLS = 2**24
@@ -72,7 +74,7 @@ def sparse(values: Array, rows: Array, columns: Array, shape: Sequence[int]) -> 
 def check(passing: Passing, vocabulary: int, positions: int | None) -> None:
     """Problem 400 for data that cannot be passed: nothing is accepted that would fail later."""
     if not 0 < len(passing.data) <= DATA:
-        raise Problem(400, f"data: 1 to {DATA} are taken at once.")
+        raise too_many()
     entry = LOSSES.get(passing.loss)
     if entry is None:
         raise Problem(400, f"loss_fn: {passing.loss[:50]!r} is none here. Valid: {', '.join(LOSSES)}.")
@@ -107,6 +109,11 @@ def check(passing: Passing, vocabulary: int, positions: int | None) -> None:
                 )
             if not np.isfinite(values).all():
                 raise Problem(400, f"{place}: {name} has a number that is not finite.")
+
+
+def too_many() -> Problem:
+    """Of data, or none."""
+    return Problem(400, f"data: 1 to {DATA} are taken at once.")
 
 
 def _fits(passing: Passing) -> None:
