@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lowregret.serve.problems import Problem
+from lowregret.serve.prompts import UNSAID
 from lowregret.serve.requests import parse
 from lowregret.serve.tinker.bodies import place_in
-from lowregret.serve.tinker.forms import SampleForm
+from lowregret.serve.tinker.forms import CHUNKS, SampleForm
 from lowregret.serve.tinker.reading import passing
 from lowregret.serve.tinker.samplers import Samplers
 from lowregret.serve.tinker.tensors import CELLS, DATA, NAMED, shaped
@@ -90,6 +91,14 @@ def test_a_shape_that_its_numbers_fill(shape: list[int]) -> None:
 def test_the_place_of_a_broken_body_is_a_models() -> None:
     assert place_in(b'{"model_id": "s:train:0", "seq_id": 3}') == ("s:train:0", 3)
     assert place_in(b'{"model_id": "\\ud800", "seq_id": 3}') is None
+
+
+def test_a_prompt_has_no_more_chunks_than_tokens() -> None:
+    """Each takes a microsecond or ten to be looked at, while nobody else is answered."""
+    assert CHUNKS == UNSAID
+    assert len(drawing(prompt={"chunks": [{"tokens": [1]}] * 100}).prompt.tokens) == 100
+    with pytest.raises(Problem, match=f"at most {CHUNKS}"):
+        drawing(prompt={"chunks": [{"tokens": []}] * (CHUNKS + 1)})
 
 
 def drawing(**more: Any) -> SampleForm:

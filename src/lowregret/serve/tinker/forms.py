@@ -18,6 +18,8 @@ SAMPLES = 256
 """Sequences that one request may ask for."""
 TOP = 256
 """Most likely tokens of a position that are told, at most."""
+CHUNKS = 2**17
+"""Of a prompt, at most: a token each, of the longest that is read where a base does not say how long (`UNSAID`)."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Of a checkpoint."""
 ID = r"^[A-Za-z0-9][A-Za-z0-9:_-]{0,127}$"
@@ -114,7 +116,7 @@ class Chunk(Asked):
 class ModelInput(Asked):
     """A prompt, or a datum's input."""
 
-    chunks: list[Chunk]
+    chunks: list[Chunk] = Field(max_length=CHUNKS)
 
     @property
     def tokens(self) -> list[int]:
