@@ -94,7 +94,7 @@ def test_the_place_of_a_broken_body_is_a_models() -> None:
 
 
 def test_a_prompt_has_no_more_chunks_than_tokens() -> None:
-    """Each takes a microsecond or ten to be looked at, while nobody else is answered."""
+    """They are looked at while nobody else is answered."""
     assert CHUNKS == UNSAID
     assert len(drawing(prompt={"chunks": [{"tokens": [1]}] * 100}).prompt.tokens) == 100
     with pytest.raises(Problem, match=f"at most {CHUNKS}"):
