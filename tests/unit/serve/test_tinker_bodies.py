@@ -71,7 +71,7 @@ def test_what_is_too_much_is_said_while_it_is_read(body: bytes, said: str) -> No
 
 def test_as_much_as_is_taken_is_read() -> None:
     assert len(passing(b"\x1a\x00" * DATA, "proto").data) == DATA
-    datum = {"model_input": {"chunks": []}, "loss_fn_inputs": {}}
+    datum: dict[str, Any] = {"model_input": {"chunks": []}, "loss_fn_inputs": {}}
     given = {"data": [datum] * (DATA + 1), "loss_fn": "cross_entropy"}
     with pytest.raises(Problem, match=f"at most {DATA}"):
         passing(json.dumps({"forward_input": given, "model_id": "m"}).encode(), "json")
