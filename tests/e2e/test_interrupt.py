@@ -99,6 +99,15 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_handler_that_python_does_not_know_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of C's: Python tells None, and cannot put it back."""
+    put: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: put.append(handler))
+    with stop_requests(lambda line: None) as asked:
+        assert not asked()
+    assert put[-1] is signal.SIG_DFL
+
+
 def test_sigterm_stops_as_cleanly(start: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train = "--model tiny --data builtin:arithmetic:size=64 --max-eval 8 --method lora:2 --steps 2000".split()

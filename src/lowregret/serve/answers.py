@@ -76,12 +76,12 @@ class Choice:
         for written in _CALL.findall(self.text):
             try:
                 call = json.loads(written)
-            except (ValueError, RecursionError):
+                if isinstance(call, dict) and isinstance(call.get("name"), str):
+                    arguments = call.get("arguments", call.get("parameters", {}))
+                    told = arguments if isinstance(arguments, str) else to_json(arguments, ensure_ascii=False)
+                    found.append({"type": "function", "function": {"name": call["name"], "arguments": told}})
+            except (ValueError, RecursionError):  # a model's text may be nested deeper than can be read, or written
                 continue
-            if isinstance(call, dict) and isinstance(call.get("name"), str):
-                arguments = call.get("arguments", call.get("parameters", {}))
-                told = arguments if isinstance(arguments, str) else to_json(arguments, ensure_ascii=False)
-                found.append({"type": "function", "function": {"name": call["name"], "arguments": told}})
         return found
 
 

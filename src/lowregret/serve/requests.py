@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,6 +35,14 @@ def few(value: Any, most: int = FIELDS) -> Any:
     if isinstance(value, dict) and len(value) > most:
         raise ValueError(f"more than {most} fields")
     return value
+
+
+def check_stops(texts: Sequence[str]) -> None:
+    """ValueError for texts that are too long to be looked for, or no text: half of a surrogate pair has no bytes."""
+    if any(not 0 < len(text) <= STOP_CHARACTERS for text in texts):
+        raise ValueError(f"stop takes texts of 1 to {STOP_CHARACTERS} characters")
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ValueError("stop: half of a surrogate pair is no text")
 
 
 Texts = Annotated[list[str], Field(fail_fast=True)]
@@ -118,10 +127,9 @@ class Drawing(Asked):
     @model_validator(mode="after")
     def _check(self) -> Drawing:
         texts = self.stop_texts
-        if len(texts) > STOPS or any(not 0 < len(text) <= STOP_CHARACTERS for text in texts):
-            raise ValueError(f"stop takes up to {STOPS} texts of 1 to {STOP_CHARACTERS} characters")
-        if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
-            raise ValueError("stop: half of a surrogate pair is no text")
+        if len(texts) > STOPS:
+            raise ValueError(f"stop takes up to {STOPS} texts")
+        check_stops(texts)
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is of use with stream alone")
         return self

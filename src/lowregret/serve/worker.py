@@ -84,7 +84,8 @@ class Worker:
         self._end: Callable[[], None] = lambda: None
         self._more = False
         """Whether what is attached has more to do."""
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = threading.Thread(target=lambda: self._context.run(self._run), name="engine", daemon=True)
+        self._context = copy_context()
         self.running = self.waiting = self.drawn = self.read = 0
         """Rows in the batch, rows that wait, tokens drawn and tokens of prompts so far."""
 
@@ -97,7 +98,8 @@ class Worker:
         self._inbox.put(lambda: None)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin, within the folders that whoever starts it has locked: they are the thread's, too."""
+        self._context = copy_context()
         self._thread.start()
 
     def stop(self) -> None:

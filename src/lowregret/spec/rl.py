@@ -98,6 +98,8 @@ class RL(Spec):
             raise ValueError(f"clip must be below 1 with ppo_clip, not {self.clip_range:g}")
         if not all(self.stop):
             raise ValueError("stop: an empty text ends every completion at once")
+        if any("\ud800" <= letter <= "\udfff" for text in self.stop for letter in text):  # Python's for such bytes
+            raise ValueError("stop: is no UTF-8, and a completion is: nothing would end by it")
         return self
 
 

@@ -100,7 +100,7 @@ def confinement(parent: int, folders: Sequence[str]) -> dict[str, bool]:
         folders: those in which a file is tried to be made, if they are there.
     """
     return {
-        "network": not any(map(_opens, (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX))),
+        "network": not any(map(_opens, (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX))) and not _pairs(),
         "files": not any(map(_writes, filter(os.path.isdir, folders))),
         "memory": not _takes(MEMORY + 2**20),
         "processes": not _forks(),
@@ -112,6 +112,16 @@ def _opens(family: int) -> bool:
     try:
         socket.socket(family, socket.SOCK_DGRAM).close()
     except OSError:
+        return False
+    return True
+
+
+def _pairs() -> bool:
+    """Whether it has sockets for datagrams by way of a pair, of which each can send to any other of the machine."""
+    try:
+        for each in socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM):
+            each.close()
+    except (OSError, AttributeError):  # Windows has no such pairs
         return False
     return True
 

@@ -27,6 +27,8 @@ START_SECONDS = 120.0
 """For imports; the time limit of a sample starts after them."""
 _LONGEST_LINE = 1 << 16
 """Bytes of an answer."""
+AT_ONCE = 16
+"""Samples that the process is given at once: their rows, of a million characters each at most, are in its memory."""
 _DIED = "ended the process that grades"
 
 
@@ -146,11 +148,11 @@ class Grader:
         found: list[Grade] = []
         while len(found) < len(samples):
             self.start()
-            first = self._number + 1 - len(found)
+            part = samples[len(found) : len(found) + AT_ONCE]
+            first, until = self._number + 1 - len(found), len(found) + len(part)
             try:
-                rest = enumerate(samples[len(found) :], self._number + 1)
-                self._send([(number, *sample) for number, sample in rest], self._limit)
-                while len(found) < len(samples):
+                self._send([(number, *sample) for number, sample in enumerate(part, self._number + 1)], self._limit)
+                while len(found) < until:
                     self._number = first + len(found)
                     number, kind, value = self._answer(self._limit)
                     if number != self._number:

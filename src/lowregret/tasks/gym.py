@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 from lowregret.errors import SpecError, did_you_mean
+from lowregret.foreign import boundary
 from lowregret.tasks.base import Problem, TaskEntry, TaskExample
 from lowregret.tasks.parsing import after_last, options
 
@@ -48,9 +50,10 @@ class Gym:
     def problems(self) -> tuple[list[Problem], list[Problem]]:
         """(training, held out): draws of two seeds."""
         train, test = self._dataset(self._seed, self._size), self._dataset(self._seed + _TEST_SEED, self._test_size)
-        return [_problem(train[index]) for index in range(self._size)], [
-            _problem(test[index]) for index in range(self._test_size)
-        ]
+        with self._made():
+            return [_problem(train[index]) for index in range(self._size)], [
+                _problem(test[index]) for index in range(self._test_size)
+            ]
 
     def problem(self, row: Mapping[str, Any], prompt_field: str | None, answer_field: str | None) -> Problem:
         """It has problems of its own."""
@@ -76,10 +79,14 @@ class Gym:
             ) from None
         if self.name not in DATASETS:
             raise SpecError(f"reasoning-gym has no task {self.name!r}. {did_you_mean(self.name, DATASETS)}")
-        try:
+        with self._made():
             return reasoning_gym.create_dataset(self.name, seed=seed, size=size, **self._config)
-        except (AssertionError, TypeError, ValueError) as error:
-            raise SpecError(f"task {self._spelling!r}: {error or 'an option is out of its bounds'}.") from None
+
+    def _made(self) -> AbstractContextManager[None]:
+        """Around what reasoning-gym makes of options, some of which it meets only when it draws a problem."""
+        return boundary(
+            SpecError, f"task {self._spelling!r}", "reasoning-gym makes no problems of it", "Correct its options."
+        )
 
 
 def read_answer(completion: str) -> str:
@@ -98,12 +105,12 @@ def _problem(entry: Mapping[str, Any]) -> Problem:
 
 
 def _value(text: str) -> Any:
-    """A number, a truth value or a list as Python spells it; else the text."""
+    """A number, a truth value or a list of one as Python spells it; else the text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
 
 

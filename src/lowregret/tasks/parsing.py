@@ -9,12 +9,14 @@ from lowregret.errors import DataError
 
 
 def options(text: str) -> dict[str, str]:
-    """`key=value,…` as a dictionary; ValueError names a part that is none."""
+    """`key=value,…` as a dictionary; ValueError names a part that is none, or a key that comes twice."""
     found: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise ValueError(f"{part!r} is no key=value")
+        if key in found:
+            raise ValueError(f"{key} is given twice")
         found[key] = value
     return found
 

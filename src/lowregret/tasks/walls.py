@@ -3,7 +3,8 @@
 landlock       no file is opened for writing, made, renamed or removed; no other process is looked into
 namespaces     the same for kernels without Landlock: every mount is read-only in a mount namespace of its own
 capabilities   root keeps the right to read files, and no other
-seccomp        no sockets, no new processes or programs, no signals, no keys to the kernel, no change of owner or mode
+seccomp        no sockets but pairs of streams, no new processes or programs, no signals, no keys to the kernel, no
+               change of owner or mode
 
 Each raises OSError where the system has none of it. All hold for threads that are started later, and none can be taken
 back. The numbers of system calls are those of Linux's `arch/x86/entry/syscalls/syscall_64.tbl` and
@@ -33,8 +34,14 @@ _IOCTL = (16, 29)
 _PRLIMIT = (302, 261)
 _THREAD = 0x10000
 """CLONE_THREAD."""
-_TYPING = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: what they are given is typed into the terminal."""
+_FORBIDDEN_IOCTLS = (0x5412, 0x541C, 0x8901, 0x8902)
+"""TIOCSTI and TIOCLINUX: what they are given is typed into the terminal. FIOSETOWN and SIOCSPGRP: as F_SETOWN."""
+_FCNTL = (72, 25)
+_FORBIDDEN_FCNTLS = (8, 15)
+"""F_SETOWN and F_SETOWN_EX: whoever they name gets a signal, of any kind, when a pipe of this process has news."""
+_SOCKETPAIR = (53, 199)
+_STREAM = 1
+"""SOCK_STREAM, the only pairs that stay within the process: a datagram of another can be sent to any local socket."""
 _DENIED: tuple[tuple[int, int], ...] = (
     # sockets: socket, connect, bind
     *((41, 198), (42, 203), (49, 200)),
@@ -46,9 +53,11 @@ _DENIED: tuple[tuple[int, int], ...] = (
     # sched_setparam, sched_setattr, setpriority, ioprio_set, migrate_pages, move_pages, process_madvise
     *((101, 117), (310, 270), (311, 271), (312, 272), (203, 122), (144, 119), (142, 118), (314, 274), (141, 140)),
     *((251, 30), (256, 238), (279, 239), (440, 440)),
-    # shared memory and queues, and files in memory, which the limit of memory does not see: shmget, semget, msgget,
-    # mq_open, memfd_create, memfd_secret
-    *((29, 194), (64, 190), (68, 186), (240, 180), (319, 279), (447, 447)),
+    # shared memory, semaphores and queues, those of other processes among them, and files in memory, which the limit of
+    # memory does not see: shmget, shmat, shmctl, semget, semop, semctl, semtimedop, msgget, msgsnd, msgrcv, msgctl,
+    # mq_open, mq_unlink, memfd_create, memfd_secret
+    *((29, 194), (30, 196), (31, 195), (64, 190), (65, 193), (66, 191), (220, 192), (68, 186), (69, 189), (70, 188)),
+    *((71, 187), (240, 180), (241, 181), (319, 279), (447, 447)),
     # mounts and namespaces: mount, umount2, pivot_root, chroot, unshare, setns, open_tree, move_mount, fsopen,
     # fsconfig, fsmount, fspick, mount_setattr
     *((165, 40), (166, 39), (155, 41), (161, 51), (272, 97), (308, 268), (428, 428), (429, 429), (430, 430)),
@@ -137,7 +146,7 @@ WALLS: Mapping[str, Callable[[], None]] = MappingProxyType(
 
 def _program(column: int, architecture: int) -> list[bytes]:
     """Of the filter, one instruction an entry: (operation, jump if so, jump if not, operand)."""
-    load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
+    load, mask, equal, at_least, any_bit, end = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
     allowed, killed, denied = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
 
     def step(code: int, operand: int, then: int = 0, otherwise: int = 0) -> bytes:
@@ -157,8 +166,12 @@ def _program(column: int, architecture: int) -> list[bytes]:
     found += [step(end, denied)]
     found += [step(equal, _PRLIMIT[column], 0, 4), argument(0), step(equal, 0, 0, 1), step(end, allowed)]
     found += [step(end, denied)]  # the limits of another process
-    found += [step(equal, _IOCTL[column], 0, 4), argument(1)]
-    found += [step(equal, _TYPING[0], 1), step(equal, _TYPING[1], 0, 1), step(end, denied)]
+    found += [step(equal, _SOCKETPAIR[column], 0, 5), argument(1), step(mask, 0xF), step(equal, _STREAM, 0, 1)]
+    found += [step(end, allowed), step(end, denied)]
+    for number, forbidden in ((_IOCTL[column], _FORBIDDEN_IOCTLS), (_FCNTL[column], _FORBIDDEN_FCNTLS)):
+        found += [step(equal, number, 0, len(forbidden) + 3), argument(1)]
+        found += [step(equal, value, len(forbidden) - place) for place, value in enumerate(forbidden)]
+        found += [step(end, allowed), step(end, denied)]
     return [*found, step(end, allowed)]
 
 

@@ -61,6 +61,7 @@ def _serve(source: IO[bytes], descriptor: int, task: Task, order: Order) -> None
             if order.walls is not None:
                 renew_time(order.time_limit)
             _say(descriptor, number, *answer(task, completion, problem, order.task))
+        samples = completion = problem = None  # not in memory beside the next
 
 
 def answer(task: Task, completion: str, problem: Problem, name: str) -> tuple[str, Any]:

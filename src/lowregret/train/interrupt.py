@@ -39,4 +39,4 @@ def stop_requests(
         yield lambda: asked
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # one of C cannot be put back

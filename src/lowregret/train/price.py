@@ -159,8 +159,8 @@ class _Estimate:
         rows = self.inputs.spec.batch_size * objective.group_size
         judged = len(self.inputs.data.test) * objective.eval_samples
         return {
-            TRAINING: steps * run.step_seconds / gain,
-            SAMPLING: steps * self._sampling(rows, objective) / objective.updates,
+            TRAINING: steps * objective.updates * run.step_seconds / gain,
+            SAMPLING: steps * self._sampling(rows, objective),
             JUDGING: (evaluations + 1) * self._sampling(judged, objective),
         }
 
@@ -199,7 +199,8 @@ def _request(spec: TrainingSpec, method: FullFT | LoRA) -> PlanSpec:
 
 
 def _rows(inputs: RunInputs) -> tuple[int, RunShape]:
-    """Tokens of the longest row, and the rows of a step; `eval_tokens` are those of one evaluation."""
+    """Tokens of the longest row, and the rows of an optimizer step, of which a step by reward has `updates`;
+    `eval_tokens` are those of one evaluation."""
     spec, data = inputs.spec, inputs.data
     if isinstance(data, PreparedData):
         lengths = token_counts(data.train)

@@ -38,6 +38,8 @@ _IDLE_SECONDS = 2.0
 ALIVE_SECONDS = 10.0
 """Without news, so that a page can tell a silent server from one that has gone."""
 _MOST_READERS = 100
+_DIGITS = 9
+"""Of a group's number, at most."""
 _KINDS = MappingProxyType(
     {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml", "txt": "text/plain"}
 )
@@ -82,7 +84,7 @@ class Page:
             Route("/page/{name:path}", self._file, methods=["GET"]),
             Route("/state", self._state, methods=["GET"]),
             Route("/events", self._events, methods=["GET"]),
-            Route("/trial/{group:int}/{name}", self._trial, methods=["GET"]),
+            Route("/trial/{group}/{name}", self._trial, methods=["GET"]),
             Route("/ask", self._ask, methods=["POST"]),
         ]
         return Starlette(routes=routes, lifespan=self._life)
@@ -184,7 +186,9 @@ class Page:
     async def _trial(self, request: Request) -> Response:
         if (refused := self._refusal(request)) is not None:
             return refused
-        one = self._feed.trial(request.path_params["group"], request.path_params["name"])
+        group = request.path_params["group"]
+        known = group.isascii() and group.isdecimal() and len(group) <= _DIGITS
+        one = self._feed.trial(int(group), request.path_params["name"]) if known else None
         if one is None or one.record is None:
             return _said("There is no such trial any more.", 404)
         return _json(to_json(await asyncio.to_thread(details, one)))

@@ -35,12 +35,12 @@ def test_the_command_prints_every_quantity_of_the_committed_records(capsys: pyte
     assert all(each["rows"] > 0 for each in whole.values())
     assert all(whole[name]["advised"] == whole[name]["rows"] for name in whole.keys() - {"regret", "learning rate"})
     bounds = [row for row in found["rows"] if row["found"] is None]  # where it is known at most what destroys
-    assert whole["learning rate"]["rows"] - whole["learning rate"]["advised"] == len(bounds) == 5
+    assert whole["learning rate"]["rows"] - whole["learning rate"]["advised"] == len(bounds) == 6
     destroying = [row for row in found["rows"] if row["destroys"] is not None]
     assert len(destroying) > len(bounds)
     assert all(row["advised"] < row["destroys"] for row in destroying)
     unseen = [row for row in found["rows"] if row["source"].endswith("(unseen_rates.csv)")]
-    assert len(unseen) == 31
+    assert len(unseen) == 50
     assert not any(row["fitted"] for row in unseen)
     assert len(found["rows"]) == sum(each["rows"] for each in whole.values())
     assert main([]) == 0

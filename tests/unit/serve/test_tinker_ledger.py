@@ -16,6 +16,8 @@ import pytest
 from lowregret.engine.engine import Engine
 from lowregret.errors import RecordsError
 from lowregret.serve.problems import Problem
+from lowregret.serve.tinker.catalogue import Catalogue
+from lowregret.serve.tinker.drawing import Drawing
 from lowregret.serve.tinker.futures import Futures
 from lowregret.serve.tinker.ledger import Answer, Kept, Kind, Ledger, failure
 from lowregret.serve.tinker.passing import together
@@ -135,6 +137,38 @@ def test_an_answer_that_one_asker_finds_is_told_to_the_others(ledger: Ledger) ->
     assert isinstance(asyncio.run(ask()), Answer)
 
 
+def test_what_was_drawn_is_told_once_a_full_disk_has_room_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, logged, refusals = list[str](), list[str](), iter([sqlite3.OperationalError("database or disk is full")] * 2)
+    keep = ledger.keep
+
+    def full(answers: Mapping[str, Answer]) -> None:
+        if refusal := next(refusals, None):
+            raise refusal
+        keep(answers)
+
+    async def draw(asked: Any, seed: int) -> Answer:
+        return DONE
+
+    monkeypatch.setattr("lowregret.serve.tinker.drawing.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("lowregret.serve.tinker.drawing.parse", lambda kind, body: None)
+    monkeypatch.setattr(ledger, "keep", full)
+    drawing = Drawing(
+        cast(Any, SimpleNamespace(draw=draw)),
+        ledger,
+        cast(Any, SimpleNamespace(tell=told.extend)),
+        "tiny",
+        lambda what, trace: logged.append(what),
+    )
+    asked = kept(0, "sample", form="1")
+    ledger.accept(asked)
+    asyncio.run(drawing._drawn(asked))
+    assert ledger.answer("m:0") == DONE
+    assert told == ["m:0"]
+    assert len(logged) == 2
+
+
 def test_data_that_are_little_and_one_batch_of_too_much_are_refused() -> None:
     """A long one, a deep one, and many: as one batch, beyond any memory."""
     long, short = np.zeros(8192, np.int64), np.zeros(1, np.int64)
@@ -191,3 +225,43 @@ def test_an_adapter_that_is_loaded_again_is_another_policy(ledger: Ledger, monke
     asyncio.run(use())
     assert retired == there
     assert len(set(there)) == 2
+
+
+def test_a_checkpoint_that_was_replaced_meanwhile_is_not_removed(ledger: Ledger) -> None:
+    path = "tinker://m/weights/last"
+    ledger.add_checkpoint(path, "m", "weights", "old", 1, {})
+    (seen,) = ledger.checkpoints()
+    assert ledger.add_checkpoint(path, "m", "weights", "new", 1, {}) == "old"
+    Catalogue(ledger, "tiny", None).remove(seen)
+    assert [row["file"] for row in ledger.checkpoints()] == ["new"]
+    Catalogue(ledger, "tiny", None).remove(ledger.checkpoints()[0])
+    assert ledger.checkpoints() == []
+
+
+def test_a_sampler_that_was_drawn_by_meanwhile_is_not_removed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing the first takes a while, in which the second is used."""
+    samplers = Samplers(cast(Any, None), cast(Any, None), ledger, cast(Any, None), 0)
+    for number in range(2):
+        (ledger.folder / "checkpoints" / str(number)).mkdir(parents=True)
+        ledger.add_sampler(f"s:sample:{number}", "s", str(number), None)
+    monkeypatch.setattr(
+        "lowregret.serve.tinker.samplers.remove_folder", lambda folder: ledger.use_sampler("s:sample:1")
+    )
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 100)
+    asyncio.run(samplers.remove_idle(now + 50))
+    assert ledger.samplers("s") == ["s:sample:1"]
+
+
+def test_what_a_folder_held_before_a_server_is_left_alone(ledger: Ledger) -> None:
+    """Of a killed server only what it had named itself goes."""
+    own, others = ("checkpoints", "states"), ("step-1000", "f" * 31, f"{'f' * 32}.txt")
+    for folder in own:
+        for name in ("a" * 32, "b" * 32, *others):
+            (ledger.folder / folder / name).mkdir(parents=True)
+            (ledger.folder / folder / name / "weights").write_text("of somebody")
+    ledger.add_checkpoint("tinker://m/weights/kept", "m", "sampler_weights", "b" * 32, 1, {})
+    trainer_on(ledger)
+    for folder in own:
+        assert {found.name for found in (ledger.folder / folder).iterdir()} == {"b" * 32, *others}
+        assert (ledger.folder / folder / "step-1000" / "weights").read_text() == "of somebody"

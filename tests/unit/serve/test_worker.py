@@ -6,13 +6,19 @@ import asyncio
 import threading
 import time
 from contextvars import ContextVar
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from lowregret.engine import Engine, SamplingParams
 from lowregret.engine.sampling.live import LiveSampler
+from lowregret.errors import RecordsError
+from lowregret.runs.atomic import write_bytes
+from lowregret.runs.files import LOCK
+from lowregret.runs.lock import lock_run
 from lowregret.serve.server import Server
 from lowregret.serve.worker import Job, Worker, apart
 from lowregret.spec.serve import ServeSpec
@@ -48,6 +54,25 @@ def test_nothing_is_kept_of_a_policy_whose_client_left(bases: ModuleType) -> Non
     assert sampler.prefixes is not None
     assert sampler.prefixes.bytes == 0
     assert not failed
+
+
+def test_the_engines_thread_writes_within_the_folder_that_is_locked(tmp_path: Path) -> None:
+    """Whoever takes the lock away, or over, ends its writing: states and checkpoints of Tinker's clients."""
+    idle = SimpleNamespace(most_rows=None, busy=False, change=lambda run: run(), close=lambda: None)
+
+    async def write(worker: Worker) -> None:
+        await worker.change(lambda: write_bytes(tmp_path / "state", b"of a policy"))
+
+    with lock_run(tmp_path) as folder:
+        worker = Worker(cast(Any, idle), 1, lambda what, trace: None)
+        worker.start()
+        try:
+            asyncio.run(write(worker))
+            (folder / LOCK).unlink()
+            with pytest.raises(RecordsError, match="was removed or replaced"):
+                asyncio.run(write(worker))
+        finally:
+            worker.stop()
 
 
 def test_what_is_loaded_apart_leaves_no_thread() -> None:

@@ -121,3 +121,22 @@ def test_did_you_mean_lists_every_choice_and_guesses_the_right_one(choices: list
     sentence = did_you_mean(meant, choices)
     assert f"Did you mean {meant!r}?" in sentence
     assert all(choice in sentence for choice in choices)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stop": ["."]}, ""),
+        ({"stop": ["", "."]}, "an empty text ends every completion"),
+        ({"stop": ["\udcff"]}, "stop: is no UTF-8"),  # as Python has the byte 0xff of a command line
+        ({"clip": 0.2}, "ppo_clip and cispo only"),
+        ({"clip": 1.0, "estimator": "ppo_clip"}, "below 1"),
+    ],
+)
+def test_what_ends_a_completion_and_how_far_a_ratio_may_go(fields: dict[str, Any], words: str) -> None:
+    objective = {"kind": "rl", "task": "math", **fields}
+    if not words:
+        assert compare_spec(objective=objective).objective.kind == "rl"
+        return
+    with pytest.raises(SpecError, match=words):
+        compare_spec(objective=objective)

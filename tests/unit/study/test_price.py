@@ -119,6 +119,16 @@ def test_with_rewards_sampling_is_counted_to_its_longest(tmp_path: Path) -> None
     assert ", up to " in short.lines()[0]
 
 
+def test_a_step_by_reward_draws_once_however_many_updates_it_takes(tmp_path: Path) -> None:
+    task = {"kind": "rl", "task": "builtin:arithmetic:size=64,test_size=8", "group_size": 4, "max_tokens": 32}
+    once, often = (
+        parts(comparison_price(*opened(objective=task | {"updates": updates}), tmp_path)) for updates in (1, 4)
+    )
+    assert often[SAMPLING] == once[SAMPLING]
+    assert often[JUDGING] == once[JUDGING]
+    assert once[TRAINING] <= often[TRAINING] <= 4 * once[TRAINING], "all samples are learnt from, in four steps"
+
+
 def test_on_a_device_that_is_not_known_the_trials_are_counted(tmp_path: Path) -> None:
     spec, inputs = opened()
     found = price_of(inputs, [Wanted(spec.methods[0], 3, 3.0)], None, tmp_path)

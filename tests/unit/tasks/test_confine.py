@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import ctypes
 import importlib
 import inspect
 import os
@@ -30,6 +31,8 @@ ATTEMPTS = {
     "connect": "import socket; socket.create_connection(('127.0.0.1', 9))",
     "unix": "import socket; socket.socket(socket.AF_UNIX)",
     "netlink": "import socket; socket.socket(16, 3, 0)",
+    "datagrams": "import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+    "packets": "import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)",
     "make": "open('made', 'w')",
     "append": "open('kept', 'a')",
     "truncate": "import os; os.truncate('kept', 0)",
@@ -51,6 +54,10 @@ ATTEMPTS = {
     "replace": "import os; os.execv('/bin/true', ['true'])",
     "pool": "import multiprocessing; multiprocessing.get_context('fork').Process(target=print).start()",
     "signal": "import os; os.kill(PARENT, 0)",
+    "signal of a pipe": "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, PARENT)",
+    "to a thread": "import fcntl, os, struct; fcntl.fcntl(os.pipe()[0], 15, struct.pack('ii', 1, PARENT))",
+    "of a socket": "import fcntl, socket; fcntl.ioctl(socket.socketpair()[0], 0x8901, (PARENT).to_bytes(4, 'little'))",
+    "of its group": "import fcntl, socket; fcntl.ioctl(socket.socketpair()[0], 0x8902, (PARENT).to_bytes(4, 'little'))",
     "limits": "import resource; resource.prlimit(PARENT, resource.RLIMIT_NOFILE)",
     "priority": "import os; os.setpriority(os.PRIO_PROCESS, PARENT, 19)",
     "environment": "open('/proc/PARENT/environ', 'rb').read()",
@@ -112,10 +119,35 @@ def test_what_a_completion_may_not_do(confined: tuple[Grader, Path], name: str) 
 
 
 @linux
+def test_what_processes_share_by_number_is_out_of_reach(confined: tuple[Grader, Path]) -> None:
+    """Memory, semaphores and queues of System V are whoever's of the same user who knows, or tries, their numbers."""
+    libc = ctypes.CDLL(None)
+    shared, turns, queue = libc.shmget(0, 4096, 0o1600), libc.semget(0, 1, 0o1600), libc.msgget(0, 0o1600)
+    assert min(shared, turns, queue) >= 0
+    calls = (
+        f"shmat({shared}, None, 0)",
+        f"shmctl({shared}, 0, None)",
+        f"semctl({turns}, 0, 0)",
+        f"semop({turns}, (ctypes.c_short * 3)(0, 1, 0), 1)",
+        f"msgsnd({queue}, (ctypes.c_long * 2)(1, 1), 8, 0)",
+        f"msgctl({queue}, 0, None)",
+    )
+    try:
+        for call in calls:
+            assert run(confined[0], f"import ctypes; assert ctypes.CDLL(None).{call} == -1, 'done'") == (1, ""), call
+    finally:
+        gone = (libc.shmctl(shared, 0, None), libc.semctl(turns, 0, 0), libc.msgctl(queue, 0, None))
+    assert gone == (0, 0, 0), "they were there still"
+
+
+@linux
 @pytest.mark.parametrize(
     "code",
     [
         "import threading; t = threading.Thread(target=print); t.start(); t.join()",
+        "import socket; a, b = socket.socketpair(); a.send(b'x'); assert b.recv(1) == b'x'",
+        "import asyncio; asyncio.run(asyncio.sleep(0))",
+        "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETFD, fcntl.FD_CLOEXEC)",
         "open('/dev/null', 'w').write('x')",
         "assert open('kept').read() == 'kept'",
         "x = bytearray(100 << 20)",

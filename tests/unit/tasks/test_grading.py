@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lowregret.errors import SpecError
 from lowregret.tasks import Grade, Grader, Problem
+from lowregret.tasks.grading import AT_ONCE
 
 REWARDS = """
 import os, sys, time
@@ -206,3 +208,45 @@ def test_many_samples_are_graded_fast() -> None:
         found = grader([("Answer: 4", Problem("What is 2 + 2?", {"answer": 4}))] * 2000)
         assert time.perf_counter() - began < 1.2
     assert found == [Grade(1.0)] * 2000
+
+
+class Rows(Sequence[tuple[str, Problem]]):
+    """Samples of rows as large as a row may be, made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._places = range(count)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self._places[place]
+        return [self[one] for one in found] if isinstance(found, range) else ("4", Problem(f"{found}", row(found)))
+
+
+def row(number: int) -> dict[str, str]:
+    return {"answer": "4", "tests": f"{number}" + "\N{GRINNING FACE}" * 999_000}
+
+
+def test_rows_that_are_more_than_the_memory_of_grading_are_graded(rewards: None) -> None:
+    """The tests of a programming task, say: a million characters of four bytes each, and 280 MB in all."""
+    with Grader("my_rewards:reward", failure_reward=-1.0) as grader:
+        grader.start()
+        process = grader._process
+        assert grader(Rows(70)) == [Grade(0.0)] * 70
+        assert grader._process is process
+
+
+@pytest.mark.parametrize("count", [0, 1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 5 * AT_ONCE])
+def test_as_many_samples_are_graded_as_there_are_in_order(grader: Grader, count: int) -> None:
+    order = [("4", "5", "raises")[number % 3] for number in range(count)]
+    found = grader(samples(*order))
+    assert [grade.reward for grade in found] == [{"4": 1.0, "5": 0.0, "raises": -1.0}[word] for word in order]
+
+
+@pytest.mark.parametrize("place", [0, AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE])
+def test_the_sample_that_ends_the_process_is_the_one_that_fails(grader: Grader, place: int) -> None:
+    order = ["4"] * (2 * AT_ONCE + 1)
+    order[place] = "dies"
+    found = grader(samples(*order))
+    assert [number for number, grade in enumerate(found) if grade.failure] == [place]

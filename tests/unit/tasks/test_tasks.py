@@ -66,6 +66,13 @@ def test_options_of_reasoning_gym_reach_the_task() -> None:
         ("gym:chain_sum:min_terms", "no key=value"),
         ("gym:chain_sum:min_term=3", "min_term"),
         ("gym:chain_sum:size=0", "at least 1"),
+        ("gym:chain_sum:size=4,min_terms=2,size=8", "size is given twice"),
+        (
+            "gym:chain_sum:size=2,min_terms=1.5,max_terms=3.5",
+            "makes no problems of it \\(non-integer.*Correct its options",
+        ),
+        ("gym:chain_sum:size=2,min_digits=99999,max_digits=99999", "makes no problems of it"),
+        (f"gym:chain_sum:size=2,min_digits={'-' * 5000}1", "makes no problems of it"),
     ],
 )
 def test_mistakes_in_a_spelling_are_named(spelling: str, message: str) -> None:

@@ -45,13 +45,15 @@ def known_fact_bits(source: str) -> float | None:
 def read_options(generator: Generator, text: str, source: str) -> dict[str, float]:
     """All options of a generator, those of `key=value,…` as given. Raises DataError, placed at `source`."""
     options = generator.options
-    values: dict[str, float] = {key: option.default for key, option in options.items()}
+    values: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if key not in options or not equals:
             raise DataError(f"unknown option {part!r}; write key=value. {did_you_mean(key, options)}", source=source)
+        if key in values:
+            raise DataError(f"{key} is given twice. Give it once.", source=source)
         values[key] = _number(source, key, value, options[key])
-    return values
+    return {key: values.get(key, option.default) for key, option in options.items()}
 
 
 def _number(source: str, key: str, text: str, option: Option) -> float:

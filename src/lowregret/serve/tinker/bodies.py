@@ -56,4 +56,6 @@ def place_in(body: bytes) -> tuple[str, int] | None:
         return None
     place = (given.get("model_id"), given.get("seq_id")) if isinstance(given, dict) else (None, None)
     model, seq = place
-    return (model, seq) if isinstance(model, str) and type(seq) is int and 0 < seq < 2**62 else None
+    if not isinstance(model, str) or not model.isascii():  # of another text nothing is the name
+        return None
+    return (model, seq) if type(seq) is int and 0 < seq < 2**62 else None

@@ -153,7 +153,7 @@ class Catalogue:
 
     def remove(self, known: dict[str, Any]) -> None:
         """Let go of a checkpoint. One to draw by goes when the server starts again: samplers may have its folder."""
-        self._ledger.remove_checkpoint(known["path"])
+        self._ledger.remove_checkpoint(known["path"], known["file"])
         if known["kind"] == "weights":
             remove_file(self._ledger.folder / CHECKPOINTS / known["file"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,11 +18,13 @@ from lowregret.serve.requests import parse
 from lowregret.serve.tinker.bodies import asked_of, body_of
 from lowregret.serve.tinker.forms import CreateSampler, SampleForm
 from lowregret.serve.tinker.futures import Futures
-from lowregret.serve.tinker.ledger import Kept, Ledger, failure
+from lowregret.serve.tinker.ledger import Answer, Kept, Ledger, failure
 from lowregret.serve.tinker.samplers import Samplers
 
 WAITING = 1024
 """Requests of a model, or of all samplers, that may wait."""
+AGAIN_SECONDS = 5.0
+"""After which an answer that could not be kept is kept again."""
 
 
 @final
@@ -96,5 +99,15 @@ class Drawing:
         except Exception as error:
             self._log(f"{kept.id}: {type(error).__name__}: {error}", "")
             answer = failure("The server failed on this request; its log says how.", "server")
-        self._ledger.keep({kept.id: answer})
+        while not self._kept(kept.id, answer):  # its client asks again meanwhile
+            await asyncio.sleep(AGAIN_SECONDS)
         self._futures.tell([kept.id])
+
+    def _kept(self, request: str, answer: Answer) -> bool:
+        """Whether an answer is kept, which a full disk refuses for as long as it is full."""
+        try:
+            self._ledger.keep({request: answer})
+        except sqlite3.Error as error:
+            self._log(f"{request}: {type(error).__name__}: {error}", "")
+            return False
+        return True

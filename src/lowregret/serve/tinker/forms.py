@@ -9,7 +9,8 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from lowregret import limits
 from lowregret.engine.optim.adamw import AdamParams
-from lowregret.serve.requests import STOP_CHARACTERS, STOPS, Asked, Texts, Tokens, few
+from lowregret.serve.requests import STOPS, Asked, Texts, Tokens, check_stops, few
+from lowregret.serve.tinker.tensors import DATA, NAMED
 
 RANK = 512
 """The largest rank of a LoRA here."""
@@ -17,6 +18,8 @@ SAMPLES = 256
 """Sequences that one request may ask for."""
 TOP = 256
 """Most likely tokens of a position that are told, at most."""
+CHUNKS = 2**17
+"""Of a prompt, at most: a token each, of the longest that is read where a base does not say how long (`UNSAID`)."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 """Of a checkpoint."""
 ID = r"^[A-Za-z0-9][A-Za-z0-9:_-]{0,127}$"
@@ -113,7 +116,7 @@ class Chunk(Asked):
 class ModelInput(Asked):
     """A prompt, or a datum's input."""
 
-    chunks: list[Chunk]
+    chunks: list[Chunk] = Field(max_length=CHUNKS)
 
     @property
     def tokens(self) -> list[int]:
@@ -135,15 +138,15 @@ class DatumForm(Asked):
     """A datum as JSON."""
 
     model_input: ModelInput
-    loss_fn_inputs: Annotated[dict[str, TensorData], BeforeValidator(partial(few, most=20))]
+    loss_fn_inputs: Annotated[dict[str, TensorData], BeforeValidator(partial(few, most=NAMED))]
 
 
 class PassingInput(Asked):
     """What is passed."""
 
-    data: list[DatumForm]
+    data: list[DatumForm] = Field(max_length=DATA)
     loss_fn: str = Field(max_length=50)
-    loss_fn_config: Annotated[dict[str, float | str], BeforeValidator(partial(few, most=20))] | None = None
+    loss_fn_config: Annotated[dict[str, float | str], BeforeValidator(partial(few, most=NAMED))] | None = None
 
 
 class PassingForm(Asked):
@@ -270,9 +273,9 @@ class SamplingForm(Asked):
 
     @model_validator(mode="after")
     def _check_stops(self) -> SamplingForm:
-        texts = [stop for stop in self.stops if isinstance(stop, str)]
-        if len(self.stops) > STOPS or any(not 0 < len(text) <= STOP_CHARACTERS for text in texts):
-            raise ValueError(f"stop takes up to {STOPS} tokens, or texts of 1 to {STOP_CHARACTERS} characters")
+        if len(self.stops) > STOPS:
+            raise ValueError(f"stop takes up to {STOPS} tokens or texts")
+        check_stops([stop for stop in self.stops if isinstance(stop, str)])
         return self
 
     @property

@@ -329,9 +329,9 @@ class Ledger:
         )
         return [(row["id"], row["folder"]) for row in rows]
 
-    def remove_sampler(self, sampler: str) -> None:
-        """It is there no more."""
-        self._write("DELETE FROM samplers WHERE id = ?", sampler)
+    def remove_sampler(self, sampler: str, before: float) -> bool:
+        """It is there no more; False for one that was drawn by since this moment, which stays."""
+        return bool(self._write("DELETE FROM samplers WHERE id = ? AND used < ?", sampler, before))
 
     def samplers(self, session: str) -> list[str]:
         """A session's."""
@@ -362,9 +362,9 @@ class Ledger:
             rows = self._rows("SELECT * FROM checkpoints WHERE model = ? ORDER BY created DESC", model)
         return [{**dict(row), "about": json.loads(row["about"])} for row in rows]
 
-    def remove_checkpoint(self, path: str) -> None:
-        """It is named no more."""
-        self._write("DELETE FROM checkpoints WHERE path = ?", path)
+    def remove_checkpoint(self, path: str, file: str) -> None:
+        """A file is named no more; one that has its path by now stays."""
+        self._write("DELETE FROM checkpoints WHERE path = ? AND file = ?", path, file)
 
     def files(self) -> set[str]:
         """All that is named by something: what else lies in the folder is left of a killed process."""

@@ -7,6 +7,7 @@ ledger, and is done again when the policy is put back: its numbers are the same 
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ from lowregret.spec import LoRA
 
 SAVE_SECONDS = 30.0
 _ENDING = ".safetensors"
+_DRAWN = re.compile(rf"[0-9a-f]{{32}}({re.escape(_ENDING)})?")
+"""A name that is drawn here, of a file or a folder."""
 
 
 @final
@@ -49,19 +52,20 @@ class Operations:
         )
         self.resident: dict[str, int] = {}
         """By policy on the engine, the one used longest ago first: the number of the last request in it."""
-        self._open: dict[str, int] = {}
-        """Of those with gradients that wait for a step: the number of the request before the first of them."""
+        self._open: set[str] = set()
+        """Those with gradients that wait for a step."""
         self._saved: dict[str, float] = {}
         for name in (CHECKPOINTS, STATES):
             make_folder(ledger.folder / name)
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove files that nothing names: a process was killed before it did."""
+        """Remove files that nothing names: a process was killed before it did. What else lies there is somebody's: a
+        folder may have had checkpoints before it was given to a server."""
         known = self._ledger.files()
         for folder in (CHECKPOINTS, STATES):
             for found in (self._ledger.folder / folder).iterdir():
-                if found.name not in known:
+                if _DRAWN.fullmatch(found.name) and found.name not in known:
                     self._remove(found)
 
     def place(self, folder: str, file: str) -> Path:
@@ -113,10 +117,10 @@ class Operations:
         if isinstance(task.work, Passing):
             if not task.work.forward_only:
                 pass_all(self._engine, {task.model: task.work}, self._pass_tokens)
-                self._open.setdefault(task.model, task.asked.seq - 1)
+                self._open.add(task.model)
         elif isinstance(task.work, Step):
             self._step({task.model: task.work.params})
-            self._open.pop(task.model, None)
+            self._open.discard(task.model)
         elif isinstance(task.work, Load):
             self._load(task, task.work)
 
@@ -132,7 +136,7 @@ class Operations:
     def forget(self, model: str) -> None:
         """Take a policy off the engine; what is not in its file is done again when it is back."""
         self.resident.pop(model, None)
-        self._open.pop(model, None)
+        self._open.discard(model)
         self._saved.pop(model, None)
         if model in self._engine.policies:
             self._engine.remove_policy(model)
@@ -166,9 +170,9 @@ class Operations:
         if failed:
             return
         if isinstance(task.work, Passing) and not task.work.forward_only:
-            self._open.setdefault(model, task.asked.seq - 1)
+            self._open.add(model)
         elif isinstance(task.work, Step):
-            self._open.pop(model, None)
+            self._open.discard(model)
             if time.monotonic() - self._saved.setdefault(model, time.monotonic()) > SAVE_SECONDS:
                 self.keep(model)
         elif isinstance(task.work, Load):
@@ -250,7 +254,7 @@ class Operations:
         if work.optimizer:
             self._engine.load(task.model, place)
             forget_gradients(self._engine, task.model)
-            self._open.pop(task.model, None)
+            self._open.discard(task.model)
             return
         policy = self._engine.policies[task.model]
         assert isinstance(policy, LoRAPolicy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from lowregret.serve.problems import Problem
 from lowregret.serve.requests import parse
 from lowregret.serve.tinker.forms import OptimStep, PassingForm, TensorData
 from lowregret.serve.tinker.ledger import Kept
-from lowregret.serve.tinker.tensors import Array, Datum, Passing, sparse
+from lowregret.serve.tinker.tensors import Array, Datum, Passing, shaped, sparse
 from lowregret.serve.tinker.wire import read_passing
 from lowregret.serve.tinker.work import Create, Export, Load, Save, Step, Work
 
@@ -39,6 +40,15 @@ def _integers(values: list[int]) -> Array:
         raise Problem(400, "A whole number has more than 64 bits.") from None
 
 
+def _floats(values: Sequence[float]) -> Array:
+    """Those beyond float32 are infinite, and are refused where they come to be used."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(values, np.float32)
+    except OverflowError:  # a whole number that no float is near to
+        raise Problem(400, "A number is too large for float32.") from None
+
+
 def tensor(given: TensorData) -> Array:
     """Numbers in their shape."""
     if given.dtype == "int64":
@@ -46,16 +56,13 @@ def tensor(given: TensorData) -> Array:
             raise Problem(400, "A tensor of int64 has a number that is not whole.")
         flat = _integers(list(map(int, given.data)))
     else:
-        flat = np.asarray(given.data, np.float32)
+        flat = _floats(given.data)
     if (given.sparse_crow_indices is None) != (given.sparse_col_indices is None):
         raise Problem(400, "sparse_crow_indices and sparse_col_indices go together.")
     if given.sparse_crow_indices is not None and given.sparse_col_indices is not None:
         rows, columns = _integers(given.sparse_crow_indices), _integers(given.sparse_col_indices)
         return sparse(flat, rows, columns, given.shape or [])
-    shape = given.shape or [flat.size]
-    if min(shape) < 0 or int(np.prod(shape, dtype=object)) != flat.size:
-        raise Problem(400, f"A tensor of shape {shape} has {flat.size} numbers.")
-    return flat.reshape(shape)
+    return shaped(flat, given.shape or [])
 
 
 def read(kept: Kept) -> Work:

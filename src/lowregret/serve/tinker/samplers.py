@@ -17,6 +17,7 @@ from lowregret.foreign_text import without_paths
 from lowregret.runs.atomic import remove_folder
 from lowregret.serve.problems import Problem
 from lowregret.serve.prompts import Prompts
+from lowregret.serve.requests import COLD
 from lowregret.serve.tinker.forms import SampleForm
 from lowregret.serve.tinker.ledger import CHECKPOINTS, Answer, Ledger, failure
 from lowregret.serve.tinker.passing import NOTHING
@@ -59,6 +60,8 @@ class Samplers:
         for stop in asked.sampling_params.stops:
             if isinstance(stop, int) and not 0 <= stop < self._prompts.vocabulary:
                 raise Problem(400, f"stop: no token of 0 to {self._prompts.vocabulary - 1}.")
+        if max(asked.topk_prompt_logprobs, asked.topk_sample_logprobs) > self._prompts.vocabulary:
+            raise Problem(400, f"topk: this model has {self._prompts.vocabulary} tokens.")
         last = asked.prompt_logprobs_last_n
         if last is not None and (last >= len(prompt) or not (asked.prompt_logprobs or asked.topk_prompt_logprobs)):
             raise Problem(400, "prompt_logprobs_last_n: 1 to the prompt's tokens less one, with prompt_logprobs.")
@@ -88,11 +91,10 @@ class Samplers:
         """Remove what was written to draw by, under no name, and was last drawn by before this moment."""
         for sampler, folder in self._ledger.idle_samplers(before):
             drawer = self._drawers.get(folder)
-            if drawer is not None and drawer.users:
+            if (drawer is not None and drawer.users) or not self._ledger.remove_sampler(sampler, before):
                 continue
             if drawer is not None and drawer.loaded:
                 self._retire(self._drawers.pop(folder).policy)
-            self._ledger.remove_sampler(sampler)
             await asyncio.to_thread(remove_folder, self._ledger.folder / CHECKPOINTS / folder)
 
     async def _draw(self, asked: SampleForm, seed: int, policy: str) -> Answer:
@@ -150,7 +152,7 @@ class Samplers:
             )
         return SamplingParams(
             max_tokens=prompts.room(asked.prompt.tokens, given.max_tokens, None),
-            temperature=given.temperature,
+            temperature=0.0 if given.temperature < COLD else given.temperature,
             top_p=given.top_p,
             top_k=max(given.top_k, 0),
             top_logprobs=asked.topk_sample_logprobs,

@@ -17,6 +17,8 @@ from lowregret.serve.tinker.losses import LOSSES
 Array = npt.NDArray[Any]
 DATA = 4096
 """Data of one request, at most: the SDK cuts longer lists at 1,024."""
+NAMED = 20
+"""Inputs of a loss, or settings, that are read at most: none has so many."""
 TARGETS = 256
 """Of a position, at most."""
 CELLS = 2**24
@@ -45,9 +47,20 @@ class Passing:
     forward_only: bool
 
 
+def shaped(flat: Array, shape: Sequence[int]) -> Array:
+    """Numbers in a shape, a list where there is none. Problem 400 where they do not fill it: of nothing a shape may say
+    sizes that no array has."""
+    if not shape:
+        return flat
+    beyond = len(shape) > 2 or min(shape) < 0 or max(shape) > CELLS
+    if beyond or shape[0] * (shape[1] if len(shape) == 2 else 1) != flat.size:
+        raise Problem(400, f"A tensor of shape {str(list(shape[:8]))[:100]} has {flat.size} numbers.")
+    return flat.reshape(tuple(shape))
+
+
 def sparse(values: Array, rows: Array, columns: Array, shape: Sequence[int]) -> Array:
     """A matrix from its compressed rows, zero where nothing is listed. Problem 400 where they do not fit."""
-    if len(shape) != 2 or min(shape) < 0 or shape[0] * shape[1] > CELLS:
+    if len(shape) != 2 or min(shape) < 0 or max(shape) > CELLS or shape[0] * shape[1] > CELLS:
         raise Problem(400, f"A sparse tensor needs a shape of two sizes with up to {CELLS:,} cells.")
     fits = len(rows) == shape[0] + 1 and len(values) == len(columns)
     fits = fits and rows[0] == 0 and rows[-1] == len(values) and bool((np.diff(rows) >= 0).all())
@@ -61,7 +74,7 @@ def sparse(values: Array, rows: Array, columns: Array, shape: Sequence[int]) -> 
 def check(passing: Passing, vocabulary: int, positions: int | None) -> None:
     """Problem 400 for data that cannot be passed: nothing is accepted that would fail later."""
     if not 0 < len(passing.data) <= DATA:
-        raise Problem(400, f"data: 1 to {DATA} are taken at once.")
+        raise too_many()
     entry = LOSSES.get(passing.loss)
     if entry is None:
         raise Problem(400, f"loss_fn: {passing.loss[:50]!r} is none here. Valid: {', '.join(LOSSES)}.")
@@ -96,6 +109,11 @@ def check(passing: Passing, vocabulary: int, positions: int | None) -> None:
                 )
             if not np.isfinite(values).all():
                 raise Problem(400, f"{place}: {name} has a number that is not finite.")
+
+
+def too_many() -> Problem:
+    """Of data, or none."""
+    return Problem(400, f"data: 1 to {DATA} are taken at once.")
 
 
 def _fits(passing: Passing) -> None:

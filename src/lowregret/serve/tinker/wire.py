@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from lowregret.serve.problems import Problem
-from lowregret.serve.tinker.tensors import Array, Datum, Passing, sparse
+from lowregret.serve.tinker.tensors import DATA, NAMED, Array, Datum, Passing, shaped, sparse, too_many
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 FLOAT32, INT64, INT32 = 1, 2, 3
 _KINDS: dict[int, np.dtype[Any]] = {FLOAT32: np.dtype("<f4"), INT64: np.dtype("<i8"), INT32: np.dtype("<i4")}
 _OF_KIND = {np.dtype("<f4"): FLOAT32, np.dtype("<i8"): INT64, np.dtype("<i4"): INT32}
 _MOST = 2**63
+_SIZES = 40
+"""Bytes of a packed shape, and sizes of one, at most."""
 
 
 def _broken(what: str) -> Problem:
@@ -97,6 +99,8 @@ def _shape(value: Any) -> list[int]:
     """Repeated whole numbers, packed or one by one."""
     if isinstance(value, int):
         return [value]
+    if len(value) > _SIZES:
+        raise _broken("a shape of too many sizes")
     found, at = [], 0
     while at < len(value):
         number, at = _varint(value, at)
@@ -118,21 +122,15 @@ def _tensor(data: memoryview) -> Array:
             kind = value
         elif number == 4 and not isinstance(value, float):
             shape += _shape(value)
+            if len(shape) > _SIZES:
+                raise _broken("a shape of too many sizes")
         else:
             raise _broken(f"field {number} of a tensor is unknown here")
     flat = _numbers(memoryview(b"") if dense is None else dense, kind)
     if csr:
         rows, columns = (_numbers(csr.get(place, memoryview(b"")), INT64) for place in (2, 3))
         return sparse(flat, rows, columns, shape)
-    return _shaped(flat, shape)
-
-
-def _shaped(flat: Array, shape: Sequence[int]) -> Array:
-    if not shape:
-        return flat
-    if any(size < 0 for size in shape) or int(np.prod(shape, dtype=object)) != flat.size:
-        raise Problem(400, f"A tensor of shape {list(shape)[:8]} has {flat.size} numbers.")
-    return flat.reshape(shape)
+    return shaped(flat, shape)
 
 
 def _datum(data: memoryview) -> Datum:
@@ -142,11 +140,18 @@ def _datum(data: memoryview) -> Datum:
             for kind, chunk in _known(value, {1: memoryview, 2: memoryview, 3: memoryview}):
                 if kind != 1:
                     raise Problem(400, "model_input: this server takes chunks of tokens alone, no images and no audio.")
-                tokens += [_numbers(ids, INT32) for _, ids in _known(chunk, {1: memoryview})]
+                tokens += [_numbers(ids, INT32) for _, ids in _known(chunk, {1: memoryview}) if len(ids)]
         elif number == 2:
             name, tensor = _entry(value, memoryview)
             inputs[name] = _tensor(tensor)
+            _few(inputs)
     return Datum(np.concatenate(tokens) if tokens else np.empty(0, np.int32), inputs)
+
+
+def _few(named: Mapping[str, Any]) -> None:
+    """Problem 400 for more names than any loss takes: each costs a hundred times its bytes."""
+    if len(named) > NAMED:
+        raise Problem(400, f"loss_fn_inputs and loss_fn_config have up to {NAMED} fields.")
 
 
 def read_passing(body: bytes) -> Passing:
@@ -160,18 +165,22 @@ def read_passing(body: bytes) -> Passing:
         elif number == 2:
             found.seq_id = value
         elif number == 3:
+            if len(found.data) == DATA:  # an empty one has two bytes
+                raise too_many()
             found.data.append(_datum(value))
         elif number == 4:
             found.loss = _text(value)
         elif number == 5:
             name, setting = _entry(value, float)
             found.config[name] = setting
+            _few(found.config)
         elif number == 6:
             found.forward_only = bool(value)
         else:
             name, given = _entry(value, memoryview)
             for kind, setting in _known(given, {1: float, 2: memoryview}):
                 second[name] = setting if kind == 1 else _text(setting)
+                _few(second)
     found.config = second or found.config
     return found
 

@@ -27,6 +27,7 @@ from lowregret.errors import DataError
         ("builtin:poems", rf"no built-in data named 'poems'.*Valid: {', '.join(sorted(GENERATORS))}"),
         ("builtin:arithmetics", r"Did you mean 'arithmetic'\?"),
         ("builtin:arithmetic:sise=3", r"unknown option 'sise=3'.*Did you mean 'size'\?"),
+        ("builtin:arithmetic:size=3,size=4", r"size is given twice"),
         ("builtin:arithmetic:size", r"unknown option 'size'; write key=value"),
         ("builtin:arithmetic:size=many", r"size='many' is not a number"),
         ("builtin:arithmetic:size=0", r"size must be a whole number from 1 to 1e\+06, not 0"),

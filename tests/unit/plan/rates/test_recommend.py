@@ -84,7 +84,7 @@ def test_the_rate_rises_with_rank_falls_with_size_and_does_neither_in_jumps() ->
     ranks = [at_the_sweep(LoRA(rank=rank)).value for rank in range(1, 513)]
     sizes = [at_the_sweep(LoRA(rank=16), shapes(10 ** (power / 10))).value for power in range(60, 121)]
     widths = [at_the_sweep(FullFT(), shapes(1e9, hidden)).value for hidden in range(400, 800)]
-    for rates, most in ((ranks, 1.25), (sizes[::-1], 1.17), (widths[::-1], 1.01)):
+    for rates, most in ((ranks, 1.25), (sizes[::-1], 1.18), (widths[::-1], 1.01)):
         steps = [after / before for before, after in itertools.pairwise(rates)]
         assert all(0.999 < step < most for step in steps)
     assert ranks[511] < 1.25 * ranks[127]  # it flattens where the sweep ends
@@ -121,10 +121,10 @@ def test_batch_length_and_schedule_move_the_rate_by_the_powers_that_were_measure
         return recommend(method, LLAMA, **({"batch_size": 128, "steps": 2000, "schedule": "linear"} | changed)).value
 
     usual = rate()
-    assert rate(batch_size=32) / usual == pytest.approx(0.25**0.26)
-    assert rate(steps=16000) / usual == pytest.approx(8**-0.11)
+    assert rate(batch_size=32) / usual == pytest.approx(0.25**0.32)
+    assert rate(steps=16000) / usual == pytest.approx(8**-0.13)
     assert rate(steps=1) == rate(steps=25)  # no shorter run was seen to want more
-    assert rate(schedule="constant") / usual == pytest.approx(0.38)
+    assert rate(schedule="constant") / usual == pytest.approx(0.39)
     assert rate(schedule="cosine") == usual
     assert rate(schedule="constant") < rate(schedule="wsd") < usual
 
