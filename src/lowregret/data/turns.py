@@ -152,7 +152,7 @@ def _turn(item: Mapping[str, Any], place: str) -> Message:
         raise DataError(f"field '{place}.{role_key}' is missing.")
     if not isinstance(said, str) or said not in ROLES:
         raise DataError(f"field '{place}.{role_key}': unknown role {said!r}. {did_you_mean(str(said), ROLES)}")
-    content_key = "value" if "content" not in item and "value" in item else "content"
+    content_key = "value" if item.get("content") is None and "value" in item else "content"
     shown = "value" if role_key == "from" and content_key not in item else content_key
     turn: Message = {"role": ROLES[said], "content": _content(item, content_key, f"{place}.{shown}")}
     calls = _calls(item, said, turn["content"], place)
@@ -198,9 +198,12 @@ def _calls(item: Mapping[str, Any], said: str, content: str | None, place: str) 
         calls = from_json(item["tool_calls"], f"{place}.tool_calls", "a JSON list of calls")
         if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
             raise DataError(f"field '{place}.tool_calls': {kind_of(calls)} where a list of calls is needed.")
-        return calls
+        return _functions(calls, f"{place}.tool_calls")
     if item.get("function_call"):  # OpenAI's first form
-        return [{"type": "function", "function": item["function_call"]}]
+        called = from_json(item["function_call"], f"{place}.function_call", "the JSON of a call")
+        if not isinstance(called, dict):
+            raise DataError(f"field '{place}.function_call': {kind_of(called)} where a call, an object, is needed.")
+        return [{"type": "function", "function": called}]
     if said not in _CALLS:
         return None
     try:
@@ -211,6 +214,17 @@ def _calls(item: Mapping[str, Any], said: str, content: str | None, place: str) 
     if not all(isinstance(call, dict) and "name" in call for call in found):
         return None
     return [{"type": "function", "function": call} for call in found]
+
+
+def _functions(items: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
+    """Calls or tools, of which a `function` that is null is left out. DataError for one that is no object."""
+    for rank, item in enumerate(items):
+        function = item.get("function")
+        if function is not None and not isinstance(function, dict):
+            raise DataError(
+                f"field '{place}[{rank}].function': {kind_of(function)} where an object with a name is needed."
+            )
+    return [{key: value for key, value in item.items() if key != "function" or value is not None} for item in items]
 
 
 def _kept_out(item: Mapping[str, Any], place: str) -> str | None:
@@ -236,13 +250,15 @@ def read_tools(value: Any, name: str) -> tuple[Any, ...] | None:
     if value is None or value in ("", []):
         return None
     found = from_json(value, name, "a JSON list of tools")
+    if found is None:
+        return None
     if isinstance(found, dict):
         found = [found]
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise DataError(f"field {name!r}: {kind_of(found)} where a list of tools is needed.")
     if name == "functions":  # OpenAI's first form
         found = [tool if "function" in tool else {"type": "function", "function": tool} for tool in found]
-    return tuple(found) or None
+    return tuple(_functions(found, name)) or None
 
 
 def from_json(value: Any, name: str, wanted: str) -> Any:
@@ -280,4 +296,6 @@ def encodable(value: str, name: str) -> str:
 def kind_of(value: Any) -> str:
     """A value's type in words."""
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    if value is None:
+        return "null"
     return names.get(type(value), type(value).__name__)
