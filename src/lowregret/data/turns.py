@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowregret import limits
 from lowregret.errors import DataError, did_you_mean
 from lowregret.strict_json import to_json
 
@@ -211,7 +212,7 @@ def _calls(item: Mapping[str, Any], said: str, content: str | None, place: str) 
     except (ValueError, RecursionError):
         return None  # a call in the words of some model: it is taught as it is written
     found = called if isinstance(called, list) else [called]
-    if not all(isinstance(call, dict) and "name" in call for call in found):
+    if is_deep(found) or not all(isinstance(call, dict) and "name" in call for call in found):
         return None
     return [{"type": "function", "function": call} for call in found]
 
@@ -263,12 +264,26 @@ def read_tools(value: Any, name: str) -> tuple[Any, ...] | None:
 
 def from_json(value: Any, name: str, wanted: str) -> Any:
     """A value, or what its text says as JSON: the only way for CSV."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise DataError(f"field {name!r}: text that is not {wanted}.") from None
+    found = value
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(f"field {name!r}: text that is not {wanted}.") from None
+    if is_deep(found):
+        raise DataError(f"field {name!r}: lists and objects in each other more than {limits.ROW_LEVELS} levels deep.")
+    return found
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects lie in each other deeper than a row may have them: what writes them calls itself."""
+    level = [value]
+    for _ in range(limits.ROW_LEVELS + 1):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [item for items in inner for item in items]
+        if not level:
+            return False
+    return True
 
 
 def as_text(value: Any, name: str, *, empty: bool = False) -> str:

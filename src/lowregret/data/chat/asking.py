@@ -22,7 +22,7 @@ def asking_text(messages: Sequence[Message], form: ChatFormat) -> str:
     if form.template is not None:
         return apply_template(form.tokens, form.template, messages, add_generation_prompt=True)
     ends = {"assistant": form.eos_token}
-    return "".join(f"{turn['content']}{ends.get(turn['role'], '')}\n\n" for turn in messages)
+    return "".join(f"{turn['content'] or ''}{ends.get(turn['role'], '')}\n\n" for turn in messages)
 
 
 def asking_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> tuple[int, ...]:

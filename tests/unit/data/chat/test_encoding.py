@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lowregret.data.chat import rendering
+from lowregret.data.chat.asking import asking_ids
 from lowregret.data.chat.encoding import Encoded, encode, encode_rows
 from lowregret.data.chat.template import chat_format, choose_template
 from lowregret.data.example import Example
@@ -202,6 +203,20 @@ def test_without_a_template_blank_lines_join_and_eos_ends(make_tokenizer: Any) -
     assert tokenizer.decode(found.token_ids) == "<s>q\n\na</s>\n\nr\n\nb</s>"
     assert supervised(found, tokenizer) == "a</s>b</s>"
     assert "no chat template" in chat_format(tokenizer).description(texts=False)
+
+
+def test_without_a_template_a_turn_that_only_calls_is_asked_as_it_was_trained(
+    make_tokenizer: Any,
+) -> None:
+    tokenizer = make_tokenizer(None)
+    turns = (
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+        {"role": "tool", "content": "3"},
+    )
+    asked = asking_ids(turns, tokenizer, chat_format(tokenizer))
+    trained = example(Row((*turns, {"role": "assistant", "content": "a"}), None, "s", 1), tokenizer)
+    assert trained.token_ids[: len(asked)] == asked
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
