@@ -137,9 +137,7 @@ def test_lists_in_each_other_without_end_make_a_bad_row(where: str, levels: int,
     turns = f'[{{"role": "user", "content": "q"}}, {{"role": "assistant", "content": "a", "tool_calls": {calls}}}]'
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"messages": {turns}, "tools": {tools}}}\n')
-    with pytest.raises(
-        DataError, match=r"jsonl:1: field .* in each other more than 100 levels deep\. Fix"
-    ):
+    with pytest.raises(DataError, match=r"jsonl:1: field .* in each other more than 100 levels deep\. Fix"):
         read_rows(str(path))
 
 

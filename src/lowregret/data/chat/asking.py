@@ -6,23 +6,65 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lowregret.data.chat.compiled import apply_template
+from lowregret.data.chat.forms import forms
+from lowregret.data.chat.rendering import in_parts, left_out_before
 from lowregret.data.chat.template import ChatFormat
 from lowregret.data.turns import Message, speak
+from lowregret.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ANSWER = "lowregretanswer0q"
+"""What a template is tried with."""
+
 
 def asking_text(messages: Sequence[Message], form: ChatFormat) -> str:
-    """The chat as the template writes it, with its generation prompt.
+    """The chat as the template writes it, with its generation prompt, in the form in which training writes it.
 
     Without a template contents are joined by blank lines, EOS after each assistant turn, as in training. DataError when
     the template refuses the chat.
     """
     if form.template is not None:
-        return apply_template(form.tokens, form.template, messages, add_generation_prompt=True)
+        return _written(messages, form, form.template)
     ends = {"assistant": form.eos_token}
     return "".join(f"{turn['content'] or ''}{ends.get(turn['role'], '')}\n\n" for turn in messages)
+
+
+def _written(messages: Sequence[Message], form: ChatFormat, template: str) -> str:
+    """By the template: in the first form of the messages of which it leaves nothing out, else the first that it takes,
+    in which it writes an answer too."""
+    first: DataError | None = None
+    other: str | None = None
+    for as_parts in (False, True):
+        best: str | None = None
+        for turns in forms(tuple(messages)):
+            shaped = [in_parts(turn) for turn in turns] if as_parts else turns
+            try:
+                text = apply_template(form.tokens, template, shaped, add_generation_prompt=True)
+            except DataError as error:
+                first = first or error
+                continue
+            if not any(left_out_before(text, turns, None)):
+                return text
+            other = other or text
+            if best is None and _answers(shaped, form, template, as_parts):
+                best = text
+        if best is not None:
+            return best
+    if other is not None:
+        return other
+    raise first or DataError("holds no turn.")
+
+
+def _answers(turns: list[Message], form: ChatFormat, template: str, as_parts: bool) -> bool:
+    """Whether the template writes an answer to these turns: one for models that see leaves plain text out."""
+    answer = speak("assistant", _ANSWER)
+    try:
+        whole = apply_template(form.tokens, template, [*turns, in_parts(answer) if as_parts else answer])
+    except DataError:
+        return True
+    return _ANSWER in whole
 
 
 def asking_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, form: ChatFormat) -> tuple[int, ...]:
