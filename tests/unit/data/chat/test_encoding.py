@@ -229,10 +229,11 @@ def test_what_is_asked_is_what_was_trained_on_whatever_form_the_template_takes(
     turns = ({"role": "developer", "content": "be brief"}, {"role": "user", "content": "why?"})
     if template == NO_SYSTEM:
         turns = ({"role": "system", "content": "be brief"}, turns[1])
-    asked = asking_ids(turns, tokenizer, chat_format(tokenizer))
-    trained = example(Row((*turns, {"role": "assistant", "content": "a"}), None, "s", 1, 2), tokenizer)
-    assert trained.token_ids[: len(asked)] == asked
-    assert "why?" in tokenizer.decode(asked)
+    for tools in (None, ({"name": "f"},)):
+        asked = asking_ids(turns, tokenizer, chat_format(tokenizer), tools)
+        trained = example(Row((*turns, {"role": "assistant", "content": "a"}), None, "s", 1, 2, tools), tokenizer)
+        assert trained.token_ids[: len(asked)] == asked
+        assert "why?" in tokenizer.decode(asked)
 
 
 def test_without_a_template_a_turn_that_only_calls_is_asked_as_it_was_trained(
