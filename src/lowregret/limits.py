@@ -44,6 +44,8 @@ TOKENIZER_BYTES = Limit("LOWREGRET_MAX_TOKENIZER_BYTES", 256 * MEGABYTE, "bytes"
 """tokenizer.json. Gemma 3's, of 262,144 tokens, has 33 MB (huggingface.co/google/gemma-3-4b-it)."""
 ROW_CHARACTERS = Limit("LOWREGRET_MAX_ROW_CHARACTERS", 1_000_000, "characters")
 """A row of data. It is some 250,000 tokens of English, twice the 131,072 positions of Llama 3.1 and Qwen 3."""
+ROW_LEVELS = 100
+"""Of lists and objects in each other in a row. The schemas of tools have some 10; at 500 what writes JSON gives up."""
 JSON_LIST_BYTES = Limit("LOWREGRET_MAX_JSON_LIST_BYTES", 256 * MEGABYTE, "bytes")
 """A .json list of rows, which is held in memory whole. JSON Lines, which are not, have no such limit."""
 EXPANSION = Limit("LOWREGRET_MAX_EXPANSION", 200, "times its size")

@@ -218,6 +218,8 @@ def _opening(schema: ColumnSchema, row: Mapping[str, Any], turns: Sequence[Messa
 def _history(value: Any) -> Turns:
     """Turns that went before: messages, or a list of [question, answer]."""
     value = from_json(value, "history", "a JSON list of [question, answer]")
+    if value in (None, []):  # as text, for CSV
+        return Turns(())
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return read_messages(value, "history")
     pairs = isinstance(value, list) and all(isinstance(item, list | tuple) and len(item) == 2 for item in value)

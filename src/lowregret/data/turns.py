@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowregret import limits
 from lowregret.errors import DataError, did_you_mean
 from lowregret.strict_json import to_json
 
@@ -152,7 +153,7 @@ def _turn(item: Mapping[str, Any], place: str) -> Message:
         raise DataError(f"field '{place}.{role_key}' is missing.")
     if not isinstance(said, str) or said not in ROLES:
         raise DataError(f"field '{place}.{role_key}': unknown role {said!r}. {did_you_mean(str(said), ROLES)}")
-    content_key = "value" if "content" not in item and "value" in item else "content"
+    content_key = "value" if item.get("content") is None and "value" in item else "content"
     shown = "value" if role_key == "from" and content_key not in item else content_key
     turn: Message = {"role": ROLES[said], "content": _content(item, content_key, f"{place}.{shown}")}
     calls = _calls(item, said, turn["content"], place)
@@ -198,9 +199,12 @@ def _calls(item: Mapping[str, Any], said: str, content: str | None, place: str) 
         calls = from_json(item["tool_calls"], f"{place}.tool_calls", "a JSON list of calls")
         if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
             raise DataError(f"field '{place}.tool_calls': {kind_of(calls)} where a list of calls is needed.")
-        return calls
+        return _functions(calls, f"{place}.tool_calls")
     if item.get("function_call"):  # OpenAI's first form
-        return [{"type": "function", "function": item["function_call"]}]
+        called = from_json(item["function_call"], f"{place}.function_call", "the JSON of a call")
+        if not isinstance(called, dict):
+            raise DataError(f"field '{place}.function_call': {kind_of(called)} where a call, an object, is needed.")
+        return [{"type": "function", "function": called}]
     if said not in _CALLS:
         return None
     try:
@@ -208,9 +212,20 @@ def _calls(item: Mapping[str, Any], said: str, content: str | None, place: str) 
     except (ValueError, RecursionError):
         return None  # a call in the words of some model: it is taught as it is written
     found = called if isinstance(called, list) else [called]
-    if not all(isinstance(call, dict) and "name" in call for call in found):
+    if is_deep(found) or not all(isinstance(call, dict) and "name" in call for call in found):
         return None
     return [{"type": "function", "function": call} for call in found]
+
+
+def _functions(items: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
+    """Calls or tools, of which a `function` that is null is left out. DataError for one that is no object."""
+    for rank, item in enumerate(items):
+        function = item.get("function")
+        if function is not None and not isinstance(function, dict):
+            raise DataError(
+                f"field '{place}[{rank}].function': {kind_of(function)} where an object with a name is needed."
+            )
+    return [{key: value for key, value in item.items() if key != "function" or value is not None} for item in items]
 
 
 def _kept_out(item: Mapping[str, Any], place: str) -> str | None:
@@ -236,23 +251,39 @@ def read_tools(value: Any, name: str) -> tuple[Any, ...] | None:
     if value is None or value in ("", []):
         return None
     found = from_json(value, name, "a JSON list of tools")
+    if found is None:
+        return None
     if isinstance(found, dict):
         found = [found]
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise DataError(f"field {name!r}: {kind_of(found)} where a list of tools is needed.")
     if name == "functions":  # OpenAI's first form
         found = [tool if "function" in tool else {"type": "function", "function": tool} for tool in found]
-    return tuple(found) or None
+    return tuple(_functions(found, name)) or None
 
 
 def from_json(value: Any, name: str, wanted: str) -> Any:
     """A value, or what its text says as JSON: the only way for CSV."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise DataError(f"field {name!r}: text that is not {wanted}.") from None
+    found = value
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(f"field {name!r}: text that is not {wanted}.") from None
+    if is_deep(found):
+        raise DataError(f"field {name!r}: lists and objects in each other more than {limits.ROW_LEVELS} levels deep.")
+    return found
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects lie in each other deeper than a row may have them: what writes them calls itself."""
+    level = [value]
+    for _ in range(limits.ROW_LEVELS + 1):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [item for items in inner for item in items]
+        if not level:
+            return False
+    return True
 
 
 def as_text(value: Any, name: str, *, empty: bool = False) -> str:
@@ -280,4 +311,6 @@ def encodable(value: str, name: str) -> str:
 def kind_of(value: Any) -> str:
     """A value's type in words."""
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    if value is None:
+        return "null"
     return names.get(type(value), type(value).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from glob import escape
 from itertools import chain
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def base_files(asked: str) -> dict[str, Path]:
     path = Path(asked)
     if path.suffix == ".gguf":
         parts = _GGUF_PART.search(path.name)
-        beside = f"{path.name[: parts.start()]}-*-of-{parts[1]}.gguf" if parts else path.name
+        beside = f"{escape(path.name[: parts.start()])}-*-of-{parts[1]}.gguf" if parts else escape(path.name)
         return {file.name: file for file in sorted(path.parent.glob(beside))}
     folder = folder_of(asked)
     if folder is None:

@@ -14,7 +14,7 @@ from lowregret.foreign import read_json, require_file
 FETCH = "Fetch the file again."
 _TEXTS = (".json", ".jinja", ".txt", ".model", ".py")
 _WEIGHTS = (".safetensors", ".bin")
-_INDEX = "model.safetensors.index.json"
+_INDEX, _BIN_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "mtp_num_hidden_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _SIZE = re.compile(
@@ -37,17 +37,20 @@ def check_folder(folder: Path) -> None:
         elif path.suffix in (*_TEXTS, *_WEIGHTS):
             require_file(path, ModelError, limits.JSON_BYTES if path.suffix == ".json" else None)
     if (folder / _INDEX).exists():
-        _check_index(folder)
+        _check_index(folder / _INDEX)
+    elif (folder / _BIN_INDEX).exists() and not any(
+        (folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin")
+    ):  # else nobody reads it
+        _check_index(folder / _BIN_INDEX)
 
 
-def _check_index(folder: Path) -> None:
-    file = folder / _INDEX
+def _check_index(file: Path) -> None:
     held = read_json(file, ModelError, FETCH)
     names = held.get("weight_map") if isinstance(held, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ModelError(f"{file}: its weight_map is no table of weights and the files they are in. {FETCH}")
     for name in dict.fromkeys(names.values()):
-        if name != Path(name).name or not (folder / name).is_file():
+        if name != Path(name).name or not file.with_name(name).is_file():
             raise ModelError(
                 f"{file}: names the file {name[:80]!r}, which is not in this folder. Fetch all files again."
             )

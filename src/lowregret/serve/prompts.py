@@ -10,7 +10,6 @@ from typing import Any, TypeVar, final
 
 from lowregret import limits
 from lowregret.data.chat.asking import asking_ids
-from lowregret.data.chat.compiled import apply_template
 from lowregret.data.chat.template import chat_format
 from lowregret.data.turns import encodable, read_messages, read_tools
 from lowregret.engine.engine import Engine
@@ -53,13 +52,9 @@ class Prompts:
         def read() -> tuple[int, ...]:
             turns = read_messages(list(messages), "messages").messages
             described = read_tools(list(tools), "tools") if tools else None
-            if described is None:
-                return asking_ids(turns, self._tokenizer, self._form)
-            template = self._form.template_for(described)
-            if template is None:
+            if described is not None and self._form.template_for(described) is None:
                 raise Problem(400, "tools: this base has no chat template, which would show them to it.", param="tools")
-            text = apply_template(self._form.tokens, template, turns, described, add_generation_prompt=True)
-            return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            return asking_ids(turns, self._tokenizer, self._form, described)
 
         return _refused("messages", read)
 

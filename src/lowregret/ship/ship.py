@@ -28,7 +28,7 @@ from lowregret.export.merged.opened import opened
 from lowregret.export.merged.write import SHARD_BYTES, write_merged
 from lowregret.export.ollama.write import MODEL, write_ollama
 from lowregret.export.places import refuse_places
-from lowregret.export.weights import Weights
+from lowregret.export.weights import StoredWeights, Weights
 from lowregret.models.load import Source, load_tokenizer
 from lowregret.runs.atomic import replacing_folder, write_json
 from lowregret.runs.commands import Command, commands, on_hub
@@ -166,8 +166,10 @@ def _refused(out: Path, proof: Proof) -> str:
     loss = proof.held_out
     moved = "" if loss is None else f"; held-out loss {loss.trained:.6g} became {loss.shipped:.6g} nats"
     tokens = "; other token ids" if proof.same_token_ids is False else ""
-    finer = {"merged": "--dtype float32", "gguf": "--kind F32", "ollama": "--kind F16"}.get(proof.form)
-    remedy = "Report it" if finer is None or proof.precision in ("float32", "F32") else f"Ship it with {finer}"
+    flag, finest = {"merged": ("--dtype", "float32"), "gguf": ("--kind", "F32"), "ollama": ("--kind", "F16")}.get(
+        proof.form, ("", proof.precision)
+    )
+    remedy = "Report it" if proof.precision in (finest, "F32") else f"Ship it with {flag} {finest}"
     return (
         f"{out}: is not written: {proof.reader} reads {proof.precision} with differences of up to "
         f"{proof.largest_difference:.3g}, {proof.mean_difference:.3g} in the mean{moved}{tokens}; the bound is: "
@@ -216,7 +218,8 @@ def _gguf_lora(winner: Winner, wanted: Wanted, folder: Path, examples: Sequence[
     file = folder / f"{name}-lora.gguf"
     ((adapter, _),) = winner.adapters
     with (
-        opened(require_base(winner), (), say) as base,
+        opened(winner.model, winner.adapters, say) as adapted,  # refuses another base, by name and by content
+        StoredWeights(adapted.folder) as base,
         tempfile.TemporaryDirectory(dir=folder, prefix=".base-") as aside,
     ):
         written = write_lora_gguf(adapter, base.folder, file)

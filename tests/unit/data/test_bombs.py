@@ -14,6 +14,7 @@ import pytest
 
 from lowregret import limits
 from lowregret.data.chat.compiled import apply_template
+from lowregret.data.chat.forms import forms
 from lowregret.data.readers.arrow_rows import _pieces
 from lowregret.data.readers.registry import open_source
 from lowregret.data.sources import read_rows
@@ -118,3 +119,30 @@ def test_a_template_that_never_ends_is_no_template(template: str, monkeypatch: p
 def test_a_template_that_writes_far_more_than_a_row_is_refused() -> None:
     with pytest.raises(DataError, match=r"makes 3,000,000 characters of this row"):
         apply_template({}, "{% for i in range(3000) %}{{ 'x' * 1000 }}{% endfor %}", [])
+
+
+@pytest.mark.parametrize("levels", [600, 900])
+@pytest.mark.parametrize("where", ["calls", "tools", "text"])
+def test_lists_in_each_other_without_end_make_a_bad_row(where: str, levels: int, tmp_path: Path) -> None:
+    """What writes JSON, compares it or takes its length calls itself, and has no more levels than Python has."""
+    deep = "[" * levels + "]" * levels
+    call = {"name": "f", "arguments": {}}
+    calls, tools = json.dumps([call]), "[]"
+    if where == "tools":
+        tools = json.dumps([{"name": "f", "parameters": {}}]).replace("{}", deep)
+    elif where == "calls":
+        calls = calls.replace("{}", deep)
+    else:
+        calls = json.dumps(calls.replace("{}", deep))
+    turns = f'[{{"role": "user", "content": "q"}}, {{"role": "assistant", "content": "a", "tool_calls": {calls}}}]'
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"messages": {turns}, "tools": {tools}}}\n')
+    with pytest.raises(DataError, match=r"jsonl:1: field .* in each other more than 100 levels deep\. Fix"):
+        read_rows(str(path))
+
+
+def test_arguments_that_are_text_of_lists_without_end_stay_text() -> None:
+    for levels in (900, 100_000):
+        call = {"name": "f", "arguments": '{"x": ' + "[" * levels + "]" * levels + "}"}
+        turns = ({"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [call]})
+        assert all(form[1]["tool_calls"] == [call] for form in forms(turns))

@@ -124,6 +124,17 @@ def test_a_flag_that_cannot_be_honoured_makes_a_bad_row(flags: dict[str, Any], m
             {"query": "q", "response": "a", "history": '[{"role": "user", "content": "x"}]'},
             ["user:x", "user:q", "assistant:a"],
         ),
+        ({"instruction": "q", "output": "a", "history": "[]", "tools": "null"}, ["user:q", "assistant:a"]),
+        ({"instruction": "q", "output": "a", "history": "null", "tools": "[]"}, ["user:q", "assistant:a"]),
+        (
+            {
+                "messages": [
+                    USER | {"from": None, "value": None},
+                    {"role": None, "content": None, "from": "gpt", "value": "a"},
+                ]
+            },
+            ["user:q", "assistant:a"],
+        ),
         ({"conversation": [{"system": "s", "input": "q", "output": "a"}]}, ["system:s", "user:q", "assistant:a"]),
         (
             {"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
@@ -188,6 +199,16 @@ def test_tools_are_a_column_of_the_chat(tools: Any) -> None:
             {"messages": [USER, ANSWER | {"tool_calls": [3]}]},
             "field 'messages[1].tool_calls': a list where a list of calls",
         ),
+        (
+            {"messages": [USER, ANSWER | {"tool_calls": [{"function": "f"}]}]},
+            "field 'messages[1].tool_calls[0].function': text where an object with a name",
+        ),
+        ({"messages": [USER, ANSWER | {"function_call": "f"}]}, "field 'messages[1].function_call': text that is not"),
+        (
+            {"messages": [USER, ANSWER | {"function_call": [3]}]},
+            "field 'messages[1].function_call': a list where a call",
+        ),
+        ({"messages": [USER, ANSWER], "tools": [TOOL, {"function": []}]}, "field 'tools[1].function': a list where"),
         ({"system": "s", "messages": [{"role": "system", "content": "t"}, USER, ANSWER]}, "another system prompt"),
         ({"question": ["q", "r"], "answer": ["a"]}, "2 and 1 texts"),
         ({"question": "q", "answer": "a", "history": "x"}, "field 'history': text that is not a JSON list"),
@@ -200,3 +221,12 @@ def test_tools_are_a_column_of_the_chat(tools: Any) -> None:
 def test_what_cannot_be_read_is_refused_by_name(row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
         content(row)
+
+
+def test_a_call_whose_function_is_null_is_one_that_says_its_name_itself() -> None:
+    """As in a table whose rows have both forms: `function` is a column of all of them."""
+    call = {"function": None, "name": "f", "arguments": {}}
+    (_, answer) = content({"messages": [USER, ANSWER | {"tool_calls": [call]}]}).messages or ()
+    assert answer["tool_calls"] == [{"name": "f", "arguments": {}}]
+    (_, answer) = content({"messages": [USER, ANSWER | {"function_call": '{"name": "f"}'}]}).messages or ()
+    assert answer["tool_calls"] == [{"type": "function", "function": {"name": "f"}}]

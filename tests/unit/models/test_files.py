@@ -55,3 +55,12 @@ def test_bundled_and_absent_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     snapshot = tmp_path / "models--nobody--nothing" / "snapshots" / "abc"
     put(snapshot, *SETTINGS, "model.safetensors")
     assert set(base_files("nobody/nothing")) == SETTINGS | {"model.safetensors"}
+
+
+def test_a_gguf_file_is_found_whatever_signs_its_name_has(tmp_path: Path) -> None:
+    """Without its hash a run would not notice another base."""
+    for name in ("model[v2].gguf", "a[b]-00001-of-00002.gguf", "a[b]-00002-of-00002.gguf", "ab-00001-of-00002.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    assert list(base_files(str(tmp_path / "model[v2].gguf"))) == ["model[v2].gguf"]
+    parts = ["a[b]-00001-of-00002.gguf", "a[b]-00002-of-00002.gguf"]
+    assert list(base_files(str(tmp_path / parts[0]))) == parts

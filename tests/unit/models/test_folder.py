@@ -90,6 +90,15 @@ def test_an_index_names_files_beside_it(folder: Path, held: Any, words: str) -> 
         resolve(str(folder))
 
 
+def test_so_does_an_index_of_pickles_where_it_is_read(folder: Path) -> None:
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../other/part.bin"}}))
+    resolve(str(folder))  # model.safetensors is read instead
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"bin\.index\.json: names the file '\.\./other/part\.bin', which is not in"):
+        resolve(str(folder))
+
+
 @pytest.mark.parametrize("fields", [{"eos_token": 5}, {"model_max_length": "x"}, {"tokenizer_class": {}}])
 def test_a_damaged_tokenizer_is_named(folder: Path, fields: dict[str, Any]) -> None:
     change(folder / "tokenizer_config.json", **fields)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lowregret.data.turns import Message
+from lowregret.data.turns import Message, is_deep
 from lowregret.strict_json import to_json
 
 
@@ -45,9 +45,9 @@ def _with_arguments(turn: Message, change: Callable[[Any], Any]) -> Message:
 def _parsed(arguments: Any) -> Any:
     try:
         found = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
-    return found if isinstance(found, dict) else arguments
+    return found if isinstance(found, dict) and not is_deep(found) else arguments
 
 
 def _quoted(arguments: Any) -> Any:

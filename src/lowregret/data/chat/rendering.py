@@ -117,7 +117,7 @@ def _follow(
     assert template is not None
 
     def shaped(turns: list[Message]) -> list[Message]:
-        return [_in_parts(turn) for turn in turns] if as_parts else turns
+        return [in_parts(turn) for turn in turns] if as_parts else turns
 
     def write(turns: list[Message], *, add_generation_prompt: bool = False) -> str:
         return apply_template(
@@ -148,7 +148,7 @@ def _follow(
             remarks.extend([UNMARKED] * (not own))
         elif place is not None:
             places.append(place)
-    lost_context = list(_lost_context(text, messages, row))
+    lost_context = list(left_out_before(text, messages, row.tools))
     remarks.extend(lost_context)
     texts = [call.get("function", call).get("arguments") for turn in messages for call in turn.get("tool_calls") or ()]
     if any(isinstance(given, str) and given and to_json(given, ensure_ascii=False) in text for given in texts):
@@ -159,12 +159,12 @@ def _follow(
     return rendering, bool(lost_context) or any(found[rank].lost for rank in saying)
 
 
-def _in_parts(turn: Message) -> Message:
+def in_parts(turn: Message) -> Message:
     """With its content as a list of one part."""
     return turn if turn["content"] is None else {**turn, "content": [{"type": "text", "text": turn["content"]}]}
 
 
-def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]:
+def left_out_before(text: str, messages: Sequence[Message], tools: Sequence[Any] | None) -> Iterator[str]:
     """What the answers are given to and the template leaves out: turns of others, and tools."""
     position = 0
     for turn in messages:
@@ -176,7 +176,7 @@ def _lost_context(text: str, messages: list[Message], row: Row) -> Iterator[str]
             position = place
         elif content not in text and to_json(content, ensure_ascii=False)[1:-1] not in text:
             yield f"a turn of role {turn['role']} left out by the chat template: the answers are learnt without it"
-    named = [(tool.get("function") or tool).get("name") for tool in row.tools or ()]
+    named = [(tool.get("function") or tool).get("name") for tool in tools or ()]
     if any(isinstance(name, str) and name not in text for name in named):
         yield "tools left out by the chat template: the answers are learnt without them"
 

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lowregret.data.chat import rendering
+from lowregret.data.chat.asking import asking_ids
 from lowregret.data.chat.encoding import Encoded, encode, encode_rows
 from lowregret.data.chat.template import chat_format, choose_template
 from lowregret.data.example import Example
@@ -202,6 +203,51 @@ def test_without_a_template_blank_lines_join_and_eos_ends(make_tokenizer: Any) -
     assert tokenizer.decode(found.token_ids) == "<s>q\n\na</s>\n\nr\n\nb</s>"
     assert supervised(found, tokenizer) == "a</s>b</s>"
     assert "no chat template" in chat_format(tokenizer).description(texts=False)
+
+
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for p in m.content %}{{ p.text }}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As models that see have it: of plain text it writes nothing, and says nothing."""
+NO_DEVELOPER = (
+    "{% for m in messages %}{% if m.role == 'developer' %}{{ raise_exception('no') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [PARTS, NO_DEVELOPER, NO_SYSTEM])
+def test_what_is_asked_is_what_was_trained_on_whatever_form_the_template_takes(
+    make_tokenizer: Any, template: str
+) -> None:
+    tokenizer = make_tokenizer(template)
+    turns = ({"role": "developer", "content": "be brief"}, {"role": "user", "content": "why?"})
+    if template == NO_SYSTEM:
+        turns = ({"role": "system", "content": "be brief"}, turns[1])
+    for tools in (None, ({"name": "f"},)):
+        asked = asking_ids(turns, tokenizer, chat_format(tokenizer), tools)
+        trained = example(Row((*turns, {"role": "assistant", "content": "a"}), None, "s", 1, 2, tools), tokenizer)
+        assert trained.token_ids[: len(asked)] == asked
+        assert "why?" in tokenizer.decode(asked)
+
+
+def test_without_a_template_a_turn_that_only_calls_is_asked_as_it_was_trained(
+    make_tokenizer: Any,
+) -> None:
+    tokenizer = make_tokenizer(None)
+    turns = (
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+        {"role": "tool", "content": "3"},
+    )
+    asked = asking_ids(turns, tokenizer, chat_format(tokenizer))
+    trained = example(Row((*turns, {"role": "assistant", "content": "a"}), None, "s", 1), tokenizer)
+    assert trained.token_ids[: len(asked)] == asked
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
