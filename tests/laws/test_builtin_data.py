@@ -21,8 +21,14 @@ every_generator = pytest.mark.parametrize("generator", GENERATORS.values(), ids=
 
 
 def source(generator: Generator, *options: str) -> str:
-    """Its small data, with these options besides; of two of one name the last counts."""
-    return f"{BUILTIN_PREFIX}{generator.name}:{','.join((generator.small, *options))}"
+    """Its small data, with these options in the place of its own of the same name."""
+    return f"{BUILTIN_PREFIX}{generator.name}:{asked(generator, *options)}"
+
+
+def asked(generator: Generator, *options: str) -> str:
+    """The options of that."""
+    named = dict(option.split("=") for option in (*filter(None, generator.small.split(",")), *options))
+    return ",".join(f"{name}={value}" for name, value in named.items())
 
 
 @every_generator
@@ -40,7 +46,7 @@ def test_equal_seeds_give_equal_rows_and_others_others(generator: Generator) -> 
 @pytest.mark.parametrize("size", [1, 7, 30])
 @pytest.mark.parametrize("test_size", [1, 5])
 def test_there_are_as_many_rows_as_asked_for(generator: Generator, size: int, test_size: int) -> None:
-    text = f"{generator.small},size={size},test_size={test_size}"
+    text = asked(generator, f"size={size}", f"test_size={test_size}")
     data = load_builtin(f"{BUILTIN_PREFIX}{generator.name}:{text}")
     assert len(data.train) == generator.train_rows(read_options(generator, text, ""))
     assert len(data.test) == test_size
