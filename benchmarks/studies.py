@@ -5,8 +5,9 @@
     python -m benchmarks.studies table --out runs/studies/smollm2     # docs/results/smollm2_studies/trials.csv
 
 FOLDER of --model is SmolLM2-135M-Instruct, that of --gsm8k holds train.jsonl and test.jsonl. The same command goes on
-where it was stopped; --set NAME runs those of one set alone, so that two commands share a machine. On the real base
-each set has the same five studies: learning rates, ranks, layers, batches and forgetting, three seeds.
+where it was stopped, of `tiny` with the questions that have no claims yet; --set NAME runs those of one set alone, so
+that two commands share a machine. On the real base each set has the same five studies: learning rates, ranks, layers,
+batches and forgetting, three seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lowregret.runs.files import GROUPS, STUDY
+from lowregret.questions.registry import QUESTIONS
+from lowregret.runs.files import CLAIMS, GROUPS, STUDY
 from lowregret.runs.records import TrialRecord
 from lowregret.runs.study import read_trials
 from lowregret.strict_json import to_json
@@ -153,8 +155,9 @@ def main() -> int:
     if asked.base == "table":
         table(asked.out)
     elif asked.base == "tiny":
-        study("all", asked.out)
-        study("rl", asked.out / "rl")
+        for kind in QUESTIONS:
+            if not (asked.out / kind / CLAIMS).exists():  # of those with claims the packed records have no curves
+                study(kind, asked.out / kind)
     elif asked.model is None or asked.gsm8k is None:
         parser.error("real: name --model and --gsm8k")
     else:
