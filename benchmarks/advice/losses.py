@@ -13,7 +13,10 @@ from lowregret.spec import CompareSpec, FullFT, LoRA
 
 TOLERANCE = float(CompareSpec.model_fields["tolerance"].default)
 """Of what full fine-tuning learns: what a comparison allows."""
-FITTED_REGRETS = (("studies_full", "rank"), ("smollm2_studies", "biographies"))
+FITTED_REGRETS = (
+    *(("studies_full", study) for study in ("rank", "batch-size", "learning-rate", "short-runs")),
+    ("smollm2_studies", "biographies"),
+)
 """Studies that the curve of regrets, or its lag, was fitted on."""
 LEAST_RANKS = 3
 """Ranks of one kind that must have been tried to say which is the least that is enough."""

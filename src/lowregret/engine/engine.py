@@ -226,8 +226,7 @@ class Engine:
     def optim_step(self, params: Mapping[str, StepParams]) -> dict[str, float]:
         """One optimizer step for each policy named; returns gradient norms before clipping. Others are not touched.
 
-        A policy takes the hyper-parameters of its own optimizer: `AdamParams` for AdamW, or what `step_params` makes of
-        a spec. TypeError for another's.
+        TypeError for hyper-parameters (`AdamParams`, or what `step_params` makes of a spec) of another's optimizer.
         """
         asked = [self.policies[name] for name in params]
         with self.ranks.exchanging():

@@ -56,6 +56,9 @@ class Axis:
     """Bounds of the domain, where the data's own would not do."""
 
 
+STEPS = Axis("optimizer steps", format="~s", low=0.0)
+
+
 @dataclass(frozen=True)
 class Reference:
     """A line that is no measurement, across the figure."""

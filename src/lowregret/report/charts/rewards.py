@@ -16,12 +16,11 @@ from lowregret.quantities import count
 from lowregret.report.charts import words
 from lowregret.report.charts.curves import smoothed, smoothing_window
 from lowregret.report.charts.drawing import Figure
-from lowregret.report.charts.plots import Axis, Reference, Series, curves
+from lowregret.report.charts.plots import STEPS, Axis, Reference, Series, curves
 from lowregret.report.charts.ranks import shade
 from lowregret.runs.records import RewardMetric
 from lowregret.spec import LoRA
 
-STEPS = Axis("optimizer steps", format="~s", low=0.0)
 REWARD = Axis("held-out reward (mean over problems)")
 
 

@@ -6,22 +6,19 @@ from collections.abc import Callable, Sequence
 
 from lowregret.report.charts.curves import smoothed, smoothing_window, thinned
 from lowregret.report.charts.drawing import Figure
-from lowregret.report.charts.plots import Axis, Series, curves
+from lowregret.report.charts.plots import STEPS, Axis, Series, curves
 from lowregret.runs.records import Metric
-
-STEPS = Axis("optimizer steps", format="~s", low=0.0)
 
 
 def loss_figure(metrics: Sequence[Metric], shade: float | None) -> Figure:
     """Training loss, smoothed, and held-out loss. `shade` as in `Series`."""
-    train, window = _smooth(metrics, lambda metric: metric.train_nll)
+    train, averaged = _smooth(metrics, lambda metric: metric.train_nll)
     held_out = [(float(metric.step), metric.test_nll) for metric in metrics if metric.test_nll is not None]
     series = [
         Series("training", train, shade, faint=True),
         Series("held out", held_out, shade, dots=True),
     ]
     y = Axis("loss (nats per supervised token)", low=0.0)
-    averaged = f", a moving average over {window} steps" if window > 1 else ""
     return Figure(
         "steps",
         "Loss against steps",
@@ -32,8 +29,7 @@ def loss_figure(metrics: Sequence[Metric], shade: float | None) -> Figure:
 
 def gradient_figure(metrics: Sequence[Metric], shade: float | None) -> Figure:
     """Norm of the gradients before clipping: where it leaps, a rate is too high or a row is odd."""
-    norms, window = _smooth(metrics, lambda metric: metric.grad_norm)
-    averaged = f", a moving average over {window} steps" if window > 1 else ""
+    norms, averaged = _smooth(metrics, lambda metric: metric.grad_norm)
     series = [Series("gradients", norms, shade)]
     return Figure(
         "gradients",
@@ -45,8 +41,9 @@ def gradient_figure(metrics: Sequence[Metric], shade: float | None) -> Figure:
 
 def _smooth(
     metrics: Sequence[Metric], value: Callable[[Metric], float | None]
-) -> tuple[list[tuple[float, float]], int]:
-    """What was recorded of the steps, and the width of its moving average in recorded steps."""
+) -> tuple[list[tuple[float, float]], str]:
+    """What was recorded of the steps, and how it was smoothed, for a caption."""
     points = tuple((metric.step, found) for metric in metrics if (found := value(metric)) is not None)
     window = smoothing_window(len(points))
-    return [(float(step), mean) for step, mean in thinned(smoothed(points, window))], window
+    averaged = f", a moving average over {window} steps" if window > 1 else ""
+    return [(float(step), mean) for step, mean in thinned(smoothed(points, window))], averaged
