@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from lowregret.folders import cache_folder
 from lowregret.strict_json import to_json
 
 LARGE = 16_000_000
@@ -20,18 +21,6 @@ _REMEMBERED = 1_000
 _THREADS = 4
 Stamp = list[int]
 """Size, inode, and the times of the last change of the content and of the inode, in nanoseconds."""
-
-
-def data_folder() -> Path:
-    """Where what the user has gathered is kept: `lowregret` in `$XDG_DATA_HOME`, or in `~/.local/share`."""
-    home = os.environ.get("XDG_DATA_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "share") / "lowregret"
-
-
-def cache_folder() -> Path:
-    """`$LOWREGRET_CACHE`, or `lowregret/data` in the user's cache."""
-    named = os.environ.get("LOWREGRET_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "lowregret/data")
 
 
 def digest_files(paths: Sequence[Path]) -> list[str]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from types import ModuleType
 from unittest.mock import patch
 
@@ -127,7 +128,8 @@ def test_the_first_row_of_a_seed_is_that_of_the_engine(bases: ModuleType) -> Non
     (sampled,) = engine.sample({"a": [[5, 6, 7]]}, params)["a"]
     assert tuple(rows[0].tokens) == sampled.token_ids
     sampler = LiveSampler(engine)
-    both = [sampler.add("a", [5, 6, 7], params, number) for number in (0, 1)]
+    numbers = drawing.rows_of_uniforms(params)
+    both = [sampler.add("a", [5, 6, 7], params, next(numbers)) for _ in range(2)]
     while sampler.busy:
         sampler.step()
     sampler.close()
@@ -265,10 +267,13 @@ def test_a_prefix_whose_beginning_was_anothers_is_kept_anew() -> None:
     assert not any((prefixes._kept, prefixes._owner, prefixes._texts, prefixes._policies))
 
 
-def test_a_row_keeps_its_own_numbers_alone() -> None:
-    params = SamplingParams(max_tokens=50)
-    row = Row.of("base", [1], params, drawing.StopTexts((), str), number=9)
-    assert row.numbers.untyped_storage().nbytes() == 50 * 8
+@given(st.integers(0, 2**63 - 1), st.integers(1, 40), st.integers(1, 9))
+def test_numbers_drawn_row_by_row_are_those_drawn_at_once(seed: int, max_tokens: int, count: int) -> None:
+    """And keep nobody else's."""
+    params = SamplingParams(max_tokens=max_tokens, seed=seed)
+    rows = list(islice(drawing.rows_of_uniforms(params), count))
+    assert torch.equal(torch.stack(rows), drawing.uniforms({"": count}, params, {})[""])
+    assert {row.untyped_storage().nbytes() for row in rows} == {max_tokens * 8}
 
 
 @given(st.integers(0, 1000), st.integers(1, 6), st.sampled_from([0.05, 0.3]), st.sampled_from([0.5, 1.0]))

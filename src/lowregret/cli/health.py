@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from lowregret.digests import cache_folder
 from lowregret.environment import environment, versions
 from lowregret.errors import LowregretError
+from lowregret.folders import cache_folder, home
 from lowregret.foreign_text import redacted
 from lowregret.plan.resources.hardware import find_hardware, memory_bytes
 from lowregret.quantities import byte_count
@@ -279,5 +279,5 @@ def _variables() -> Iterator[Check]:
 
 def _short(path: object) -> str:
     """Without the user's name, where it is below the home folder."""
-    text, home = str(path), str(Path.home())
-    return f"~{text[len(home) :]}" if text == home or text.startswith(home + os.sep) else text
+    text, own = str(path), str(home())
+    return f"~{text[len(own) :]}" if text == own or text.startswith(own + os.sep) else text

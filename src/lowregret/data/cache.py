@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from lowregret.data.table import SCHEMA
-from lowregret.digests import cache_folder
+from lowregret.folders import cache_folder
 from lowregret.strict_json import to_json
 
 LIMIT_BYTES = 10_000_000_000

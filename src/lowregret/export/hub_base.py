@@ -13,6 +13,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from lowregret import limits
 from lowregret.errors import ModelError, SpecError
+from lowregret.folders import expanded
 from lowregret.foreign import boundary, read_json, read_text, real_path
 from lowregret.foreign_text import last_part
 from lowregret.models.files import folder_of, is_bundled
@@ -64,7 +65,7 @@ def base_on_hub(model: str) -> str | None:
     `_name_or_path` of its config.json if that is a hub id whose last part is the folder's own name: of a model that was
     trained further the field names what it was made from. Bundled bases are not on the hub.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.exists():
         # What looks like an id may be a relative path that was meant from another folder.
         return model if is_hub_id(model) and not path.parent.exists() else None

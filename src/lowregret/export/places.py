@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lowregret.errors import RecordsError
+from lowregret.folders import home
 from lowregret.foreign import read_bytes
 
 VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
@@ -18,7 +19,7 @@ _AGAIN = "Bring it back as it was, or ship the model again."
 def refuse_places(folder: Path, known: Iterable[str] = ()) -> None:
     """RecordsError when a small text file of a folder that is to be published holds the path of the home or the working
     folder, or one of the `known` ones."""
-    own = {f"{place}/" for place in (Path.home(), Path.cwd()) if place != Path("/")}
+    own = {f"{place}/" for place in (home(), Path.cwd()) if place != Path("/")}
     places = sorted(own | {place for place in known if "/" in place.strip("/")})
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         if file.suffix not in _SCANNED or file.name in VOCABULARY:

@@ -9,6 +9,8 @@ from glob import escape
 from itertools import chain
 from pathlib import Path
 
+from lowregret.folders import expanded, user_cache
+
 BUNDLED = Path(__file__).parent / "bundled"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In the order in which transformers looks for them; each may have an index of parts beside it, as NAME.index.json."""
@@ -39,7 +41,7 @@ def is_bundled(name: str) -> bool:
 
 def folder_of(name: str) -> Path | None:
     """The folder on this machine that `name` means, where its tokenizer lies too; None when there is none."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if is_bundled(name):
         return BUNDLED / name
     if path.is_dir():
@@ -51,9 +53,9 @@ def cached_snapshot(name: str) -> Path | None:
     """The folder of the newest snapshot of a hub id in the local cache, if its config.json is there."""
     if name.count("/") != 1:
         return None
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    home = Path(os.environ.get("HF_HOME") or user_cache() / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
-    repository = cache.expanduser() / f"models--{name.replace('/', '--')}"
+    repository = expanded(cache) / f"models--{name.replace('/', '--')}"
     reference = repository / "refs" / "main"
     if reference.is_file():
         snapshot = repository / "snapshots" / reference.read_text(encoding="utf-8").strip()

@@ -12,6 +12,7 @@ from typing import Any
 from lowregret.data.scan import scan
 from lowregret.data.vocabulary import fits_tokenizer_file
 from lowregret.errors import DataError, ModelError, SpecError
+from lowregret.folders import expanded
 from lowregret.models.files import folder_of
 from lowregret.plan.advice.capacity import FinishedRun
 from lowregret.plan.make import build_plan
@@ -93,4 +94,4 @@ def _same(one: str, other: str) -> bool:
     """Whether two sources may be the same data: one file by two paths, or builtin data of another size."""
     if one.startswith("builtin:") or other.startswith("builtin:"):
         return one.split(":")[:2] == other.split(":")[:2]
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or expanded(one).resolve() == expanded(other).resolve()

@@ -8,15 +8,17 @@ import queue
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeVar, final
 
+from torch import Tensor
+
 from lowregret.engine.device import out_of_memory
-from lowregret.engine.sampling.draw import Likely, SamplingParams
+from lowregret.engine.sampling.draw import Likely, SamplingParams, rows_of_uniforms
 from lowregret.engine.sampling.live import LiveSampler
 from lowregret.engine.sampling.rows import Constraint, Row
 
@@ -54,11 +56,18 @@ class Job:
     cancelled: bool = False
     rows: dict[Row, tuple[int, int]] = field(default_factory=dict)
     """Those in the batch, with their choice and how many of their tokens were told."""
+    _numbers: Iterator[Tensor] = field(init=False, repr=False)
 
     @property
     def size(self) -> int:
         """Completions in all."""
         return len(self.prompts) * self.choices
+
+    def numbers(self, choice: int) -> Tensor:
+        """What a choice is drawn by, its prompt's first or the one after the last that was asked for."""
+        if choice % self.choices == 0:
+            self._numbers = rows_of_uniforms(self.params)
+        return next(self._numbers)
 
     async def next(self) -> News:
         """The next news; "failed" or "memory" where the engine has let go of it."""
@@ -192,9 +201,10 @@ class Worker:
             if read and read + len(prompt) > READ_TOKENS:
                 break
             self._waiting.popleft()
+            numbers = job.numbers(choice)
             try:
                 form = None if job.constrain is None else job.constrain()
-                row = self.sampler.add(job.policy, prompt, job.params, choice % job.choices, form)
+                row = self.sampler.add(job.policy, prompt, job.params, numbers, form)
             except Exception as error:  # it is this job's alone
                 self.log(f"{type(error).__name__}: {error}", traceback.format_exc())
                 self._send({job.loop: [(job, News(choice, (), (), "failed"))]})

@@ -12,11 +12,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lowregret.errors import SpecError
+from lowregret.folders import home
 from lowregret.tasks.base import Problem
 from lowregret.tasks.confine import MEANS, NEEDED, clean_environment
 from lowregret.tasks.protocol import LARGEST_REWARD, Order
@@ -109,7 +109,7 @@ class Grader:
             )
         self._channel = ours
         evaluates = self._entry.evaluates(self._task)
-        folders = dict.fromkeys((os.getcwd(), tempfile.gettempdir(), str(Path.home()), "/dev/shm"))
+        folders = dict.fromkeys((os.getcwd(), tempfile.gettempdir(), str(home()), "/dev/shm"))
         # "" is the current folder: a console script does not look there, but users expect it. Last, so that none of
         # its files is taken for a module that others import.
         order = Order(self._task, (*path, ""), os.getpid(), self._walls, tuple(folders), evaluates, self._limit)

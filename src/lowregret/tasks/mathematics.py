@@ -17,6 +17,24 @@ ANSWERS = ("answer", "solution", "completion")
 _MARK, _BOX = "####", "\\boxed{"
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d+)?")
 """A number as it is written out: digits, thousands apart or not, a fraction, a sign that is no difference's."""
+_OPERAND = re.compile(
+    r"""(?: [A-Za-z0-9)}\]] (?: \s*[/^×·÷] | \s*\\(?:times|cdot|div)\b | \*\*? | \s+\*\s )
+          | \d[)}\]]* \s*[+-]
+          | \\[dtc]?frac | [\d}]\s*\{
+          | \\sqrt\s* (?: \[ [^\]]* \] )?
+          | [_^]
+        ) [({\s$\\]* $""",
+    re.VERBOSE,
+)
+"""Before a number that is part of a formula, as is the 2 of `1/2`, `7 - 2`, `\\frac{1}{2}`, `\\sqrt{2}` and `x^{2}`."""
+_OPERATES = re.compile(
+    r"""[)}]* (?: \s*[\^×·÷] | \s*/\s*[\d(\\] | (?: \*\*? | \s+\*\s+ ) [A-Za-z0-9(\\]
+                | \s*\\(?:times|cdot|div|sqrt|[dtc]?frac|pi)\b )""",
+    re.VERBOSE,
+)
+"""After a number: the same."""
+_NEAR = 64
+"""Characters before a number among which an operator is looked for."""
 
 
 @final
@@ -36,8 +54,9 @@ class Mathematics:
     def grade(self, completion: str, problem: Problem) -> float:
         """1 when the last answer in the completion is mathematically equal to the row's, else 0.
 
-        Where the row's is a number, the completion's must be one: the last that it writes out. A formula of that value
-        would do for math-verify, but the question often holds one, and a policy soon learns to say it again.
+        Where the row's is a number, the completion's must be one: the last that it writes out, by itself and in no
+        formula. A formula of that value would do for math-verify, but the question often holds one, and a policy soon
+        learns to say it again.
         """
         from math_verify import parse, verify
 
@@ -78,10 +97,16 @@ def final_answer(text: str) -> str:
 
 
 def last_number(text: str) -> str:
-    """The last number written out in a text, without what sets thousands apart; "" when there is none."""
+    """The last number written out in a text, without what sets thousands apart; "" when there is none, or when it is
+    a part of a formula."""
     plain = text.replace("{,}", ",").replace("\\,", "").replace("\u2212", "-")
-    found = _NUMBER.findall(plain)
-    return found[-1].replace(",", "") if found else ""
+    numbers = list(_NUMBER.finditer(plain))
+    if not numbers:
+        return ""
+    start, end = numbers[-1].span()
+    if _OPERAND.search(plain, max(start - _NEAR, 0), start) or _OPERATES.match(plain, end):
+        return ""
+    return numbers[-1][0].replace(",", "")
 
 
 def _last_box(text: str) -> str | None:

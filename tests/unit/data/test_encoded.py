@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
-from lowregret import digests
+from lowregret import folders
 from lowregret.data import cache, chunks, encoded, processes
 from lowregret.data.example import Example
 from lowregret.data.prepare import PreparedData, prepare, prepare_held_out
@@ -62,7 +62,7 @@ def some(path: Path, count: int = ROWS, word: str = "q") -> str:
 
 
 def entries() -> list[Path]:
-    return list(digests.cache_folder().iterdir()) if digests.cache_folder().exists() else []
+    return list(folders.cache_folder().iterdir()) if folders.cache_folder().exists() else []
 
 
 def said(data: PreparedData) -> str:
@@ -94,7 +94,7 @@ def test_what_is_kept_equals_what_is_encoded_every_time(
 
 def test_few_rows_leave_no_file(tmp_path: Path, chatml: Any) -> None:
     prepare(DataSpec(train=some(tmp_path, 9)), chatml)
-    assert not digests.cache_folder().exists()
+    assert not folders.cache_folder().exists()
 
 
 def test_few_long_rows_are_kept(tmp_path: Path, chatml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,11 +274,11 @@ def test_a_source_that_changes_while_it_is_read_is_not_kept(
 @pytest.mark.parametrize("place", ["a file", "no permission"])
 def test_a_folder_that_cannot_be_written_costs_only_the_next_start(tmp_path: Path, chatml: Any, place: str) -> None:
     if place == "a file":
-        digests.cache_folder().write_text("in the way")
+        folders.cache_folder().write_text("in the way")
     elif os.geteuid() == 0:
         pytest.skip("nothing is forbidden to root")
     else:
-        digests.cache_folder().mkdir(mode=0o500)
+        folders.cache_folder().mkdir(mode=0o500)
     data = prepare(DataSpec(train=some(tmp_path)), chatml)
     assert len(data.train) + data.held_out + data.report.removed_across_split == ROWS
     assert "warning: the encoded rows are not kept for the next start" in said(data)
@@ -325,12 +325,12 @@ def test_of_two_that_end_with_the_same_entry_the_first_is_kept_and_both_have_it(
         other.add([batch])
         found = [one.keep({"n": 1}), other.keep({"n": 2})]
     for kept in found:
-        assert kept.folder == digests.cache_folder() / "key"
+        assert kept.folder == folders.cache_folder() / "key"
         assert list(kept.batches) == [batch]
     after = cache.find("key")
     assert after is not None
     assert (after.about, list(after.batches)) == ({"n": 1}, [batch])
-    assert entries() == [digests.cache_folder() / "key"]
+    assert entries() == [folders.cache_folder() / "key"]
 
 
 def test_entries_used_longest_ago_go_beyond_the_limit(
@@ -344,10 +344,10 @@ def test_entries_used_longest_ago_go_beyond_the_limit(
         for path in (*folder.iterdir(), folder):
             os.utime(path, (1e9 - 100 * age, 1e9 - 100 * age))
     prepare_held_out(DataSpec(train=sources[0]), chatml)  # used again: the other one is the older now
-    abandoned = digests.cache_folder() / f"{cache._PARTIAL}x"
+    abandoned = folders.cache_folder() / f"{cache._PARTIAL}x"
     abandoned.mkdir()
     os.utime(abandoned, (1e9, 1e9))
-    going = digests.cache_folder() / f"{cache._PARTIAL}y"
+    going = folders.cache_folder() / f"{cache._PARTIAL}y"
     going.mkdir()
     before = {folder.name for folder in entries()}
     monkeypatch.setattr(cache, "LIMIT_BYTES", size * 1.2)
@@ -397,15 +397,6 @@ def test_a_process_that_is_lost_costs_only_time(
 
         monkeypatch.setattr(processes.Helper, "__call__", once)
     assert prepare_held_out(spec, chatml) == alone
-
-
-def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert digests.cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("LOWREGRET_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert digests.cache_folder() == Path("/somewhere/lowregret/data")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert digests.cache_folder() == Path.home() / ".cache/lowregret/data"
 
 
 def test_a_worker_starts_without_torch() -> None:

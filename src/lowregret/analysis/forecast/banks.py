@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lowregret.digests import data_folder
 from lowregret.errors import LowregretError
+from lowregret.folders import data_folder
 from lowregret.runs.bank import BankEntry, added, parse_bank, read_bank
 from lowregret.runs.files import BANK
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +104,13 @@ def uniforms(
         generator = torch.Generator().manual_seed(seeds.get(name, params.seed))
         drawn[name] = torch.rand(count, params.max_tokens, generator=generator, dtype=torch.float64)
     return drawn
+
+
+def rows_of_uniforms(params: SamplingParams) -> Iterator[Float[Tensor, " max_tokens"]]:
+    """The rows that `uniforms` draws by the seed of `params`, one after the other and without end."""
+    generator = torch.Generator().manual_seed(params.seed)
+    while True:
+        yield torch.rand(params.max_tokens, generator=generator, dtype=torch.float64)
 
 
 def draw(

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar, final
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from lowregret.engine.engine import Engine
 from lowregret.engine.sampling.draw import SamplingParams, StopTexts
 from lowregret.engine.sampling.prefixes import Prefixes
@@ -45,14 +48,14 @@ class LiveSampler:
         policy: str,
         prompt: Sequence[int],
         params: SamplingParams,
-        number: int = 0,
+        numbers: Float64[Tensor, " max_tokens"] | None = None,
         constraint: Constraint | None = None,
     ) -> Row:
-        """Take a row in at the next step: the completion of this number of its prompt, by its own seed.
+        """Take a row in at the next step, drawn by these of `rows_of_uniforms`, or by the first of them.
 
         Equal seeds give equal rows, and the first is that of `Engine.sample`. SpecError for a prompt without tokens.
         """
-        row = Row.of(policy, prompt, params, StopTexts(params.stop_texts, self.engine._text), number, constraint)
+        row = Row.of(policy, prompt, params, StopTexts(params.stop_texts, self.engine._text), numbers, constraint)
         self._batcher.add(row)
         return row
 

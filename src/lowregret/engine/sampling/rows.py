@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from lowregret.engine.sampling.draw import Completion, Likely, SamplingParams, StopTexts, draw, uniforms
+from lowregret.engine.sampling.draw import Completion, Likely, SamplingParams, StopTexts, draw, rows_of_uniforms
 
 AHEAD = 64
 """Steps for which the numbers that rows draw by are put side by side at a time."""
@@ -57,11 +57,11 @@ class Row:
         prompt: Sequence[int],
         params: SamplingParams,
         texts: StopTexts,
-        number: int = 0,
+        numbers: Float64[Tensor, " max_tokens"] | None = None,
         constraint: Constraint | None = None,
     ) -> Row:
-        """The completion of this number, from 0, of a prompt by its own seed."""
-        numbers = uniforms({"": number + 1}, params, {})[""][number].clone()  # not a view that keeps the others' too
+        """By these numbers, or by the first ones of its own seed."""
+        numbers = next(rows_of_uniforms(params)) if numbers is None else numbers
         return cls(policy, prompt, params, numbers, texts, constraint)
 
     @property

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowregret.errors import LowregretError, SpecError, did_you_mean
+from lowregret.folders import user_cache
 from lowregret.strict_json import to_json
 
 CATALOGUE = Path(__file__).with_name("hardware.json")
@@ -180,7 +181,7 @@ def memory_bytes() -> int:
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lowregret"
+    return user_cache() / "lowregret"
 
 
 def _kept_file() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.errors import ModelError
+from lowregret.folders import expanded
 from lowregret.foreign import require_file
 from lowregret.models.files import BUNDLED, bundled_names, cached_snapshot, is_bundled
 from lowregret.models.folder import read_config
@@ -25,7 +26,7 @@ def find_model(name: str) -> Shapes:
     catalogue (any case, with or without the organisation). ModelError: none of them, with the nearest names; or a
     configuration that cannot be read, or lacks a key, which is named.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix == ".gguf":
         require_file(path, ModelError)
         if not path.exists():

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from lowregret.digests import cache_folder
 from lowregret.errors import FolderLockedError, RecordsError, StoreError
+from lowregret.folders import cache_folder
 from lowregret.runs.atomic import make_folder, write_json
 from lowregret.runs.files import CHECKPOINT, GROUPS, STORE, STORES, STUDY
 from lowregret.runs.lease import Lease, leasing
