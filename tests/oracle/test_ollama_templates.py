@@ -16,7 +16,7 @@ from byte_tokenizers import byte_tokenizer
 from lowregret.data.chat.compiled import apply_template
 from lowregret.data.chat.template import ChatFormat, chat_format
 from lowregret.errors import ModelError
-from lowregret.export.ollama.modelfile import go_template
+from lowregret.export.ollama.modelfile import go_template, modelfile
 from lowregret.export.ollama.pieces import chats, find_pieces
 
 pytest.importorskip("trl")
@@ -130,3 +130,10 @@ def test_an_answer_that_is_begun_is_gone_on_with(program: Path) -> None:
 def test_what_has_no_form_in_go_is_refused_with_the_reason(template: str, why: str) -> None:
     with pytest.raises(ModelError, match=why):
         find_pieces(form_of(template), "x")
+
+
+@pytest.mark.parametrize("licence", ['Use "as is"', 'a """b""" c'])
+def test_a_text_that_no_modelfile_can_hold_is_refused_with_a_remedy(licence: str) -> None:
+    pieces = find_pieces(form_of(FORMS["Zephyr"]), "x")
+    with pytest.raises(ModelError, match=r"the licence has .*Change that in the model's folder, or serve"):
+        modelfile("model.gguf", pieces, (), licence)

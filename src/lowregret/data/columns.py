@@ -15,6 +15,7 @@ from lowregret.data.turns import (
     kind_of,
     read_messages,
     read_tools,
+    says_messages,
     says_something,
     speak,
 )
@@ -141,7 +142,11 @@ def _pair(schema: ColumnSchema, row: Mapping[str, Any]) -> tuple[Turns, Turns]:
     asked, answered = (_filled(row, name) for name in schema.columns)
     if _is_texts(asked) or _is_texts(answered):
         return Turns(()), _dialogue(schema, asked, answered)
-    prompt, answer = (_speech(row, name, who) for name, who in zip(schema.columns, ("user", "assistant"), strict=True))
+    # One alone that begins as messages do is a text: chats may be what is asked for, or what is answered.
+    chat = says_messages(asked) and says_messages(answered)
+    prompt, answer = (
+        _speech(row, name, who, chat) for name, who in zip(schema.columns, ("user", "assistant"), strict=True)
+    )
     given = [name for name in _INPUT if name in schema.companions(row)]
     for name in given:
         text = as_text(row[name], name, empty=True)
@@ -176,7 +181,7 @@ def _dialogue(schema: ColumnSchema, asked: Any, answered: Any) -> Turns:
 
 def _preference(schema: ColumnSchema, row: Mapping[str, Any]) -> tuple[Turns, Turns]:
     """The prompt, and the chosen answer; where `chosen` is the whole chat, its last turn is the answer."""
-    chosen = _speech(row, "chosen", "assistant")
+    chosen = _speech(row, "chosen", "assistant", chat=True)
     if chosen.messages[0]["role"] != "assistant":
         last = len(chosen.messages) - 1
         skipped = {rank - last: flag for rank, flag in chosen.skipped.items() if rank == last}
@@ -186,13 +191,13 @@ def _preference(schema: ColumnSchema, row: Mapping[str, Any]) -> tuple[Turns, Tu
             "field 'chosen': an answer without its prompt. Add a column 'prompt', or give the whole chat as a list of "
             "messages."
         )
-    return _speech(row, schema.columns[0], "user"), chosen
+    return _speech(row, schema.columns[0], "user", chat=True), chosen
 
 
-def _speech(row: Mapping[str, Any], name: str, role: str) -> Turns:
-    """A field that is text, spoken by `role`, or a list of messages."""
+def _speech(row: Mapping[str, Any], name: str, role: str, chat: bool) -> Turns:
+    """A field that is text, spoken by `role`, or a list of messages; with `chat` that may be text, too, as in CSV."""
     value = _filled(row, name)
-    if isinstance(value, list):
+    if isinstance(value, list) or (chat and says_messages(value)):
         return read_messages(value, name)
     return Turns((speak(role, as_text(value, name)),))
 

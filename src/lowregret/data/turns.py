@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,9 @@ PAIRS = (
 """Columns of a prompt and its answer, those that a row is first searched for first."""
 
 _CALLS = ("function_call", "tool_call")
+# How Python writes a list or an object, and how lists of messages begin, in either notation.
+_PYTHON = re.compile(r"\s*\[?\s*[\[{]\s*'")
+_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 _FLAGS = {
     "weight": True,
     "train": True,
@@ -80,7 +84,8 @@ class Turns:
     skipped: Mapping[int, str] = field(default_factory=dict)
     """Position of each assistant turn that a flag keeps out of the loss → the flag, as `weight: 0`."""
     others: tuple[str, ...] = ()
-    """Keys of messages that are none of a message's usual ones. Templates get them all the same."""
+    """Keys of messages that are none of a message's usual ones, of which templates get all the same; and flags that
+    ask for a turn to be learnt that is no assistant's."""
 
 
 def speak(role: str, content: str) -> Message:
@@ -125,12 +130,19 @@ def read_messages(value: Any, name: str) -> Turns:
             messages.extend(_exchange(item, pair, place))
             continue
         turn = _turn(item, place)
-        flag = _kept_out(item, place)
-        if flag is not None and turn["role"] == "assistant":
-            skipped[len(messages)] = flag
+        learnt, kept_out = _flags(item, place)
+        if turn["role"] != "assistant":
+            others.update((f"{name}[].{flag} of a turn of {turn['role']}", None) for flag in learnt)
+        elif kept_out:
+            skipped[len(messages)] = kept_out[0]
         messages.append(turn)
         others.update((f"{name}[].{key}", None) for key in item if key not in _KNOWN and item[key] is not None)
     return Turns(tuple(messages), skipped, tuple(others))
+
+
+def says_messages(value: Any) -> bool:
+    """Whether a field is a list, or text that begins as one of messages does, whoever wrote it."""
+    return isinstance(value, list) or (isinstance(value, str) and _MESSAGES.match(value) is not None)
 
 
 def _pair(item: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -228,8 +240,8 @@ def _functions(items: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in item.items() if key != "function" or value is not None} for item in items]
 
 
-def _kept_out(item: Mapping[str, Any], place: str) -> str | None:
-    """The flag by which a message does not count in the loss; None when it counts. Null says nothing."""
+def _flags(item: Mapping[str, Any], place: str) -> tuple[list[str], list[str]]:
+    """The flags by which a message counts in the loss, or those by which it does not. Null says nothing."""
     learnt: list[str] = []
     kept_out: list[str] = []
     for key, when_learnt in _FLAGS.items():
@@ -243,7 +255,7 @@ def _kept_out(item: Mapping[str, Any], place: str) -> str | None:
         (learnt if bool(value) == when_learnt else kept_out).append(f"{key}: {to_json(value)}")
     if learnt and kept_out:
         raise DataError(f"{place}: {learnt[0]} and {kept_out[0]} contradict each other. Leave one of them.")
-    return kept_out[0] if kept_out else None
+    return learnt, kept_out
 
 
 def read_tools(value: Any, name: str) -> tuple[Any, ...] | None:
@@ -269,7 +281,8 @@ def from_json(value: Any, name: str, wanted: str) -> Any:
         try:
             found = json.loads(value)
         except (ValueError, RecursionError):
-            raise DataError(f"field {name!r}: text that is not {wanted}.") from None
+            python = " It is in Python's own notation: write it by json.dumps." if _PYTHON.match(value) else ""
+            raise DataError(f"field {name!r}: text that is not {wanted}.{python}") from None
     if is_deep(found):
         raise DataError(f"field {name!r}: lists and objects in each other more than {limits.ROW_LEVELS} levels deep.")
     return found

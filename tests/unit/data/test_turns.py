@@ -87,7 +87,13 @@ def test_a_flag_keeps_its_turn_out_of_the_loss(key: str, value: Any, learnt: boo
 
 def test_a_mask_says_the_opposite_and_flags_of_others_turns_say_nothing() -> None:
     found = read_messages([USER | {"weight": 0}, ANSWER | {"mask": True}, USER, ANSWER | {"masked": 0}], "messages")
-    assert found.skipped == {1: "mask: true"}
+    assert (found.skipped, found.others) == ({1: "mask: true"}, ())
+
+
+def test_a_flag_that_asks_for_another_turn_to_be_learnt_is_told() -> None:
+    found = read_messages([USER | {"train": True}, ANSWER | {"train": True}, USER | {"masked": 0}, ANSWER], "messages")
+    assert found.others == ("messages[].train: true of a turn of user", "messages[].masked: 0 of a turn of user")
+    assert not found.skipped
 
 
 @pytest.mark.parametrize(
@@ -148,6 +154,11 @@ def test_a_flag_that_cannot_be_honoured_makes_a_bad_row(flags: dict[str, Any], m
         ({"prompt": "q", "chosen": [USER, ANSWER], "rejected": [USER]}, ["user:q", "assistant:a"]),
         ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER]}, ["user:q", "assistant:a"] * 2),
         ({"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]}, ["user:q", "assistant:a"]),
+        ({"prompt": "q", "chosen": json.dumps([USER, ANSWER])}, ["user:q", "assistant:a"]),
+        ({"prompt": json.dumps([USER]), "chosen": json.dumps([ANSWER])}, ["user:q", "assistant:a"]),
+        ({"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])}, ["user:q", "assistant:a"]),
+        ({"prompt": "q", "completion": '[{"role": "x"}]'}, ["user:q", 'assistant:[{"role": "x"}]']),
+        ({"prompt": '[{"role": "x"}]', "completion": "a"}, ['user:[{"role": "x"}]', "assistant:a"]),
     ],
 )
 def test_layouts_and_their_companions(row: dict[str, Any], turns: list[str]) -> None:
@@ -214,6 +225,11 @@ def test_tools_are_a_column_of_the_chat(tools: Any) -> None:
         ({"question": "q", "answer": "a", "history": "x"}, "field 'history': text that is not a JSON list"),
         ({"instruction": "q", "output": "a", "history": [["x"]]}, "field 'history'"),
         ({"chosen": "a", "rejected": "b"}, "an answer without its prompt"),
+        (
+            {"prompt": "q", "chosen": str([USER, ANSWER])},
+            "field 'chosen': text that is not a JSON list of messages. It",
+        ),
+        ({"messages": str([USER, ANSWER])}, "It is in Python's own notation: write it by json.dumps."),
         ({"question": "q", "answer": True}, "field 'answer': a boolean where text"),
         ({"question": "q", "answer": float("nan")}, "field 'answer': a number where text"),
     ],

@@ -58,5 +58,9 @@ def _text(text: str) -> str:
 def _quoted(text: str, what: str) -> str:
     """In three quotes, between which Ollama takes a text as it is (parser/parser.go, `unquote`)."""
     if '"""' in text or text.endswith('"'):
-        raise ModelError(f'no Modelfile can be written: {what} has """ in it or ends with a quote: {text[-60:]!r}.')
+        raise ModelError(
+            f'no Modelfile can be written: {what} has """ in it or ends with a quote: {text[-60:]!r}. '
+            "Change that in the model's folder, or serve the GGUF file with llama.cpp (--format gguf; llama-server "
+            "--jinja)."
+        )
     return f'"""{text}"""'
