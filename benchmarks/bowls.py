@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowregret.analysis.bowl import Bowl
+from lowregret.analysis.place import Place
 
 SETTINGS = {
     "facts": ("tiny", "builtin:biographies:size=32,wordings=6", 120),
@@ -48,6 +49,10 @@ class Told:
     other: float
     parabola: float
     found: float
+    said: Place
+    """Where the bottom lies, in doublings from the middle rate."""
+    lies: float
+    """Where the lowest of the five rates does."""
 
     def error(self, most: float) -> float:
         """Depth said minus depth found, where a side that rises by more than `most` is no part of a parabola."""
@@ -88,7 +93,9 @@ def bowls_of(name: str, base: float, losses: Sequence[float]) -> Iterator[Told]:
             lowest = min(losses[place - 2 : place + 3])
             sides = sorted(((below - at) / learned, (above - at) / learned))
             depth = Bowl(at, below, above).bottom().depth
-            yield Told(name, sides[1], sides[0], depth / learned, (at - lowest) / learned)
+            said = Bowl.around(at, below, above, start=base).place()
+            lies = losses[place - 2 : place + 3].index(lowest) / 2 - 1
+            yield Told(name, sides[1], sides[0], depth / learned, (at - lowest) / learned, said, lies)
 
 
 def table(found: Sequence[Told]) -> Iterator[str]:
@@ -103,10 +110,21 @@ def table(found: Sequence[Told]) -> Iterator[str]:
         cells = (statistics.fmean(errors), statistics.fmean(map(abs, errors)), squares, max(errors))
         yield f"| {most:g} | " + " | ".join(f"{cell:+.4f}" for cell in cells) + " |"
     yield ""
-    yield "| bowl | steeper side | other side | parabola | found |"
+    yield "| the bottom's place | bowls | off by, root of squares, doublings | farthest | within what is said |"
     yield "|---|---|---|---|---|"
+    for name, wall in (("by the parabola", False), ("beside a wall", True)):
+        own = [each for each in found if (each.said.give > 0) == wall]
+        away = [each.lies - each.said.at for each in own]
+        squares = math.sqrt(statistics.fmean(off**2 for off in away)) if away else math.nan
+        held = sum(abs(off) <= each.said.give for off, each in zip(away, own, strict=True)) if wall else ""
+        yield f"| {name} | {len(own)} | {squares:.2f} | {max(away, key=abs, default=0):+.2f} | {held} |"
+    yield ""
+    yield "| bowl | steeper side | other side | parabola | found | place said | found |"
+    yield "|---|---|---|---|---|---|---|"
     for each in sorted(found, key=lambda told: told.rise):
-        yield f"| {each.name} | {each.rise:.4f} | {each.other:.4f} | {each.parabola:.4f} | {each.found:.4f} |"
+        place = f"{each.said.at:+.2f}" + (f" ± {each.said.give:g}" if each.said.give else "")
+        shares = " | ".join(f"{share:.4f}" for share in (each.rise, each.other, each.parabola, each.found))
+        yield f"| {each.name} | {shares} | {place} | {each.lies:+.1f} |"
 
 
 def main() -> int:

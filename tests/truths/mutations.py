@@ -33,7 +33,7 @@ from lowregret.questions.judge import _judged
 from lowregret.questions.registry import QUESTIONS, claims, make_question
 from truths.simulator import Truth, World, write_study
 
-SHARED = tuple(f"lowregret.analysis.{name}" for name in ("bits", "condition", "envelope", "rates"))
+SHARED = tuple(f"lowregret.analysis.{name}" for name in ("bits", "condition", "envelope", "place", "rates"))
 """What claims of several questions are measured with. `fits` and `edl` are arithmetic, which `tests/unit` holds to
 numpy, scipy and values by hand."""
 CALLS = {

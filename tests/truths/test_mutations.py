@@ -31,6 +31,7 @@ CHANGES_NOTHING = {
     "parameters: at_best → of: condition.at_best(method.name)",
     "Condition.difference: [0] → [-1]: losses[0]",
     "Condition.difference: [0] → [-1]: pairs[0]",
+    "place_slope: Sub turned round: x - middle",  # it is squared
 }
 ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "_departure: FULL → the lowest rank: FULL",
@@ -58,8 +59,10 @@ CAUGHT_BY_UNIT_TESTS = {
     "departure: Div → Mult: -below / (above - below)",  # tests/unit/analysis/test_envelope.py
     "departure: [0] → [-1]: steps[0]",
     "Condition.best: log2 → log: math.log2(rate)",  # tests/unit/analysis/test_condition.py
-    "Condition.best: Sub turned round: loss - bottom.depth",
-    "Condition.best: Sub → Add: loss - bottom.depth",
+    "Condition.best: Sub turned round: loss - bowl.bottom().depth",
+    "Condition.best: Sub → Add: loss - bowl.bottom().depth",
+    "middle_place: fmean → max: statistics.fmean((place.give for place in places))",  # tests/unit/analysis/test_place.py
+    "place_slope: sum → max: sum((part.give for part in parts))",
 }
 LOOKED_AT = CHANGES_NOTHING | ONLY_A_GUARD_A_NOTE_OR_A_DETAIL | CAUGHT_BY_UNIT_TESTS
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lowregret.analysis.comparison import fit_together, paired
-from lowregret.analysis.fits import Estimate, exponential, mean
+from lowregret.analysis.fits import Estimate, mean
 from lowregret.analysis.learning_rate import SEARCH_SEED, BestRate, as_of, best_rate, bowl_between, search_loss
+from lowregret.analysis.place import Place, mean_factor
 from lowregret.errors import RecordsError
 from lowregret.runs.atomic import read_record
 from lowregret.runs.files import EXAMPLES
@@ -68,10 +69,10 @@ class BestOverSeeds:
     """What the search's seed says of it."""
     losses: Mapping[int, float]
     """Seed → held-out loss there."""
-    fitted: Mapping[int, float]
-    """Seed → log2 of the rate at the bottom of the parabola through the best rate and its neighbours."""
+    fitted: Mapping[int, Place]
+    """Seed → log2 of the rate at the bottom of the bowl around the best rate."""
     bottoms: Mapping[int, float]
-    """Seed → the loss at that bottom."""
+    """Seed → the loss at that bottom, where there is a parabola."""
 
     @property
     def learning_rate(self) -> float:
@@ -96,7 +97,7 @@ class BestOverSeeds:
     @property
     def fitted_rate(self) -> Estimate | None:
         """The best rate by the fits; with one seed its interval is what the neighbours allow."""
-        found = exponential(mean(list(self.fitted.values())))
+        found = mean_factor(list(self.fitted.values()))
         if found is not None and not found.known and self.bracketed and self.rate.beside is not None:
             low, high = self.rate.beside
             return Estimate(value=found.value, low=low, high=high)
@@ -150,11 +151,12 @@ class Condition:
         for seed, loss in losses.items():
             own = {r.learning_rate: tried for r in records if r.seed == seed and (tried := search_loss(r)) is not None}
             bowl = None if found.beside is None else bowl_between(own, rate, found.beside, self.base_nll)
-            if bowl is not None and math.isfinite(bowl.below) and math.isfinite(bowl.above):
-                bottom = bowl.bottom()
-                fitted[seed], bottoms[seed] = math.log2(rate) + bottom.place, loss - bottom.depth
-        if not fitted:  # beside a rate that diverged the lattice is all there is
-            fitted = {SEARCH_SEED: math.log2(rate)} if SEARCH_SEED in losses else {}
+            if bowl is not None:
+                fitted[seed] = Place(math.log2(rate)) + bowl.place()
+                if math.isfinite(bowl.below) and math.isfinite(bowl.above):
+                    bottoms[seed] = loss - bowl.bottom().depth
+        if not fitted and SEARCH_SEED in losses:  # nothing was tried on one side: the lattice is all there is
+            fitted = {SEARCH_SEED: Place(math.log2(rate))}
         return BestOverSeeds(found, losses, fitted, bottoms)
 
     def at_best(self, method: str) -> list[Trial]:

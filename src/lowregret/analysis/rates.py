@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import Estimate, exponential, mean
+from lowregret.analysis.fits import Estimate
+from lowregret.analysis.place import Place, mean_factor, middle_place
 from lowregret.spec import LoRA
 
 LOOSE = "A best rate is not bracketed."
@@ -46,16 +47,16 @@ def formula_over_found(condition: Condition, model: str) -> tuple[Estimate | Non
     if missing:
         return None, missing
     rate = formula_rate(model, condition.hidden_size)
-    off = [math.log2(rate) - statistics.fmean(fits[name][seed] for name in names) for seed in shared_seeds(fits)]
+    off = [Place(math.log2(rate)) - middle_place([fits[name][seed] for name in names]) for seed in shared_seeds(fits)]
     note = loose(condition, names)
     said = f"By the formula {rate:.2g}, with the power {formula_power(model):g}."
-    return unless_loose(exponential(mean(off)), note), " ".join(filter(None, (said, note)))
+    return unless_loose(mean_factor(off), note), " ".join(filter(None, (said, note)))
 
 
 def fitted_rates(
     condition: Condition, methods: Sequence[str], step: int | None = None
-) -> tuple[dict[str, Mapping[int, float]], str]:
-    """(method → seed → log2 of its fitted best rate, ""); ({}, a note) where one has none.
+) -> tuple[dict[str, Mapping[int, Place]], str]:
+    """(method → seed → its fitted best rate, ""); ({}, a note) where one has none.
 
     What is told of several ranks is of all of them, or it is not told.
     """
@@ -66,15 +67,15 @@ def fitted_rates(
     return {name: best.fitted for name, best in bests.items() if best is not None}, ""
 
 
-def shared_seeds(fits: Mapping[str, Mapping[int, float]]) -> list[int]:
+def shared_seeds(fits: Mapping[str, Mapping[int, Place]]) -> list[int]:
     """The seeds that all of these methods have."""
     return sorted(set.intersection(*(set(found) for found in fits.values()))) if fits else []
 
 
 def log_ratios(
     condition: Condition, methods: Sequence[str], step: int | None = None, other: str = FULL
-) -> tuple[dict[int, float], str]:
-    """(seed → log2 of the fitted best rate of `methods`, geometric mean, over that of `other`; a note).
+) -> tuple[dict[int, Place], str]:
+    """(seed → the fitted best rate of `methods`, geometric mean, over that of `other`; a note).
 
     Of the seeds that all of them have; of none, with a note that says why, where a method has no best rate.
     """
@@ -82,8 +83,7 @@ def log_ratios(
         return {}, "No rank was asked for."
     fits, missing = fitted_rates(condition, (other, *methods), step)
     found = {
-        seed: sum(fits[name][seed] for name in methods) / len(methods) - fits[other][seed]
-        for seed in shared_seeds(fits)
+        seed: middle_place([fits[name][seed] for name in methods]) - fits[other][seed] for seed in shared_seeds(fits)
     }
     return found, missing or loose(condition, (other, *methods), step)
 
@@ -93,8 +93,8 @@ def ratio(
 ) -> tuple[Estimate | None, str, dict[str, float | None]]:
     """(the ratio of best rates, a note, the ratio of each seed); without an interval when a side of one is open."""
     ratios, note = log_ratios(condition, methods, step, other)
-    estimate = unless_loose(exponential(mean(list(ratios.values()))), note)
-    return estimate, note, {f"seed {seed}": 2.0**value for seed, value in ratios.items()}
+    estimate = unless_loose(mean_factor(list(ratios.values())), note)
+    return estimate, note, {f"seed {seed}": 2.0**place.at for seed, place in ratios.items()}
 
 
 def loose(condition: Condition, methods: Sequence[str], step: int | None = None) -> str:

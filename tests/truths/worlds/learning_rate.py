@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from truths.simulator import RATE, Nature, Truth, World
+from lowregret.spec import LoRA
+from truths.simulator import RATE, AnyMethod, Nature, Truth, World, parabola
 
 FORMULA, POWER = 5e-4, 0.781
 """The post's for LoRA on a Llama: FORMULA · (2000 / hidden)^POWER."""
@@ -20,6 +22,7 @@ def world(
     rank_16: float,
     hidden: float,
     so: tuple[bool | None, bool | None, bool | None, bool | None],
+    away: Callable[[AnyMethod, float, float, float], float] = parabola,
 ) -> World:
     """A world by the best rates of its methods, in doublings of one rate, and by the hidden size of a Llama.
 
@@ -41,8 +44,14 @@ def world(
             best=lambda group, method, step: best[method.name],
             drift=lambda group, step: 0.02,
             hidden_size=lambda group: hidden,
+            away=away,
         ),
     )
+
+
+def walled(method: AnyMethod, learned: float, off: float, wobble: float) -> float:
+    """Half a doubling above its best rate a LoRA unlearns half: where its bottom lies is known to half a doubling."""
+    return parabola(method, learned / 2 if off > 0.5 and isinstance(method, LoRA) else learned, off, wobble)
 
 
 def hidden_for(ratio: float, middle: float) -> float:
@@ -62,6 +71,13 @@ WORLDS = (
     world("too high a ratio", -0.7, 4.7, 4.2, 3.6, hidden_for(0.7, 3.9), (False, True, False, True)),
     # higher ranks lower by more than a factor of 2
     world("higher ranks far lower", -0.3, 3.9, 4.1, 2.9, hidden_for(0.7, 3.5), (True, False, False, True)),
+    # Where there is a wall, a LoRA's rate is known to a factor of √2, and how far two are apart to a factor of 2.
+    # 8 times, no factor between ranks, rank 1 at a half
+    world("a wall above", 0.0, 2.0, 3.0, 3.0, hidden_for(1.0, 3.0), (True, True, True, True), walled),
+    # 1.4 times, 2 between ranks may be 4, rank 1 at 0.7 may be 1.4
+    world("a wall, and too low", 0.0, 0.0, 0.0, 1.0, hidden_for(3.0, 0.5), (False, None, None, False), walled),
+    # 6 times may be 4, rank 1 at 1 may be 2, the formula's 1.5 may be 2.1
+    world("a wall at the bounds", 0.4, 3.0, 3.0, 3.0, hidden_for(1.5, 3.0), (None, True, None, None), walled),
     # 5 times, a factor of 2 between ranks, rank 1 at their mean, the formula at 2
     world("at the bounds", 0.1, MIDDLE, MIDDLE - 0.5, MIDDLE + 0.5, hidden_for(2.0, MIDDLE), (None, None, None, None)),
 )

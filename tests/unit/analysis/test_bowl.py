@@ -54,6 +54,42 @@ def test_the_bottom_beside_a_lower_neighbour_is_kept_half_way() -> None:
     assert Bowl(1.0, 1.1, 0.95).bottom().place == 0.5
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "at", "give"),
+    [
+        (1.3, 1.1, 0.25, 0.0),
+        (1.4, math.inf, 0.25, 0.75),  # half way up is one doubling
+        (math.inf, 1.4, 0.25, 0.75),
+        (math.inf, math.inf, 0.25, 0.75),
+        (0.9, 1.4, -0.5, 0.5),
+        (0.9, math.inf, -0.5, 0.5),
+        (1.4, 0.9, 1.0, 1.0),
+        (math.inf, 0.9, 1.0, 1.0),
+        (0.8, 0.9, 0.5, 1.5),
+    ],
+)
+def test_where_the_bottom_lies(below: float, above: float, at: float, give: float) -> None:
+    """A doubling down, and two up where no parabola says more."""
+    parabola = give == 0
+    place = Bowl(1.0, below, above, 1.0, 1.0 if parabola else 2.0).place()
+    assert (place.at, place.give) == pytest.approx((at, give))
+
+
+@given(st.floats(0.1, 2.0), st.floats(-1, 1))
+def test_no_parabola_s_bottom_lies_where_its_place_cannot_be(bend: float, off: float) -> None:
+    """Of any seed, whose middle rate need not be its lowest; walls, too, as long as the bottom is half way at most."""
+
+    def loss(place: float) -> float:
+        return 1 + bend * (place - off) ** 2
+
+    bowl = Bowl(loss(0), loss(-1), loss(1))
+    place = bowl.place()
+    assert abs(place.at - off) <= place.give + 1e-9
+    if abs(off) <= 0.5:
+        for walled in (Bowl(loss(0), math.inf, loss(1)), Bowl(loss(0), loss(-1), math.inf)):
+            assert abs(walled.place().at - off) <= walled.place().give + 1e-9
+
+
 @pytest.mark.parametrize(("below", "above"), [(1.4, math.inf), (math.inf, 1.4)])
 def test_beside_a_rate_that_diverged_there_is_doubt_and_no_depth(below: float, above: float) -> None:
     found = Bowl(1.0, below, above).bottom()

@@ -13,6 +13,7 @@ from lowregret.analysis.bowl import Bowl
 from lowregret.analysis.comparison import measure
 from lowregret.analysis.condition import BestOverSeeds, Condition, Trial
 from lowregret.analysis.fits import Estimate
+from lowregret.analysis.place import Place
 from lowregret.runs.atomic import as_record, write_json
 from lowregret.runs.files import EXAMPLES
 from lowregret.runs.records import PUT_ASIDE, STOPPED, ExampleLosses, TrialRecord
@@ -73,16 +74,26 @@ def test_of_equal_losses_the_middle_is_best_and_the_plateau_is_bracketed(
     assert found.bracketed is bracketed
 
 
-def test_beside_a_rate_that_diverged_the_lattice_is_all_there_is() -> None:
+def test_beside_a_rate_that_diverged_the_bottom_is_half_way_at_most() -> None:
     found = best({1e-3: 2.0, 2e-3: 1.0, 4e-3: None})
-    assert found.fitted == {0: pytest.approx(-8.96578, abs=1e-5)}, "log2 of 0.002"
+    assert found.fitted == {0: Place(pytest.approx(-8.96578, abs=1e-5), 0.5)}, "log2 of 0.002"
     assert found.bottoms == {}
+
+
+def test_a_seed_whose_own_best_is_the_search_s_neighbour_has_its_bottom_between_the_two() -> None:
+    trials = [trial(rate, loss, 0) for rate, loss in ((1e-3, 1.2), (2e-3, 1.0), (4e-3, 1.2))]
+    trials += [trial(rate, loss, 1) for rate, loss in ((1e-3, 0.9), (2e-3, 1.0), (4e-3, 1.2))]
+    found = condition(*trials).best(METHOD.name)
+    assert found is not None
+    one, other = found.fitted[0], found.fitted[1]
+    assert (one.give, other.give) == (0.0, 0.5)
+    assert other.at == pytest.approx(one.at - 0.5)
 
 
 def test_the_bottom_is_read_off_the_parabola_by_hand() -> None:
     """Rises of 0.3 below and 0.1 above: a quarter of a doubling up, and 0.2² / (8 · 0.4) = 0.0125 down."""
     found = best({1e-3: 1.3, 2e-3: 1.0, 4e-3: 1.1})
-    assert found.fitted == {0: pytest.approx(-8.96578 + 0.25, abs=1e-5)}
+    assert found.fitted == {0: Place(pytest.approx(-8.96578 + 0.25, abs=1e-5))}
     assert found.bottoms == {0: pytest.approx(1.0 - 0.0125)}
 
 
@@ -129,7 +140,7 @@ def test_beside_one_that_failed_the_bowl_goes_to_the_next_rate_that_was_tried() 
     found = best({1e-3: 1.3, 2e-3: 1.0, 4e-3: "failed", 8e-3: 1.2})
     assert found.bracketed is True
     place = Bowl(1.0, 1.3, 1.2, 1.0, 2.0).bottom().place
-    assert found.fitted == {0: pytest.approx(-8.96578 + place, abs=1e-5)}
+    assert found.fitted == {0: Place(pytest.approx(-8.96578 + place, abs=1e-5))}
     assert found.fitted_rate is not None
     assert (found.fitted_rate.low, found.fitted_rate.high) == (1e-3, 8e-3), "with one seed, what the neighbours allow"
 

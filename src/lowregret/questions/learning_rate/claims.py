@@ -6,7 +6,7 @@ import math
 
 from lowregret.analysis.condition import Condition
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import exponential, mean, slope
+from lowregret.analysis.place import mean_factor, middle_place, place_slope
 from lowregret.analysis.rates import (
     fitted_rates,
     formula_over_found,
@@ -95,12 +95,12 @@ def _drift(evidence: Evidence[LearningRateQuestion]) -> Measure:
     fits, missing = fitted_rates(condition, high)
     drifts = {}
     for seed in shared_seeds(fits):
-        line = slope([ranks[name] for name in fits], [found[seed] for found in fits.values()])
+        line = place_slope([ranks[name] for name in fits], [found[seed] for found in fits.values()])
         if line is not None:
-            drifts[seed] = line.value * (max(ranks[name] for name in fits) - min(ranks[name] for name in fits))
+            drifts[seed] = line * (max(ranks[name] for name in fits) - min(ranks[name] for name in fits))
     note = missing or loose(condition, high)
-    estimate = unless_loose(exponential(mean(list(drifts.values()))), note)
-    return Measure(estimate, note, {f"seed {s}": 2.0**v for s, v in drifts.items()})
+    estimate = unless_loose(mean_factor(list(drifts.values())), note)
+    return Measure(estimate, note, {f"seed {seed}": 2.0**drift.at for seed, drift in drifts.items()})
 
 
 def _rank_1(evidence: Evidence[LearningRateQuestion]) -> Measure:
@@ -110,6 +110,6 @@ def _rank_1(evidence: Evidence[LearningRateQuestion]) -> Measure:
         return Measure(None)
     own = loras[0].name
     fits, missing = fitted_rates(condition, [own, *high])
-    values = [fits[own][s] - sum(fits[name][s] for name in high) / len(high) for s in shared_seeds(fits)]
+    apart = [fits[own][seed] - middle_place([fits[name][seed] for name in high]) for seed in shared_seeds(fits)]
     note = missing or loose(condition, [own, *high])
-    return Measure(unless_loose(exponential(mean(values)), note), note)
+    return Measure(unless_loose(mean_factor(apart), note), note)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator
 
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import mean, slope
+from lowregret.analysis.fits import slope
+from lowregret.analysis.place import Place, mean_place, middle_place, place_slope
 from lowregret.analysis.rates import formula_over_found, log_ratios, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.question import plain
@@ -62,15 +62,15 @@ def _of_formula(question: ScalingQuestion, model: str) -> Stated[ScalingQuestion
 
 def _ratio(evidence: Evidence[ScalingQuestion]) -> Measure:
     details: dict[str, float | None] = {}
-    points: dict[int, list[tuple[float, float]]] = {}
+    points: dict[int, list[tuple[float, Place]]] = {}
     for name, condition, _ in _finished(evidence):
         by_seed, _ = _ratios(condition)
         for seed, value in by_seed.items():
             points.setdefault(seed, []).append((math.log2(condition.hidden_size), value))
-        details[name] = 2.0 ** statistics.fmean(by_seed.values()) if by_seed else None
-    lines = [slope([x for x, _ in found], [y for _, y in found]) for found in points.values()]
+        details[name] = 2.0 ** middle_place(list(by_seed.values())).at if by_seed else None
+    lines = [place_slope([x for x, _ in found], [y for _, y in found]) for found in points.values()]
     loose = _loose(evidence)
-    return Measure(unless_loose(mean([line.value for line in lines if line]), loose), loose, details)
+    return Measure(unless_loose(mean_place([line for line in lines if line]), loose), loose, details)
 
 
 def _regret(evidence: Evidence[ScalingQuestion]) -> Measure:
@@ -93,7 +93,7 @@ def _finished(evidence: Evidence[ScalingQuestion]) -> Iterator[tuple[str, Condit
             yield name, condition, full.loss.value
 
 
-def _ratios(condition: Condition) -> tuple[dict[int, float], str]:
+def _ratios(condition: Condition) -> tuple[dict[int, Place], str]:
     return log_ratios(condition, [lora.name for lora in plain_loras(condition)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.analysis.condition import FULL
-from lowregret.analysis.fits import exponential, mean
+from lowregret.analysis.place import mean_factor
 from lowregret.analysis.rates import log_ratios
 from lowregret.questions.claim import Evidence
 from lowregret.questions.scaling.spec import ScalingQuestion
@@ -22,7 +22,7 @@ def figures(evidence: Evidence[ScalingQuestion]) -> list[Figure]:
     for condition in conditions:
         width = float(condition.hidden_size)
         loras = sorted((m for m in condition.methods if isinstance(m, LoRA)), key=lambda lora: lora.rank)
-        ratio = exponential(mean(list(log_ratios(condition, [lora.name for lora in loras])[0].values())))
+        ratio = mean_factor(list(log_ratios(condition, [lora.name for lora in loras])[0].values()))
         if ratio is not None:
             ratios.append((width, ratio.value))
             bars += [(width, ratio.low, ratio.high)] if ratio.low is not None and ratio.high is not None else []

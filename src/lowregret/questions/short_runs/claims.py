@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import mean, slope
+from lowregret.analysis.place import Place, mean_place, middle_place, place_slope
 from lowregret.analysis.rates import log_ratios, ratio, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.short_runs.spec import ShortRunsQuestion
@@ -51,16 +51,16 @@ def claims(question: ShortRunsQuestion) -> tuple[Stated[ShortRunsQuestion], ...]
     )
 
 
-def _by_length(evidence: Evidence[ShortRunsQuestion]) -> dict[int, tuple[dict[int, float], str]]:
+def _by_length(evidence: Evidence[ShortRunsQuestion]) -> dict[int, tuple[dict[int, Place], str]]:
     """Length of the run → what `log_ratios` says of it."""
     condition = evidence.conditions["main"]
     names = [method.name for method in plain_loras(condition)]
     return {step: log_ratios(condition, names, step) for step in evidence.question.lengths}
 
 
-def _details(by_length: dict[int, tuple[dict[int, float], str]]) -> dict[str, float | None]:
+def _details(by_length: dict[int, tuple[dict[int, Place], str]]) -> dict[str, float | None]:
     return {
-        f"{step} steps": 2.0 ** (sum(found.values()) / len(found)) if found else None
+        f"{step} steps": 2.0 ** middle_place(list(found.values())).at if found else None
         for step, (found, _) in by_length.items()
     }
 
@@ -82,8 +82,8 @@ def _falls(evidence: Evidence[ShortRunsQuestion]) -> Measure:
     slopes = []
     for seed in sorted(set().union(*(set(found) for found, _ in by_length.values()))):
         points = [(math.log2(step), found[seed]) for step, (found, _) in by_length.items() if seed in found]
-        line = slope([x for x, _ in points], [y for _, y in points])
+        line = place_slope([x for x, _ in points], [y for _, y in points])
         if line is not None:
-            slopes.append(line.value)
+            slopes.append(line)
     loose = next((note for _, note in by_length.values() if note), "")
-    return Measure(unless_loose(mean(slopes), loose), loose, _details(by_length))
+    return Measure(unless_loose(mean_place(slopes), loose), loose, _details(by_length))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import exponential, mean
+from lowregret.analysis.place import mean_factor
 from lowregret.analysis.rates import log_ratios
 from lowregret.questions.claim import Evidence
 from lowregret.questions.short_runs.spec import ShortRunsQuestion
@@ -20,7 +20,7 @@ def figures(evidence: Evidence[ShortRunsQuestion]) -> list[Figure]:
         points, bars = [], []
         for step in question.lengths:
             by_seed, _ = log_ratios(condition, [lora.name], step)
-            ratio = exponential(mean(list(by_seed.values())))
+            ratio = mean_factor(list(by_seed.values()))
             if ratio is None:
                 continue
             points.append((float(step), ratio.value))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 
 from lowregret.analysis.condition import FULL, Condition
-from lowregret.analysis.fits import exponential, mean
+from lowregret.analysis.fits import mean
+from lowregret.analysis.place import mean_factor
 from lowregret.analysis.rates import log_ratios, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.variants.spec import VariantsQuestion
@@ -67,12 +68,8 @@ def _pissa(evidence: Evidence[VariantsQuestion]) -> Measure:
     pissa = next((m.name for m in methods if isinstance(m, LoRA) and m.init == "pissa"), None)
     if pissa is None:
         return Measure(None)
-    own, reference = condition.best(pissa), condition.best(plain)
     ratios, note = log_ratios(condition, [pissa], None, plain)
-    estimate = unless_loose(exponential(mean(list(ratios.values()))), note)
-    if estimate is not None and len(ratios) == 1 and own is not None and reference is not None:
-        note = f"{note} The rates are known to a factor of 2 each.".strip()
-    return Measure(estimate, note)
+    return Measure(unless_loose(mean_factor(list(ratios.values())), note), note)
 
 
 def _forget(evidence: Evidence[VariantsQuestion]) -> Measure:

@@ -50,7 +50,8 @@ def u_curves(condition: Condition, key: str, name: str) -> Figure:
         if best is None or best.fitted_rate is None or best.loss is None:
             continue
         rate, bottom = best.fitted_rate, best.bottoms.get(SEARCH_SEED, best.loss.value)
-        place = 2.0 ** best.fitted.get(SEARCH_SEED, math.log2(rate.value))
+        fitted = best.fitted.get(SEARCH_SEED)
+        place = rate.value if fitted is None else 2.0**fitted.at
         rings.append((place, bottom, f"{named(method)}: best at {place:.3g} with seed {SEARCH_SEED}"))
         said.append(f"{named(method)} {_rate(rate)}")
     chart = curves(
