@@ -1,16 +1,19 @@
 """The regret that the plan expects beside what was measured, and how its constants were fitted.
 
     python -m benchmarks.capacity
+    python -m benchmarks.capacity docs/results/tiny_studies/trials.csv
 
 reads the trials of the full studies (docs/results/studies_full/trials.csv) and prints, as Markdown, the fit with a size
-left out at a time, the 24 cells of `study rank`, the lag of short runs, and what attention alone loses. Nothing is
-trained. docs/findings/2026-11-29-capacity-advice.md has what came of it.
+left out at a time, the 24 cells of `study rank`, the lag of short runs, and what attention alone loses. Of later trials
+of the same studies, on which nothing was fitted, it prints the fit and the cells. Nothing is trained.
+docs/findings/2026-11-29-capacity-advice.md has what came of it.
 """
 
 from __future__ import annotations
 
 import csv
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ from lowregret.plan.make import build_plan
 from lowregret.plan.plan import Plan
 from lowregret.plan.shapes.lookup import find_model
 from lowregret.spec import LoRA, build
+from lowregret.spec.method import Targets
 from lowregret.spec.plan import PlanSpec
 
 TRIALS = Path(__file__).parents[1] / "docs" / "results" / "studies_full" / "trials.csv"
@@ -37,6 +41,8 @@ SIZES = (32, 128, 512)
 """People of `study rank`."""
 STEPS, ROWS = 800, 8
 """Of a trial of `study rank`, and of its step."""
+NOTABLE = 0.01
+"""Of what FullFT learns: a loss that a plan ought to tell of."""
 _ROWS_A_PERSON = 30
 _SEEDS = 3
 _NOISE = (0.008, 0.15)
@@ -86,11 +92,11 @@ class Cell:
     """Regret over what FullFT learns, each at its best rate, the mean of three seeds."""
 
 
-def best_losses(study: str) -> dict[tuple[str, str], tuple[float, int, int]]:
+def best_losses(study: str, trials: Path = TRIALS) -> dict[tuple[str, str], tuple[float, int, int]]:
     """(condition, method) → held-out loss at the best rate, steps, trainable parameters; of rates with three seeds."""
     losses: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     sizes = {}
-    with TRIALS.open(encoding="utf-8") as file:
+    with trials.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["study"] == study and row["status"] == "finished":
                 key = row["condition"], row["method"]
@@ -109,9 +115,9 @@ def share_lost(lora: float, full: float, people: int) -> float:
     return (lora - full) / (BASE_NLL[people] - full)
 
 
-def cells() -> list[Cell]:
+def cells(trials: Path = TRIALS) -> list[Cell]:
     """The 24 of `study rank`."""
-    best = best_losses("rank")
+    best = best_losses("rank", trials)
     found = []
     for (condition, method), (loss, _, parameters) in sorted(best.items()):
         if method != "full":
@@ -139,12 +145,12 @@ def source(people: int) -> str:
     return f"builtin:biographies:size={people},wordings=6,test_size=128"
 
 
-def plans(data: str) -> dict[int, Plan]:
+def plans(data: str, targets: Targets = ("attention", "mlp")) -> dict[int, Plan]:
     """The plan of every rank of `study rank` on a source of rows."""
     shapes = find_model("tiny")
     facts = scan(data, tokenizer=folder_of("tiny"), max_length=128)
     requests = {
-        rank: PlanSpec(method=LoRA(rank=rank, targets=("attention", "mlp")), batch_size=ROWS, steps=STEPS)
+        rank: PlanSpec(method=LoRA(rank=rank, targets=targets), batch_size=ROWS, steps=STEPS)
         for rank in (1, 2, 4, 8, 16, 32, 64, 128)
     }
     return {rank: build_plan(shapes, request, facts=facts) for rank, request in requests.items()}
@@ -157,6 +163,25 @@ def elsewhere(case: Elsewhere) -> Iterator[Plan]:
     for method in case.methods:
         request = build(PlanSpec, {"method": method, "batch_size": case.rows, "epochs": 1.0})
         yield build_plan(find_model(case.model), request, facts=facts)
+
+
+def again(trials: Path) -> Iterator[str]:
+    """The fit and the cells of later trials, whose LoRAs are on all matrices."""
+    found, expected = cells(trials), {people: plans(source(people), LoRA(rank=1).targets) for people in SIZES}
+    half, steepness = fit(cell for cell in found if cell.people != SIZES[-1])
+    yield f"half {half:.2f} bits a parameter, steepness {steepness:.2f}; by those of the fit "
+    yield "{:.2f} and {:.2f}\n".format(*fit(cell for cell in cells() if cell.people != SIZES[-1]))
+    yield "| people | rank | bits a parameter | lost, % | expected, % |\n|---|---|---|---|---|"
+    told = {(cell.people, cell.rank): expected[cell.people][cell.rank].expected for cell in found}
+    flagged = {place for place, what in told.items() if what is not None and what.value > NOTABLE}
+    notable = {(cell.people, cell.rank) for cell in found if cell.share > NOTABLE}
+    for cell in found:
+        what = told[cell.people, cell.rank]
+        assert what is not None
+        ours = f"{100 * what.value:.1f} ({100 * what.low:.1f} to {100 * what.high:.1f})"
+        yield f"| {cell.people} | {cell.rank} | {cell.bits_per_parameter:.3g} | {100 * cell.share:.1f} | {ours} |"
+    yield f"\nabove {100 * NOTABLE:g} %: {len(notable)}, of which {len(notable & flagged)} were expected to be"
+    yield f"expected above it and not: {len(flagged - notable)}"
 
 
 def report() -> Iterator[str]:
@@ -206,4 +231,4 @@ def report() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(report()))
+    print("\n".join(again(Path(sys.argv[1])) if len(sys.argv) > 1 else report()))

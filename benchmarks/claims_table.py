@@ -2,8 +2,8 @@
 
     python -m benchmarks.claims_table "tiny=runs/studies/tiny" "SmolLM2, GSM8K=runs/studies/smollm2/gsm8k"
 
-Each argument is a column: its head, and a folder of finished studies. A study that is not finished has no claims yet,
-and its cells are empty.
+Each argument is a column: its head, and a folder of finished studies, which are judged anew from their records by the
+rules of today. A study that is not finished has no claims yet, and its cells are empty.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lowregret.questions.judge import Claim, Claims
+from lowregret.questions.evidence import read_evidence
+from lowregret.questions.judge import Claim, judge_study
 from lowregret.report.pages.claims import interval_text, value_text
-from lowregret.runs.atomic import read_record
 from lowregret.runs.files import CLAIMS
 
 
@@ -23,7 +23,7 @@ def read_column(folder: Path) -> dict[str, Claim]:
     return {
         claim.statement.key: claim
         for file in sorted(folder.rglob(CLAIMS))
-        for claim in read_record(Claims, file).claims
+        for claim in judge_study(read_evidence(file.parent)).claims
     }
 
 

@@ -147,6 +147,13 @@ def sized(data: DataSpec, size: int) -> DataSpec:
     return data.model_copy(update={"max_train": size})
 
 
+def sized_in_words(data: DataSpec, size: int) -> str:
+    """What `sized` leaves: `128 examples`; of a builtin, whose size counts what it makes them of, `128 people`."""
+    if "{size}" not in data.train:
+        return f"{size} examples"
+    return f"{size} people" if data.train.startswith(FACTS) else f"data of size {size}"
+
+
 def plain(model: str) -> str:
     """A model's name as a part of a folder's."""
     last = model.rstrip("/").rpartition("/")[2]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from benchmarks import claims_table
 from benchmarks.claims_table import main
 
 from lowregret.analysis.fits import Estimate
 from lowregret.questions.claim import Statement
 from lowregret.questions.judge import Claim, Claims
-from lowregret.runs.atomic import write_json
+from lowregret.runs.atomic import read_record, write_json
 
 
 def study(folder: Path, key: str, number: str, value: float) -> None:
@@ -20,7 +21,12 @@ def study(folder: Path, key: str, number: str, value: float) -> None:
     write_json(folder / "claims.json", Claims(kind="rank", claims=(claim,), noise_nats=None, trials={}))
 
 
-def test_every_claim_of_any_column_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_claim_of_any_column_has_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged anew: here by a judge that finds what it has found before."""
+    monkeypatch.setattr(claims_table, "read_evidence", lambda folder: folder)
+    monkeypatch.setattr(claims_table, "judge_study", lambda folder: read_record(Claims, folder / "claims.json"))
     study(tmp_path / "a" / "late", "late", "3.10", 6.0)
     study(tmp_path / "a" / "early", "early", "3.2", 7.0)
     study(tmp_path / "b" / "early", "early", "3.2", 8.0)

@@ -10,7 +10,7 @@ import pytest
 from lowregret.errors import SpecError
 from lowregret.questions.invariance.spec import InvarianceQuestion
 from lowregret.questions.question import log_spaced
-from lowregret.questions.registry import QUESTIONS, Asked, make_question
+from lowregret.questions.registry import QUESTIONS, Asked, make_question, statements
 from lowregret.spec import LoRA, build
 
 
@@ -81,3 +81,17 @@ def test_what_only_its_trials_tell_is_told_with_the_file() -> None:
         make_question(wrong, source="x.toml")
     with pytest.raises(SpecError, match="asks for trials that cannot be"):
         build(Asked, {"question": wrong})
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ("builtin:biographies:size={size},wordings=6", "With 32 people, "),
+        ("builtin:arithmetic:size={size}", "With data of size 32, "),
+        ("rows.jsonl", "With 32 examples, "),
+    ],
+)
+def test_a_size_is_said_as_what_it_is(train: str, said: str) -> None:
+    """Of facts about 32 people there are 960 rows."""
+    found = statements(make_question({"kind": "rank", "data": {"train": train}, "sizes": (32,)}))
+    assert all(s.sentence.startswith(said) for s in found if s.key.endswith(":32"))

@@ -9,6 +9,7 @@ from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import common_curve, departure, envelope, plain_loras, top_rank
 from lowregret.analysis.fits import at, mean, r_squared, slope
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
+from lowregret.questions.question import sized_in_words
 from lowregret.questions.rank.spec import RankQuestion
 
 FOLLOWS = 0.05
@@ -24,14 +25,14 @@ def claims(question: RankQuestion) -> tuple[Stated[RankQuestion], ...]:
 
 def _of_size(question: RankQuestion, name: str, size: int) -> tuple[Stated[RankQuestion], ...]:
     """What is said of small to medium data, of one size: which sizes are so is what a reader sees."""
-    top = max(question.ranks)
+    top, data = max(question.ranks), sized_in_words(question.data, size)
     return (
         Stated(
             Statement(
                 key=f"rank-coincide:{size}",
                 number="3.1",
-                sentence=f"With {size} examples, high-rank LoRA and full fine-tuning end at the same loss.",
-                statistic=f"regret of rank {top} as a share of the FullFT loss, {size} examples",
+                sentence=f"With {data}, high-rank LoRA and full fine-tuning end at the same loss.",
+                statistic=f"regret of rank {top} as a share of the FullFT loss, {data}",
                 unit="share",
                 high=question.tolerance,
             ),
@@ -41,10 +42,10 @@ def _of_size(question: RankQuestion, name: str, size: int) -> tuple[Stated[RankQ
             Statement(
                 key=f"rank-follows:{size}",
                 number="3.1",
-                sentence=f"With {size} examples, high-rank LoRA follows the curve of full fine-tuning: it is as sample-"
+                sentence=f"With {data}, high-rank LoRA follows the curve of full fine-tuning: it is as sample-"
                 "efficient at every step, not only at the end.",
                 statistic=f"distance of the held-out curves of rank {top} and FullFT, each at its best rate, mean over "
-                f"all evaluations, as a share of what FullFT learns, {size} examples",
+                f"all evaluations, as a share of what FullFT learns, {data}",
                 unit="share",
                 high=FOLLOWS,
             ),
