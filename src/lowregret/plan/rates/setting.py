@@ -14,15 +14,15 @@ from lowregret.plan.rates.law import LAW, SWEEP_BATCH, SWEEP_STEPS
 from lowregret.plan.rates.term import Term
 from lowregret.spec.optimizer import DEFAULT_DECAY_FRACTION, Schedule
 
-CONSTANT = 0.39
+CONSTANT = 0.38
 """The best constant rate over the best peak of one that decays linearly to zero. Measured side by side it is 0.37 to
 0.55 on `tiny` (ranks 1 and 16 and FullFT, 100 and 400 steps); the 4 B base beside the sweep asks for less."""
-BATCH_POWER = 0.32
+BATCH_POWER = 0.30
 STEPS_POWER, FEWEST_STEPS = -0.13, 25
 """Both were found together: at equal examples `tiny` wants batch^0.43 (4 to 256 rows, ranks 4 and 64 and FullFT), and
 SmolLM2 batch^0.24 to 0.47 (2 to 48 rows, ranks 4 and 16 and FullFT). In fewer than 25 steps SmolLM2's best rate does
 not move."""
-SMALL_POWER, SMALLEST = -0.55, 5e7
+SMALL_POWER, SMALLEST = -0.54, 5e7
 """Below the sweep's smallest base (1.2 B) the best rate rises faster than within it, down to about so many parameters:
 SmolLM2-135M and `tiny` (1 M) both want about 4 times what the sweep's power gives. Where it ends is our assumption."""
 _SCHEDULE_SPREAD = math.log(1.35)

@@ -121,10 +121,10 @@ def test_batch_length_and_schedule_move_the_rate_by_the_powers_that_were_measure
         return recommend(method, LLAMA, **({"batch_size": 128, "steps": 2000, "schedule": "linear"} | changed)).value
 
     usual = rate()
-    assert rate(batch_size=32) / usual == pytest.approx(0.25**0.32)
+    assert rate(batch_size=32) / usual == pytest.approx(0.25**0.30)
     assert rate(steps=16000) / usual == pytest.approx(8**-0.13)
     assert rate(steps=1) == rate(steps=25)  # no shorter run was seen to want more
-    assert rate(schedule="constant") / usual == pytest.approx(0.39)
+    assert rate(schedule="constant") / usual == pytest.approx(0.38)
     assert rate(schedule="cosine") == usual
     assert rate(schedule="constant") < rate(schedule="wsd") < usual
 
