@@ -15,6 +15,8 @@ from lowregret.tasks.parsing import after_last, text_column
 QUESTIONS = ("question", "problem", "prompt")
 ANSWERS = ("answer", "solution", "completion")
 _MARK, _BOX = "####", "\\boxed{"
+_DOLLARS = "\\$"
+"""The currency, which math-verify takes for the begin of a formula: of `\\$72` it would read nothing."""
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d+)?")
 """A number as it is written out: digits, thousands apart or not, a fraction, a sign that is no difference's."""
 _OPERAND = re.compile(
@@ -77,7 +79,7 @@ class Mathematics:
         from math_verify import parse, verify
 
         # The time limit is the grader's: theirs are signals, which only a main thread may set.
-        right = final_answer(problem.gold or "")
+        right = final_answer(problem.gold or "").replace(_DOLLARS, "")
         try:
             answer = final_answer(completion)
         except DataError:
@@ -145,7 +147,8 @@ def _last_box(text: str) -> str | None:
 
 def _delimited(answer: str) -> str:
     """As LaTeX, which math-verify reads numbers, sets and expressions from alike."""
-    return answer if "$" in answer else f"${answer}$"
+    plain = answer.replace(_DOLLARS, "")
+    return plain if "$" in plain else f"${plain}$"
 
 
 ENTRY = TaskEntry(

@@ -137,6 +137,16 @@ def test_the_last_answer_counts_however_it_is_written(completion: str, reward: i
     assert task.grade(completion, task.problem(GOLD[1], None, None)) == reward
 
 
+@pytest.mark.parametrize("gold", ["\\$72", "\\$1,072.50", "72^\\circ", "(\\$3, 4]"])
+def test_a_currency_is_no_formula_s_begin(gold: str) -> None:
+    pytest.importorskip("math_verify")
+    task = open_task("math")
+    problem = task.problem({"problem": "How much?", "solution": f"It is $\\boxed{{{gold}}}$."}, None, None)
+    for right in (gold, gold.replace("\\$", "")):
+        assert task.grade(f"\\boxed{{{right}}}", problem) == 1
+    assert task.grade("\\boxed{\\$71}", problem) == 0
+
+
 def test_a_formula_is_met_by_another_of_its_value() -> None:
     pytest.importorskip("math_verify")
     task = open_task("math")
