@@ -136,7 +136,8 @@ def last_number(text: str) -> str:
 def _last_box(text: str) -> str | None:
     """The inside of the last `\\boxed{…}` whose braces close."""
     opened: list[int | None] = []
-    first, found = -1, None
+    first = -1
+    found: str | None = None
     for brace in _BRACE.finditer(text):
         if brace[0] != "}":
             opened.append(brace.end() if brace[0] == _BOX else None)
