@@ -63,13 +63,16 @@ class Bowl:
     def place(self) -> Place:
         """Of the bottom, in doublings from the best rate tried: the parabola's, where it has a say.
 
-        Beside a side that has left the bowl it has none, and beside one that is lower (the best rate is the search's
-        seed's, and this one another's) it is cut off. A bottom is then taken to be half way to either neighbour at
-        most, or between the best rate and the lower neighbour: the middle of that, give or take the half. Of 11 bowls
-        with a wall all had their lowest rate within (docs/findings/2026-12-01-walls.md).
+        Beside a side that has left the bowl it has none, and none of three equal losses; beside one that is lower (the
+        best rate is the search's seed's, and this one another's) it is cut off. A bottom is then taken to be half way
+        to either neighbour at most, or between the best rate and the lower neighbour: the middle of that, give or take
+        the half. Neither is certain. In 5 of 11 bowls with a wall the lowest of rates a factor of √2 apart is the one
+        half way, so that the bottom may lie further still (docs/findings/2026-12-01-walls.md); and the rate beyond a
+        lower neighbour was not tried.
         """
         lower, higher = self.below < self.at, self.above < self.at
-        if not (lower or higher) and math.isfinite(self.below) and math.isfinite(self.above):
+        flat = self.below == self.at == self.above
+        if not (lower or higher or flat) and math.isfinite(self.below) and math.isfinite(self.above):
             return Place(self.bottom().place)
         start = -self.to_below if lower else 0.0 if higher else -self.to_below / 2
         end = self.to_above if higher else 0.0 if lower else self.to_above / 2

@@ -44,8 +44,12 @@ def place_slope(xs: Sequence[float], places: Sequence[Place]) -> Place | None:
 
 
 def mean_place(by_seed: Sequence[Place]) -> Estimate | None:
-    """The mean over the seeds: Student's t interval, and on either side what the rates tried leave open. None of none,
-    and of one seed no interval."""
+    """The mean over the seeds: Student's t interval, and on either side what the rates tried leave open.
+
+    None of none, and of one seed no interval. `Estimate.level` takes the whole width for that of a t interval. At a
+    bound outside of the 95 % interval that is a larger α than the true one, so that no correction for many claims
+    (`questions.judge.holm`) rules where it ought not; at one inside it is a smaller one, above 0.05 all the same.
+    """
     found = mean([place.at for place in by_seed])
     if found is None or found.low is None or found.high is None:
         return found

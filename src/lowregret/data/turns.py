@@ -44,6 +44,8 @@ ROLES = {
 these."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a turn that hold its thought."""
+_SAID = ("content", "value", "tool_calls", "function_call", *THOUGHTS)
+"""Keys of a turn of which it has one at least."""
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -60,6 +62,7 @@ PAIRS = (
 _CALLS = ("function_call", "tool_call")
 # How Python writes a list or an object, and how lists of messages begin, in either notation.
 _PYTHON = re.compile(r"\s*\[?\s*[\[{]\s*'")
+_OBJECTS = re.compile(r"\s*\[\s*\{\s*['\"]")
 _MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 _FLAGS = {
     "weight": True,
@@ -141,8 +144,23 @@ def read_messages(value: Any, name: str) -> Turns:
 
 
 def says_messages(value: Any) -> bool:
-    """Whether a field is a list, or text that begins as one of messages does, whoever wrote it."""
-    return isinstance(value, list) or (isinstance(value, str) and _MESSAGES.match(value) is not None)
+    """Whether a field is a list, or the text of one of messages: of objects with a role that is known, or with any role
+    and something that it says.
+
+    Of text that is no JSON, such as Python's notation of one, it is whether it begins so. Other lists of objects, such
+    as an answer in JSON, are texts.
+    """
+    if not isinstance(value, str):
+        return isinstance(value, list)
+    if not _OBJECTS.match(value):
+        return False
+    try:
+        first = json.loads(value)[0]
+    except (ValueError, RecursionError):
+        return _MESSAGES.match(value) is not None
+    speakers = [first[key] for key in ("role", "from") if key in first]
+    known = any(isinstance(speaker, str) and speaker in ROLES for speaker in speakers)
+    return known or (bool(speakers) and any(key in first for key in _SAID))
 
 
 def _pair(item: Mapping[str, Any]) -> tuple[str, str] | None:

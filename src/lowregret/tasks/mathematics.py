@@ -15,24 +15,42 @@ from lowregret.tasks.parsing import after_last, text_column
 QUESTIONS = ("question", "problem", "prompt")
 ANSWERS = ("answer", "solution", "completion")
 _MARK, _BOX = "####", "\\boxed{"
+_DOLLARS = "\\$"
+"""The currency, which math-verify takes for the begin of a formula: of `\\$72` it would read nothing."""
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d+)?")
 """A number as it is written out: digits, thousands apart or not, a fraction, a sign that is no difference's."""
 _OPERAND = re.compile(
-    r"""(?: [A-Za-z0-9)}\]] (?: \s*[/^×·÷] | \s*\\(?:times|cdot|div)\b | \*\*? | \s+\*\s )
-          | \d[)}\]]* \s*[+-]
-          | \\[dtc]?frac | [\d}]\s*\{
-          | \\sqrt\s* (?: \[ [^\]]* \] )?
-          | [_^]
-        ) [({\s$\\]* $""",
+    r"""(?: [A-Za-z0-9)}\]] (?: [^\S\n]*[/^×·÷⋅∗∕⁄] | \+ | [^\S\n]*\\(?:times|cdot|div)\b | [^\S\n]+[*+][^\S\n] )
+          | [A-Za-z0-9)}\]] \*\*? (?=[({$\\]*\Z)
+          | \d[)}\]]* [^\S\n]*[+-]
+          | \d [^\S\n]*[xX]
+          | \\[dtc]?frac (?: \s*\d )? | [\d}]\s*\{
+          | \\sqrt\s* (?: \[ [^\]]* \] )? | √
+          | \^ | [A-Za-z0-9)}\]]_
+        ) [({\s$\\]* \Z""",
     re.VERBOSE,
 )
-"""Before a number that is part of a formula, as is the 2 of `1/2`, `7 - 2`, `\\frac{1}{2}`, `\\sqrt{2}` and `x^{2}`."""
+"""Before a number that is part of a formula, as is the 2 of `1/2`, `7 - 2`, `\\frac{1}{2}`, `\\sqrt{2}` and `x^{2}`.
+What begins a line is an item's mark, and stars or bars after a word or around a number are emphasis."""
 _OPERATES = re.compile(
-    r"""[)}]* (?: \s*[\^×·÷] | \s*/\s*[\d(\\] | (?: \*\*? | \s+\*\s+ ) [A-Za-z0-9(\\]
+    r"""[)}]* (?: [^\S\n]*[×·÷⋅∗π√]
+                | [^\S\n]*\^ (?! [\s{]* (?: \\circ | \\degree | \\(?:text|mathrm|mbox)\b | °|o\b|st\b|nd\b|rd\b|th\b ) )
+                | [^\S\n]*/[^\S\n]* (?: [\d(] | \\ (?! (?:text|mathrm|mbox)\b ) )
+                | (?: \*\*? | [^\S\n]+\*[^\S\n]+ ) [A-Za-z0-9(\\]
                 | \s*\\(?:times|cdot|div|sqrt|[dtc]?frac|pi)\b )""",
     re.VERBOSE,
 )
-"""After a number: the same."""
+"""After a number: the same. `72^\\circ`, `72^{\\text{nd}}` and `72/\\text{hour}` are numbers with what they count."""
+_POWER = re.compile(
+    r"""( \d [)}\s$\\,;!~]*
+          (?: \\(?:text|mathrm|mbox)\s*\{[^{}]*\}
+            | (?: (?:[kcdm]?m|in|ft|yd|mi|s|units?|inch(?:es)?|feet|(?:kilo|centi|milli)?met(?:er|re)s?|yards?|miles?)
+                  (?:/s|/h|/min)? ) (?![A-Za-z]) \.? )
+        ) [\s$]* \^ \s* (?: [23](?!\d) | \{\s*[23]\s*\} )""",
+    re.VERBOSE,
+)
+"""The power of a unit behind a number, as in `72 cm^2`."""
+_BRACE = re.compile(re.escape(_BOX) + "|[{}]")
 _NEAR = 64
 """Characters before a number among which an operator is looked for."""
 
@@ -61,7 +79,7 @@ class Mathematics:
         from math_verify import parse, verify
 
         # The time limit is the grader's: theirs are signals, which only a main thread may set.
-        right = final_answer(problem.gold or "")
+        right = final_answer(problem.gold or "").replace(_DOLLARS, "")
         try:
             answer = final_answer(completion)
         except DataError:
@@ -84,13 +102,18 @@ class Mathematics:
 
 
 def final_answer(text: str) -> str:
-    """What follows the last `####`, else the inside of the last `\\boxed{}`, else all of a text; DataError if empty."""
+    """What follows the last `####`, a `\\boxed{}` there above all, else the inside of the last box, else all of a text.
+
+    DataError if empty. The mark is a heading's in Markdown, too: a box behind it is the answer.
+    """
     marked = after_last(text, _MARK)
-    if marked is not None:
+    box = _last_box(text if marked is None else marked)
+    if box is not None:
+        answer = box.strip()
+    elif marked is not None:
         answer = marked.strip().partition("\n")[0].replace(",", "").strip()
     else:
-        boxed = _last_box(text)
-        answer = text.strip() if boxed is None else boxed.strip()
+        answer = text.strip()
     if not answer:
         raise DataError("the answer is empty: nothing follows #### or stands in \\boxed{}.")
     return answer
@@ -99,7 +122,8 @@ def final_answer(text: str) -> str:
 def last_number(text: str) -> str:
     """The last number written out in a text, without what sets thousands apart; "" when there is none, or when it is
     a part of a formula."""
-    plain = text.replace("{,}", ",").replace("\\,", "").replace("\u2212", "-")
+    plain = text.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\u202f", "").replace("\u2212", "-")
+    plain = _POWER.sub(r"\1", plain)
     numbers = list(_NUMBER.finditer(plain))
     if not numbers:
         return ""
@@ -111,20 +135,21 @@ def last_number(text: str) -> str:
 
 def _last_box(text: str) -> str | None:
     """The inside of the last `\\boxed{…}` whose braces close."""
-    place = text.rfind(_BOX)
-    while place >= 0:
-        start, depth = place + len(_BOX), 1
-        for index in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[index], 0)
-            if depth == 0:
-                return text[start:index]
-        place = text.rfind(_BOX, 0, place)
-    return None
+    opened: list[int | None] = []
+    first = -1
+    found: str | None = None
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace.end() if brace[0] == _BOX else None)
+        elif opened and (start := opened.pop()) is not None and start > first:
+            first, found = start, text[start : brace.start()]
+    return found
 
 
 def _delimited(answer: str) -> str:
     """As LaTeX, which math-verify reads numbers, sets and expressions from alike."""
-    return answer if "$" in answer else f"${answer}$"
+    plain = answer.replace(_DOLLARS, "")
+    return plain if "$" in plain else f"${plain}$"
 
 
 ENTRY = TaskEntry(

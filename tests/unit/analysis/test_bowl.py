@@ -66,6 +66,7 @@ def test_the_bottom_beside_a_lower_neighbour_is_kept_half_way() -> None:
         (1.4, 0.9, 1.0, 1.0),
         (math.inf, 0.9, 1.0, 1.0),
         (0.8, 0.9, 0.5, 1.5),
+        (1.0, 1.0, 0.25, 0.75),
     ],
 )
 def test_where_the_bottom_lies(below: float, above: float, at: float, give: float) -> None:

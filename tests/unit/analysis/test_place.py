@@ -54,3 +54,18 @@ def test_what_the_rates_leave_open_does_not_shrink_with_the_seeds() -> None:
     alone = mean_place([Place(1.0, 0.5)])
     assert alone is not None
     assert not alone.known
+
+
+@pytest.mark.parametrize("far", [0.1, 0.5, 1.0, 2.0, 8.0])
+def test_the_level_at_a_bound_rules_as_the_interval_does_and_never_too_soon(far: float) -> None:
+    """The true α of what is widened by a bound: that of the t interval which ends so much before it."""
+    places = [Place(at, 0.4) for at in (-0.1, 0.05, 0.05)]
+    found, plain = mean_place(places), mean([place.at for place in places])
+    assert found is not None
+    assert plain is not None
+    assert found.high is not None
+    level, true = found.level(far), 1.0 if far <= 0.4 else plain.level(far - 0.4)
+    assert level is not None
+    assert true is not None
+    assert (level <= 0.05) == (far >= found.high) == (true <= 0.05)
+    assert level >= true or true > 0.05

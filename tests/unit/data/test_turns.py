@@ -159,6 +159,13 @@ def test_a_flag_that_cannot_be_honoured_makes_a_bad_row(flags: dict[str, Any], m
         ({"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])}, ["user:q", "assistant:a"]),
         ({"prompt": "q", "completion": '[{"role": "x"}]'}, ["user:q", 'assistant:[{"role": "x"}]']),
         ({"prompt": '[{"role": "x"}]', "completion": "a"}, ['user:[{"role": "x"}]', "assistant:a"]),
+        (
+            {"prompt": "q", "chosen": '[{"from": "Rome", "to": "Oslo"}]'},
+            ["user:q", 'assistant:[{"from": "Rome", "to": "Oslo"}]'],
+        ),
+        ({"prompt": "q", "chosen": '[{"value": 3}]'}, ["user:q", 'assistant:[{"value": 3}]']),
+        ({"prompt": "q", "chosen": '[{"role": "x"}]'}, ["user:q", 'assistant:[{"role": "x"}]']),
+        ({"prompt": "q", "chosen": json.dumps([{"name": "x"} | USER, ANSWER])}, ["user:q", "assistant:a"]),
     ],
 )
 def test_layouts_and_their_companions(row: dict[str, Any], turns: list[str]) -> None:
@@ -229,6 +236,8 @@ def test_tools_are_a_column_of_the_chat(tools: Any) -> None:
             {"prompt": "q", "chosen": str([USER, ANSWER])},
             "field 'chosen': text that is not a JSON list of messages. It",
         ),
+        ({"prompt": "q", "chosen": '[{"role": "user", "text": "q"}]'}, "field 'chosen[0].content' is missing"),
+        ({"prompt": "q", "chosen": '[{"role": "me", "content": "q"}]'}, "unknown role 'me'"),
         ({"messages": str([USER, ANSWER])}, "It is in Python's own notation: write it by json.dumps."),
         ({"question": "q", "answer": True}, "field 'answer': a boolean where text"),
         ({"question": "q", "answer": float("nan")}, "field 'answer': a number where text"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lowregret.errors import DataError, SpecError
@@ -122,6 +124,10 @@ def test_mathematics_grades_its_gold_answers_as_1(row: dict[str, str]) -> None:
         ("\\boxed{1/1234}", 0),
         ("so it is 1/1234", 0),
         ("1234, no: 5", 0),
+        ("#### Step 2: add them\nThat is \\boxed{1234}.", 1),
+        ("\\boxed{1234}\n#### 5", 0),
+        ("\\boxed{1234^\\circ}", 1),
+        ("**Final Answer**\n\n$1234$", 1),
         ("#### 1234\n#### 5", 0),
     ],
 )
@@ -129,6 +135,16 @@ def test_the_last_answer_counts_however_it_is_written(completion: str, reward: i
     pytest.importorskip("math_verify")
     task = open_task("math")
     assert task.grade(completion, task.problem(GOLD[1], None, None)) == reward
+
+
+@pytest.mark.parametrize("gold", ["\\$72", "\\$1,072.50", "72^\\circ", "(\\$3, 4]"])
+def test_a_currency_is_no_formula_s_begin(gold: str) -> None:
+    pytest.importorskip("math_verify")
+    task = open_task("math")
+    problem = task.problem({"problem": "How much?", "solution": f"It is $\\boxed{{{gold}}}$."}, None, None)
+    for right in (gold, gold.replace("\\$", "")):
+        assert task.grade(f"\\boxed{{{right}}}", problem) == 1
+    assert task.grade("\\boxed{\\$71}", problem) == 0
 
 
 def test_a_formula_is_met_by_another_of_its_value() -> None:
@@ -177,6 +193,33 @@ def test_a_formula_is_met_by_another_of_its_value() -> None:
         ("2\\pi", ""),
         ("2 * x", ""),
         ("2^n", ""),
+        ("**Total**\n72", "72"),
+        ("**Final Answer** $72$", "72"),
+        ("it is __72__ clips", "72"),
+        ("April: 48\n- 72", "72"),
+        ("In total\n* 72", "72"),
+        ("72\n\n* It is what was asked.", "72"),
+        ("72\n\u00b7 so", "72"),
+        ("72^\\circ", "72"),
+        ("\\boxed{72^{\\circ}}", "72"),
+        ("the $72^{\\text{nd}}$", "72"),
+        ("$72/\\text{hour}$", "72"),
+        ("72 cm^2", "72"),
+        ("$72 \\text{ cm}^{2}$.", "72"),
+        ("$72$ cm$^2$", "72"),
+        ("72 m/s^2", "72"),
+        ("10{,}000 or 20,\\!000", "20000"),
+        ("20\u202f000", "20000"),
+        ("3x^2", ""),
+        ("m^2", ""),
+        ("2\u03c0", ""),
+        ("\u221a2", ""),
+        ("3 \u22c5 2", ""),
+        ("3 x 2", ""),
+        ("n + 2", ""),
+        ("n+2", ""),
+        ("the change is +72", "72"),
+        ("\\frac 1 2", ""),
         ("\u22124 degrees", "-4"),
         ("10,000,000.25", "10000000.25"),
         ("1,23", "23"),
@@ -189,9 +232,19 @@ def test_the_last_number_written_out(text: str, number: str) -> None:
     assert last_number(text) == number
 
 
+@pytest.mark.parametrize("part", ["\\boxed{", "{", "}", "1 ", "1\\text{", "111,", " )", "72^ {", "\\"])
+def test_a_long_completion_takes_no_long_time(part: str) -> None:
+    """The limit of a sample is 5 s, and what takes longer is a failure."""
+    text = f"\\boxed{{72{part * (100_000 // len(part))}"
+    start = time.process_time()
+    last_number(final_answer(text))
+    assert time.process_time() - start < 2
+
+
 def test_final_answers_and_tags_are_found() -> None:
     assert final_answer("a \\boxed{1} b \\boxed{\\text{x {y}}} c \\boxed{open") == "\\text{x {y}}"
     assert final_answer("#### 1,000 \nmore") == "1000"
+    assert final_answer("\\boxed{a\\boxed{b}c} } {") == "b"
     assert final_answer(" plain ") == "plain"
     assert read_answer("<answer>1</answer> so\n<answer>\n2 3\n</answer>") == "2 3"
     assert read_answer("think\nAnswer: 5 ") == "5"
