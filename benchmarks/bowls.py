@@ -52,7 +52,8 @@ class Told:
     said: Place
     """Where the bottom lies, in doublings from the middle rate."""
     lies: float
-    """Where the lowest of the five rates does."""
+    """Where the bottom of the bowl around the lowest of the five rates does, by that one's neighbours a factor of √2
+    away; where these are a wall, the rate itself."""
 
     def error(self, most: float) -> float:
         """Depth said minus depth found, where a side that rises by more than `most` is no part of a parabola."""
@@ -94,7 +95,9 @@ def bowls_of(name: str, base: float, losses: Sequence[float]) -> Iterator[Told]:
             sides = sorted(((below - at) / learned, (above - at) / learned))
             depth = Bowl(at, below, above).bottom().depth
             said = Bowl.around(at, below, above, start=base).place()
-            lies = losses[place - 2 : place + 3].index(lowest) / 2 - 1
+            finest = losses.index(lowest, place - 2)
+            around = Bowl.around(lowest, losses[finest - 1], losses[finest + 1], 0.5, 0.5, start=base).place()
+            lies = (finest - place) / 2 + around.at
             yield Told(name, sides[1], sides[0], depth / learned, (at - lowest) / learned, said, lies)
 
 
@@ -124,7 +127,7 @@ def table(found: Sequence[Told]) -> Iterator[str]:
     for each in sorted(found, key=lambda told: told.rise):
         place = f"{each.said.at:+.2f}" + (f" ± {each.said.give:g}" if each.said.give else "")
         shares = " | ".join(f"{share:.4f}" for share in (each.rise, each.other, each.parabola, each.found))
-        yield f"| {each.name} | {shares} | {place} | {each.lies:+.1f} |"
+        yield f"| {each.name} | {shares} | {place} | {each.lies:+.2f} |"
 
 
 def main() -> int:

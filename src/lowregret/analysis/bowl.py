@@ -66,9 +66,8 @@ class Bowl:
         Beside a side that has left the bowl it has none, and none of three equal losses; beside one that is lower (the
         best rate is the search's seed's, and this one another's) it is cut off. A bottom is then taken to be half way
         to either neighbour at most, or between the best rate and the lower neighbour: the middle of that, give or take
-        the half. Neither is certain. In 5 of 11 bowls with a wall the lowest of rates a factor of √2 apart is the one
-        half way, so that the bottom may lie further still (docs/findings/2026-12-01-walls.md); and the rate beyond a
-        lower neighbour was not tried.
+        the half. Neither is certain: 11 bowls with a wall had it within, as far as rates a factor of √2 apart can say
+        (docs/findings/2026-12-01-walls.md), and the rate beyond a lower neighbour was not tried.
         """
         lower, higher = self.below < self.at, self.above < self.at
         flat = self.below == self.at == self.above
