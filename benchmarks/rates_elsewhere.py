@@ -33,7 +33,8 @@ from lowregret.spec.optimizer import Schedule
 
 HOME = Path(__file__).resolve().parents[1]
 TABLE = HOME / "benchmarks" / "tables" / "best_rates.csv"
-STUDIES = HOME / "docs" / "results" / "studies_full" / "trials.csv"
+STUDIES = tuple(HOME / "docs" / "results" / name / "trials.csv" for name in ("studies_full", "tiny_studies"))
+"""Of `tiny`: on the layers' matrices, and on all."""
 SMOLLM2, _SMOLLM2 = HOME / "docs" / "results" / "smollm2_studies" / "trials.csv", "HuggingFaceTB/SmolLM2-135M-Instruct"
 SCHEDULES = HOME / "docs" / "results" / "rates" / "schedules_tiny.csv"
 
@@ -117,11 +118,12 @@ def elsewhere() -> Iterator[Found]:
 def _studies() -> Iterator[Found]:
     """Bottoms of the parabolas of our own studies on `tiny` and SmolLM2 that have one."""
     losses: dict[tuple[str, str, str, int, int], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in _rows(STUDIES):
+    for row in [row for trials in STUDIES for row in _rows(trials)]:
         wanted = row["study"] in ("learning-rate", "short-runs", "batch-size", "rank")
         if wanted and row["status"] == "finished" and row["method"].count(":") < 2:
             batch = int(row["condition"].partition("-")[2]) if row["study"] == "batch-size" else 8
-            key = ("tiny", "constant", row["method"], batch, int(row["steps"]))
+            method = row["method"] if row["targets"] in ("", "attention+mlp") else f"{row['method']}:all"
+            key = ("tiny", "constant", method, batch, int(row["steps"]))
             losses[key][float(row["learning_rate"])].append(float(row["test_nll"]))
     for row in _rows(SCHEDULES):
         if row["status"] == "finished":

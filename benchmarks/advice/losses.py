@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from benchmarks.advice.advised import Setting, expected_regret, plan
 from benchmarks.advice.row import Row
@@ -14,16 +14,22 @@ from lowregret.spec import CompareSpec, FullFT, LoRA
 TOLERANCE = float(CompareSpec.model_fields["tolerance"].default)
 """Of what full fine-tuning learns: what a comparison allows."""
 FITTED_REGRETS = (
-    *(("studies_full", study) for study in ("rank", "batch-size", "learning-rate", "short-runs")),
+    *(
+        (name, study)
+        for name in ("studies_full", "tiny_studies")
+        for study in ("rank", "batch-size", "learning-rate", "short-runs")
+    ),
     ("smollm2_studies", "biographies"),
 )
-"""Studies that the curve of regrets, or its lag, was fitted on."""
+"""Studies that the curve of regrets, or its lag, was fitted on; `tiny_studies` trained the same again, with the
+unembedding."""
 LEAST_RANKS = 3
 """Ranks of one kind that must have been tried to say which is the least that is enough."""
 
 
 def of_cells(cells: Iterable[Cell]) -> Iterator[Row]:
-    """The settings in which full fine-tuning was searched too, and whose base's own loss is known.
+    """The settings in which full fine-tuning was searched too, and whose base's own loss is known. A regret that
+    several studies have, by the same trainings, counts once; their choices are among different methods.
 
     By reward there is no base's loss and no regret in nats, so they are left out. A search that is not bracketed has a
     loss that may be too high, of either method: left out too.
@@ -32,6 +38,7 @@ def of_cells(cells: Iterable[Cell]) -> Iterator[Row]:
     for cell in cells:
         if cell.setting.objective == "sft" and cell.base is not None and cell.bracketed:
             by_setting[cell.source, cell.study, cell.setting].append(cell)
+    seen: set[Hashable] = set()
     for (source, study, setting), own in by_setting.items():
         full = next((cell for cell in own if isinstance(cell.method, FullFT)), None)
         loras = [cell for cell in own if isinstance(cell.method, LoRA)]
@@ -40,7 +47,9 @@ def of_cells(cells: Iterable[Cell]) -> Iterator[Row]:
         learned = full.base - full.loss
         shares = {cell.method: (cell.loss - full.loss) / learned for cell in loras}
         case = f"{study}: {setting}" if study else str(setting)
-        yield from _regrets(source, case, setting, shares)
+        new = {cell.method for cell in loras if (cell.search, full.search) not in seen}
+        seen.update((cell.search, full.search) for cell in loras)
+        yield from _regrets(source, case, setting, {method: shares[method] for method in shares if method in new})
         yield from _choices(source, case, setting, shares)
 
 

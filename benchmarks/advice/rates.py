@@ -24,9 +24,12 @@ DESTROYED = 0.5
 
 
 def of_cells(cells: Iterable[Cell]) -> Iterator[Row]:
-    """Every bracketed search; a best rate at the end of those tried is only a bound."""
+    """Every bracketed search, once where several studies have it; a best rate at the end of those tried is only a
+    bound."""
+    seen = set()
     for cell in cells:
-        if cell.bracketed:
+        if cell.bracketed and cell.search not in seen:
+            seen.add(cell.search)
             advised = rate(cell.setting, cell.method)
             case = f"{cell.setting}, {cell.method.name}"
             case = f"{cell.study}: {case}" if cell.study else case

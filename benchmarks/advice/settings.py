@@ -6,7 +6,7 @@ import csv
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,15 @@ held-out rows of `data`, or stands on the page that is named."""
 SCHEDULES = RESULTS / "rates" / "schedules_tiny.csv"
 FILES: Mapping[str, tuple[str, ...]] = {
     "studies_full": ("studies_full/trials.csv",),
+    "tiny_studies": ("tiny_studies/trials.csv",),
     "studies_quick": tuple(f"studies_quick/{kind}trials.csv" for kind in ("", "rl_", "scaling_")),
     "gsm8k_smollm2": ("gsm8k_smollm2/trials.csv",),
     "smollm2_rates": ("smollm2_rates.csv",),
     "smollm2_layers": ("smollm2_layers.csv",),
     "smollm2_studies": ("smollm2_studies/trials.csv",),
 }
-FITTED = ("studies_full", "schedules_tiny", "gsm8k_smollm2", "smollm2_studies")
-"""Those whose trials a law of the plan was fitted on, or settled with."""
+FITTED = ("studies_full", "tiny_studies", "schedules_tiny", "gsm8k_smollm2", "smollm2_studies")
+"""Those whose trials a law of the plan was fitted on, or settled with, and their repetition."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Cell:
     """Whether a lower and a higher rate than the best did worse."""
     base: float | None = None
     """The base's own loss, where it is known."""
+
+    @property
+    def search(self) -> Hashable:
+        """The same for every study that has these trainings: what one trained, others of its source take over."""
+        tried = tuple(sorted((rate, round(loss, 6)) for rate, loss in self.losses.items()))
+        return self.source, self.setting, self.method.name, tried
 
     @property
     def best(self) -> float:
@@ -141,14 +148,15 @@ def _schedules() -> Iterator[Cell]:
 
 
 def _trial(row: Mapping[str, str], rewarded: bool) -> dict[str, Any]:
-    """A row of a table of trials. Methods without targets meant the layers' matrices then, `linear`."""
+    """A row of a table of trials. Methods without targets meant the layers' matrices once, `linear`; a table of today
+    has a column that says what they mean."""
     method, given = row["method"], row["test_reward" if rewarded else "test_nll"]
     parts = method.split(":")
     named = any(
         part.startswith(("attention", "mlp", "experts", "re", "unembedding", "linear", "all")) for part in parts
     )
     if method.startswith("lora") and not named:
-        method = f"{method}:linear"
+        method = f"{method}:{row.get('targets') or 'linear'}"
     loss = None if not given else -float(given) if rewarded else float(given)
     steps = int(row["steps"])
     return {**row, "method": method, "loss": loss, "steps": steps}
@@ -181,13 +189,8 @@ def from_runs(folder: Path) -> Iterator[Cell]:
                     "loss": record.test_nll if record.test_reward is None else -record.test_reward,
                 }
             )
-    seen = set()
     for (study, setting), trials in found.items():
-        for cell in cells("--runs", str(study.relative_to(folder)), setting, trials, bases[study, setting]):
-            same = (setting, cell.method.name, tuple(sorted(cell.losses.items())))
-            if same not in seen:  # a study may have taken over another's trials
-                yield cell
-            seen.add(same)
+        yield from cells("--runs", str(study.relative_to(folder)), setting, trials, bases[study, setting])
 
 
 def _setting(spec: Mapping[str, Any], taken: int) -> Setting:

@@ -120,9 +120,27 @@ def test_method_rank_and_regret_are_shares_of_what_full_fine_tuning_learns() -> 
     assert not list(of_cells(cells("a", "b", data, trials)))  # the base's loss is not known
 
 
+def test_what_several_studies_of_a_source_have_counts_once() -> None:
+    """Rates and regrets; what each chooses is among its own methods."""
+
+    def searched(method: str, loss: float) -> list[dict[str, Any]]:
+        return [trial(method, rate, loss + more) for rate, more in ((1e-3, 0.1), (2e-3, 0.0), (4e-3, 0.1))]
+
+    data = Setting("tiny", 8, 400, data="builtin:biographies:size=32")
+    first = list(cells("a", "ranks", data, [*searched("full", 1.0), *searched("lora:4", 1.2)], base=2.0))
+    second = [*searched("full", 1.0), *searched("lora:4", 1.2), *searched("lora:16", 1.0)]
+    both = [*first, *cells("a", "layers", data, second, base=2.0)]
+    assert [row.case.rpartition(", ")[2] for row in rates.of_cells(both)] == ["full", "lora:4", "lora:16"]
+    rows = list(of_cells(both))
+    assert [row.found for row in rows if row.quantity == "regret"] == pytest.approx([0.2, 0.0])
+    assert [row.found for row in rows if row.quantity == "method"] == ["full", "LoRA"]
+    elsewhere = [*first, *cells("b", "ranks", data, second, base=2.0)]
+    assert len(list(rates.of_cells(elsewhere))) == 5, "another source's trainings are its own"
+
+
 def test_every_committed_table_of_trials_has_cells() -> None:
     sources = {cell.source for cell in committed()}
-    assert sources >= {"studies_full", "studies_quick", "gsm8k_smollm2", "smollm2_rates", "smollm2_layers"}
+    assert sources >= {"studies_full", "tiny_studies", "studies_quick", "gsm8k_smollm2", "smollm2_rates"}
 
 
 def test_peft_s_two_adapters_and_full_fine_tuning_are_told_apart() -> None:
