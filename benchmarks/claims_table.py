@@ -32,13 +32,14 @@ def cell(claim: Claim | None) -> str:
     if claim is None:
         return ""
     if claim.estimate is None:
-        return f"not measured: {claim.ruling}"
+        return "not measured"
     return f"{value_text(claim)} ({interval_text(claim)}): **{claim.ruling}**"
 
 
 def table(columns: Mapping[str, Mapping[str, Claim]]) -> str:
-    """A line for each claim that any column has, by its number in docs/science.md."""
+    """A line for each claim that any column has measured, by its number in docs/science.md."""
     claims = {key: claim for column in columns.values() for key, claim in column.items()}
+    claims = {key: claim for key, claim in claims.items() if any(c[key].estimate for c in columns.values() if key in c)}
     lines = [
         f"| claim of the post | bound | {' | '.join(columns)} |",
         "|---|---|" + "---|" * len(columns),
@@ -49,7 +50,7 @@ def table(columns: Mapping[str, Mapping[str, Claim]]) -> str:
         lines.append(f"| {stated.number} {stated.sentence} | {stated.threshold} | {cells} |")
     counts = (
         ", ".join(
-            f"{sum(claim.ruling == ruling for claim in column.values())} {ruling}"
+            f"{sum(claim.ruling == ruling and claim.estimate is not None for claim in column.values())} {ruling}"
             for ruling in ("holds", "does not hold", "open")
         )
         for column in columns.values()
