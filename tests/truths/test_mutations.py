@@ -61,7 +61,6 @@ CAUGHT_BY_UNIT_TESTS = {
     "Condition.best: log2 → log: math.log2(rate)",  # tests/unit/analysis/test_condition.py
     "Condition.best: Sub turned round: loss - bowl.bottom().depth",
     "Condition.best: Sub → Add: loss - bowl.bottom().depth",
-    "middle_place: fmean → max: statistics.fmean((place.give for place in places))",
     "place_slope: sum → max: sum((part.give for part in parts))",  # tests/unit/analysis/test_place.py
 }
 LOOKED_AT = CHANGES_NOTHING | ONLY_A_GUARD_A_NOTE_OR_A_DETAIL | CAUGHT_BY_UNIT_TESTS

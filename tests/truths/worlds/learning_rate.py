@@ -50,8 +50,8 @@ def world(
 
 
 def walled(method: AnyMethod, learned: float, off: float, wobble: float) -> float:
-    """Half a doubling above its best rate a LoRA unlearns half: where its bottom lies is known to half a doubling."""
-    return parabola(method, learned / 2 if off > 0.5 and isinstance(method, LoRA) else learned, off, wobble)
+    """Half a doubling above its best rate rank 16 unlearns half: where its bottom lies is known to half a doubling."""
+    return parabola(method, learned / 2 if off > 0.5 and method == LoRA(rank=16) else learned, off, wobble)
 
 
 def hidden_for(ratio: float, middle: float) -> float:
@@ -71,13 +71,13 @@ WORLDS = (
     world("too high a ratio", -0.7, 4.7, 4.2, 3.6, hidden_for(0.7, 3.9), (False, True, False, True)),
     # higher ranks lower by more than a factor of 2
     world("higher ranks far lower", -0.3, 3.9, 4.1, 2.9, hidden_for(0.7, 3.5), (True, False, False, True)),
-    # Where there is a wall, a LoRA's rate is known to a factor of √2, and how far two are apart to a factor of 2.
+    # Where rank 16 has a wall, its rate is known to a factor of √2, and the mean of the ranks from 4 up to 1.2.
     # 8 times, no factor between ranks, rank 1 at a half
     world("a wall above", 0.0, 2.0, 3.0, 3.0, hidden_for(1.0, 3.0), (True, True, True, True), walled),
-    # 1.4 times, 2 between ranks may be 4, rank 1 at 0.7 may be 1.4
-    world("a wall, and too low", 0.0, 0.0, 0.0, 1.0, hidden_for(3.0, 0.5), (False, None, None, False), walled),
-    # 6 times may be 4, rank 1 at 1 may be 2, the formula's 1.5 may be 2.1
-    world("a wall at the bounds", 0.4, 3.0, 3.0, 3.0, hidden_for(1.5, 3.0), (None, True, None, None), walled),
+    # 1.4 times, 2 between ranks may be 1.4 or 2.8, rank 1 at 0.7
+    world("a wall, and too low", 0.0, 0.0, 0.0, 1.0, hidden_for(3.0, 0.5), (False, None, True, False), walled),
+    # 5.3 times may be 4.4, rank 1 at 1 may be 1.2, the formula's 1.8 may be 2.1
+    world("a wall at the bounds", 0.6, 3.0, 3.0, 3.0, hidden_for(1.8, 3.0), (None, True, None, None), walled),
     # 5 times, a factor of 2 between ranks, rank 1 at their mean, the formula at 2
     world("at the bounds", 0.1, MIDDLE, MIDDLE - 0.5, MIDDLE + 0.5, hidden_for(2.0, MIDDLE), (None, None, None, None)),
 )
