@@ -15,6 +15,12 @@ def home() -> Path:
         return Path("/")
 
 
+def settle_home() -> None:
+    """Name the home of a user who has none in the environment, for the libraries that ask for one as they are
+    imported and end in a traceback where there is none; to be called before they are."""
+    os.environ.setdefault("HOME", str(home()))
+
+
 def expanded(name: str | Path) -> Path:
     """A path with `~` written out; as it is where nobody has that name, or no home."""
     return Path(os.path.expanduser(name))

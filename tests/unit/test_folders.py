@@ -45,5 +45,20 @@ assert folder_of("~/base") is None and cached_snapshot("somebody/base") is None
 """
     bare = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "HF_", "LOWREGRET_"))}
     bare.pop("HOME", None)
-    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=bare, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_user_without_a_home_gets_charts() -> None:
+    """What draws them asks for a home as it is imported."""
+    code = """
+import os, pwd
+from lowregret import folders
+pwd.getpwuid = lambda number: (_ for _ in ()).throw(KeyError(number))
+folders.settle_home()
+assert os.environ["HOME"] == "/"
+import lowregret.report.charts.drawing
+"""
+    bare = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,9 @@ def main() -> None:
     sys.unraisablehook = press_again
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     try:
+        from lowregret.folders import settle_home
+
+        settle_home()
         if several:
             from lowregret.engine.parallel.launch import follow_if_told, release
 
