@@ -15,8 +15,8 @@ from truths.test_truths import worlds_of
 CHANGES_NOTHING = {
     "_drift: log2 → log: math.log2(method.rank)",  # of places, whose range multiplies the slope over them
     "_edl_slope: [0] → [-1]: condition.methods[0]",  # of one
-    "_end: Mult → Div: (r - centre) * side",  # by 1 or −1
-    "_end: Sub turned round: r - centre",  # as a magnitude; that a sign counts is held by test_claims
+    "range_end: Mult → Div: (r - centre) * side",  # by 1 or −1
+    "range_end: Sub turned round: r - centre",  # as a magnitude; that a sign counts is held by test_claims
     "_follows: Sub turned round: own[step] - other[step]",  # as a magnitude
     "_follows: [0] → [-1]: curves[0]",  # the seeds of both
     "_log_linear: log → log2: math.log(step)",  # R² knows no unit
@@ -51,8 +51,13 @@ ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "Condition.difference: [0] → [-1]: losses[0][0]",
 }
 CAUGHT_BY_UNIT_TESTS = {
-    "_end: Mult → Div: share * (rate - place)",  # tests/unit/questions/test_claims.py
-    "_end: without abs: abs(r - centre)",
+    "range_end: Mult → Div: share * (rate - place)",  # tests/unit/questions/test_claims.py
+    "range_end: Add → Sub: place + half",
+    "range_end: Div turned round: (rate - place) / 2",
+    "range_end: Div → Mult: (rate - place) / 2",
+    "range_end: Mult → Div: side * half",
+    "range_end: Sub turned round: rate - place",
+    "range_end: Sub → Add: rate - place",
     "_range: Sub → Add: set(open_ended) - {FULL}",
     "_matched: Div turned round: own / other",  # tests/unit/questions/moe/test_claims.py
     "_matched: Sub turned round: 1 - ALIKE",

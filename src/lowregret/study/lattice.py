@@ -22,7 +22,7 @@ NARROW = 1
 """Exponents between the first rates of a search that has another method's result to start from; else `WIDTH`."""
 LIMIT = 14
 """Steps of the lattice from the start beyond which nothing is tried: such a search stays without a bracket."""
-_TYPICAL_RANGE = 5  # three good rates, and one on each side that is not
+_TYPICAL_RANGE = 6  # four good rates, and one on each side that is not
 Curve = Mapping[int, float]
 """Step → held-out loss."""
 Curves = Callable[[TrialRecord], Curve]
@@ -155,7 +155,8 @@ def _searched(
         rates: tuple[int, ...] = found if spec.seeds_at == "bracket" else found[1:2]
         if spec.until_gain is not None:
             ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
-            if trials := _untried(method, _beyond(losses, ends, start[0]), tried):
+            beyond = _beyond(losses, ends, start[0])
+            if trials := _untried(method, beyond, tried) or _untried(method, _between(losses, ends), tried):
                 return trials
             if spec.seeds_at == "range":
                 low, high = (min(losses) if ends[0] is None else ends[0], max(losses) if ends[1] is None else ends[1])
@@ -194,6 +195,16 @@ def _beyond(losses: Mapping[int, float], ends: tuple[int | None, int | None], ce
         *([low] if ends[0] is None and low >= centre - LIMIT else []),
         *([high] if ends[1] is None and high <= centre + LIMIT else []),
     ]
+
+
+def _between(losses: Mapping[int, float], ends: tuple[int | None, int | None]) -> list[int]:
+    """What to try next where the last good rate and the first that is not are more than a factor of 2 apart."""
+    found = []
+    for end, side in zip(ends, (1, -1), strict=True):
+        if end is not None:
+            good = min((k for k in losses if (k - end) * side > 0), key=lambda k: abs(k - end))
+            found += [(end + good) // 2] if abs(end - good) > 1 else []
+    return found
 
 
 def _next_exponents(losses: Mapping[int, float], centre: int, distance: int, going: Reach) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lowregret.analysis.place import Place
 from lowregret.questions.evidence import read_evidence
 from lowregret.questions.judge import Claim, judge_study, rule
 from lowregret.questions.question import Question
@@ -201,7 +202,7 @@ def test_rewards_that_are_level_are_named(fake_studies: ModuleType, tmp_path: Pa
 
 
 def test_a_rank_1_that_earns_less_at_fewer_rates_does_not_hold(fake_studies: ModuleType, tmp_path: Path) -> None:
-    found = claims(fake_studies, tmp_path, small("rl"), rewarded(full=0.98, half_width=0.8))
+    found = claims(fake_studies, tmp_path, small("rl"), rewarded(full=0.98, half_width=1.2))
     assert found["rl-rank-1"].ruling == "does not hold"
     assert found["rl-rank-1"].estimate is not None
     assert found["rl-rank-1"].estimate.value == pytest.approx(0.08, abs=0.02)
@@ -240,12 +241,17 @@ def test_time_by_theory_holds(fake_studies: ModuleType, tmp_path: Path) -> None:
 # --- the range of good learning rates ---------------------------------------------------------------------------------
 
 
-def range_of(monkeypatch: pytest.MonkeyPatch, lora: float, full: float, ended: dict[str, bool]) -> Claim:
-    """The claim where the ranges are so many doublings wide, and have ended or not."""
+def range_of(
+    monkeypatch: pytest.MonkeyPatch, lora: float, full: float, ended: dict[str, bool], give: float = 0.0
+) -> Claim:
+    """The claim where the ranges are so many doublings wide, up to `give`, and have ended or not."""
 
     def found(condition: Any, method: str, good: float) -> dict[int, rl.GoodRange]:
         side, width = ("full", full) if method == "full" else ("lora", lora)
-        return {seed: rl.GoodRange(0.0, width + 0.01 * (seed - 1), ended.get(side, True)) for seed in range(3)}
+        return {
+            seed: rl.GoodRange(Place(0.0), Place(width + 0.01 * (seed - 1), give), ended.get(side, True))
+            for seed in range(3)
+        }
 
     monkeypatch.setattr(rl, "good_ranges", found)
     question = small("rl")
@@ -282,6 +288,16 @@ def test_a_range_that_has_not_ended_is_at_least_so_wide(
     assert bool(found.note) is bool(ended)
 
 
+@pytest.mark.parametrize(("give", "ruling"), [(0.0, "holds"), (0.4, "holds"), (0.6, "open")])
+def test_what_steep_ends_leave_open_is_open(monkeypatch: pytest.MonkeyPatch, give: float, ruling: str) -> None:
+    """A doubling wider: each side's end may lie `give` off, and both are added up."""
+    found = range_of(monkeypatch, 3.0, 2.0, {}, give)
+    assert found.ruling == ruling
+    assert found.estimate is not None
+    assert found.estimate.low is not None
+    assert found.estimate.low == pytest.approx(2 ** (1 - 2 * give), rel=0.05)
+
+
 @pytest.mark.parametrize("status", ["failed", "diverged"])
 def test_a_range_ends_where_a_rate_is_poor_not_where_a_trial_failed(
     fake_studies: ModuleType, tmp_path: Path, status: str
@@ -291,17 +307,24 @@ def test_a_range_ends_where_a_rate_is_poor_not_where_a_trial_failed(
     whole = rl.good_ranges(condition, "full", 0.9)[0]
     assert whole.closed
     for trial in condition.of("full", 0):
-        if trial.log_rate > whole.high:
+        if trial.log_rate > whole.high.at:
             path = trial.home / "trial.json"
             path.write_text(json.dumps({**json.loads(path.read_text()), "status": status, "test_reward": None}))
     found = rl.good_ranges(read_evidence(tmp_path).conditions["main"], "full", 0.9)[0]
     assert found.closed is (status == "diverged")
     assert found.low == whole.low
-    assert found.high < whole.high
+    assert found.high.at - found.high.give < whole.high.at
+    assert found.high.give == (0.5 if status == "diverged" else 0.0)
 
 
 def test_a_good_range_ends_between_two_rates_in_proportion() -> None:
-    """Rates a factor of 4 apart: a gain from 1 to 0 passes a half after one doubling, and the nearest one counts."""
-    assert rl._end({0.0: 1.0, 2.0: 0.0, 4.0: 0.9}, 0.0, 0.5, 1) == (1.0, True)
-    assert rl._end({0.0: 1.0, -2.0: 0.75, -4.0: 0.25, -6.0: 0.9}, 0.0, 0.5, -1) == (-3.0, True)
-    assert rl._end({0.0: 1.0, 2.0: 0.75}, 0.0, 0.5, 1) == (2.0, False)
+    """Rates a factor of 4 apart: a gain from 1 to 1/2 passes 3/4 after one doubling, and the nearest end counts."""
+    assert rl.range_end({0.0: 1.0, 2.0: 0.5, 4.0: 0.9}, 0.0, 0.75, 1) == (Place(1.0), True)
+    assert rl.range_end({0.0: 1.0, -2.0: 0.75, -4.0: 0.25, -6.0: 0.9}, 0.0, 0.5, -1) == (Place(-3.0), True)
+    assert rl.range_end({0.0: 1.0, 2.0: 0.75}, 0.0, 0.5, 1) == (Place(2.0), False)
+
+
+def test_a_range_that_ends_in_a_collapse_ends_anywhere_between_the_two_rates() -> None:
+    assert rl.range_end({0.0: 1.0, 2.0: 0.0, 4.0: 0.9}, 0.0, 0.5, 1) == (Place(1.0, 1.0), True)
+    assert rl.range_end({0.0: 1.0, 1.0: 0.95, 2.0: 0.44}, 0.0, 0.9, 1) == (Place(1.5, 0.5), True)
+    assert rl.range_end({0.0: 1.0, -1.0: 0.0}, 0.0, 0.9, -1) == (Place(-0.5, 0.5), True)

@@ -123,7 +123,8 @@ def test_a_range_of_good_rates_is_tried_to_both_ends_with_all_seeds(
     assert good == {k for k in losses if low < k < high}, "on these curves the good ones are all within the ends"
     seeds = {nearest_exponent(record.learning_rate) for record in records if record.seed == 1}
     assert seeds == {k for k in losses if low <= k <= high}
-    assert sum(record.seed == 0 for record in records) <= 12
+    assert {low + 1, high - 1} <= losses.keys(), "an end is known to a factor of 2"
+    assert sum(record.seed == 0 for record in records) <= 14
 
 
 def test_where_nothing_is_gained_every_other_rate_ends_the_range() -> None:

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from lowregret.analysis.bits import BITS_PER_PARAMETER
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
-from lowregret.analysis.fits import exponential, mean
 from lowregret.analysis.learning_rate import search_loss
+from lowregret.analysis.place import Place, mean_factor, middle_place
 from lowregret.analysis.rates import loose, unless_loose
 from lowregret.questions.claim import Evidence, Measure, Stated, Statement
 from lowregret.questions.rl.spec import RLQuestion
 from lowregret.spec import RL
+
+STEEP = 0.5
+"""Of what a good rate gains at least: where less than this part of it is left at the next rate, no line is drawn."""
 
 
 def claims(question: RLQuestion) -> tuple[Stated[RLQuestion], ...]:
@@ -80,25 +83,23 @@ def _level(condition: Condition, methods: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class GoodRange:
-    """The learning rates at which training gains enough, one seed."""
+    """The learning rates at which training gains enough, one seed; log2."""
 
-    low: float
-    """log2 of the lowest."""
-    high: float
+    low: Place
+    high: Place
     closed: bool
     """Whether rates that gain too little were tried on both sides; if not, the range is at least so wide."""
 
     @property
-    def width(self) -> float:
-        """log2 of the highest rate over the lowest."""
+    def width(self) -> Place:
+        """The highest rate over the lowest."""
         return self.high - self.low
 
 
 def good_ranges(condition: Condition, method: str, good: float) -> dict[int, GoodRange]:
     """Seed → the range around the best rate in which the gain over the base is `good` of that seed's at the best rate.
 
-    Between two rates the gain is interpolated in log2 of the rate. A seed that gained nothing there has no range, and a
-    trial that failed says nothing of its rate.
+    A seed that gained nothing there has no range, and a trial that failed says nothing of its rate.
     """
     best = condition.best(method)
     found: dict[int, GoodRange] = {}
@@ -109,7 +110,7 @@ def good_ranges(condition: Condition, method: str, good: float) -> dict[int, Goo
         enough = good * (condition.base_nll - loss)
         if enough > 0:
             centre = math.log2(best.learning_rate)
-            (low, ended), (high, stopped) = (_end(gains, centre, enough, side) for side in (-1, 1))
+            (low, ended), (high, stopped) = (range_end(gains, centre, enough, side) for side in (-1, 1))
             found[seed] = GoodRange(low, high, ended and stopped)
     return found
 
@@ -119,15 +120,22 @@ def _gain(condition: Condition, loss: float) -> float:
     return condition.base_nll - loss if math.isfinite(loss) else 0.0
 
 
-def _end(gains: Mapping[float, float], centre: float, enough: float, side: int) -> tuple[float, bool]:
-    """Where the gain falls below `enough` on one side, and whether it does."""
+def range_end(gains: Mapping[float, float], centre: float, enough: float, side: int) -> tuple[Place, bool]:
+    """Where the gain falls below `enough` on one side, and whether it does.
+
+    Between two rates the gain is interpolated in log2 of the rate, but where it falls too far for that, as where
+    training breaks down: then the end may lie anywhere between the two.
+    """
     place = centre
     for rate in sorted((r for r in gains if (r - centre) * side > 0), key=lambda r: abs(r - centre)):
+        if gains[rate] < STEEP * enough:
+            half = (rate - place) / 2
+            return Place(place + half, side * half), True
         if gains[rate] < enough:
             share = (gains[place] - enough) / (gains[place] - gains[rate])
-            return place + share * (rate - place), True
+            return Place(place + share * (rate - place)), True
         place = rate
-    return place, False
+    return Place(place), False
 
 
 def _range(evidence: Evidence[RLQuestion]) -> Measure:
@@ -135,14 +143,14 @@ def _range(evidence: Evidence[RLQuestion]) -> Measure:
     condition, good = evidence.conditions["main"], evidence.question.good
     ranges = {method.name: good_ranges(condition, method.name, good) for method in condition.methods}
     details: dict[str, float | None] = {
-        name: 2.0 ** statistics.fmean(r.width for r in found.values()) if found else None
+        name: 2.0 ** statistics.fmean(r.width.at for r in found.values()) if found else None
         for name, found in ranges.items()
     }
     names = [method.name for method in plain_loras(condition)]
     full = ranges[FULL]
     seeds = sorted(set(full).intersection(*(ranges[name] for name in names)))
-    ratios = [statistics.fmean(ranges[name][s].width for name in names) - full[s].width for s in seeds]
-    estimate, note = exponential(mean(ratios)), ""
+    ratios = [middle_place([ranges[name][s].width for name in names]) - full[s].width for s in seeds]
+    estimate, note = mean_factor(ratios), ""
     open_ended = [name for name in (*names, FULL) if not all(ranges[name][s].closed for s in seeds)]
     if estimate is not None and open_ended:
         note = f"The range of {', '.join(open_ended)} is at least as wide as the rates that were tried."

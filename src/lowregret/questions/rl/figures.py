@@ -44,7 +44,7 @@ def figures(evidence: Evidence[RLQuestion]) -> list[Figure]:
         sweeps.append(Sweep(name, place, points, None if best is None else best.learning_rate))
         ranges = good_ranges(condition, method.name, question.good)
         if ranges:
-            wide.append(f"{name} {2 ** statistics.fmean(found.width for found in ranges.values()):.2g}×")
+            wide.append(f"{name} {2 ** statistics.fmean(found.width.at for found in ranges.values()):.2g}×")
     base = -condition.base_nll
     ends = [f"{arm.name} {words.nats(final_reward(arm))}" for arm in arms if arm.seeds]
     return [
