@@ -17,10 +17,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from lowregret.analysis.fits import Estimate
+from lowregret.analysis.condition import FULL
 from lowregret.analysis.learning_rate import SEARCH_SEED, middle, plateau
-from lowregret.analysis.place import mean_factor, middle_place
-from lowregret.questions.rl.claims import GoodRange, range_end
+from lowregret.questions.rl.claims import GoodRange, range_about, times_as_wide
 from lowregret.questions.rl.spec import RLQuestion
 
 BASE = 103 / 256
@@ -38,26 +37,20 @@ def gains(trials: Path) -> dict[str, dict[int, dict[float, float]]]:
     return found
 
 
-def ranges(by_seed: dict[int, dict[float, float]]) -> dict[int, GoodRange]:
-    """Seed → its range about the best rate of the search's seed."""
-    best = middle(plateau({rate: -gain for rate, gain in by_seed[SEARCH_SEED].items()}))
-    found = {}
-    for seed, own in sorted(by_seed.items()):
-        if best in own:
-            (low, ended), (high, stopped) = (range_end(own, best, RLQuestion().good * own[best], s) for s in (-1, 1))
-            found[seed] = GoodRange(low, high, ended and stopped)
+def ranges(trials: Path) -> dict[str, dict[int, GoodRange]]:
+    """Method → seed → its range about the best rate of the search's seed."""
+    found: dict[str, dict[int, GoodRange]] = {}
+    for method, by_seed in sorted(gains(trials).items()):
+        best = middle(plateau({rate: -gain for rate, gain in by_seed[SEARCH_SEED].items()}))
+        about = {
+            seed: range_about(own, best, RLQuestion().good) for seed, own in sorted(by_seed.items()) if best in own
+        }
+        found[method] = {seed: own for seed, own in about.items() if own is not None}
     return found
 
 
-def ratio(found: dict[str, dict[int, GoodRange]]) -> Estimate | None:
-    """How many times as wide LoRA's is, geometric mean over ranks."""
-    loras = [own for name, own in found.items() if name != "full"]
-    seeds = set(found["full"]).intersection(*loras)
-    return mean_factor([middle_place([own[s].width for own in loras]) - found["full"][s].width for s in sorted(seeds)])
-
-
 def table(trials: Path) -> Iterator[str]:
-    found = {name: ranges(by_seed) for name, by_seed in sorted(gains(trials).items())}
+    found = ranges(trials)
     yield "| method | seed | from | to | times as wide | ends open by, doublings | bad rates on both sides |"
     yield "|---|---|---|---|---|---|---|"
     for name, by_seed in found.items():
@@ -66,11 +59,11 @@ def table(trials: Path) -> Iterator[str]:
             give = f"{own.low.give:g}, {own.high.give:g}"
             closed = "yes" if own.closed else "no"
             yield f"| {name} | {seed} | {low:.2g} | {high:.2g} | {2.0**own.width.at:.3g} | {give} | {closed} |"
-    together = ratio(found)
-    assert together is not None
-    interval = "" if together.low is None or together.high is None else f" ({together.low:.2g} to {together.high:.3g})"
+    estimate, note = times_as_wide(found, [name for name in found if name != FULL])
+    assert estimate is not None
+    low, high = ("no bound" if bound is None else f"{bound:.2g}" for bound in (estimate.low, estimate.high))
     yield ""
-    yield f"LoRA's over FullFT's: {together.value:.2g}{interval}"
+    yield f"LoRA's over FullFT's: {estimate.value:.2g} ({low} to {high}). {note}".rstrip()
 
 
 if __name__ == "__main__":

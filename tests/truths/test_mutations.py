@@ -15,8 +15,8 @@ from truths.test_truths import worlds_of
 CHANGES_NOTHING = {
     "_drift: log2 → log: math.log2(method.rank)",  # of places, whose range multiplies the slope over them
     "_edl_slope: [0] → [-1]: condition.methods[0]",  # of one
-    "range_end: Mult → Div: (r - centre) * side",  # by 1 or −1
-    "range_end: Sub turned round: r - centre",  # as a magnitude; that a sign counts is held by test_claims
+    "_end: Mult → Div: (r - centre) * side",  # by 1 or −1
+    "_end: Sub turned round: r - centre",  # as a magnitude; that a sign counts is held by test_claims
     "_follows: Sub turned round: own[step] - other[step]",  # as a magnitude
     "_follows: [0] → [-1]: curves[0]",  # the seeds of both
     "_log_linear: log → log2: math.log(step)",  # R² knows no unit
@@ -41,7 +41,7 @@ ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "_follows: Sub → Add: own[step] - other[step]",
     "_grow: [0] → [-1]: early[0]",
     "_log_linear: FULL → the lowest rank: FULL",
-    "_range: Sub turned round: set(open_ended) - {FULL}",
+    "times_as_wide: Sub turned round: set(open_ended) - {FULL}",
     "_recalled: fmean → max: statistics.fmean(stored[lowest])",
     "_regret: difference turned round: condition.difference(lora.name, FULL)",
     "_regret: FULL → the lowest rank: FULL",  # in `loose` it fails test_claims, elsewhere it is a note
@@ -51,14 +51,14 @@ ONLY_A_GUARD_A_NOTE_OR_A_DETAIL = {
     "Condition.difference: [0] → [-1]: losses[0][0]",
 }
 CAUGHT_BY_UNIT_TESTS = {
-    "range_end: Mult → Div: share * (rate - place)",  # tests/unit/questions/test_claims.py
-    "range_end: Add → Sub: place + half",
-    "range_end: Div turned round: (rate - place) / 2",
-    "range_end: Div → Mult: (rate - place) / 2",
-    "range_end: Mult → Div: side * half",
-    "range_end: Sub turned round: rate - place",
-    "range_end: Sub → Add: rate - place",
-    "_range: Sub → Add: set(open_ended) - {FULL}",
+    "_end: Mult → Div: share * (rate - place)",  # tests/unit/questions/test_claims.py
+    "_end: Add → Sub: place + half",
+    "_end: Div turned round: (rate - place) / 2",
+    "_end: Div → Mult: (rate - place) / 2",
+    "_end: Mult → Div: side * half",
+    "_end: Sub turned round: rate - place",
+    "_end: Sub → Add: rate - place",
+    "times_as_wide: Sub → Add: set(open_ended) - {FULL}",
     "_matched: Div turned round: own / other",  # tests/unit/questions/moe/test_claims.py
     "_matched: Sub turned round: 1 - ALIKE",
     "departure: Div → Mult: -below / (above - below)",  # tests/unit/analysis/test_envelope.py

@@ -50,15 +50,18 @@ assert folder_of("~/base") is None and cached_snapshot("somebody/base") is None
 
 
 def test_a_user_without_a_home_gets_charts() -> None:
-    """What draws them asks for a home as it is imported."""
+    """What draws them asks for a home as it is imported; the command line gives one."""
     code = """
-import os, pwd
-from lowregret import folders
-pwd.getpwuid = lambda number: (_ for _ in ()).throw(KeyError(number))
-folders.settle_home()
-assert os.environ["HOME"] == "/"
-import lowregret.report.charts.drawing
+import pwd, sys
+def nobody(number):
+    raise KeyError(number)
+pwd.getpwuid = nobody
+from lowregret.cli.main import main
+sys.argv = ["lowregret", "report", "no-such-folder"]
+main()
 """
     bare = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}
     done = subprocess.run([sys.executable, "-c", code], env=bare, cwd="/", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "no-such-folder" in done.stderr
+    assert "Traceback" not in done.stderr

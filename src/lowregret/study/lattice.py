@@ -155,8 +155,7 @@ def _searched(
         rates: tuple[int, ...] = found if spec.seeds_at == "bracket" else found[1:2]
         if spec.until_gain is not None:
             ends = range_ends(losses, _start_loss(own, curves), spec.until_gain)
-            beyond = _beyond(losses, ends, start[0])
-            if trials := _untried(method, beyond, tried) or _untried(method, _between(losses, ends), tried):
+            if trials := _untried(method, [*_beyond(losses, ends, start[0]), *_between(losses, ends)], tried):
                 return trials
             if spec.seeds_at == "range":
                 low, high = (min(losses) if ends[0] is None else ends[0], max(losses) if ends[1] is None else ends[1])

@@ -319,12 +319,12 @@ def test_a_range_ends_where_a_rate_is_poor_not_where_a_trial_failed(
 
 def test_a_good_range_ends_between_two_rates_in_proportion() -> None:
     """Rates a factor of 4 apart: a gain from 1 to 1/2 passes 3/4 after one doubling, and the nearest end counts."""
-    assert rl.range_end({0.0: 1.0, 2.0: 0.5, 4.0: 0.9}, 0.0, 0.75, 1) == (Place(1.0), True)
-    assert rl.range_end({0.0: 1.0, -2.0: 0.75, -4.0: 0.25, -6.0: 0.9}, 0.0, 0.5, -1) == (Place(-3.0), True)
-    assert rl.range_end({0.0: 1.0, 2.0: 0.75}, 0.0, 0.5, 1) == (Place(2.0), False)
+    assert rl._end({0.0: 1.0, 2.0: 0.5, 4.0: 0.9}, 0.0, 0.75, 1) == (Place(1.0), True)
+    assert rl._end({0.0: 1.0, -2.0: 0.75, -4.0: 0.25, -6.0: 0.9}, 0.0, 0.5, -1) == (Place(-3.0), True)
+    assert rl._end({0.0: 1.0, 2.0: 0.75}, 0.0, 0.5, 1) == (Place(2.0), False)
 
 
 def test_a_range_that_ends_in_a_collapse_ends_anywhere_between_the_two_rates() -> None:
-    assert rl.range_end({0.0: 1.0, 2.0: 0.0, 4.0: 0.9}, 0.0, 0.5, 1) == (Place(1.0, 1.0), True)
-    assert rl.range_end({0.0: 1.0, 1.0: 0.95, 2.0: 0.44}, 0.0, 0.9, 1) == (Place(1.5, 0.5), True)
-    assert rl.range_end({0.0: 1.0, -1.0: 0.0}, 0.0, 0.9, -1) == (Place(-0.5, 0.5), True)
+    assert rl._end({0.0: 1.0, 2.0: 0.0, 4.0: 0.9}, 0.0, 0.5, 1) == (Place(1.0, 1.0), True)
+    assert rl._end({0.0: 1.0, 1.0: 0.95, 2.0: 0.44}, 0.0, 0.9, 1) == (Place(1.5, 0.5), True)
+    assert rl._end({0.0: 1.0, -1.0: 0.0}, 0.0, 0.9, -1) == (Place(-0.5, 0.5), True)

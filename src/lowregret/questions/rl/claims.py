@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lowregret.analysis.bits import BITS_PER_PARAMETER
 from lowregret.analysis.condition import FULL, Condition
 from lowregret.analysis.envelope import plain_loras
+from lowregret.analysis.fits import Estimate
 from lowregret.analysis.learning_rate import search_loss
 from lowregret.analysis.place import Place, mean_factor, middle_place
 from lowregret.analysis.rates import loose, unless_loose
@@ -102,17 +103,23 @@ def good_ranges(condition: Condition, method: str, good: float) -> dict[int, Goo
     A seed that gained nothing there has no range, and a trial that failed says nothing of its rate.
     """
     best = condition.best(method)
-    found: dict[int, GoodRange] = {}
-    for seed, loss in (best.losses if best is not None else {}).items():
-        assert best is not None
+    if best is None:
+        return {}
+    found: dict[int, GoodRange | None] = {}
+    for seed in best.losses:
         tried = [trial for trial in condition.of(method, seed) if search_loss(trial.record) is not None]
         gains = {trial.log_rate: _gain(condition, trial.loss()) for trial in tried}
-        enough = good * (condition.base_nll - loss)
-        if enough > 0:
-            centre = math.log2(best.learning_rate)
-            (low, ended), (high, stopped) = (range_end(gains, centre, enough, side) for side in (-1, 1))
-            found[seed] = GoodRange(low, high, ended and stopped)
-    return found
+        found[seed] = range_about(gains, math.log2(best.learning_rate), good)
+    return {seed: own for seed, own in found.items() if own is not None}
+
+
+def range_about(gains: Mapping[float, float], best: float, good: float) -> GoodRange | None:
+    """Where the gain is at least `good` of that at `best`; None where that is none. `gains` is by log2 of the rate."""
+    enough = good * gains[best]
+    if enough <= 0:
+        return None
+    (low, ended), (high, stopped) = (_end(gains, best, enough, side) for side in (-1, 1))
+    return GoodRange(low, high, ended and stopped)
 
 
 def _gain(condition: Condition, loss: float) -> float:
@@ -120,7 +127,7 @@ def _gain(condition: Condition, loss: float) -> float:
     return condition.base_nll - loss if math.isfinite(loss) else 0.0
 
 
-def range_end(gains: Mapping[float, float], centre: float, enough: float, side: int) -> tuple[Place, bool]:
+def _end(gains: Mapping[float, float], centre: float, enough: float, side: int) -> tuple[Place, bool]:
     """Where the gain falls below `enough` on one side, and whether it does.
 
     Between two rates the gain is interpolated in log2 of the rate, but where it falls too far for that, as where
@@ -146,7 +153,13 @@ def _range(evidence: Evidence[RLQuestion]) -> Measure:
         name: 2.0 ** statistics.fmean(r.width.at for r in found.values()) if found else None
         for name, found in ranges.items()
     }
-    names = [method.name for method in plain_loras(condition)]
+    estimate, note = times_as_wide(ranges, [method.name for method in plain_loras(condition)])
+    return Measure(estimate, note, details)
+
+
+def times_as_wide(ranges: Mapping[str, Mapping[int, GoodRange]], names: Sequence[str]) -> tuple[Estimate | None, str]:
+    """(the range of the LoRAs of these names, geometric mean over them, over FullFT's; a note), of the seeds that all
+    have. `ranges` is by method and seed."""
     full = ranges[FULL]
     seeds = sorted(set(full).intersection(*(ranges[name] for name in names)))
     ratios = [middle_place([ranges[name][s].width for name in names]) - full[s].width for s in seeds]
@@ -158,7 +171,7 @@ def _range(evidence: Evidence[RLQuestion]) -> Measure:
             estimate = estimate.without("low")
         if set(open_ended) - {FULL}:
             estimate = estimate.without("high")
-    return Measure(estimate, note, details)
+    return estimate, note
 
 
 def _bits(condition: Condition) -> dict[str, float | None]:
