@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from lowregret.analysis.place import Place
 from lowregret.questions.registry import QUESTIONS
+from lowregret.questions.rl.figures import _wide
 from lowregret.report.charts.drawing import svg
 
 
@@ -24,3 +26,8 @@ def test_every_question_has_figures_with_words(drawn: Any, kind: str) -> None:
             text = svg(spec, theme)
             assert "NaN" not in text
             assert "Infinity" not in text
+
+
+@pytest.mark.parametrize(("give", "said"), [(0.0, "8×"), (1.0, "8× (to a factor of 2)")])
+def test_a_range_of_rates_is_told_with_what_is_open_of_it(give: float, said: str) -> None:
+    assert _wide(Place(3.0, give)) == said

@@ -9,6 +9,7 @@ from lowregret.analysis.bits import BITS_PER_PARAMETER
 from lowregret.analysis.condition import Trial
 from lowregret.analysis.envelope import plain_loras
 from lowregret.analysis.fits import mean
+from lowregret.analysis.place import Place, middle_place
 from lowregret.questions.claim import Evidence
 from lowregret.questions.rl.claims import good_ranges
 from lowregret.questions.rl.spec import RLQuestion
@@ -44,7 +45,7 @@ def figures(evidence: Evidence[RLQuestion]) -> list[Figure]:
         sweeps.append(Sweep(name, place, points, None if best is None else best.learning_rate))
         ranges = good_ranges(condition, method.name, question.good)
         if ranges:
-            wide.append(f"{name} {2 ** statistics.fmean(found.width.at for found in ranges.values()):.2g}×")
+            wide.append(f"{name} {_wide(middle_place([found.width for found in ranges.values()]))}")
     base = -condition.base_nll
     ends = [f"{arm.name} {words.nats(final_reward(arm))}" for arm in arms if arm.seeds]
     return [
@@ -67,6 +68,11 @@ def figures(evidence: Evidence[RLQuestion]) -> list[Figure]:
         bits_figure(arms),
         *sample_figures(arms),
     ]
+
+
+def _wide(width: Place) -> str:
+    """A range's width, and how far the rates tried leave it open."""
+    return f"{2**width.at:.2g}×" + (f" (to a factor of {2**width.give:.2g})" if width.give else "")
 
 
 def _seed(trial: Trial) -> Seed:
